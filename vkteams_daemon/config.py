@@ -87,7 +87,9 @@ class Database(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     url_file: Annotated[str, _option("File whose first line is the URL.")] = ""
     pool_size: Annotated[int, _option("Most connections of one process beside the writer's own.", ge=1, le=100)] = 4
     connect_timeout: Annotated[int, _option("Seconds for one connection attempt.", ge=1, le=120)] = 5
-    write_timeout: Annotated[float, _option("Seconds after which a stuck transaction is abandoned.", ge=1, le=600)] = 30.0
+    write_timeout: Annotated[float, _option("Seconds after which a stuck transaction is abandoned.", ge=1, le=600)] = (
+        30.0
+    )
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,7 +116,9 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The log."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], _option("Least level written.", reload=True)] = "info"
+    level: Annotated[Literal["debug", "info", "warning", "error"], _option("Least level written.", reload=True)] = (
+        "info"
+    )
     format: Annotated[Literal["text", "json"], _option("text lines, or one JSON object a line.", reload=True)] = "text"
     target: Annotated[
         Literal["file", "syslog"], _option("Where a detached daemon logs; in the foreground it is stderr.")

@@ -1,0 +1,128 @@
+"""Reads the answer of events/get into events, whatever they look like; nothing here raises for one bad event.
+
+What the vendor documents and what was seen beside it is in docs/architecture.md. An event that cannot be understood
+becomes an `Event` with `error`: it is stored, counted as quarantined and can be derived again after an upgrade.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from vkteams_daemon.botapi.body import Element, split
+from vkteams_daemon.botapi.facts import Facts, Unreadable, derive, ident, subject_of, when
+from vkteams_daemon.botapi.refusal import refusal
+from vkteams_daemon.errors import ApiProtocolError
+
+MAX_EVENT_ID = 2**63 - 1
+_ENVELOPE = {"eventId", "type", "payload"}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event as it is stored.
+
+    Attributes:
+        event_id: the API's id, above zero; or, where that cannot be used, a negative hash of the event.
+        type: the API's name for it, None where it has none.
+        chat_id, user_id: where and by whom, None where unknown.
+        subject: what tells it from another event under the same id: msgId, queryId, or the members' ids.
+        occurred_at: its own time, or its arrival.
+        json: the whole event as text that jsonb accepts; "" where there is no such text.
+        raw: its bytes as received, where `json` does not say the same; otherwise None.
+        error: why it is quarantined, or None.
+        facts: what is derived from it.
+    """
+
+    event_id: int
+    type: str | None
+    chat_id: str | None
+    user_id: str | None
+    subject: str | None
+    occurred_at: datetime
+    received_at: datetime
+    json: str
+    raw: bytes | None
+    error: str | None
+    facts: Facts
+
+    @property
+    def numbered(self) -> bool:
+        """Whether its id is the API's own, so that it moves the cursor."""
+        return self.event_id > 0
+
+
+def read(body: bytes, received_at: datetime) -> list[Event]:
+    """The events of one answer, in the order of arrival.
+
+    Raises:
+        ApiProtocolError: the answer is not whole; none of it may be used.
+        ApiRefused, Unauthorised, RateLimited: the answer says `ok: false`.
+    """
+    answer = split(body)
+    if answer.fields.get("ok") is False:
+        raise refusal(answer.fields.get("description"))
+    if answer.elements is None:
+        raise ApiProtocolError("the answer to events/get has no events")
+    return [_event(element, received_at) for element in answer.elements]
+
+
+def _event(element: Element, received_at: datetime) -> Event:
+    value, raw, error = element.value, element.raw, element.error
+    source = raw or element.json.encode()
+    if error is None and not isinstance(value, dict):
+        error = "it is not an object"
+    envelope: dict[str, Any] = value if isinstance(value, dict) else {}
+    kind, error = _name(envelope.get("type"), error)
+    facts, subject = Facts(), None
+    payload = envelope.get("payload")
+    if error is None:
+        try:
+            if not isinstance(payload, dict):
+                raise Unreadable("its payload is not an object")
+            facts = derive(kind, payload, received_at)
+            subject = subject_of(payload)
+        except Unreadable as unreadable:
+            error = str(unreadable)
+        except RecursionError:
+            error = "it is nested too deeply"
+    if raw is None and (error or not envelope.keys() <= _ENVELOPE):
+        raw = source
+    return Event(
+        event_id=_event_id(envelope.get("eventId"), source),
+        type=kind,
+        chat_id=facts.chat_id,
+        user_id=facts.user_id,
+        subject=subject,
+        occurred_at=facts.occurred_at or _timestamp(payload) or received_at,
+        received_at=received_at,
+        json=element.json,
+        raw=raw,
+        error=error,
+        facts=facts,
+    )
+
+
+def _name(value: Any, error: str | None) -> tuple[str | None, str | None]:
+    if isinstance(value, str) and len(value) <= 200:
+        return value, error
+    return None, error or "its type is not a name"
+
+
+def _timestamp(payload: Any) -> datetime | None:
+    return when(payload.get("timestamp")) if isinstance(payload, dict) else None
+
+
+def _event_id(value: Any, source: bytes) -> int:
+    """The API's id where it is one that a bigint holds and a cursor can pass; otherwise the hash of the event."""
+    text = ident(value)
+    if text is not None and text.isascii() and text.isdigit() and len(text) <= 19 and 0 < int(text) <= MAX_EVENT_ID:
+        return int(text)
+    return hashed_id(source)
+
+
+def hashed_id(source: bytes) -> int:
+    """A negative key of 63 bits for an event whose own id cannot be used; the same bytes give the same key."""
+    return -1 - (int.from_bytes(hashlib.sha256(source).digest()[:8], "big") >> 1)

@@ -1,0 +1,302 @@
+"""What an event says about chats, users, messages and members; the only place that knows the payloads' shapes.
+
+Deriving is a pure function of (type, payload, arrival), so that everything can be derived again from stored events.
+Wrong types inside a payload are passed over; only what an event cannot do without makes it `Unreadable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+MAX_ID = 255  # characters; far above any real id and far below what an index row holds
+
+
+class Unreadable(ValueError):
+    """The event lacks what it cannot be understood without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A chat as this event shows it; None means it does not say."""
+
+    chat_id: str
+    type: str | None = None
+    title: str | None = None
+    parent_chat_id: str | None = None
+    parent_msg_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as this event shows them; None means it does not say."""
+
+    user_id: str
+    first_name: str | None = None
+    last_name: str | None = None
+    nick: str | None = None
+    is_bot: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a message says from `edited_at` on (None: from the beginning)."""
+
+    user_id: str | None
+    edited_at: datetime | None
+    text: str | None
+    format: Any = None
+    parts: Any = None
+    reply_to_msg_id: str | None = None
+    forward: Any = None
+    thread: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageFact:
+    """One thing that happened to one message, learnt at `at`; `sent_at` is the message's own time.
+
+    `content` comes with newMessage, editedMessage and pinnedMessage; the others leave it None.
+    """
+
+    chat_id: str
+    msg_id: str
+    at: datetime
+    sent_at: datetime
+    content: Content | None = None
+    deleted: bool = False
+    pinned: bool | None = None
+    quoted: bool = False  # the content is a copy seen in passing: it fills a gap and never makes a version
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Someone came (`joined`) or went, at the event's arrival: these events carry no time."""
+
+    chat_id: str
+    user_id: str
+    joined: bool
+    at: datetime
+    by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything one event says."""
+
+    chat_id: str | None = None
+    user_id: str | None = None
+    occurred_at: datetime | None = None
+    chats: tuple[Chat, ...] = ()
+    users: tuple[User, ...] = ()
+    message: MessageFact | None = None
+    members: tuple[Membership, ...] = ()
+
+
+def ident(value: Any) -> str | None:
+    """An id as text: a string, or an int as its digits; None for anything else. Never by way of a float."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if abs(value) < 10**40 else None
+    return None
+
+
+def when(value: Any) -> datetime | None:
+    """Unix seconds (a number, or its decimal text) as a time; None for anything else or beyond the calendar."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 253402300800:
+        return None
+    return datetime.fromtimestamp(value, UTC)
+
+
+def subject_of(payload: dict[str, Any]) -> str | None:
+    """What tells two events under one id apart: the message, the query, or the members."""
+    own = ident(payload.get("msgId")) or ident(payload.get("queryId"))
+    if own:
+        return own[:MAX_ID]
+    members = [m.user_id for key in ("newMembers", "leftMembers") for m in _users(payload.get(key))]
+    return ",".join(sorted(members))[:MAX_ID] or None
+
+
+def derive(kind: str | None, payload: dict[str, Any], received_at: datetime) -> Facts:
+    """What this event says.
+
+    Raises:
+        Unreadable: an event of a known type lacks its chat or its message, or an id is longer than MAX_ID.
+    """
+    carrier = _carrier(kind, payload)
+    chat = _chat(carrier)
+    author = _user(payload.get("from"))
+    users = tuple(dict.fromkeys(_people(author, payload, carrier)))
+    message: MessageFact | None = None
+    members: tuple[Membership, ...] = ()
+    if kind in _MESSAGE_EVENTS:
+        if chat is None:
+            raise Unreadable(f"{kind} without a chat")
+        message = _message(kind, payload, chat, received_at)
+    elif kind in ("newChatMembers", "leftChatMembers"):
+        if chat is None:
+            raise Unreadable(f"{kind} without a chat")
+        members = tuple(_memberships(kind, payload, chat.chat_id, received_at))
+    elif kind == "changedChatInfo" and chat is not None:
+        title = _text(payload.get("title")) or _text(payload.get("newTitle"))
+        chat = Chat(chat.chat_id, chat.type, title or chat.title, chat.parent_chat_id, chat.parent_msg_id)
+    facts = Facts(
+        chat_id=chat.chat_id if chat else None,
+        user_id=author.user_id if author else None,
+        occurred_at=when(payload.get("editedTimestamp")) or when(payload.get("timestamp")),
+        chats=(chat,) if chat else (),
+        users=users,
+        message=message,
+        members=members,
+    )
+    _check_lengths(facts)
+    return facts
+
+
+_MESSAGE_EVENTS = {"newMessage", "editedMessage", "deletedMessage", "pinnedMessage", "unpinnedMessage"}
+
+
+def _carrier(kind: str | None, payload: dict[str, Any]) -> dict[str, Any]:
+    """Where the chat stands: a callbackQuery has it in its message, which may be wrapped as an event once more."""
+    if kind != "callbackQuery" or "chat" in payload:
+        return payload
+    message = payload.get("message")
+    inner = message.get("payload") if isinstance(message, dict) and "chat" not in message else message
+    return inner if isinstance(inner, dict) else payload
+
+
+def _message(kind: str, payload: dict[str, Any], chat: Chat, received_at: datetime) -> MessageFact:
+    msg_id = ident(payload.get("msgId"))
+    if msg_id is None:
+        raise Unreadable(f"{kind} without a msgId")
+    speaks = kind in ("newMessage", "editedMessage", "pinnedMessage") and _says_something(payload)
+    return MessageFact(
+        chat_id=chat.chat_id,
+        msg_id=msg_id,
+        at=received_at,
+        sent_at=when(payload.get("timestamp")) or received_at,
+        content=_content(kind, payload, received_at) if speaks else None,
+        deleted=kind == "deletedMessage",
+        pinned={"pinnedMessage": True, "unpinnedMessage": False}.get(kind),
+        quoted=kind == "pinnedMessage",
+    )
+
+
+def _says_something(payload: dict[str, Any]) -> bool:
+    """False for the ghost that follows a deletion: a newMessage that was edited and has neither text nor parts."""
+    return bool(payload.get("text") or payload.get("parts") or "editedTimestamp" not in payload)
+
+
+def _content(kind: str, payload: dict[str, Any], received_at: datetime) -> Content:
+    author = _user(payload.get("from"))
+    edited_at = when(payload.get("editedTimestamp"))
+    parts = _list(payload.get("parts")) or None
+    topic = payload.get("parent_topic")
+    return Content(
+        user_id=author.user_id if author else None,
+        edited_at=edited_at or (received_at if kind == "editedMessage" else None),
+        text=_searchable(payload, parts),
+        format=payload.get("format") if isinstance(payload.get("format"), dict) else None,
+        parts=parts,
+        reply_to_msg_id=next((ident(m.get("msgId")) for m in _quoted(parts, "reply")), None) if parts else None,
+        forward=list(_quoted(parts, "forward")) or None if parts else None,
+        thread=topic if isinstance(topic, dict) else None,
+    )
+
+
+def _searchable(payload: dict[str, Any], parts: list[Any] | None) -> str | None:
+    """The message's own text, then the captions and the forwarded texts that it does not repeat."""
+    texts = [_text(payload.get("text"))]
+    if not parts:
+        return texts[0] or None
+    texts += [_text(part["payload"].get("caption")) for part in _parts(parts, "file")]
+    texts += [_text(message.get("text")) for message in _quoted(parts, "forward")]
+    kept = [text for at, text in enumerate(texts) if text and text not in texts[:at]]
+    return "\n".join(kept) if kept else None
+
+
+def _parts(parts: list[Any] | None, kind: str) -> Iterator[dict[str, Any]]:
+    for part in parts or []:
+        if isinstance(part, dict) and part.get("type") == kind and isinstance(part.get("payload"), dict):
+            yield part
+
+
+def _quoted(parts: list[Any] | None, kind: str) -> Iterator[dict[str, Any]]:
+    for part in _parts(parts, kind):
+        message = part["payload"].get("message")
+        if isinstance(message, dict):
+            yield message
+
+
+def _memberships(kind: str, payload: dict[str, Any], chat_id: str, at: datetime) -> Iterator[Membership]:
+    joined = kind == "newChatMembers"
+    by = _user(payload.get("addedBy" if joined else "removedBy"))
+    for user in _users(payload.get("newMembers" if joined else "leftMembers")):
+        yield Membership(chat_id, user.user_id, joined, at, by.user_id if by else None)
+
+
+def _chat(carrier: dict[str, Any]) -> Chat | None:
+    value = carrier.get("chat")
+    chat_id = ident(value.get("chatId")) if isinstance(value, dict) else None
+    if chat_id is None or not isinstance(value, dict):
+        return None
+    topic = carrier.get("parent_topic")
+    parent = topic if isinstance(topic, dict) else {}
+    return Chat(chat_id, _text(value.get("type")), _text(value.get("title")),
+                ident(parent.get("chatId")), ident(parent.get("messageId")))  # fmt: skip
+
+
+def _user(value: Any) -> User | None:
+    user_id = ident(value.get("userId")) if isinstance(value, dict) else None
+    if user_id is None:
+        return None
+    bot = value.get("isBot")
+    return User(
+        user_id,
+        _text(value.get("firstName")),
+        _text(value.get("lastName")),
+        _text(value.get("nick")),
+        bot if isinstance(bot, bool) else None,
+    )
+
+
+def _users(values: Any) -> list[User]:
+    return [user for user in map(_user, _list(values)) if user]
+
+
+def _people(author: User | None, payload: dict[str, Any], carrier: dict[str, Any]) -> Iterator[User]:
+    """Everybody whom the event names, the author first."""
+    if author:
+        yield author
+    named = [payload[key] for key in ("addedBy", "removedBy") if key in payload]
+    if carrier is not payload:
+        named.append(carrier.get("from"))
+    for key in ("newMembers", "leftMembers"):
+        named += _list(payload.get(key))
+    parts = carrier.get("parts")
+    if parts and isinstance(parts, list):
+        named += [part["payload"] for part in _parts(parts, "mention")]
+        named += [message.get("from") for kind in ("reply", "forward") for message in _quoted(parts, kind)]
+    yield from _users(named)
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _check_lengths(facts: Facts) -> None:
+    ids = [facts.chat_id, facts.user_id, *(user.user_id for user in facts.users)]
+    ids += [i for chat in facts.chats for i in (chat.parent_chat_id, chat.parent_msg_id)]
+    if facts.message:
+        ids.append(facts.message.msg_id)
+    if any(i is not None and len(i) > MAX_ID for i in ids):
+        raise Unreadable(f"an id is longer than {MAX_ID} characters")
