@@ -195,6 +195,11 @@ class Option:
         """The environment variable that sets it."""
         return f"VKTEAMS_{self.section}_{self.key}".upper()
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Every environment variable that sets it: its own, then its short name where it has one."""
+        return (self.variable, *(alias for alias, variable in _ALIASES.items() if variable == self.variable))
+
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "api": Api, "daemon": Daemon, "storage": Storage, "database": Database,

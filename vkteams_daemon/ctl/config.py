@@ -1,0 +1,84 @@
+"""`vkteamsctl config`: the options in force and where each comes from; whether the configuration is right."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vkteams_daemon import config as configuration
+from vkteams_daemon.config import Config
+from vkteams_daemon.ctl.output import Answer, Screen
+
+
+def register(nouns: Any, common: argparse.ArgumentParser) -> None:
+    """Add the noun `config` with its verbs show and check."""
+    noun = nouns.add_parser("config", help="show and check the configuration", parents=[common])
+    verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
+    show = verbs.add_parser(
+        "show",
+        help="every option in force, its value and where it was set; secrets masked",
+        parents=[common],
+        epilog="example:\n  vkteamsctl config show --output json",
+    )
+    show.set_defaults(func=_show)
+    check = verbs.add_parser(
+        "check",
+        help="whether the configuration is right: exit code 0, or 78 and what is wrong",
+        parents=[common],
+        epilog="example:\n  vkteamsctl config check --config /etc/vkteams/vkteamsd.toml",
+    )
+    check.set_defaults(func=_check)
+
+
+def _show(args: argparse.Namespace, config: Config) -> Answer:
+    values = configuration.masked(config)
+    file = tomllib.loads(Path(config.source).read_text(encoding="utf-8")) if config.source else {}
+    flags = ["daemon.pid_file"] if hasattr(args, "pid_file") else []
+    rows = [
+        {
+            "option": f"{option.section}.{option.key}",
+            "value": values[option.section][option.key],
+            "source": _source(option, config, file, flags),
+        }
+        for option in configuration.options()
+    ]
+    paths = {name: str(getattr(config, name)) for name in ("runtime_dir", "state_dir", "pid_file", "log_file")}
+    data = {"file": config.source or None, "instance": config.instance or None, "rows": rows, "paths": paths}
+
+    def render(screen: Screen) -> None:
+        screen.line(f"configuration file: {config.source or 'none'}")
+        screen.table(("option", "value", "source"), [tuple(row.values()) for row in rows])
+        screen.pairs(paths.items())
+
+    return Answer(data, render)
+
+
+def _source(option: configuration.Option, config: Config, file: dict[str, Any], flags: Sequence[str]) -> str:
+    """Where the value in force was set: flag, environment, file, a file of its own (secrets), or default."""
+    if f"{option.section}.{option.key}" in flags:
+        return "flag"
+    if any(os.environ.get(variable) for variable in option.variables):
+        return "environment"
+    if option.key in file.get(option.section, {}):
+        return "file"
+    return "default" if getattr(getattr(config, option.section), option.key) == option.default else "secret's own file"
+
+
+def _check(args: argparse.Namespace, config: Config) -> Answer:
+    """What main() read without an error is right; what remains is said as notes."""
+    notes = []
+    if not config.source:
+        notes.append("no configuration file was found; defaults and the environment apply")
+    if not config.api.token and config.daemon.role != "embed":
+        notes.append("api.token is not set: vkteamsd will not start with role all or listen")
+
+    def render(screen: Screen) -> None:
+        screen.line(f"{config.source or 'the configuration'}: right", "green")
+        for note in notes:
+            screen.line(f"note: {note}")
+
+    return Answer({"file": config.source or None, "valid": True, "notes": notes}, render)

@@ -1,0 +1,187 @@
+"""vkteamsctl: the command line of the archive and of its daemon.
+
+`vkteamsctl [--config FILE] [--instance NAME] [--pid-file PATH] [--output MODE] NOUN VERB ...`; the global options stand
+before the noun or after the verb. Only the module of the noun that was asked for is imported, and what is heavy only
+inside its verbs, so that `daemon status` stays quick.
+
+A noun is a module with `register(nouns, common)`: it adds its parser and its verbs (`dest="verb"`, each with
+`parents=[common]`, a help line and an epilog with an example) and sets `func`: `func(args, config) -> Answer`.
+A verb that must run without a readable configuration sets `needs_config=False` and gets the defaults.
+
+Exit codes are those of the errors (vkteams_daemon/errors.py); 130 after an interrupt. Whatever is wrong is one
+sentence with a hint on standard error; VKTEAMS_DEBUG=1 adds the traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from vkteams_daemon import __version__
+from vkteams_daemon.ctl import output
+from vkteams_daemon.errors import UsageError, VkTeamsError
+
+NOUNS = {
+    "daemon": ("vkteams_daemon.ctl.daemon", "start, stop and look at vkteamsd"),
+    "search": ("vkteams_daemon.ctl.search", "find what was said"),
+    "database": ("vkteams_daemon.ctl.database", "the archive's tables, numbers and repairs"),
+    "model": ("vkteams_daemon.ctl.model", "install and choose the embedding model"),
+    "diagnostic": ("vkteams_daemon.ctl.diagnostic", "is everything well, and what came last"),
+    "config": ("vkteams_daemon.ctl.config", "show and check the configuration"),
+    "simulator": ("vkteams_daemon.ctl.simulator", "a Bot API on this machine to try things with"),
+}
+
+_EXAMPLES = """examples:
+  vkteamsctl daemon status
+  vkteamsctl search text "сервер упал" --since 7d
+  vkteamsctl --output json diagnostic health
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are `UsageError`s; its verbs' parsers are of this class too."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        settings.setdefault("allow_abbrev", False)
+        super().__init__(**settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong as one sentence.
+
+        Raises:
+            UsageError: always.
+        """
+        known = message.partition(" (choose from ")
+        sentence = known[0].removeprefix("argument ")
+        hint = f"There are {known[2].rstrip(')')}." if known[2] else f"See `{self.prog} --help`."
+        raise UsageError(sentence, hint=hint.replace("'", ""))
+
+
+def common_options() -> argparse.ArgumentParser:
+    """The global options; without defaults, so that a verb's parser does not undo what stood before the noun."""
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    group = common.add_argument_group("global options")
+    group.add_argument("--config", metavar="FILE", help="configuration file to read")
+    group.add_argument("--instance", metavar="NAME", help="the instance configured by NAME.toml")
+    group.add_argument("--pid-file", metavar="PATH", help="PID file of the daemon")
+    group.add_argument("--output", choices=output.MODES, metavar="MODE", help="table (default), json, jsonl or quiet")
+    return common
+
+
+def build(noun: str | None) -> argparse.ArgumentParser:
+    """The whole parser, with the verbs of that noun alone."""
+    common = common_options()
+    parser = Parser(
+        prog="vkteamsctl",
+        description="Asks and steers the archive of VK Teams chats and its daemon.",
+        epilog=_EXAMPLES,
+        parents=[common],
+    )
+    parser.add_argument("--version", action="version", version=f"vkteamsctl {__version__}")
+    nouns = parser.add_subparsers(dest="noun", metavar="NOUN", title="nouns", required=True)
+    for name, (module, line) in NOUNS.items():
+        if name == noun:
+            importlib.import_module(module).register(nouns, common)
+        else:
+            nouns.add_parser(name, help=line, add_help=False)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    mode, noun = _glance(arguments)
+    run = _Run(mode, noun or "")
+    try:
+        return run.command(arguments, noun)
+    except SystemExit as end:  # --help and --version
+        return end.code if isinstance(end.code, int) else 0
+    except BrokenPipeError:
+        # Whoever read us has gone; nothing more can be said, not even by the interpreter's own flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except VkTeamsError as error:
+        return run.failed(error, error.exit_code, error.hint)
+    except Exception as error:  # noqa: BLE001  the last resort: people get a sentence, not a traceback
+        hint = "This is a fault of the program; VKTEAMS_DEBUG=1 shows where."
+        return run.failed(error, VkTeamsError.exit_code, hint)
+
+
+class _Run:
+    """One command, and what is known of it so far: its mode and name for the answer, its secrets for masking."""
+
+    def __init__(self, mode: str, name: str) -> None:
+        self.mode = mode
+        self.name = name
+        self.secrets: list[str] = []
+
+    def command(self, arguments: Sequence[str], noun: str | None) -> int:
+        if not noun and not {"--help", "-h", "--version"} & set(arguments):
+            raise UsageError("no command is named", hint="See `vkteamsctl --help`.")
+        args = build(noun).parse_args(arguments)
+        self.mode = getattr(args, "output", "table")
+        self.name = " ".join(part for part in (args.noun, getattr(args, "verb", None)) if part)
+        if not hasattr(args, "func"):
+            raise UsageError(f"{self.name}: no verb is named", hint=f"See `vkteamsctl {self.name} --help`.")
+        answer = args.func(args, self._configuration(args))
+        output.show(answer, self.mode, self.name)
+        if answer.error and self.mode != "table":
+            sys.stderr.write(f"vkteamsctl: {output.one_line(answer.error)}\n")
+        return int(answer.exit_code)
+
+    def failed(self, error: Exception, code: int, hint: str) -> int:
+        sentence = self._masked(str(error))
+        if not isinstance(error, VkTeamsError):
+            sentence = f"internal error: {type(error).__name__}: {sentence}"
+        sentence = output.one_line(sentence)
+        if hint:
+            sentence = f"{sentence.rstrip('.')}. {output.one_line(self._masked(hint))}"
+        sys.stderr.write(f"vkteamsctl: {sentence}\n")
+        if os.environ.get("VKTEAMS_DEBUG") == "1":
+            import traceback
+
+            sys.stderr.write(self._masked("".join(traceback.format_exception(error))))
+        output.show_error(sentence, self.mode, self.name)
+        return code
+
+    def _configuration(self, args: argparse.Namespace) -> Any:
+        from vkteams_daemon import config
+
+        if not getattr(args, "needs_config", True):
+            return config.Config(instance=getattr(args, "instance", ""))
+        loaded = config.load(
+            getattr(args, "config", None),
+            instance=getattr(args, "instance", ""),
+            flags={"daemon.pid_file": getattr(args, "pid_file", None)},
+        )
+        self.secrets = [value for value in (loaded.api.token, loaded.api.proxy, loaded.database.url) if value]
+        return loaded
+
+    def _masked(self, text: str) -> str:
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def _glance(arguments: Sequence[str]) -> tuple[str, str | None]:
+    """The output mode and the noun, before anything is imported or refused."""
+    common = Parser(add_help=False, parents=[common_options()], argument_default=argparse.SUPPRESS)
+    try:
+        mode = getattr(common.parse_known_args(arguments)[0], "output", "table")
+    except UsageError:
+        mode = "table"
+    common.add_argument("noun", nargs="?")
+    common.add_argument("rest", nargs=argparse.REMAINDER)
+    try:
+        noun = getattr(common.parse_known_args(arguments)[0], "noun", None)
+    except UsageError:
+        noun = next((word for word in arguments if word in NOUNS), None)
+    return mode, noun

@@ -1,0 +1,233 @@
+"""What a command answers, and how it is shown: a table for people, JSON for programs.
+
+JSON is one object, always with these keys and no others: `success` (true exactly when the exit code is 0), `data`,
+`error` (null, or the sentence and its hint), `timestamp` and `command` (noun and verb). `jsonl` is one line for each
+row of an answer that has `hits` or `rows`, otherwise the data as one line. `quiet` is the ids of an answer that
+names things, one a line, otherwise nothing: the exit code says the rest.
+
+What chats say is not trusted: no control character of it reaches a terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TextIO
+
+MODES = ("table", "json", "jsonl", "quiet")
+
+# C0 without tab and newline, DEL, C1, line separators, and the marks that turn the direction of text around.
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_SPACES = re.compile(r"[\t\r\n]+")
+_STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a verb returns.
+
+    Attributes:
+        data: plain values, dataclasses, datetimes (aware) in dicts and lists; becomes `data` in JSON.
+        render: writes it for people; None shows the data as it is.
+        exit_code: what the command exits with.
+        error: the sentence for `error` and stderr where the exit code is not 0 and no exception was raised.
+        ids: what `--output quiet` prints, one a line.
+    """
+
+    data: Any
+    render: Callable[[Screen], None] | None = None
+    exit_code: int = 0
+    error: str | None = None
+    ids: Sequence[str] = ()
+
+
+class Screen:
+    """Lines and tables on standard output; colours only on a terminal, and not where NO_COLOR is set."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.terminal = stream.isatty()
+        self.colours = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """One line, or several where the text has newlines; `style` is bold, dim, red, green or yellow."""
+        self._write(self.styled(clean(text), style))
+
+    def lit(self, text: str, marks: tuple[str, str]) -> None:
+        """One line whose parts between the two marks stand out."""
+        start, stop = marks
+        parts = re.split(f"{re.escape(start)}(.*?){re.escape(stop)}", one_line(text))
+        self._write("".join(self.styled(part, "bold" if number % 2 else "") for number, part in enumerate(parts)))
+
+    def pairs(self, pairs: Iterable[tuple[str, Any]]) -> None:
+        """Names and values, one pair a line, the values aligned."""
+        shown = [(one_line(name), cell(value)) for name, value in pairs]
+        width = max((len(name) for name, _ in shown), default=0)
+        for name, value in shown:
+            self._write(f"{self.styled(name.ljust(width), 'bold')}  {value}".rstrip())
+
+    def table(self, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+        """A table: drawn and fitted to its width on a terminal, plain aligned columns otherwise."""
+        cells = [[cell(value) for value in row] for row in rows]
+        numeric = [all(re.fullmatch(r"[\d.,+-]*", row[n]) for row in cells) for n in range(len(headings))]
+        if self.terminal:
+            self._draw(headings, cells, numeric)
+            return
+        for row in (headings, *cells):
+            self._write(_aligned(row, [headings, *cells], numeric))
+
+    def styled(self, text: str, style: str) -> str:
+        """The text in that style, or as it is where there are no colours."""
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if style and self.colours and text else text
+
+    def _draw(self, headings: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold" if self.colours else "", pad_edge=False)
+        for heading, right in zip(headings, numeric, strict=True):
+            table.add_column(Text(heading), justify="right" if right else "left", overflow="fold")
+        for row in cells:
+            table.add_row(*(Text(value) for value in row))
+        Console(file=self._stream, no_color=not self.colours, highlight=False).print(table)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text + "\n")
+
+
+def show(answer: Answer, mode: str, command: str, stream: TextIO | None = None) -> None:
+    """Write the answer on standard output in the mode that was asked for."""
+    stream = stream or sys.stdout
+    if mode == "json":
+        error = (answer.error or f"exit code {answer.exit_code}") if answer.exit_code else None
+        stream.write(_json(envelope(command, answer.data, error), stream, indent=2) + "\n")
+    elif mode == "jsonl":
+        for row in _rows(answer.data):
+            stream.write(_json(row, stream) + "\n")
+    elif mode == "quiet":
+        for name in answer.ids:
+            stream.write(clean(name) + "\n")
+    elif answer.render:
+        answer.render(Screen(stream))
+    else:
+        _show_data(Screen(stream), plain(answer.data))
+    stream.flush()
+
+
+def show_error(sentence: str, mode: str, command: str, stream: TextIO | None = None) -> None:
+    """The JSON envelope of a command that failed; the other modes say it on standard error alone."""
+    if mode == "json":
+        stream = stream or sys.stdout
+        stream.write(_json(envelope(command, None, sentence), stream, indent=2) + "\n")
+        stream.flush()
+
+
+def envelope(command: str, data: Any, error: str | None) -> dict[str, Any]:
+    """The one form of every JSON answer."""
+    return {
+        "success": error is None,
+        "data": plain(data),
+        "error": error,
+        "timestamp": rfc3339(datetime.now(UTC)),
+        "command": command,
+    }
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, msgspec structs, datetimes, paths and tuples as what JSON knows."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(entry) for entry in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    fields = getattr(value, "__struct_fields__", None)
+    if fields is not None:
+        return {name: plain(getattr(value, name)) for name in fields}
+    return value.isoformat() if isinstance(value, date) else str(value)
+
+
+def rfc3339(moment: datetime) -> str:
+    """An aware datetime in UTC as RFC 3339 writes it: `2026-11-24T08:24:00.125Z`, or without a fraction."""
+    text = moment.astimezone(UTC).replace(tzinfo=None).isoformat()
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "Z"
+
+
+def clean(text: str) -> str:
+    """The text without what could steer a terminal or turn its letters around; tabs and newlines stay."""
+    return _UNSAFE.sub("", text)
+
+
+def one_line(text: str) -> str:
+    """The cleaned text with each run of tabs and newlines as one space."""
+    return clean(_SPACES.sub(" ", text)).strip()
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: `-` for nothing, yes and no, times in UTC to the second."""
+    if value is None or value == "":
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, datetime):
+        return rfc3339(value.replace(microsecond=0))
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(cell(entry) for entry in value) or "-"
+    return one_line(str(value)) or "-"
+
+
+def size(octets: int) -> str:
+    """Bytes in binary units: `12.3 MiB`."""
+    amount = float(octets)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def _rows(data: Any) -> list[Any]:
+    simple = plain(data)
+    if isinstance(simple, dict):
+        for name in ("hits", "rows"):
+            if isinstance(simple.get(name), list):
+                return list(simple[name])
+    return simple if isinstance(simple, list) else [simple]
+
+
+def _json(value: Any, stream: TextIO, indent: int | None = None) -> str:
+    utf8 = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
+    text = json.dumps(plain(value), ensure_ascii=not utf8, indent=indent)
+    # json escapes C0 only; the rest of what a terminal could take as a command is escaped too, and nothing is lost.
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _show_data(screen: Screen, data: Any) -> None:
+    if isinstance(data, dict):
+        for name, value in data.items():
+            data[name] = json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else value
+        screen.pairs(data.items())
+    elif data is not None:
+        screen.line(data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, indent=2))
+
+
+def _aligned(row: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool]) -> str:
+    widths = [max(len(other[n]) for other in rows) for n in range(len(row))]
+    cells = (text.rjust(w) if right else text.ljust(w) for text, w, right in zip(row, widths, numeric, strict=True))
+    return "  ".join(cells).rstrip()
