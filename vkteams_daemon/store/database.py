@@ -1,0 +1,274 @@
+"""Connections to PostgreSQL: the pool, the connections that are owned by one thread, and the schema's migrations.
+
+This is the only room that opens connections and the one that turns the driver's errors into ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg import conninfo, errors
+from psycopg_pool import ConnectionPool, PoolTimeout
+
+from vkteams_daemon.config import Config
+from vkteams_daemon.errors import CannotWrite, ConfigError, DatabaseUnavailable, SchemaError, StoreError
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+# A connection that crosses a network must notice within seconds that the other side is gone (libpq, tcp(7)).
+_KEEPALIVE = {
+    "keepalives": "1", "keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}  # fmt: skip
+_MIGRATION_LOCK = "hashtextextended('vkteams migration ' || current_schema(), 0)"
+
+
+class Database:
+    """The archive's database: the one that the configuration names, or the bundled one.
+
+    Args:
+        config: `[database]` says where it is and how large the pool may grow.
+        url: used instead of the configuration's URL.
+        application: what the server lists the connections as.
+    """
+
+    def __init__(self, config: Config, *, url: str | None = None, application: str = "vkteams") -> None:
+        self._config = config
+        self._url = url or config.database.url
+        self._application = application
+        self._embedded: Any = None
+        self._pool: ConnectionPool[Connection] | None = None
+
+    def open(self, *, migrate: bool = True, timeout: float | None = None) -> None:
+        """Find the server (starting the bundled one), bring the schema up to date and open the pool.
+
+        Raises:
+            DatabaseUnavailable: no connection; try again later.
+            SchemaError, ConfigError, CannotWrite: what will not mend itself.
+        """
+        if not self._url:
+            # Its wheel is an extra: whoever has a server of their own need not have it.
+            from vkteams_daemon.store.embedded import Embedded
+
+            config = self._config
+            embedded = Embedded(config.state_dir, config.runtime_dir, config.daemon.user)
+            self._url = embedded.acquire() if timeout is None else embedded.acquire(timeout=timeout)
+            self._embedded = embedded
+        with self.connect() as connection:
+            if migrate:
+                bring_up_to_date(connection)
+            else:
+                check_version(connection)
+        if self._pool is None:
+            self._pool = ConnectionPool(
+                self.conninfo,
+                kwargs={"autocommit": True},
+                min_size=0,
+                max_size=self._config.database.pool_size,
+                max_idle=60,
+                timeout=self._config.database.connect_timeout + 5,
+                reconnect_timeout=5,
+                name=self._application,
+                open=True,
+            )
+
+    def close(self) -> None:
+        """Close the pool, and let go of the bundled server; the last to let go stops it."""
+        if self._pool is not None:
+            self._pool.close(timeout=2)
+            self._pool = None
+        if self._embedded is not None:
+            self._embedded.release()
+            self._embedded, self._url = None, self._config.database.url
+
+    def __enter__(self) -> Database:
+        self.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def conninfo(self) -> str:
+        """The connection string, time limits and name included. It holds the password: not for printing."""
+        return parameters(self._url, self._config.database.connect_timeout, self._application)
+
+    @property
+    def pool(self) -> ConnectionPool[Connection]:
+        """The pool, once `open` has returned."""
+        if self._pool is None:
+            raise DatabaseUnavailable("the database is not open")
+        return self._pool
+
+    @contextlib.contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A pooled autocommit connection; the driver's errors come out as ours."""
+        with translated(), self.pool.connection() as connection:
+            yield connection
+
+    def connect(self) -> Connection:
+        """A connection of the caller's own, in autocommit mode."""
+        with translated():
+            return psycopg.connect(self.conninfo, autocommit=True)
+
+
+def parameters(url: str, connect_timeout: int, application: str) -> str:
+    """The URL or conninfo with our time limits, where it does not set its own; ConfigError where it cannot be read."""
+    defaults = {"connect_timeout": str(connect_timeout), "application_name": application, **_KEEPALIVE}
+    try:
+        given = conninfo.conninfo_to_dict(url)
+    except psycopg.ProgrammingError:
+        # The driver's message repeats the URL, and with it the password.
+        raise ConfigError("database.url: it is neither a postgresql:// URL nor a conninfo string") from None
+    return conninfo.make_conninfo("", **{**defaults, **{k: str(v) for k, v in given.items() if v is not None}})
+
+
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Turns the driver's errors into StoreErrors, in one sentence and without passwords."""
+    try:
+        yield
+    except (psycopg.Error, PoolTimeout) as error:
+        failure = as_store_error(error)
+    else:
+        return
+    raise failure
+
+
+def as_store_error(error: BaseException) -> StoreError | ConfigError:
+    """The StoreError that says the same as this error of the driver."""
+    state = getattr(error, "sqlstate", None) or ""
+    text = first_line(error)
+    if isinstance(error, errors.InvalidAuthorizationSpecification | errors.InvalidPassword | errors.InvalidCatalogName):
+        return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
+    if state in ("53100", "25006", "58030"):
+        return CannotWrite(f"the database cannot write: {text}", hint="Free disk space, or find the writable server.")
+    if state == "42501":
+        return SchemaError(f"the database role lacks a right: {text}", hint="docs/schema.md lists the rights it needs.")
+    if state.startswith("42"):
+        return SchemaError(f"the schema does not fit this version: {text}", hint="Run `vkteamsctl database migrate`.")
+    if not state and "password authentication failed" in text:
+        return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
+    if not state and re.search(r'(database|role) ".*" does not exist', text):
+        return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout):
+        return DatabaseUnavailable(f"the database cannot be reached: {text}")
+    return StoreError(f"the database refuses the statement: {text}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the server's or the driver's message; messages of the driver hold no password."""
+    diagnostic = getattr(error, "diag", None)
+    text = (diagnostic.message_primary if diagnostic else None) or str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1 if text.startswith("connection failed") else 0].rstrip(".") if lines else type(error).__name__
+
+
+def migrations() -> dict[int, str]:
+    """The numbered migrations as {version: SQL}."""
+    folder = importlib.resources.files("vkteams_daemon.store") / "migrations"
+    found = {}
+    for file in folder.iterdir():
+        match = re.fullmatch(r"(\d{3})_\w+\.sql", file.name)
+        if match:
+            found[int(match[1])] = file.read_text(encoding="utf-8")
+    return dict(sorted(found.items()))
+
+
+def schema_version(connection: Connection) -> int:
+    """The version of the schema that the connection sees; 0 where there is none."""
+    present = connection.execute("SELECT to_regclass('schema_version') IS NOT NULL").fetchone()
+    if not present or not present[0]:
+        return 0
+    row = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
+    return int(row[0]) if row else 0
+
+
+def check_version(connection: Connection) -> None:
+    """Raises SchemaError unless the schema is the one this program was written for."""
+    with translated():
+        found, known = schema_version(connection), max(migrations())
+    if found > known:
+        raise SchemaError(
+            f"the schema is version {found}, newer than this program's {known}", hint="Upgrade vkteams-daemon."
+        )
+    if found < known:
+        raise SchemaError(
+            f"the schema is version {found}, this program needs {known}", hint="Run `vkteamsctl database migrate`."
+        )
+
+
+def bring_up_to_date(connection: Connection, *, patience: float = 60.0) -> list[int]:
+    """Apply the missing migrations, each in a transaction of its own; whoever comes first does, the others wait.
+
+    Returns:
+        The versions that this call applied.
+    """
+    applied = []
+    with translated():
+        if schema_version(connection) == max(migrations()):
+            return []
+        _lock(connection, patience)
+        try:
+            _check_fit(connection)
+            version = schema_version(connection)
+            for number, script in migrations().items():
+                if number <= version:
+                    continue
+                with connection.transaction():
+                    connection.execute(script.encode())
+                    connection.execute("INSERT INTO schema_version (version) VALUES (%s)", (number,))
+                applied.append(number)
+        finally:
+            if not connection.closed and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+                connection.execute(f"SELECT pg_advisory_unlock({_MIGRATION_LOCK})".encode())
+    check_version(connection)
+    return applied
+
+
+def _lock(connection: Connection, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        row = connection.execute(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})".encode()).fetchone()
+        if row and row[0]:
+            return
+        if time.monotonic() > deadline:
+            raise DatabaseUnavailable(f"another process has been migrating the schema for {patience:g} s")
+        time.sleep(0.1)
+
+
+def _check_fit(connection: Connection) -> None:
+    row = connection.execute(
+        "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_schema(),"
+        " to_regclass('schema_version') IS NULL AND to_regclass('events') IS NOT NULL,"
+        " EXISTS (SELECT FROM pg_extension WHERE extname = 'vector'),"
+        " EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')"
+    ).fetchone()
+    assert row is not None
+    version, encoding, schema, foreign, installed, available = row
+    if version < 130000:
+        raise SchemaError(f"PostgreSQL {version // 10000} is too old: 13 or newer is needed")
+    if encoding != "UTF8":
+        raise SchemaError(f"the database's encoding is {encoding}, not UTF8", hint="Create it with ENCODING 'UTF8'.")
+    if schema is None:
+        raise SchemaError("no schema of the search_path exists", hint="Create one, or set the role's search_path.")
+    if foreign:
+        raise SchemaError(f"schema {schema} has a table `events` that is not ours", hint="Use a schema of its own.")
+    if not installed and not available:
+        raise SchemaError("the server has no pgvector", hint="Install pgvector for this PostgreSQL.")
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS schema_version"
+        " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+
+
+def migrate(url: str) -> list[int]:
+    """Bring the database at this URL up to date; returns the versions applied."""
+    with translated(), psycopg.connect(parameters(url, 5, "vkteams"), autocommit=True) as connection:
+        return bring_up_to_date(connection)
