@@ -252,8 +252,8 @@ def _check_fit(connection: Connection) -> None:
     ).fetchone()
     assert row is not None
     version, encoding, schema, foreign, installed, available = row
-    if version < 130000:
-        raise SchemaError(f"PostgreSQL {version // 10000} is too old: 13 or newer is needed")
+    if version < 140000:
+        raise SchemaError(f"PostgreSQL {version // 10000} is too old: 14 or newer is needed")
     if encoding != "UTF8":
         raise SchemaError(f"the database's encoding is {encoding}, not UTF8", hint="Create it with ENCODING 'UTF8'.")
     if schema is None:
