@@ -1,0 +1,59 @@
+"""What a search may look at: chats, an author, a span of time; deleted messages never."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The filters of one search, as one piece of SQL.
+
+    Attributes:
+        chat_ids: only these chats; None is every chat, an empty collection is none at all.
+        user_id: only this author.
+        since: from this moment on (aware).
+        until: up to, and not including, this moment (aware).
+    """
+
+    chat_ids: Collection[str] | None = None
+    user_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def narrows(self) -> bool:
+        """Whether anything at all is filtered."""
+        return not (self.chat_ids is None and self.user_id is None and self.since is None and self.until is None)
+
+    @property
+    def beyond_chats(self) -> bool:
+        """Whether anything but the chat is filtered, so that the messages' own columns are needed."""
+        return not (self.user_id is None and self.since is None and self.until is None)
+
+    @property
+    def condition(self) -> str:
+        """The condition on `messages AS m`; its parameters are `parameters`."""
+        parts = ["m.deleted_at IS NULL"]
+        if self.chat_ids is not None:
+            parts.append("m.chat_id = ANY(%(chat_ids)s)")
+        if self.user_id is not None:
+            parts.append("m.user_id = %(user_id)s")
+        if self.since is not None:
+            parts.append("m.sent_at >= %(since)s")
+        if self.until is not None:
+            parts.append("m.sent_at < %(until)s")
+        return " AND ".join(parts)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The values that `condition` names."""
+        return {
+            "chat_ids": None if self.chat_ids is None else sorted(self.chat_ids),
+            "user_id": self.user_id,
+            "since": self.since,
+            "until": self.until,
+        }

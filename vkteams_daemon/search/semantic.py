@@ -1,0 +1,151 @@
+"""Search by meaning: the messages whose vectors are nearest to the query's, by cosine.
+
+Two ways lead there, and a bounded count of what the filters leave decides between them: few rows are measured one by
+one (exact, and the approximate index would find nearly none of them), many go through the model's partial HNSW index
+with an iterative scan. Whenever the index yields fewer messages than were asked for, the exact way is gone as well: an
+answer is never shorter than what exists.
+
+Model and dimensions stand in the SQL as checked integers and the statements are never prepared: a generic plan
+could not prove that the partial index fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from vkteams_daemon.search.hit import Hit, Ranked, hits
+from vkteams_daemon.search.scope import Scope
+
+EXACT = 5000
+"""Up to this many messages are measured one by one: no slower than a filtered walk through the index, and exact."""
+
+_EF_SEARCH = 200
+_SPARE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveModel:
+    """The model whose vectors are searched: its row in `embedding_models`."""
+
+    model_id: int
+    name: str
+    dims: int
+    fingerprint: str
+
+
+def active_model(connection: psycopg.Connection[Any]) -> ActiveModel | None:
+    """The active model; None as long as no model has been active."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute("SELECT model_id, name, dims, fingerprint FROM embedding_models WHERE state = 'active'")
+        row = cursor.fetchone()
+    return ActiveModel(*row) if row else None
+
+
+def search_semantic(
+    connection: psycopg.Connection[Any],
+    vector: Sequence[float],
+    model_id: int,
+    dims: int,
+    *,
+    chat_ids: Collection[str] | None = None,
+    user_id: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int = 10,
+) -> list[Hit]:
+    """The messages nearest to the vector; of a message in several chunks the nearest one counts.
+
+    Args:
+        connection: any connection to the archive.
+        vector: (dims,), of any length but zero; from the same model as the stored ones.
+        model_id: the model's key in `embedding_models`.
+        dims: its dimensions.
+        chat_ids: only these chats; None is every chat, an empty collection none.
+        user_id: only this author.
+        since: from this moment on (aware).
+        until: before this moment (aware).
+        limit: most hits.
+
+    Raises:
+        ValueError: the vector has not `dims` numbers.
+    """
+    if len(vector) != dims:
+        raise ValueError(f"the vector has {len(vector)} numbers, the model {dims}")
+    look = _Look(connection, vector, int(model_id), int(dims), Scope(chat_ids, user_id, since, until))
+    # A transaction, or a savepoint where there is one: the settings of the index scan are local to it.
+    with connection.transaction():
+        ranked = look.exact(limit) if look.is_small() else look.indexed(limit)
+        return hits(connection, ranked)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    connection: psycopg.Connection[Any]
+    vector: Sequence[float]
+    model_id: int
+    dims: int
+    scope: Scope
+
+    def is_small(self) -> bool:
+        """Whether the filters leave at most `EXACT` messages."""
+        if not self.scope.narrows:
+            return False
+        sql = f"SELECT count(*) FROM (SELECT FROM messages m WHERE {self.scope.condition} LIMIT {EXACT + 1}) AS few"
+        return int(self._rows(sql)[0][0]) <= EXACT
+
+    def exact(self, limit: int) -> list[Ranked]:
+        """Every vector that the filters leave, measured."""
+        # The filter is materialized first: otherwise the planner walks the whole index and drops nearly all of it.
+        sql = (
+            f"WITH kept AS MATERIALIZED (SELECT e.chat_id, e.msg_id, e.embedding {self._source}),"
+            f" measured AS (SELECT chat_id, msg_id, min({self._distance('kept')}) AS distance FROM kept"
+            "   GROUP BY chat_id, msg_id)"
+            " SELECT chat_id, msg_id, 1 - distance FROM measured"
+            f" ORDER BY distance, chat_id, msg_id LIMIT {int(limit)}"
+        )
+        return [Ranked(*row) for row in self._rows(sql)]
+
+    def indexed(self, limit: int) -> list[Ranked]:
+        """The nearest by the index; more rows are asked for as long as chunks of one message stand for several."""
+        wanted = limit + _SPARE
+        self._rows(
+            "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true),"
+            f" set_config('hnsw.ef_search', '{min(max(_EF_SEARCH, wanted), 1000)}', true)"
+        )
+        while True:
+            rows = self._rows(
+                f"SELECT e.chat_id, e.msg_id, {self._distance('e')} AS distance {self._source}"
+                f" ORDER BY distance LIMIT {wanted}"
+            )
+            nearest: dict[tuple[str, str], float] = {}
+            # A relaxed scan yields rows nearly in order; sorted, the first of a message is its nearest chunk.
+            for chat_id, msg_id, distance in sorted(rows, key=lambda row: (row[2], row[0], row[1])):
+                nearest.setdefault((chat_id, msg_id), distance)
+            if len(nearest) >= limit:
+                best = list(nearest.items())[:limit]
+                return [Ranked(chat_id, msg_id, 1 - distance) for (chat_id, msg_id), distance in best]
+            if len(rows) < wanted:
+                return self.exact(limit)
+            wanted *= 4
+
+    @property
+    def _source(self) -> str:
+        return (
+            "FROM embeddings e JOIN messages m ON m.chat_id = e.chat_id AND m.msg_id = e.msg_id"
+            f" WHERE e.model_id = {self.model_id} AND e.kind = 'message' AND {self.scope.condition}"
+        )
+
+    def _distance(self, table: str) -> str:
+        return f"{table}.embedding::halfvec({self.dims}) <=> %(vector)s::halfvec({self.dims})"
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        numbers = "[" + ",".join(f"{float(number):.7g}" for number in self.vector) + "]"
+        with self.connection.cursor(row_factory=tuple_row) as cursor:
+            cursor.execute(sql.encode(), {**self.scope.parameters, "vector": numbers}, prepare=False)
+            return cursor.fetchall()

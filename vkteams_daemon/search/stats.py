@@ -1,0 +1,201 @@
+"""The archive in numbers: what it holds, how much of it can be found by meaning, and how large it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from vkteams_daemon.search.hit import chat_titles
+from vkteams_daemon.search.semantic import active_model
+from vkteams_daemon.store.maintenance import sizes
+
+_BUSIEST = 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """A model of the archive: its vectors (chunks) and the messages that have one."""
+
+    model_id: int
+    name: str
+    dims: int
+    state: str
+    vectors: int
+    messages: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChatStatistics:
+    """A chat and its messages, deleted ones included."""
+
+    chat_id: str
+    title: str | None
+    messages: int
+    last_message_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """The numbers of the archive, or of one chat, or since a moment.
+
+    Attributes:
+        messages: deleted ones included.
+        versions: earlier texts that are kept.
+        chats, users: that the counted messages belong to.
+        queued: messages that wait for a vector; `oldest_queued_at` is when the first of them began to.
+        failed: of the queued, those that failed at least once.
+        sizes: bytes by table, indexes included, and `database`; empty where only a part is counted.
+        busiest: the chats with most messages, twenty at most; empty for a single chat.
+    """
+
+    events: int
+    quarantined: int
+    messages: int
+    edited: int
+    deleted: int
+    versions: int
+    chats: int
+    users: int
+    first_message_at: datetime | None
+    last_message_at: datetime | None
+    last_event_at: datetime | None
+    queued: int
+    failed: int
+    oldest_queued_at: datetime | None
+    models: list[ModelStatistics] = field(default_factory=list)
+    busiest: list[ChatStatistics] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of the truth an answer can hold.
+
+    Attributes:
+        archived_since: when the oldest archived message (of these chats) was sent; None for an empty archive.
+        without_vector: messages that wait for a vector and cannot be found by meaning yet; None without a model.
+        model: the name of the model whose vectors are searched; None without one.
+    """
+
+    archived_since: datetime | None
+    without_vector: int | None
+    model: str | None
+
+
+def coverage(connection: psycopg.Connection[Any], chat_ids: list[str] | None = None) -> Coverage:
+    """The coverage of the archive, or of these chats."""
+    model = active_model(connection)
+    waiting = None
+    if model:
+        waiting = _row(
+            connection,
+            "SELECT count(DISTINCT (chat_id, msg_id)) FROM embedding_queue WHERE model_id = %(model)s"
+            " AND (%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s))",
+            {"model": model.model_id, "chats": chat_ids},
+        )[0]
+    since = _row(
+        connection,
+        # Chat by chat, so that each is the first entry of an index.
+        "SELECT min(first) FROM (SELECT min(sent_at) AS first FROM messages WHERE %(chats)s::text[] IS NULL"
+        " UNION ALL SELECT (SELECT min(sent_at) FROM messages m WHERE m.chat_id = c.chat_id)"
+        "  FROM unnest(%(chats)s::text[]) AS c (chat_id)) AS firsts",
+        {"chats": chat_ids},
+    )[0]
+    return Coverage(since, waiting, model.name if model else None)
+
+
+def statistics(
+    connection: psycopg.Connection[Any], *, chat_id: str | None = None, since: datetime | None = None
+) -> Statistics:
+    """Count the archive.
+
+    Args:
+        connection: any connection to it.
+        chat_id: count only this chat.
+        since: count only what was sent, or for events received, from this moment on (aware).
+    """
+    asked = {"chat": chat_id, "since": since}
+    here = "(%(chat)s::text IS NULL OR chat_id = %(chat)s)"
+    recent = f"{here} AND (%(since)s::timestamptz IS NULL OR sent_at >= %(since)s)"
+    messages = _row(
+        connection,
+        "SELECT count(*), count(edited_at), count(deleted_at),"
+        f" count(DISTINCT chat_id), count(DISTINCT user_id), min(sent_at), max(sent_at) FROM messages WHERE {recent}",
+        asked,
+    )
+    events = _row(
+        connection,
+        "SELECT count(*), count(*) FILTER (WHERE error IS NOT NULL), max(received_at) FROM events"
+        f" WHERE {here} AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s)",
+        asked,
+    )
+    versions = _row(
+        connection,
+        f"SELECT count(*) FROM message_versions WHERE {here}"
+        " AND (%(since)s::timestamptz IS NULL OR replaced_at >= %(since)s)",
+        asked,
+    )
+    queue = _row(
+        connection,
+        f"SELECT count(*), count(*) FILTER (WHERE attempts > 0), min(enqueued_at) FROM embedding_queue WHERE {here}",
+        asked,
+    )
+    whole = chat_id is None and since is None
+    return Statistics(
+        events=events[0],
+        quarantined=events[1],
+        messages=messages[0],
+        edited=messages[1],
+        deleted=messages[2],
+        versions=versions[0],
+        chats=messages[3],
+        users=messages[4],
+        first_message_at=messages[5],
+        last_message_at=messages[6],
+        last_event_at=events[2],
+        queued=queue[0],
+        failed=queue[1],
+        oldest_queued_at=queue[2],
+        models=_models(connection, asked),
+        busiest=[] if chat_id else _busiest(connection, asked),
+        sizes=sizes(connection) if whole else {},
+    )
+
+
+def _models(connection: psycopg.Connection[Any], asked: dict[str, Any]) -> list[ModelStatistics]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "WITH counted AS (SELECT model_id, count(*) AS vectors, count(DISTINCT (chat_id, msg_id)) AS messages"
+            "  FROM embeddings WHERE %(chat)s::text IS NULL OR chat_id = %(chat)s GROUP BY model_id)"
+            " SELECT m.model_id, m.name, m.dims, m.state, coalesce(c.vectors, 0), coalesce(c.messages, 0)"
+            " FROM embedding_models m LEFT JOIN counted c ON c.model_id = m.model_id ORDER BY m.model_id",
+            asked,
+            prepare=False,
+        )
+        return [ModelStatistics(*row) for row in cursor]
+
+
+def _busiest(connection: psycopg.Connection[Any], asked: dict[str, Any]) -> list[ChatStatistics]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT chat_id, count(*) AS messages, max(sent_at) FROM messages"
+            " WHERE %(since)s::timestamptz IS NULL OR sent_at >= %(since)s"
+            f" GROUP BY chat_id ORDER BY messages DESC, chat_id LIMIT {_BUSIEST}",
+            asked,
+            prepare=False,
+        )
+        rows = cursor.fetchall()
+    titles = chat_titles(connection, [row[0] for row in rows])
+    return [ChatStatistics(chat_id, titles.get(chat_id), count, last) for chat_id, count, last in rows]
+
+
+def _row(connection: psycopg.Connection[Any], sql: str, values: dict[str, Any]) -> tuple[Any, ...]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(sql.encode(), values, prepare=False)
+        row = cursor.fetchone()
+    assert row is not None
+    return row
