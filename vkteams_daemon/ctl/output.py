@@ -59,11 +59,12 @@ class Screen:
         """One line, or several where the text has newlines; `style` is bold, dim, red, green or yellow."""
         self._write(self.styled(clean(text), style))
 
-    def lit(self, text: str, marks: tuple[str, str]) -> None:
-        """One line whose parts between the two marks stand out."""
-        start, stop = marks
-        parts = re.split(f"{re.escape(start)}(.*?){re.escape(stop)}", one_line(text))
-        self._write("".join(self.styled(part, "bold" if number % 2 else "") for number, part in enumerate(parts)))
+    def quote(self, text: str, marks: tuple[str, str] | None = None) -> None:
+        """What somebody said, as one indented line; what stands between the two marks stands out."""
+        parts = [one_line(text)]
+        if marks and self.colours:
+            parts = re.split(f"{re.escape(marks[0])}(.*?){re.escape(marks[1])}", parts[0])
+        self._write("    " + "".join(self.styled(part, "yellow" if n % 2 else "") for n, part in enumerate(parts)))
 
     def pairs(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Names and values, one pair a line, the values aligned."""
