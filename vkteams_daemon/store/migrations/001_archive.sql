@@ -133,4 +133,5 @@ CREATE TABLE embedding_queue (
     last_error  text,
     PRIMARY KEY (chat_id, msg_id, model_id, kind)
 );
-CREATE INDEX embedding_queue_due ON embedding_queue (not_before, enqueued_at);
+CREATE INDEX embedding_queue_newest ON embedding_queue (model_id, enqueued_at);
+ALTER TABLE embedding_queue SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);

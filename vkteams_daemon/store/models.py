@@ -1,0 +1,206 @@
+"""The models the archive knows: registering one, queueing what it lacks, its index, and the switch to a new one.
+
+A new model's vectors are built beside the old ones; searching goes on with the old until the new is complete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vkteams_daemon.errors import StoreError
+from vkteams_daemon.store.database import Connection, translated
+
+KINDS = ("message", "window")
+_LOCK = "hashtextextended('vkteams models ' || current_schema(), 0)"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A row of embedding_models."""
+
+    model_id: int
+    name: str
+    fingerprint: str
+    dims: int
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatistics:
+    """What the archive holds of one model: messages with vectors, rows waiting and rows parked."""
+
+    model: StoredModel
+    messages: int
+    queued: int
+    parked: int
+    indexed: bool
+
+
+_COLUMNS = "model_id, name, fingerprint, dims, state"
+
+
+def active_model(connection: Connection) -> StoredModel | None:
+    """The model that semantic search uses, or None before the first."""
+    with translated():
+        row = connection.execute(f"SELECT {_COLUMNS} FROM embedding_models WHERE state = 'active'".encode()).fetchone()
+    return StoredModel(*row) if row else None
+
+
+def register(connection: Connection, name: str, fingerprint: str, dims: int) -> StoredModel:
+    """The row of this model; a model new to the archive, or one taken up again, gets everything it lacks queued.
+
+    The first model is active at once; a further one is `building` until `switch` finds it complete.
+    """
+    with translated(), connection.transaction():
+        connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})".encode())
+        row = connection.execute(
+            f"SELECT {_COLUMNS} FROM embedding_models WHERE fingerprint = %s".encode(), (fingerprint,)
+        ).fetchone()
+        if row and row[4] != "retired":
+            return StoredModel(*row)
+        others = connection.execute("SELECT count(*) FROM embedding_models WHERE state = 'active'").fetchone()
+        state = "building" if others and others[0] else "active"
+        row = connection.execute(
+            "INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES (%s, %s, %s, %s)"
+            f" ON CONFLICT (fingerprint) DO UPDATE SET state = excluded.state RETURNING {_COLUMNS}".encode(),
+            (name, fingerprint, dims, state),
+        ).fetchone()
+        assert row is not None
+        model = StoredModel(*row)
+        enqueue_missing(connection, model.model_id)
+        # A half-built predecessor nobody waits for any more.
+        connection.execute(
+            "UPDATE embedding_models SET state = 'retired' WHERE state = 'building' AND model_id <> %s",
+            (model.model_id,),
+        )
+        return model
+
+
+def enqueue_missing(connection: Connection, model_id: int) -> int:
+    """Queue every message that has text and no vector of this model; returns how many.
+
+    They count as queued when they were sent, so that what people say now is embedded before what they said last year.
+    """
+    with translated():
+        return connection.execute(
+            "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at)"
+            " SELECT m.chat_id, m.msg_id, %(model)s, 'message', m.sent_at FROM messages m"
+            " WHERE m.deleted_at IS NULL AND m.text <> '' AND NOT EXISTS (SELECT FROM embeddings e WHERE"
+            " e.chat_id = m.chat_id AND e.msg_id = m.msg_id AND e.model_id = %(model)s AND e.kind = 'message')"
+            " ON CONFLICT DO NOTHING",
+            {"model": model_id},
+        ).rowcount
+
+
+def index_name(model_id: int, kind: str) -> str:
+    """The name of the model's HNSW index over vectors of this kind."""
+    return f"embeddings_hnsw_{int(model_id)}_{_checked(kind)}"
+
+
+def index_expression(model: StoredModel, kind: str) -> tuple[str, str]:
+    """The indexed expression and the index's condition; a query uses the index only when it repeats both."""
+    return (
+        f"(embedding::halfvec({int(model.dims)}))",
+        f"model_id = {int(model.model_id)} AND kind = '{_checked(kind)}'",
+    )
+
+
+def has_index(connection: Connection, model_id: int, kind: str) -> bool:
+    """Whether the index is there and whole."""
+    with translated():
+        row = connection.execute(
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (index_name(model_id, kind),)
+        ).fetchone()
+    return bool(row and row[0])
+
+
+def ensure_index(connection: Connection, model: StoredModel, kind: str) -> bool:
+    """Build the model's HNSW index without blocking anybody, unless it is there or somebody is at it.
+
+    Args:
+        connection: in autocommit mode; the build may take minutes for a large archive.
+        model: whose vectors.
+        kind: `message` or `window`.
+
+    Returns:
+        Whether this call built it.
+    """
+    if has_index(connection, model.model_id, kind):
+        return False
+    name = index_name(model.model_id, kind)
+    expression, condition = index_expression(model, kind)
+    with translated():
+        row = connection.execute(f"SELECT pg_try_advisory_lock({_LOCK})".encode()).fetchone()
+        if not row or not row[0]:
+            return False
+        try:
+            connection.execute("SET maintenance_work_mem = '256MB'")
+            # An invalid index is what an interrupted build leaves.
+            connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
+            connection.execute(
+                f"CREATE INDEX CONCURRENTLY {name} ON embeddings USING hnsw ({expression} halfvec_cosine_ops)"
+                f" WHERE {condition}".encode()
+            )
+        finally:
+            if not connection.closed:
+                connection.execute("RESET maintenance_work_mem")
+                connection.execute(f"SELECT pg_advisory_unlock({_LOCK})".encode())
+    return True
+
+
+def switch(connection: Connection, model: StoredModel) -> bool:
+    """Make a building model active once nothing waits for it, and retire the one before; returns whether it did."""
+    with translated(), connection.transaction():
+        connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})".encode())
+        row = connection.execute(
+            "SELECT state = 'building' AND NOT EXISTS (SELECT FROM embedding_queue q WHERE q.model_id = m.model_id"
+            " AND q.not_before < 'infinity') FROM embedding_models m WHERE model_id = %s",
+            (model.model_id,),
+        ).fetchone()
+        if not row or not row[0]:
+            return False
+        connection.execute("UPDATE embedding_models SET state = 'retired' WHERE state = 'active'")
+        connection.execute("UPDATE embedding_models SET state = 'active' WHERE model_id = %s", (model.model_id,))
+    return True
+
+
+def clear_retired(connection: Connection, *, batch: int = 5000) -> int:
+    """Delete what retired models left (vectors, queue rows, indexes), a batch a transaction; returns rows deleted."""
+    deleted = 0
+    with translated():
+        retired = connection.execute("SELECT model_id FROM embedding_models WHERE state = 'retired'").fetchall()
+        for (model_id,) in retired:
+            for kind in KINDS:
+                connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(model_id, kind)}".encode())
+            connection.execute("DELETE FROM embedding_queue WHERE model_id = %s", (model_id,))
+            count = batch
+            while count == batch:
+                count = connection.execute(
+                    "DELETE FROM embeddings WHERE (chat_id, msg_id, model_id, kind, chunk) IN (SELECT chat_id, msg_id,"
+                    " model_id, kind, chunk FROM embeddings WHERE model_id = %s LIMIT %s)",
+                    (model_id, batch),
+                ).rowcount
+                deleted += count
+    return deleted
+
+
+def model_statistics(connection: Connection) -> list[ModelStatistics]:
+    """Every model the archive knows, the active one first."""
+    with translated():
+        rows = connection.execute(
+            f"SELECT {_COLUMNS},"
+            " (SELECT count(DISTINCT (chat_id, msg_id)) FROM embeddings e"
+            "  WHERE e.model_id = m.model_id AND e.kind = 'message'),"
+            " (SELECT count(*) FROM embedding_queue q WHERE q.model_id = m.model_id AND q.not_before < 'infinity'),"
+            " (SELECT count(*) FROM embedding_queue q WHERE q.model_id = m.model_id AND q.not_before = 'infinity')"
+            " FROM embedding_models m ORDER BY state = 'active' DESC, state = 'building' DESC, model_id".encode()
+        ).fetchall()
+    return [
+        ModelStatistics(StoredModel(*r[:5]), r[5], r[6], r[7], has_index(connection, r[0], "message")) for r in rows
+    ]
+
+
+def _checked(kind: str) -> str:
+    if kind not in KINDS:
+        raise StoreError(f"{kind!r} is no kind of vector")
+    return kind
