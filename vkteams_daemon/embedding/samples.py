@@ -1,0 +1,98 @@
+"""A few hundred texts like those of an office's chats, Russian, English and mixed, from one word to a long letter.
+
+They are put together from parts, always the same ones, so that every installation judges by the same texts.
+"""
+
+from __future__ import annotations
+
+SHORT = (
+    "ок", "ok", "спасибо!", "thanks", "да", "нет", "+1", "лол", "сейчас гляну", "на связи", "готово", "done", "?",
+    "привет", "доброе утро, коллеги", "brb", "same here", "не воспроизводится", "works for me", "LGTM", "🎉", "...",
+    "уже чиню", "кто дежурит?", "any update?", "согласен", "10:30", "https://wiki.corp/x", "JIRA-1234", "ага, понял",
+    "перезвони мне", "see above", "обед?", "стоп, не деплойте", "rollback please", "а логи есть?", "done, merged",
+)  # fmt: skip
+
+_WHO = (
+    ("Анна", "бухгалтерия", "отчёт за третий квартал", "в понедельник"),
+    ("Пётр", "служба поддержки", "обновление почтового сервера", "сегодня вечером"),
+    ("Олег Иванович", "отдел закупок", "договор с поставщиком бумаги", "до конца недели"),
+    ("Марина", "отдел кадров", "график отпусков", "двадцатого числа"),
+    ("дежурный", "эксплуатация", "перенос базы на новый кластер", "в ночь на субботу"),
+    ("Ёлкин", "разработка", "релиз мобильного клиента", "как только пройдут тесты"),
+    ("Света из маркетинга", "редакция", "рассылку клиентам", "после обеда"),
+    ("новый стажёр", "безопасность", "проверку прав доступа", "завтра в девять"),
+)
+
+_RUSSIAN = (
+    "{0} просит перенести {2}: {3} никто не успевает.",
+    "Кто-нибудь знает, почему {1} до сих пор не согласовала {2}?",
+    "{2} готовим {3}, отвечает {0}, вопросы — в общий чат.",
+    "Коллеги, {1} подтвердила {2}, начинаем {3}. Просьба ничего не трогать!",
+    "Не могу найти {2}, {0} говорит, что файл лежит в папке «{1}».",
+    "Если {0} не ответит, {2} придётся отложить; напомните мне {3}.",
+    "Вчера обсуждали {2}. Решили, что {1} займётся этим {3}, а потом {0} всё проверит.",
+    "Пожалуйста, пришлите {2} ещё раз — у меня открывается пустая страница.",
+)
+
+_WHAT = (
+    ("the login page", "Kate", "a timeout after thirty seconds", "restart the proxy"),
+    ("the nightly backup", "the on-call engineer", "no space left on device", "clean up old snapshots"),
+    ("our staging database", "Tom", "too many connections", "raise the pool limit"),
+    ("the printer on the second floor", "reception", "paper jam in tray two", "call the service company"),
+    ("the billing export", "finance", "wrong currency in column F", "ask the vendor for a fix"),
+    ("the video call", "everybody in Berlin", "no sound at all", "switch to the phone bridge"),
+    ("the search index", "Priya", "results from last year only", "rebuild it over the weekend"),
+    ("the VPN", "half of the sales team", "certificate has expired", "install the new profile"),
+)
+
+_ENGLISH = (
+    "{1} says that {0} fails with: {2}.",
+    "Can somebody look at {0}? We get {2} since this morning.",
+    "I would rather {3} than wait for another outage.",
+    "Fixed: {0} works again. The cause was {2}, so please {3} on your side too.",
+    "Meeting notes: {0} is our top risk, {1} will {3} before Friday.",
+    "Why does {0} show {2}? It was fine yesterday, and nobody changed anything.",
+    "Reminder: nobody touches {0} until {1} has confirmed.",
+    "FYI, {2} is expected today while we {3}.",
+)
+
+_MIXED = (
+    "{w0}, посмотри алерт: {e2} на host-0{n}.corp, тикет OPS-{n}42",
+    "в логе /var/log/app/worker-{n}.log вижу «{e2}», это из-за того, что {w1} меняет конфиг?",
+    "задеплоили v2.{n}.1, {e0} вроде ок, но {w2} пока стоит",
+    "@{w0} сделай плиз: {e3}, иначе {w2} опять сорвётся {w3}",
+    "Error 50{n} ({e2}) при открытии https://portal.corp/{n}/docs?id=77{n} — у всех так или только у меня?",
+    "$ kubectl logs api-7d{n}f --tail=50  # там {e2}, pod перезапускается каждые {n} минут",
+)
+
+_LETTER = (
+    "Добрый день! Собрал всё, о чём говорили на встрече.",
+    "Во-первых, сроки: заказчик ждёт первую версию через три недели, и сдвинуть это уже нельзя.",
+    "Во-вторых, людей не хватает, поэтому часть задач отдаём подрядчику, договор у юристов.",
+    "The second item was the budget; we agreed to review it once the new price list arrives.",
+    "Ещё раз про безопасность: пароли в чат не пишем, доступы выдаёт только дежурный администратор.",
+    "Our monitoring showed two short outages last night, both caused by the storage controller.",
+    "После замены диска нагрузка вернулась к обычной, но за температурой надо следить.",
+    "If anything looks odd, write to the operations channel first and do not restart services yourself.",
+    "Отпуск с первого по четырнадцатое: вместо меня Сергей, все вопросы по складу тоже к нему.",
+    "That is all for now. Поправьте меня, если что-то забыл или понял не так.",
+)
+
+
+def texts() -> list[str]:
+    """All of them, in a fixed order."""
+    made = list(SHORT)
+    for number, who in enumerate(_WHO):
+        made += [line.format(*who) for line in _RUSSIAN]
+        what = _WHAT[(3 * number + 1) % len(_WHAT)]
+        parts = {f"w{n}": part for n, part in enumerate(who)} | {f"e{n}": part for n, part in enumerate(what)}
+        made += [line.format(n=number, **parts) for line in _MIXED]
+    for what in _WHAT:
+        made += [line.format(*what) for line in _ENGLISH]
+    for first in range(len(_LETTER)):
+        for length in (2, 3):
+            made.append(" ".join(_LETTER[(first + n) % len(_LETTER)] for n in range(length)))
+    made += [" ".join(_LETTER), " ".join(reversed(_LETTER))]
+    # The parts by themselves, as short as people write.
+    made += [part for group in (*_WHO, *_WHAT) for part in group[1:]]
+    return made
