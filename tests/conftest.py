@@ -1,0 +1,9 @@
+"""The fixtures: each comes from its room in tests/harness."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+_ROOMS = ("temporary", "postgres", "simulator", "models", "daemon")
+
+pytest_plugins = [f"tests.harness.{room}" for room in _ROOMS if find_spec(f"tests.harness.{room}")]

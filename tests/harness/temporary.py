@@ -1,0 +1,84 @@
+"""Temporary directories that another user can reach, and the servers that a killed test run left in them.
+
+pytest's own `tmp_path` is 0700: a server that root lends to another user cannot work there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.waiting import until
+
+_PREFIX = "vkteams-test-"
+
+
+@pytest.fixture(scope="session")
+def session_tmp() -> Iterator[Path]:
+    """A directory of this run, 0711, directly under /tmp: paths in it are short enough for sockets."""
+    _sweep()
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
+    directory.chmod(0o711)
+    # Held as long as this run lives; the kernel lets go of it for a killed one, and the next run clears up.
+    descriptor = os.open(directory / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield directory
+    finally:
+        clear(directory)
+        os.close(descriptor)
+
+
+@pytest.fixture
+def open_tmp(session_tmp: Path) -> Iterator[Path]:
+    """An empty directory of this test, 0711; afterwards it is removed with the servers that still run in it."""
+    directory = Path(tempfile.mkdtemp(prefix="", dir=session_tmp))
+    directory.chmod(0o711)
+    try:
+        yield directory
+    finally:
+        clear(directory)
+
+
+def servers(directory: Path) -> list[int]:
+    """The PostgreSQL processes that work beneath this directory."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            # A removed directory reads as "PATH (deleted)": still beneath.
+            if (process / "comm").read_text() == "postgres\n" and (process / "cwd").readlink().is_relative_to(
+                directory
+            ):
+                found.append(int(process.name))
+    return found
+
+
+def clear(directory: Path) -> None:
+    """Kill what runs in the directory and remove it."""
+    for pid in servers(directory):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    until(lambda: not servers(directory), what=f"the end of the servers in {directory}")
+    shutil.rmtree(directory)
+
+
+def _sweep() -> None:
+    """Clear what killed runs left behind; runs that live hold their lock."""
+    for directory in Path("/tmp").glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if directory.stat().st_uid != os.geteuid():
+                continue
+            descriptor = os.open(directory / "alive", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                clear(directory)
+            finally:
+                os.close(descriptor)
