@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from tokenizers import Tokenizer
+
 from vkteams_daemon.embedding import acceptance, graph, manifest
 from vkteams_daemon.embedding.encoder import Encoder
 from vkteams_daemon.embedding.graph import Fp32Layers, Graph, Layers
 from vkteams_daemon.embedding.manifest import ModelInfo, Precision, Settings
-from vkteams_daemon.embedding.model import Model, load_tokenizer
+from vkteams_daemon.embedding.model import Model, load_session, load_tokenizer
 from vkteams_daemon.embedding.quantise import Int8Layers
 from vkteams_daemon.embedding.samples import texts
 from vkteams_daemon.errors import CannotCreate, ModelRefused
@@ -52,7 +54,7 @@ def convert(
         ModelError: a package is missing, or the runtime cannot run the result.
         CannotCreate: the directory does not take it.
     """
-    _check(encoder, settings)
+    tokenizer = _checked_tokenizer(encoder, settings)
     info = ModelInfo(
         name=name,
         dims=encoder.shape.hidden_size,
@@ -71,7 +73,7 @@ def convert(
         report("building the int8 graph")
         small = _make(encoder, dataclasses.replace(info, precision="int8", directory=directory / "int8"))
         report("comparing int8 with fp32")
-        chosen = _accepted(exact, small, precision)
+        chosen = _accepted(exact, small, tokenizer, precision)
     try:
         for file in chosen.directory.iterdir():
             file.rename(directory / file.name)
@@ -99,9 +101,11 @@ def _make(encoder: Encoder, info: ModelInfo) -> ModelInfo:
     return info
 
 
-def _accepted(exact: ModelInfo, small: ModelInfo, precision: Choice) -> ModelInfo:
+def _accepted(exact: ModelInfo, small: ModelInfo, tokenizer: Tokenizer, precision: Choice) -> ModelInfo:
+    # One tokenizer for both: that of a multilingual model takes more memory than the weights.
+    full, quantised = (Model(info, tokenizer, load_session(info.directory / manifest.ONNX)) for info in (exact, small))
     try:
-        found = acceptance.compare(Model.load(exact.directory), Model.load(small.directory), texts())
+        found = acceptance.compare(full, quantised, texts())
     except ModelRefused:
         if precision == "int8":
             raise
@@ -116,12 +120,17 @@ def _accepted(exact: ModelInfo, small: ModelInfo, precision: Choice) -> ModelInf
     )
 
 
-def _check(encoder: Encoder, settings: Settings) -> None:
+def _checked_tokenizer(encoder: Encoder, settings: Settings) -> Tokenizer:
+    """The encoder's tokenizer, where it and the settings fit the encoder."""
     file = encoder.directory / manifest.TOKENIZER
     tokenizer = load_tokenizer(file)
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if not 0 <= highest < encoder.shape.vocab_size:
         raise ModelRefused(f"{file}: has token ids up to {highest}, and the encoder has {encoder.shape.vocab_size}")
-    if not 16 <= settings.max_tokens <= encoder.shape.max_position_embeddings:
-        most = encoder.shape.max_position_embeddings
+    most = encoder.shape.max_position_embeddings
+    if not 16 <= settings.max_tokens <= most:
         raise ModelRefused(f"{encoder.directory}: a window of {settings.max_tokens} tokens is not within 16 and {most}")
+    for prefix in (settings.query_prefix, settings.passage_prefix):
+        if len(tokenizer.encode(prefix, add_special_tokens=False)) > settings.max_tokens // 2:
+            raise ModelRefused(f"{encoder.directory}: the prefix {prefix!r} fills half of the window")
+    return tokenizer

@@ -41,36 +41,36 @@ class Graph:
         except ImportError as error:
             raise missing_extra("onnx") from error
         self._onnx = onnx
-        self._nodes: list[Any] = []
-        self._constants: list[Any] = []
+        # Filled in place: the package's own builders copy every constant twice, and a table may have 400 MB.
+        self._model = onnx.ModelProto(ir_version=_IR_VERSION, producer_name="vkteams-daemon")
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
         """A constant; its name."""
-        name = f"c{len(self._constants)}"
-        array = np.ascontiguousarray(value, dtype=dtype).reshape(np.shape(value))
-        self._constants.append(self._onnx.numpy_helper.from_array(array, name))
-        return name
+        array = np.asarray(value, dtype=dtype)
+        constants = self._model.graph.initializer
+        tensor = constants.add()
+        tensor.name = f"c{len(constants)}"
+        tensor.data_type = self._onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+        tensor.dims.extend(array.shape)
+        tensor.raw_data = array.tobytes()
+        return str(tensor.name)
 
     def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         """A node with one result; its name. `com.microsoft.` before the operator picks onnxruntime's own."""
         domain, _, name = operator.rpartition(".")
-        output = output or f"n{len(self._nodes)}"
-        self._nodes.append(self._onnx.helper.make_node(name, inputs, [output], domain=domain, **attributes))
+        nodes = self._model.graph.node
+        output = output or f"n{len(nodes)}"
+        nodes.append(self._onnx.helper.make_node(name, inputs, [output], domain=domain, **attributes))
         return output
 
     def model(self, dims: int) -> bytes:
         """The whole as an ONNX file."""
-        helper = self._onnx.helper
-        graph = helper.make_graph(
-            self._nodes,
-            "encoder",
-            [helper.make_tensor_value_info(name, INT64, ["texts", "tokens"]) for name in (IDS, MASK)],
-            [helper.make_tensor_value_info(VECTORS, FLOAT, ["texts", dims])],
-            self._constants,
-        )
-        opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="vkteams-daemon")
-        return bytes(model.SerializeToString())
+        helper, graph = self._onnx.helper, self._model.graph
+        graph.name = "encoder"
+        graph.input.extend(helper.make_tensor_value_info(name, INT64, ["texts", "tokens"]) for name in (IDS, MASK))
+        graph.output.append(helper.make_tensor_value_info(VECTORS, FLOAT, ["texts", dims]))
+        self._model.opset_import.extend([helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, 1)])
+        return bytes(self._model.SerializeToString())
 
 
 class Layers(Protocol):

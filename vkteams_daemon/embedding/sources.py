@@ -7,6 +7,7 @@ import csv
 import hashlib
 import importlib.util
 import io
+import logging
 import os
 import shutil
 import stat
@@ -200,10 +201,9 @@ def _from_hub(entry: Entry, work: Path, report: Report) -> Obtained:
     endpoint = os.environ.get(HUB_VARIABLE) or HUB
     try:
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.utils import logging
     except ImportError as error:
         raise missing_extra("huggingface_hub") from error
-    logging.set_verbosity_error()  # it would tell of every attempt
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it would tell of every attempt
     target = work / "hub"
     # The small ones first: what is wrong with the way there shows before the long download.
     for name in sorted(entry.files, key=(CONFIG, manifest.TOKENIZER, WEIGHTS).index):

@@ -1,0 +1,142 @@
+"""A small real encoder with fixed random weights, installed by the road that every model takes.
+
+Its vectors mean little, but texts with common words are closer than texts without: the word table is wide, the layers
+change little, and pooling is the mean.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.embedding.convert import Choice
+from vkteams_daemon.embedding.manifest import ModelInfo
+from vkteams_daemon.embedding.samples import texts
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+NAME = "tiny"
+
+
+def write_tokenizer(file: Path, *, words: int = 600) -> int:
+    """A WordPiece tokenizer over the letters and commonest words of the built-in texts; how many tokens it has.
+
+    Like the one published with all-MiniLM-L6-v2 it cuts at a fixed length and pads everything to it.
+    """
+    said = Counter(word for text in texts() for word in re.findall(r"\w+", text.lower()))
+    letters = sorted({letter for text in texts() for letter in text.lower() if not letter.isspace()} | set("ё/.-_:@#"))
+    common = sorted(said, key=lambda word: (-said[word], word))[:words]
+    tokens = dict.fromkeys([*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *common])
+    tokenizer = Tokenizer(models.WordPiece({token: n for n, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.enable_truncation(16)
+    tokenizer.enable_padding(length=16)
+    tokenizer.save(str(file))
+    return len(tokens)
+
+
+def write_encoder(
+    directory: Path,
+    *,
+    seed: int = 1,
+    hidden: int = 32,
+    layers: int = 2,
+    heads: int = 4,
+    inner: int = 64,
+    positions: int = 128,
+    window: int = 64,
+    spread: float = 0.1,
+    tensor_prefix: str = "",
+    config: dict[str, object] | None = None,
+) -> Path:
+    """An encoder as it is published: config.json, model.safetensors, tokenizer.json and its window.
+
+    Args:
+        spread: standard deviation of the layers' weights.
+        tensor_prefix: stands before the tensors' names.
+        config: replaces entries of config.json.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    vocabulary = write_tokenizer(directory / "tokenizer.json")
+    random = np.random.default_rng(seed)
+
+    def normal(*shape: int, scale: float = spread) -> np.ndarray:
+        return (random.standard_normal(shape) * scale).astype(np.float32)
+
+    tensors = {
+        "embeddings.word_embeddings.weight": normal(vocabulary, hidden, scale=1.0),
+        "embeddings.position_embeddings.weight": normal(positions, hidden),
+        "embeddings.token_type_embeddings.weight": normal(2, hidden),
+    }
+    norms = ["embeddings.LayerNorm"]
+    for number in range(layers):
+        layer = f"encoder.layer.{number}."
+        for name, outputs, inputs in (
+            ("attention.self.query", hidden, hidden),
+            ("attention.self.key", hidden, hidden),
+            ("attention.self.value", hidden, hidden),
+            ("attention.output.dense", hidden, hidden),
+            ("intermediate.dense", inner, hidden),
+            ("output.dense", hidden, inner),
+        ):
+            tensors[f"{layer}{name}.weight"] = normal(outputs, inputs)
+            tensors[f"{layer}{name}.bias"] = normal(outputs)
+        norms += [f"{layer}attention.output.LayerNorm", f"{layer}output.LayerNorm"]
+    for name in norms:
+        tensors[f"{name}.weight"] = 1 + normal(hidden)
+        tensors[f"{name}.bias"] = normal(hidden)
+    save_file({tensor_prefix + name: tensor for name, tensor in tensors.items()}, directory / "model.safetensors")
+    published = {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "hidden_act": "gelu",
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "intermediate_size": inner,
+        "max_position_embeddings": positions,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+    }
+    (directory / "config.json").write_text(json.dumps(published | (config or {})), encoding="utf-8")
+    (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": window}), encoding="utf-8")
+    return directory
+
+
+def install_tiny(models_dir: Path, work: Path, *, precision: Choice = "fp32", seed: int = 1) -> ModelInfo:
+    """Install the small encoder as `tiny`; `work` is an empty directory for its source."""
+    return catalogue.install(str(write_encoder(work / NAME, seed=seed)), models_dir, precision=precision)
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models directory with `tiny` installed and chosen; for reading only."""
+    directory = tmp_path_factory.mktemp("models")
+    install_tiny(directory, tmp_path_factory.mktemp("encoder"))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(models_dir: Path) -> Path:
+    """The directory of the small model; for reading only."""
+    return models_dir / NAME
+
+
+@pytest.fixture(scope="session")
+def tiny_int8_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the same model in int8; for reading only."""
+    models = tmp_path_factory.mktemp("models-int8")
+    return install_tiny(models, tmp_path_factory.mktemp("encoder"), precision="int8").directory

@@ -1,0 +1,160 @@
+"""What cannot be converted is refused with one sentence, and int8 only where it is close and worth it."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.harness.models import write_encoder
+from vkteams_daemon.embedding import acceptance
+from vkteams_daemon.embedding import encoder as encoders
+from vkteams_daemon.embedding.convert import Choice, convert
+from vkteams_daemon.embedding.encoder import Encoder
+from vkteams_daemon.embedding.manifest import ModelInfo, Settings
+from vkteams_daemon.embedding.samples import texts
+from vkteams_daemon.errors import ModelError, ModelRefused
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return write_encoder(tmp_path / "encoder")
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta"}, "only BertModel can be converted"),
+        ({"architectures": ["BertForSequenceClassification"]}, "only BertModel can be converted"),
+        ({"hidden_act": "relu"}, "activation 'relu' is not known"),
+        ({"position_embedding_type": "relative_key"}, "only absolute is known"),
+        ({"num_attention_heads": 5}, "sizes do not fit together"),
+        ({"num_hidden_layers": 0}, "sizes do not fit together"),
+        ({"hidden_size": "wide"}, "not a BERT configuration"),
+        ({"intermediate_size": 100}, r"intermediate\.dense\.weight is \[64, 32\] and not \[100, 32\]"),
+        ({"num_hidden_layers": 3}, r"lacks the tensor encoder\.layer\.2\.attention\.self\.query\.weight"),
+    ],
+)
+def test_another_architecture_is_refused(tmp_path: Path, config: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ModelRefused, match=sentence):
+        Encoder(write_encoder(tmp_path / "other", config=config))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_missing_or_broken_file_is_named(directory: Path, name: str) -> None:
+    (directory / name).write_bytes(b"\x00nothing of the kind")
+    with pytest.raises(ModelRefused, match=name):
+        convert(Encoder(directory), Settings(64), directory, name="x")
+    (directory / name).unlink()
+    with pytest.raises(ModelRefused, match=f"holds no {name}"):
+        Encoder(directory)
+
+
+def test_whole_numbers_are_no_weights(directory: Path) -> None:
+    file = directory / "model.safetensors"
+    save_file({name: tensor.astype("int32") for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(ModelRefused, match="is I32, not a 16 to 64 bit float"):
+        Encoder(directory)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    other = write_encoder(tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer["model"]["vocab"]["zzz"] = 100_000
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    with pytest.raises(ModelRefused, match="has token ids up to 100000"):
+        convert(Encoder(other), Settings(64), tmp_path / "model", name="x")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (Settings(8), "a window of 8 tokens"),
+        (Settings(1000), "a window of 1000 tokens is not within 16 and 128"),
+        (Settings(64, query_prefix="ищи " * 40), "fills half of the window"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(directory: Path, settings: Settings, sentence: str) -> None:
+    with pytest.raises(ModelRefused, match=sentence):
+        convert(Encoder(directory), settings, directory / "model", name="x")
+
+
+def test_settings_are_read_from_the_files_beside_the_encoder(directory: Path) -> None:
+    shape = Encoder(directory).shape
+    assert encoders.settings(directory, shape) == Settings(64, "mean")
+    (directory / "sentence_bert_config.json").write_text('{"max_seq_length": 5000}')
+    (directory / "1_Pooling").mkdir()
+    (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true, "include_prompt": true}')
+    prompts = {"prompts": {"query": "query: ", "document": "passage: "}}
+    (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    assert encoders.settings(directory, shape) == Settings(128, "cls", "query: ", "passage: ")
+    (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
+    with pytest.raises(ModelRefused, match="pools by pooling_mode_max_tokens"):
+        encoders.settings(directory, shape)
+
+
+def made(directory: Path, tmp_path: Path, precision: Choice) -> ModelInfo:
+    target = tmp_path / "model"
+    target.mkdir(parents=True)
+    return convert(Encoder(directory), Settings(64), target, name="x", precision=precision)
+
+
+def test_int8_that_is_too_far_is_refused_and_auto_takes_fp32(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "COSINE_LEAST", 0.999999)
+    with pytest.raises(ModelRefused, match=r"too far from its source: mean cosine 0\.\d+") as caught:
+        made(directory, tmp_path / "one", "int8")
+    assert "--precision fp32" in caught.value.hint
+    assert made(directory, tmp_path / "two", "auto").precision == "fp32"
+
+
+@pytest.mark.parametrize(("least", "expected"), [(0.0, "int8"), (1e9, "fp32")])
+def test_auto_takes_int8_only_where_it_is_faster(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float, expected: str
+) -> None:
+    monkeypatch.setattr(acceptance, "SPEEDUP_LEAST", least)
+    info = made(directory, tmp_path, "auto")
+    assert info.precision == expected
+    assert info.speedup and info.speedup > 0
+    assert (info.cosine_mean is None) == (expected == "fp32")
+    assert sorted(file.name for file in info.directory.iterdir()) == ["model.onnx", "model.toml", "tokenizer.json"]
+
+
+def test_int8_can_be_asked_for_where_it_is_slower(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "SPEEDUP_LEAST", 1e9)
+    info = made(directory, tmp_path, "int8")
+    assert info.precision == "int8" and (info.cosine_mean or 0) >= acceptance.COSINE_LEAST
+
+
+def test_the_texts_it_is_judged_by_are_varied() -> None:
+    judged = texts()
+    assert len(judged) >= 250 and judged == texts()
+    cyrillic = [text for text in judged if any("а" <= letter <= "я" for letter in text.lower())]
+    latin = [text for text in judged if any("a" <= letter <= "z" for letter in text.lower())]
+    assert min(len(cyrillic), len(latin), len(set(cyrillic) & set(latin))) > 50
+    assert min(map(len, judged)) < 3 and max(map(len, judged)) > 700
+    assert not any("{" in text for text in judged)
+
+
+@pytest.mark.parametrize("package", ["onnx", "safetensors"])
+def test_a_missing_package_says_what_to_install(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.partition(".")[0] == package:
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ModelError, match=f"the package {package}") as caught:
+        made(directory, tmp_path, "fp32")
+    assert caught.value.hint == "Install it: `pip install 'vkteams-daemon[models]'`."

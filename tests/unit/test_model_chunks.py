@@ -1,0 +1,108 @@
+"""Texts become chunks: all of the text, in windows that overlap, batched with little padding."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.harness.models import SPECIAL
+from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding.model import OVERLAP, Chunk, Model, batches, load_session, load_tokenizer, windows
+from vkteams_daemon.embedding.samples import texts
+
+CLS, SEP = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model_dir: Path) -> Model:
+    return Model.load(tiny_model_dir)
+
+
+def prefixed(directory: Path, prefix: str) -> Model:
+    info = manifest.read(directory)
+    info = manifest.ModelInfo(
+        **{name: getattr(info, name) for name in info.__slots__} | {"passage_prefix": prefix, "query_prefix": "ask: "}
+    )
+    return Model(info, load_tokenizer(directory / manifest.TOKENIZER), load_session(directory / manifest.ONNX))
+
+
+@given(length=st.integers(0, 5000), room=st.integers(4, 510))
+def test_windows_cover_everything_overlap_and_fit(length: int, room: int) -> None:
+    parts = list(windows(length, room))
+    overlap = min(OVERLAP, room // 4)
+    assert parts[0][0] == 0 and parts[-1][1] == length
+    assert all(end - start <= room for start, end in parts)
+    assert all(end - start == overlap for (_, end), (start, _) in pairwise(parts))
+    sizes = [end - start for start, end in parts]
+    assert max(sizes) - min(sizes) <= 1
+    if len(parts) > 1:
+        one_less = len(parts) - 1
+        assert one_less * (room - overlap) + overlap < length
+
+
+def test_a_short_text_is_one_chunk_as_the_tokenizer_gives_it(model: Model, tiny_model_dir: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model_dir / manifest.TOKENIZER)
+    for text in texts():
+        expected = tuple(tokenizer.encode(text).ids)
+        if len(expected) <= model.max_tokens:
+            assert model.chunks(text) == [Chunk(expected)]
+
+
+def test_a_long_text_is_cut_nowhere(model: Model, tiny_model_dir: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model_dir / manifest.TOKENIZER)
+    text = " ".join(texts())
+    chunks = model.chunks(text)
+    assert len(chunks) > 50
+    assert all(len(chunk) <= model.max_tokens for chunk in chunks)
+    assert all(chunk.ids[0] == CLS and chunk.ids[-1] == SEP for chunk in chunks)
+    overlap = min(OVERLAP, (model.max_tokens - 2) // 4)
+    joined = list(chunks[0].ids[1:-1])
+    for chunk in chunks[1:]:
+        assert list(chunk.ids[1 : 1 + overlap]) == joined[-overlap:]
+        joined += chunk.ids[1 + overlap : -1]
+    assert joined == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_every_chunk_starts_with_the_prefix(tiny_model_dir: Path) -> None:
+    plain, model = Model.load(tiny_model_dir), prefixed(tiny_model_dir, "find: ")
+    prefix = plain.chunks("find: ")[0].ids[1:-1]
+    text = " ".join(texts()[:60])
+    body = [token for chunk in model.chunks(text) for token in chunk.ids[1 + len(prefix) : -1]]
+    assert len(model.chunks(text)) > 5
+    for chunk in [*model.chunks(text), *model.chunks("ok")]:
+        assert chunk.ids[1 : 1 + len(prefix)] == prefix
+        assert len(chunk) <= model.max_tokens
+    assert body[0] == plain.chunks(text)[0].ids[1]
+
+
+@pytest.mark.parametrize("text", ["", " \t\n", "\x00\x01", "\u200b"])
+def test_a_text_without_a_token_has_no_chunk(model: Model, tiny_model_dir: Path, text: str) -> None:
+    assert model.chunks(text) == []
+    assert prefixed(tiny_model_dir, "find: ").chunks(text) == []
+
+
+def test_special_tokens_in_a_text_are_only_letters(model: Model) -> None:
+    (chunk,) = model.chunks("a [SEP] b [MASK]")
+    assert chunk.ids[0] == CLS and chunk.ids[-1] == SEP
+    assert not {CLS, SEP, SPECIAL.index("[MASK]")} & set(chunk.ids[1:-1])
+
+
+def test_half_a_surrogate_pair_stops_nobody(model: Model) -> None:
+    assert len(model.chunks("ок\ud83d, понял")) == 1
+
+
+@given(
+    lengths=st.lists(st.integers(1, 300), max_size=80),
+    budget=st.integers(64, 1024),
+)
+def test_batches_hold_each_chunk_once_within_the_budget(lengths: list[int], budget: int) -> None:
+    chunks = [Chunk(tuple(range(length))) for length in lengths]
+    parts = list(batches(chunks, budget))
+    assert sorted(index for part in parts for index in part) == list(range(len(chunks)))
+    for part in parts:
+        assert len(part) == 1 or len(part) * max(lengths[index] for index in part) <= budget
+    assert [lengths[index] for part in parts for index in part] == sorted(lengths)
