@@ -5,8 +5,8 @@ Only msgspec and the standard library are imported here: `vkteamsctl daemon stat
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -121,20 +121,23 @@ def write(status: Status, path: Path, *, group: int | None = None) -> None:
     status.updated_at = now
     status.uptime_seconds = round((now - status.started_at).total_seconds(), 3)
     status.rss_bytes = rss_bytes()
-    temporary = None
+    # There is one writer, the holder of the PID file: a fixed name leaves no litter behind after a kill -9.
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(temporary, flags, 0o640), "wb") as file:
             file.write(msgspec.json.format(msgspec.json.encode(status), indent=1) + b"\n")
             file.flush()
             os.fchmod(file.fileno(), 0o640)
             if group is not None:
                 os.fchown(file.fileno(), -1, group)
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise CannotCreate(f"{path}: the status file cannot be written: {error.strerror}") from error
 
 

@@ -1,0 +1,288 @@
+"""`vkteamsctl daemon`: start, stop and look at vkteamsd.
+
+`start` runs the vkteamsd program itself, not its code in this process: so it looks like what it is in `ps`, inherits
+nothing of vkteamsctl, and says and returns what it would when started by hand. Signals go to the process that holds the
+PID file's lock, through a descriptor of that process: never to a number that another program may have got since.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from vkteams_daemon import config as configuration
+from vkteams_daemon.config import Config
+from vkteams_daemon.ctl.output import Answer, Screen, cell, size
+from vkteams_daemon.daemon import arguments
+from vkteams_daemon.daemon.condition import Condition, look
+from vkteams_daemon.daemon.holder import holder
+from vkteams_daemon.errors import AlreadyRunning, NotRunning, PermissionRefused, VkTeamsError
+
+if TYPE_CHECKING:
+    from vkteams_daemon.daemon.status import Status
+
+STATS_TIMEOUT = 10.0  # seconds a daemon has to write its status file when it is asked to
+_STYLES = {"running": "green", "standby": "green", "starting": "yellow", "stopping": "yellow", "degraded": "yellow"}
+_VERBS = {
+    "start": "start vkteamsd and wait until it is ready",
+    "stop": "stop it and wait until it has gone; nothing to stop is no error",
+    "restart": "stop it, then start it",
+    "reload": "let it read its configuration again and reopen its log",
+    "status": "how it is: exit code 0 running, 1 dead, 3 not running, 4 unknown",
+    "stats": "let it write its statistics now, and show all of them",
+}
+_EXAMPLES = {
+    "start": "vkteamsctl daemon start --chat-id 681869378@chat.agent",
+    "stop": "vkteamsctl daemon stop --timeout 30 --force",
+    "restart": "vkteamsctl --instance sales daemon restart",
+    "reload": "vkteamsctl daemon reload",
+    "status": "vkteamsctl --output json daemon status",
+    "stats": "vkteamsctl daemon stats",
+}
+
+
+def register(nouns: Any, common: argparse.ArgumentParser) -> None:
+    """Add the noun `daemon` with its verbs."""
+    noun = nouns.add_parser("daemon", help="start, stop and look at vkteamsd", parents=[common])
+    verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
+    functions = {
+        "start": _start, "stop": _stop, "restart": _restart, "reload": _reload, "status": _status, "stats": _stats,
+    }  # fmt: skip
+    for name, function in functions.items():
+        verb = verbs.add_parser(name, help=_VERBS[name], parents=[common], epilog=f"example:\n  {_EXAMPLES[name]}")
+        # Not even a broken configuration keeps anybody from asking how the daemon is, or from starting it to be told.
+        verb.set_defaults(func=function, needs_config=False)
+        if name in ("start", "restart"):
+            arguments.add_options(verb)
+        else:
+            verb.add_argument("--role", choices=("all", "listen", "embed"), help="embed: the worker's own files")
+        if name in ("stop", "restart"):
+            verb.add_argument("--timeout", metavar="SECONDS", type=float, default=10.0, help="how long to wait (10)")
+            verb.add_argument("--force", action="store_true", help="kill it when it has not stopped by then")
+
+
+def _start(args: argparse.Namespace, _: Config) -> Answer:
+    from vkteams_daemon.ctl import starter
+
+    note = starter.run(_command(args), foreground=args.foreground)
+    condition = look(_configuration(args))
+
+    def render(screen: Screen) -> None:
+        screen.line(f"vkteamsd is {condition.word}, process {cell(condition.pid)}", _STYLES.get(condition.word, ""))
+        if note:
+            screen.line(note)
+
+    data = {"status": condition.word, "pid": condition.pid, "note": note or None}
+    return Answer(data, render, ids=[str(condition.pid)] if condition.pid else [])
+
+
+def _stop(args: argparse.Namespace, _: Config) -> Answer:
+    config = _configuration(args)
+    pid = _end(config, args.timeout, force=args.force)
+    sentence = f"vkteamsd has stopped, process {pid}" if pid else "vkteamsd is not running"
+    return Answer({"status": "not running", "stopped": pid}, lambda screen: screen.line(sentence))
+
+
+def _restart(args: argparse.Namespace, config: Config) -> Answer:
+    _end(_configuration(args), args.timeout, force=args.force)
+    return _start(args, config)
+
+
+def _reload(args: argparse.Namespace, _: Config) -> Answer:
+    # Loading it here says what is wrong with the file before the daemon is asked; it would keep what it has.
+    config = _configuration(args)
+    pid = _send(config, signal.SIGHUP)
+    said = f"vkteamsd reads its configuration again, process {pid}; its log says what came of it: {config.log_file}"
+    return Answer({"pid": pid, "log": str(config.log_file)}, lambda screen: screen.line(said))
+
+
+def _status(args: argparse.Namespace, _: Config) -> Answer:
+    return _shown(_looked_up(args), full=False)
+
+
+def _stats(args: argparse.Namespace, _: Config) -> Answer:
+    condition = _looked_up(args)
+    if not condition.alive:
+        return _shown(condition, full=True)
+    config = _configuration(args)
+    before = condition.status.updated_at if condition.status else None
+    pid = _send(config, signal.SIGUSR1)
+    deadline = time.monotonic() + STATS_TIMEOUT
+    while time.monotonic() < deadline:
+        condition = look(config)
+        if not condition.alive or (condition.status and (before is None or condition.status.updated_at > before)):
+            return _shown(condition, full=True)
+        time.sleep(0.02)
+    raise NotRunning(
+        f"process {pid} has not written {config.status_file} within {STATS_TIMEOUT:g} s", hint="Is it stopped or stuck?"
+    )
+
+
+def _looked_up(args: argparse.Namespace) -> Condition:
+    """The condition, also where the configuration cannot be read by this user: then that is the answer."""
+    try:
+        return look(_configuration(args))
+    except PermissionRefused as error:
+        return Condition("unknown", None, None, None, str(error))
+
+
+def _configuration(args: argparse.Namespace) -> Config:
+    return configuration.load(
+        getattr(args, "config", None),
+        instance=getattr(args, "instance", ""),
+        flags={"daemon.pid_file": getattr(args, "pid_file", None), "daemon.role": args.role},
+    )
+
+
+def _command(args: argparse.Namespace) -> list[str]:
+    """The arguments for vkteamsd."""
+    command = []
+    for name in ("config", "instance", "pid_file", "role"):
+        value = getattr(args, name, None)
+        if value:
+            command += [f"--{name.replace('_', '-')}", value]
+    for chat_id in args.chat_id or ():
+        command += ["--chat-id", chat_id]
+    if args.save is not None:
+        command.append("--auto-save" if args.save else "--no-save")
+    return [*command, "--foreground"] if args.foreground else command
+
+
+@contextlib.contextmanager
+def _daemon(config: Config) -> Iterator[tuple[int, int]]:
+    """The process that holds the lock, as (pid, pidfd).
+
+    Raises:
+        NotRunning: there is none.
+        PermissionRefused: it is in a PID namespace that is not ours.
+    """
+    for _ in range(10):
+        found = holder(config.pid_file)
+        if found is None:
+            break
+        if found.pid is None:
+            raise PermissionRefused(
+                f"the daemon that holds {config.pid_file} cannot be seen from here",
+                hint="It runs in a container; call vkteamsctl there.",
+            )
+        try:
+            descriptor = os.pidfd_open(found.pid)
+        except ProcessLookupError:
+            continue
+        # Opened first, asked again afterwards: whoever holds the lock now is who the descriptor stands for.
+        if holder(config.pid_file) == found:
+            try:
+                yield found.pid, descriptor
+            finally:
+                os.close(descriptor)
+            return
+        os.close(descriptor)
+    raise NotRunning("vkteamsd is not running", hint=f"Nobody holds {config.pid_file}.")
+
+
+def _send(config: Config, signum: signal.Signals) -> int:
+    with _daemon(config) as (pid, descriptor):
+        _signal(pid, descriptor, signum)
+        return pid
+
+
+def _signal(pid: int, descriptor: int, signum: signal.Signals) -> None:
+    try:
+        signal.pidfd_send_signal(descriptor, signum)
+    except PermissionError as error:
+        raise PermissionRefused(
+            f"process {pid} belongs to another user", hint="Become root, or the user that it runs as."
+        ) from error
+    except ProcessLookupError:
+        pass  # it has gone by itself
+
+
+def _end(config: Config, timeout: float, *, force: bool) -> int | None:
+    """Stop the daemon and wait until it has gone; its pid, or None where there was none."""
+    stopped: int | None = None
+    try:
+        with _daemon(config) as (pid, descriptor):
+            stopped = pid
+            _signal(pid, descriptor, signal.SIGTERM)
+            if not select.select([descriptor], [], [], timeout)[0]:
+                if not force:
+                    raise AlreadyRunning(
+                        f"process {pid} has not stopped within {timeout:g} s", pid=pid, hint="--force kills it."
+                    )
+                _signal(pid, descriptor, signal.SIGKILL)
+                select.select([descriptor], [], [])
+    except NotRunning:
+        pass
+    if config.pid_file.exists():
+        # A daemon that was killed leaves its file behind; without a holder it only misleads.
+        from vkteams_daemon.daemon.pidfile import PidFile
+
+        with contextlib.suppress(VkTeamsError):
+            PidFile(config.pid_file).break_lock()
+    return stopped
+
+
+def _shown(condition: Condition, *, full: bool) -> Answer:
+    sentence = f"vkteamsd: {condition.word}" + (f": {condition.error}" if condition.error else "")
+    data = {**condition.summary(), "pid": condition.pid, "age": condition.age, "file": condition.status}
+
+    def render(screen: Screen) -> None:
+        screen.line(f"vkteamsd is {condition.word}", _STYLES.get(condition.word, "red"))
+        if condition.error:
+            screen.line(condition.error)
+        if condition.status is not None and full:
+            screen.pairs(_all_pairs(condition.status))
+        elif condition.status is not None and condition.alive:
+            screen.pairs(_pairs(condition, condition.status))
+
+    return Answer(data, render, condition.exit_code, sentence if condition.exit_code else None)
+
+
+def _pairs(condition: Condition, status: Status) -> list[tuple[str, Any]]:
+    events, embedding, api, database = status.events, status.embedding, status.api, status.database
+    return [
+        ("process", condition.pid),
+        ("version", status.version),
+        ("uptime", _duration(condition.uptime)),
+        ("role", status.role),
+        ("bot", f"{status.bot.nick or '-'} ({status.bot.id})" if status.bot.id else None),
+        ("api", f"{cell(api.state)}{f', {api.last_error}' if api.last_error else ''}"),
+        ("database", f"{cell(database.state)}{f', {database.last_error}' if database.last_error else ''}"),
+        ("events", f"{events.saved} saved, {events.received} received, {events.per_second:g} a second"),
+        ("last event", events.last_event_at),
+        ("embedding", f"{embedding.state}, {cell(embedding.model)}, {cell(embedding.queued)} queued"),
+        ("memory", size(status.rss_bytes)),
+    ]
+
+
+def _all_pairs(status: Status) -> list[tuple[str, Any]]:
+    from vkteams_daemon.ctl.output import plain
+
+    rows: list[tuple[str, Any]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                walk(f"{prefix}.{name}" if prefix else name, inner)
+        else:
+            rows.append((prefix, value))
+
+    walk("", plain(status))
+    return rows
+
+
+def _duration(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")]
+    shown = [f"{value}{unit}" for value, unit in parts if value]
+    return " ".join(shown[:2]) or "0s"

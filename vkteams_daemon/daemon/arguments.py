@@ -1,0 +1,54 @@
+"""The command line of vkteamsd, which `vkteamsctl daemon start` shares; cheap to import."""
+
+from __future__ import annotations
+
+import argparse
+from typing import NoReturn
+
+from vkteams_daemon import __version__
+from vkteams_daemon.errors import UsageError
+
+_EXAMPLES = """examples:
+  vkteamsd
+  vkteamsd --config /etc/vkteams/vkteamsd.toml --chat-id 681869378@chat.agent
+  vkteamsd --foreground --no-save
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message.removeprefix("argument "), hint="See `vkteamsd --help`.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of vkteamsd."""
+    line = _Parser(
+        prog="vkteamsd",
+        description="Keeps every event of VK Teams chats in PostgreSQL, as a daemon.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    line.add_argument("--version", action="version", version=f"vkteamsd {__version__}")
+    line.add_argument("--config", metavar="FILE", help="configuration file to read")
+    line.add_argument("--instance", metavar="NAME", default="", help="the instance configured by NAME.toml")
+    line.add_argument("--pid-file", metavar="PATH", help="where the PID file is")
+    add_options(line)
+    return line
+
+
+def add_options(line: argparse.ArgumentParser) -> None:
+    """What `vkteamsctl daemon start` passes on, beside --config, --instance and --pid-file."""
+    line.add_argument("--foreground", action="store_true", help="do not detach; log to standard error")
+    saving = line.add_mutually_exclusive_group()
+    saving.add_argument("--auto-save", dest="save", action="store_true", default=None, help="store events (default)")
+    saving.add_argument(
+        "--no-save",
+        dest="save",
+        action="store_false",
+        help="print each event instead of storing it; what is printed is gone from the API (with --foreground only)",
+    )
+    line.add_argument(
+        "--chat-id", metavar="ID", action="append", help="keep only this chat and its threads; may be repeated"
+    )
+    line.add_argument("--role", choices=("all", "listen", "embed"), help="listen and embed (all), or one of the two")

@@ -1,0 +1,49 @@
+"""Tells the service manager how the daemon is, by systemd's protocol (sd_notify(3)): one datagram a report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import MutableMapping
+
+
+class Notify:
+    """The socket that NOTIFY_SOCKET names, or nothing where there is no such manager.
+
+    Args:
+        environ: os.environ. The variable is taken out of it: a bundled PostgreSQL must not report in our name.
+    """
+
+    def __init__(self, environ: MutableMapping[str, str] | None = None) -> None:
+        self._address = (os.environ if environ is None else environ).pop("NOTIFY_SOCKET", "")
+
+    def ready(self, note: str) -> None:
+        """The daemon is up; `note` says how, where there is something to say."""
+        self._send("READY=1", f"MAINPID={os.getpid()}", f"STATUS={_line(note) or 'listening'}")
+
+    def reloading(self) -> None:
+        """The configuration is being read again; `reloaded` must follow."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def reloaded(self) -> None:
+        """The configuration has been read, or kept."""
+        self._send("READY=1")
+
+    def stopping(self) -> None:
+        """The daemon has been told to stop. Safe in a signal handler."""
+        self._send("STOPPING=1", "STATUS=stopping")
+
+    def _send(self, *assignments: str) -> None:
+        if not self._address.startswith(("/", "@")):
+            return
+        address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
+        # A manager that has gone, or is too busy to listen, must not hold up the daemon.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.setblocking(False)
+            end.sendto("\n".join(assignments).encode(), address)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
