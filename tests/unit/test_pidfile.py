@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import lockfile
+import pytest
+
+from tests.harness.waiting import until
+from vkteams_daemon.daemon import holder as holders
+from vkteams_daemon.daemon.holder import Holder, holder, read_pid
+from vkteams_daemon.daemon.pidfile import Held, PidFile
+from vkteams_daemon.errors import AlreadyRunning, CannotCreate, PermissionRefused
+
+ROOT = Path(__file__).parents[2]
+_HOLD = """
+import sys, time
+from pathlib import Path
+from vkteams_daemon.daemon.pidfile import PidFile
+PidFile(Path(sys.argv[1])).acquire()
+print("held", flush=True)
+time.sleep(600)
+"""
+_FLOCK_ONLY = """
+import fcntl, os, sys, time
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o644)
+fcntl.flock(descriptor, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "vkteamsd.pid"
+
+
+@pytest.fixture
+def other(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the PID file."""
+    with _python(_HOLD, path) as process:
+        yield process
+        process.kill()
+
+
+def _python(program: str, *arguments: object, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    command = [*prefix, sys.executable, "-c", program, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_it_holds_its_number_for_everybody_to_read_and_goes_away(path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with PidFile(path) as pid_file:
+            assert path.read_bytes() == b"%d\n" % os.getpid()
+            assert stat.S_IMODE(path.stat().st_mode) == 0o644
+            assert pid_file.i_am_locking()
+            assert pid_file.is_locked()
+            assert pid_file.read_pid() == os.getpid()
+        assert not path.exists()
+        assert not pid_file.i_am_locking()
+    finally:
+        os.umask(before)
+
+
+def test_it_speaks_lockfile(path: Path) -> None:
+    pid_file = PidFile(path)
+    assert isinstance(pid_file, lockfile.LockBase)
+    with pytest.raises(lockfile.NotLocked):
+        pid_file.release()
+    pid_file.acquire()
+    pid_file.release()
+    assert not pid_file.is_locked()
+
+
+def test_a_second_process_is_refused_and_told_who(path: Path, other: subprocess.Popen[str]) -> None:
+    pid_file = PidFile(path)
+    with pytest.raises(AlreadyRunning, match=f"process {other.pid} holds") as refusal:
+        pid_file.acquire()
+    assert refusal.value.pid == other.pid
+    assert isinstance(refusal.value, lockfile.AlreadyLocked)
+    assert pid_file.is_locked()
+    assert not pid_file.i_am_locking()
+    with pytest.raises(lockfile.NotMyLock):
+        pid_file.release()
+    assert read_pid(path) == other.pid
+
+
+def test_it_waits_for_a_holder_that_leaves_in_time(path: Path) -> None:
+    with _python(_HOLD.replace("600", "0.3"), path) as other, PidFile(path, timeout=10.0):
+        assert other.wait() == 0
+        assert read_pid(path) == os.getpid()
+
+
+def test_what_a_killed_holder_left_locks_nobody_out(path: Path, other: subprocess.Popen[str]) -> None:
+    other.kill()
+    other.wait()
+    assert path.exists()
+    assert holder(path) is None
+    with PidFile(path):
+        assert holder(path) == Holder(os.getpid())
+
+
+def test_a_number_in_a_file_proves_nothing(path: Path) -> None:
+    path.write_text(f"{os.getppid()}\n")
+    assert holder(path) is None
+    with PidFile(path):
+        assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_longer_old_number_leaves_no_digits(path: Path) -> None:
+    path.write_text("99999999999999999999\n")
+    with PidFile(path):
+        assert path.read_text() == f"{os.getpid()}\n"
+
+
+def test_a_forked_child_does_not_hold_it(path: Path) -> None:
+    with PidFile(path) as pid_file:
+        child = os.fork()
+        if child == 0:
+            pid_file.__exit__()
+            os._exit(10 if pid_file.i_am_locking() else 20)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 20
+        assert path.exists()
+        assert pid_file.i_am_locking()
+
+
+@pytest.mark.parametrize("what", ["link", "fifo", "directory"])
+def test_nothing_but_a_plain_file_is_taken(path: Path, tmp_path: Path, what: str) -> None:
+    if what == "link":
+        path.symlink_to(tmp_path / "elsewhere")
+    elif what == "fifo":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+    assert holder(path) is None
+    with pytest.raises((CannotCreate, PermissionRefused)):
+        PidFile(path).acquire()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_missing_directory_is_one_sentence(path: Path) -> None:
+    with pytest.raises(CannotCreate, match=r"run/x.pid: the PID file cannot be made: No such file or directory"):
+        PidFile(path.parent / "run" / "x.pid").acquire()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives a file to another user")
+def test_somebody_elses_file_is_refused(path: Path) -> None:
+    path.touch()
+    os.chown(path, 65534, 65534)
+    with pytest.raises(PermissionRefused, match="belongs to another user"):
+        PidFile(path).acquire()
+
+
+def test_a_full_disk_leaves_no_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(CannotCreate, match="No space left"):
+        PidFile(path).acquire()
+    assert not path.exists()
+
+
+def test_a_lock_on_a_removed_file_is_worth_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between our open and our flock, a daemon that ends removes the file, and another one makes its own."""
+    import fcntl
+
+    flock, removed = fcntl.flock, []
+
+    def late(descriptor: int, operation: int) -> None:
+        if not removed:
+            removed.append(path.stat().st_ino)
+            path.rename(path.with_suffix(".old"))  # keeps the inode from being used again
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with PidFile(path):
+        assert path.stat().st_ino != removed[0]
+        assert holder(path) == Holder(os.getpid())
+
+
+def test_break_lock_removes_only_what_nobody_holds(path: Path, other: subprocess.Popen[str]) -> None:
+    with pytest.raises(Held):
+        PidFile(path).break_lock()
+    other.kill()
+    other.wait()
+    PidFile(path).break_lock()
+    assert not path.exists()
+    PidFile(path).break_lock()
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_file_that_was_taken_away_is_put_back(path: Path, how: str) -> None:
+    with PidFile(path) as pid_file:
+        path.unlink()
+        if how == "replaced":
+            path.write_text("1\n")
+        assert pid_file.restore()
+        assert read_pid(path) == os.getpid()
+        assert holder(path) == Holder(os.getpid())
+        assert pid_file.restore()
+    assert not path.exists()
+
+
+def test_a_file_that_another_daemon_has_taken_is_left_to_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with PidFile(path) as pid_file:
+        path.unlink()
+        with _python(_HOLD, path) as other:
+            assert not pid_file.restore()
+            assert not pid_file.restore()
+            assert [record.levelname for record in caplog.records] == ["ERROR"]
+            pid_file.release()
+            assert holder(path) == Holder(other.pid)
+            other.kill()
+
+
+def test_looking_never_disturbs_the_lock(path: Path) -> None:
+    """Opening and closing the file in the holder's own process would drop its record lock."""
+    with PidFile(path):
+        assert holder(path) == Holder(os.getpid())
+        asking = f"""
+from pathlib import Path
+from vkteams_daemon.daemon import holder
+holder._LOCKS = Path("/nonexistent")
+print(holder.holder(Path({str(path)!r})))
+"""
+        seen = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, cwd=ROOT, check=True)
+        assert seen.stdout == f"Holder(pid={os.getpid()})\n"
+
+
+def test_a_lock_without_the_record_lock_is_found_in_proc_locks(path: Path) -> None:
+    with _python(_FLOCK_ONLY, path) as other:
+        assert holder(path) == Holder(other.pid)
+        other.kill()
+    assert holder(path) is None
+
+
+def test_on_a_file_system_with_other_device_numbers_the_number_in_the_file_decides(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_text("4711\n")
+    locks = tmp_path / "locks"
+    monkeypatch.setattr(holders, "_LOCKS", locks)
+    inode = path.stat().st_ino
+    waiter = "1: -> FLOCK  ADVISORY  WRITE 1 0:1:2 0 EOF"
+    locks.write_text(f"1: FLOCK  ADVISORY  WRITE 4712 00:7f:{inode} 0 EOF\n{waiter}\n")
+    assert holder(path) is None
+    locks.write_text(f"1: FLOCK  ADVISORY  WRITE 4711 00:7f:{inode} 0 EOF\n")
+    assert holder(path) == Holder(4711)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a PID namespace")
+def test_a_holder_in_another_pid_namespace_has_no_number_here(path: Path, other: subprocess.Popen[str]) -> None:
+    asking = f"""
+from pathlib import Path
+from vkteams_daemon.daemon.holder import holder
+print(holder(Path({str(path)!r})))
+"""
+    inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", asking]
+    seen = subprocess.run(inside, capture_output=True, text=True, cwd=ROOT, check=False)
+    if "unshare failed" in seen.stderr:
+        pytest.skip("this root may not make namespaces")
+    assert seen.stdout == "Holder(pid=None)\n"
+    assert holder(path) == Holder(other.pid)
+
+
+def test_of_many_who_want_it_one_has_it_at_a_time(path: Path, tmp_path: Path) -> None:
+    """Each of them takes and leaves it again and again; whoever has it makes a file that must not be there yet."""
+    program = """
+import os, sys, time
+from pathlib import Path
+from vkteams_daemon.daemon.pidfile import PidFile, Held
+path, marker = Path(sys.argv[1]), Path(sys.argv[2])
+turns, end = 0, time.monotonic() + 1.0
+while time.monotonic() < end:
+    try:
+        with PidFile(path):
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+            marker.unlink()
+            turns += 1
+    except Held:
+        pass
+print(turns)
+"""
+    command = [sys.executable, "-c", program, str(path), str(tmp_path / "marker")]
+    crowd = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(6)]
+    turns = []
+    for process in crowd:
+        said, _ = process.communicate()
+        assert process.returncode == 0
+        turns.append(int(said))
+    assert sum(turns) > 20
+    until(lambda: not path.exists(), what="the last one's file to go")
