@@ -185,6 +185,11 @@ class Embedded:
         launched = False
         try:
             while True:
+                if time.monotonic() > deadline:
+                    raise DatabaseUnavailable(
+                        "the bundled PostgreSQL does not accept connections in time",
+                        hint=f"It may be recovering from a crash: try again later; its log is in {cluster.log}.",
+                    )
                 found = self._running(cluster, owner)
                 if found:
                     return found
@@ -200,11 +205,6 @@ class Embedded:
                     cluster.prepare(programs, _INITDB_TIMEOUT)
                     launched = cluster.spawn(programs, self._listen_in(owner))
                     deadline += time.monotonic() - before
-                if time.monotonic() > deadline:
-                    raise DatabaseUnavailable(
-                        f"the bundled PostgreSQL does not accept connections in time: {cluster.last_words()}",
-                        hint=f"It may be recovering from a crash: try again later; its log is in {cluster.log}.",
-                    )
                 time.sleep(_PATIENCE)
         finally:
             os.close(start)
@@ -215,15 +215,16 @@ class Embedded:
         with contextlib.suppress(CannotCreate):
             owner.make(self._runtime, 0o750 if owner.lent else 0o700)
             owner.make(wanted, 0o750)
-        chosen = sockets.choose(owner, wanted, self._recorded())
+        chosen = sockets.choose(owner, wanted, self._recorded(owner))
         owner.write(self._home / "socket", f"{chosen}\n", 0o640)
         return chosen
 
-    def _recorded(self) -> Path:
-        try:
-            return Path((self._home / "socket").read_text(encoding="utf-8").strip())
-        except OSError:
-            return self._runtime / "postgresql"
+    def _recorded(self, owner: Owner | None = None) -> Path:
+        with owner.acting() if owner else contextlib.nullcontext():
+            try:
+                return Path((self._home / "socket").read_text(encoding="utf-8").strip())
+            except (OSError, UnicodeDecodeError):
+                return self._runtime / "postgresql"
 
     def _as_reader(self) -> str:
         directory, peer = self._recorded(), ""

@@ -128,8 +128,9 @@ class Owner:
     def write(self, file: Path, text: str, mode: int) -> None:
         """Replace the file by this text, as the owner, unless it holds it already."""
         with self.acting():
-            if file.is_file() and file.read_text(encoding="utf-8") == text:
-                return
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                if file.read_text(encoding="utf-8") == text:
+                    return
             fresh = file.with_name(f".{file.name}.new")
             fresh.unlink(missing_ok=True)
             with fresh.open("x", encoding="utf-8") as out:

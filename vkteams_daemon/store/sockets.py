@@ -28,7 +28,7 @@ def choose(owner: Owner, wanted: Path, recorded: Path) -> Path:
         if _fits(directory) and _belongs(directory, owner) and listening(directory) is None:
             return directory
     with owner.acting():
-        private = Path(tempfile.mkdtemp(prefix="vkteams-", dir="/tmp"))
+        private = Path(tempfile.mkdtemp(prefix="vkteams-pg-", dir="/tmp"))
         private.chmod(0o750 if owner.lent else 0o700)
     return private
 

@@ -1,0 +1,170 @@
+"""Other processes and other users that share a bundled PostgreSQL with the test."""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pickle
+import pwd
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import pytest
+
+from vkteams_daemon.store.embedded import Embedded
+
+T = TypeVar("T")
+
+_ROOT = Path(__file__).parents[2]
+_HOLD = """
+import sys
+from pathlib import Path
+from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.store.embedded import Embedded
+
+share = Embedded(Path(sys.argv[1]) / "state", Path(sys.argv[1]) / "run")
+try:
+    share.acquire(60)
+except VkTeamsError as error:
+    print(type(error).__name__, error, flush=True)
+    raise SystemExit(error.exit_code)
+print("running", share.running(), flush=True)
+if sys.stdin.readline():
+    share.release()
+    print("released", share.running(), flush=True)
+"""
+
+
+class Holder:
+    """A process that acquires the server below `base` (`state`, `run`), and releases it or is killed.
+
+    Args:
+        base: the directory.
+        wait: until the server has been acquired; otherwise `said` waits.
+        shell: commands that run before it, in the same process (`ulimit …; `).
+        environment: variables on top of the test's own.
+    """
+
+    def __init__(
+        self, base: Path, *, wait: bool = True, shell: str = "", environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.process = subprocess.Popen(
+            ["/bin/sh", "-c", f'{shell} exec "$@"', "sh", sys.executable, "-c", _HOLD, str(base)],
+            cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )  # fmt: skip
+        self.said = ""
+        self.server = 0
+        if wait:
+            self.listen()
+
+    def __enter__(self) -> Holder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.kill()
+
+    def listen(self) -> str:
+        """The line it says next: `running PID` (then `server` is set), `released PID|None`, or the error."""
+        assert self.process.stdout
+        self.said = self.process.stdout.readline().strip()
+        if self.said.startswith("running "):
+            self.server = int(self.said.split()[1])
+        return self.said
+
+    def release(self) -> str:
+        """Let it release; what it says then."""
+        assert self.process.stdin
+        self.process.stdin.write("release\n")
+        self.process.stdin.flush()
+        said = self.listen()
+        self.process.wait(10)
+        return said
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Signal its whole process group, as a terminal does."""
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture(scope="session")
+def _bundled(session_tmp: Path) -> Path:
+    base = session_tmp / "bundled"
+    share = Embedded(base / "state", base / "run")
+    share.acquire()
+    share.release()
+    return base
+
+
+@pytest.fixture
+def bundled_base(_bundled: Path) -> Iterator[Path]:
+    """A directory whose `state` holds a database of the bundled PostgreSQL, stopped before and after the test.
+
+    It is this run's only one, because making one takes a second: a test that damages it takes `bundled_copy`.
+    """
+    yield _bundled
+    assert Embedded(_bundled / "state", _bundled / "run").stop(10)
+
+
+@pytest.fixture
+def bundled_copy(open_tmp: Path, bundled_base: Path) -> Path:
+    """A directory of this test with a copy of that database in its `state`."""
+    subprocess.run(["cp", "-a", bundled_base / "state", open_tmp / "state"], check=True)
+    (open_tmp / "state" / "postgresql" / "socket").unlink(missing_ok=True)
+    return open_tmp
+
+
+@pytest.fixture
+def embedded() -> Iterator[Callable[..., Embedded]]:
+    """`Embedded` itself; what the test made with it is released afterwards, whatever becomes of the test."""
+    with contextlib.ExitStack() as made:
+
+        def make(state_dir: Path, runtime_dir: Path, user: str = "") -> Embedded:
+            share = Embedded(state_dir, runtime_dir, user)
+            made.callback(share.release)
+            return share
+
+        yield make
+
+
+def as_user(name: str, work: Callable[[], T], *, groups: tuple[str, ...] = ()) -> T:
+    """What `work` returns, or raises, in a forked process that has become this user for good. Only for root.
+
+    A fork, because the other user may not even be able to read this interpreter: what `work` needs is imported already.
+    """
+    user = pwd.getpwnam(name)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        answer: tuple[bool, Any]
+        try:
+            os.setgroups([grp.getgrnam(group).gr_gid for group in groups])
+            os.setgid(user.pw_gid)
+            os.setuid(user.pw_uid)
+            answer = (True, work())
+        except BaseException as error:  # noqa: BLE001
+            error.add_note("".join(traceback.format_exception(error)))
+            answer = (False, error)
+        with os.fdopen(writing, "wb") as out:
+            pickle.dump(answer, out)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        content = pipe.read()
+    os.waitpid(child, 0)
+    succeeded, value = pickle.loads(content)
+    if not succeeded:
+        raise value
+    result: T = value
+    return result

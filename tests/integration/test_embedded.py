@@ -1,0 +1,238 @@
+"""The bundled PostgreSQL is started by its first user, shared, and stopped by its last."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.harness.sharing import Holder
+from tests.harness.temporary import servers
+from tests.harness.waiting import until
+from vkteams_daemon.errors import DatabaseUnavailable
+from vkteams_daemon.store.embedded import Embedded, available
+
+
+@pytest.fixture
+def share(bundled_base: Path) -> Iterator[Embedded]:
+    share = Embedded(bundled_base / "state", bundled_base / "run")
+    yield share
+    share.release()
+
+
+def _ask(conninfo: str, question: str) -> object:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        cursor = connection.execute(question.encode())
+        row = cursor.fetchone() if cursor.description else None
+        return row[0] if row else None
+
+
+def test_first_user_starts_it_and_gets_a_conninfo(share: Embedded) -> None:
+    assert available()
+    assert share.running() is None
+    conninfo = share.acquire()
+    assert _ask(conninfo, "SELECT current_user || ' ' || current_database()") == "vkteams vkteams"
+    with psycopg.connect(conninfo) as connection:
+        status = Path(f"/proc/{connection.info.backend_pid}/stat").read_text()
+    assert share.running() == int(status.rpartition(")")[2].split()[1]), "the parent of a session's process"
+
+
+_SETTINGS = {
+    "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "data_checksums": "on",
+    "listen_addresses": "", "server_encoding": "UTF8", "shared_buffers": "128MB", "max_connections": "60",
+    "logging_collector": "on", "log_rotation_age": "1d", "log_truncate_on_rotation": "on",
+}  # fmt: skip
+
+
+def test_settings(share: Embedded) -> None:
+    conninfo = share.acquire()
+    assert {name: _ask(conninfo, f"SHOW {name}") for name in _SETTINGS} == _SETTINGS
+
+
+def test_it_knows_russian_and_vectors(share: Embedded) -> None:
+    assert _ask(share.acquire(), "SELECT lower('ПРИВЕТ') || upper('ё')") == "приветЁ"
+    assert _ask(share.acquire(), "SELECT to_tsvector('russian', 'Ежики — колючие!')::text") == "'ежик':1 'колюч':2"
+    assert _ask(share.acquire(), "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'") == 1
+    assert _ask(
+        share.acquire(), "SELECT datcollate || datctype || datlocale FROM pg_database WHERE datname = 'vkteams'"
+    ) == ("C.UTF-8" * 3)
+
+
+def test_only_peers_are_let_in(share: Embedded) -> None:
+    with psycopg.connect(share.acquire()) as connection:
+        methods = connection.execute("SELECT DISTINCT type, auth_method FROM pg_hba_file_rules").fetchall()
+    assert methods == [("local", "peer")]
+
+
+def test_nothing_but_the_log_is_noisy_and_it_holds_no_texts(share: Embedded, bundled_base: Path) -> None:
+    with psycopg.connect(share.acquire()) as connection, pytest.raises(psycopg.Error):
+        connection.execute("SELECT 'what people said'::integer")
+    log = bundled_base / "state" / "postgresql" / "log"
+    until(lambda: list(log.glob("postgresql-*.log")), what="the log")
+    text = "".join(file.read_text() for file in log.iterdir())
+    assert "invalid input syntax" in text
+    assert "SELECT" not in text
+
+
+def test_two_shares_have_one_server_and_the_last_release_stops_it(share: Embedded, bundled_base: Path) -> None:
+    other = Embedded(bundled_base / "state", bundled_base / "run")
+    assert share.acquire() == other.acquire()
+    pid = share.running()
+    share.release()
+    assert other.running() == pid
+    other.release()
+    assert other.running() is None
+    assert servers(bundled_base) == []
+
+
+def test_data_survives_a_stop(share: Embedded) -> None:
+    _ask(share.acquire(), "CREATE TABLE kept_over_a_stop AS SELECT 42 AS n")
+    share.release()
+    assert _ask(share.acquire(), "SELECT n FROM kept_over_a_stop") == 42
+
+
+def test_release_without_acquire_does_nothing(tmp_path: Path) -> None:
+    Embedded(tmp_path / "state", tmp_path / "run").release()
+    assert not (tmp_path / "state").exists()
+
+
+def test_releasing_twice_is_releasing_once(share: Embedded, bundled_base: Path) -> None:
+    with Holder(bundled_base):
+        share.acquire()
+        share.release()
+        share.release()
+        assert share.running()
+
+
+def test_acquiring_twice_is_one_share(share: Embedded) -> None:
+    share.acquire()
+    share.acquire()
+    share.release()
+    assert share.running() is None
+
+
+def test_processes_share_it_and_the_last_one_stops_it(share: Embedded, bundled_base: Path) -> None:
+    with Holder(bundled_base) as first, Holder(bundled_base) as second:
+        assert first.server == second.server
+        assert first.release() == f"released {first.server}"
+        assert second.release() == "released None"
+    assert servers(bundled_base) == []
+
+
+def test_server_of_a_killed_starter_lives_on_and_is_stopped_by_the_next_user(
+    share: Embedded, bundled_base: Path
+) -> None:
+    with Holder(bundled_base) as starter:
+        starter.kill()
+        share.acquire()
+        assert share.running() == starter.server
+    share.release()
+    assert servers(bundled_base) == []
+
+
+def test_killed_user_does_not_keep_it_running(share: Embedded, bundled_base: Path) -> None:
+    share.acquire()
+    with Holder(bundled_base) as user:
+        user.kill()
+    share.release()
+    assert servers(bundled_base) == []
+
+
+def test_ten_starters_at_once_make_and_start_one_server(open_tmp: Path) -> None:
+    holders = [Holder(open_tmp, wait=False) for _ in range(10)]
+    try:
+        for holder in holders:
+            holder.listen()
+        assert len({holder.server for holder in holders}) == 1
+        made = sorted(p.name for p in (open_tmp / "state" / "postgresql").iterdir())
+        assert made == ["18", "log", "server.lock", "socket", "start.lock", "users.lock"]
+        for holder in holders[:-1]:
+            assert holder.release() == f"released {holder.server}"
+        assert holders[-1].release() == "released None"
+    finally:
+        for holder in holders:
+            holder.kill()
+    assert servers(open_tmp) == []
+
+
+def test_users_come_and_go_at_once(bundled_base: Path) -> None:
+    """Starting beside stopping: nobody is left with a server that is about to go."""
+    failures: list[BaseException] = []
+
+    def come_and_go() -> None:
+        share = Embedded(bundled_base / "state", bundled_base / "run")
+        try:
+            for _ in range(8):
+                assert _ask(share.acquire(), "SELECT 1") == 1
+                share.release()
+        except BaseException as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert servers(bundled_base) == []
+
+
+def test_signals_to_the_starters_group_do_not_reach_it(share: Embedded, bundled_base: Path) -> None:
+    with Holder(bundled_base) as starter:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            starter.signal_group(number)
+        starter.process.wait(10)
+        assert os.getsid(starter.server) not in (starter.process.pid, os.getsid(0))
+        assert _ask(share.acquire(), "SELECT 1") == 1
+        assert share.running() == starter.server
+
+
+def test_it_inherits_nothing_of_its_starter(share: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VKTEAMS_BOT_API_TOKEN", "001.secret")
+    monkeypatch.setenv("PGPORT", "1")
+    monkeypatch.setenv("LC_ALL", "ru_RU.KOI8-R")
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    try:
+        share.acquire()
+        pid = share.running()
+        opened = {str(file.readlink()) for file in Path(f"/proc/{pid}/fd").iterdir()}
+        assert str(Path(f"/proc/self/fd/{writing}").readlink()) not in opened
+        assert not [name for name in opened if name.endswith(("users.lock", "start.lock"))]
+        assert b"001.secret" not in Path(f"/proc/{pid}/environ").read_bytes()
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_forked_child_leaves_its_parents_share_alone(share: Embedded) -> None:
+    share.acquire()
+    pid = share.running()
+    child = os.fork()
+    if child == 0:
+        share.release()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert share.running() == pid
+
+
+def test_starter_that_hangs_is_not_waited_for_longer_than_asked(share: Embedded, bundled_base: Path) -> None:
+    with Holder(bundled_base) as starter:
+        os.kill(starter.server, signal.SIGSTOP)
+        try:
+            with pytest.raises(DatabaseUnavailable, match="in time"):
+                share.acquire(timeout=0.5)
+        finally:
+            os.kill(starter.server, signal.SIGCONT)
+        assert _ask(share.acquire(), "SELECT 1") == 1
+
+
+def test_stop_ends_it_under_its_users(share: Embedded, bundled_base: Path) -> None:
+    with Holder(bundled_base):
+        assert Embedded(bundled_base / "state", bundled_base / "run").stop()
+        assert share.running() is None

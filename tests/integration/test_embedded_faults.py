@@ -1,0 +1,221 @@
+"""What is killed, left over, spoilt or full does not fool the bundled PostgreSQL's next user."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.harness.sharing import Holder
+from tests.harness.temporary import servers
+from tests.harness.waiting import until
+from vkteams_daemon.errors import CannotCreate, ConfigError, DatabaseUnavailable, SchemaError
+from vkteams_daemon.store import bundle
+from vkteams_daemon.store.embedded import Embedded
+
+
+def _embedded(base: Path) -> Embedded:
+    return Embedded(base / "state", base / "run")
+
+
+def _home(base: Path) -> Path:
+    return base / "state" / "postgresql"
+
+
+def _keep_owner(file: Path, text: str) -> None:
+    """Write the file for the owner of its directory, as a server would have left it."""
+    file.write_text(text)
+    found = file.parent.stat()
+    os.chown(file, found.st_uid, found.st_gid)
+    file.chmod(0o600)
+
+
+@pytest.fixture
+def share(bundled_base: Path) -> Iterator[Embedded]:
+    share = _embedded(bundled_base)
+    yield share
+    share.release()
+
+
+def test_killed_postmaster_is_noticed_while_its_sessions_still_run(share: Embedded, bundled_base: Path) -> None:
+    conninfo = share.acquire()
+    before = share.running()
+    assert before
+    with psycopg.connect(conninfo, autocommit=True) as session:
+        session.execute("DROP TABLE IF EXISTS committed; CREATE TABLE committed AS SELECT 1 AS n")
+        orphans = [pid for pid in servers(bundled_base) if pid != before]
+        os.kill(before, signal.SIGKILL)
+        until(lambda: share.running() is None, what="the notice that it is dead")
+        with psycopg.connect(share.acquire()) as again:
+            assert again.execute("SELECT n FROM committed").fetchone() == (1,)
+    assert share.running() not in (None, before)
+    assert not set(orphans) & set(servers(bundled_base))
+
+
+def test_start_waits_for_what_a_killed_postmaster_left(share: Embedded, bundled_base: Path) -> None:
+    share.acquire()
+    pid = share.running()
+    assert pid
+    orphan = next(p for p in servers(bundled_base) if p != pid)
+    os.kill(orphan, signal.SIGSTOP)  # it cannot notice that its postmaster is gone
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(DatabaseUnavailable, match="in time"):
+        share.acquire(timeout=0.3)
+    assert servers(bundled_base) == [orphan], "no second server beside what is left of the first"
+    os.kill(orphan, signal.SIGCONT)
+    share.acquire()
+    assert share.running()
+
+
+def test_killed_session_does_not_end_the_server(share: Embedded) -> None:
+    conninfo = share.acquire()
+    pid = share.running()
+    with psycopg.connect(conninfo) as session:
+        os.kill(session.info.backend_pid, signal.SIGKILL)
+    psycopg.connect(share.acquire()).close()
+    assert share.running() == pid
+
+
+def test_everything_killed_at_once_recovers(share: Embedded, bundled_base: Path) -> None:
+    with psycopg.connect(share.acquire(), autocommit=True) as session:
+        session.execute("DROP TABLE IF EXISTS survives; CREATE TABLE survives AS SELECT generate_series(1, 1000) AS n")
+        for pid in servers(bundled_base):
+            os.kill(pid, signal.SIGKILL)
+    with psycopg.connect(share.acquire()) as session:
+        assert session.execute("SELECT count(*) FROM survives").fetchone() == (1000,)
+
+
+@pytest.mark.parametrize("left", ["another program's number", "empty", "nonsense"])
+def test_stale_lock_files_are_not_believed(share: Embedded, bundled_base: Path, left: str) -> None:
+    share.acquire()
+    share.release()
+    # A process of the server's own user, so that a signal would reach it: PostgreSQL takes it for a server.
+    owner = _home(bundled_base).stat().st_uid if os.geteuid() == 0 else None
+    with subprocess.Popen(["/bin/sleep", "60"], user=owner) as stranger:
+        text = {"empty": "", "nonsense": "?\n"}.get(left, f"{stranger.pid}\n{_home(bundled_base) / '18'}\n0\n")
+        for file in (_home(bundled_base) / "18/postmaster.pid", bundled_base / "run/postgresql/.s.PGSQL.5432.lock"):
+            _keep_owner(file, text)
+        try:
+            assert share.running() is None
+            share.acquire()
+            assert share.running() != stranger.pid
+            share.release()
+            assert stranger.poll() is None, "the stranger was not signalled"
+        finally:
+            stranger.kill()
+
+
+def test_dead_and_uncollected_postmaster_is_dead(bundled_base: Path) -> None:
+    """As process 1 of a container that collects nobody, the starter keeps a zombie of that number."""
+    script = """
+import ctypes, os, signal, sys
+from pathlib import Path
+from vkteams_daemon.store.embedded import Embedded
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+share = Embedded(Path(sys.argv[1]) / "state", Path(sys.argv[1]) / "run")
+share.acquire()
+first = share.running()
+os.kill(first, signal.SIGKILL)
+os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+assert share.running() is None
+share.acquire()
+assert os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT), "it is a zombie still"
+assert share.running() not in (None, first)
+share.release()
+print("done")
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(bundled_base)], cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert run.stdout == "done\n", run.stderr
+
+
+def test_server_whose_socket_was_taken_away_is_started_again(share: Embedded, bundled_base: Path) -> None:
+    """systemd removes the runtime directory of a unit that was killed."""
+    share.acquire()
+    before = share.running()
+    subprocess.run(["rm", "-rf", bundled_base / "run"], check=True)
+    psycopg.connect(share.acquire()).close()
+    assert share.running() not in (None, before)
+
+
+def test_servers_last_fatal_line_is_in_the_error(bundled_copy: Path) -> None:
+    share = _embedded(bundled_copy)
+    with (_home(bundled_copy) / "18/postgresql.conf").open("a") as file:
+        file.write("no_such_setting = 1\n")
+    with pytest.raises(DatabaseUnavailable, match=r"cannot start: configuration file .* contains errors") as caught:
+        share.acquire()
+    assert str(_home(bundled_copy) / "log") in caught.value.hint
+    assert share.running() is None
+    assert servers(bundled_copy) == []
+
+
+def test_damage_found_in_recovery_is_in_the_error(bundled_copy: Path) -> None:
+    subprocess.run(["find", _home(bundled_copy) / "18/pg_wal", "-type", "f", "-delete"], check=True)
+    with pytest.raises(DatabaseUnavailable, match="could not locate a valid checkpoint record"):
+        _embedded(bundled_copy).acquire()
+
+
+@pytest.mark.parametrize("place", ["in the directory", "beside it"])
+def test_another_major_version_is_refused_and_left_alone(bundled_copy: Path, place: str) -> None:
+    home = _home(bundled_copy)
+    if place == "in the directory":
+        (home / "18/PG_VERSION").write_text("17\n")
+    else:
+        (home / "18").rename(home / "17")
+        (home / "17/PG_VERSION").write_text("17\n")
+    before = sorted(home.iterdir())
+    with pytest.raises(SchemaError, match="PostgreSQL 17, and the bundled one is 18"):
+        _embedded(bundled_copy).acquire()
+    assert set(home.iterdir()) - set(before) <= {home / "log"}
+
+
+def test_directory_with_something_else_is_refused_and_left_alone(bundled_copy: Path) -> None:
+    data = _home(bundled_copy) / "18"
+    (data / "PG_VERSION").unlink()
+    with pytest.raises(SchemaError, match="holds no PostgreSQL database"):
+        _embedded(bundled_copy).acquire()
+    assert (data / "global").is_dir()
+
+
+def test_full_disk_leaves_no_half_made_database(open_tmp: Path) -> None:
+    # A limit on the size of files fails the same writes as a full disk does, for this process and its children only.
+    with Holder(open_tmp, shell="ulimit -f 2000;") as starter:
+        assert starter.said.startswith("CannotCreate"), starter.said
+        assert "the database cannot be made: " in starter.said
+    assert [p.name for p in _home(open_tmp).glob("*18*")] + [p.name for p in _home(open_tmp).glob(".18*")] == []
+    share = _embedded(open_tmp)
+    share.acquire()
+    share.release()
+
+
+def test_half_made_database_of_a_killed_starter_is_removed(open_tmp: Path) -> None:
+    with Holder(open_tmp, wait=False) as starter:
+        half = until(lambda: next(iter(_home(open_tmp).glob(".18.*/PG_VERSION")), None), what="the beginning of it")
+        starter.kill()
+    assert half and not (_home(open_tmp) / "18").exists()
+    share = _embedded(open_tmp)
+    psycopg.connect(share.acquire()).close()
+    assert not half.parent.exists()
+    share.release()
+
+
+def test_without_the_wheel_the_sentence_says_what_to_install(open_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "_PACKAGE", "no_such_package")
+    assert not bundle.available()
+    with pytest.raises(ConfigError, match="not installed") as caught:
+        _embedded(open_tmp).acquire()
+    assert "database.url" in caught.value.hint
+
+
+def test_unwritable_state_directory_is_one_sentence(open_tmp: Path) -> None:
+    (open_tmp / "file").write_text("")
+    with pytest.raises(CannotCreate, match="cannot be made"):
+        Embedded(open_tmp / "file" / "state", open_tmp / "run").acquire()
