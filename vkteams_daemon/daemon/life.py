@@ -152,7 +152,7 @@ class Life:
 
     def _live(self, announce: Callable[[str], None]) -> int:
         config = self._config
-        privileges.settle(config, self._owner, self._program, os.environ)
+        privileges.settle(config, self._owner, self._program, os.environ, log=not self._foreground)
         self._log = logs = Log(config, foreground=self._foreground)
         with contextlib.suppress(OSError, ValueError):
             faulthandler.enable(2)

@@ -157,13 +157,13 @@ class LogFile(logging.handlers.WatchedFileHandler):
                 stream.close()
 
     def _own_up(self) -> None:
-        message, lost = "%d lines of the log could not be written before this one", self.lost
-        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (lost,), None)
-        stream = self.stream = self.stream or self._open()
-        stream.write("\n")  # the last line may have been cut in the middle
-        super().emit(record)
-        if self.lost == lost:
-            self.lost = 0
+        message = "%d lines of the log could not be written before this one"
+        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (self.lost,), None)
+        self.stream = self.stream or self._open()
+        # The last line may have been cut in the middle.
+        self.stream.write(f"\n{self.format(record)}\n")
+        self.stream.flush()
+        self.lost = 0
 
     def _open(self) -> TextIOWrapper:
         path = Path(self.baseFilename)
@@ -182,6 +182,9 @@ class Syslog(logging.handlers.SysLogHandler):
 
     Attributes:
         lost: lines that it did not take.
+
+    Raises:
+        OSError: nobody is there.
     """
 
     def __init__(self) -> None:
@@ -189,6 +192,8 @@ class Syslog(logging.handlers.SysLogHandler):
         super().__init__(str(SYSLOG), facility=self.LOG_DAEMON)
         self.ident = f"vkteamsd[{os.getpid()}]: "
         self.append_nul = False
+        getattr(self, "socket").close()  # noqa: B009
+        self._connect_unixsocket(str(SYSLOG))  # the base class keeps it to itself when nobody is there
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Count the loss."""

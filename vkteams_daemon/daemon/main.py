@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace, secrets: Secrets, service: Callable[..., Any]
     secrets.learn(config)
     _check(config, args.foreground)
     owner = privileges.user(config)
-    privileges.make_directories(config, owner)
+    privileges.make_directories(config, owner, log=not args.foreground)
     _refuse_second(config)
     life = Life(config, settings, owner, Notify(), service)
     if args.foreground:

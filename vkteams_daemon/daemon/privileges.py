@@ -45,20 +45,27 @@ def user(config: Config) -> Owner:
     return Owner("root", 0, os.getegid(), lent=False)
 
 
-def make_directories(config: Config, owner: Owner) -> None:
-    """Make the directories of the PID file, the status file, the log and the state, 0750, for that user.
+def make_directories(config: Config, owner: Owner, *, log: bool = True) -> None:
+    """Make the directories of the PID file, the status file, the state and (where there is one) the log, 0750.
+
+    Args:
+        config: with absolute paths.
+        owner: whose they are to be; what is there already stays as it is.
+        log: whether a log file will be written.
 
     Raises:
         CannotCreate: one cannot be made.
         PermissionRefused: on the way to one, another user could lead the daemon elsewhere.
     """
-    for directory in _directories(config):
+    for directory in _directories(config, log):
         _refuse_traps(directory, owner)
         owner.make(directory, 0o700 if _writable_by_others(directory.parent) else 0o750)
         _refuse_traps(directory, owner)
 
 
-def settle(config: Config, owner: Owner, program: Sequence[Path], environ: MutableMapping[str, str]) -> None:
+def settle(
+    config: Config, owner: Owner, program: Sequence[Path], environ: MutableMapping[str, str], *, log: bool = True
+) -> None:
     """What is left to do once this process has become that user: see whether it can live there.
 
     Args:
@@ -66,6 +73,7 @@ def settle(config: Config, owner: Owner, program: Sequence[Path], environ: Mutab
         owner: the user.
         program: what `program` said before root was dropped.
         environ: os.environ; the homes of whoever started the daemon are taken out of it.
+        log: as for `make_directories`.
 
     Raises:
         PermissionRefused: it cannot read this program.
@@ -78,12 +86,12 @@ def settle(config: Config, owner: Owner, program: Sequence[Path], environ: Mutab
         for name in [name for name in environ if name.startswith("XDG_")]:
             del environ[name]
     for part in program:
-        if not os.access(part, os.R_OK | (os.X_OK if part.is_dir() else 0)):
+        if not os.access(part, os.R_OK | os.X_OK):
             raise PermissionRefused(
                 f"user {owner.name} cannot read this program: {_closed(part)} is closed to it",
                 hint="Install it where every user can read it, or name another user in [daemon] user.",
             )
-    for directory in _directories(config):
+    for directory in _directories(config, log):
         if not os.access(directory, os.W_OK | os.X_OK):
             raise CannotCreate(
                 f"{directory}: user {owner.name} may not write there", hint=f"Give it with chown to {owner.name}."
@@ -102,9 +110,9 @@ def status_group(owner: Owner) -> int | None:
     return entry.pw_gid if entry and owner.uid == 0 else None
 
 
-def _directories(config: Config) -> Iterator[Path]:
+def _directories(config: Config, log: bool) -> Iterator[Path]:
     """In the order of making; an instance's directories lie in the ones that all instances share."""
-    files = (config.pid_file, config.status_file, config.log_file)
+    files = [config.pid_file, config.status_file] + ([config.log_file] if log else [])
     seen: set[Path] = set()
     for directory in (config.runtime_dir, config.state_dir, *(file.parent for file in files)):
         shared = [directory.parent] if config.instance and directory.name == config.instance else []
