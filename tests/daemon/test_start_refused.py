@@ -1,0 +1,174 @@
+"""A start that cannot succeed: one sentence on the terminal, the right exit code, no process and no PID file left."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness.daemon import ROOT, TOKEN, DaemonProcess
+
+Make = Callable[..., DaemonProcess]
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
+
+
+def _refused(daemon: DaemonProcess, code: int, *said: str, arguments: tuple[str, ...] = ()) -> str:
+    done = daemon.start(*arguments)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert done.stderr.startswith("vkteamsd: ")
+    assert done.stderr.count("\n") == 1
+    for part in said:
+        assert part in done.stderr
+    assert TOKEN not in done.stderr
+    assert daemon.processes() == []
+    assert not daemon.pid_file.exists()
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--nonsense",), "unrecognized arguments: --nonsense"),
+        (("--role", "king"), "--role: invalid choice"),
+        (("--auto-save", "--no-save"), "not allowed with argument"),
+        (("--no-save",), "--no-save needs --foreground"),
+        (("--instance", "../etc"), "--instance"),
+    ],
+)
+def test_a_wrong_command_line(vkteamsd: Make, arguments: tuple[str, ...], said: str) -> None:
+    code = 78 if "../etc" in arguments else 64
+    _refused(vkteamsd(), code, said, arguments=arguments)
+
+
+def test_help_and_version_are_no_errors(vkteamsd: Make) -> None:
+    assert vkteamsd().start("--version").stdout.startswith("vkteamsd 0.")
+    text = vkteamsd().start("--help").stdout
+    for option in ("--config", "--foreground", "--pid-file", "--auto-save", "--no-save", "--chat-id", "--role"):
+        assert option in text
+    assert "example" in text
+
+
+def test_broken_toml(vkteamsd: Make) -> None:
+    daemon = vkteamsd()
+    daemon.config_file.write_text("[api\n")
+    _refused(daemon, 78, "not valid TOML", "line 1")
+
+
+def test_an_unknown_key(vkteamsd: Make) -> None:
+    _refused(vkteamsd(options={"daemon.colour": "red"}), 78, "daemon.colour: no such option", "vkteamsd.toml, line ")
+
+
+def test_a_wrong_value(vkteamsd: Make) -> None:
+    _refused(vkteamsd(options={"api.poll_time": 0}), 78, "api.poll_time: ")
+
+
+def test_a_configuration_file_that_is_not_there(vkteamsd: Make) -> None:
+    daemon = vkteamsd()
+    daemon.config_file.unlink()
+    _refused(daemon, 78, "vkteamsd.toml: cannot be read: No such file or directory")
+
+
+def test_no_token(vkteamsd: Make) -> None:
+    _refused(vkteamsd(token=""), 78, "api.token: it is not set", "VKTEAMS_BOT_API_TOKEN")
+
+
+def test_no_save_in_the_file_needs_the_foreground(vkteamsd: Make) -> None:
+    _refused(vkteamsd(options={"storage.save": False}), 78, "storage.save: false needs --foreground")
+
+
+def test_a_named_model_that_is_absent(vkteamsd: Make) -> None:
+    _refused(vkteamsd(options={"embedding.model": "all-MiniLM-L6-v2"}), 78, "all-MiniLM-L6-v2", "model install")
+
+
+@pytest.mark.parametrize("option", ["daemon.runtime_dir", "daemon.state_dir"])
+def test_a_directory_that_cannot_be_made(vkteamsd: Make, option: str) -> None:
+    daemon = vkteamsd()
+    (daemon.directory / "file").touch()
+    daemon.configure(**{option: str(daemon.directory / "file" / "below")})
+    _refused(daemon, 73, "cannot be made")
+
+
+def test_a_file_where_a_directory_belongs(vkteamsd: Make) -> None:
+    daemon = vkteamsd(fake="ready")
+    (daemon.directory / "state").mkdir()
+    daemon.configure(**{"daemon.log_file": str(daemon.directory / "state")})
+    _refused(daemon, 73, "the log cannot be written: Is a directory")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_directory(vkteamsd: Make) -> None:
+    daemon = vkteamsd(fake="ready")
+    (daemon.directory / "run").mkdir(mode=0o500)
+    _refused(daemon, 73, "run: user ", "may not write there")
+
+
+def test_an_unwritable_file_system(vkteamsd: Make) -> None:
+    _refused(vkteamsd(options={"daemon.runtime_dir": "/proc/vkteams"}), 73, "/proc/vkteams: cannot be made")
+
+
+def test_a_pid_file_that_is_a_link(vkteamsd: Make) -> None:
+    daemon = vkteamsd(fake="ready")
+    daemon.pid_file.parent.mkdir()
+    daemon.pid_file.symlink_to(daemon.directory / "elsewhere")
+    done = daemon.start()
+    assert (done.returncode, done.stderr.count("\n")) == (73, 1)
+    assert "the PID file cannot be made: it is a symbolic link" in done.stderr
+    assert daemon.processes() == []
+    assert not (daemon.directory / "elsewhere").exists()
+
+
+@as_root
+def test_root_is_refused_unless_it_is_meant(vkteamsd: Make) -> None:
+    daemon = vkteamsd(fake="ready", options={"daemon.user": None, "daemon.allow_root": None})
+    daemon.environ["VKTEAMS_DAEMON_USER"] = "root"
+    _refused(daemon, 77, "vkteamsd does not run as root", "VKTEAMS_DAEMON_ALLOW_ROOT=1")
+    daemon.environ["VKTEAMS_DAEMON_ALLOW_ROOT"] = "1"
+    daemon.started()
+
+
+def test_a_user_that_does_not_exist(vkteamsd: Make) -> None:
+    _refused(vkteamsd(options={"daemon.user": "no-such-user"}), 78, "there is no user 'no-such-user'")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may become another user")
+def test_another_user_without_being_root(vkteamsd: Make) -> None:
+    _refused(vkteamsd(options={"daemon.user": "root"}), 77, "only root can start vkteamsd as root")
+
+
+@as_root
+def test_a_user_who_cannot_read_the_program(vkteamsd: Make, open_tmp: Path) -> None:
+    """The package lies in a directory that only root may enter."""
+    closed = open_tmp / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "vkteams_daemon").symlink_to(ROOT / "vkteams_daemon")
+    (closed / "tests").symlink_to(ROOT / "tests")
+    daemon = vkteamsd(fake="ready", options={"daemon.user": "nobody"})
+    daemon.directory.chmod(0o755)
+    daemon.environ["PYTHONPATH"] = str(closed)
+    _refused(daemon, 77, "user nobody cannot read this program: ", " is closed to it")
+
+
+def test_the_traceback_is_there_for_those_who_ask(vkteamsd: Make) -> None:
+    daemon = vkteamsd(fake="crash")
+    said = _refused(daemon, 70, "internal error: ZeroDivisionError: division of *** by zero", "VKTEAMS_DEBUG=1")
+    assert "Traceback" not in said
+    assert "in start" in daemon.log_text()
+    assert TOKEN not in daemon.log_text()
+    daemon.environ["VKTEAMS_DEBUG"] = "1"
+    done = daemon.start()
+    assert done.returncode == 70
+    assert "Traceback" in done.stderr
+    assert "in start" in done.stderr
+    assert TOKEN not in done.stderr
+
+
+def test_it_runs_as_a_module_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "vkteams_daemon.daemon.main", "--version"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("vkteamsd ")

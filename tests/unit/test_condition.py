@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from vkteams_daemon.config import Config
+from vkteams_daemon.daemon import condition as room
+from vkteams_daemon.daemon import status as status_file
+from vkteams_daemon.daemon.condition import GRACE, look
+from vkteams_daemon.daemon.pidfile import PidFile
+from vkteams_daemon.errors import CannotCreate, PermissionRefused, VkTeamsError
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return msgspec.convert({"daemon": {"runtime_dir": str(tmp_path), "status_interval": 5.0}}, Config)
+
+
+@pytest.fixture
+def held(config: Config) -> Iterator[ExitStack]:
+    """The PID file is held by this process until the stack is closed."""
+    with ExitStack() as stack:
+        stack.enter_context(PidFile(config.pid_file))
+        yield stack
+
+
+def _write(config: Config, *, age: float = 0.0, **changes: Any) -> None:
+    """A status file of this process, written `age` seconds ago."""
+    status = status_file.new("0.1.0", "all")
+    for name, value in changes.items():
+        setattr(status, name, value)
+    status_file.write(status, config.status_file)
+    if age:
+        status.updated_at = datetime.now(UTC) - timedelta(seconds=age)
+        config.status_file.write_bytes(msgspec.json.encode(status))
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [
+        ("listening", "running"), ("embedding", "running"), ("starting", "starting"), ("standby", "standby"),
+        ("degraded", "degraded"), ("stopping", "stopping"),
+    ],
+)  # fmt: skip
+def test_the_word_for_each_state(config: Config, held: ExitStack, state: str, word: str) -> None:
+    _write(config, state=state)
+    found = look(config)
+    assert (found.word, found.exit_code, found.pid, found.alive) == (word, 0, os.getpid(), True)
+    assert found.uptime is not None
+
+
+def test_nothing_there_is_not_running(config: Config) -> None:
+    found = look(config)
+    assert (found.word, found.exit_code, found.pid, found.uptime) == ("not running", 3, None, None)
+
+
+def test_after_a_clean_exit_the_last_file_is_still_shown(config: Config, held: ExitStack) -> None:
+    _write(config, state="stopping")
+    held.close()
+    found = look(config)
+    assert (found.word, found.exit_code) == ("not running", 3)
+    assert found.status is not None
+    assert found.uptime is None
+
+
+def test_a_pid_file_that_nobody_holds_is_dead(config: Config) -> None:
+    config.pid_file.write_text(f"{os.getppid()}\n")
+    _write(config, state="listening")
+    found = look(config)
+    assert (found.word, found.exit_code, found.pid) == ("dead", 1, None)
+
+
+def test_a_daemon_that_is_just_coming_is_not_called_dead(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.pid_file.touch()
+    with ExitStack() as stack:
+        monkeypatch.setattr(time, "sleep", lambda _: stack.enter_context(PidFile(config.pid_file)))
+        assert look(config).word == "starting"
+
+
+def test_the_status_of_an_earlier_process_is_not_believed(config: Config, held: ExitStack) -> None:
+    _write(config, state="listening", pid=os.getpid() + 1)
+    found = look(config)
+    assert (found.word, found.status) == ("starting", None)
+
+
+def test_a_lock_without_a_status_for_long_is_stale(config: Config, held: ExitStack) -> None:
+    assert look(config).word == "starting"
+    old = time.time() - 15 - GRACE - 1
+    os.utime(config.pid_file, (old, old))
+    assert (look(config).word, look(config).exit_code) == ("stale", 4)
+
+
+def test_a_file_that_is_no_longer_written_is_stale(config: Config, held: ExitStack) -> None:
+    _write(config, state="listening", age=3 * 5 + GRACE - 2)
+    assert look(config).word == "running"
+    _write(config, state="listening", age=3 * 5 + GRACE + 2)
+    found = look(config)
+    assert (found.word, found.exit_code) == ("stale", 4)
+    assert found.age is not None
+    assert found.age > 30
+    _write(config, state="listening", age=-3600)  # the clock was set back
+    assert look(config).word == "running"
+
+
+def test_a_broken_status_file_is_unknown(config: Config, held: ExitStack) -> None:
+    config.status_file.write_text("{")
+    found = look(config)
+    assert (found.word, found.exit_code) == ("unknown", 4)
+    assert found.error is not None
+    assert "not a readable status file" in found.error
+    held.close()
+    assert look(config).word == "not running"
+
+
+def test_a_directory_that_may_not_be_looked_into_is_unknown(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(_: object) -> None:
+        raise PermissionRefused("x: this user may not look there")
+
+    monkeypatch.setattr(room, "holder", closed)
+    found = look(config)
+    assert (found.word, found.exit_code, found.error) == ("unknown", 4, "x: this user may not look there")
+
+
+def test_what_was_processed_and_when(config: Config, held: ExitStack) -> None:
+    moment = datetime(2026, 11, 24, 12, tzinfo=UTC)
+    events = status_file.Events(saved=5, duplicate=2, filtered=1, quarantined=1, last_event_at=moment)
+    api = status_file.Api(state="ok", last_poll_at=moment + timedelta(seconds=30))
+    _write(config, state="listening", events=events, api=api)
+    found = look(config)
+    assert found.events_processed == 8
+    assert found.last_activity == moment + timedelta(seconds=30)
+    assert found.summary().keys() == {"status", "uptime", "events_processed", "last_activity"}
+
+
+def test_the_status_file_is_replaced_whole_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "s.json"
+    (tmp_path / ".s.json.new").write_text("left by a killed daemon")
+    before = os.umask(0)
+    try:
+        status_file.write(status_file.new("1", "all"), path)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [file.name for file in tmp_path.iterdir()] == ["s.json"]
+    assert status_file.read(tmp_path / "none") is None
+
+
+def test_a_status_file_that_cannot_be_written_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "s.json"
+    status_file.write(status_file.new("1", "all"), path)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CannotCreate, match="No space left"):
+        status_file.write(status_file.new("2", "all"), path)
+    left = status_file.read(path)
+    assert left is not None
+    assert left.version == "1"
+    assert [file.name for file in tmp_path.iterdir()] == ["s.json"]
+
+
+def test_the_status_file_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / ".s.json.new").symlink_to(tmp_path / "victim")
+    status_file.write(status_file.new("1", "all"), tmp_path / "s.json")
+    assert not (tmp_path / "victim").exists()
+    with pytest.raises(VkTeamsError):
+        status_file.read(tmp_path)
