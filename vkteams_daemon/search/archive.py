@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import psycopg
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.config import Database as DatabaseOptions
 from vkteams_daemon.errors import ModelAbsent, NotFound, StoreError
+from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search import stats
 from vkteams_daemon.search.hit import Hit, Ranked, hits
-from vkteams_daemon.search.semantic import ActiveModel, active_model, search_semantic
+from vkteams_daemon.search.semantic import search_semantic
 from vkteams_daemon.search.text import search_text
 from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.models import StoredModel, active_model
 
 if TYPE_CHECKING:
     from vkteams_daemon.embedding.model import Model
@@ -154,7 +155,7 @@ class Archive:
             )
             yield connection
 
-    def _loaded(self, active: ActiveModel | None) -> Model:
+    def _loaded(self, active: StoredModel | None) -> Model:
         with self._lock:
             if self._model is None or (active and self._model[0] != active.fingerprint):
                 from vkteams_daemon.embedding.model import Model
@@ -164,7 +165,7 @@ class Archive:
             return self._model[1]
 
 
-def _directory(config: Config, active: ActiveModel | None) -> Path:
+def _directory(config: Config, active: StoredModel | None) -> Path:
     """Where the model lies whose vectors the archive has; before there are any, the chosen one."""
     from vkteams_daemon.embedding import catalogue
 

@@ -29,24 +29,6 @@ _EF_SEARCH = 200
 _SPARE = 20
 
 
-@dataclass(frozen=True, slots=True)
-class ActiveModel:
-    """The model whose vectors are searched: its row in `embedding_models`."""
-
-    model_id: int
-    name: str
-    dims: int
-    fingerprint: str
-
-
-def active_model(connection: psycopg.Connection[Any]) -> ActiveModel | None:
-    """The active model; None as long as no model has been active."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute("SELECT model_id, name, dims, fingerprint FROM embedding_models WHERE state = 'active'")
-        row = cursor.fetchone()
-    return ActiveModel(*row) if row else None
-
-
 def search_semantic(
     connection: psycopg.Connection[Any],
     vector: Sequence[float],

@@ -10,15 +10,15 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from vkteams_daemon.search.hit import chat_titles
-from vkteams_daemon.search.semantic import active_model
 from vkteams_daemon.store.maintenance import sizes
+from vkteams_daemon.store.models import active_model, has_index
 
 _BUSIEST = 20
 
 
 @dataclass(frozen=True, slots=True)
 class ModelStatistics:
-    """A model of the archive: its vectors (chunks) and the messages that have one."""
+    """A model of the archive: its vectors (chunks), the messages that have one, and whether they are indexed."""
 
     model_id: int
     name: str
@@ -26,6 +26,7 @@ class ModelStatistics:
     state: str
     vectors: int
     messages: int
+    indexed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ class Statistics:
         messages: deleted ones included.
         versions: earlier texts that are kept.
         chats, users: that the counted messages belong to.
-        queued: messages that wait for a vector; `oldest_queued_at` is when the first of them began to.
-        failed: of the queued, those that failed at least once.
+        queued: messages that wait for a vector, parked ones included; `oldest_queued_at`: since when the first of them.
+        parked: of the queued, those that failed too often and are not tried again.
         sizes: bytes by table, indexes included, and `database`; empty where only a part is counted.
         busiest: the chats with most messages, twenty at most; empty for a single chat.
     """
@@ -64,7 +65,7 @@ class Statistics:
     last_message_at: datetime | None
     last_event_at: datetime | None
     queued: int
-    failed: int
+    parked: int
     oldest_queued_at: datetime | None
     models: list[ModelStatistics] = field(default_factory=list)
     busiest: list[ChatStatistics] = field(default_factory=list)
@@ -93,7 +94,7 @@ def coverage(connection: psycopg.Connection[Any], chat_ids: list[str] | None = N
     if model:
         waiting = _row(
             connection,
-            "SELECT count(DISTINCT (chat_id, msg_id)) FROM embedding_queue WHERE model_id = %(model)s"
+            "SELECT count(*) FROM embedding_queue WHERE model_id = %(model)s AND kind = 'message'"
             " AND (%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s))",
             {"model": model.model_id, "chats": chat_ids},
         )[0]
@@ -141,7 +142,8 @@ def statistics(
     )
     queue = _row(
         connection,
-        f"SELECT count(*), count(*) FILTER (WHERE attempts > 0), min(enqueued_at) FROM embedding_queue WHERE {here}",
+        "SELECT count(*), count(*) FILTER (WHERE not_before = 'infinity'), min(enqueued_at)"
+        f" FROM embedding_queue WHERE {here}",
         asked,
     )
     whole = chat_id is None and since is None
@@ -158,7 +160,7 @@ def statistics(
         last_message_at=messages[6],
         last_event_at=events[2],
         queued=queue[0],
-        failed=queue[1],
+        parked=queue[1],
         oldest_queued_at=queue[2],
         models=_models(connection, asked),
         busiest=[] if chat_id else _busiest(connection, asked),
@@ -176,7 +178,8 @@ def _models(connection: psycopg.Connection[Any], asked: dict[str, Any]) -> list[
             asked,
             prepare=False,
         )
-        return [ModelStatistics(*row) for row in cursor]
+        rows = cursor.fetchall()
+    return [ModelStatistics(*(*row, has_index(connection, row[0], "message"))) for row in rows]
 
 
 def _busiest(connection: psycopg.Connection[Any], asked: dict[str, Any]) -> list[ChatStatistics]:

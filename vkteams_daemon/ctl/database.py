@@ -1,0 +1,192 @@
+"""`vkteamsctl database`: the archive's tables, its numbers, and the repairs an administrator makes by hand."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from vkteams_daemon.config import Config
+from vkteams_daemon.ctl import moments
+from vkteams_daemon.ctl.output import Answer, Screen, cell, size
+from vkteams_daemon.errors import UsageError
+
+if TYPE_CHECKING:
+    from vkteams_daemon.search.stats import Statistics
+    from vkteams_daemon.store.database import Database
+    from vkteams_daemon.store.maintenance import Cursor
+
+
+def register(nouns: Any, common: argparse.ArgumentParser) -> None:
+    """Add the noun `database` with its verbs."""
+    noun = nouns.add_parser("database", help="the archive's tables, numbers and repairs", parents=[common])
+    verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
+
+    def verb(name: str, line: str, example: str, func: Any) -> argparse.ArgumentParser:
+        made = verbs.add_parser(name, help=line, description=line, parents=[common], epilog=f"example:\n  {example}")
+        made.set_defaults(func=func)
+        return made  # type: ignore[no-any-return]
+
+    verb("init", "make the archive's tables where there are none", "vkteamsctl database init", _migrate)
+    verb("migrate", "bring the tables up to this version", "vkteamsctl database migrate", _migrate)
+    stats = verb("stats", "what the archive holds", "vkteamsctl database stats --since 7d --output json", _stats)
+    stats.add_argument("--chat-id", metavar="ID", help="count only this chat")
+    stats.add_argument(
+        "--since", metavar="TIME", type=moments.since, help="count only from then on: 2h, 7d, 2026-11-24"
+    )
+    quarantine = verb(
+        "quarantine",
+        "events that could not be read, and why; their bytes are kept",
+        "vkteamsctl database quarantine --limit 5",
+        _quarantine,
+    )
+    quarantine.add_argument("--limit", metavar="N", type=moments.positive, default=100, help="most events (100)")
+    replay = verb(
+        "replay",
+        "derive messages anew from the stored events: those in quarantine, or all of them",
+        "vkteamsctl database replay --all --yes",
+        _replay,
+    )
+    replay.add_argument("--all", action="store_true", help="every stored event, not only the quarantined ones")
+    replay.add_argument("--yes", action="store_true", help="do not ask: --all rewrites what is derived")
+    cursor = verb(
+        "cursor",
+        "up to which event the archive has acknowledged; set it, or let ids start over",
+        "vkteamsctl database cursor --restart --yes",
+        _cursor,
+    )
+    cursor.add_argument("--bot", metavar="ID", help="which bot, where the archive has several")
+    change = cursor.add_mutually_exclusive_group()
+    change.add_argument("--set", metavar="EVENTID", type=_event_id, help="poll from this event id on")
+    change.add_argument("--restart", action="store_true", help="the server has started its ids over: poll from 0 on")
+    cursor.add_argument("--yes", action="store_true", help="do not ask: events in between are never fetched again")
+
+
+def _migrate(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.store import maintenance
+
+    with _open(config, migrate=True) as database, database.connection() as connection:
+        applied = maintenance.schema_history(connection)
+    version = applied[-1].version
+
+    def render(screen: Screen) -> None:
+        screen.line(f"the schema is version {version}", "green")
+        screen.table(("version", "applied"), [(row.version, row.applied_at) for row in applied])
+
+    return Answer({"version": version, "rows": applied}, render)
+
+
+def _stats(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.search.archive import Archive
+
+    with Archive(config) as archive:
+        counted = archive.statistics(chat_id=args.chat_id, since=args.since)
+    return Answer(counted, lambda screen: _show_statistics(screen, counted))
+
+
+def _show_statistics(screen: Screen, s: Statistics) -> None:
+    waiting = f" ({s.parked} parked)" if s.parked else ""
+    screen.pairs((
+        ("events", f"{s.events} ({s.quarantined} quarantined), last {cell(s.last_event_at)}"),
+        ("messages", f"{s.messages} ({s.edited} edited, {s.deleted} deleted)"),
+        ("from, to", f"{cell(s.first_message_at)}, {cell(s.last_message_at)}"),
+        ("earlier texts", s.versions),
+        ("chats", s.chats),
+        ("authors", s.users),
+        ("waiting for a vector", f"{s.queued}{waiting}"),
+    ))  # fmt: skip
+    if s.models:
+        screen.line()
+        screen.table(
+            ("model", "state", "dims", "vectors", "messages", "index"),
+            [(m.name, m.state, m.dims, m.vectors, m.messages, m.indexed) for m in s.models],
+        )
+    if s.busiest:
+        screen.line()
+        screen.table(
+            ("chat", "title", "messages", "last"),
+            [(c.chat_id, c.title, c.messages, c.last_message_at) for c in s.busiest],
+        )
+    if s.sizes:
+        screen.line()
+        screen.table(("table", "size"), [(name, size(octets)) for name, octets in s.sizes.items()])
+
+
+def _quarantine(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.store import maintenance
+
+    with _open(config) as database, database.connection() as connection:
+        rows = maintenance.quarantined(connection, limit=args.limit)
+        total = maintenance.count_quarantined(connection)
+
+    def render(screen: Screen) -> None:
+        if rows:
+            screen.table(
+                ("bot", "event", "type", "chat", "received", "why"),
+                [(e.bot_id, e.event_id, e.type, e.chat_id, e.received_at, e.error) for e in rows],
+            )
+        screen.line(f"{total} in quarantine" if total else "nothing is in quarantine")
+
+    return Answer({"rows": rows, "total": total}, render, ids=[f"{e.bot_id} {e.event_id}" for e in rows])
+
+
+def _replay(args: argparse.Namespace, config: Config) -> Answer:
+    raise UsageError("replay is not here yet")
+
+
+def _cursor(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.store import maintenance
+
+    with _open(config) as database:
+        with database.connection() as connection:
+            if args.set is None and not args.restart:
+                return _show_cursors(maintenance.cursors(connection))
+            bot = maintenance.cursor_of(connection, args.bot)
+        if args.set is not None:
+            if bot.highest_stored is None or args.set > bot.highest_stored:
+                risk = (
+                    f"nothing above {bot.highest_stored or 0} is stored, and what is up to {args.set} will never come"
+                )
+            else:
+                risk = f"the bot has acknowledged up to {bot.last_event_id}; polling will go on after {args.set}"
+            _confirmed(args, risk)
+            return _show_cursors([maintenance.set_cursor(database.connect, bot.bot_id, args.set)])
+        _confirmed(args, f"generation {bot.generation + 1} will begin, and polling starts again from 0")
+        return _show_cursors([maintenance.restart_cursor(database.connect, bot.bot_id)])
+
+
+def _show_cursors(cursors: list[Cursor]) -> Answer:
+    def render(screen: Screen) -> None:
+        if not cursors:
+            screen.line("the archive has no bot yet")
+            return
+        screen.table(
+            ("bot", "nick", "generation", "last event id", "highest stored", "changed"),
+            [(c.bot_id, c.nick, c.generation, c.last_event_id, c.highest_stored, c.updated_at) for c in cursors],
+        )
+
+    return Answer({"rows": cursors}, render, ids=[f"{c.bot_id} {c.last_event_id}" for c in cursors])
+
+
+def _confirmed(args: argparse.Namespace, risk: str) -> None:
+    if not args.yes:
+        raise UsageError(f"not done: {risk}", hint="Add --yes if that is meant.")
+
+
+def _event_id(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is not an event id")
+    return int(text)
+
+
+@contextlib.contextmanager
+def _open(config: Config, *, migrate: bool = False) -> Iterator[Database]:
+    from vkteams_daemon.store.database import Database
+
+    database = Database(config, application="vkteamsctl")
+    try:
+        database.open(migrate=migrate)
+        yield database
+    finally:
+        database.close()
