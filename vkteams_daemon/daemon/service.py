@@ -1,0 +1,303 @@
+"""The running daemon: its threads, its signals, its end. Everything here is made after the double fork.
+
+Threads: `longpoll` polls, a pool does the inserts and the embedding, `keeper` keeps the writer's session alive and
+ends polls that outlived their lock, `status` writes the status file; the main thread waits for signals.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from types import FrameType
+
+from vkteams_daemon import config as configuration
+from vkteams_daemon.botapi.client import BotClient, BotInfo
+from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.embedders import Embedders
+from vkteams_daemon.daemon.poller import Poller, Sink
+from vkteams_daemon.daemon.printing import Printer
+from vkteams_daemon.daemon.reporter import Reporter, percentiles
+from vkteams_daemon.daemon.status import State, Status
+from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, VkTeamsError
+from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.writing import Writer
+
+log = logging.getLogger(__name__)
+
+PING_INTERVAL = 3.0  # seconds; the server ends the writer's session after 10 s of silence
+STOP_GRACE = 2.5  # seconds for the transaction that is open when the daemon is told to stop
+STOP_LIMIT = 4.0  # seconds until whatever still runs is left behind
+
+
+class Service:
+    """One bot's listener with its embedding workers, or (`role = "embed"`) the workers alone.
+
+    Args:
+        config: checked.
+        status: filled in as things happen.
+        report: writes the status file, or raises VkTeamsError.
+        reload: for HUP: reopens the log and reads the configuration again, as it was read at the start.
+        apply: for HUP: called with the configuration that is now in force.
+        toggle_debug: for USR2.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        status: Status,
+        report: Callable[[], None],
+        *,
+        reload: Callable[[], Config] | None = None,
+        apply: Callable[[Config], None] | None = None,
+        toggle_debug: Callable[[], str] | None = None,
+    ) -> None:
+        self.config = config
+        self._status = status
+        self._reporter = Reporter(status, self._refresh, report)
+        self._reload = reload
+        self._apply = apply
+        self._toggle_debug = toggle_debug
+        self._inbox: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._database = Database(config, application="vkteamsd")
+        self._writer: Writer | None = None
+        self._poller: Poller | None = None
+        self._embedders = Embedders(config, self._database)
+        self._work = ThreadPoolExecutor(1 + self._embedders.workers, thread_name_prefix="work")
+        self._threads: list[threading.Thread] = []
+
+    def signal(self, signum: int, frame: FrameType | None = None) -> None:
+        """The handler of every signal: it only records; `run` acts. A second TERM or INT leaves at once."""
+        if self._stopping.is_set() and signum in (signal.SIGTERM, signal.SIGINT):
+            os._exit(0)
+        self._inbox.put(signum)
+
+    def start(self) -> str:
+        """Start all threads and wait until the daemon is ready.
+
+        Returns:
+            A note for whoever started it: empty, or that it waits as a standby, or that it starts degraded.
+
+        Raises:
+            VkTeamsError: it cannot become ready; nothing is left running.
+        """
+        daemon = self.config.daemon
+        self._spawn("status", lambda: self._reporter.run(
+            lambda: self.config.daemon.status_interval, lambda: self.config.daemon.stats_interval
+        ))  # fmt: skip
+        try:
+            note = self._start_embedding() if daemon.role == "embed" else self._start_listening()
+        except BaseException:
+            self.stop()
+            raise
+        self._reporter.now()
+        return note
+
+    def run(self) -> int:
+        """The main thread's loop: acts on signals until TERM or INT; returns the exit code."""
+        while True:
+            signum = self._inbox.get()
+            if signum in (signal.SIGTERM, signal.SIGINT):
+                log.info("stopping on %s", signal.Signals(signum).name)
+                self.stop()
+                return 0
+            if signum == signal.SIGHUP:
+                self._reload_configuration()
+            elif signum == signal.SIGUSR1:
+                self._reporter.dump()
+            elif signum == signal.SIGUSR2 and self._toggle_debug:
+                log.info("the log level is now %s", self._toggle_debug())
+
+    def stop(self) -> None:
+        """Stop polling, finish the open transaction, abandon what is stuck, let go of the database."""
+        started = time.monotonic()
+        self._stopping.set()
+        if self._poller:
+            self._poller.stop()
+        self._embedders.stop()
+        self._reporter.stop()
+        self._wait_for_threads(started + STOP_GRACE)
+        if self._writer:
+            self._writer.abort()
+        self._wait_for_threads(started + STOP_LIMIT - 0.5)
+        self._work.shutdown(wait=False, cancel_futures=True)
+        if self._writer and not self.stuck:
+            self._writer.close()
+        self._database.close()
+        self._reporter.now()
+        log.info("stopped after %.1f s", time.monotonic() - started)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether a thread outlived the stop: the process must then leave without waiting for it."""
+        return any(thread.is_alive() for thread in self._threads) or self._embedders.busy
+
+    def _wait_for_threads(self, deadline: float) -> None:
+        while self.stuck and time.monotonic() < deadline:
+            if self._poller:
+                self._poller.client.abort()  # again and again: the poll may not have had its connection yet
+            for thread in self._threads:
+                thread.join(0.02)
+            self._embedders.wait(0.02)
+
+    def _start_listening(self) -> str:
+        config = self.config
+        self._poller = poller = Poller(
+            self._client(config),
+            self._open_sink,
+            self._work,
+            self._status,
+            poll_time=config.api.poll_time,
+            backoff_max=config.api.backoff_max,
+            changed=self._reporter.changed,
+            queued=self._embedders.wake,
+        )
+        self._spawn("longpoll", poller.run)
+        self._spawn("keeper", self._keep)
+        note = self._await_ready(poller.ready, lambda: poller.last_error)
+        if not config.storage.save:
+            log.warning("--no-save: nothing is stored, and what is printed is gone from the API")
+        return note
+
+    def _start_embedding(self) -> str:
+        ready: Future[str] = Future()
+        errors: list[VkTeamsError] = []
+
+        def open_database() -> None:
+            database = self._status.database
+            while not self._stopping.is_set():
+                try:
+                    self._database.open()
+                    database.state, database.last_error = "ok", None
+                    self._embedders.start(self._work)
+                    ready.set_result("")
+                    return
+                except DatabaseUnavailable as error:
+                    errors.append(error)
+                    database.state, database.last_error = "down", str(error)
+                    self._stopping.wait(1.0)
+                except VkTeamsError as error:
+                    ready.set_exception(error)
+                    return
+
+        self._spawn("opening", open_database)
+        return self._await_ready(ready, lambda: errors[-1] if errors else None)
+
+    def _await_ready(self, ready: Future[str], last_error: Callable[[], VkTeamsError | None]) -> str:
+        deadline = time.monotonic() + self.config.daemon.start_timeout
+        while True:
+            try:
+                return ready.result(timeout=max(0.02, min(0.2, deadline - time.monotonic())))
+            except FutureTimeout:
+                if not self._inbox.empty():
+                    raise VkTeamsError("stopped by a signal before it was ready") from None
+                if time.monotonic() < deadline:
+                    continue
+                error = last_error()
+                if self.config.daemon.start_degraded:
+                    return f"degraded: {error or 'nothing has answered yet'}; it goes on trying"
+                raise error or ApiUnreachable("nothing answered in time") from None
+
+    def _open_sink(self, bot: BotInfo) -> Sink:
+        config = self.config
+        if not config.storage.save:
+            return Printer(config.storage.chat_ids)
+        self._database.open()
+        if config.daemon.role == "all" and not self._embedders.started:
+            self._embedders.start(self._work)
+        self._writer = Writer(
+            self._database.connect,
+            bot.user_id,
+            nick=bot.nick,
+            chat_ids=config.storage.chat_ids,
+            write_timeout=config.database.write_timeout,
+        )
+        self._writer.erase = config.storage.on_delete == "erase"
+        return self._writer
+
+    def _client(self, config: Config) -> BotClient:
+        api = config.api
+        return BotClient(
+            api.url, api.token, connect_timeout=api.connect_timeout, read_margin=api.read_margin,
+            ca_file=api.ca_file, proxy=api.proxy,
+        )  # fmt: skip
+
+    def _spawn(self, name: str, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _keep(self) -> None:
+        """Ping the writer's session; where that fails the lock is gone, and the poll in flight must end too."""
+        while not self._stopping.wait(PING_INTERVAL):
+            writer, poller = self._writer, self._poller
+            if writer is None or poller is None or not writer.holds:
+                continue
+            try:
+                writer.ping()
+            except VkTeamsError as error:
+                log.debug("the writer's session is gone: %s", error)
+                poller.client.abort()
+
+    def _refresh(self) -> None:
+        status, poller = self._status, self._poller
+        status.state = self._state()
+        if poller:
+            status.events.per_second = poller.per_second()
+            status.latency_ms.poll_to_row = percentiles(list(poller.latencies))
+        self._embedders.fill(status)
+
+    def _state(self) -> State:
+        status, poller = self._status, self._poller
+        if self._stopping.is_set():
+            return "stopping"
+        if self.config.daemon.role == "embed":
+            return {"ok": "embedding", "down": "degraded"}.get(status.database.state or "", "starting")  # type: ignore[return-value]
+        if poller is None or (not poller.ready.done() and poller.last_error is None):
+            return "starting"
+        if status.database.state == "down" or status.api.state in ("backoff", "unauthorized"):
+            return "degraded"
+        if poller.standby:
+            return "standby"
+        return "listening" if poller.ready.done() else "degraded"
+
+    def _reload_configuration(self) -> None:
+        if self._reload is None:
+            return
+        try:
+            new, waiting = configuration.reloaded(self.config, self._reload())
+            client = self._new_client(new)
+        except VkTeamsError as error:
+            log.error("the configuration stays as it was: %s", error)
+            return
+        self.config = new
+        if self._poller:
+            self._poller.client = client or self._poller.client
+            self._poller.poll_time = new.api.poll_time
+            self._poller.set_backoff_max(new.api.backoff_max)
+        if self._writer:
+            self._writer.erase = new.storage.on_delete == "erase"
+        if self._apply:
+            self._apply(new)
+        log.info("configuration read again%s", f"; these wait for a restart: {', '.join(waiting)}" if waiting else "")
+        self._reporter.changed()
+
+    def _new_client(self, new: Config) -> BotClient | None:
+        """A client for a changed token or changed time limits, once it has shown to be the same bot's."""
+        old, api = self.config.api, new.api
+        same = (api.token, api.connect_timeout, api.read_margin) == (old.token, old.connect_timeout, old.read_margin)
+        if self._poller is None or same:
+            return None
+        client = self._client(new)
+        known = self._status.bot.id
+        bot = client.self_get()
+        if known is not None and bot.user_id != known:
+            raise VkTeamsError(f"the new token belongs to bot {bot.user_id}, not to {known}")
+        return client
