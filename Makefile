@@ -1,0 +1,49 @@
+# make demo     the whole of it in a minute, on simulated chats: nothing else is needed
+# make test     the test suite, with everything it needs
+# make check    ruff, mypy, documentation and tests: what must hold before a change is merged
+# make run      vkteamsd in the foreground for a real bot: VKTEAMS_BOT_API_URL and VKTEAMS_BOT_API_TOKEN
+# make bench    the figures of docs/benchmarks.md, as ratios within one run
+# make faults   the fault table at full size (hours)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST ?= $(BIN)/python -m pytest
+
+.PHONY: demo run test check lint bench faults clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python docs/demo.py
+
+run: $(VENV)/.installed
+	$(BIN)/vkteamsd --foreground
+
+test: $(VENV)/.installed-test
+	$(PYTEST)
+
+check: lint test
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict vkteams_daemon
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m bench
+
+faults: $(VENV)/.installed-test
+	FAULTS=full $(PYTEST) tests/faults --timeout=0
+
+clean:
+	rm -rf $(VENV) build dist .demo *.egg-info
+
+# Only the metadata decides what is installed: the sources are used where they lie.
+$(VENV)/.installed: setup.cfg setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[embedded,mcp,models]'
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) --editable '.[embedded,mcp,models,test]'
+	@touch $@
