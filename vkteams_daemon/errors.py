@@ -11,6 +11,7 @@
     ├── PermissionRefused       77  this user may not do that
     ├── AlreadyRunning          75  another daemon holds the PID file
     ├── NotRunning              69  the command needs a running daemon
+    ├── StoppedEarly            75  the daemon was told to stop before it was ready
     ├── ApiError                69  the Bot API did not do what was asked
     │   ├── Unauthorised        78  it refused the token
     │   ├── NotBotApi           78  what answers at the URL is not the Bot API
@@ -96,6 +97,12 @@ class NotRunning(VkTeamsError):
     """The command needs a running daemon, and there is none."""
 
     exit_code = 69
+
+
+class StoppedEarly(VkTeamsError):
+    """TERM or INT came before the daemon was ready."""
+
+    exit_code = 75
 
 
 class ApiError(VkTeamsError):

@@ -27,7 +27,7 @@ from vkteams_daemon.daemon.log import Log
 from vkteams_daemon.daemon.notify import Notify
 from vkteams_daemon.daemon.pidfile import PidFile
 from vkteams_daemon.daemon.settings import Settings
-from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.errors import StoppedEarly, VkTeamsError
 from vkteams_daemon.store.owner import Owner
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,10 @@ class Life:
             detach_process=False, stdin=sys.stdin, stdout=sys.stdout, stderr=sys.stderr, files_preserve=[]
         )
         with self._open(context):
-            return self._live(lambda note: log.info("ready%s", f" ({note})" if note else ""))
+            try:
+                return self._live(lambda note: log.info("ready%s", f" ({note})" if note else ""))
+            except StoppedEarly:
+                return 0  # whoever told it to stop is content; nobody waits for a verdict
 
     def log_failure(self, error: BaseException) -> None:
         """Write down why this life ended, where there is a log already."""

@@ -33,12 +33,16 @@ class Reporter:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._failing = False
+        self._dump_wanted = False
 
     def run(self, status_interval: Callable[[], float], stats_interval: Callable[[], float]) -> None:
         """Until `stop`; the intervals, in seconds, are asked for anew each time."""
         last_line = time.monotonic()
         while not self._stop.is_set():
             self.now()
+            if self._dump_wanted:
+                self._dump_wanted = False
+                log.info("statistics %s", json.dumps(msgspec.to_builtins(self._status), ensure_ascii=False))
             if time.monotonic() - last_line >= stats_interval():
                 last_line = time.monotonic()
                 log.info("statistics %s", self._line())
@@ -70,9 +74,9 @@ class Reporter:
             self._failing = False
 
     def dump(self) -> None:
-        """The full statistics, to the file and to the log."""
-        self.now()
-        log.info("statistics %s", json.dumps(msgspec.to_builtins(self._status), ensure_ascii=False))
+        """Let the full statistics go to the file and to the log, now."""
+        self._dump_wanted = True
+        self._changed.set()
 
     def _line(self) -> str:
         counts, embedding = self._status.events, self._status.embedding

@@ -1,13 +1,13 @@
 """The running daemon: its threads, its signals, its end. Everything here is made after the double fork.
 
 Threads: `longpoll` polls, a pool does the inserts and the embedding, `keeper` keeps the writer's session alive and
-ends polls that outlived their lock, `status` writes the status file; the main thread waits for signals.
+ends polls that outlived their lock, `status` writes the status file, `reload` reads the configuration again and tries
+a new token; the main thread only waits for signals, so that TERM is heard whatever the others wait for.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import signal
 import threading
@@ -25,7 +25,7 @@ from vkteams_daemon.daemon.poller import Poller, Sink
 from vkteams_daemon.daemon.printing import Printer
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.status import State, Status
-from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, VkTeamsError
+from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, StoppedEarly, VkTeamsError
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.writing import Writer
 
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 PING_INTERVAL = 3.0  # seconds; the server ends the writer's session after 10 s of silence
 STOP_GRACE = 2.5  # seconds for the transaction that is open when the daemon is told to stop
 STOP_LIMIT = 4.0  # seconds until whatever still runs is left behind
+_ENDINGS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Service:
@@ -65,7 +66,9 @@ class Service:
         self._apply = apply
         self._toggle_debug = toggle_debug
         self._inbox: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._told_to_stop = False
         self._stopping = threading.Event()
+        self._reload_wanted = threading.Event()
         self._database = Database(config, application="vkteamsd")
         self._writer: Writer | None = None
         self._poller: Poller | None = None
@@ -74,9 +77,8 @@ class Service:
         self._threads: list[threading.Thread] = []
 
     def signal(self, signum: int, frame: FrameType | None = None) -> None:
-        """The handler of every signal: it only records; `run` acts. A second TERM or INT leaves at once."""
-        if self._stopping.is_set() and signum in (signal.SIGTERM, signal.SIGINT):
-            os._exit(0)
+        """The handler of every signal: it only records; `run` acts."""
+        self._told_to_stop = self._told_to_stop or signum in _ENDINGS
         self._inbox.put(signum)
 
     def start(self) -> str:
@@ -92,6 +94,7 @@ class Service:
         self._spawn("status", lambda: self._reporter.run(
             lambda: self.config.daemon.status_interval, lambda: self.config.daemon.stats_interval
         ))  # fmt: skip
+        self._spawn("reload", self._reload_when_wanted)
         try:
             note = self._start_embedding() if daemon.role == "embed" else self._start_listening()
         except BaseException:
@@ -104,12 +107,12 @@ class Service:
         """The main thread's loop: acts on signals until TERM or INT; returns the exit code."""
         while True:
             signum = self._inbox.get()
-            if signum in (signal.SIGTERM, signal.SIGINT):
+            if signum in _ENDINGS:
                 log.info("stopping on %s", signal.Signals(signum).name)
                 self.stop()
                 return 0
             if signum == signal.SIGHUP:
-                self._reload_configuration()
+                self._reload_wanted.set()
             elif signum == signal.SIGUSR1:
                 self._reporter.dump()
             elif signum == signal.SIGUSR2 and self._toggle_debug:
@@ -119,6 +122,7 @@ class Service:
         """Stop polling, finish the open transaction, abandon what is stuck, let go of the database."""
         started = time.monotonic()
         self._stopping.set()
+        self._reload_wanted.set()
         if self._poller:
             self._poller.stop()
         self._embedders.stop()
@@ -196,14 +200,23 @@ class Service:
             try:
                 return ready.result(timeout=max(0.02, min(0.2, deadline - time.monotonic())))
             except FutureTimeout:
-                if not self._inbox.empty():
-                    raise VkTeamsError("stopped by a signal before it was ready") from None
+                if self._told_to_stop:
+                    raise StoppedEarly("stopped by a signal before it was ready") from None
                 if time.monotonic() < deadline:
                     continue
                 error = last_error()
                 if self.config.daemon.start_degraded:
                     return f"degraded: {error or 'nothing has answered yet'}; it goes on trying"
-                raise error or ApiUnreachable("nothing answered in time") from None
+                raise error or self._not_in_time() from None
+
+    def _not_in_time(self) -> VkTeamsError:
+        config = self.config
+        if self._poller and self._status.bot.id is None:
+            return ApiUnreachable(f"{config.api.url}: no answer within {config.daemon.start_timeout:g} s")
+        return DatabaseUnavailable(
+            f"the database was not ready within {config.daemon.start_timeout:g} s",
+            hint="Where a migration takes long: run `vkteamsctl database migrate` first.",
+        )
 
     def _open_sink(self, bot: BotInfo) -> Sink:
         config = self.config
@@ -267,6 +280,15 @@ class Service:
         if poller.standby:
             return "standby"
         return "listening" if poller.ready.done() else "degraded"
+
+    def _reload_when_wanted(self) -> None:
+        """However many HUPs have come meanwhile, the configuration is read once after the last of them."""
+        while True:
+            self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            if self._stopping.is_set():
+                return
+            self._reload_configuration()
 
     def _reload_configuration(self) -> None:
         if self._reload is None:

@@ -17,7 +17,7 @@ from psycopg import conninfo, errors
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import CannotWrite, ConfigError, DatabaseUnavailable, SchemaError, StoreError
+from vkteams_daemon.errors import CannotWrite, ConfigError, DatabaseUnavailable, SchemaError, StoreError, VkTeamsError
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -67,7 +67,7 @@ class Database:
                 check_version(connection)
         if self._pool is None:
             self._pool = ConnectionPool(
-                self.conninfo,
+                self._reachable,
                 kwargs={"autocommit": True},
                 min_size=0,
                 max_size=self._config.database.pool_size,
@@ -115,7 +115,16 @@ class Database:
     def connect(self) -> Connection:
         """A connection of the caller's own, in autocommit mode."""
         with translated():
-            return psycopg.connect(self.conninfo, autocommit=True)
+            return psycopg.connect(self._reachable(), autocommit=True)
+
+    def _reachable(self) -> str:
+        """The connection string, the bundled server started again where it has died since."""
+        if self._embedded is not None:
+            try:
+                self._url = self._embedded.acquire()
+            except VkTeamsError as error:
+                raise psycopg.OperationalError(str(error)) from error  # what the pool's own threads understand
+        return self.conninfo
 
 
 def parameters(url: str, connect_timeout: int, application: str) -> str:

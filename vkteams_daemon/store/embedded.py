@@ -80,17 +80,22 @@ class Embedded:
                 raise
 
     def release(self, timeout: float = 4.0) -> None:
-        """Give up this share; the last one to do so stops the server (fast mode) and waits up to `timeout` seconds."""
-        with self._guard:
-            try:
-                if self._users is None or self._process != os.getpid():
-                    return  # a forked child shares the lock with its parent and must not touch it
-                fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.stop(timeout)
-            except BlockingIOError:
-                pass
-            finally:
-                self._let_go()
+        """Give up this share; the last one to do so stops the server (fast mode) and waits up to `timeout` seconds.
+
+        Where another thread has been starting the server for longer than that, the share is given up with the process.
+        """
+        if not self._guard.acquire(timeout=timeout):
+            return
+        try:
+            if self._users is None or self._process != os.getpid():
+                return  # a forked child shares the lock with its parent and must not touch it
+            fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.stop(timeout)
+        except BlockingIOError:
+            pass
+        finally:
+            self._let_go()
+            self._guard.release()
 
     def stop(self, timeout: float = 4.0) -> bool:
         """Stop the server in fast mode, whoever uses it; False where it is still stopping after `timeout` seconds."""
