@@ -1,0 +1,251 @@
+"""How well the library finds conversations: questions of a public support channel, asked of an archive without them.
+
+    python -m bench.relevance DATA [--part dev|train] [--archive DIR] [--chats N] [--ways NAME …]
+
+DATA holds `ubuntu-irc-PART.jsonl.gz` (chat, n, ts, user, text) and `ubuntu-irc-PART.replies.tsv` (chat, n, n: which
+message answers which). Conversations are what these links connect; they are gold, and the archive does not know them.
+A question has a question mark, five words or more, and two other messages or more in its conversation; of each
+conversation the first one is asked, and held out of the archive. Relevant are the other messages of its conversation.
+
+The archive is built by the writer and the embedding workers under DIR and found there by the next run. All ways ask
+`Archive`, as vkteamsctl and agents do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import math
+import re
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vkteams_daemon.botapi import events
+from vkteams_daemon.config import Config
+from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.embedding.worker import Tally, Worker
+from vkteams_daemon.options import Daemon, Embedding
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.search.hit import Hit
+from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.writing import Writer
+
+TOP = 10
+_BATCH = 2000
+_K = 60  # of reciprocal rank fusion, as its authors set it
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One message of the data."""
+
+    chat: str
+    n: int
+    ts: int
+    user: str
+    text: str
+
+    @property
+    def key(self) -> Key:
+        """Its chat_id and msg_id in the archive."""
+        return f"{self.chat}@chat.agent", str(self.n)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question and the keys of the messages that it should find."""
+
+    said: Said
+    relevant: frozenset[Key]
+
+
+def read(data: Path, part: str, chats: int | None) -> tuple[list[Said], list[Question]]:
+    """The messages, and one question for each conversation that has one.
+
+    Args:
+        data: the directory.
+        part: `dev` or `train`.
+        chats: only the first so many chats.
+    """
+    with gzip.open(data / f"ubuntu-irc-{part}.jsonl.gz", "rt", encoding="utf-8") as lines:
+        messages = [Said(**json.loads(line)) for line in lines]
+    kept = set(list(dict.fromkeys(said.chat for said in messages))[:chats])
+    messages = [said for said in messages if said.chat in kept]
+    by_place = {(said.chat, said.n): said for said in messages}
+    links = [line.split() for line in (data / f"ubuntu-irc-{part}.replies.tsv").read_text(encoding="utf-8").split("\n")]
+    questions = []
+    for conversation in _connected((c, int(a), int(b)) for c, a, b in (x for x in links if x) if c in kept):
+        said = sorted((by_place[place] for place in conversation), key=lambda s: s.n)
+        first = next((s for s in said if "?" in s.text and len(s.text.split()) >= 5), None)
+        if first is not None and len(said) >= 3:
+            questions.append(Question(first, frozenset(s.key for s in said if s is not first)))
+    return messages, questions
+
+
+def _connected(links: Iterable[tuple[str, int, int]]) -> list[list[tuple[str, int]]]:
+    parent: dict[tuple[str, int], tuple[str, int]] = {}
+
+    def root(place: tuple[str, int]) -> tuple[str, int]:
+        while parent.setdefault(place, place) != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    for chat, first, second in links:
+        parent[root((chat, first))] = root((chat, second))
+    groups = defaultdict(list)
+    for place in list(parent):
+        groups[root(place)].append(place)
+    return list(groups.values())
+
+
+def fill(config: Config, messages: Sequence[Said]) -> None:
+    """Write what the archive lacks of these messages, and embed it; takes minutes the first time."""
+    database = Database(config)
+    database.open()
+    try:
+        writer = Writer(database.connect, "bench")
+        writer.acquire()
+        assert writer.cursor is not None
+        missing = list(enumerate(messages, 1))[writer.cursor.last_event_id :]
+        for start in range(0, len(missing), _BATCH):
+            body = {"ok": True, "events": [_event(n, said) for n, said in missing[start : start + _BATCH]]}
+            writer.store(events.read(json.dumps(body).encode(), datetime.now(UTC)))
+        writer.close()
+        embed(config, database)
+        with database.connect() as connection:
+            connection.execute("VACUUM ANALYZE")
+    finally:
+        database.close()
+
+
+def _event(number: int, said: Said) -> dict[str, object]:
+    chat_id, msg_id = said.key
+    return {
+        "eventId": number,
+        "type": "newMessage",
+        "payload": {
+            "msgId": msg_id,
+            "chat": {"chatId": chat_id, "type": "group", "title": said.chat},
+            "from": {"userId": f"{said.user}@irc", "firstName": said.user},
+            "timestamp": said.ts,
+            "text": said.text,
+        },
+    }
+
+
+def embed(config: Config, database: Database, workers: int = 2) -> None:
+    """Empty the embedding queue."""
+    model = Model.load(catalogue.find(config.models_dir, config.embedding.model))
+    started = threading.Lock()
+
+    def work(number: int) -> None:
+        worker = Worker(database, lambda: model, Tally(), claim=2000, keeper=number == 0)
+        with started:
+            busy = worker.round()
+        while busy or (number == 0 and worker.settle()):
+            busy = worker.round()
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, range(workers)))
+
+
+def ways(archive: Archive) -> dict[str, Callable[[str], list[Hit]]]:
+    """Every way to ask, by the name it has in the table."""
+
+    def any_word(query: str, limit: int = TOP) -> list[Hit]:
+        words = re.findall(r"\w[\w'./-]*", query)
+        return archive.search_text(" OR ".join(word for word in words if word.lower() != "or"), limit=limit).hits
+
+    def semantic(query: str, limit: int = TOP) -> list[Hit]:
+        return archive.search_semantic(query, limit=limit).hits
+
+    def fused(query: str) -> list[Hit]:
+        scores: dict[Key, float] = defaultdict(float)
+        found: dict[Key, Hit] = {}
+        for leg in (any_word(query, 100), semantic(query, 100)):
+            for rank, hit in enumerate(leg, 1):
+                scores[hit.chat_id, hit.msg_id] += 1 / (_K + rank)
+                found[hit.chat_id, hit.msg_id] = hit
+        return [found[key] for key in sorted(scores, key=lambda key: -scores[key])[:TOP]]
+
+    return {"any word": any_word, "semantic": semantic, "rank fusion": fused}
+
+
+def score(question: Question, found: Sequence[Key]) -> tuple[float, float, float, float]:
+    """success, recall, reciprocal rank and nDCG of the first ten; a repeated hit counts once."""
+    gains = [key in question.relevant for key in dict.fromkeys(found[:TOP])]
+    first = next((rank for rank, gain in enumerate(gains, 1) if gain), None)
+    ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(TOP, len(question.relevant)) + 1))
+    gained = sum(1 / math.log2(rank + 1) for rank, gain in enumerate(gains, 1) if gain)
+    return float(any(gains)), sum(gains) / len(question.relevant), 1 / first if first else 0.0, gained / ideal
+
+
+def percentile(values: Iterable[float], share: float) -> float:
+    """The value that this share of them does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
+
+
+def measure(ask: Callable[[str], list[Hit]], questions: Sequence[Question]) -> tuple[list[float], float, float]:
+    """The mean of each figure, and the 50th and 95th percentile of the time of one question, in milliseconds."""
+    figures, times = [], []
+    for question in questions:
+        start = time.perf_counter()
+        found = ask(question.said.text)
+        times.append(1000 * (time.perf_counter() - start))
+        figures.append(score(question, [(hit.chat_id, hit.msg_id) for hit in found]))
+    means = [sum(column) / len(column) for column in zip(*figures, strict=True)]
+    return means, percentile(times, 0.5), percentile(times, 0.95)
+
+
+def rows(archive: Archive, questions: Sequence[Question], wanted: Sequence[str]) -> Iterator[str]:
+    """The table, line by line."""
+    yield f"{'':16}success@10 recall@10  MRR@10 nDCG@10  ms p50 ms p95"
+    for name, ask in ways(archive).items():
+        if wanted and name not in wanted:
+            continue
+        means, middle, slow = measure(ask, questions)
+        yield f"{name:16}{means[0]:10.3f}{means[1]:10.3f}{means[2]:8.3f}{means[3]:8.3f}{middle:8.1f}{slow:7.1f}"
+
+
+def main() -> None:
+    """Build the archive, ask, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("--part", choices=("dev", "train"), default="dev")
+    parser.add_argument("--archive", type=Path, default=Path("/tmp/vkteams-relevance"), metavar="DIR")
+    parser.add_argument("--model", default="all-MiniLM-L6-v2", metavar="NAME")
+    parser.add_argument("--chats", type=int, metavar="N", help="only the first so many")
+    parser.add_argument("--ways", nargs="*", default=(), metavar="NAME")
+    options = parser.parse_args()
+    messages, questions = read(options.data, options.part, options.chats)
+    config = Config(
+        daemon=Daemon(
+            state_dir=str(options.archive / f"{options.part}-{options.chats or 'all'}"),
+            runtime_dir=str(options.archive / f"{options.part}-{options.chats or 'all'}"),
+        ),
+        embedding=Embedding(model=options.model, models_dir=str(options.archive / "models")),
+    )
+    if options.model not in [model.name for model in catalogue.installed(config.models_dir)]:
+        catalogue.install(options.model, config.models_dir)
+    held_out = {question.said.key for question in questions}
+    fill(config, [said for said in messages if said.key not in held_out])
+    print(f"{options.part}: {len(messages) - len(held_out)} messages, {len(questions)} questions")
+    with Archive(config) as archive:
+        for line in rows(archive, questions, options.ways):
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
