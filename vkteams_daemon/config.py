@@ -16,19 +16,21 @@ from typing import Any
 import msgspec
 
 from vkteams_daemon.errors import ConfigError, PermissionRefused
-from vkteams_daemon.options import ALIASES, SECTIONS, Config, Option, options
-
-SYSTEM_FILE = Path("/etc/vkteams/vkteamsd.toml")
+from vkteams_daemon.options import ALIASES, SECTIONS, SYSTEM_DIRECTORY, Config, Option, options
 
 
 def find_file(explicit: str | Path | None, instance: str, environ: Mapping[str, str]) -> Path | None:
-    """The file to read: --config, VKTEAMS_BOT_CONFIG, the system's, the user's; None where there is none."""
+    """The file to read: --config, VKTEAMS_BOT_CONFIG, the system's, the user's; None where there is none.
+
+    A system's file that is closed to this user does not stand before the user's own.
+    """
     named = explicit or environ.get("VKTEAMS_BOT_CONFIG")
     if named:
         return Path(named)
     name = f"{instance or 'vkteamsd'}.toml"
     user = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config") / "vkteams" / name
-    return next((path for path in (SYSTEM_FILE.with_name(name), user) if path.exists()), None)
+    found = [path for path in (SYSTEM_DIRECTORY / name, user) if path.exists()]
+    return next((path for path in found if os.access(path, os.R_OK)), found[0] if found else None)
 
 
 def load(

@@ -14,6 +14,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 
+SYSTEM_DIRECTORY = Path("/etc/vkteams")
+"""Where the system's own configuration lies; whoever reads one of its files means the system's daemon."""
+
 
 def _option(help: str, *, reload: bool = False, secret: bool = False, **checks: Any) -> msgspec.Meta:
     return msgspec.Meta(description=help, extra={"reload": reload, "secret": secret}, **checks)
@@ -133,12 +136,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def runtime_dir(self) -> Path:
         """Directory of the PID file, the status file and the bundled database's socket."""
-        return Path(self.daemon.runtime_dir) if self.daemon.runtime_dir else _runtime_base() / self.instance
+        base = Path("/run/vkteams") if self._system else _user_runtime()
+        return Path(self.daemon.runtime_dir) if self.daemon.runtime_dir else base / self.instance
 
     @property
     def state_dir(self) -> Path:
         """Directory of the bundled database and of the models."""
-        return Path(self.daemon.state_dir) if self.daemon.state_dir else _state_base() / self.instance
+        base = Path("/var/lib/vkteams") if self._system else _user_state()
+        return Path(self.daemon.state_dir) if self.daemon.state_dir else base / self.instance
 
     @property
     def pid_file(self) -> Path:
@@ -157,13 +162,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """The log file."""
         if self.daemon.log_file:
             return Path(self.daemon.log_file)
-        base = Path("/var/log/vkteams") if os.geteuid() == 0 and not self.daemon.state_dir else self.state_dir
-        return (base / self.instance if base != self.state_dir else base) / f"{self._stem}.log"
+        logs = self._system and not self.daemon.state_dir
+        return (Path("/var/log/vkteams") / self.instance if logs else self.state_dir) / f"{self._stem}.log"
 
     @property
     def models_dir(self) -> Path:
         """Directory that holds one directory per installed model."""
         return Path(self.embedding.models_dir) if self.embedding.models_dir else self.state_dir / "models"
+
+    @property
+    def _system(self) -> bool:
+        """Whether it is the system's daemon: root's, or anybody's who was given a file of /etc/vkteams."""
+        return os.geteuid() == 0 or Path(self.source).parent == SYSTEM_DIRECTORY
 
     @property
     def _stem(self) -> str:
@@ -220,16 +230,12 @@ def options() -> Iterator[Option]:
             )  # fmt: skip
 
 
-def _runtime_base() -> Path:
-    if os.geteuid() == 0:
-        return Path("/run/vkteams")
+def _user_runtime() -> Path:
     base = os.environ.get("XDG_RUNTIME_DIR")
     return Path(base) / "vkteams" if base else Path(f"/tmp/vkteams-{os.geteuid()}")
 
 
-def _state_base() -> Path:
-    if os.geteuid() == 0:
-        return Path("/var/lib/vkteams")
+def _user_state() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "vkteams"
 
 
