@@ -129,7 +129,9 @@ def _wait(events: int) -> None:
             if found.events >= events and found.queued == 0 and with_vector:
                 break
             if time.monotonic() - began > PATIENCE:
-                raise VkTeamsError("not everything was stored and embedded in time", hint="See `vkteamsctl daemon status`.")
+                raise VkTeamsError(
+                    "not everything was stored and embedded in time", hint="See `vkteamsctl daemon status`."
+                )
             time.sleep(0.1)
     print(f"after {time.monotonic() - began:.1f} s")
 

@@ -84,6 +84,7 @@ CREATE TABLE messages (
 CREATE INDEX messages_chat_time ON messages (chat_id, sent_at);
 CREATE INDEX messages_time ON messages (sent_at);
 CREATE INDEX messages_user_time ON messages (user_id, sent_at);
+CREATE INDEX messages_reply ON messages (chat_id, reply_to_msg_id) WHERE reply_to_msg_id IS NOT NULL;
 CREATE INDEX messages_search ON messages USING gin (search) WHERE deleted_at IS NULL;
 
 CREATE TABLE message_versions (

@@ -1,0 +1,163 @@
+"""Which messages belong together: by reply links, by the message that a thread hangs on, and by nearness in time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from vkteams_daemon.search.hit import names
+from vkteams_daemon.search.scope import Scope
+
+_LINKS = 40  # messages of one thread of replies, counted in each direction
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A message as it is read; never a deleted one.
+
+    Attributes:
+        author: the name, or the id where none is known; None where the message has no author.
+        text: as it stands now; "" where it has none (a sticker).
+        parts: the kinds of its parts: file, sticker, voice, forward, …
+    """
+
+    chat_id: str
+    msg_id: str
+    user_id: str | None
+    author: str | None
+    sent_at: datetime
+    text: str
+    reply_to_msg_id: str | None
+    edited: bool
+    parts: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """chat_id and msg_id."""
+        return self.chat_id, self.msg_id
+
+
+def latest(connection: psycopg.Connection[Any], scope: Scope, limit: int) -> list[Said]:
+    """The newest messages of a scope, in the order they were said in."""
+    return _read(
+        connection,
+        f"SELECT m.chat_id, m.msg_id FROM messages m WHERE {scope.condition}"
+        " ORDER BY m.sent_at DESC, m.chat_id, m.msg_id DESC LIMIT %(limit)s",
+        {**scope.parameters, "limit": limit},
+    )
+
+
+def thread(connection: psycopg.Connection[Any], chat_id: str, msg_id: str, scope: Scope) -> list[Said]:
+    """The message with what it answers, what answers it, and so on; the message that a thread chat hangs on, too.
+
+    Empty where the message does not exist, was deleted, or lies outside the scope.
+    """
+    # Every part names the chat, so that one shard can answer where messages are distributed by it.
+    linked = _read(
+        connection,
+        "WITH RECURSIVE up AS ("
+        "  SELECT m.msg_id, m.reply_to_msg_id, 0 AS steps FROM messages m"
+        f"  WHERE m.chat_id = %(chat)s AND m.msg_id = %(message)s AND {scope.condition}"
+        "  UNION ALL SELECT m.msg_id, m.reply_to_msg_id, up.steps + 1 FROM up"
+        "  JOIN messages m ON m.chat_id = %(chat)s AND m.msg_id = up.reply_to_msg_id"
+        f"  WHERE up.steps < {_LINKS} AND {scope.condition}"
+        "), top AS (SELECT msg_id FROM up ORDER BY steps DESC LIMIT 1"
+        "), down AS ("
+        "  SELECT msg_id, 0 AS steps FROM top"
+        "  UNION ALL SELECT m.msg_id, down.steps + 1 FROM down"
+        "  JOIN messages m ON m.chat_id = %(chat)s AND m.reply_to_msg_id = down.msg_id"
+        f"  WHERE down.steps < {_LINKS} AND {scope.condition})"
+        " SELECT %(chat)s::text AS chat_id, msg_id FROM up UNION SELECT %(chat)s::text, msg_id FROM down",
+        {**scope.parameters, "chat": chat_id, "message": msg_id},
+    )
+    return [*_parent(connection, chat_id, scope), *linked] if linked else []
+
+
+def neighbours(
+    connection: psycopg.Connection[Any], middle: Said, scope: Scope, *, each_way: int, gap: timedelta | None = None
+) -> list[Said]:
+    """What was said in the chat just before and just after, nearest first.
+
+    Args:
+        connection: any connection to the archive.
+        middle: the message itself is left out.
+        scope: what may be seen.
+        each_way: most messages before, and most after.
+        gap: a silence longer than this ends the conversation; None where there is no such end.
+    """
+    found: list[Said] = []
+    for order, comparison in (("DESC", "<"), ("ASC", ">")):
+        side = _read(
+            connection,
+            f"SELECT m.chat_id, m.msg_id FROM messages m WHERE m.chat_id = %(chat)s AND {scope.condition}"
+            f" AND (m.sent_at, m.msg_id) {comparison} (%(at)s, %(message)s)"
+            f" ORDER BY m.sent_at {order}, m.msg_id {order} LIMIT %(most)s",
+            {
+                **scope.parameters,
+                "chat": middle.chat_id,
+                "at": middle.sent_at,
+                "message": middle.msg_id,
+                "most": each_way,
+            },
+        )
+        side.sort(key=lambda said: (said.sent_at, said.msg_id), reverse=order == "DESC")
+        found += _until_silence(middle, side, gap)
+    return sorted(found, key=lambda said: abs(said.sent_at - middle.sent_at))
+
+
+def read(connection: psycopg.Connection[Any], keys: Collection[tuple[str, str]], scope: Scope) -> list[Said]:
+    """These messages, oldest first; what was deleted or lies outside the scope is left out."""
+    return _read(
+        connection,
+        "SELECT m.chat_id, m.msg_id FROM unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
+        f" JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id WHERE {scope.condition}",
+        {**scope.parameters, "chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
+    )
+
+
+def _parent(connection: psycopg.Connection[Any], chat_id: str, scope: Scope) -> list[Said]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT parent_chat_id, parent_msg_id FROM chats WHERE chat_id = %s AND parent_msg_id IS NOT NULL",
+            (chat_id,),
+        )
+        keys = cursor.fetchall()
+    return read(connection, keys, scope) if keys else []
+
+
+def _until_silence(middle: Said, side: Sequence[Said], gap: timedelta | None) -> list[Said]:
+    kept, last = [], middle.sent_at
+    for said in side:
+        if gap is not None and abs(said.sent_at - last) > gap:
+            break
+        kept.append(said)
+        last = said.sent_at
+    return kept
+
+
+def _read(connection: psycopg.Connection[Any], keys: str, values: dict[str, Any]) -> list[Said]:
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            f"WITH wanted AS MATERIALIZED ({keys})"
+            " SELECT m.chat_id, m.msg_id, m.user_id, m.sent_at, coalesce(m.text, ''), m.reply_to_msg_id,"
+            " m.edited_at IS NOT NULL, CASE WHEN jsonb_typeof(m.parts) = 'array' THEN"
+            "  ARRAY(SELECT p ->> 'type' FROM jsonb_array_elements(m.parts) AS p WHERE p ->> 'type' IS NOT NULL) END"
+            " FROM wanted w JOIN messages m ON m.chat_id = w.chat_id AND m.msg_id = w.msg_id"
+            " ORDER BY m.sent_at, m.chat_id, m.msg_id".encode(),
+            values,
+            prepare=False,
+        )
+        rows = cursor.fetchall()
+    authors = names(connection, {row[2] for row in rows if row[2]})
+    return [
+        Said(
+            chat_id=row[0], msg_id=row[1], user_id=row[2], author=authors.get(row[2], row[2]), sent_at=row[3],
+            text=row[4], reply_to_msg_id=row[5], edited=row[6], parts=tuple(dict.fromkeys(row[7] or ())),
+        )
+        for row in rows
+    ]  # fmt: skip
