@@ -1,0 +1,206 @@
+"""The built-in conversation keeps what the demo promises of it: enough of everything, and no loose ends."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.harness.conversation import FILE, Line, last_texts, lines
+
+OPS, OFFICE = "681869378@chat.agent", "684120415@chat.agent"
+
+
+@pytest.fixture(scope="module")
+def told() -> list[Line]:
+    return lines()
+
+
+def _messages(told: list[Line]) -> list[Line]:
+    """New messages, without the ghosts that follow deletions."""
+    return [line for line in told if line.type == "newMessage" and "editedTimestamp" not in line.payload]
+
+
+def _parts(line: Line, kind: str) -> list[Any]:
+    return [part["payload"] for part in line.payload.get("parts", []) if part["type"] == kind]
+
+
+def _objects(value: Any) -> Iterator[dict[str, Any]]:
+    """Every JSON object in the value."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _objects(inner)
+
+
+def test_is_as_large_and_as_wide_as_promised(told: list[Line]) -> None:
+    messages = _messages(told)
+    by_chat = Counter(line.payload["chat"]["chatId"] for line in messages)
+    assert len(messages) >= 240
+    assert len(by_chat) == 4
+    assert min(by_chat.values()) >= 20
+    assert len({line.payload["from"]["userId"] for line in messages}) >= 10
+
+
+def test_both_languages_are_spoken(told: list[Line]) -> None:
+    texts = list(last_texts().values())
+    russian = [text for text in texts if re.search(r"[а-яё]{3}", text)]
+    english = [text for text in texts if not re.search(r"[а-яё]", text, re.I) and len(re.findall(r"[a-z]+", text)) > 4]
+    assert len(russian) >= 120
+    assert len(english) >= 60
+
+
+def test_every_type_of_event_and_of_part_occurs(told: list[Line]) -> None:
+    assert {line.type for line in told} == {
+        "newMessage", "editedMessage", "deletedMessage", "pinnedMessage", "unpinnedMessage",
+        "newChatMembers", "leftChatMembers", "changedChatInfo", "callbackQuery",
+    }  # fmt: skip
+    assert {part["type"] for line in told for part in line.payload.get("parts", [])} == {
+        "file", "sticker", "voice", "mention", "reply", "forward", "inlineKeyboardMarkup"
+    }  # fmt: skip
+    assert {line.payload["chat"]["type"] for line in _messages(told)} == {"group", "private"}
+
+
+def test_formats_come_in_both_spellings(told: list[Line]) -> None:
+    formats = [line.payload["format"] for line in told if "format" in line.payload]
+    assert {key for each in formats for key in each} >= {"bold", "link", "pre", "mention", "inline_code", "inlineCode"}
+    assert {key for each in formats for block in each.get("pre", []) for key in block} >= {"code", "language"}
+
+
+def test_formats_lie_within_their_texts(told: list[Line]) -> None:
+    for line in told:
+        text = line.payload.get("text", "").encode("utf-16-le")
+        for kind, places in line.payload.get("format", {}).items():
+            for place in places:
+                begin, end = 2 * place["offset"], 2 * (place["offset"] + place["length"])
+                marked = text[begin:end].decode("utf-16-le")
+                assert end <= len(text)
+                assert marked == marked.strip() != ""
+                assert kind != "mention" or marked in {f"@[{user['userId']}]" for user in _parts(line, "mention")}
+
+
+def test_time_never_goes_back(told: list[Line]) -> None:
+    assert all(earlier.ago >= later.ago for earlier, later in pairwise(told))
+    assert 6 * 86400 < told[0].ago < 9 * 86400
+    assert 0 < told[-1].ago <= 180
+
+
+def test_what_the_simulator_adds_is_left_to_it(told: list[Line]) -> None:
+    """Ids of events and times depend on the moment of the start; 0 stands for a time that must be there."""
+    for line in told:
+        for each in _objects(line.payload):
+            assert not {"eventId", "timestamp"} & each.keys()
+            assert each.get("editedTimestamp", 0) == 0
+
+
+def test_ids_are_unique_ascending_decimal_strings_beyond_a_double(told: list[Line]) -> None:
+    ids = [line.payload["msgId"] for line in _messages(told)]
+    assert all(isinstance(i, str) and 2**53 < int(i) < 2**63 for i in ids)
+    assert [int(i) for i in ids] == sorted({int(i) for i in ids})
+    queries = [line.payload["queryId"] for line in told if line.type == "callbackQuery"]
+    assert len(queries) == len(set(queries))
+
+
+def test_what_is_referred_to_was_said_before(told: list[Line]) -> None:
+    said: dict[str, str] = {}
+    for line in told:
+        chat_id = (line.payload.get("chat") or line.payload["message"]["chat"])["chatId"]
+        same_chat = [quoted["message"]["msgId"] for quoted in _parts(line, "reply")]
+        if line.type == "callbackQuery":
+            same_chat.append(line.payload["message"]["msgId"])
+        elif line.type == "newMessage" and "editedTimestamp" not in line.payload:
+            said[line.payload["msgId"]] = chat_id
+        elif "msgId" in line.payload:
+            same_chat.append(line.payload["msgId"])
+        assert all(said.get(msg_id) == chat_id for msg_id in same_chat)
+        assert all(quoted["message"]["msgId"] in said for quoted in _parts(line, "forward"))
+        if "parent_topic" in line.payload:
+            topic = line.payload["parent_topic"]
+            assert said.get(str(topic["messageId"])) == topic["chatId"] == OPS
+
+
+def test_a_ghost_follows_a_deletion(told: list[Line]) -> None:
+    ghosts = [at for at, line in enumerate(told) if "editedTimestamp" in line.payload]
+    assert ghosts
+    for at in ghosts:
+        assert told[at - 1].type == "deletedMessage"
+        assert told[at - 1].payload["msgId"] == told[at].payload["msgId"]
+        message = told[at].facts.message
+        assert message and message.content is None
+
+
+def test_an_edit_changes_the_text(told: list[Line]) -> None:
+    texts: dict[str, str] = {}
+    for line in told:
+        if line.type == "editedMessage":
+            assert line.payload["text"] != texts[line.payload["msgId"]]
+        if line.type in ("newMessage", "editedMessage"):
+            texts[line.payload["msgId"]] = line.payload.get("text", "")
+
+
+def test_nobody_speaks_before_coming_or_after_going(told: list[Line]) -> None:
+    away = {
+        (line.payload["chat"]["chatId"], user["userId"])
+        for line in told
+        if line.type == "newChatMembers"
+        for user in line.payload["newMembers"]
+    }
+    assert away
+    for line in told:
+        for member in line.facts.members:
+            here = (member.chat_id, member.user_id)
+            if member.joined:
+                away.remove(here)
+            else:
+                away.add(here)
+        if line.type == "newMessage":
+            assert (line.payload["chat"]["chatId"], line.payload["from"]["userId"]) not in away
+
+
+def test_a_chat_bears_its_newest_title(told: list[Line]) -> None:
+    titles: dict[str, str] = {}
+    changes = 0
+    for line in told:
+        chat = line.payload.get("chat", {})
+        if line.type == "changedChatInfo":
+            assert line.payload["title"] != titles[chat["chatId"]]
+            titles[chat["chatId"]] = line.payload["title"]
+            changes += 1
+        if "title" in chat:
+            assert titles.setdefault(chat["chatId"], chat["title"]) == chat["title"]
+    assert titles.keys() == {OPS, OFFICE}
+    assert changes
+
+
+def test_a_person_has_one_name(told: list[Line]) -> None:
+    names: dict[str, dict[str, Any]] = {}
+    for line in told:
+        for each in _objects(line.payload):
+            if "userId" in each:
+                assert names.setdefault(each["userId"], each) == each
+    assert all(user["firstName"] for user in names.values())
+
+
+def test_every_event_is_readable_and_every_message_says_something(told: list[Line]) -> None:
+    for line in told:
+        facts = line.facts  # raises Unreadable
+        assert facts.chat_id
+        if line in _messages(told):
+            assert facts.message and facts.message.content
+            assert facts.message.content.text or facts.message.content.parts
+
+
+def test_only_short_words_are_said_twice(told: list[Line]) -> None:
+    texts = Counter(line.payload["text"] for line in _messages(told) if "text" in line.payload)
+    assert [text for text, count in texts.items() if count > 1 and len(text) > 10] == []
+
+
+def test_the_file_is_one_object_a_line_in_plain_letters() -> None:
+    content = FILE.read_text(encoding="utf-8")
+    assert content.endswith("}\n")
+    assert "\\u" not in content
+    assert "\n\n" not in content
