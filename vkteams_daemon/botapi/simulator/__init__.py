@@ -1,0 +1,10 @@
+"""The Bot API on loopback, for tests, for trying the daemon without a bot, and as the oracle of what was delivered.
+
+It keeps to what is known of the API, and where nothing is known it can play each way (traits.py). Standard library
+only, so that it starts at once. docs/simulator.md describes it for its users.
+"""
+
+from vkteams_daemon.botapi.simulator.simulation import TOKEN, Simulator
+from vkteams_daemon.botapi.simulator.traits import Traits
+
+__all__ = ["TOKEN", "Simulator", "Traits"]

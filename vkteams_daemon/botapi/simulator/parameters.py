@@ -1,0 +1,153 @@
+"""The parameters of a request: query string, urlencoded body and multipart body, read as the one thing they are."""
+
+from __future__ import annotations
+
+import email.message
+import email.policy
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qs
+
+
+class Refused(Exception):
+    """The request is answered `ok: false` with this description."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that came with the request."""
+
+    name: str
+    type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Values and files by name; a name may come several times."""
+
+    values: dict[str, list[str]] = field(default_factory=dict)
+    files: dict[str, Upload] = field(default_factory=dict)
+
+    def text(self, name: str) -> str:
+        """A value that must be there.
+
+        Raises:
+            Refused: it is not, or it is empty.
+        """
+        value = self.optional(name)
+        if value is None:
+            raise Refused(f"Missing required parameter '{name}'")
+        return value
+
+    def optional(self, name: str) -> str | None:
+        """The first value, None where there is none or an empty one."""
+        return next(iter(self.values.get(name, ())), None) or None
+
+    def all(self, name: str) -> list[str]:
+        """Every value."""
+        return [value for value in self.values.get(name, ()) if value]
+
+    def whole(self, name: str) -> int:
+        """A whole number.
+
+        Raises:
+            Refused: it is missing, or is none.
+        """
+        text = self.text(name)
+        if not text.removeprefix("-").isascii() or not text.removeprefix("-").isdigit() or len(text) > 40:
+            raise Refused(f"Bad request: {name} is not a whole number")
+        return int(text)
+
+    def seconds(self, name: str) -> float:
+        """A time span.
+
+        Raises:
+            Refused: it is missing, negative, or no number.
+        """
+        try:
+            value = float(self.text(name))
+        except ValueError:
+            value = math.nan
+        if not 0 <= value < 86400:
+            raise Refused(f"Bad request: {name} is not a number of seconds")
+        return value
+
+    def json(self, name: str, kind: type) -> Any:
+        """A value that holds JSON of this type, None where there is none.
+
+        Raises:
+            Refused: it is not JSON, or of another type.
+        """
+        text = self.optional(name)
+        if text is None:
+            return None
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, kind):
+            raise Refused(f"Bad request: {name} is not the JSON that is expected")
+        return value
+
+    def shown(self) -> dict[str, Any]:
+        """What the log keeps: everything but the token and the files' contents."""
+        values = {name: many if len(many) > 1 else many[0] for name, many in self.values.items() if name != "token"}
+        return values | {name: f"{upload.name}, {len(upload.content)} bytes" for name, upload in self.files.items()}
+
+
+def read(query: str, content_type: str, body: bytes) -> Parameters:
+    """Everything that a request says.
+
+    Raises:
+        Refused: the body cannot be read.
+    """
+    values = parse_qs(query, keep_blank_values=True)
+    files: dict[str, Upload] = {}
+    header = _header(content_type)
+    if header.get_content_type() == "application/x-www-form-urlencoded" and body:
+        _merge(values, parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True))
+    elif header.get_content_maintype() == "multipart":
+        for disposition, kind, content in _parts(body, str(header.get_boundary() or "")):
+            name, filename = disposition.get_param("name"), disposition.get_filename()
+            if filename is not None:
+                files[str(name)] = Upload(filename, kind, content)
+            else:
+                _merge(values, {str(name): [content.decode("utf-8", "replace")]})
+    return Parameters(values, files)
+
+
+def _merge(values: dict[str, list[str]], more: dict[str, list[str]]) -> None:
+    for name, many in more.items():
+        values.setdefault(name, []).extend(many)
+
+
+def _parts(body: bytes, boundary: str) -> list[tuple[email.message.Message, str, bytes]]:
+    """Disposition, content type and content of each part (RFC 7578)."""
+    parts = []
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.encode())
+    if not boundary or len(pieces) < 2 or not pieces[-1].startswith(b"--"):
+        raise Refused("Bad request: the multipart body cannot be read")
+    for piece in pieces[1:-1]:
+        head, separator, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        headers = dict(_named(line) for line in head.decode("utf-8", "replace").split("\r\n"))
+        if not separator or "content-disposition" not in headers:
+            raise Refused("Bad request: the multipart body cannot be read")
+        disposition = email.message.Message(email.policy.compat32)
+        disposition["Content-Disposition"] = headers["content-disposition"]
+        disposition["Content-Type"] = headers["content-disposition"]  # where get_param looks
+        parts.append((disposition, headers.get("content-type", "application/octet-stream"), content))
+    return parts
+
+
+def _named(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name.strip().lower(), value.strip()
+
+
+def _header(content_type: str) -> email.message.Message:
+    message = email.message.Message()
+    message["Content-Type"] = content_type or "application/octet-stream"
+    return message

@@ -1,0 +1,195 @@
+"""The simulator as one object: what it does and how it is steered, without HTTP; server.py speaks that."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from vkteams_daemon.botapi.simulator.events import Draft, Entry, Event, EventLog
+from vkteams_daemon.botapi.simulator.faults import Fault, Faults
+from vkteams_daemon.botapi.simulator.saying import said
+from vkteams_daemon.botapi.simulator.script import Line, Telling, read_script
+from vkteams_daemon.botapi.simulator.server import Server
+from vkteams_daemon.botapi.simulator.traits import Traits
+from vkteams_daemon.botapi.simulator.world import World
+
+TOKEN = "001.0123456789.9876543210:1000000001"
+
+
+class Simulator:
+    """A Bot API of its own, with one bot; a context manager that starts and stops it.
+
+    Args:
+        host, port: where to listen; port 0 takes a free one.
+        token: the only one that is accepted; what follows its colon is the bot's userId.
+        **traits: see traits.py.
+
+    Attributes:
+        address: `http://HOST:PORT`, known once it is started.
+        url: the Bot API's base URL there, with /bot/v1.
+        token: may be changed at any time, which revokes the one before.
+        traits: may be changed at any time.
+        on_poll: called with each lastEventId in the moment of its arrival, before it acknowledges anything.
+    """
+
+    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, token: str = TOKEN, **traits: Any) -> None:
+        self.host, self.port = host, port
+        self.token = token
+        self.traits = Traits()
+        self.traits.change(traits)
+        self.on_poll: Callable[[int], None] | None = None
+        self.world = World(
+            {
+                "userId": token.rpartition(":")[2],
+                "nick": "opsbot",
+                "firstName": "OpsBot",
+                "about": "A bot of the simulator.",
+                "photo": [],
+            }
+        )
+        self.events = EventLog(self.traits)
+        self.fault_list = Faults()
+        self._server: Server | None = None
+        self._player: threading.Thread | None = None
+        self._stopping = threading.Event()
+
+    @property
+    def address(self) -> str:
+        """Scheme, host and port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The Bot API's base URL."""
+        return f"{self.address}/bot/v1"
+
+    def start(self) -> Self:
+        """Listen; once stopped it starts again on the same port, and knows all that it knew.
+
+        Raises:
+            CannotCreate: the address cannot be had.
+        """
+        self._stopping.clear()
+        self.events.open()
+        self._server = Server(self, self.host, self.port)
+        self.port = self._server.server_port
+        self._server.start()
+        return self
+
+    def stop(self) -> None:
+        """Break every connection off and listen no more; the log stays readable."""
+        self._stopping.set()
+        self.events.close()
+        if self._server:
+            self._server.stop()
+            self._server = None
+        if self._player:
+            self._player.join()
+            self._player = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def say(self, chat_id: str, user_id: str, text: str | None = None, **more: Any) -> dict[str, Any]:
+        """A person says something; the event. `more` is what POST /simulator/messages takes beside these.
+
+        Raises:
+            Refused: something is missing, unknown or of the wrong type.
+        """
+        body = {"chatId": chat_id, "userId": user_id, **({} if text is None else {"text": text}), **more}
+        with self.world.lock:
+            draft = said(self.world, body)
+            (event,) = self.issue([draft])
+        return {"eventId": event.number, "type": draft.type, "payload": draft.payload}
+
+    def event(self, type: str, payload: Any, **more: Any) -> int:
+        """Issue any event, as it is; its id. `more` is `event_id`, see Draft."""
+        return self.issue([Draft(type, payload, **more)])[0].number
+
+    def raw(self, text: str | bytes) -> int:
+        """Issue an event that is this text, JSON or not; `$eventId` in it becomes its id, which is returned."""
+        body = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        return self.issue([Draft(raw=body)])[0].number
+
+    def issue(self, drafts: Sequence[Draft]) -> list[Event]:
+        """Issue events, all of them before any poll is answered."""
+        if self.traits.ghosts:
+            drafts = [ghost for draft in drafts for ghost in _with_ghost(draft)]
+        for draft in drafts:
+            self.world.learn(draft.type, draft.payload)
+        return self.events.issue(drafts)
+
+    def log(self, since: int = 0) -> list[Entry]:
+        """What happened after entry number `since`."""
+        return self.events.entries(since)
+
+    def state(self) -> dict[str, int]:
+        """Counts: issued, highestEventId, acknowledged, unread, polls, waiting, logged."""
+        return self.events.state()
+
+    def faults(self, name: str, count: int | None = 1, method: str | None = None, **parameters: Any) -> None:
+        """Have a fault for the next `count` requests (None: until cleared); a poll that is held has it at once.
+
+        Raises:
+            ValueError: an unknown fault or parameter.
+        """
+        self.fault_list.add(name, count, method, **parameters)
+        self.events.wake()
+
+    def clear_faults(self) -> None:
+        """Have no fault any more."""
+        self.fault_list.clear()
+
+    def take_fault(self, method: str, stage: str, names: tuple[str, ...] = ()) -> Fault | None:
+        """The fault that this request has at that stage, counted and written down."""
+        fault = self.fault_list.take(method, stage, names=names)
+        if fault:
+            self.events.note("fault", fault=fault.name, method=method)
+        return fault
+
+    def restart_ids(self, first: int = 1) -> None:
+        """Start the ids over, as a server that lost its state does."""
+        self.events.restart_ids(first)
+
+    def play(self, script: Path | Sequence[Line], *, rate: float | None = None, loop: bool = False) -> None:
+        """Issue a script's events: all at once, or in the background `rate` a second, with `loop` again and again.
+
+        Raises:
+            UsageError: the script cannot be read, or `loop` without a rate.
+        """
+        lines = read_script(script) if isinstance(script, Path) else script
+        telling = Telling(lines, self.world.new_msg_id)
+        if rate is None:
+            self.issue([telling.draft(line) for line in lines])
+            return
+        player = threading.Thread(target=self._play, args=(telling, rate, loop), name="script", daemon=True)
+        self._player = player
+        player.start()
+
+    def _play(self, telling: Telling, rate: float, loop: bool) -> None:
+        due = time.monotonic()
+        while True:
+            for line in telling.lines:
+                if self._stopping.wait(due - time.monotonic()):
+                    return
+                self.issue([telling.draft(line)])
+                due += 1 / rate
+            if not loop:
+                return
+            telling.start_over()
+
+
+def _with_ghost(draft: Draft) -> list[Draft]:
+    if draft.type != "deletedMessage" or not isinstance(draft.payload, dict):
+        return [draft]
+    return [draft, Draft("newMessage", draft.payload | {"editedTimestamp": int(time.time())})]
