@@ -1,0 +1,293 @@
+"""A TCP proxy with faults, to stand before the Bot API or before the database.
+
+    with Proxy(port) as proxy:                  # or the fixture: proxy = open_proxy(port)
+        url = f"http://127.0.0.1:{proxy.port}"  # or, for a DSN: proxy.before(database_url)
+        proxy.cut_at(b"COMMIT", keep=True)      # forward it, then break the connection: the answer is never seen
+
+A fault holds for the connections that are open and for those to come, until `heal`; a cut happens once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+_PIECE = 65536
+_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Break the connection where `pattern` stands in the stream, or after `after` bytes of it."""
+
+    upstream: bool
+    pattern: bytes
+    after: int
+    keep: bool
+    reset: bool
+
+
+class Proxy:
+    """Listens on a free port of 127.0.0.1 and passes everything on to `port`.
+
+    Attributes:
+        port: where it listens; it stays the same through `stop` and `start`.
+        accepted: how many connections it has taken.
+        cuts: how many connections a cut has broken.
+    """
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._target = (host, port)
+        self._listener: socket.socket | None = None
+        self._changed = threading.Condition()
+        self._links: set[_Link] = set()
+        self._threads: list[threading.Thread] = []
+        self._cut: _Cut | None = None
+        self._deaf = False
+        self._silent = False
+        self._delay = 0.0
+        self._rate = 0.0
+        self.accepted = 0
+        self.cuts = 0
+        self.port = 0
+        self.start()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def before(self, url: str) -> str:
+        """The URL with this proxy's address instead of its own."""
+        return re.sub(r"(//(?:[^@/]*@)?)[^/?]*", rf"\g<1>127.0.0.1:{self.port}", url, count=1)
+
+    def start(self) -> None:
+        """Listen (again)."""
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", self.port))
+        listener.listen(64)
+        self.port, self._listener = listener.getsockname()[1], listener
+        self._acceptor = self._spawn(self._accept, listener)
+
+    def stop(self) -> None:
+        """Refuse new connections; the open ones go on."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)
+            self._acceptor.join(10)  # as long as it accepts, the port is not closed
+            listener.close()
+
+    def heal(self) -> None:
+        """Pass everything on again; what a black hole has swallowed stays swallowed, its connections break."""
+        with self._changed:
+            swallowed = self._silent
+            self._deaf = self._silent = False
+            self._delay = self._rate = 0.0
+            self._cut = None
+            self._changed.notify_all()
+        if swallowed:
+            self.reset()
+        if self._listener is None:
+            self.start()
+
+    def reset(self) -> None:
+        """Break every open connection with RST."""
+        for link in self._open():
+            link.end(reset=True)
+
+    def black_hole(self) -> None:
+        """Swallow everything in both directions; connections are accepted and stay open."""
+        with self._changed:
+            self._silent = True
+
+    def deaf(self) -> None:
+        """Accept connections and pass nothing on to the target: it is never connected to."""
+        with self._changed:
+            self._deaf = True
+
+    def slow(self, bytes_per_second: float = 1.0) -> None:
+        """Let that many bytes a second through, in each direction of each connection."""
+        with self._changed:
+            self._rate = bytes_per_second
+
+    def delay(self, seconds: float = 1.0) -> None:
+        """Hold every piece back for that long."""
+        with self._changed:
+            self._delay = seconds
+
+    def cut_at(self, pattern: bytes, *, upstream: bool = True, keep: bool = False, reset: bool = False) -> None:
+        """Break the next connection that carries the pattern in one piece.
+
+        Args:
+            pattern: bytes that must not straddle two pieces of 64 KiB; a single short message does not.
+            upstream: look at what the client says; otherwise at what the server says.
+            keep: pass the piece on before breaking; otherwise nothing of it.
+            reset: break with RST instead of FIN.
+        """
+        self._cut = _Cut(upstream, pattern, 0, keep, reset)
+
+    def cut_after(self, count: int, *, upstream: bool = False, reset: bool = False) -> None:
+        """Break the next connection that has carried `count` more bytes in this direction, exactly there."""
+        self._cut = _Cut(upstream, b"", count, True, reset)
+
+    def close(self) -> None:
+        """End everything; its threads are gone afterwards."""
+        self.stop()
+        self.reset()
+        for thread in self._threads:
+            thread.join(10)
+        assert not any(thread.is_alive() for thread in self._threads), "a thread of the proxy does not end"
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self._open())
+
+    def _open(self) -> list[_Link]:
+        with self._changed:
+            return list(self._links)
+
+    def _spawn(self, target: Callable[..., None], *arguments: object) -> threading.Thread:
+        thread = threading.Thread(target=target, args=arguments, daemon=True, name="proxy")
+        self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+        thread.start()
+        return thread
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            self.accepted += 1
+            self._spawn(self._serve, client)
+
+    def _serve(self, client: socket.socket) -> None:
+        link = _Link(client)
+        with self._changed:
+            self._links.add(link)
+            deaf = self._deaf or self._silent
+        try:
+            if deaf:
+                self._swallow(client)
+                return
+            try:
+                server = socket.create_connection(self._target, timeout=10)
+            except OSError:
+                link.end(reset=True)
+                return
+            server.settimeout(None)
+            link.server = server
+            back = self._spawn(self._pump, link, server, client, False)
+            self._pump(link, client, server, True)
+            back.join()
+        finally:
+            link.end(reset=False)
+            with self._changed:
+                self._links.discard(link)
+
+    def _swallow(self, source: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while source.recv(_PIECE):
+                pass
+
+    def _pump(self, link: _Link, source: socket.socket, target: socket.socket, upstream: bool) -> None:
+        carried = 0
+        try:
+            while piece := source.recv(_PIECE):
+                if self._silent:
+                    continue
+                cut, piece = self._at_cut(piece, carried, upstream)
+                self._pass_on(link, target, piece)
+                carried += len(piece)
+                if cut is not None:
+                    self.cuts += 1
+                    link.end(reset=cut.reset)
+                    return
+            # A black hole does not pass on that somebody has gone, either.
+            self._wait_while(lambda: self._silent and not link.ended)
+            if not link.ended:
+                target.shutdown(socket.SHUT_WR)
+        except OSError:
+            link.end(reset=True)
+
+    def _at_cut(self, piece: bytes, carried: int, upstream: bool) -> tuple[_Cut | None, bytes]:
+        with self._changed:
+            cut = self._cut
+            if cut is None or cut.upstream != upstream:
+                return None, piece
+            if cut.pattern:
+                at = piece.find(cut.pattern)
+                if at < 0:
+                    return None, piece
+                # Whole messages, not half of one: the server must be able to act on what it is given.
+                rest = piece if cut.keep else b""
+            elif carried + len(piece) <= cut.after:
+                return None, piece
+            else:
+                rest = piece[: cut.after - carried]
+            self._cut = None
+            return cut, rest
+
+    def _pass_on(self, link: _Link, target: socket.socket, piece: bytes) -> None:
+        if self._delay:
+            self._wait(link, self._delay)
+        while self._rate and piece:
+            target.sendall(piece[:1])
+            piece = piece[1:]
+            self._wait(link, 1 / self._rate)
+        if piece:
+            target.sendall(piece)
+
+    def _wait(self, link: _Link, seconds: float) -> None:
+        """Until the time has passed, the connection has ended, or the fault is over."""
+        deadline = time.monotonic() + seconds
+        self._wait_while(lambda: not link.ended and bool(self._delay or self._rate) and time.monotonic() < deadline)
+
+    def _wait_while(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            while condition():
+                self._changed.wait(0.05)
+
+
+class _Link:
+    """One connection through the proxy."""
+
+    def __init__(self, client: socket.socket) -> None:
+        self.client = client
+        self.server: socket.socket | None = None
+        self.ended = False
+        self._lock = threading.Lock()
+
+    def end(self, *, reset: bool) -> None:
+        with self._lock:
+            if self.ended:
+                return
+            self.ended = True
+            for end in (self.client, self.server):
+                if end is None:
+                    continue
+                with contextlib.suppress(OSError):
+                    if reset:
+                        end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    # Wakes the thread that reads from it; a bare close would not.
+                    end.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
+                end.close()
+
+
+@pytest.fixture
+def open_proxy() -> Iterator[Callable[[int], Proxy]]:
+    """Makes a proxy before a port of this machine; it ends with the test."""
+    with contextlib.ExitStack() as made:
+        yield lambda port: made.enter_context(Proxy(port))
