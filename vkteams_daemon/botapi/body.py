@@ -1,12 +1,14 @@
 """Splits the body of an events/get answer into its events, so that one hostile event cannot spoil its batch-mates.
 
 The array is walked element by element with the C scanner; where that gives up (depth, NaN, numbers without end) the
-element's extent is found by a scan that does not recurse, and only that element is handed on as unreadable.
+element's extent is found by a scan that does not recurse, and only that element is handed on as unreadable. Whatever
+the body, the work is linear in its length.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the stubs leave it out
@@ -14,26 +16,34 @@ from typing import Any
 
 from vkteams_daemon.errors import ApiProtocolError
 
+MAX_DEPTH = 128  # levels; real events have 10, and what is deeper overflows the stack of whoever writes it again
+
 _SPACE = re.compile(r"[ \t\n\r]*")
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+# A string without an end reaches to the end of the text: tried anew at each of its quotes, it would take forever.
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _ESCAPE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u([dD][89a-fA-F][0-9a-fA-F]{2}|0000)|\\.", re.DOTALL
 )
-_SCALAR = re.compile(r'\s*:\s*(\d{1,19}|"[\w.-]{1,200}")')
-_SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])|[\ud800-\udfff]")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_SCALAR = re.compile(r'\s*:\s*([1-9][0-9]{0,18}(?![0-9.eE+-])|"[\w.-]{1,200}")')
+_SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])|[\0\ud800-\udfff]")
+_UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 
 
-class _Constant(ValueError):
-    """NaN or Infinity: Python reads them, JSON and jsonb do not know them."""
+def _finite(number: str) -> float:
+    """NaN, Infinity and what a double calls infinite: Python reads and writes them, JSON and jsonb do not know them."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number[:20]} is no number")
+    return value
 
 
-def _refuse_constant(name: str) -> Any:
-    raise _Constant(name)
+def _finite_or_none(number: str) -> float | None:
+    value = float(number)
+    return value if math.isfinite(value) else None
 
 
-_strict = json.JSONDecoder(parse_constant=_refuse_constant)
-_lenient = json.JSONDecoder(strict=False, parse_constant=lambda name: None)
+_strict = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
+_lenient = json.JSONDecoder(strict=False, parse_constant=_finite_or_none, parse_float=_finite_or_none)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +87,49 @@ def split(body: bytes) -> Body:
             key, at = scanstring(text, _expect(text, at, '"'), False)
             at = _expect(text, _skip_space(text, at), ":")
             if key == "events" and text[at] == "[":
-                elements, at = _split_array(text, at + 1)
+                found, at = _split_array(text, at + 1)
+                elements = (elements or []) + found  # a second array must not take the place of the first one's events
             else:
-                fields[key], at = _lenient.raw_decode(text, at)
+                at = _field(text, at, key, fields)
             at = _skip_space(text, at)
             if text[at] == ",":
                 at = _skip_space(text, at + 1)
         at = _skip_space(text, at + 1)
-    except (IndexError, ValueError, RecursionError, StopIteration) as error:
+    except (IndexError, ValueError) as error:
         raise ApiProtocolError(f"the answer to events/get cannot be read ({_what(body)})") from error
     if at != len(text):
         raise ApiProtocolError("the answer to events/get goes on after its end")
     return Body(fields, elements)
 
 
+def _field(text: str, at: int, key: str, fields: dict[str, Any]) -> int:
+    """Read one top-level field, or pass over it where it cannot be read; where it ends."""
+    try:
+        fields[key], at = _lenient.raw_decode(text, at)
+    except (ValueError, RecursionError):
+        at = _extent(text, at)
+    return at
+
+
 def _split_array(text: str, at: int) -> tuple[list[Element], int]:
     elements = []
+    sliced = False
     at = _skip_space(text, at)
     while text[at] != "]":
-        element, at = _element(text, at)
-        elements.append(element)
-        at = _skip_space(text, at)
+        if sliced:
+            end = _extent(text, at)
+            elements.append(_element(text[at:end].rstrip(" \t\n\r")))
+        else:
+            try:
+                value, end = _strict.raw_decode(text, at)
+            except (ValueError, RecursionError):
+                # The scanner's errors count the lines of all that stands before: from now on it gets slices.
+                sliced = True
+                continue
+            source = text[at:end]
+            plain = not _SUSPECT.search(source) and not _deep(source)
+            elements.append(Element(value, source) if plain else _element(source))
+        at = _skip_space(text, end)
         if text[at] == ",":
             at = _skip_space(text, at + 1)
         elif text[at] != "]":
@@ -105,27 +137,33 @@ def _split_array(text: str, at: int) -> tuple[list[Element], int]:
     return elements, at + 1
 
 
-def _element(text: str, at: int) -> tuple[Element, int]:
-    try:
-        value, end = _strict.raw_decode(text, at)
-    except (ValueError, RecursionError, StopIteration):
-        end = _extent(text, at)
-        return mended(text[at:end]), end
-    source = text[at:end]
-    return (mended(source) if _SUSPECT.search(source) else Element(value, source)), end
-
-
-def mended(source: str) -> Element:
-    """An element whose text jsonb does not take as it is: mended where possible, with the bytes as received."""
+def _element(source: str) -> Element:
+    """An element whose text jsonb may not take as it is: mended where possible, with the bytes as received."""
     raw = source.encode("utf-8", "surrogateescape")
-    clean = _SURROGATE.sub("\ufffd", _ESCAPE.sub(_replacement, source))
+    if _deep(source):
+        return Element(_envelope(source), "", raw, "it is nested too deeply")
+    clean = _UNSTORABLE.sub("\ufffd", _ESCAPE.sub(_replacement, source)) if _SUSPECT.search(source) else source
+    try:
+        return Element(_strict.decode(clean), clean, raw if clean != source else None)
+    except ValueError:
+        pass  # control characters and numbers without end are not JSON, and can be mended all the same
     try:
         value = _lenient.decode(clean)
         return Element(value, json.dumps(value, ensure_ascii=False, allow_nan=False), raw)
-    except RecursionError:
-        return Element(_envelope(source), "", raw, "it is nested too deeply")
     except ValueError as error:
-        return Element(_envelope(source), "", raw, f"it is not JSON: {str(error)[:200]}")
+        return Element(_envelope(source), "", raw, f"it cannot be read as JSON: {str(error)[:200]}")
+
+
+def _deep(source: str) -> bool:
+    """Whether it is nested deeper than MAX_DEPTH."""
+    if source.count("{") + source.count("[") <= MAX_DEPTH:
+        return False
+    depth = 0
+    for match in _TOKEN.finditer(source):
+        depth += (match[0] in ("{", "[")) - (match[0] in ("}", "]"))
+        if depth > MAX_DEPTH:
+            return True
+    return False
 
 
 def _envelope(source: str) -> dict[str, Any]:

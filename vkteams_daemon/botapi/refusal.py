@@ -15,4 +15,5 @@ def refusal(description: Any, retry_after: float | None = None) -> ApiError:
         return Unauthorised("the Bot API refused the token", hint="Ask @metabot for the bot's token and set api.token.")
     if "ratelimit" in known.replace(" ", "").replace("_", ""):
         return RateLimited("the Bot API asks to slow down", retry_after=retry_after)
-    return ApiRefused(f"the Bot API refused the request: {text[:200] or 'no description'}")
+    shown = "".join(char if char.isprintable() else " " for char in text[:200]).strip()
+    return ApiRefused(f"the Bot API refused the request: {shown or 'no description'}")

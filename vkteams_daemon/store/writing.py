@@ -291,7 +291,8 @@ class Writer:
             with connection.transaction():
                 return sum(e.error is not None for _, e in batch), self._insert(connection, batch)
         except psycopg.Error as error:
-            if (error.sqlstate or "")[:2] not in _CULPRIT_CLASSES:
+            # The driver's own refusals (a NUL in a text) are data errors too, and have no sqlstate.
+            if not isinstance(error, psycopg.DataError) and (error.sqlstate or "")[:2] not in _CULPRIT_CLASSES:
                 raise
             reason = first_line(error)
             if len(batch) == 1:
