@@ -5,6 +5,7 @@ not say). What follows from that, or from the lines before it, need not stand th
 
 - the timestamp of a newMessage, the editedTimestamp of an editedMessage: now minus `ago`;
 - the timestamp of an editedMessage, a deletedMessage and of pins: the message's own;
+- a newMessage of a message that was said before is the ghost of a deleted one: both of its times, as of an edit;
 - from, text and timestamp of the message in a callbackQuery, a reply or a forward part: the message's own.
 
 Whatever does stand there stays.
@@ -105,7 +106,10 @@ class Telling:
         payload = copy.deepcopy(line.payload) if self._round == 1 else self._fresh(line.payload)
         at = int(time.time() - line.ago)
         said = self._said.get(str(payload.get("msgId")), {})
-        if line.type == "newMessage":
+        if line.type == "newMessage" and said:
+            payload.setdefault("timestamp", said["timestamp"])
+            payload.setdefault("editedTimestamp", at)
+        elif line.type == "newMessage":
             payload.setdefault("timestamp", at)
             self._said[str(payload.get("msgId"))] = payload
         elif line.type in _OF_A_MESSAGE:
