@@ -1,0 +1,84 @@
+"""What the benchmarks stand on: the bundled PostgreSQL in a temporary directory, and texts as a chat's events.
+
+The server is the one that vkteamsd starts for itself, with fsync on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from vkteams_daemon.botapi.events import Event, read
+from vkteams_daemon.config import Config
+from vkteams_daemon.embedding import samples
+from vkteams_daemon.options import Daemon
+from vkteams_daemon.store.database import Database
+
+DATA = "VKTEAMS_BENCH_DATA"  # names a file of texts where the command line names none
+_CHATS, _USERS = 20, 200
+_START = 1_700_000_000
+
+
+@contextlib.contextmanager
+def place() -> Iterator[Path]:
+    """A temporary directory that the server's user can pass through."""
+    with tempfile.TemporaryDirectory(prefix="vkteams-bench-", dir="/tmp") as directory:
+        os.chmod(directory, 0o711)
+        yield Path(directory)
+
+
+@contextlib.contextmanager
+def database(directory: Path) -> Iterator[Database]:
+    """A new archive below the directory, with a pool for several threads."""
+    config = Config(daemon=Daemon(state_dir=str(directory / "state"), runtime_dir=str(directory / "run")))
+    with Database(config, application="bench") as opened:
+        yield opened
+
+
+def read_texts(file: Path | None, count: int) -> list[str]:
+    """That many texts, a fixed sample in their own order; of the built-in ones, which are few, they come again."""
+    named = file or (Path(os.environ[DATA]) if os.environ.get(DATA) else None)
+    if named is None:
+        texts = samples.texts()
+        return [texts[i % len(texts)] for i in range(count)]
+    with gzip.open(named, "rt", encoding="utf-8") as lines:
+        texts = [text for line in lines if (text := json.loads(line).get("text") or "").strip()]
+    chosen = sorted(random.Random(1).sample(range(len(texts)), min(count, len(texts))))
+    return [texts[i] for i in chosen]
+
+
+def bodies(texts: Sequence[str], size: int, *, first_id: int = 1) -> list[bytes]:
+    """Answers of events/get with `size` new messages each, as the Bot API writes them."""
+    answers = []
+    for start in range(0, len(texts), size):
+        events = [_event(first_id + start + i, text) for i, text in enumerate(texts[start : start + size])]
+        answers.append(json.dumps({"ok": True, "events": events}, ensure_ascii=False).encode())
+    return answers
+
+
+def batches(texts: Sequence[str], size: int, *, first_id: int = 1) -> list[list[Event]]:
+    """The same answers, read."""
+    now = datetime.now(UTC)
+    return [read(body, now) for body in bodies(texts, size, first_id=first_id)]
+
+
+def _event(number: int, text: str) -> dict[str, object]:
+    chat, user = number % _CHATS, number * 7 % _USERS
+    return {
+        "eventId": number,
+        "type": "newMessage",
+        "payload": {
+            "msgId": str(7_576_322_310_144_000_000 + number),
+            "chat": {"chatId": f"{681869378 + chat}@chat.agent", "type": "group", "title": f"Room {chat}"},
+            "from": {"userId": f"user{user}@corp.example", "firstName": f"First{user}", "lastName": f"Last{user}"},
+            "timestamp": _START + number,
+            "text": text,
+        },
+    }

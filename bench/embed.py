@@ -1,0 +1,159 @@
+"""Embedding into the database, against the bare loop of the model and against what most code does.
+
+    python -m bench.embed [TEXTS.jsonl.gz] [--source NAME|DIR|WHEEL] [--texts N] [--rounds N]
+
+Every way runs `--rounds` times, turn about, and its best time counts; the vectors are thrown away in between. The rival
+and the ceiling do without a database altogether. `VKTEAMS_BENCH_DATA` names TEXTS where the command line does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from bench import archive
+from bench.model import ARRIVAL, in_order, one_thread, several_threads, sorted_by_length
+from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.embedding.manifest import ModelInfo
+from vkteams_daemon.embedding.model import TOKEN_BUDGET, Model
+from vkteams_daemon.embedding.worker import Tally, Worker
+from vkteams_daemon.options import Embedding
+from vkteams_daemon.store import models
+from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.models import StoredModel
+from vkteams_daemon.store.writing import Writer
+
+IDLE = 0.5  # seconds between two looks at the queue; only the end of a run waits for one
+
+
+class Run:
+    """The same texts embedded into the database again and again."""
+
+    def __init__(self, database: Database, model: Model, threads: int) -> None:
+        self._database = database
+        self._model = model
+        self._threads = threads
+        with database.connection() as connection:
+            self.stored: StoredModel = models.register(connection, model.name, model.fingerprint, model.dims)
+
+    def fill(self, texts: Sequence[str]) -> None:
+        """Bring the texts into the archive by the road that every message takes."""
+        writer = Writer(self._database.connect, "1000000001")
+        writer.acquire()
+        for events in archive.batches(texts, 500):
+            writer.store(events)
+        writer.close()
+
+    def prepare(self, *, indexed: bool) -> None:
+        """No vectors, everything queued, and the index there or not."""
+        name = models.index_name(self.stored.model_id, "message")
+        with self._database.connection() as connection:
+            connection.execute(f"DROP INDEX IF EXISTS {name}".encode())
+            connection.execute("TRUNCATE embeddings, embedding_queue")
+            models.enqueue_missing(connection, self.stored.model_id)
+            if indexed:
+                models.ensure_index(connection, self.stored, "message")
+            connection.execute("ANALYZE")
+            connection.execute("CHECKPOINT")
+
+    def embed(self) -> None:
+        """Work the queue off, as the daemon's threads do."""
+        options, tally, stop = Embedding(), Tally(), threading.Event()
+
+        def work(number: int) -> None:
+            worker = Worker(
+                self._database, lambda: self._model, tally, claim=options.claim, token_budget=options.token_budget,
+                stop=stop, keeper=False,
+            )  # fmt: skip
+            while worker.round():
+                pass
+
+        with ThreadPoolExecutor(self._threads) as pool:
+            list(pool.map(work, range(self._threads)))
+
+    def index(self) -> None:
+        """Build the index over what is there."""
+        with self._database.connection() as connection:
+            models.ensure_index(connection, self.stored, "message")
+
+    def count(self) -> int:
+        """How many vectors there are."""
+        with self._database.connection() as connection:
+            row = connection.execute("SELECT count(*) FROM embeddings").fetchone()
+        return int(row[0]) if row else 0
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(infos: dict[str, ModelInfo], texts: Sequence[str], threads: int, rounds: int, directory: Path) -> None:
+    """Run every way turn about and print texts a second and ratios."""
+    model = one_thread(infos["int8"])
+    chunks = [chunk for text in texts for chunk in model.chunks(text)]
+    once = list({chunk.ids: chunk for chunk in chunks}.values())
+    rival = in_order(several_threads(infos["fp32"], threads), ARRIVAL)
+    bare = sorted_by_length([model] * threads, TOKEN_BUDGET)
+    times: dict[str, float] = {}
+
+    def note(name: str, seconds: float) -> None:
+        times[name] = min(times.get(name, seconds), seconds)
+
+    with archive.database(directory) as database:
+        run = Run(database, model, threads)
+        run.fill(texts)
+        for _ in range(rounds):
+            note("rival", timed(lambda: rival(chunks)))
+            note("bare", timed(lambda: bare(chunks)))
+            note("bare once", timed(lambda: bare(once)))
+            run.prepare(indexed=True)
+            note("live", timed(run.embed))
+            assert run.count() == len(chunks), "every chunk has its vector"
+            run.prepare(indexed=False)
+            note("without", timed(run.embed))
+            note("build", timed(run.index))
+    print(f"{len(texts)} texts, {len(chunks)} chunks, {len(once)} of them different; {threads} threads, int8")
+    bare_ways = {"bare": "bare loop", "bare once": "bare loop, each text once"}
+    names = {
+        "rival": f"fp32, batches of {ARRIVAL} in arrival order, no database",
+        "bare": "the bare loop over all texts, no database",
+        "bare once": "the bare loop over each text once, no database",
+        "live": "into the database, index live",
+        "without": "into the database, without the index",
+        "after": "into the database, and the index built afterwards",
+    }
+    times["after"] = times["without"] + times["build"]
+    print(f"{'':52}{'texts/s':>9}{'x rival':>9}" + "".join(f"{'of ' + way:>30}" for way in bare_ways.values()))
+    for key, name in names.items():
+        row = f"{name:52}{len(texts) / times[key]:9.0f}{times['rival'] / times[key]:9.2f}"
+        print(row + "".join(f"{times[way] / times[key]:30.2f}" for way in bare_ways))
+
+
+def main() -> None:
+    """Install, fill, measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path, metavar="TEXTS.jsonl.gz")
+    parser.add_argument("--source", default="all-MiniLM-L6-v2", metavar="NAME|DIR|WHEEL")
+    parser.add_argument("--texts", type=int, default=5000, metavar="N")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    options = parser.parse_args()
+    with archive.place() as directory:
+        infos = {
+            precision: catalogue.install(options.source, directory / precision, precision=precision)
+            for precision in ("fp32", "int8")
+        }
+        texts = archive.read_texts(options.file, options.texts)
+        measure(infos, texts, options.threads, options.rounds, directory)
+
+
+if __name__ == "__main__":
+    main()
