@@ -30,7 +30,7 @@ _START = 1_700_000_000
 def place() -> Iterator[Path]:
     """A temporary directory that the server's user can pass through."""
     with tempfile.TemporaryDirectory(prefix="vkteams-bench-", dir="/tmp") as directory:
-        os.chmod(directory, 0o711)
+        Path(directory).chmod(0o711)
         yield Path(directory)
 
 
@@ -43,7 +43,7 @@ def database(directory: Path) -> Iterator[Database]:
 
 
 def read_texts(file: Path | None, count: int) -> list[str]:
-    """That many texts, a fixed sample in their own order; of the built-in ones, which are few, they come again."""
+    """That many texts of the file, a fixed sample in their order; of the built-in ones, where there is no file."""
     named = file or (Path(os.environ[DATA]) if os.environ.get(DATA) else None)
     if named is None:
         texts = samples.texts()

@@ -67,7 +67,7 @@ class Run:
 
         def work(number: int) -> None:
             worker = Worker(
-                self._database, lambda: self._model, tally, claim=options.claim, token_budget=options.token_budget,
+                self._database, lambda _: self._model, tally, claim=options.claim, token_budget=options.token_budget,
                 stop=stop, keeper=False,
             )  # fmt: skip
             while worker.round():

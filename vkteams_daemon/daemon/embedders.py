@@ -96,13 +96,18 @@ class Embedders:
         shown.texts_per_second = tally.per_second()
         status.latency_ms.row_to_vector = percentiles(list(tally.row_to_vector))
 
-    def _load(self) -> Model:
-        """The model, loaded by the first worker that asks and shared by all: its runs do not disturb one another."""
+    def _load(self, failed: Model | None) -> Model:
+        """The model, loaded by the first worker that asks and shared by all: its runs do not disturb one another.
+
+        Args:
+            failed: the model that has failed the worker; it is loaded anew, once for all of them.
+        """
         from vkteams_daemon.embedding import catalogue
         from vkteams_daemon.embedding.model import Model
 
         with self._loading:
-            if self._model is None:
+            if self._model is None or self._model is failed:
+                self._model = None  # two of them need not be in memory
                 name = catalogue.chosen(self._config)
                 self._model = Model.load(catalogue.find(self._config.models_dir, name or ""))
             return self._model

@@ -8,27 +8,31 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from vkteams_daemon.embedding.model import Chunk, Model, batches
-from vkteams_daemon.errors import StoreError, VkTeamsError
+from vkteams_daemon.errors import ModelError, StoreError, VkTeamsError
 from vkteams_daemon.store import models, queue
 from vkteams_daemon.store.database import Connection, Database
 from vkteams_daemon.store.models import StoredModel
-from vkteams_daemon.store.queue import Claim, Embedded, Vector
+from vkteams_daemon.store.queue import Claim, Embedded, Failed, Vector
 
 log = logging.getLogger(__name__)
 
-RETRY_MAX = 3600.0  # seconds between two attempts at a text that fails
+RETRY_FIRST = 5.0  # seconds between the first two attempts at a text that fails; doubled from one to the next
+RETRY_MAX = 3600.0
 TROUBLE_MAX = 60.0  # seconds between two attempts at a database or model that fails
+ROUND_TOKENS = 32768  # about; one round is seconds of work, however long the texts are
+COUNT_EVERY = 10.0  # seconds between two counts of a queue that is being worked off
 
 
 class Stopped(Exception):
@@ -51,15 +55,35 @@ class Tally:
     queued: int | None = None
     row_to_vector: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=1000))
+    troubled: set[object] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, embedded: int, failed: int, ages: Sequence[float]) -> None:
+    def add(self, embedded: int, failed: int, ages: Iterable[float]) -> None:
         """Count one round."""
         with self.lock:
             self.embedded += embedded
             self.failed += failed
             self.row_to_vector.extend(1000 * age for age in ages)
             self.rounds.append((time.monotonic(), embedded))
+
+    def trouble(self, worker: object, error: Exception) -> None:
+        """This worker cannot go on; said once for all of them, until none has trouble any more."""
+        with self.lock:
+            first = not self.troubled
+            self.troubled.add(worker)
+            self.state = "failing"
+        if first:
+            unforeseen = not isinstance(error, VkTeamsError)
+            log.warning("embedding waits: %s", error or type(error).__name__, exc_info=unforeseen)
+
+    def well(self, worker: object) -> None:
+        """This worker works."""
+        with self.lock:
+            last = self.troubled == {worker}
+            self.troubled.discard(worker)
+            self.state = "failing" if self.troubled else "ok"
+        if last:
+            log.info("embedding goes on")
 
     def per_second(self, window: float = 60.0) -> float:
         """Messages a second over the last `window` seconds."""
@@ -73,7 +97,7 @@ class Worker:
 
     Args:
         database: open.
-        load: gives the model; called in the worker's own thread, again after it has failed.
+        load: gives the model; called in the worker's own thread, again after it has failed, with the one that failed.
         tally: where it counts.
         claim: most messages of one round.
         token_budget: most tokens of one run of the model.
@@ -85,7 +109,7 @@ class Worker:
     def __init__(
         self,
         database: Database,
-        load: Callable[[], Model],
+        load: Callable[[Model | None], Model],
         tally: Tally,
         *,
         claim: int = 256,
@@ -102,9 +126,10 @@ class Worker:
         self._max_attempts = max_attempts
         self._stop = stop or threading.Event()
         self._keeper = keeper
-        self._settled = False
-        self._model: Model | None = None
-        self._stored: StoredModel | None = None
+        self._broken: Model | None = None
+        self._use: tuple[Model, StoredModel] | None = None
+        self._missing_queued = self._indexed = self._cleared = False
+        self._counted_at = -math.inf
 
     def run(self, wake: threading.Event, poll_interval: float) -> None:
         """Work until `stop` is set; `wake` cuts an idle wait of `poll_interval` seconds short."""
@@ -114,28 +139,26 @@ class Worker:
             wake.clear()
             try:
                 busy = self.round() > 0
-                if not busy and self._keeper:
-                    busy = self.settle()
+                if self._keeper:
+                    busy = self.keep(idle=not busy) or busy
             except Stopped:
                 return
-            except VkTeamsError as error:
+            except Exception as error:  # noqa: BLE001 - a worker that ends unseen is worse than one that tries again
                 failures += 1
-                if failures == 1:
-                    log.warning("embedding waits: %s", error)
-                self._tally.state = "failing"
+                self._tally.trouble(self, error)
                 stop.wait(random.uniform(0.5, 1) * min(TROUBLE_MAX, 2.0**failures))
                 continue
-            if failures:
-                log.info("embedding goes on")
-            failures, self._tally.state = 0, "ok"
+            failures = 0
+            self._tally.well(self)
             if not busy and not stop.is_set():
                 wake.wait(poll_interval)
 
     def round(self) -> int:
-        """Claim, embed and store once; returns how many queue rows were dealt with.
+        """Claim, embed and store once; returns how many queue rows were claimed.
 
         Raises:
-            VkTeamsError: the model cannot be loaded, or the database does not answer; nothing was changed.
+            VkTeamsError: the model cannot be loaded or does not work, or the database does not answer; nothing was
+                changed.
         """
         model, stored = self._ready()
         with self._database.connection() as connection:
@@ -144,70 +167,95 @@ class Worker:
                 claims = queue.claim(connection, stored.model_id, self._claim)
                 if not claims:
                     return 0
-                done, failures = self._embed(connection, model, stored, [c for c in claims if c.text])
-                queue.finish(connection, stored.model_id, done, [c for c in claims if not c.text])
-                for claim, error in failures:
-                    self._fail(connection, stored, claim, error)
-        self._tally.add(len(done), len(failures), [item.claim.age for item in done if item.claim.attempts == 0])
+                done, failed = self._embed(connection, model, stored, claims)
+                count = queue.finish(connection, stored.model_id, done, failed)
+        for item in failed:
+            if item.delay is None:
+                key = item.claim.msg_id, item.claim.chat_id
+                log.error("message %s of chat %s cannot be embedded and is parked: %s", *key, item.error)
+        self._tally.add(count, len(failed), (item.claim.age for item in done if item.claim.age is not None))
         return len(claims)
 
-    def settle(self) -> bool:
-        """What is done when the queue is empty: look for what was missed, build the index, complete a change of model.
+    def keep(self, *, idle: bool) -> bool:
+        """What one worker does for all: count the queue; when idle, look once for what is in no queue, build the index
+        and complete a change of model.
 
         Returns:
             Whether there is work again.
         """
         _, stored = self._ready()
         with self._database.connection() as connection:
-            if not self._settled:
-                # A message that was written while the model was being registered is in no queue.
-                if models.enqueue_missing(connection, stored.model_id):
+            if idle and not self._missing_queued:
+                found = models.enqueue_missing(connection, stored.model_id)
+                self._missing_queued = True
+                if found:
                     return True
-                models.ensure_index(connection, stored, "message")
-                if models.switch(connection, stored):
-                    log.info("model %s is complete and in use", stored.name)
-                models.clear_retired(connection)
-                self._settled = True
-            self._tally.queued = queue.length(connection, stored.model_id)
+            if idle:
+                self._settle(connection, stored)
+            if idle or time.monotonic() - self._counted_at > COUNT_EVERY:
+                self._tally.queued = queue.length(connection, stored.model_id)
+                self._counted_at = time.monotonic()
         return False
 
+    def _settle(self, connection: Connection, stored: StoredModel) -> None:
+        self._indexed = self._indexed or models.ensure_index(connection, stored, "message")
+        if stored.state == "building" and self._indexed and models.switch(connection, stored):
+            log.info("model %s is complete and in use", stored.name)
+            assert self._use is not None
+            self._use = (self._use[0], replace(stored, state="active"))
+            self._cleared = False
+        if not self._cleared:
+            models.clear_retired(connection)
+            self._cleared = True
+
     def _ready(self) -> tuple[Model, StoredModel]:
-        if self._model is None:
-            self._model = self._load()
-        if self._stored is None:
+        if self._use is None:
+            model = self._load(self._broken)
             with self._database.connection() as connection:
-                model = self._model
-                self._stored = models.register(connection, model.name, model.fingerprint, model.dims)
-        self._tally.model = self._model.name
-        return self._model, self._stored
+                stored = models.register(connection, model.name, model.fingerprint, model.dims)
+            self._use, self._broken = (model, stored), None
+            self._missing_queued = self._indexed = self._cleared = False
+        self._tally.model = self._use[0].name
+        return self._use
 
     def _embed(
         self, connection: Connection, model: Model, stored: StoredModel, claims: list[Claim]
-    ) -> tuple[list[Embedded], list[tuple[Claim, str]]]:
-        chunks: dict[int, list[Chunk]] = {}
-        failures: list[tuple[Claim, str]] = []
-        for at, claim in enumerate(claims):
+    ) -> tuple[list[Embedded], list[Failed]]:
+        """The claims with their vectors, and those that failed; claims beyond `ROUND_TOKENS` are in neither list."""
+        chunks: list[tuple[Claim, list[Chunk]]] = []
+        errors: dict[Claim, str] = {}
+        tokens = 0
+        for claim in claims:
+            if tokens > ROUND_TOKENS:
+                break
             try:
-                chunks[at] = model.chunks(claim.text or "")
+                parts = model.chunks(claim.text or "")
             except Exception as error:  # noqa: BLE001 - one text must not stop the others, whatever the runtime raises
-                failures.append((claim, f"{type(error).__name__}: {error}"))
-        distinct = {_hash(chunk): chunk for parts in chunks.values() for chunk in parts}
+                errors[claim] = f"{type(error).__name__}: {error}"
+                continue
+            chunks.append((claim, parts))
+            tokens += sum(map(len, parts))
+        distinct = {_hash(chunk): chunk for _, parts in chunks for chunk in parts}
         vectors = queue.known_vectors(connection, stored.model_id, list(distinct))
         missing = {text_hash: chunk for text_hash, chunk in distinct.items() if text_hash not in vectors}
-        computed, errors = self._vectors(model, missing)
+        computed, broken = self._vectors(model, missing)
         vectors.update(computed)
         done = []
-        for at, parts in chunks.items():
+        for claim, parts in chunks:
             hashes = [_hash(chunk) for chunk in parts]
-            broken = next((errors[text_hash] for text_hash in hashes if text_hash in errors), None)
-            if broken:
-                failures.append((claims[at], broken))
+            reason = next((broken[text_hash] for text_hash in hashes if text_hash in broken), None)
+            if reason:
+                errors[claim] = reason
             else:
-                done.append(Embedded(claims[at], tuple((text_hash, vectors[text_hash]) for text_hash in hashes)))
-        return done, failures
+                done.append(Embedded(claim, tuple((text_hash, vectors[text_hash]) for text_hash in hashes)))
+        return done, [Failed(claim, reason, self._delay(claim)) for claim, reason in errors.items()]
 
     def _vectors(self, model: Model, chunks: dict[bytes, Chunk]) -> tuple[dict[bytes, Vector], dict[bytes, str]]:
-        """The vectors of these chunks, and the errors of those that have none."""
+        """The vectors of these chunks, and the errors of those that have none.
+
+        Raises:
+            ModelError: it is not the texts: the model fails at any.
+        """
         hashes, parts = list(chunks), list(chunks.values())
         vectors: dict[bytes, Vector] = {}
         errors: dict[bytes, str] = {}
@@ -216,23 +264,28 @@ class Worker:
                 raise Stopped
             try:
                 vectors.update(_run(model, [hashes[i] for i in batch], [parts[i] for i in batch]))
-            except Exception as error:  # noqa: BLE001 - the runtime's errors have no common base
-                if len(batch) == 1:
-                    errors[hashes[batch[0]]] = f"{type(error).__name__}: {error}"
-                    continue
+            except Exception:  # noqa: BLE001 - the runtime's errors have no common base
+                self._probe(model)
                 for i in batch:
                     try:
                         vectors.update(_run(model, [hashes[i]], [parts[i]]))
-                    except Exception as single:  # noqa: BLE001
-                        errors[hashes[i]] = f"{type(single).__name__}: {single}"
+                    except Exception as error:  # noqa: BLE001
+                        errors[hashes[i]] = f"{type(error).__name__}: {error}"
         return vectors, errors
 
-    def _fail(self, connection: Connection, stored: StoredModel, claim: Claim, error: str) -> None:
-        park = claim.attempts + 1 >= self._max_attempts
-        delay = min(RETRY_MAX, 5.0 * 2**claim.attempts)
-        queue.fail(connection, stored.model_id, claim, error, delay=delay, park=park)
-        if park:
-            log.error("message %s of chat %s cannot be embedded and is parked: %s", claim.msg_id, claim.chat_id, error)
+    def _probe(self, model: Model) -> None:
+        """Raises ModelError where the model fails at a harmless text too; then it is loaded again."""
+        try:
+            _run(model, [b""], model.chunks("a")[:1])
+        except Exception as error:
+            self._broken, self._use = model, None
+            raise ModelError(f"the model {model.name} does not work: {error}") from error
+
+    def _delay(self, claim: Claim) -> float | None:
+        """Seconds until this claim is tried again, or None after the last attempt."""
+        if claim.attempts + 1 >= self._max_attempts:
+            return None
+        return min(RETRY_MAX, RETRY_FIRST * 2.0**claim.attempts)
 
 
 def _run(model: Model, hashes: list[bytes], parts: list[Chunk]) -> dict[bytes, Vector]:

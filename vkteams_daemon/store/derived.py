@@ -93,10 +93,19 @@ _ENQUEUE = (
     " SELECT i.chat_id, i.msg_id, e.model_id, 'message' FROM (SELECT * FROM {incoming}) AS i"
     " CROSS JOIN embedding_models e WHERE e.state <> 'retired' ON CONFLICT DO NOTHING"
 )
+# A row that a worker holds is passed by, for it may hold it for seconds; it will see that the message has changed.
+_DROP_QUEUED = (
+    "DELETE FROM embedding_queue q USING (SELECT t.chat_id, t.msg_id, t.model_id, t.kind FROM {{incoming}}"
+    " JOIN embedding_queue t ON t.chat_id = incoming.chat_id AND t.msg_id = incoming.msg_id{condition}"
+    " FOR UPDATE OF t SKIP LOCKED) AS k WHERE q.chat_id = k.chat_id AND q.msg_id = k.msg_id"
+    " AND q.model_id = k.model_id AND q.kind = k.kind"
+)
 _DROP_VECTORS = (
     "DELETE FROM embeddings e USING {incoming} WHERE e.chat_id = incoming.chat_id AND e.msg_id = incoming.msg_id",
-    "DELETE FROM embedding_queue q USING {incoming} WHERE q.chat_id = incoming.chat_id AND q.msg_id = incoming.msg_id",
+    _DROP_QUEUED.format(condition=""),
 )
+# An edited text that had been put off, or parked, is a new text.
+_START_OVER = _DROP_QUEUED.format(condition=" AND t.attempts > 0")
 _ERASE = (
     "UPDATE events e SET payload = NULL, raw = NULL FROM {incoming}"
     " WHERE e.chat_id = incoming.chat_id AND e.subject = incoming.msg_id",
@@ -152,6 +161,9 @@ def _save(connection: Connection, messages: list[Message], erase: bool, copy: bo
     for statement in _ERASE if erased else ():
         KEYS.run(connection, statement, erased, copy)
     queue = [(m.chat_id, m.msg_id) for m in messages if m.to_embed]
+    edited = [(m.chat_id, m.msg_id) for m in messages if m.to_embed and m.stored_version]
+    if edited:
+        KEYS.run(connection, _START_OVER, edited, copy)
     if queue:
         KEYS.run(connection, _ENQUEUE, queue, copy)
         connection.execute(_NOTIFY.encode())

@@ -47,9 +47,10 @@ def active_model(connection: Connection) -> StoredModel | None:
 
 
 def register(connection: Connection, name: str, fingerprint: str, dims: int) -> StoredModel:
-    """The row of this model; a model new to the archive, or one taken up again, gets everything it lacks queued.
+    """The row of this model; from now on the writer queues what it writes for it too.
 
-    The first model is active at once; a further one is `building` until `switch` finds it complete.
+    The first model is active at once; a further one is `building` until `switch` finds it complete. What was written
+    before is queued by `enqueue_missing`.
     """
     with translated(), connection.transaction():
         connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})".encode())
@@ -67,7 +68,6 @@ def register(connection: Connection, name: str, fingerprint: str, dims: int) -> 
         ).fetchone()
         assert row is not None
         model = StoredModel(*row)
-        enqueue_missing(connection, model.model_id)
         # A half-built predecessor nobody waits for any more.
         connection.execute(
             "UPDATE embedding_models SET state = 'retired' WHERE state = 'building' AND model_id <> %s",
@@ -80,11 +80,19 @@ def enqueue_missing(connection: Connection, model_id: int) -> int:
     """Queue every message that has text and no vector of this model; returns how many.
 
     They count as queued when they were sent, so that what people say now is embedded before what they said last year.
+
+    Args:
+        connection: in autocommit mode.
+        model_id: of a registered model.
     """
     with translated():
+        with connection.transaction():
+            # A writer that had asked for the models before this one was registered has not committed yet; this waits
+            # until it has. One that asks later waits for this lock, a moment, and then sees the model.
+            connection.execute("LOCK TABLE embedding_queue IN SHARE MODE")
         return connection.execute(
-            "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at)"
-            " SELECT m.chat_id, m.msg_id, %(model)s, 'message', m.sent_at FROM messages m"
+            "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at, not_before)"
+            " SELECT m.chat_id, m.msg_id, %(model)s, 'message', m.sent_at, clock_timestamp() FROM messages m"
             " WHERE m.deleted_at IS NULL AND m.text <> '' AND NOT EXISTS (SELECT FROM embeddings e WHERE"
             " e.chat_id = m.chat_id AND e.msg_id = m.msg_id AND e.model_id = %(model)s AND e.kind = 'message')"
             " ON CONFLICT DO NOTHING",
@@ -123,10 +131,10 @@ def ensure_index(connection: Connection, model: StoredModel, kind: str) -> bool:
         kind: `message` or `window`.
 
     Returns:
-        Whether this call built it.
+        Whether it is there now.
     """
     if has_index(connection, model.model_id, kind):
-        return False
+        return True
     name = index_name(model.model_id, kind)
     expression, condition = index_expression(model, kind)
     with translated():

@@ -1,14 +1,16 @@
-"""The embedding queue: claiming, finishing and failing work, so that a vector and its queue row change together.
+"""The embedding queue: claiming and finishing work, so that a vector and its queue row change together.
 
 A claim is a row lock (FOR UPDATE SKIP LOCKED) inside the worker's transaction: a worker that dies gives its claims back
-at once. The writer never waits for a claim: its ON CONFLICT DO NOTHING does not touch a locked row, and the worker lets
-a queue row go only after it has seen, under a share lock, that the message still says what it embedded.
+at once. The writer never waits for a claim: what it adds meets the locked row and does nothing, what it takes away
+passes it by. In return the worker lets a queue row go, or puts it off, only after it has seen under a share lock that
+the message still says what it claimed; otherwise the row stays due and comes again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -20,15 +22,18 @@ from vkteams_daemon.store.database import Connection, translated
 
 Vector = npt.NDArray[np.float16]
 
+# A worker that was stopped (SIGSTOP, a suspended machine) gives its claims back after this time; a round takes seconds.
+_SESSION = "SET idle_in_transaction_session_timeout = '10min'"
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """One queue row that this transaction holds.
 
     Attributes:
-        text: what to embed; None where the message is gone or says nothing.
+        text: what to embed; None where the message is gone or deleted.
         version: of the message when it was claimed.
-        age: seconds since it was queued.
+        age: seconds since the writer queued it; None where it was tried before or queued for a new model.
     """
 
     chat_id: str
@@ -37,7 +42,7 @@ class Claim:
     text: str | None
     version: int | None
     attempts: int
-    age: float
+    age: float | None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -47,25 +52,49 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """One claim's vectors: a (text hash, halfvec) pair per chunk, in the order of the text."""
+    """One claim's vectors: a (text hash, halfvec) pair per chunk, in the order of the text; none without a token."""
 
     claim: Claim
     chunks: tuple[tuple[bytes, Vector], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """One claim that has no vectors, and why; tried again after `delay` seconds, or parked where that is None."""
+
+    claim: Claim
+    error: str
+    delay: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A text that failed too often and is not tried again until it is edited or `retry` is called."""
+
+    chat_id: str
+    msg_id: str
+    model: str
+    attempts: int
+    error: str | None
+    enqueued_at: datetime
+
+
 def prepare(connection: Connection) -> None:
-    """Teach a pooled connection pgvector's types; cheap the second time."""
+    """Ready a pooled connection for claims and vectors; cheap the second time."""
     with translated():
         if not getattr(connection, "_knows_vectors", False):
             register_vector(connection)
+            connection.execute(_SESSION)
             connection._knows_vectors = True  # type: ignore[attr-defined]  # lives and dies with the connection
 
 
 def claim(connection: Connection, model_id: int, limit: int) -> list[Claim]:
     """Up to `limit` due rows of this model's queue, the newest first, locked until the transaction ends."""
     rows = connection.execute(
-        "SELECT q.chat_id, q.msg_id, q.kind, CASE WHEN m.deleted_at IS NULL THEN m.text END, m.version, q.attempts,"
-        " extract(epoch FROM clock_timestamp() - q.enqueued_at)::float8"
+        "SELECT q.chat_id, q.msg_id, q.kind,"
+        " CASE WHEN m.chat_id IS NOT NULL AND m.deleted_at IS NULL THEN coalesce(m.text, '') END, m.version,"
+        " q.attempts,"
+        " CASE WHEN q.not_before = '-infinity' THEN extract(epoch FROM clock_timestamp() - q.enqueued_at)::float8 END"
         " FROM embedding_queue q LEFT JOIN messages m USING (chat_id, msg_id)"
         " WHERE q.model_id = %s AND q.not_before <= clock_timestamp()"
         " ORDER BY q.enqueued_at DESC LIMIT %s FOR UPDATE OF q SKIP LOCKED",
@@ -76,56 +105,46 @@ def claim(connection: Connection, model_id: int, limit: int) -> list[Claim]:
 
 def known_vectors(connection: Connection, model_id: int, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
     """The vectors that this model has already given to these texts."""
-    rows = connection.execute(
-        "SELECT DISTINCT ON (text_hash) text_hash, embedding FROM embeddings"
-        " WHERE model_id = %s AND text_hash = ANY(%s)",
-        (model_id, list(hashes)),
-    ).fetchall()
-    return {bytes(hash): _numpy(vector) for hash, vector in rows}
+    # One row of each: a word that was said ten thousand times has as many.
+    rows = (
+        connection.cursor(binary=True)
+        .execute(
+            "SELECT k.text_hash, e.embedding FROM unnest(%s::bytea[]) AS k (text_hash) CROSS JOIN LATERAL"
+            " (SELECT embedding FROM embeddings e WHERE e.model_id = %s AND e.text_hash = k.text_hash LIMIT 1) AS e",
+            (list(hashes), model_id),
+        )
+        .fetchall()
+    )
+    return {bytes(text_hash): _numpy(vector) for text_hash, vector in rows}
 
 
-def finish(connection: Connection, model_id: int, done: Sequence[Embedded], empty: Sequence[Claim]) -> int:
-    """Store the vectors of claims and let their queue rows go, in the claims' own transaction.
+def finish(connection: Connection, model_id: int, done: Sequence[Embedded], failed: Sequence[Failed] = ()) -> int:
+    """Store vectors and let their queue rows go, and put off what failed, in the claims' own transaction.
 
     Args:
         connection: the transaction that claimed them.
         model_id: whose vectors these are.
-        done: claims with their vectors.
-        empty: claims with nothing to embed.
+        done: claims with their vectors; one whose message is gone has none.
+        failed: claims without.
 
     Returns:
         How many messages were stored. One whose text has changed since keeps its queue row and comes again.
     """
-    current = _unchanged(connection, done)
+    claims = [*(item.claim for item in done), *(item.claim for item in failed)]
+    current = _unchanged(connection, claims)
     stored = [item for item in done if item.claim.key in current]
-    chats, messages, kinds = _columns([item.claim for item in stored])
-    if stored:
-        connection.execute(
-            "DELETE FROM embeddings e USING unnest(%s::text[], %s::text[], %s::text[]) AS k(chat_id, msg_id, kind)"
-            " WHERE e.chat_id = k.chat_id AND e.msg_id = k.msg_id AND e.kind = k.kind AND e.model_id = %s",
-            (chats, messages, kinds, model_id),
-        )
-        # Binary COPY or not at all: vectors as text are ten times slower.
-        with connection.cursor().copy(
-            "COPY embeddings (chat_id, msg_id, model_id, kind, chunk, text_hash, embedding) FROM STDIN (FORMAT BINARY)"
-        ) as copy:
-            copy.set_types(["text", "text", "int4", "text", "int4", "bytea", "halfvec"])
-            for item in stored:
-                key = (item.claim.chat_id, item.claim.msg_id, model_id, item.claim.kind)
-                for chunk, (text_hash, vector) in enumerate(item.chunks):
-                    copy.write_row((*key, chunk, text_hash, HalfVector(vector)))
-    _dequeue(connection, model_id, [*(item.claim for item in stored), *empty])
+    put_off = [item for item in failed if item.claim.key in current]
+    # A parked text keeps no vector of what the message said before.
+    parked = [item.claim for item in put_off if item.delay is None]
+    _drop_vectors(connection, model_id, [*(item.claim for item in stored), *parked])
+    _copy(connection, model_id, stored)
+    for item in put_off:
+        _put_off(connection, model_id, item)
+    gone = [claim for claim in claims if claim.text is None]
+    _dequeue(connection, model_id, [*(item.claim for item in stored), *gone])
+    changed = [claim for claim in claims if claim.text is not None and claim.key not in current]
+    _start_over(connection, model_id, [claim for claim in changed if claim.attempts])
     return len(stored)
-
-
-def fail(connection: Connection, model_id: int, failed: Claim, error: str, *, delay: float, park: bool) -> None:
-    """Put a claim off by `delay` seconds, or for good when it is parked; its error stays in the row."""
-    connection.execute(
-        "UPDATE embedding_queue SET attempts = attempts + 1, last_error = %s, not_before = CASE WHEN %s THEN 'infinity'"
-        " ELSE clock_timestamp() + make_interval(secs => %s) END"
-        " WHERE chat_id = %s AND msg_id = %s AND model_id = %s AND kind = %s",
-        (error[:500], park, delay, failed.chat_id, failed.msg_id, model_id, failed.kind),
-    )
 
 
 def length(connection: Connection, model_id: int) -> int:
@@ -136,27 +155,100 @@ def length(connection: Connection, model_id: int) -> int:
     return int(row[0]) if row else 0
 
 
-def _unchanged(connection: Connection, done: Sequence[Embedded]) -> set[tuple[str, str]]:
-    """The messages that still say what was embedded, under a share lock; one being edited now counts as changed."""
-    if not done:
+def parked(connection: Connection, *, limit: int = 20) -> list[Parked]:
+    """The parked texts of models in use, the newest first."""
+    with translated():
+        rows = connection.execute(
+            "SELECT q.chat_id, q.msg_id, m.name, q.attempts, q.last_error, q.enqueued_at"
+            " FROM embedding_queue q JOIN embedding_models m USING (model_id)"
+            " WHERE q.not_before = 'infinity' AND m.state <> 'retired' ORDER BY q.enqueued_at DESC LIMIT %s",
+            (limit,),
+        ).fetchall()
+    return [Parked(*row) for row in rows]
+
+
+def retry(connection: Connection) -> int:
+    """Make every parked text due again, as if it had never been tried; returns how many there were."""
+    with translated(), connection.transaction():
+        count = connection.execute(
+            "UPDATE embedding_queue SET attempts = 0, not_before = clock_timestamp(), last_error = NULL"
+            " WHERE not_before = 'infinity'"
+        ).rowcount
+        connection.execute("SELECT pg_notify('vkteams_queue', '')")
+    return count
+
+
+def wake_ups(connection: Connection, seconds: float) -> bool:
+    """Wait up to `seconds` for the writer's notification; the connection listens from the first call on."""
+    with translated():
+        connection.execute("LISTEN vkteams_queue")
+        return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))
+
+
+def _unchanged(connection: Connection, claims: Sequence[Claim]) -> set[tuple[str, str]]:
+    """The messages that still say what was claimed, under a share lock; one being edited now counts as changed."""
+    there = [claim for claim in claims if claim.text is not None]
+    if not there:
         return set()
-    claims = [item.claim for item in done]
     rows = connection.execute(
         "SELECT m.chat_id, m.msg_id FROM unnest(%s::text[], %s::text[], %s::int[]) AS k(chat_id, msg_id, version)"
         " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id AND m.version = k.version"
         " WHERE m.deleted_at IS NULL FOR SHARE OF m SKIP LOCKED",
-        ([c.chat_id for c in claims], [c.msg_id for c in claims], [c.version for c in claims]),
+        ([c.chat_id for c in there], [c.msg_id for c in there], [c.version for c in there]),
     ).fetchall()
     return {(row[0], row[1]) for row in rows}
+
+
+_KEYS = "unnest(%s::text[], %s::text[], %s::text[]) AS k(chat_id, msg_id, kind)"
+_THESE = "t.chat_id = k.chat_id AND t.msg_id = k.msg_id AND t.kind = k.kind AND t.model_id = %s"
+
+
+def _drop_vectors(connection: Connection, model_id: int, claims: Sequence[Claim]) -> None:
+    if claims:
+        connection.execute(
+            f"DELETE FROM embeddings t USING {_KEYS} WHERE {_THESE}".encode(), (*_columns(claims), model_id)
+        )
 
 
 def _dequeue(connection: Connection, model_id: int, claims: Sequence[Claim]) -> None:
     if claims:
         connection.execute(
-            "DELETE FROM embedding_queue q USING unnest(%s::text[], %s::text[], %s::text[]) AS k(chat_id, msg_id, kind)"
-            " WHERE q.chat_id = k.chat_id AND q.msg_id = k.msg_id AND q.kind = k.kind AND q.model_id = %s",
+            f"DELETE FROM embedding_queue t USING {_KEYS} WHERE {_THESE}".encode(), (*_columns(claims), model_id)
+        )
+
+
+def _start_over(connection: Connection, model_id: int, claims: Sequence[Claim]) -> None:
+    """What the message says now has never been tried."""
+    if claims:
+        connection.execute(
+            "UPDATE embedding_queue t SET attempts = 0, not_before = '-infinity', last_error = NULL"
+            f" FROM {_KEYS} WHERE {_THESE}".encode(),
             (*_columns(claims), model_id),
         )
+
+
+def _put_off(connection: Connection, model_id: int, failed: Failed) -> None:
+    claim = failed.claim
+    connection.execute(
+        "UPDATE embedding_queue SET attempts = attempts + 1, last_error = %s,"
+        " not_before = coalesce(clock_timestamp() + make_interval(secs => %s), 'infinity')"
+        " WHERE chat_id = %s AND msg_id = %s AND model_id = %s AND kind = %s",
+        (failed.error[:500], failed.delay, claim.chat_id, claim.msg_id, model_id, claim.kind),
+    )
+
+
+def _copy(connection: Connection, model_id: int, stored: Sequence[Embedded]) -> None:
+    if not stored:
+        return
+    # Binary COPY or not at all: vectors as text are ten times slower.
+    with connection.cursor().copy(
+        "COPY embeddings (chat_id, msg_id, model_id, kind, chunk, text_hash, embedding) FROM STDIN (FORMAT BINARY)"
+    ) as copy:
+        copy.set_types(["text", "text", "int4", "text", "int4", "bytea", "halfvec"])
+        for item in stored:
+            key = (item.claim.chat_id, item.claim.msg_id, model_id, item.claim.kind)
+            for chunk, (text_hash, vector) in enumerate(item.chunks):
+                copy.write_row((*key, chunk, text_hash, HalfVector(vector)))
 
 
 def _columns(claims: Sequence[Claim]) -> tuple[list[str], list[str], list[str]]:
@@ -165,10 +257,3 @@ def _columns(claims: Sequence[Claim]) -> tuple[list[str], list[str], list[str]]:
 
 def _numpy(vector: Any) -> Vector:
     return np.asarray(vector.to_numpy() if hasattr(vector, "to_numpy") else vector, dtype=np.float16)
-
-
-def wake_ups(connection: Connection, seconds: float) -> bool:
-    """Wait up to `seconds` for the writer's notification; the connection listens from the first call on."""
-    with translated():
-        connection.execute("LISTEN vkteams_queue")
-        return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))

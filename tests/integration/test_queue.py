@@ -1,0 +1,202 @@
+"""What happens to a message while a worker has it in hand: no stale vector, none for a deleted one, nobody waits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.harness.embedding import Chat, WatchedModel
+from tests.harness.waiting import until
+from vkteams_daemon.embedding.model import Chunk, Model
+from vkteams_daemon.store import models, queue
+
+Meanwhile = Callable[[Callable[[], None]], WatchedModel]
+
+
+@pytest.fixture
+def meanwhile(tiny_model_dir: Path) -> Meanwhile:
+    """Makes a model in whose first run something happens to the archive."""
+
+    def make(what: Callable[[], None]) -> WatchedModel:
+        left = [what]
+
+        def before(chunks: Sequence[Chunk]) -> None:
+            if left:
+                left.pop()()
+
+        return WatchedModel(Model.load(tiny_model_dir), before)
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer fails instead of waiting for what a worker holds: everything here runs in one thread."""
+    monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=2s")
+
+
+def test_edited_while_being_embedded_is_embedded_again(chat: Chat, meanwhile: Meanwhile) -> None:
+    model = meanwhile(lambda: chat.edit("m1", "restart the proxy"))
+    chat.register(model)
+    chat.say("the printer is broken", "still here")
+    at_work = chat.worker(model)
+    at_work.round()
+    assert chat.queued() == {"m1": 0} and set(chat.chunks()) == {"m2"}, "no vector of a text it no longer has"
+    at_work.round()
+    assert chat.queued() == {}
+    assert chat.likeness(model, "m1", "restart the proxy") == pytest.approx(1, abs=1e-3)
+
+
+def test_edited_again_and_again_ends_with_the_last_text(chat: Chat, tiny_model_dir: Path) -> None:
+    edits = iter(f"edit number {n}" for n in range(5))
+
+    def before(chunks: Sequence[Chunk]) -> None:
+        text = next(edits, None)
+        if text:
+            chat.edit("m1", text)
+
+    model = WatchedModel(Model.load(tiny_model_dir), before)
+    chat.register(model)
+    chat.say("first")
+    at_work = chat.worker(model)
+    while at_work.round():
+        pass
+    assert chat.queued() == {}
+    assert chat.likeness(model, "m1", "edit number 4") == pytest.approx(1, abs=1e-3)
+
+
+def test_deleted_while_being_embedded_has_no_vector(chat: Chat, meanwhile: Meanwhile) -> None:
+    model = meanwhile(lambda: chat.delete("m1"))
+    chat.register(model)
+    chat.say("gone in a moment", "stays")
+    chat.embed(model)
+    assert chat.queued() == {} and set(chat.chunks()) == {"m2"}
+
+
+def test_cleaned_up_while_being_embedded_has_no_vector(chat: Chat, meanwhile: Meanwhile) -> None:
+    model = meanwhile(lambda: chat.execute("DELETE FROM messages WHERE msg_id = 'm1'") and None)
+    chat.register(model)
+    chat.say("gone in a moment", "stays")
+    chat.embed(model)
+    assert chat.queued() == {} and set(chat.chunks()) == {"m2"}
+
+
+def test_emptied_while_being_embedded_has_no_vector(chat: Chat, meanwhile: Meanwhile) -> None:
+    model = meanwhile(lambda: chat.edit("m1", ""))
+    chat.register(model)
+    chat.say("only a sticker in a moment")
+    chat.embed(model)
+    assert chat.queued() == {} and chat.chunks() == {}
+
+
+def test_given_a_text_while_its_emptiness_is_dealt_with_is_embedded(chat: Chat, meanwhile: Meanwhile) -> None:
+    model = meanwhile(lambda: chat.edit("m1", "words after all"))
+    chat.register(model)
+    chat.say("words", "another")
+    chat.execute("UPDATE messages SET text = '' WHERE msg_id = 'm1'")
+    chat.embed(model)
+    assert chat.queued() == {} and set(chat.chunks()) == {"m1", "m2"}
+
+
+def test_embedded_then_deleted_loses_its_vector(chat: Chat, model: WatchedModel) -> None:
+    chat.register(model)
+    chat.say("here", "there")
+    chat.embed(model)
+    chat.delete("m1")
+    assert set(chat.chunks()) == {"m2"}
+
+
+def test_an_edit_that_is_not_committed_yet_is_not_waited_for(chat: Chat, model: WatchedModel) -> None:
+    chat.register(model)
+    chat.say("one", "two")
+    with chat.connection() as editor, editor.transaction():
+        editor.execute("UPDATE messages SET version = version + 1, text = 'uno' WHERE msg_id = 'm1'")
+        chat.worker(model).round()
+        assert set(chat.chunks()) == {"m2"} and chat.queued() == {"m1": 0}
+    chat.embed(model)
+    assert chat.likeness(model, "m1", "uno") == pytest.approx(1, abs=1e-3)
+
+
+def test_an_edit_waits_until_the_vector_is_stored_and_is_then_queued(chat: Chat, model: WatchedModel) -> None:
+    stored = chat.register(model)
+    chat.say("one")
+    with chat.connection() as connection, ThreadPoolExecutor(1) as pool:
+        queue.prepare(connection)
+        with connection.transaction():
+            (claim,) = queue.claim(connection, stored.model_id, 10)
+            vector = model.embed(model.chunks("one"))[0].astype("float16")
+            assert queue.finish(connection, stored.model_id, [queue.Embedded(claim, ((b"h", vector),))]) == 1
+            edit = pool.submit(chat.edit, "m1", "two")
+            until(lambda: chat.rows("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), what="the wait")
+        edit.result(30)
+    assert chat.queued() == {"m1": 0}
+    chat.embed(model)
+    assert chat.likeness(model, "m1", "two") == pytest.approx(1, abs=1e-3)
+
+
+def test_claims_are_held_by_one_and_free_when_it_ends(chat: Chat, model: WatchedModel) -> None:
+    stored = chat.register(model)
+    chat.say(*(f"text {n}" for n in range(10)))
+    with chat.connection() as first, chat.connection() as second:
+        with first.transaction():
+            held = {claim.msg_id for claim in queue.claim(first, stored.model_id, 6)}
+            with second.transaction():
+                others = {claim.msg_id for claim in queue.claim(second, stored.model_id, 100)}
+            assert len(held) == 6 and len(others) == 4 and not held & others
+        with second.transaction():
+            assert len(queue.claim(second, stored.model_id, 100)) == 10
+
+
+def test_a_message_said_as_the_model_arrives_is_not_missed(chat: Chat, model: WatchedModel) -> None:
+    """The writer asked for the models before there was one, and commits after the archive was looked through."""
+    chat.say("before")
+    with chat.connection() as writer, ThreadPoolExecutor(1) as pool:
+        with writer.transaction():
+            writer.execute("INSERT INTO messages SELECT chat_id, 'm2', user_id, sent_at, NULL, NULL, NULL, 1, 'late',"
+                           " NULL, NULL, NULL, NULL, NULL, received_at FROM messages")  # fmt: skip
+            writer.execute(
+                "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind)"
+                " SELECT 'x', 'm2', model_id, 'message' FROM embedding_models"
+            )
+            at_work = chat.worker(model)
+            assert at_work.round() == 0
+            looking = pool.submit(at_work.keep, idle=True)
+            until(lambda: chat.rows("SELECT FROM pg_locks WHERE NOT granted"), what="the wait for the writer")
+        assert looking.result(30)
+    assert chat.queued() == {"m1": 0, "m2": 0}
+
+
+def test_looking_through_the_archive_twice_queues_nothing_twice(chat: Chat, model: WatchedModel) -> None:
+    chat.say("one", "two", "three")
+    stored = chat.register(model)
+    with chat.connection() as connection:
+        assert models.enqueue_missing(connection, stored.model_id) == 3
+        assert models.enqueue_missing(connection, stored.model_id) == 0
+    chat.embed(model)
+    with chat.connection() as connection:
+        assert models.enqueue_missing(connection, stored.model_id) == 0
+
+
+def test_a_stopped_workers_session_does_not_keep_its_claims_for_ever(
+    chat: Chat, model: WatchedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "_SESSION", "SET idle_in_transaction_session_timeout = '50ms'")
+    stored = chat.register(model)
+    chat.say("one")
+    stuck = chat.connection()
+    queue.prepare(stuck)
+    stuck.execute("BEGIN")
+    assert len(queue.claim(stuck, stored.model_id, 10)) == 1
+    with chat.connection() as other:
+
+        def free() -> bool:
+            with other.transaction():
+                return len(queue.claim(other, stored.model_id, 10)) == 1
+
+        until(free, 30, "the end of the claim")
+    with pytest.raises(psycopg.Error, match="idle-in-transaction"):
+        stuck.execute("SELECT 1")
