@@ -54,8 +54,9 @@ def main() -> int:
             _run("vkteamsctl", "daemon", "stop")
     prompt = f"VKTEAMS_BOT_CONFIG={shlex.quote(str(config_file))} {_shown(BIN / 'vkteamsctl')}"
     print(f"\nThe archive stays in {home}. Go on asking, for example:\n")
-    for question in ("search text 'OPS-142'", "search 'who lost something'", "database stats", "search --help"):
+    for question in ("search text OPS-142", "search semantic 'disk ran out of space'", "database stats", "search --help"):
         print(f"  {prompt} {question}")
+    print("\ndocs/demo.md has ten questions that are worth asking.")
     return 0
 
 
@@ -93,7 +94,7 @@ def _write(file: Path, home: Path, url: str) -> None:
 @contextlib.contextmanager
 def _simulator() -> Iterator[str]:
     """The simulator with its built-in conversation; its base URL."""
-    command = [BIN / "vkteamsctl", "simulator", "run", "--port", "0", "--token", TOKEN]
+    command = [BIN / "vkteamsctl", "simulator", "run", "--script", "builtin", "--port", "0", "--token", TOKEN]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout
@@ -105,8 +106,8 @@ def _simulator() -> Iterator[str]:
 
 def _issued(url: str) -> int:
     """How many events the simulator has to tell."""
-    with urllib.request.urlopen(f"{url.removesuffix('/bot/v1')}/simulator/log", timeout=10) as answer:
-        return len(json.load(answer)["events"])
+    with urllib.request.urlopen(f"{url.removesuffix('/bot/v1')}/simulator", timeout=10) as answer:
+        return int(json.load(answer)["issued"])
 
 
 def _wait(events: int) -> None:
@@ -142,7 +143,7 @@ def _ask() -> None:
     _say("Found by its words, in whatever form they stand")
     _run("vkteamsctl", "search", "text", "почтовый сервер", "--limit", "3")
     _say("Found by its meaning: not one of these words stands in the message")
-    _run("vkteamsctl", "search", "semantic", "somebody misplaced their entry card", "--limit", "1")
+    _run("vkteamsctl", "search", "semantic", "shipment arrived late and damaged", "--limit", "1")
     _say("What the archive holds")
     _run("vkteamsctl", "database", "stats")
 
