@@ -54,7 +54,7 @@ def main() -> int:
             _run("vkteamsctl", "daemon", "stop")
     prompt = f"VKTEAMS_BOT_CONFIG={shlex.quote(str(config_file))} {_shown(BIN / 'vkteamsctl')}"
     print(f"\nThe archive stays in {home}. Go on asking, for example:\n")
-    for question in ("search text OPS-142", "search semantic 'disk ran out of space'", "database stats", "search --help"):
+    for question in ("search text OPS-142", "search semantic 'disk ran out of space'", "database stats"):
         print(f"  {prompt} {question}")
     print("\ndocs/demo.md has ten questions that are worth asking.")
     return 0
