@@ -1,0 +1,65 @@
+"""The Russian relevance set is right by construction: PostgreSQL itself says what each query's wording names.
+
+The judge is its plain `russian` configuration, every word required and ё read as е, and not our own search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.harness.postgres import PostgresServer
+from tests.harness.russian import Query, messages, queries
+
+
+@pytest.fixture(scope="module")
+def plain(postgres_server: PostgresServer) -> Iterator[psycopg.Connection]:
+    """The set's messages in a table `said`, with plain Russian text search."""
+    with postgres_server.fresh(migrated=False) as url, psycopg.connect(url) as connection:
+        connection.execute(
+            "CREATE TABLE said (id text PRIMARY KEY, body text, search tsvector GENERATED ALWAYS AS"
+            " (to_tsvector('pg_catalog.russian'::regconfig, translate(body, 'ёЁ', 'еЕ'))) STORED)"
+        )
+        with connection.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO said (id, body) VALUES (%s, %s)", [(message.id, message.text) for message in messages()]
+            )
+        yield connection
+
+
+def _matches(connection: psycopg.Connection, text: str) -> list[str]:
+    rows = connection.execute(
+        "SELECT id FROM said WHERE search @@ websearch_to_tsquery('pg_catalog.russian', translate(%s, 'ёЁ', 'еЕ'))"
+        " ORDER BY id",
+        (text,),
+    )
+    return [row[0] for row in rows]
+
+
+def test_what_was_meant_is_in_exactly_the_relevant_messages(plain: psycopg.Connection) -> None:
+    named = [query for query in queries() if query.kind != "paraphrase"]
+    found = {query: _matches(plain, query.meant) for query in named}
+    assert [(query, ids) for query, ids in found.items() if ids != list(query.relevant)] == []
+
+
+def test_a_slip_as_typed_finds_nothing(plain: psycopg.Connection) -> None:
+    slips = [query for query in queries() if query.kind in ("layout", "translit", "typo")]
+    assert [query for query in slips if _matches(plain, query.query)] == []
+
+
+def test_a_paraphrase_shares_no_stem_with_its_messages(plain: psycopg.Connection) -> None:
+    paraphrases = [query for query in queries() if query.kind == "paraphrase"]
+    shared = {query: _shared_stems(plain, query) for query in paraphrases}
+    assert [(query, stems) for query, stems in shared.items() if stems] == []
+
+
+def _shared_stems(connection: psycopg.Connection, query: Query) -> list[str]:
+    rows = connection.execute(
+        "SELECT word"
+        " FROM unnest(tsvector_to_array(to_tsvector('pg_catalog.russian', translate(%s, 'ёЁ', 'еЕ')))) AS word"
+        " WHERE EXISTS (SELECT FROM said WHERE id = ANY(%s) AND word = ANY(tsvector_to_array(search)))",
+        (query.query, list(query.relevant)),
+    )
+    return [row[0] for row in rows]
