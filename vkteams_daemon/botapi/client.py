@@ -6,7 +6,7 @@ import contextlib
 import email.utils
 import json
 import re
-import socket
+import ssl
 import threading
 import time
 from dataclasses import dataclass
@@ -14,21 +14,24 @@ from typing import Any
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
 
 from vkteams_daemon.botapi.facts import ident
+from vkteams_daemon.botapi.failure import failure
 from vkteams_daemon.botapi.refusal import refusal
+from vkteams_daemon.botapi.sockets import Adapter, Sockets
 from vkteams_daemon.errors import (
-    ApiError,
     ApiProtocolError,
     ApiServerError,
-    ApiUnreachable,
     ConfigError,
     NotBotApi,
+    PermissionRefused,
     RateLimited,
 )
 
 MAX_BODY = 256 * 2**20  # bytes after decompression
+LONGEST_WAIT = 7 * 86400.0  # seconds; a Retry-After beyond it is a fault of the server's
+_REFUSED = re.compile(rb'"ok"\s*:\s*false')
+_GLANCE = 2**16  # bytes in which a refusal says that it is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +69,19 @@ class BotClient:
         self._token = token
         self._connect_timeout = connect_timeout
         self._read_margin = read_margin
-        self._sockets = _Sockets()
+        self._sockets = Sockets()
         self._session = requests.Session()
-        adapter = _Adapter(self._sockets)
+        adapter = Adapter(self._sockets)
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
         self._session.headers["User-Agent"] = "vkteams-daemon"
+        # Given with every request: over what the session holds, requests prefers the environment.
+        self._settings: dict[str, Any] = {}
         if ca_file:
-            self._session.verify = ca_file
+            _check_ca_file(ca_file)
+            self._settings["verify"] = ca_file
         if proxy:
-            self._session.proxies = {"http": proxy, "https": proxy}
+            self._settings["proxies"] = {"http": proxy, "https": proxy}
 
     def __repr__(self) -> str:
         return f"BotClient({self.url!r})"
@@ -94,11 +100,10 @@ class BotClient:
             raise NotBotApi(
                 f"{self.url}: what answers there is not the Bot API", hint="Check api.url, and the proxy on the way."
             ) from error
-        user_id = ident(answer.get("userId"))
+        user_id = _printable(ident(answer.get("userId")))
         if user_id is None:
             raise NotBotApi(f"{self.url}: self/get answers without a userId", hint="Check api.url.")
-        nick, first = answer.get("nick"), answer.get("firstName")
-        return BotInfo(user_id, nick if isinstance(nick, str) else None, first if isinstance(first, str) else None)
+        return BotInfo(user_id, _printable(answer.get("nick")), _printable(answer.get("firstName")))
 
     def poll(self, last_event_id: int, poll_time: int) -> bytes:
         """The body of one events/get, which acknowledges every event up to `last_event_id` for good.
@@ -106,6 +111,9 @@ class BotClient:
         Args:
             last_event_id: the cursor; only ever a committed one.
             poll_time: seconds the API may hold the request.
+
+        Raises:
+            ApiError: any branch of it; an answer that says `ok: false` included.
         """
         params = {"lastEventId": last_event_id, "pollTime": poll_time}
         return self._get("events/get", params, poll_time + self._read_margin)
@@ -120,11 +128,14 @@ class BotClient:
         if not isinstance(answer, dict):
             raise ApiProtocolError(f"{method}: the answer is not an object")
         if answer.get("ok") is False:
-            raise refusal(answer.get("description"))
+            raise refusal(None)
         return answer
 
     def abort(self) -> None:
-        """End the request in flight, from any thread: its caller gets ApiUnreachable at once."""
+        """End the request in flight, from any thread: its caller gets ApiUnreachable at once.
+
+        Its connection may still be about to stand, or its TLS; only the look-up of a name cannot be ended.
+        """
         self._sockets.shut()
 
     def close(self) -> None:
@@ -135,6 +146,7 @@ class BotClient:
         # requests' read timeout starts anew with every byte; the timer bounds the whole of a trickling answer.
         deadline = threading.Timer(limit + self._connect_timeout + self._read_margin, self.abort)
         deadline.daemon = True
+        self._sockets.begin()
         deadline.start()
         try:
             with self._session.get(
@@ -143,72 +155,55 @@ class BotClient:
                 timeout=(self._connect_timeout, limit),
                 stream=True,
                 allow_redirects=False,
+                **self._settings,
             ) as response:
                 body = _bounded(response)
-                _check(response, body, method)
+                if self._sockets.ended:
+                    raise ConnectionAbortedError("aborted")  # a body without a length looks whole wherever it ends
+                self._check(response, body, method)
                 return body
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
-            failure = self._failure(method, error)
+            problem = failure(self.url, method, error)
         finally:
             deadline.cancel()
         # Raised outside the except clause: the library's exception holds the URL, and with it the token, and would
         # stay reachable as __context__.
-        raise failure
+        raise problem
 
-    def _failure(self, method: str, error: Exception) -> Exception:
-        problems = requests.exceptions
-        if isinstance(error, problems.InvalidURL | problems.InvalidSchema | problems.MissingSchema):
-            return ConfigError(f"api.url: {self.url!r} is not a URL that can be asked")
-        if isinstance(error, problems.SSLError):
-            return ApiUnreachable(
-                f"{self.url}: its certificate cannot be verified",
-                hint="Set api.ca_file to the PEM file of your authority.",
-            )
-        if isinstance(error, problems.ContentDecodingError | ValueError) and not isinstance(error, problems.Timeout):
-            return ApiProtocolError(f"{method}: the answer cannot be decoded")
-        return ApiUnreachable(f"{self.url}: {reason(error)}", hint="Check api.url and the network.")
+    def _check(self, response: requests.Response, body: bytes, method: str) -> None:
+        """Raise what the status and the `ok` of an answer say."""
+        status = response.status_code
+        wait = retry_after(response.headers.get("Retry-After"))
+        if status == 429:
+            raise RateLimited("the Bot API asks to slow down", retry_after=wait)
+        if status >= 500:
+            raise ApiServerError(f"{method}: the server answers {status}", retry_after=wait)
+        refused, description = _refused(body)
+        if refused:
+            text = description if isinstance(description, str) else ""
+            raise refusal(text.replace(self._token, "***") if self._token else text, wait)
+        if status == 401:
+            raise refusal("Invalid token")
+        if status != 200:
+            raise ApiProtocolError(f"{method}: the server answers {status}")
 
 
 def base_url(url: str) -> str:
-    """The URL with /bot/v1 and without a trailing slash; ConfigError where it is no http(s) URL."""
+    """The URL with /bot/v1 and without a trailing slash; ConfigError where it is no http(s) URL.
+
+    What could be a secret (a user and password, a query) is refused, and not repeated.
+    """
     url = url.strip().rstrip("/")
-    if not re.fullmatch(r"https?://[^/\s?#]+[^\s?#]*", url):
-        raise ConfigError(f"api.url: {url!r} is not an http:// or https:// URL")
+    host = r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^/\s?#@:\[\]]+)(?::[0-9]{1,5})?"
+    if not re.fullmatch(rf"{host}(?:/[^\s?#]*)?", url, re.IGNORECASE):
+        shown = re.sub(r"[?#].*", "?…", re.sub(r"//[^/]*@", "//…@", url), flags=re.DOTALL)
+        hint = "Write it like https://myteam.mail.ru/bot/v1, without a user, a query or a token."
+        raise ConfigError(f"api.url: {shown!r} is not an http:// or https:// URL", hint=hint)
     return url if url.endswith("/bot/v1") else f"{url}/bot/v1"
 
 
-def reason(error: BaseException) -> str:
-    """Why a request failed, in a few words that hold no URL."""
-    if isinstance(error, requests.exceptions.ConnectTimeout):
-        return "no connection in time"
-    if isinstance(error, requests.exceptions.Timeout):
-        return "no answer in time"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection broke in mid-answer"
-    text = re.sub(r"\S*(?:token=|\?)\S*", "…", str(error))
-    for known, words in _KNOWN_REASONS:
-        if known in text:
-            return words
-    return type(error).__name__
-
-
-_KNOWN_REASONS = (
-    ("Name or service not known", "its name cannot be resolved"),
-    ("Temporary failure in name resolution", "its name cannot be resolved"),
-    ("No address associated", "its name cannot be resolved"),
-    ("Connection refused", "the connection is refused"),
-    ("No route to host", "there is no route to it"),
-    ("Network is unreachable", "the network is unreachable"),
-    ("Read timed out", "no answer in time"),
-    ("Connection reset", "the connection was reset"),
-    ("Remote end closed", "the connection was closed without an answer"),
-    ("aborted", "the connection was closed without an answer"),
-    ("Tunnel connection failed", "the proxy refuses the connection"),
-    ("Cannot connect to proxy", "the proxy cannot be reached"),
-)
-
-
 def _bounded(response: requests.Response) -> bytes:
+    response.raw.enforce_content_length = True  # not the default of every version
     chunks, size = [], 0
     for chunk in response.iter_content(2**18):
         size += len(chunk)
@@ -218,80 +213,39 @@ def _bounded(response: requests.Response) -> bytes:
     return b"".join(chunks)
 
 
-def _check(response: requests.Response, body: bytes, method: str) -> None:
-    status = response.status_code
-    if status == 200:
-        return
-    wait = retry_after(response.headers.get("Retry-After"))
-    error: ApiError
-    if status in (401, 403):
-        error = refusal("Invalid token")
-    elif status == 429:
-        error = RateLimited("the Bot API asks to slow down", retry_after=wait)
-    elif status >= 500:
-        error = ApiServerError(f"{method}: the server answers {status}", retry_after=wait)
-    else:
-        error = ApiProtocolError(f"{method}: the server answers {status}")
-    raise error
+def _refused(body: bytes) -> tuple[bool, Any]:
+    """Whether an answer says `ok: false`, and its description."""
+    if _REFUSED.search(body, 0, _GLANCE):
+        with contextlib.suppress(ValueError, RecursionError):
+            answer = json.loads(body)
+            if isinstance(answer, dict) and answer.get("ok") is False:
+                return True, answer.get("description")
+    return False, None
+
+
+def _printable(text: Any) -> str | None:
+    """A name without what neither a log nor a database takes; None for anything else or where nothing remains."""
+    return "".join(filter(str.isprintable, text)) or None if isinstance(text, str) else None
+
+
+def _check_ca_file(file: str) -> None:
+    try:
+        ssl.create_default_context(cafile=file)
+    except PermissionError as error:
+        raise PermissionRefused(f"api.ca_file: this user may not read {file}") from error
+    except OSError as error:  # ssl.SSLError is one
+        why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"api.ca_file: {file} cannot be used: {why}") from error
 
 
 def retry_after(header: str | None) -> float | None:
     """Seconds to wait by a Retry-After header (seconds, or an HTTP date: RFC 9110, 10.2.3); None without one."""
     if not header:
         return None
-    with contextlib.suppress(ValueError):
-        value = float(header)
-        return value if 0 <= value < 86400 * 7 else None
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    return None
-
-
-class _Sockets:
-    """The sockets of one session, so that another thread can end what waits on them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-
-    def add(self, sock: socket.socket) -> None:
-        with self._lock:
-            self._open = {known for known in self._open if known.fileno() >= 0} | {sock}
-
-    def shut(self) -> None:
-        with self._lock:
-            for sock in self._open:
-                with contextlib.suppress(OSError):
-                    # The raw shutdown also wakes a thread inside TLS.
-                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-
-class _Adapter(HTTPAdapter):
-    """An adapter whose connections enter their socket in `_Sockets` once they are connected."""
-
-    def __init__(self, sockets: _Sockets) -> None:
-        self._sockets = sockets
-        super().__init__(pool_connections=2, pool_maxsize=2)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._watch(self.poolmanager)
-
-    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)  # type: ignore[no-untyped-call]
-        self._watch(manager)
-        return manager
-
-    def _watch(self, manager: Any) -> None:
-        pools = {"http": urllib3.HTTPConnectionPool, "https": urllib3.HTTPSConnectionPool}
-        manager.pool_classes_by_scheme = {scheme: self._watched(pool) for scheme, pool in pools.items()}
-
-    def _watched(self, pool: Any) -> Any:
-        sockets = self._sockets
-
-        class Connection(pool.ConnectionCls):  # type: ignore[misc]
-            def connect(self) -> None:
-                super().connect()
-                sockets.add(self.sock)
-
-        return type(pool.__name__, (pool,), {"ConnectionCls": Connection})
+    wait = -1.0
+    try:
+        wait = float(header)
+    except ValueError:
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            wait = max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    return wait if 0 <= wait <= LONGEST_WAIT else None
