@@ -29,6 +29,7 @@ def answer(simulator: Simulator, method: str, given: Parameters, connection: soc
     """
     try:
         if given.text("token") != simulator.token:
+            simulator.events.note("denied", method=method)
             raise Refused("Invalid token")
         if method == POLL:
             return _polled(simulator, given, connection)

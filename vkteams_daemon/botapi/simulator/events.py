@@ -60,11 +60,11 @@ class Entry:
     Attributes:
         number: 1, 2, 3, …
         at: Unix time.
-        kind: event (issued), poll (a lastEventId was received), call (another method), fault (one was played),
-            restart (the ids were started over; what was unread is issued again after it).
+        kind: event (issued), poll (a lastEventId was received), call (another method), denied (a wrong token), fault
+            (one was played), restart (the ids were started over; what was unread is issued again after it).
         event: of an event.
-        detail: of a poll lastEventId and pollTime, of a call method and parameters, of a fault fault and method, of a
-            restart firstId.
+        detail: of a poll lastEventId and pollTime, of a call method and parameters, of a denied one method, of a fault
+            fault and method, of a restart firstId.
     """
 
     number: int
@@ -134,11 +134,13 @@ class EventLog:
             Gone: the client hung up.
         """
         with self._lock:
-            self._acknowledge(last_event_id)
+            foreign = self._is_foreign(last_event_id)
+            if not foreign:
+                self._acknowledge(last_event_id)
         deadline = time.monotonic() + poll_time
         with _Held(self, connection, alone=self._traits.one_poller) as bell:
             while True:
-                events = self._answer(last_event_id)
+                events = self._answer(0 if foreign else last_event_id)
                 if events or not self._open or bell.dismissed or disturbed() or time.monotonic() >= deadline:
                     return events
                 if not bell.wait(deadline):
@@ -236,9 +238,11 @@ class EventLog:
         self._next += 1 + self._traits.gap
         return number
 
+    def _is_foreign(self, cursor: int) -> bool:
+        """Whether a cursor is not from these ids, and such ones are not obeyed."""
+        return cursor > self._highest and not self._traits.obey_foreign_cursor
+
     def _acknowledge(self, last_event_id: int) -> None:
-        if last_event_id > self._highest and not self._traits.obey_foreign_cursor:
-            return
         self._acknowledged = max(self._acknowledged, last_event_id)
         self._answered_late &= {event.number for event in self._unread if event.late}
         if not self._traits.lenient:
@@ -247,11 +251,10 @@ class EventLog:
     def _is_unread(self, event: Event, cursor: int) -> bool:
         return event.number > cursor or (event.late and event.number not in self._answered_late)
 
-    def _answer(self, last_event_id: int) -> list[Event]:
+    def _answer(self, cursor: int) -> list[Event]:
         with self._lock:
-            cursor = last_event_id
-            if last_event_id > self._highest and not self._traits.obey_foreign_cursor:
-                cursor = 0
+            # The ids may have been started over while the poll was held.
+            cursor = 0 if self._is_foreign(cursor) else cursor
             events = [event for event in self._unread if self._is_unread(event, cursor)]
             events = events[: self._traits.batch or None]
             self._answered_late.update(event.number for event in events if event.late)

@@ -25,7 +25,7 @@ class Kind:
 
 FAULTS = {
     "rate_limit": Kind("429, with Retry-After unless that is null", "instead", {"retry_after": 1}),
-    "server_error": Kind("500, or another status of 5xx, with Retry-After unless that is null", "instead",
+    "server_error": Kind("500, or another status, with Retry-After unless that is null", "instead",
                          {"status": 500, "retry_after": None}),
     "html": Kind("a page of HTML, as from a proxy", "instead", {"status": 502}),
     "not_found": Kind("404 from a proxy", "instead"),
@@ -37,7 +37,8 @@ FAULTS = {
     "reset": Kind("the connection is reset", "instead"),
     "answer": Kind("this answer, whatever it is", "instead",
                    {"status": 200, "type": "application/json", "body": ""}),
-    "replayed": Kind("events that were acknowledged come again, the newest so many", "events", {"most": 100}),
+    "replayed": Kind("the newest so many of the acknowledged events come again, before the others", "events",
+                     {"most": 100}),
     "out_of_order": Kind("events in descending order; an answer of fewer than two does not count", "events"),
     "without_ok": Kind("an answer without the field ok", "answer"),
     "truncated": Kind("the first half of the answer, as if it were the whole", "answer"),

@@ -135,6 +135,7 @@ def add_thread(world: World, given: Parameters) -> Answer:
     world.message(chat_id, msg_id)
     digits = int.from_bytes(hashlib.sha256(f"{chat_id} {msg_id}".encode()).digest()[:4], "big")
     thread = world.chat(f"{digits}@chat.agent", "group")
+    thread.topic = {"chatId": chat_id, "messageId": int(msg_id) if msg_id.isdigit() else msg_id, "type": "message"}
     return {"threadId": thread.chat_id}
 
 
@@ -193,7 +194,7 @@ def quote(message: dict[str, Any]) -> dict[str, Any]:
 def _file(world: World, given: Parameters) -> str:
     if upload := next(iter(given.files.values()), None):
         file_id = hashlib.sha256(upload.content + upload.name.encode()).hexdigest()[:32]
-        world.files[file_id] = upload
+        world.keep(file_id, upload)
         return file_id
     file_id = given.text("fileId")
     if file_id not in world.files:
@@ -209,7 +210,8 @@ def _check_formatting(given: Parameters) -> None:
 
 
 def _own(world: World, message: dict[str, Any]) -> None:
-    if message.get("from", {}).get("userId") != world.bot["userId"]:
+    author = message.get("from")
+    if not isinstance(author, dict) or author.get("userId") != world.bot["userId"]:
         raise Refused("Permission denied")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.message
-import email.policy
 import json
 import math
 from dataclasses import dataclass, field
@@ -111,7 +110,7 @@ def read(query: str, content_type: str, body: bytes) -> Parameters:
         _merge(values, parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True))
     elif header.get_content_maintype() == "multipart":
         for disposition, kind, content in _parts(body, str(header.get_boundary() or "")):
-            name, filename = disposition.get_param("name"), disposition.get_filename()
+            name, filename = disposition.get_param("name", header="content-disposition"), disposition.get_filename()
             if filename is not None:
                 files[str(name)] = Upload(filename, kind, content)
             else:
@@ -135,9 +134,8 @@ def _parts(body: bytes, boundary: str) -> list[tuple[email.message.Message, str,
         headers = dict(_named(line) for line in head.decode("utf-8", "replace").split("\r\n"))
         if not separator or "content-disposition" not in headers:
             raise Refused("Bad request: the multipart body cannot be read")
-        disposition = email.message.Message(email.policy.compat32)
+        disposition = email.message.Message()
         disposition["Content-Disposition"] = headers["content-disposition"]
-        disposition["Content-Type"] = headers["content-disposition"]  # where get_param looks
         parts.append((disposition, headers.get("content-type", "application/octet-stream"), content))
     return parts
 

@@ -37,6 +37,8 @@ def said(world: World, body: dict[str, Any]) -> Draft:
         payload |= {"timestamp": first.get("timestamp", now), "editedTimestamp": now}
     else:
         payload |= {"msgId": world.new_msg_id(), "timestamp": now}
+    if chat.topic:
+        payload["parent_topic"] = chat.topic
     if "text" in body:
         payload["text"] = body["text"]
     if body.get("format"):

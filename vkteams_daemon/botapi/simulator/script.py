@@ -44,7 +44,7 @@ def read_script(file: Path) -> list[Line]:
         UsageError: it cannot be read, or a line of it is wrong; the message names the line.
     """
     try:
-        texts = file.read_text(encoding="utf-8").splitlines()
+        texts = file.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand in a text
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"the script {file} cannot be read: {reason}") from error

@@ -85,9 +85,11 @@ class Exchange(http.server.BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
-    server_version = "vkteams-simulator"
-    sys_version = ""
     disable_nagle_algorithm = True
+
+    def version_string(self) -> str:
+        """What the header Server says."""
+        return "vkteams-simulator"
 
     def handle(self) -> None:
         """Answer until either side is through."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from vkteams_daemon.botapi.simulator.api import known
 from vkteams_daemon.botapi.simulator.events import Draft, Entry, Event, EventLog
 from vkteams_daemon.botapi.simulator.faults import Fault, Faults
 from vkteams_daemon.botapi.simulator.saying import said
@@ -141,8 +142,10 @@ class Simulator:
         """Have a fault for the next `count` requests (None: until cleared); a poll that is held has it at once.
 
         Raises:
-            ValueError: an unknown fault or parameter.
+            ValueError: an unknown fault, method or parameter.
         """
+        if method is not None and not known(method):
+            raise ValueError(f"method: the Bot API has no {method!r}")
         self.fault_list.add(name, count, method, **parameters)
         self.events.wake()
 

@@ -10,12 +10,19 @@ from typing import Any
 
 from vkteams_daemon.botapi.simulator.parameters import Refused, Upload
 
-KEPT = 20_000  # messages and queries that it remembers
+KEPT = 20_000  # messages, queries and files that it remembers, of each
 
 
 @dataclass(slots=True)
 class Chat:
-    """A group, a channel, a thread or a private chat; `members` is the role of each: creator, admin or member."""
+    """A group, a channel, a thread or a private chat.
+
+    Attributes:
+        chat_id, type, title, about: as the API names them; a thread is of type group.
+        members: the role of each: creator, admin or member.
+        pinned: msgIds.
+        topic: of a thread, the message that it hangs on.
+    """
 
     chat_id: str
     type: str
@@ -23,6 +30,7 @@ class Chat:
     about: str = ""
     members: dict[str, str] = field(default_factory=dict)
     pinned: list[str] = field(default_factory=list)
+    topic: dict[str, Any] | None = None
 
     def shown(self) -> dict[str, Any]:
         """The chat as events name it."""
@@ -64,12 +72,14 @@ class World:
             return known
 
     def known_chat(self, chat_id: str) -> Chat:
-        """A chat that was seen.
+        """A chat that was seen, or that with a person who was.
 
         Raises:
-            Refused: it was not.
+            Refused: neither was.
         """
         chat = self.chats.get(chat_id)
+        if chat is None and chat_id in self.users:
+            chat = self.chat(chat_id)
         if chat is None:
             raise Refused("Bad request: unknown chatId")
         return chat
@@ -107,6 +117,13 @@ class World:
             raise Refused("Bad request: unknown msgId")
         return found
 
+    def keep(self, file_id: str, upload: Upload) -> None:
+        """Keep a file that is not known yet."""
+        with self.lock:
+            self.files.setdefault(file_id, upload)
+            if len(self.files) > KEPT:
+                del self.files[next(iter(self.files))]
+
     def learn(self, kind: str | None, payload: Any) -> None:
         """Take in what an event says; whatever is of the wrong type in it is passed over."""
         if not isinstance(payload, dict):
@@ -120,6 +137,7 @@ class World:
             if chat and isinstance(msg_id, str) and kind in ("newMessage", "editedMessage"):
                 known = self.messages.get((chat.chat_id, msg_id), {})
                 self.remember(known | payload)
+                self._files(payload)
             elif chat and isinstance(msg_id, str) and kind == "deletedMessage":
                 self.messages.pop((chat.chat_id, msg_id), None)
             elif chat and kind in ("newChatMembers", "leftChatMembers"):
@@ -128,6 +146,14 @@ class World:
                 self.queries[payload["queryId"]] = None
                 if len(self.queries) > KEPT:
                     self.queries.popitem(last=False)
+
+    def _files(self, payload: dict[str, Any]) -> None:
+        """A file that somebody sent is known, though not what is in it."""
+        for part in _list(payload.get("parts")):
+            shown = part.get("payload") if isinstance(part, dict) else None
+            file_id = shown.get("fileId") if isinstance(shown, dict) else None
+            if isinstance(file_id, str):
+                self.keep(file_id, Upload(file_id, "application/octet-stream", b""))
 
     def _members(self, chat: Chat, payload: dict[str, Any]) -> None:
         self._user_of(payload.get("addedBy"))

@@ -1,0 +1,144 @@
+"""What is under /simulator/: people who speak, events, the log; from this machine alone."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.harness.simulator import SimulatorClient
+from vkteams_daemon.botapi.simulator import Simulator, Traits
+from vkteams_daemon.botapi.simulator.control import ACTIONS
+from vkteams_daemon.botapi.simulator.faults import FAULTS
+from vkteams_daemon.botapi.simulator.methods import METHODS
+from vkteams_daemon.botapi.simulator.saying import _OTHERS, _TEXTS
+from vkteams_daemon.botapi.simulator.server import Server
+
+GROUP, ANNA = "681869378@chat.agent", "a.ivanova@corp.example"
+PAGE = Path(__file__).parents[2] / "docs" / "simulator.md"
+
+
+@pytest.fixture
+def steering(simulator: Simulator) -> SimulatorClient:
+    return SimulatorClient(simulator.address)
+
+
+def test_a_person_speaks_replies_forwards_and_edits(steering: SimulatorClient) -> None:
+    first = steering.say(GROUP, ANNA, "Where?", firstName="Anna", title="Ops", format={"bold": [{"offset": 0}]})
+    payload = first["payload"]
+    assert (first["eventId"], first["type"]) == (1, "newMessage")
+    assert payload["chat"] == {"chatId": GROUP, "type": "group", "title": "Ops"}
+    assert payload["from"] == {"userId": ANNA, "firstName": "Anna"}
+    assert payload["format"] == {"bold": [{"offset": 0}]}
+    assert int(payload["msgId"]) >> 32 == payload["timestamp"]
+    mention = {"type": "mention", "payload": {"userId": ANNA}}
+    reply = steering.say(GROUP, "petr", "Here", replyMsgId=payload["msgId"], parts=[mention])["payload"]
+    assert [part["type"] for part in reply["parts"]] == ["mention", "reply"]
+    assert reply["parts"][1]["payload"]["message"] == {
+        key: payload[key] for key in ("msgId", "from", "text", "timestamp")
+    }
+    forward = steering.ask(
+        "/messages", {"chatId": "petr", "userId": "petr", "forwardChatId": GROUP, "forwardMsgId": payload["msgId"]}
+    )["payload"]
+    assert forward["chat"] == {"chatId": "petr", "type": "private"} and "text" not in forward
+    edited = steering.say(GROUP, ANNA, "Where to?", msgId=payload["msgId"])
+    assert (edited["type"], edited["payload"]["msgId"]) == ("editedMessage", payload["msgId"])
+    assert edited["payload"]["timestamp"] == payload["timestamp"] <= edited["payload"]["editedTimestamp"]
+    later = steering.say(GROUP, "petr", "!", replyMsgId=payload["msgId"])["payload"]
+    assert later["parts"][0]["payload"]["message"]["text"] == "Where to?"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"chatId": GROUP, "text": "x"},
+        {"userId": ANNA, "text": "x"},
+        {"chatId": GROUP, "userId": ANNA},
+        {"chatId": GROUP, "userId": ANNA, "text": 1},
+        {"chatId": GROUP, "userId": ANNA, "text": "x", "parts": {}},
+        {"chatId": GROUP, "userId": ANNA, "text": "x", "colour": "red"},
+        {"chatId": GROUP, "userId": ANNA, "text": "x", "msgId": "1"},
+        {"chatId": GROUP, "userId": ANNA, "text": "x", "replyMsgId": "1"},
+        [],
+    ],
+)
+def test_what_cannot_be_said_is_refused(simulator: Simulator, body: Any) -> None:
+    response = requests.post(f"{simulator.address}/simulator/messages", json=body, timeout=30)
+    assert response.status_code == 400 and response.json()["description"]
+    assert simulator.state()["issued"] == 0
+
+
+def test_events_one_many_and_raw(simulator: Simulator, steering: SimulatorClient) -> None:
+    assert steering.ask("/events", {"type": "secret", "payload": 7})["lastEventId"] == 1
+    many = [{"type": "newMessage", "payload": {"msgId": str(n)}} for n in range(10_000)]
+    answer = steering.ask("/events", many)
+    assert (answer["issued"], answer["firstEventId"], answer["lastEventId"]) == (10_000, 2, 10_001)
+    steering.ask("/events", [{"raw": '{"eventId":$eventId,"x":NaN}'}, {"type": "x", "payload": {}, "eventId": "id"}])
+    bodies = [entry.event.body for entry in simulator.log() if entry.event]
+    assert bodies[0] == b'{"eventId":1,"type":"secret","payload":7}'
+    assert bodies[-2:] == [b'{"eventId":10002,"x":NaN}', b'{"eventId":"id","type":"x","payload":{}}']
+    assert steering.ask("/events", [])["issued"] == 0
+
+
+@pytest.mark.parametrize("body", [7, {}, {"type": "x"}, {"raw": 7}, {"raw": "x", "type": "y"}, {"typ": "x"}])
+def test_what_is_no_event_is_refused(simulator: Simulator, body: Any) -> None:
+    assert requests.post(f"{simulator.address}/simulator/events", json=body, timeout=30).status_code == 400
+
+
+def test_the_log_is_read_page_by_page(simulator: Simulator, steering: SimulatorClient) -> None:
+    for n in range(5):
+        simulator.event("x", n)
+    page = steering.ask("/log?since=1&limit=2")
+    assert ([entry["event"]["payload"] for entry in page["entries"]], page["next"]) == ([1, 2], 3)
+    assert len(steering.log(3)) == 2
+    assert steering.ask("/log?since=5") == {"entries": [], "next": 5}
+    simulator.raw("not JSON")
+    assert steering.log(5)[0]["event"] == "not JSON"
+
+
+def test_state_traits_and_restart(simulator: Simulator, steering: SimulatorClient) -> None:
+    assert steering.state()["url"] == simulator.url
+    assert steering.ask("/traits", {"gap": 4})["gap"] == 4
+    simulator.event("x", 1)
+    assert steering.ask("/restart", {"firstId": 50})["highestEventId"] == 50
+    for path, body in (
+        ("traits", {"gap": "4"}),
+        ("traits", {"gap": -1}),
+        ("traits", {"hue": 1}),
+        ("traits", {"format_keys": "kebab"}),
+        ("restart", {"firstId": 0}),
+    ):
+        assert requests.post(f"{simulator.address}/simulator/{path}", json=body, timeout=30).status_code == 400
+    assert steering.ask("/traits")["gap"] == 4
+
+
+def test_unknown_paths_and_bodies_that_are_not_json(simulator: Simulator) -> None:
+    assert requests.get(f"{simulator.address}/simulator/nothing", timeout=30).status_code == 404
+    assert requests.post(f"{simulator.address}/simulator/events", data=b"{", timeout=30).status_code == 400
+
+
+def test_only_this_machine_may_steer(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    accept = Server.get_request
+    monkeypatch.setattr(Server, "get_request", lambda self: (accept(self)[0], ("203.0.113.5", 40000)))
+    assert requests.get(f"{simulator.address}/simulator", timeout=30).status_code == 403
+    api = requests.get(f"{simulator.url}/self/get", params={"token": simulator.token}, timeout=30)
+    assert api.json()["ok"] is True
+
+
+def test_the_page_names_every_fault_trait_method_endpoint_and_field() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    traits = list(inspect.signature(Traits).parameters)
+    for name in (*FAULTS, *traits, *METHODS, *ACTIONS, *_TEXTS, *_OTHERS):
+        assert f"`{name}" in page, f"docs/simulator.md does not mention {name}"
+    table = page.partition("## Faults")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|", table, re.MULTILINE)
+    told = {
+        name: ({key: json.loads(value) for key, value in re.findall(r"`(\w+)` \(([^)]*)\)", params)}, says.strip())
+        for name, params, says in rows
+    }
+    assert told == {name: (kind.defaults, kind.says) for name, kind in FAULTS.items()}

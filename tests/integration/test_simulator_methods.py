@@ -1,0 +1,207 @@
+"""The Bot API's methods as the simulator answers them, by GET, urlencoded POST and multipart POST."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import requests
+
+from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.botapi.simulator.methods import METHODS, PAGE
+
+GROUP = "681869378@chat.agent"
+ANNA = "a.ivanova@corp.example"
+WAYS = ("get", "urlencoded", "multipart")
+
+
+class Asking:
+    """A bot that asks in one of the three ways."""
+
+    def __init__(self, simulator: Simulator, way: str = "get") -> None:
+        self.simulator, self.way = simulator, way
+
+    def __call__(self, method: str, **params: Any) -> dict[str, Any]:
+        url, given = f"{self.simulator.url}/{method}", {"token": self.simulator.token} | params
+        if self.way == "get":
+            answer = requests.get(url, params=given, timeout=30)
+        elif self.way == "urlencoded":
+            answer = requests.post(url, data=given, timeout=30)
+        else:
+            many = [(k, v) for k, vs in given.items() for v in (vs if isinstance(vs, list) else [vs])]
+            answer = requests.post(url, files=[(name, (None, str(value))) for name, value in many], timeout=30)
+        assert answer.status_code == 200
+        return answer.json()  # type: ignore[no-any-return]
+
+
+@pytest.fixture(params=WAYS)
+def ask(simulator: Simulator, request: pytest.FixtureRequest) -> Asking:
+    return Asking(simulator, request.param)
+
+
+def _refusal(answer: dict[str, Any]) -> str:
+    assert answer["ok"] is False
+    return str(answer["description"])
+
+
+def test_every_method_needs_the_token_and_refuses_a_wrong_one(simulator: Simulator) -> None:
+    for method in (*METHODS, "events/get"):
+        missing = requests.get(f"{simulator.url}/{method}", timeout=30)
+        wrong = requests.get(f"{simulator.url}/{method}", params={"token": "001.1.1:1"}, timeout=30)
+        assert (missing.status_code, wrong.status_code) == (200, 200)
+        assert missing.json() == {"ok": False, "description": "Missing required parameter 'token'"}
+        assert wrong.json() == {"ok": False, "description": "Invalid token"}
+
+
+def test_unknown_methods_and_other_paths_are_not_found(simulator: Simulator) -> None:
+    for path in ("/bot/v1/messages/send", "/bot/v1", "/", "/self/get", "/bot/v1/"):
+        assert requests.get(simulator.address + path, params={"token": simulator.token}, timeout=30).status_code == 404
+
+
+def test_the_bot_is_what_its_token_says(make_simulator: Any) -> None:
+    answer = Asking(make_simulator(token="001.1.2:777"))("self/get")
+    assert (answer["ok"], answer["userId"], answer["nick"]) == (True, "777", "opsbot")
+
+
+def test_a_text_is_sent_edited_and_deleted_without_an_event(ask: Asking) -> None:
+    sent = ask("messages/sendText", chatId=GROUP, text="Привет & mehr")
+    other = ask("messages/sendText", chatId=GROUP, text="two")
+    assert sent["msgId"].isdigit() and int(other["msgId"]) > int(sent["msgId"]) > 2**53
+    assert ask("messages/editText", chatId=GROUP, msgId=sent["msgId"], text="Anders")["ok"]
+    assert ask.simulator.world.messages[GROUP, sent["msgId"]]["text"] == "Anders"
+    assert ask("messages/deleteMessages", chatId=GROUP, msgId=[sent["msgId"], other["msgId"]])["ok"]
+    assert not ask.simulator.world.messages
+    assert "unknown msgId" in _refusal(ask("messages/editText", chatId=GROUP, msgId=sent["msgId"], text="x"))
+    assert ask.simulator.state()["issued"] == 0
+
+
+def test_one_unknown_message_keeps_all_from_being_deleted(ask: Asking) -> None:
+    sent = ask("messages/sendText", chatId=GROUP, text="stays")["msgId"]
+    assert "unknown msgId" in _refusal(ask("messages/deleteMessages", chatId=GROUP, msgId=[sent, "7"]))
+    assert (GROUP, sent) in ask.simulator.world.messages
+
+
+def test_a_reply_and_a_forward_quote_the_message(ask: Asking) -> None:
+    said = ask.simulator.say(GROUP, ANNA, "When?")["payload"]["msgId"]
+    keyboard = json.dumps([[{"text": "Ack", "callbackData": "ack:7"}]])
+    replied = ask("messages/sendText", chatId=GROUP, text="Now", replyMsgId=said, inlineKeyboardMarkup=keyboard)
+    forwarded = ask("messages/sendText", chatId=ANNA, forwardChatId=GROUP, forwardMsgId=[said])
+    reply = ask.simulator.world.messages[GROUP, replied["msgId"]]["parts"]
+    forward = ask.simulator.world.messages[ANNA, forwarded["msgId"]]["parts"]
+    assert [part["type"] for part in reply] == ["reply", "inlineKeyboardMarkup"]
+    assert forward[0]["type"] == "forward"
+    assert reply[0]["payload"]["message"]["text"] == forward[0]["payload"]["message"]["text"] == "When?"
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "description"),
+    [
+        ("messages/sendText", {"text": "x"}, "Missing required parameter 'chatId'"),
+        ("messages/sendText", {"chatId": GROUP}, "Missing required parameter 'text'"),
+        ("messages/sendText", {"chatId": GROUP, "text": "x", "parseMode": "TeX"}, "Bad request: unknown parseMode"),
+        ("messages/sendText", {"chatId": GROUP, "text": "x", "format": "[1"}, "Bad request: format"),
+        ("messages/sendText", {"chatId": GROUP, "text": "x", "inlineKeyboardMarkup": "{}"}, "Bad request: inlineKey"),
+        ("messages/sendText", {"chatId": GROUP, "text": "x", "forwardMsgId": "1"}, "Bad request: forwardChatId"),
+        ("messages/sendText", {"chatId": GROUP, "text": "x", "replyMsgId": "1"}, "Bad request: unknown msgId"),
+        ("messages/sendFile", {"chatId": GROUP, "fileId": "nothing"}, "Bad request: unknown fileId"),
+        ("messages/sendVoice", {"chatId": GROUP}, "Missing required parameter 'fileId'"),
+        ("messages/answerCallbackQuery", {"queryId": "SVR:1"}, "Bad request: unknown queryId"),
+        ("chats/getInfo", {"chatId": "9@chat.agent"}, "Bad request: unknown chatId"),
+        ("chats/sendActions", {"chatId": GROUP, "actions": "dancing"}, "Bad request: unknown action"),
+        ("chats/pinMessage", {"chatId": "9@chat.agent", "msgId": "1"}, "Bad request: unknown chatId"),
+        ("files/getInfo", {"fileId": "nothing"}, "Bad request: unknown fileId"),
+        ("threads/add", {"chatId": GROUP, "msgId": "1"}, "Bad request: unknown msgId"),
+        ("events/get", {"lastEventId": "0"}, "Missing required parameter 'pollTime'"),
+        ("events/get", {"lastEventId": "1.5", "pollTime": "1"}, "Bad request: lastEventId"),
+        ("events/get", {"lastEventId": "0", "pollTime": "nan"}, "Bad request: pollTime"),
+    ],
+)
+def test_wrong_parameters_are_refused(simulator: Simulator, method: str, params: Any, description: str) -> None:
+    for way in WAYS:
+        assert _refusal(Asking(simulator, way)(method, **params)).startswith(description)
+
+
+def test_only_its_own_messages_can_be_edited(simulator: Simulator) -> None:
+    said = simulator.say(GROUP, ANNA, "mine")["payload"]["msgId"]
+    answer = Asking(simulator)("messages/editText", chatId=GROUP, msgId=said, text="yours")
+    assert _refusal(answer) == "Permission denied"
+
+
+def test_a_file_is_uploaded_described_fetched_and_sent_again(simulator: Simulator) -> None:
+    content = bytes(range(256)) * 40 + b"\r\n--not-a-boundary\r\n"
+    sent = requests.post(
+        f"{simulator.url}/messages/sendFile",
+        params={"token": simulator.token, "chatId": GROUP, "caption": "Отчёт"},
+        files={"file": ("отчёт.bin", content, "image/png")},
+        timeout=30,
+    ).json()
+    ask = Asking(simulator)
+    info = ask("files/getInfo", fileId=sent["fileId"])
+    assert (info["type"], info["size"], info["filename"]) == ("image", len(content), "отчёт.bin")
+    assert requests.get(info["url"], timeout=30).content == content
+    again = ask("messages/sendVoice", chatId=GROUP, fileId=sent["fileId"])
+    parts = simulator.world.messages[GROUP, again["msgId"]]["parts"]
+    assert parts == [{"type": "voice", "payload": {"fileId": sent["fileId"]}}]
+    assert simulator.world.messages[GROUP, sent["msgId"]]["text"] == "Отчёт"
+
+
+def test_a_file_that_somebody_sent_is_known(simulator: Simulator) -> None:
+    simulator.say(GROUP, ANNA, parts=[{"type": "file", "payload": {"fileId": "0AbC"}}])
+    assert Asking(simulator)("files/getInfo", fileId="0AbC")["filename"] == "0AbC"
+
+
+def test_a_body_that_is_not_multipart_is_refused(simulator: Simulator) -> None:
+    answer = requests.post(
+        f"{simulator.url}/messages/sendFile",
+        params={"token": simulator.token, "chatId": GROUP},
+        data=b"no parts at all",
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+        timeout=30,
+    )
+    assert "multipart" in _refusal(answer.json())
+
+
+def test_chats_are_known_from_what_happened_in_them(ask: Asking) -> None:
+    ask.simulator.say(GROUP, ANNA, "Hello", title="Ops", firstName="Anna")
+    ask.simulator.event("newChatMembers", {"chat": {"chatId": GROUP, "type": "group"}, "newMembers": [{"userId": "p"}]})
+    info = ask("chats/getInfo", chatId=GROUP)
+    assert (info["type"], info["title"]) == ("group", "Ops")
+    assert ask("chats/getInfo", chatId=ANNA)["firstName"] == "Anna"
+    members = ask("chats/getMembers", chatId=GROUP)["members"]
+    bot = ask.simulator.world.bot["userId"]
+    assert members == [{"userId": bot}, {"userId": ANNA, "creator": True, "admin": True}, {"userId": "p"}]
+    assert ask("chats/getAdmins", chatId=GROUP)["admins"] == [{"userId": ANNA, "creator": True}]
+    ask.simulator.event("leftChatMembers", {"chat": {"chatId": GROUP}, "leftMembers": [{"userId": "p"}]})
+    assert {"userId": "p"} not in ask("chats/getMembers", chatId=GROUP)["members"]
+    assert "private chat" in _refusal(ask("chats/getMembers", chatId=ANNA))
+
+
+def test_members_come_page_by_page(simulator: Simulator) -> None:
+    people = [{"userId": f"u{n}"} for n in range(2 * PAGE)]
+    simulator.event("newChatMembers", {"chat": {"chatId": GROUP, "type": "group"}, "newMembers": people})
+    ask, seen, cursor = Asking(simulator), [], {}
+    while True:
+        page = ask("chats/getMembers", chatId=GROUP, **cursor)
+        seen += [member["userId"] for member in page["members"]]
+        if "cursor" not in page:
+            break
+        cursor = {"cursor": page["cursor"]}
+    assert len(seen) == len(set(seen)) == 2 * PAGE + 1
+
+
+def test_pins_actions_callbacks_and_threads(ask: Asking) -> None:
+    simulator = ask.simulator
+    said = simulator.say(GROUP, ANNA, "Topic")["payload"]["msgId"]
+    assert ask("chats/pinMessage", chatId=GROUP, msgId=said)["ok"]
+    assert simulator.world.chats[GROUP].pinned == [said]
+    assert ask("chats/unpinMessage", chatId=GROUP, msgId=said)["ok"]
+    assert simulator.world.chats[GROUP].pinned == []
+    assert ask("chats/sendActions", chatId=GROUP, actions=["looking", "typing"])["ok"]
+    assert ask("chats/sendActions", chatId=GROUP, actions="")["ok"]
+    simulator.event("callbackQuery", {"queryId": "SVR:1:2", "callbackData": "x", "from": {"userId": ANNA}})
+    assert ask("messages/answerCallbackQuery", queryId="SVR:1:2", text="done", showAlert="true")["ok"]
+    thread = ask("threads/add", chatId=GROUP, msgId=said)["threadId"]
+    assert ask("threads/add", chatId=GROUP, msgId=said)["threadId"] == thread != GROUP
+    topic = simulator.say(thread, ANNA, "in the thread")["payload"]["parent_topic"]
+    assert topic == {"chatId": GROUP, "messageId": int(said), "type": "message"}

@@ -1,0 +1,181 @@
+"""Scripts: what a line may leave out, telling them over and over, and the built-in conversation."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.waiting import until
+from vkteams_daemon.botapi.client import BotClient
+from vkteams_daemon.botapi.events import read
+from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.botapi.simulator.script import CONVERSATION, Line, Telling, read_script
+from vkteams_daemon.errors import UsageError
+
+CHAT = {"chatId": "1@chat.agent", "type": "group"}
+ANNA, PETR = {"userId": "anna"}, {"userId": "petr"}
+
+
+def new(msg_id: str, text: str, ago: float, **more: Any) -> Line:
+    return Line("newMessage", {"msgId": msg_id, "chat": CHAT, "from": ANNA, "text": text, **more}, ago)
+
+
+def about(kind: str, msg_id: str, ago: float, **more: Any) -> Line:
+    return Line(kind, {"msgId": msg_id, "chat": CHAT, **more}, ago)
+
+
+def told(*lines: Line, rounds: int = 1) -> list[dict[str, Any]]:
+    fresh = iter(range(9000, 9999))
+    telling = Telling(lines, lambda: str(next(fresh)))
+    payloads = []
+    for n in range(rounds):
+        if n:
+            telling.start_over()
+        payloads += [telling.draft(line).payload for line in lines]
+    return payloads
+
+
+def near(value: int, ago: float) -> bool:
+    return abs(time.time() - ago - value) < 60
+
+
+def quoting(kind: str, msg_id: str) -> list[dict[str, Any]]:
+    return [{"type": kind, "payload": {"message": {"msgId": msg_id}}}]
+
+
+def test_times_follow_from_ago_and_from_the_message() -> None:
+    first, edit, pin, unpin, deleted = told(
+        new("1", "one", 3600),
+        about("editedMessage", "1", 1800, text="two", **{"from": ANNA}),
+        about("pinnedMessage", "1", 900),
+        about("unpinnedMessage", "1", 800),
+        about("deletedMessage", "1", 700),
+    )
+    assert near(first["timestamp"], 3600)
+    assert near(edit["editedTimestamp"], 1800)
+    for later in (edit, pin, unpin, deleted):
+        assert later["timestamp"] == first["timestamp"]
+
+
+def test_members_and_chats_have_no_time() -> None:
+    for kind in ("newChatMembers", "leftChatMembers", "changedChatInfo"):
+        (payload,) = told(Line(kind, {"chat": CHAT}, 60))
+        assert payload == {"chat": CHAT}
+
+
+def test_what_a_script_says_of_time_stays() -> None:
+    first, edit = told(
+        new("1", "one", 10, timestamp=1764000000), about("editedMessage", "1", 5, editedTimestamp=1764000030)
+    )
+    assert (first["timestamp"], edit["timestamp"], edit["editedTimestamp"]) == (1764000000, 1764000000, 1764000030)
+
+
+def test_replies_forwards_and_callbacks_are_completed() -> None:
+    first, _, reply, forward, callback, unknown = told(
+        new("1", "one", 100),
+        about("editedMessage", "1", 90, text="uno", **{"from": ANNA}),
+        new("2", "two", 80, parts=quoting("reply", "1")),
+        new("3", "", 70, parts=quoting("forward", "2")),
+        Line("callbackQuery", {"queryId": "q", "from": PETR, "message": {"msgId": "1", "chat": CHAT}}, 60),
+        new("4", "four", 50, parts=quoting("reply", "elsewhere")),
+    )
+    quoted = {"msgId": "1", "from": ANNA, "text": "uno", "timestamp": first["timestamp"]}
+    assert reply["parts"][0]["payload"]["message"] == quoted
+    assert forward["parts"][0]["payload"]["message"]["text"] == "two"
+    assert callback["message"] == quoted | {"chat": CHAT}
+    assert near(unknown["parts"][0]["payload"]["message"]["timestamp"], 50)
+
+
+def test_the_next_telling_has_fresh_ids_that_fit_together() -> None:
+    lines = (
+        new("1", "one", 10),
+        new("2", "two", 5, parts=quoting("reply", "1"), parent_topic={"chatId": "0", "messageId": 1}),
+        Line("callbackQuery", {"queryId": "q", "message": {"msgId": "2"}}),
+    )
+    first, second, query, again, reply, requery = told(*lines, rounds=2)
+    assert (first["msgId"], second["msgId"], query["queryId"]) == ("1", "2", "q")
+    assert again["msgId"] not in ("1", "2") and reply["msgId"] not in ("1", "2", again["msgId"])
+    assert reply["parts"][0]["payload"]["message"]["msgId"] == again["msgId"]
+    assert reply["parent_topic"] == {"chatId": "0", "messageId": int(again["msgId"])}
+    assert requery["message"]["msgId"] == reply["msgId"] and requery["queryId"] != "q"
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("{", "it is not JSON"),
+        ("[]", "it has no type"),
+        ('{"payload": {}}', "it has no type"),
+        ('{"type": "x"}', "its payload is not an object"),
+        ('{"type": "x", "payload": {}, "ago": -1}', "ago is not a number of seconds"),
+        ('{"type": "x", "payload": {}, "ago": "1h"}', "ago is not a number of seconds"),
+        ('{"type": "x", "payload": {}, "when": 1}', "it has when, which no line has"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, line: str, what: str) -> None:
+    script = tmp_path / "talk.jsonl"
+    script.write_text('{"type": "x", "payload": {}}\n\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        read_script(script)
+    assert str(caught.value) == f"{script}, line 3: {what}"
+
+
+def test_a_script_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="No such file"):
+        read_script(tmp_path / "absent.jsonl")
+    (tmp_path / "latin").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        read_script(tmp_path / "latin")
+
+
+def test_a_line_separator_in_a_text_ends_no_line(tmp_path: Path) -> None:
+    script = tmp_path / "talk.jsonl"
+    script.write_text(json.dumps({"type": "x", "payload": {"text": "a\u2028b\x85c"}}, ensure_ascii=False) + "\n")
+    assert read_script(script) == [Line("x", {"text": "a\u2028b\x85c"}, 0.0)]
+
+
+def test_a_script_at_a_rate_loops_until_the_simulator_stops(simulator: Simulator) -> None:
+    simulator.play([new("1", "one", 0), about("deletedMessage", "1", 0)], rate=200, loop=True)
+    until(lambda: simulator.state()["issued"] >= 10, 60, "ten events")
+    simulator.stop()
+    issued = simulator.state()["issued"]
+    payloads = [entry.event.shown()["payload"] for entry in simulator.log() if entry.event]
+    ids = [payload["msgId"] for payload in payloads]
+    assert all(new_id == deleted for new_id, deleted in zip(ids[::2], ids[1::2], strict=False))
+    assert len(set(ids[::2])) == len(ids[::2])
+    assert simulator.state()["issued"] == issued
+
+
+def test_a_rate_is_kept(simulator: Simulator) -> None:
+    simulator.play([new(str(n), "x", 0) for n in range(5)], rate=20)
+    until(lambda: simulator.state()["issued"] == 5, 60, "five events")
+    times = [entry.at for entry in simulator.log()]
+    assert times[-1] - times[0] >= 0.19
+
+
+def test_the_built_in_conversation_is_what_a_bot_would_get(simulator: Simulator) -> None:
+    simulator.play(CONVERSATION)
+    client = BotClient(simulator.url, simulator.token)
+    events = read(client.poll(0, 0), datetime.now(UTC))
+    client.close()
+    assert [event for event in events if event.error] == []
+    kinds = Counter(event.type for event in events)
+    assert kinds["newMessage"] >= 200
+    assert kinds.keys() >= {
+        "newMessage", "editedMessage", "deletedMessage", "pinnedMessage", "newChatMembers", "leftChatMembers",
+    }  # fmt: skip
+    assert len({event.chat_id for event in events}) >= 4
+    parts = [part for event in events if event.facts.message and event.facts.message.content
+             for part in event.facts.message.content.parts or ()]  # fmt: skip
+    assert {part["type"] for part in parts} >= {"reply", "file", "mention"}
+    for part in parts:
+        if part["type"] == "reply":
+            assert part["payload"]["message"].keys() >= {"from", "timestamp"}, part
+    sent = [event.occurred_at for event in events if event.type == "newMessage"]
+    assert sent == sorted(sent) and sent[-1] <= datetime.now(UTC)
