@@ -49,7 +49,7 @@ def test_without_a_model_everything_answers(capsys: pytest.CaptureFixture[str], 
     assert [row["name"] for row in rows if row["recommended"]] == ["multilingual-e5-small"]
     assert not any(row["installed"] or row["chosen"] for row in rows)
     assert ask(capsys, "status")["data"] == {
-        "state": "off", "name": None, "archive": None, "archive_error": "there is no archive yet",
+        "state": "off", "name": None, "archive": None, "parked": None, "archive_error": "there is no archive yet",
     }  # fmt: skip
     assert main(["model", "status"]) == 0
     assert "vkteamsctl model install multilingual-e5-small" in capsys.readouterr().out
@@ -124,11 +124,25 @@ def test_the_archive_is_counted(
     database.open(migrate=False)
     try:
         with database.connection() as connection:
-            models.register(connection, NAME, info["fingerprint"], info["dims"])
+            stored = models.register(connection, NAME, info["fingerprint"], info["dims"])
+            connection.execute(
+                "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, attempts, not_before, last_error)"
+                " VALUES ('room', 'm1', %s, 'message', 5, 'infinity', 'RuntimeError: bad tensor')",
+                (stored.model_id,),
+            )
     finally:
         database.close()
-    (row,) = ask(capsys, "status")["data"]["archive"]
-    assert (row["name"], row["state"], row["messages"], row["queued"]) == (NAME, "active", 0, 0)
+    data = ask(capsys, "status")["data"]
+    (row,), (parked,) = data["archive"], data["parked"]
+    assert (row["name"], row["state"], row["messages"], row["queued"], row["parked"]) == (NAME, "active", 0, 0, 1)
+    assert (parked["msg_id"], parked["error"]) == ("m1", "RuntimeError: bad tensor")
+    assert main(["model", "status"]) == 0
+    shown = capsys.readouterr().out
+    assert "bad tensor" in shown and "vkteamsctl model retry" in shown
+    assert ask(capsys, "retry")["data"] == {"retried": 1}
+    data = ask(capsys, "status")["data"]
+    assert data["parked"] == [] and (data["archive"][0]["queued"], data["archive"][0]["parked"]) == (1, 0)
+    assert ask(capsys, "retry")["data"] == {"retried": 0}
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none?connect_timeout=1")
     data = ask(capsys, "status")["data"]
     assert data["state"] == "ok" and data["archive"] is None and data["archive_error"]

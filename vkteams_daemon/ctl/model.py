@@ -1,10 +1,11 @@
-"""`vkteamsctl model`: install the embedding model, choose it, and see what has its vectors."""
+"""`vkteamsctl model`: install the embedding model, choose it, see what has its vectors, retry what has none."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon.config import Config
@@ -18,7 +19,7 @@ _RESTART = "A running vkteamsd goes on with the model that it has loaded until `
 
 
 def register(nouns: Any, common: argparse.ArgumentParser) -> None:
-    """Add the noun `model` with its verbs list, install, use and status."""
+    """Add the noun `model` with its verbs list, install, use, status and retry."""
     noun = nouns.add_parser("model", help="install and choose the embedding model", parents=[common])
     verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
 
@@ -55,6 +56,15 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
         "the chosen model, whether its files are whole, and what the archive has of it",
         "example:\n  vkteamsctl model status --output json",
         _status,
+    )
+    verb(
+        "retry",
+        "try the parked texts again: those that the model has failed at too often",
+        "example:\n  vkteamsctl model retry\n\n"
+        "A text that fails is tried again later and later, embedding.max_attempts times, and is then parked; `model\n"
+        "status` shows parked texts with their errors. Nothing else is held up by them. A parked text is also tried\n"
+        "again when its author edits it. Use this after an upgrade, or after a change of the model's files.",
+        _retry,
     )
 
 
@@ -147,31 +157,55 @@ def _status(args: argparse.Namespace, config: Config) -> Answer:
         info = manifest.read(catalogue.find(config.models_dir, name))
         manifest.check_hashes(info)
         data = {"state": "ok"} | _described(info)
-    data["archive"], data["archive_error"] = _archive(config)
+    data["archive"], data["parked"], data["archive_error"] = _archive(config)
 
     def render(screen: Screen) -> None:
         if info is None:
             screen.line("no model is installed: messages are kept without vectors")
             screen.line(f"Install one: `vkteamsctl model install {catalogue.RECOMMENDED}`.")
         else:
-            screen.pairs((key, value) for key, value in data.items() if not key.startswith("archive"))
+            screen.pairs((key, value) for key, value in data.items() if key not in _OF_THE_ARCHIVE)
         if data["archive"] is None:
             screen.line(f"what the archive has of it cannot be said: {data['archive_error']}", "yellow")
         else:
-            headings = ("in the archive", "state", "messages", "queued", "parked", "indexed")
-            screen.table(headings, [tuple(row[key] for key in _ARCHIVED) for row in data["archive"]])
+            rows = [tuple(row[key] for key in _ARCHIVED) for row in data["archive"]]
+            screen.table(("in the archive", "state", "messages", "queued", "parked", "indexed"), rows)
+        if data["parked"]:
+            rows = [tuple(row[key] for key in _PARKED) for row in data["parked"]]
+            screen.table(("parked message", "chat", "attempts", "error"), rows)
+            screen.line("Try them again: `vkteamsctl model retry`.")
 
     return Answer(data, render)
 
 
+def _retry(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.store import queue
+    from vkteams_daemon.store.database import Database
+
+    database = Database(config, application="vkteamsctl")
+    try:
+        database.open(migrate=False)
+        with database.connection() as connection:
+            count = queue.retry(connection)
+    finally:
+        database.close()
+
+    def render(screen: Screen) -> None:
+        screen.line(f"parked texts that are tried again: {count}", "green" if count else "")
+
+    return Answer({"retried": count}, render, ids=[str(count)])
+
+
 _ARCHIVED = ("name", "state", "messages", "queued", "parked", "indexed")
+_PARKED = ("msg_id", "chat_id", "attempts", "error")
+_OF_THE_ARCHIVE = ("archive", "parked", "archive_error")
 
 
-def _archive(config: Config) -> tuple[list[dict[str, Any]] | None, str | None]:
-    """What the archive has of each model, or why that cannot be said."""
+def _archive(config: Config) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]] | None, str | None]:
+    """What the archive has of each model and which texts are parked, or why that cannot be said."""
     if not config.database.url and not (config.state_dir / "postgresql").exists():
-        return None, "there is no archive yet"  # asking would make one
-    from vkteams_daemon.store import models
+        return None, None, "there is no archive yet"  # asking would make one
+    from vkteams_daemon.store import models, queue
     from vkteams_daemon.store.database import Database
 
     database = Database(config, application="vkteamsctl")
@@ -179,11 +213,12 @@ def _archive(config: Config) -> tuple[list[dict[str, Any]] | None, str | None]:
         database.open(migrate=False)
         with database.connection() as connection:
             found = models.model_statistics(connection)
+            parked = [asdict(text) for text in queue.parked(connection)]
     except VkTeamsError as error:
-        return None, str(error)
+        return None, None, str(error)
     finally:
         database.close()
-    return [
+    rows = [
         {
             "name": entry.model.name,
             "fingerprint": entry.model.fingerprint,
@@ -194,7 +229,8 @@ def _archive(config: Config) -> tuple[list[dict[str, Any]] | None, str | None]:
             "indexed": entry.indexed,
         }
         for entry in found
-    ], None
+    ]
+    return rows, parked, None
 
 
 def _described(info: ModelInfo) -> dict[str, Any]:

@@ -1,0 +1,295 @@
+"""What a worker does about texts that fail, a model that is broken and a database that goes away."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.harness.embedding import Chat, WatchedModel
+from tests.harness.postgres import PostgresServer
+from tests.harness.waiting import until
+from vkteams_daemon.embedding import worker as room
+from vkteams_daemon.embedding.model import Chunk, Model, Vectors
+from vkteams_daemon.embedding.worker import Tally, Worker
+from vkteams_daemon.errors import ModelError
+from vkteams_daemon.store import queue
+
+POISON = "poison poison poison"
+
+
+@pytest.fixture
+def fragile(tiny_model_dir: Path) -> WatchedModel:
+    """A model that fails at the poison, whatever stands beside it."""
+    model = Model.load(tiny_model_dir)
+    poison = model.chunks(POISON)[0]
+
+    def before(chunks: Sequence[Chunk]) -> None:
+        if poison in chunks:
+            raise RuntimeError("bad tensor")
+
+    return WatchedModel(model, before)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers try again soon."""
+    monkeypatch.setattr(room, "TROUBLE_MAX", 0.05)
+
+
+@contextlib.contextmanager
+def running(worker: Worker, stop: threading.Event) -> Iterator[threading.Thread]:
+    """The worker at its loop, in a thread; afterwards it is stopped."""
+    wake = threading.Event()
+    thread = threading.Thread(target=worker.run, args=(wake, 0.05))
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stop.set()
+        wake.set()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def due_now(chat: Chat) -> None:
+    """As if the time until the next attempt had passed."""
+    chat.execute("UPDATE embedding_queue SET not_before = '-infinity' WHERE not_before < 'infinity'")
+
+
+def test_a_text_that_fails_does_not_hold_up_the_others(chat: Chat, fragile: WatchedModel) -> None:
+    chat.register(fragile)
+    chat.say("one", POISON, "two", POISON)
+    tally = chat.embed(fragile)
+    assert set(chat.chunks()) == {"m1", "m3"}
+    assert chat.queued() == {"m2": 1, "m4": 1}
+    assert (tally.embedded, tally.failed, tally.queued) == (2, 2, 2)
+
+
+def test_a_text_that_fails_is_tried_again_later_and_later_and_then_parked(
+    chat: Chat, fragile: WatchedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat.register(fragile)
+    chat.say(POISON, "healthy")
+    delays = []
+    for attempt in range(1, 5):
+        chat.embed(fragile)
+        assert chat.queued() == {"m1": attempt}
+        ((delay, error),) = chat.rows(
+            "SELECT extract(epoch FROM not_before - clock_timestamp())::float8, last_error FROM embedding_queue"
+        )
+        delays.append(delay)
+        assert error == "RuntimeError: bad tensor"
+        assert chat.worker(fragile).round() == 0, "not before its time"
+        due_now(chat)
+    assert [round(delay / 5) for delay in delays] == [1, 2, 4, 8]
+    assert "parked" not in caplog.text
+    tally = chat.embed(fragile)
+    assert chat.rows("SELECT attempts, not_before = 'infinity' FROM embedding_queue") == [(5, True)]
+    assert "message m1 of chat 681869378@chat.agent cannot be embedded and is parked: RuntimeError: bad" in caplog.text
+    assert tally.queued == 0, "a parked text waits for nothing"
+    due_now(chat)
+    assert chat.worker(fragile).round() == 0
+
+
+def test_an_edit_is_a_new_text_for_one_that_was_parked(chat: Chat, fragile: WatchedModel) -> None:
+    chat.register(fragile)
+    chat.say(POISON)
+    chat.embed(fragile, max_attempts=1)
+    assert chat.rows("SELECT attempts, not_before = 'infinity' FROM embedding_queue") == [(1, True)]
+    chat.edit("m1", "harmless now")
+    assert chat.rows("SELECT attempts, not_before = '-infinity' FROM embedding_queue") == [(0, True)]
+    chat.embed(fragile)
+    assert chat.queued() == {} and chat.chunks() == {"m1": 1}
+
+
+def test_edited_while_it_fails_it_is_tried_as_a_new_text(chat: Chat, tiny_model_dir: Path) -> None:
+    model = Model.load(tiny_model_dir)
+    poison = model.chunks(POISON)[0]
+    edits = ["harmless now"]
+
+    def before(chunks: Sequence[Chunk]) -> None:
+        if poison in chunks:
+            if edits:
+                chat.edit("m1", edits.pop())
+            raise RuntimeError("bad tensor")
+
+    watched = WatchedModel(model, before)
+    chat.register(watched)
+    chat.say(POISON)
+    chat.execute("UPDATE embedding_queue SET attempts = 4")
+    chat.worker(watched).round()
+    assert chat.queued() == {"m1": 0}, "its last attempt was the old text's"
+    chat.embed(watched)
+    assert chat.queued() == {} and chat.chunks() == {"m1": 1}
+
+
+def test_a_parked_text_keeps_no_vector_of_what_was_said_before(chat: Chat, fragile: WatchedModel) -> None:
+    chat.register(fragile)
+    chat.say("harmless")
+    chat.embed(fragile)
+    chat.edit("m1", POISON)
+    chat.embed(fragile, max_attempts=2)
+    assert chat.chunks() == {"m1": 1}, "it may still work"
+    due_now(chat)
+    chat.embed(fragile, max_attempts=2)
+    assert chat.chunks() == {}
+
+
+def test_deleting_a_parked_message_clears_it_from_the_queue(chat: Chat, fragile: WatchedModel) -> None:
+    chat.register(fragile)
+    chat.say(POISON)
+    chat.embed(fragile, max_attempts=1)
+    chat.delete("m1")
+    assert chat.queued() == {}
+
+
+def test_retry_makes_parked_texts_due_again(chat: Chat, fragile: WatchedModel, model: WatchedModel) -> None:
+    chat.register(fragile)
+    chat.say(POISON, "fine")
+    chat.embed(fragile, max_attempts=1)
+    with chat.connection() as connection:
+        (parked,) = queue.parked(connection)
+        assert (parked.msg_id, parked.model, parked.attempts) == ("m1", "tiny", 1)
+        assert parked.error == "RuntimeError: bad tensor"
+        assert queue.retry(connection) == 1
+        assert queue.parked(connection) == [] and queue.retry(connection) == 0
+    chat.embed(model)  # as after an upgrade
+    assert chat.queued() == {} and set(chat.chunks()) == {"m1", "m2"}
+
+
+def test_a_vector_that_is_no_number_is_a_failure(chat: Chat, tiny_model_dir: Path) -> None:
+    model = Model.load(tiny_model_dir)
+    poison = model.chunks(POISON)[0]
+
+    class Overflowing(WatchedModel):
+        def embed(self, chunks: Sequence[Chunk]) -> Vectors:
+            vectors = super().embed(chunks)
+            vectors[[chunk == poison for chunk in chunks]] = np.nan
+            return vectors
+
+    watched = Overflowing(model)
+    chat.register(watched)
+    chat.say(POISON, "healthy")
+    chat.embed(watched)
+    assert chat.queued() == {"m1": 1} and set(chat.chunks()) == {"m2"}
+
+
+def test_a_model_that_fails_at_everything_parks_nothing(chat: Chat, tiny_model_dir: Path) -> None:
+    working = Model.load(tiny_model_dir)
+    broken = True
+
+    def before(chunks: Sequence[Chunk]) -> None:
+        if broken:
+            raise RuntimeError("out of memory")
+
+    model = WatchedModel(working, before)
+    asked_for: list[Any] = []
+
+    def load(failed: Model | None) -> Model:
+        asked_for.append(failed)
+        return model  # type: ignore[return-value]
+
+    chat.register(model)
+    chat.say("one", "two", "three")
+    worker = Worker(chat.database, load, Tally())
+    for _ in range(3):
+        with pytest.raises(ModelError, match="the model tiny does not work: out of memory"):
+            worker.round()
+    assert chat.queued() == {"m1": 0, "m2": 0, "m3": 0}, "the texts are not to blame"
+    assert asked_for == [None, model, model], "it is loaded again"
+    broken = False
+    assert worker.round() == 3
+    assert len(chat.chunks()) == 3
+
+
+def test_a_model_that_cannot_be_loaded_is_said_once_and_goes_on_when_mended(
+    chat: Chat, model: WatchedModel, caplog: pytest.LogCaptureFixture, impatient: None
+) -> None:
+    caplog.set_level(logging.INFO)
+    attempts: list[int] = []
+    mended = threading.Event()
+
+    def load(failed: Model | None) -> Model:
+        attempts.append(1)
+        if not mended.is_set():
+            raise ModelError("model.onnx: the runtime cannot load it")
+        return model  # type: ignore[return-value]
+
+    chat.register(model)
+    chat.say("one", "two")
+    tally, stop = Tally(), threading.Event()
+    with (
+        running(Worker(chat.database, load, tally, stop=stop), stop),
+        running(Worker(chat.database, load, tally, stop=stop, keeper=False), stop),
+    ):
+        until(lambda: len(attempts) >= 6, 30, "several attempts")
+        assert tally.state == "failing"
+        chat.say("said meanwhile", first=3)  # events go on
+        assert len(chat.queued()) == 3
+        mended.set()
+        until(lambda: not chat.queued(), 30, "the end of the queue")
+        until(lambda: tally.state == "ok", 30, "the state ok")
+    assert set(chat.chunks()) == {"m1", "m2", "m3"}
+    lines = [record.getMessage() for record in caplog.records if record.name == room.__name__]
+    assert lines == ["embedding waits: model.onnx: the runtime cannot load it", "embedding goes on"]
+
+
+def test_an_unforeseen_error_is_logged_with_its_traceback_and_ends_no_worker(
+    chat: Chat, model: WatchedModel, caplog: pytest.LogCaptureFixture, impatient: None
+) -> None:
+    failures = [MemoryError(), ZeroDivisionError("a bug")]
+
+    def load(failed: Model | None) -> Model:
+        if failures:
+            raise failures.pop()
+        return model  # type: ignore[return-value]
+
+    chat.say("one")
+    stop = threading.Event()
+    with running(Worker(chat.database, load, Tally(), stop=stop), stop):
+        until(lambda: chat.chunks() == {"m1": 1}, 30, "the vector")
+    (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert "a bug" in record.getMessage() and record.exc_info
+
+
+Fault = Callable[[PostgresServer], object]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(lambda server: server.restart("immediate"), id="crash"),
+        pytest.param(lambda server: server.restart("fast"), id="restart"),
+        pytest.param(lambda server: server.terminate_backends(), id="sessions ended"),
+    ],
+)
+def test_the_database_may_go_away_and_come_back(
+    durable_server: PostgresServer, durable_database_url: str, tiny_model_dir: Path, impatient: None, fault: Fault
+) -> None:
+    chat = Chat(durable_database_url)
+    in_the_model, go = threading.Event(), threading.Event()
+
+    def before(chunks: Sequence[Chunk]) -> None:
+        in_the_model.set()
+        assert go.wait(60)
+
+    model = WatchedModel(Model.load(tiny_model_dir), before)
+    chat.register(model)
+    chat.say(*(f"message number {n}" for n in range(40)))
+    tally, stop = Tally(), threading.Event()
+    with running(chat.worker(model, tally, claim=10, stop=stop), stop):
+        assert in_the_model.wait(30)
+        fault(durable_server)
+        go.set()
+        until(lambda: len(chat.chunks()) == 40, 60, "every vector")
+        until(lambda: tally.state == "ok", 30, "the state ok")
+    assert chat.queued() == {} and set(chat.chunks().values()) == {1}
+    assert tally.embedded == 40
+    chat.close()

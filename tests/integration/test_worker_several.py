@@ -1,0 +1,122 @@
+"""Several workers on one queue, in threads and in processes, and what a killed one leaves: nothing doubled or lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.harness.embedding import Chat, WatchedModel, WorkerProcess
+from tests.harness.scale import scaled
+from tests.harness.waiting import until
+from vkteams_daemon.embedding.worker import Tally
+
+Start = Callable[..., WorkerProcess]
+
+
+@pytest.fixture
+def start(chat: Chat, tiny_model_dir: Path) -> Iterator[Start]:
+    """Starts workers in processes of their own."""
+    started: list[WorkerProcess] = []
+
+    def make(**settings: object) -> WorkerProcess:
+        started.append(WorkerProcess(chat.url, tiny_model_dir, **settings))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield make
+    for process in started:
+        process.close()
+
+
+def complete(chat: Chat, count: int) -> None:
+    """Every message has its vector, once, and nothing waits."""
+    assert chat.queued() == {}
+    assert chat.chunks() == {f"m{number}": 1 for number in range(1, count + 1)}
+
+
+def test_threads_neither_double_nor_lose(chat: Chat, model: WatchedModel) -> None:
+    count = scaled("messages for several workers", full=2000, quick=400)
+    chat.register(model)
+    chat.say(*(f"message number {n}" for n in range(count)))
+    tally = Tally()
+
+    def work(number: int) -> int:
+        worker = chat.worker(model, tally, claim=16, keeper=False)
+        return sum(iter(worker.round, 0))
+
+    with ThreadPoolExecutor(4) as pool:
+        claimed = list(pool.map(work, range(4)))
+    complete(chat, count)
+    assert tally.embedded == count == sum(claimed)
+    assert all(claimed), "they worked side by side"
+
+
+def test_processes_neither_double_nor_lose(chat: Chat, model: WatchedModel, start: Start) -> None:
+    count = scaled("messages for several workers", full=2000, quick=400)
+    chat.register(model)
+    chat.say(*(f"message number {n}" for n in range(count)))
+    workers = [start(claim=8) for _ in range(2)]
+    for worker in workers:
+        worker.go()
+    for worker in workers:
+        worker.wait_for("empty")
+    complete(chat, count)
+
+
+def test_the_writer_goes_on_beside_the_workers(chat: Chat, model: WatchedModel) -> None:
+    chat.register(model)
+    with ThreadPoolExecutor(2) as pool:
+        stop = False
+
+        def work(_: int) -> None:
+            worker = chat.worker(model, claim=4, keeper=False)
+            while worker.round() or not stop:
+                pass
+
+        running = [pool.submit(work, number) for number in range(2)]
+        for batch in range(10):
+            first = 1 + 20 * batch
+            chat.say(*(f"batch {batch} message {n}" for n in range(20)), first=first)
+            chat.edit(f"m{first}", f"edited {batch}")
+            chat.edit(f"m{first + 1}", f"edited {batch}")
+            chat.delete(f"m{first + 2}")
+        until(lambda: not chat.queued(), 60, "the end of the queue")
+        stop = True
+        for future in running:
+            future.result(30)
+    assert set(chat.chunks()) == {f"m{n}" for n in range(1, 201) if n % 20 != 3}
+    for batch in range(10):
+        assert chat.likeness(model, f"m{1 + 20 * batch}", f"edited {batch}") == pytest.approx(1, abs=1e-3)
+
+
+def test_a_killed_workers_claims_are_free_at_once(chat: Chat, model: WatchedModel, start: Start) -> None:
+    chat.register(model)
+    chat.say(*(f"message number {n}" for n in range(30)))
+    killed = start(held=True)
+    killed.go()
+    killed.wait_for("in the model")
+    assert chat.worker(model).round() == 0, "it holds them all"
+    killed.process.kill()
+    until(lambda: chat.worker(model, keeper=False).round(), 10, "claims that are free")
+    complete(chat, 30)
+
+
+def test_workers_killed_again_and_again_lose_and_double_nothing(chat: Chat, model: WatchedModel, start: Start) -> None:
+    kills = scaled("kills of an embedding worker", full=50, quick=6)
+    chat.register(model)
+    chat.say(*(f"message number {n}" for n in range(4 * kills)))
+    survivor = start(claim=3)
+    for turn in range(kills):
+        victim = start(held=True, claim=4)
+        for _ in range(1 + turn % 3):  # in its first, second or third run of the model
+            victim.go()
+            if victim.process.stdout and victim.process.stdout.readline() == "empty\n":
+                break
+        victim.process.kill()
+        victim.close()
+    survivor.go()
+    survivor.wait_for("empty")
+    chat.embed(model)
+    complete(chat, 4 * kills)
