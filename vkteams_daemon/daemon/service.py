@@ -32,6 +32,7 @@ from vkteams_daemon.store.writing import Writer
 log = logging.getLogger(__name__)
 
 PING_INTERVAL = 3.0  # seconds; the server ends the writer's session after 10 s of silence
+HEARING = 0.5  # seconds after which any signal has been heard
 STOP_GRACE = 2.5  # seconds for the transaction that is open when the daemon is told to stop
 STOP_LIMIT = 4.0  # seconds until whatever still runs is left behind
 _ENDINGS = (signal.SIGTERM, signal.SIGINT)
@@ -106,7 +107,12 @@ class Service:
     def run(self) -> int:
         """The main thread's loop: acts on signals until TERM or INT; returns the exit code."""
         while True:
-            signum = self._inbox.get()
+            try:
+                # Not for ever: a signal that comes just before the thread falls asleep does not wake it, and its
+                # handler runs only when something else does.
+                signum = self._inbox.get(timeout=HEARING)
+            except queue.Empty:
+                continue
             if signum in _ENDINGS:
                 log.info("stopping on %s", signal.Signals(signum).name)
                 self.stop()
@@ -153,6 +159,8 @@ class Service:
 
     def _start_listening(self) -> str:
         config = self.config
+        if not config.storage.save:
+            log.warning("--no-save: nothing is stored, and what is printed is gone from the API")
         self._poller = poller = Poller(
             self._client(config),
             self._open_sink,
@@ -165,10 +173,7 @@ class Service:
         )
         self._spawn("longpoll", poller.run)
         self._spawn("keeper", self._keep)
-        note = self._await_ready(poller.ready, lambda: poller.last_error)
-        if not config.storage.save:
-            log.warning("--no-save: nothing is stored, and what is printed is gone from the API")
-        return note
+        return self._await_ready(poller.ready, lambda: poller.last_error)
 
     def _start_embedding(self) -> str:
         ready: Future[str] = Future()

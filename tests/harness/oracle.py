@@ -1,0 +1,115 @@
+"""The judge of the promise: what the simulator issued against what the database holds (trust in four numbers).
+
+lost = ∅, unexpected = ∅, duplicates = 0, and no lastEventId ever received was above the highest event id that was
+committed at that moment. The last is asked of the database in the very moment in which a poll arrives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.harness.waiting import until
+from vkteams_daemon.botapi.simulator import Simulator
+
+BOT = "1000000001"
+
+
+class Oracle:
+    """Watches one simulator and one database.
+
+    Args:
+        simulator: whose polls are watched from now on.
+        url: the database, reached directly, whatever stands before the daemon's connections.
+
+    Attributes:
+        ahead: acknowledgements of what was not committed, as (lastEventId, highest committed).
+        unasked: acknowledgements that came while the database could not be asked.
+    """
+
+    def __init__(self, simulator: Simulator, url: str) -> None:
+        self.simulator = simulator
+        self.url = url
+        self.ahead: list[tuple[int, int]] = []
+        self.unasked: list[int] = []
+        self._lock = threading.Lock()
+        self._connection: psycopg.Connection[Any] | None = None
+        simulator.on_poll = self._polled
+
+    def issued(self) -> dict[int, dict[str, Any]]:
+        """Every event that the simulator has issued, by its id."""
+        return {e.event.number: e.event.shown() for e in self.simulator.log() if e.event and e.kind == "event"}
+
+    def stored(self) -> list[int]:
+        """The event ids in the database, each as often as it is there."""
+        return [row[0] for row in self.rows("SELECT event_id FROM events ORDER BY event_id")]
+
+    def rows(self, statement: str, *parameters: Any) -> list[Any]:
+        """The answer of the database."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            return connection.execute(statement.encode(), parameters or None).fetchall()
+
+    def wait(self, timeout: float = 60.0) -> None:
+        """Wait until as many events are stored as were issued."""
+        count = "SELECT count(*) FROM events"
+
+        def all_there() -> bool:
+            with contextlib.suppress(psycopg.OperationalError):
+                return bool(self.rows(count)[0][0] >= self.simulator.state()["issued"])
+            return False
+
+        until(all_there, timeout, "every issued event in the database", interval=0.05)
+
+    def check(self) -> None:
+        """All four numbers, and as many messages as there were."""
+        issued, stored = self.issued(), self.stored()
+        assert set(issued) - set(stored) == set(), "lost"
+        assert set(stored) - set(issued) == set(), "unexpected"
+        assert len(stored) == len(set(stored)), "doubled"
+        assert self.ahead == [], "acknowledged before it was committed"
+        said = {e["payload"]["msgId"] for e in issued.values() if e["type"] == "newMessage"}
+        kept = [row[0] for row in self.rows("SELECT msg_id FROM messages")]
+        assert sorted(kept) == sorted(said)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self.simulator.on_poll = None
+        with self._lock:
+            if self._connection:
+                self._connection.close()
+
+    def _polled(self, last_event_id: int) -> None:
+        with self._lock:
+            for _ in range(2):  # a connection from before a restart of the server fails once
+                try:
+                    if self._connection is None or self._connection.closed:
+                        self._connection = psycopg.connect(self.url, autocommit=True, connect_timeout=3)
+                    row = self._connection.execute("SELECT coalesce(max(event_id), 0) FROM events").fetchone()
+                except psycopg.Error:
+                    if self._connection:
+                        self._connection.close()
+                    continue
+                if row is not None and row[0] < last_event_id:
+                    self.ahead.append((last_event_id, row[0]))
+                return
+            self.unasked.append(last_event_id)
+
+
+@pytest.fixture
+def oracle(simulator: Simulator, database_url: str) -> Any:
+    """Watches `simulator` and `database_url`."""
+    watching = Oracle(simulator, database_url)
+    yield watching
+    watching.close()
+
+
+@pytest.fixture
+def durable_oracle(simulator: Simulator, durable_database_url: str) -> Any:
+    """Watches `simulator` and `durable_database_url`."""
+    watching = Oracle(simulator, durable_database_url)
+    yield watching
+    watching.close()
