@@ -6,14 +6,15 @@ one chat, so the chats' advisory locks are taken first: folding reads a row and 
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
-from vkteams_daemon.botapi.facts import Chat, Facts, Membership, MessageFact, User
+from vkteams_daemon.botapi.facts import Chat, Facts, User
+from vkteams_daemon.store import people
 from vkteams_daemon.store.database import Connection
-from vkteams_daemon.store.fold import Message, Version, fold_all
+from vkteams_daemon.store.fold import COLUMNS, Message, Version, fold_all
 from vkteams_daemon.store.rows import Rows
 
 KEYS = Rows("keys", (("chat_id", "text"), ("msg_id", "text")))
@@ -42,26 +43,30 @@ MEMBERS = Rows("members", (
 ROWS = (KEYS, MESSAGES, VERSIONS, CHATS, USERS, MEMBERS)
 
 _JSON = {"format", "parts", "forward", "thread"}
-_MESSAGE_COLUMNS = [name for name, _ in MESSAGES.columns]
-_KEPT = [name for name in _MESSAGE_COLUMNS if name not in ("chat_id", "msg_id", "received_at")]
 
-_LOAD = (
-    f"SELECT {', '.join('m.' + c for c in _MESSAGE_COLUMNS)} FROM {{incoming}} JOIN messages m USING (chat_id, msg_id)"
-)
+_LOAD = f"SELECT {', '.join('m.' + c for c in COLUMNS)} FROM {{incoming}} JOIN messages m USING (chat_id, msg_id)"
 _LOAD_VERSIONS = (
-    "SELECT v.chat_id, v.msg_id, v.edited_at, v.text FROM {incoming} JOIN message_versions v USING (chat_id, msg_id)"
+    "SELECT v.chat_id, v.msg_id, v.edited_at, v.text, v.format, v.parts"
+    " FROM {incoming} JOIN message_versions v USING (chat_id, msg_id) ORDER BY v.chat_id, v.msg_id, v.version"
 )
 _SAVE_MESSAGES = (
-    f"INSERT INTO messages ({', '.join(_MESSAGE_COLUMNS)})"
-    f" SELECT {', '.join(f'{c}::jsonb' if c in _JSON else c for c in _MESSAGE_COLUMNS)} FROM {{incoming}}"
-    f" ON CONFLICT (chat_id, msg_id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _KEPT)}"
+    f"INSERT INTO messages ({', '.join(COLUMNS)})"
+    f" SELECT {', '.join(f'{c}::jsonb' if c in _JSON else c for c in COLUMNS)} FROM {{incoming}}"
+    f" ON CONFLICT (chat_id, msg_id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in COLUMNS[2:])}"
 )
 _SAVE_VERSIONS = (
     "INSERT INTO message_versions (chat_id, msg_id, version, edited_at, text, format, parts, replaced_at)"
     " SELECT chat_id, msg_id, version, edited_at, text, format::jsonb, parts::jsonb, replaced_at FROM {incoming}"
+    " ON CONFLICT (chat_id, msg_id, version) DO UPDATE SET edited_at = excluded.edited_at, text = excluded.text,"
+    " format = excluded.format, parts = excluded.parts, replaced_at = excluded.replaced_at"
+)
+# Only replay takes versions back: what arrives only adds to them.
+_DROP_VERSIONS = (
+    "DELETE FROM message_versions v USING {incoming} JOIN messages m USING (chat_id, msg_id)"
+    " WHERE v.chat_id = m.chat_id AND v.msg_id = m.msg_id AND v.version >= m.version"
 )
 _SAVE_CHATS = (
-    "INSERT INTO chats AS c (chat_id, type, title, parent_chat_id, parent_msg_id, first_seen_at, seen_at)"
+    "INSERT INTO {prefix}chats AS c (chat_id, type, title, parent_chat_id, parent_msg_id, first_seen_at, seen_at)"
     " SELECT chat_id, type, title, parent_chat_id, parent_msg_id, seen_at, seen_at FROM {incoming}"
     " ON CONFLICT (chat_id) DO UPDATE SET type = coalesce(excluded.type, c.type),"
     " title = coalesce(excluded.title, c.title), parent_chat_id = coalesce(excluded.parent_chat_id, c.parent_chat_id),"
@@ -71,7 +76,7 @@ _SAVE_CHATS = (
     " IS DISTINCT FROM (c.type, c.title, c.parent_chat_id, c.parent_msg_id)"
 )
 _SAVE_USERS = (
-    "INSERT INTO users AS u (user_id, first_name, last_name, nick, is_bot, seen_at)"
+    "INSERT INTO {prefix}users AS u (user_id, first_name, last_name, nick, is_bot, seen_at)"
     " SELECT user_id, first_name, last_name, nick, is_bot, seen_at FROM {incoming}"
     " ON CONFLICT (user_id) DO UPDATE SET first_name = coalesce(excluded.first_name, u.first_name),"
     " last_name = coalesce(excluded.last_name, u.last_name), nick = coalesce(excluded.nick, u.nick),"
@@ -81,11 +86,11 @@ _SAVE_USERS = (
     " IS DISTINCT FROM (u.first_name, u.last_name, u.nick, u.is_bot)"
 )
 _SAVE_MEMBERS = (
-    "INSERT INTO chat_members AS m (chat_id, user_id, joined_at, left_at, added_by, removed_by)"
+    "INSERT INTO {prefix}chat_members AS m (chat_id, user_id, joined_at, left_at, added_by, removed_by)"
     " SELECT chat_id, user_id, joined_at, left_at, added_by, removed_by FROM {incoming}"
     " ON CONFLICT (chat_id, user_id) DO UPDATE SET joined_at = coalesce(excluded.joined_at, m.joined_at),"
-    " left_at = excluded.left_at, added_by = coalesce(excluded.added_by, m.added_by),"
-    " removed_by = excluded.removed_by"
+    " left_at = excluded.left_at, removed_by = excluded.removed_by,"
+    " added_by = CASE WHEN excluded.joined_at IS NULL THEN m.added_by ELSE excluded.added_by END"
     " WHERE coalesce(excluded.left_at, excluded.joined_at) >= greatest(m.left_at, m.joined_at)"
 )
 _ENQUEUE = (
@@ -93,24 +98,20 @@ _ENQUEUE = (
     " SELECT i.chat_id, i.msg_id, e.model_id, 'message' FROM (SELECT * FROM {incoming}) AS i"
     " CROSS JOIN embedding_models e WHERE e.state <> 'retired' ON CONFLICT DO NOTHING"
 )
+_DROP_VECTORS = (
+    "DELETE FROM embeddings e USING {incoming} WHERE e.chat_id = incoming.chat_id AND e.msg_id = incoming.msg_id"
+)
 # A row that a worker holds is passed by, for it may hold it for seconds; it will see that the message has changed.
 _DROP_QUEUED = (
-    "DELETE FROM embedding_queue q USING (SELECT t.chat_id, t.msg_id, t.model_id, t.kind FROM {{incoming}}"
-    " JOIN embedding_queue t ON t.chat_id = incoming.chat_id AND t.msg_id = incoming.msg_id{condition}"
+    "DELETE FROM embedding_queue q USING (SELECT t.chat_id, t.msg_id, t.model_id, t.kind FROM {incoming}"
+    " JOIN embedding_queue t ON t.chat_id = incoming.chat_id AND t.msg_id = incoming.msg_id"
     " FOR UPDATE OF t SKIP LOCKED) AS k WHERE q.chat_id = k.chat_id AND q.msg_id = k.msg_id"
     " AND q.model_id = k.model_id AND q.kind = k.kind"
 )
-_DROP_VECTORS = (
-    "DELETE FROM embeddings e USING {incoming} WHERE e.chat_id = incoming.chat_id AND e.msg_id = incoming.msg_id",
-    _DROP_QUEUED.format(condition=""),
-)
-# An edited text that had been put off, or parked, is a new text.
-_START_OVER = _DROP_QUEUED.format(condition=" AND t.attempts > 0")
 _ERASE = (
     "UPDATE events e SET payload = NULL, raw = NULL FROM {incoming}"
-    " WHERE e.chat_id = incoming.chat_id AND e.subject = incoming.msg_id",
-    "UPDATE message_versions v SET text = NULL, format = NULL, parts = NULL FROM {incoming}"
-    " WHERE v.chat_id = incoming.chat_id AND v.msg_id = incoming.msg_id",
+    " WHERE e.chat_id = incoming.chat_id AND e.subject = incoming.msg_id"
+    " AND (e.payload IS NOT NULL OR e.raw IS NOT NULL)"
 )
 # 1,024 keys at most: a batch of many chats must not fill the server's lock table.
 _LOCK_CHATS = (
@@ -120,118 +121,101 @@ _LOCK_CHATS = (
 _NOTIFY = "SELECT pg_notify('vkteams_queue', '')"
 
 
-def write(connection: Connection, facts: Sequence[tuple[Facts, Any]], *, erase: bool, copy: bool) -> int:
+def write(connection: Connection, facts: Sequence[tuple[Facts, datetime]], *, erase: bool, copy: bool) -> int:
     """Write what these events say, in their order.
 
     Args:
-        connection: inside a transaction.
+        connection: inside a transaction; in pipeline mode unless `copy`.
         facts: (facts, arrival) of each event.
         erase: whether a deletion erases the text (`[storage] on_delete`).
         copy: whether large sets go through the session's temporary tables.
 
     Returns:
-        How many messages were queued for embedding.
+        How many messages have a new text to embed.
     """
-    message_facts = [f.message for f, _ in facts if f.message]
-    chats, users, members = _latest(facts)
-    messages: list[Message] = []
-    if message_facts:
-        connection.execute(_LOCK_CHATS.encode(), [list({m.chat_id for m in message_facts})])
-        messages = fold_all(_load(connection, message_facts, copy), message_facts, erase=erase)
-    # One round trip for all of it, unless something is copied: a pipeline does not take COPY.
-    with contextlib.nullcontext() if copy else connection.pipeline():
-        if chats:
-            CHATS.run(connection, _SAVE_CHATS, chats, copy)
-        if users:
-            USERS.run(connection, _SAVE_USERS, users, copy)
-        if members:
-            MEMBERS.run(connection, _SAVE_MEMBERS, members, copy)
-        return _save(connection, messages, erase, copy) if messages else 0
+    said = [f.message for f, _ in facts if f.message]
+    known = lock_and_load(connection, [(m.chat_id, m.msg_id) for m in said], copy) if said else {}
+    write_people(connection, facts, copy)
+    return save(connection, fold_all(known, said, erase=erase), erase=erase, copy=copy)
 
 
-def _save(connection: Connection, messages: list[Message], erase: bool, copy: bool) -> int:
-    MESSAGES.run(connection, _SAVE_MESSAGES, [_message_row(m) for m in messages], copy)
-    versions = [_version_row(m, v) for m in messages for v in m.new_versions]
+def write_people(connection: Connection, facts: Sequence[tuple[Facts, datetime]], copy: bool, prefix: str = "") -> None:
+    """Write what these events say about chats, users and members, in their order.
+
+    Args:
+        connection: inside a transaction.
+        facts: (facts, arrival) of each event.
+        copy: whether large sets go through the session's temporary tables.
+        prefix: of the names of the tables to write to.
+    """
+    # One round for each change of a row within this batch, so that batches of any size come to the same result.
+    for rows in people.rounds((chat.chat_id, _chat_row(chat), at) for f, at in facts for chat in f.chats):
+        CHATS.run(connection, _SAVE_CHATS, rows, copy, prefix=prefix)
+    for rows in people.rounds((user.user_id, _user_row(user), at) for f, at in facts for user in f.users):
+        USERS.run(connection, _SAVE_USERS, rows, copy, prefix=prefix)
+    members = people.memberships(member for f, _ in facts for member in f.members)
+    if members:
+        MEMBERS.run(connection, _SAVE_MEMBERS, members, copy, prefix=prefix)
+
+
+def lock_and_load(
+    connection: Connection, keys: Iterable[tuple[str, str]], copy: bool
+) -> dict[tuple[str, str], Message]:
+    """What the database has of these messages, their chats locked until the transaction ends."""
+    distinct = list(dict.fromkeys(keys))
+    connection.execute(_LOCK_CHATS.encode(), [list({chat_id for chat_id, _ in distinct})])
+    known = {}
+    for row in KEYS.run(connection, _LOAD, distinct, copy):
+        message = Message(**dict(zip(COLUMNS, row, strict=True)))
+        known[message.key] = message
+    versions: dict[tuple[str, str], list[Version]] = {key: [] for key, message in known.items() if message.version > 1}
     if versions:
-        VERSIONS.run(connection, _SAVE_VERSIONS, versions, copy)
-    gone = [(m.chat_id, m.msg_id) for m in messages if m.newly_deleted or (m.stored_version and not m.text)]
-    for statement in _DROP_VECTORS if gone else ():
-        KEYS.run(connection, statement, gone, copy)
-    erased = [(m.chat_id, m.msg_id) for m in messages if erase and m.deleted_at]
-    for statement in _ERASE if erased else ():
-        KEYS.run(connection, statement, erased, copy)
-    queue = [(m.chat_id, m.msg_id) for m in messages if m.to_embed]
-    edited = [(m.chat_id, m.msg_id) for m in messages if m.to_embed and m.stored_version]
-    if edited:
-        KEYS.run(connection, _START_OVER, edited, copy)
+        for chat_id, msg_id, *content in KEYS.run(connection, _LOAD_VERSIONS, list(versions), copy):
+            versions[chat_id, msg_id].append(Version(*content))
+    for key, message in known.items():
+        message.remember(versions.get(key, ()))
+    return known
+
+
+def save(connection: Connection, messages: Sequence[Message], *, erase: bool, copy: bool) -> int:
+    """Write the messages that differ from what the database has; returns how many have a new text to embed."""
+    changed = [m for m in messages if m.row != m.stored_row]
+    if changed:
+        MESSAGES.run(connection, _SAVE_MESSAGES, [_with_json(COLUMNS, m.row) for m in changed], copy)
+    versions = [row for m in messages for row in m.version_rows if row not in m.stored_versions]
+    if versions:
+        names = [name for name, _ in VERSIONS.columns]
+        VERSIONS.run(connection, _SAVE_VERSIONS, [_with_json(names, row) for row in versions], copy)
+    fewer = [m.key for m in messages if len(m.stored_versions) > len(m.earlier)]
+    if fewer:
+        KEYS.run(connection, _DROP_VERSIONS, fewer, copy)
+    silenced = [m.key for m in messages if m.silent and not m.was_silent]
+    if silenced:
+        KEYS.run(connection, _DROP_VECTORS, silenced, copy)
+    queue = [m.key for m in messages if m.to_embed]
+    # An edited text that had been put off, or parked, is a new text.
+    stale = silenced + [m.key for m in messages if m.to_embed and not m.was_silent]
+    if stale:
+        KEYS.run(connection, _DROP_QUEUED, stale, copy)
+    erased = [m.key for m in messages if erase and m.deleted_at is not None]
+    if erased:
+        KEYS.run(connection, _ERASE, erased, copy)
     if queue:
         KEYS.run(connection, _ENQUEUE, queue, copy)
         connection.execute(_NOTIFY.encode())
     return len(queue)
 
 
-def _load(connection: Connection, facts: list[MessageFact], copy: bool) -> dict[tuple[str, str], Message]:
-    keys = list({(fact.chat_id, fact.msg_id): None for fact in facts})
-    known: dict[tuple[str, str], Message] = {}
-    for row in KEYS.run(connection, _LOAD, keys, copy):
-        message = Message(**dict(zip(_MESSAGE_COLUMNS, row, strict=True)))
-        message.stored_version, message.stored_deleted = message.version, message.deleted_at is not None
-        known[message.chat_id, message.msg_id] = message
-    if known:
-        for chat_id, msg_id, edited_at, text in KEYS.run(connection, _LOAD_VERSIONS, list(known), copy):
-            known[chat_id, msg_id].remember(edited_at, text)
-    return known
+def _chat_row(chat: Chat) -> tuple[Any, ...]:
+    return chat.chat_id, chat.type, chat.title, chat.parent_chat_id, chat.parent_msg_id
 
 
-def _latest(facts: Sequence[tuple[Facts, Any]]) -> tuple[list[Any], list[Any], list[Any]]:
-    """The rows of chats, users and members: one each, the latest known value of every column."""
-    chats: dict[str, list[Any]] = {}
-    users: dict[str, list[Any]] = {}
-    members: dict[tuple[str, str], list[Any]] = {}
-    for event, seen_at in facts:
-        for chat in event.chats:
-            _merge(chats, chat.chat_id, _chat_row(chat, seen_at))
-        for user in event.users:
-            _merge(users, user.user_id, _user_row(user, seen_at))
-        for member in event.members:
-            members[member.chat_id, member.user_id] = _member_row(members.get((member.chat_id, member.user_id)), member)
-    # Sorted, so that two bots' transactions lock rows they share in one order.
-    return _tuples(chats), _tuples(users), _tuples(members)
+def _user_row(user: User) -> tuple[Any, ...]:
+    return user.user_id, user.first_name, user.last_name, user.nick, user.is_bot
 
 
-def _tuples(rows: dict[Any, list[Any]]) -> list[Any]:
-    return [tuple(rows[key]) for key in sorted(rows)]
-
-
-def _merge(rows: dict[str, list[Any]], key: str, new: list[Any]) -> None:
-    old = rows.get(key)
-    rows[key] = new if old is None else [n if n is not None else o for n, o in zip(new, old, strict=True)]
-
-
-def _chat_row(chat: Chat, seen_at: Any) -> list[Any]:
-    return [chat.chat_id, chat.type, chat.title, chat.parent_chat_id, chat.parent_msg_id, seen_at]
-
-
-def _user_row(user: User, seen_at: Any) -> list[Any]:
-    return [user.user_id, user.first_name, user.last_name, user.nick, user.is_bot, seen_at]
-
-
-def _member_row(old: list[Any] | None, member: Membership) -> list[Any]:
-    if member.joined:
-        return [member.chat_id, member.user_id, member.at, None, member.by, None]
-    joined_at, added_by = (old[2], old[4]) if old else (None, None)
-    return [member.chat_id, member.user_id, joined_at, member.at, added_by, member.by]
-
-
-def _message_row(m: Message) -> tuple[Any, ...]:
-    return (
-        m.chat_id, m.msg_id, m.user_id, m.sent_at, m.edited_at, m.deleted_at, m.pinned_at, m.version, m.text,
-        _json(m.format), _json(m.parts), m.reply_to_msg_id, _json(m.forward), _json(m.thread), m.received_at,
-    )  # fmt: skip
-
-
-def _version_row(m: Message, v: Version) -> tuple[Any, ...]:
-    return (m.chat_id, m.msg_id, v.version, v.edited_at, v.text, _json(v.format), _json(v.parts), v.replaced_at)
+def _with_json(names: Sequence[str], row: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(_json(value) if name in _JSON else value for name, value in zip(names, row, strict=True))
 
 
 def _json(value: Any) -> str | None:

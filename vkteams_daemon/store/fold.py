@@ -1,12 +1,14 @@
 """How the facts about one message add up to its row; pure, so that replay and two bots come to the same result.
 
-Versions are ordered by (edited_at, text), not by arrival: a late, repeated or twice-seen edit changes nothing that a
-later one has said. A deletion is final. What was only seen in passing (`quoted`) fills a gap and never makes a version.
+Versions are ordered by (edited_at, text), not by arrival: a late, repeated or twice-seen edit ends where it would have
+stood had it come in time. A deletion is final. What was only seen in passing (`quoted`) stands in until the message
+itself is known, and never makes a version. Only pins follow the order of arrival: nothing else tells them apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import insort
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -15,17 +17,20 @@ from vkteams_daemon.botapi.facts import Content, MessageFact
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
+COLUMNS = (
+    "chat_id", "msg_id", "user_id", "sent_at", "edited_at", "deleted_at", "pinned_at", "version", "text", "format",
+    "parts", "reply_to_msg_id", "forward", "thread", "received_at",
+)  # fmt: skip
+
 
 @dataclass(slots=True)
 class Version:
-    """An earlier text of a message, under its number."""
+    """An earlier text of a message."""
 
-    version: int
     edited_at: datetime | None
     text: str | None
     format: Any
     parts: Any
-    replaced_at: datetime
 
 
 @dataclass(slots=True)
@@ -33,10 +38,9 @@ class Message:
     """A row of `messages` while facts are added to it.
 
     Attributes:
-        version: the number of the current text; 0 while nothing is known of its content.
-        earlier: the versions known so far as (edited_at, text), those in the database included.
-        new_versions: the versions that the database does not have yet.
-        stored_text, stored_version, stored_deleted: what the database has; None for a row it does not have.
+        version: the number of the current text; 0 while it was only seen in passing, or not at all.
+        earlier: the versions before it, oldest first.
+        stored_row, stored_versions: what the database has, as `row` and `version_rows` give it; None without a row.
     """
 
     chat_id: str
@@ -54,48 +58,83 @@ class Message:
     reply_to_msg_id: str | None = None
     forward: Any = None
     thread: Any = None
-    earlier: set[tuple[datetime, str]] = field(default_factory=set)
-    new_versions: list[Version] = field(default_factory=list)
-    stored_version: int | None = None
-    stored_deleted: bool = False
+    earlier: list[Version] = field(default_factory=list)
+    stored_row: tuple[Any, ...] | None = None
+    stored_versions: Sequence[tuple[Any, ...]] = ()
 
     @property
-    def newly_deleted(self) -> bool:
-        """Whether these facts, and not earlier ones, deleted it."""
-        return self.deleted_at is not None and not self.stored_deleted
+    def key(self) -> tuple[str, str]:
+        """Its key in `messages`."""
+        return self.chat_id, self.msg_id
+
+    @property
+    def row(self) -> tuple[Any, ...]:
+        """Its row, in the order of COLUMNS."""
+        return tuple(getattr(self, name) for name in COLUMNS)
+
+    @property
+    def version_rows(self) -> list[tuple[Any, ...]]:
+        """Its rows of `message_versions`: key, number, edited_at, text, format, parts, and when the next one came."""
+        following = [*self.earlier[1:], self]
+        return [
+            (*self.key, number, v.edited_at, v.text, v.format, v.parts, after.edited_at or self.sent_at)
+            for number, (v, after) in enumerate(zip(self.earlier, following, strict=False), 1)
+        ]
+
+    @property
+    def silent(self) -> bool:
+        """Whether there is nothing in it to find: deleted, or without a text."""
+        return self.deleted_at is not None or not self.text
+
+    @property
+    def was_silent(self) -> bool:
+        """The same of what the database has."""
+        stored = self.stored_row
+        return stored is None or stored[_DELETED_AT] is not None or not stored[_TEXT]
 
     @property
     def to_embed(self) -> bool:
         """Whether its text is new to the embedding workers."""
-        return bool(self.text) and self.deleted_at is None and self.version != (self.stored_version or 0)
+        return not self.silent and (self.stored_row is None or self.stored_row[_TEXT] != self.text)
 
-    def remember(self, edited_at: datetime | None, text: str | None) -> None:
-        """Note a version that the database has already."""
-        self.earlier.add(_order(edited_at, text))
+    def remember(self, versions: Iterable[Version]) -> None:
+        """Take what it holds now, with these earlier versions, for what the database has."""
+        self.earlier = list(versions)
+        self.stored_row, self.stored_versions = self.row, self.version_rows
 
     def blank(self) -> None:
-        """Erase what it says; that it was, by whom and when, remains."""
+        """Erase what it says and said; that it was, by whom and when, remains."""
         self.text = self.format = self.parts = self.forward = None
-        for version in self.new_versions:
+        for version in self.earlier:
             version.text = version.format = version.parts = None
 
 
-def fold(message: Message, fact: MessageFact) -> None:
-    """Add one fact to a message."""
-    message.sent_at = fact.sent_at if message.version == 0 else message.sent_at
+_TEXT, _DELETED_AT = COLUMNS.index("text"), COLUMNS.index("deleted_at")
+
+
+def fold(message: Message, fact: MessageFact, *, erase: bool = False) -> None:
+    """Add one fact to a message; with `erase`, what a deleted one says is not taken in any more."""
+    message.sent_at = min(message.sent_at, fact.sent_at)
+    message.received_at = min(message.received_at, fact.at)
     if fact.deleted:
         message.deleted_at = min(message.deleted_at or fact.at, fact.at)
     if fact.pinned is not None:
         message.pinned_at = (message.pinned_at or fact.at) if fact.pinned else None
-    if fact.content is not None:
-        _add(message, fact.content, fact)
+    if fact.content is None:
+        return
+    if erase and message.deleted_at is not None:
+        _keep_author(message, fact.content, fact.quoted)
+    elif fact.quoted:
+        _see(message, fact.content)
+    else:
+        _add(message, fact.content)
 
 
 def fold_all(known: dict[tuple[str, str], Message], facts: Iterable[MessageFact], *, erase: bool) -> list[Message]:
-    """Fold a batch, in order, into the rows the database has; returns every row that it touches.
+    """Fold a batch, in order, into the rows the database has; returns every message that it touches.
 
     Args:
-        known: the rows of the database that the facts speak of.
+        known: the messages of the database that the facts speak of.
         facts: in the order of arrival.
         erase: whether a deleted message loses what it said.
     """
@@ -106,52 +145,60 @@ def fold_all(known: dict[tuple[str, str], Message], facts: Iterable[MessageFact]
         if message is None:
             message = known.get(key) or Message(fact.chat_id, fact.msg_id, fact.sent_at, fact.at)
             touched[key] = message
-        fold(message, fact)
+        fold(message, fact, erase=erase)
     for message in touched.values():
         if erase and message.deleted_at is not None:
             message.blank()
     return list(touched.values())
 
 
-def _add(message: Message, content: Content, fact: MessageFact) -> None:
+def _add(message: Message, content: Content) -> None:
     if message.version == 0:
-        message.version = 1
+        # Whatever a copy has shown of it gives way to the message itself.
+        message.reply_to_msg_id = message.forward = message.thread = None
         _take(message, content)
-        return
-    new, current = _order(content.edited_at, content.text), _order(message.edited_at, message.text)
-    if fact.quoted or new == current:
-        _fill(message, content)
-    elif new > current:
-        _archive(message, message.edited_at, message.text, message.format, message.parts, content.edited_at or fact.at)
-        _take(message, content)
-    elif new not in message.earlier:
-        _archive(message, *(content.edited_at, content.text, content.format, content.parts), fact.at)
-        _fill(message, Content(content.user_id, None, None))
+    else:
+        new, current = _order(content), _order(message)
+        if new == current:
+            _fill(message, content, "format", "parts")
+        elif new > current:
+            message.earlier.append(Version(message.edited_at, message.text, message.format, message.parts))
+            _take(message, content)
+        elif new not in map(_order, message.earlier):
+            late = Version(content.edited_at, content.text, content.format, content.parts)
+            insort(message.earlier, late, key=_order)
+        # These belong to the message, not to one of its versions: an edit may not repeat them.
+        _fill(message, content, "user_id", "reply_to_msg_id", "forward", "thread")
+    message.version = len(message.earlier) + 1
 
 
-def _archive(
-    message: Message, edited_at: datetime | None, text: str | None, format: Any, parts: Any, replaced_at: datetime
-) -> None:
-    message.earlier.add(_order(edited_at, text))
-    message.new_versions.append(Version(message.version, edited_at, text, format, parts, replaced_at))
-    message.version += 1
+def _see(message: Message, copy: Content) -> None:
+    """The latest copy stands in until the message itself is known; of that a copy has nothing to add but its author."""
+    if message.version == 0:
+        _take(message, copy)
+    _fill(message, copy, "user_id")
+
+
+def _keep_author(message: Message, content: Content, quoted: bool) -> None:
+    _fill(message, content, "user_id")
+    if not quoted:
+        message.version = message.version or 1
 
 
 def _take(message: Message, content: Content) -> None:
     message.user_id = content.user_id or message.user_id
     message.edited_at, message.text = content.edited_at, content.text
     message.format, message.parts = content.format, content.parts
-    # An edit that repeats neither the reply nor the forward it belongs to does not undo them.
     message.reply_to_msg_id = content.reply_to_msg_id or message.reply_to_msg_id
     message.forward = content.forward or message.forward
     message.thread = content.thread or message.thread
 
 
-def _fill(message: Message, content: Content) -> None:
-    for name in ("user_id", "format", "parts", "reply_to_msg_id", "forward", "thread"):
+def _fill(message: Message, content: Content, *names: str) -> None:
+    for name in names:
         if getattr(message, name) is None:
             setattr(message, name, getattr(content, name))
 
 
-def _order(edited_at: datetime | None, text: str | None) -> tuple[datetime, str]:
-    return edited_at or _BEGINNING, text or ""
+def _order(version: Message | Content | Version) -> tuple[datetime, str]:
+    return version.edited_at or _BEGINNING, version.text or ""

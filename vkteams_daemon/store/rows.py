@@ -29,7 +29,14 @@ class Rows:
         columns = ", ".join(f"{name} {kind}" for name, kind in self.columns)
         return f"CREATE TEMPORARY TABLE IF NOT EXISTS incoming_{self.name} ({columns}) ON COMMIT DELETE ROWS"
 
-    def run(self, connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]], copy: bool) -> Any:
+    def run(
+        self,
+        connection: Connection,
+        statement: str,
+        rows: Sequence[tuple[Any, ...]],
+        copy: bool,
+        prefix: str = "",
+    ) -> Any:
         """Execute `statement`, whose `{incoming}` stands for the rows; returns the cursor.
 
         Args:
@@ -37,15 +44,20 @@ class Rows:
             statement: SQL with `{incoming}` once, in a FROM clause.
             rows: tuples in the order of `columns`.
             copy: whether COPY may be used.
+            prefix: what stands for `{prefix}` in the statement.
         """
         if copy and len(rows) >= COPY_FROM:
             self._copy(connection, rows)
-            return connection.execute(statement.format(incoming=f"incoming_{self.name} AS incoming").encode())
+            return connection.execute(
+                statement.format(incoming=f"incoming_{self.name} AS incoming", prefix=prefix).encode()
+            )
         arrays = list(zip(*rows, strict=True)) or [()] * len(self.columns)
         places = ", ".join(f"%s::{kind}[]" for _, kind in self.columns)
         names = ", ".join(name for name, _ in self.columns)
         source = f"unnest({places}) AS incoming({names})"
-        return connection.execute(statement.format(incoming=source).encode(), [list(array) for array in arrays])
+        return connection.execute(
+            statement.format(incoming=source, prefix=prefix).encode(), [list(array) for array in arrays]
+        )
 
     def _copy(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         # A second set of the same transaction (a halved batch) must not meet the first. Not TRUNCATE: inside a

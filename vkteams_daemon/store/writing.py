@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import psycopg
@@ -20,8 +20,8 @@ import psycopg
 from vkteams_daemon.botapi.events import Event, hashed_id
 from vkteams_daemon.botapi.facts import Facts
 from vkteams_daemon.errors import DatabaseUnavailable, FenceLost
-from vkteams_daemon.store import derived
-from vkteams_daemon.store.database import Connection, first_line, translated
+from vkteams_daemon.store import derived, halving
+from vkteams_daemon.store.database import Connection, translated
 from vkteams_daemon.store.rows import COPY_FROM, Rows
 
 EVENTS = Rows("events", (
@@ -36,14 +36,31 @@ _INSERT_EVENTS = (
     " SELECT bot_id, generation, event_id, type, chat_id, user_id, subject, occurred_at, received_at,"
     " event::jsonb -> 'payload', raw, error FROM {incoming}"
 )
-# The server drops a holder that was stopped or cut off: its session ends, and with it the lock.
+# The server drops a holder that was stopped or cut off: its session ends, and with it the lock. Folding reads a row
+# and writes it back under a lock taken before, so every statement must see what was committed before it. Only a few
+# rows by their keys are ever joined: the temporary tables have no statistics, and a guess must not scan the archive.
 _SESSION = (
-    "SET synchronous_commit = on; SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s';"
-    " SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
+    "SET synchronous_commit = on; SET default_transaction_isolation = 'read committed'; SET statement_timeout = 0;"
+    " SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s';"
+    " SET client_connection_check_interval = '2s'; SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2;"
+    " SET tcp_keepalives_count = 3; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off"
 )
-_LOCK_KEY = "hashtextextended('vkteams bot ' || current_schema() || ' ' || %s, 0)"
-# Data that the server refuses for what it is: 22 data exception, 23 constraint, 54 program limit exceeded.
-_CULPRIT_CLASSES = ("22", "23", "54")
+_LOCK_KEY = "hashtextextended('vkteams bot ' || current_schema() || ' ' || %(bot)s, 0)"
+# No timeout of the server ends a session that waits in mid-statement for a client that was stopped.
+_END_DEAF_HOLDER = (
+    "SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
+    " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND a.datname = current_database()"
+    f" AND (l.classid::bigint << 32 | l.objid::bigint) = {_LOCK_KEY} AND a.usename = current_user"
+    " AND a.state = 'active' AND a.wait_event_type = 'Client'"
+    " AND a.query_start < clock_timestamp() - make_interval(secs => %(patience)s)"
+)
+_STORED = (
+    "SELECT event_id, type, chat_id, subject, error IS NOT NULL, CASE WHEN error IS NOT NULL THEN raw END FROM events"
+    " WHERE bot_id = %s AND generation = %s AND event_id = ANY(%s)"
+)
+
+
+Keyed = tuple[int, Event]  # an event and its generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +74,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What became of one batch."""
+    """What became of one batch; `queued` is how many messages have a new text to embed."""
 
     saved: int = 0
     duplicate: int = 0
@@ -94,6 +111,7 @@ class Writer:
         self._nick = nick
         self._chat_ids = frozenset(chat_ids)
         self._threads: set[str] = set()
+        self._highest = 0
         self._write_timeout = write_timeout
         self._connection: Connection | None = None
         self._busy = threading.Lock()
@@ -113,9 +131,11 @@ class Writer:
             False while another process listens to this bot.
         """
         with self._exclusive() as connection:
-            row = connection.execute(f"SELECT pg_try_advisory_lock({_LOCK_KEY})".encode(), (self._bot_id,)).fetchone()
+            bot = {"bot": self._bot_id, "patience": self._write_timeout}
+            row = connection.execute(f"SELECT pg_try_advisory_lock({_LOCK_KEY})".encode(), bot).fetchone()
             if not row or not row[0]:
                 self.cursor = None
+                connection.execute(_END_DEAF_HOLDER.encode(), bot)
                 return False
             with connection.transaction():
                 taken = connection.execute(
@@ -125,8 +145,11 @@ class Writer:
                     (self._bot_id, self._nick),
                 ).fetchone()
             assert taken is not None
+            cursor = Cursor(*taken)
             self._threads = self._known_threads(connection)
-            self.cursor = Cursor(*taken)
+            # A cursor that was set back by hand has stored events above it.
+            self._highest = max(cursor.last_event_id, self._highest_stored(connection, cursor.generation))
+            self.cursor = cursor
             return True
 
     def store(self, events: Sequence[Event]) -> Stored:
@@ -139,22 +162,18 @@ class Writer:
         """
         if self.cursor is None:
             raise FenceLost("the bot's lock is not held")
+        before = self.cursor
         with self._exclusive(fresh=False) as connection:
-            before = self.cursor
-            kept = [event for event in events if self._wanted(event)]
-            with connection.transaction():
-                self._fence(connection, before)
-                batch, outcome = self._sort_out(connection, kept, before)
-                if batch:
-                    bad, queued = self._write(connection, batch)
-                    outcome = replace(outcome, quarantined=bad, queued=queued)
-                passed = [event.event_id for _, event in batch if event.numbered]
-                passed += [event.event_id for event in events if event.numbered and not self._wanted(event)]
-                after = _advanced(before, passed, outcome.restarted)
-                if after != before:
-                    self._move(connection, after)
+            try:
+                after, outcome = self._commit(connection, events, before, self._insert)
+            except psycopg.Error as error:
+                if not halving.is_refusal(error):
+                    raise
+                # Now with savepoints: they cost something, and the server refuses data once in a blue moon.
+                after, outcome = self._commit(connection, events, before, self._insert_healthy)
+            self._highest = after.last_event_id if outcome.restarted else max(self._highest, after.last_event_id)
             self.cursor = after
-            return replace(outcome, filtered=len(events) - len(kept), moved=after != before)
+            return outcome
 
     def ping(self) -> None:
         """Keep the session alive; a no-op while a transaction is under way.
@@ -199,11 +218,8 @@ class Writer:
                     if self._connection is None or self._connection.closed:
                         if not fresh:
                             raise DatabaseUnavailable("the writer's connection is closed")
-                        self._connection = self._open()
+                        self._open()
                     yield self._connection
-            except FenceLost:
-                self._drop()
-                raise
             except Exception:
                 # Whatever failed, the next attempt starts from a connection that is known to be good: a session that
                 # is left in an unknown state is worth less than the few milliseconds of a new one.
@@ -220,15 +236,11 @@ class Writer:
         finally:
             timer.cancel()
 
-    def _open(self) -> Connection:
-        connection = self._connect()
-        try:
-            connection.execute(_SESSION)
-            connection.execute(derived.temporary_tables([EVENTS]).encode())
-        except BaseException:
-            connection.close()
-            raise
-        return connection
+    def _open(self) -> None:
+        # Kept before it is used: `abort` must be able to end whatever this waits for.
+        self._connection = self._connect()
+        self._connection.execute(_SESSION)
+        self._connection.execute(derived.temporary_tables([EVENTS]).encode())
 
     def _drop(self) -> None:
         self.cursor = None
@@ -253,65 +265,83 @@ class Writer:
                 self._threads.add(chat.chat_id)
         return event.chat_id in self._chat_ids or event.chat_id in self._threads
 
-    def _sort_out(
-        self, connection: Connection, events: list[Event], before: Cursor
-    ) -> tuple[list[tuple[int, Event]], Stored]:
-        """The events that are not stored yet, each with its generation, and what the rest was."""
-        distinct = _distinct(events)
-        known = self._stored(connection, distinct, before)
-        new, restarted = [], False
-        for event in distinct:
-            found = known.get(event.event_id)
-            if found is None:
-                new.append(event)
-            elif event.numbered and found != _identity(event):
-                new.append(event)
-                restarted = True
-        duplicate = len(events) - len(new)
-        generation = before.generation + restarted
-        late = 0 if restarted else sum(event.numbered and event.event_id <= before.last_event_id for event in new)
-        outcome = Stored(saved=len(new), duplicate=duplicate, late=late, restarted=restarted)
-        return [(generation, event) for event in new], outcome
+    def _highest_stored(self, connection: Connection, generation: int) -> int:
+        row = connection.execute(
+            "SELECT max(event_id) FROM events WHERE bot_id = %s AND generation = %s", (self._bot_id, generation)
+        ).fetchone()
+        return row[0] or 0 if row else 0
 
-    def _stored(self, connection: Connection, events: Sequence[Event], before: Cursor) -> dict[int, tuple[Any, ...]]:
-        """What is stored under these ids. Above the cursor nothing can be: the fence sees to that."""
-        ids = [event.event_id for event in events if event.event_id <= before.last_event_id]
+    def _commit(
+        self,
+        connection: Connection,
+        events: Sequence[Event],
+        before: Cursor,
+        insert: Callable[[Connection, list[Keyed]], tuple[int, int]],
+    ) -> tuple[Cursor, Stored]:
+        """One transaction; `insert` writes events and returns how many were quarantined and how many texts are new."""
+        kept = [event for event in events if self._wanted(event)]
+        with connection.transaction():
+            self._fence(connection, before)
+            new, restarted = self._sort_out(connection, kept, before)
+            generation = before.generation + restarted
+            # In the order of their ids, however the API has arranged them: replay goes by it too.
+            batch = [(generation, event) for event in sorted(new, key=lambda event: event.event_id)]
+            bad, queued = insert(connection, batch) if batch else (0, 0)
+            passed = [event.event_id for event in (new if restarted else events) if event.numbered]
+            after = _advanced(before, passed, restarted)
+            if after != before:
+                self._move(connection, before, after)
+        late = 0 if restarted else sum(event.numbered and event.event_id <= before.last_event_id for event in new)
+        return after, Stored(
+            saved=len(new),
+            duplicate=len(kept) - len(new),
+            filtered=len(events) - len(kept),
+            quarantined=bad,
+            late=late,
+            queued=queued,
+            moved=after != before,
+            restarted=restarted,
+        )
+
+    def _sort_out(self, connection: Connection, events: list[Event], before: Cursor) -> tuple[list[Event], bool]:
+        """The events that are not stored yet, and whether their ids have started over."""
+        distinct = _distinct(events)
+        known = self._stored(connection, before, [e.event_id for e in distinct if e.event_id <= self._highest])
+        new = [event for event in distinct if event.event_id not in known]
+        others = [e for e in distinct if e.event_id in known and e.numbered and not known[e.event_id].is_of(e)]
+        if not others:
+            return new, False
+        # It may have shared its id with another event when it came first, and have been given a key of its own.
+        keys = {_own_key(event): event for event in others}
+        for key in self._stored(connection, before, list(keys)):
+            others.remove(keys[key])
+        return new + others, bool(others)
+
+    def _stored(self, connection: Connection, before: Cursor, ids: list[int]) -> dict[int, _Known]:
+        """What is stored under these ids. Above the highest that was ever stored nothing is: the fence sees to that."""
         if not ids:
             return {}
-        rows = connection.execute(
-            "SELECT event_id, type, chat_id, subject FROM events"
-            " WHERE bot_id = %s AND generation = %s AND event_id = ANY(%s)",
-            (self._bot_id, before.generation, ids),
-        ).fetchall()
-        return {row[0]: tuple(row[1:]) for row in rows}
+        rows = connection.execute(_STORED.encode(), (self._bot_id, before.generation, ids)).fetchall()
+        return {row[0]: _Known(tuple(row[1:4]), *row[4:]) for row in rows}
 
-    def _write(self, connection: Connection, batch: list[tuple[int, Event]]) -> tuple[int, int]:
-        """Insert a batch; returns how many were quarantined and how many messages were queued."""
-        try:
-            with connection.transaction():
-                return sum(e.error is not None for _, e in batch), self._insert(connection, batch)
-        except psycopg.Error as error:
-            # The driver's own refusals (a NUL in a text) are data errors too, and have no sqlstate.
-            if not isinstance(error, psycopg.DataError) and (error.sqlstate or "")[:2] not in _CULPRIT_CLASSES:
-                raise
-            reason = first_line(error)
-            if len(batch) == 1:
-                generation, event = batch[0]
-                if event.error == reason:
-                    raise
-                quarantined = _quarantined(event, reason)
-        if len(batch) == 1:
-            return self._write(connection, [(generation, quarantined)])
-        # The culprits are found by halving: their batch-mates are stored as if they had come alone.
-        half = len(batch) // 2
-        first, second = self._write(connection, batch[:half]), self._write(connection, batch[half:])
-        return first[0] + second[0], first[1] + second[1]
-
-    def _insert(self, connection: Connection, batch: list[tuple[int, Event]]) -> int:
+    def _insert(self, connection: Connection, batch: list[Keyed]) -> tuple[int, int]:
         copy = len(batch) >= COPY_FROM
-        EVENTS.run(connection, _INSERT_EVENTS, [(self._bot_id, *_event_row(g, e)) for g, e in batch], copy)
+        rows = [(self._bot_id, *_event_row(generation, event)) for generation, event in batch]
         facts = [(event.facts, event.received_at) for _, event in batch if event.error is None]
-        return derived.write(connection, facts, erase=self.erase, copy=copy)
+        # Few round trips for a small batch; a pipeline does not take COPY.
+        with contextlib.nullcontext() if copy else connection.pipeline():
+            EVENTS.run(connection, _INSERT_EVENTS, rows, copy)
+            queued = derived.write(connection, facts, erase=self.erase, copy=copy)
+        return sum(event.error is not None for _, event in batch), queued
+
+    def _insert_healthy(self, connection: Connection, batch: list[Keyed]) -> tuple[int, int]:
+        """Insert a batch of which the database refuses something; what it refuses is quarantined."""
+
+        def quarantine(item: Keyed, reason: str) -> tuple[int, int]:
+            return self._insert(connection, [(item[0], _quarantined(item[1], reason))])
+
+        written = halving.write(connection, batch, lambda part: self._insert(connection, list(part)), quarantine)
+        return sum(bad for bad, _ in written), sum(queued for _, queued in written)
 
     def _fence(self, connection: Connection, before: Cursor) -> None:
         row = connection.execute(
@@ -320,11 +350,29 @@ class Writer:
         if row is None or Cursor(*row) != before:
             raise FenceLost("another process has taken over this bot")
 
-    def _move(self, connection: Connection, after: Cursor) -> None:
-        connection.execute(
-            "UPDATE bots SET generation = %s, last_event_id = %s, updated_at = now() WHERE bot_id = %s AND epoch = %s",
-            (after.generation, after.last_event_id, self._bot_id, after.epoch),
+    def _move(self, connection: Connection, before: Cursor, after: Cursor) -> None:
+        moved = connection.execute(
+            "UPDATE bots SET generation = %s, last_event_id = %s, updated_at = now()"
+            " WHERE bot_id = %s AND generation = %s AND last_event_id = %s AND epoch = %s",
+            (after.generation, after.last_event_id, self._bot_id, *astuple(before)),
         )
+        if moved.rowcount != 1:
+            raise FenceLost("another process has taken over this bot")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What tells a stored event from another under its id; `raw` of a quarantined one, where it was not erased."""
+
+    identity: tuple[str | None, str | None, str | None]
+    quarantined: bool
+    raw: bytes | None
+
+    def is_of(self, event: Event) -> bool:
+        # Of a quarantined event only its bytes are certain: another version of this program may read more of it.
+        if self.quarantined and self.raw is not None:
+            return self.raw == _source(event)
+        return self.identity == _identity(event)
 
 
 def _advanced(before: Cursor, passed: list[int], restarted: bool) -> Cursor:
@@ -338,10 +386,23 @@ def _distinct(events: Sequence[Event]) -> list[Event]:
     kept: dict[int, Event] = {}
     for event in events:
         first = kept.setdefault(event.event_id, event)
-        if first is not event and (_identity(first) != _identity(event) or (event.error and first.raw != event.raw)):
-            other = replace(event, event_id=hashed_id(event.raw or event.json.encode()))
-            kept.setdefault(other.event_id, other)
+        if first is not event and not _same(first, event):
+            kept.setdefault(_own_key(event), replace(event, event_id=_own_key(event)))
     return list(kept.values())
+
+
+def _same(one: Event, other: Event) -> bool:
+    if one.error or other.error:
+        return _source(one) == _source(other)
+    return _identity(one) == _identity(other)
+
+
+def _own_key(event: Event) -> int:
+    return hashed_id(_source(event))
+
+
+def _source(event: Event) -> bytes:
+    return event.raw or event.json.encode()
 
 
 def _identity(event: Event) -> tuple[str | None, str | None, str | None]:
@@ -350,7 +411,7 @@ def _identity(event: Event) -> tuple[str | None, str | None, str | None]:
 
 def _quarantined(event: Event, reason: str) -> Event:
     """The event as bytes, without what the database may have refused of it."""
-    return replace(event, json="", facts=Facts(), raw=event.raw or event.json.encode(), error=reason)
+    return replace(event, json="", facts=Facts(), raw=_source(event), error=reason)
 
 
 def _event_row(generation: int, event: Event) -> tuple[Any, ...]:

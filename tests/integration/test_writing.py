@@ -1,0 +1,345 @@
+"""One batch, one transaction: what is stored, what is not, and where the cursor stands afterwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.harness.batches import CHAT, batch, deleted, edited, event, members, new, pinned, rows, unpinned
+from tests.harness.postgres import PostgresServer
+from tests.harness.waiting import until
+from vkteams_daemon.store import maintenance
+from vkteams_daemon.store.writing import Stored, Writer
+
+BOT = "1000000001"
+
+
+class Bot(Writer):
+    """A writer that holds its lock, and what it has written."""
+
+    def __init__(self, url: str, bot_id: str = BOT, **options: Any) -> None:
+        self.url = url
+        super().__init__(lambda: psycopg.connect(url, autocommit=True), bot_id, **options)
+        assert self.acquire()
+
+    def ids(self) -> list[int]:
+        return [int(row[0]) for row in self.ask("SELECT event_id FROM events ORDER BY event_id")]
+
+    def ask(self, statement: str) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url) as connection:
+            return connection.execute(statement.encode()).fetchall()
+
+    def text(self, msg_id: str) -> str | None:
+        with psycopg.connect(self.url) as connection:
+            row = connection.execute("SELECT text FROM messages WHERE msg_id = %s", (msg_id,)).fetchone()
+        assert row, f"no message {msg_id}"
+        return row[0]  # type: ignore[no-any-return]
+
+    @property
+    def last(self) -> int:
+        assert self.cursor
+        stored = self.ask(f"SELECT last_event_id, generation, epoch FROM bots WHERE bot_id = '{self._bot_id}'")
+        assert stored == [(self.cursor.last_event_id, self.cursor.generation, self.cursor.epoch)]
+        return self.cursor.last_event_id
+
+
+@pytest.fixture
+def bot(database_url: str) -> Iterator[Bot]:
+    writer = Bot(database_url)
+    yield writer
+    writer.close()
+
+
+@pytest.fixture
+def open_bot(database_url: str) -> Iterator[Callable[..., Bot]]:
+    made: list[Bot] = []
+
+    def make(bot_id: str = BOT, **options: Any) -> Bot:
+        made.append(Bot(database_url, bot_id, **options))
+        return made[-1]
+
+    yield make
+    for writer in made:
+        writer.close()
+
+
+def _commits(server: PostgresServer, url: str) -> int:
+    """Transactions committed in the database, once the server's counters have come to rest."""
+    name = url.rpartition("/")[2]
+
+    def count() -> int:
+        return int(server.execute("SELECT xact_commit FROM pg_stat_database WHERE datname = %s", (name,))[0][0])
+
+    seen = [count()]
+
+    def at_rest() -> bool:
+        time.sleep(0.6)  # a backend reports at most twice a second
+        seen.append(count())
+        return seen[-1] == seen[-2]
+
+    until(at_rest, 30, "the counters' rest")
+    return seen[-1]
+
+
+@pytest.mark.parametrize("size", [1, 150, 1000])
+def test_one_transaction_for_a_batch_of_any_size(bot: Bot, postgres_server: PostgresServer, size: int) -> None:
+    for n in range(7):  # past the point where the driver begins to prepare statements
+        bot.store(batch(*(new(n * size + i + 1) for i in range(size))))
+    bot.close()  # a backend that ends has reported all
+    before = _commits(postgres_server, bot.url)
+    assert bot.acquire()
+    bot.store(batch(*(new(7 * size + i + 1) for i in range(size))))
+    bot.close()
+    with_batch = _commits(postgres_server, bot.url)
+    assert bot.acquire()
+    bot.close()
+    assert (with_batch - before) - (_commits(postgres_server, bot.url) - with_batch) == 1
+
+
+def test_ten_thousand_events_in_one_batch(bot: Bot) -> None:
+    events = batch(*(new(n, text=f"message {n}") for n in range(1, 10_001)))
+    assert bot.store(events) == Stored(saved=10_000, queued=10_000, moved=True)
+    assert bot.last == 10_000
+    assert bot.ask("SELECT count(*), count(DISTINCT text) FROM messages") == [(10_000, 10_000)]
+
+
+def test_what_an_event_says_is_stored_as_it_came(bot: Bot) -> None:
+    bot.store(batch(new(7, "m1", "Привет, ёж", extra={"a": [1, None]})))
+    (stored,) = bot.ask("SELECT type, chat_id, user_id, subject, payload, raw, error FROM events")
+    assert stored[:4] == ("newMessage", CHAT, "a.ivanova@corp.example", "m1")
+    assert stored[4]["extra"] == {"a": [1, None]}
+    assert stored[5:] == (None, None)
+    assert bot.text("m1") == "Привет, ёж"
+
+
+def test_repeated_batch_is_all_duplicates(bot: Bot) -> None:
+    events = batch(new(1), new(2), edited(3, "m1", "x"))
+    bot.store(events)
+    before = {table: rows(bot.url, table) for table in ("events", "messages", "message_versions", "bots")}
+    assert bot.store(events) == Stored(duplicate=3)
+    assert {table: rows(bot.url, table) for table in before} == before
+
+
+def test_repetition_within_a_batch_is_a_duplicate(bot: Bot) -> None:
+    assert bot.store(batch(new(1), new(1), new(2))) == Stored(saved=2, duplicate=1, queued=2, moved=True)
+
+
+def test_late_event_is_stored_and_the_cursor_stays(bot: Bot) -> None:
+    bot.store(batch(new(1), new(5)))
+    outcome = bot.store(batch(new(3)))
+    assert (outcome.saved, outcome.late, outcome.moved) == (1, 1, False)
+    assert bot.last == 5
+    assert bot.ids() == [1, 3, 5]
+
+
+def test_gap_is_passed_over(bot: Bot) -> None:
+    bot.store(batch(new(10), new(1000)))
+    assert bot.last == 1000
+
+
+def test_unordered_batch_moves_the_cursor_to_its_highest_id(bot: Bot) -> None:
+    bot.store(batch(edited(9, "m3", "second"), new(3, text="first")))
+    assert bot.last == 9
+    assert bot.text("m3") == "second"
+
+
+def test_event_without_a_usable_id_is_stored_once_and_moves_nothing(bot: Bot) -> None:
+    nameless = [new(value, "m") for value in (None, "x", -5, 2**63, 1.5, True)]
+    assert bot.store(batch(*nameless)).saved == 6
+    assert bot.store(batch(*nameless)) == Stored(duplicate=6)
+    assert bot.last == 0
+    assert len(bot.ids()) == 6
+    assert all(event_id < 0 for event_id in bot.ids())
+
+
+def test_second_event_under_an_id_of_its_batch_gets_a_key_of_its_own(bot: Bot) -> None:
+    twins = [new(4, "a"), new(4, "b")]
+    outcome = bot.store(batch(*twins))
+    assert (outcome.saved, outcome.restarted) == (2, False)
+    assert bot.text("a") == bot.text("b") == "hello"
+    assert bot.last == 4
+    assert bot.store(batch(*twins)) == Stored(duplicate=2)
+    assert bot.store(batch(twins[1])) == Stored(duplicate=1), "alone it is still the same event"
+
+
+def test_ids_that_start_over_open_a_generation(bot: Bot) -> None:
+    bot.store(batch(new(1, "a"), new(2, "b"), new(3, "c")))
+    outcome = bot.store(batch(new(1, "x"), new(2, "y")))
+    assert (outcome.restarted, outcome.saved, outcome.moved) == (True, 2, True)
+    assert bot.cursor
+    assert bot.cursor.generation == 2
+    assert bot.last == 2
+    assert bot.ask("SELECT generation, event_id FROM events ORDER BY 1, 2") == [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]
+    assert bot.store(batch(new(3, "z"))).saved == 1, "an id of the old generation is new in this one"
+    assert not bot.store(batch(new(1, "x"))).saved
+
+
+def test_generation_does_not_open_for_the_same_event_in_another_dress(bot: Bot) -> None:
+    bot.store(batch(new(1, "a", "hello")))
+    assert bot.store(batch(new(1, "a", "hello", added="field"))) == Stored(duplicate=1)
+
+
+def test_quarantined_event_that_comes_again_is_no_restart(bot: Bot) -> None:
+    broken = event(1, "newMessage", msgId="a")
+    assert bot.store(batch(broken)).quarantined == 1
+    assert bot.store(batch(broken)) == Stored(duplicate=1)
+    assert bot.store(batch(event(1, "newMessage", msgId="b"))).restarted
+
+
+def test_quarantined_event_read_by_a_later_version_is_no_restart(bot: Bot) -> None:
+    bot.store(batch(new(1, "a")))
+    with psycopg.connect(bot.url) as connection:
+        # As a version stored it that could make nothing of it but its bytes.
+        source = batch(new(1, "a"))[0].json.encode()
+        connection.execute(
+            "UPDATE events SET error = 'unknown', raw = %s, chat_id = NULL, subject = NULL, payload = NULL", (source,)
+        )
+    assert bot.store(batch(new(1, "a"))) == Stored(duplicate=1)
+
+
+def test_cursor_set_back_by_hand_brings_only_duplicates(bot: Bot) -> None:
+    events = batch(*(new(n) for n in range(1, 8)))
+    bot.store(events)
+    bot.close()
+    maintenance.set_cursor(lambda: psycopg.connect(bot.url, autocommit=True), BOT, 3)
+    assert bot.acquire()
+    outcome = bot.store(events[3:] + batch(new(8)))
+    assert (outcome.duplicate, outcome.saved, outcome.quarantined) == (4, 1, 0)
+    assert bot.last == 8
+
+
+def test_cursor_set_back_moves_on_even_when_all_are_duplicates(bot: Bot) -> None:
+    events = batch(*(new(n) for n in range(1, 8)))
+    bot.store(events)
+    bot.close()
+    maintenance.set_cursor(lambda: psycopg.connect(bot.url, autocommit=True), BOT, 3)
+    assert bot.acquire()
+    assert bot.store(events[3:]) == Stored(duplicate=4, moved=True)
+    assert bot.last == 7
+
+
+def test_generation_opened_by_hand_stores_old_ids_again_and_messages_once(bot: Bot) -> None:
+    bot.store(batch(new(1), new(2)))
+    bot.close()
+    maintenance.restart_cursor(lambda: psycopg.connect(bot.url, autocommit=True), BOT)
+    assert bot.acquire()
+    assert bot.last == 0
+    assert bot.store(batch(new(1), new(2))).saved == 2
+    assert bot.ask("SELECT count(*) FROM events") == [(4,)]
+    assert bot.ask("SELECT count(*) FROM messages") == [(2,)]
+
+
+def test_filter_drops_other_chats_and_the_cursor_passes(open_bot: Callable[..., Bot]) -> None:
+    bot = open_bot(chat_ids=["ours"])
+    outcome = bot.store(batch(new(1, chat="ours"), new(2, chat="theirs"), new(9, chat="theirs")))
+    assert (outcome.saved, outcome.filtered) == (1, 2)
+    assert bot.last == 9
+    assert bot.ids() == [1]
+    assert bot.store(batch(new(12, chat="theirs"))) == Stored(filtered=1, moved=True)
+
+
+def test_thread_follows_its_parent_through_the_filter(open_bot: Callable[..., Bot]) -> None:
+    topic = {"chatId": "ours", "messageId": 7, "type": "message"}
+    bot = open_bot(chat_ids=["ours"])
+    bot.store(batch(new(1, chat="thread", parent_topic=topic), new(2, chat="thread"), new(3, chat="other")))
+    assert bot.ids() == [1, 2]
+    bot.close()
+    again = open_bot(chat_ids=["ours"])
+    again.store(batch(new(4, chat="thread")))
+    assert again.ids() == [1, 2, 4], "it is known from the database"
+
+
+def test_event_without_a_chat_passes_the_filter(open_bot: Callable[..., Bot]) -> None:
+    bot = open_bot(chat_ids=["ours"])
+    assert bot.store(batch(event(1, "callbackQuery", queryId="q"), event(2, "newMessage"))).saved == 2
+
+
+def test_members_come_and_go(bot: Bot) -> None:
+    bot.store(batch(members(1, "newChatMembers", "p", "q", by="boss")))
+    bot.store(batch(members(2, "leftChatMembers", "p", by="boss2"), members(3, "newChatMembers", "q")))
+    found = bot.ask("SELECT user_id, left_at IS NULL, added_by, removed_by FROM chat_members ORDER BY 1")
+    assert found == [("p", False, "boss", "boss2"), ("q", True, None, None)]
+    bot.store(batch(members(4, "newChatMembers", "p")))
+    assert bot.ask("SELECT left_at, added_by, removed_by FROM chat_members WHERE user_id = 'p'") == [(None, None, None)]
+
+
+def test_newest_names_win_and_nothing_known_is_forgotten(bot: Bot) -> None:
+    def said(event_id: int, **names: str) -> dict[str, Any]:
+        return new(event_id, **{"from": {"userId": "u", **names}})
+
+    bot.store(batch(said(1, firstName="A", nick="n"), said(2, firstName="B")))
+    bot.store(batch(said(3, lastName="L"), event(4, "changedChatInfo", chat={"chatId": CHAT}, title="New")))
+    assert bot.ask("SELECT first_name, last_name, nick FROM users WHERE user_id = 'u'") == [("B", "L", "n")]
+    assert bot.ask("SELECT title FROM chats") == [("New",)]
+
+
+def test_pin_and_unpin(bot: Bot) -> None:
+    bot.store(batch(new(1, "m"), pinned(2, "m", "hello")))
+    assert bot.ask("SELECT pinned_at IS NOT NULL, version FROM messages") == [(True, 1)]
+    bot.store(batch(unpinned(3, "m")))
+    assert bot.ask("SELECT pinned_at FROM messages") == [(None,)]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_erasing_blanks_the_message_its_versions_and_its_events(bot: Bot, together: bool) -> None:
+    bot.erase = True
+    story = [new(1, "m", "secret"), edited(2, "m", "still secret"), new(3, "other", "public"), deleted(4, "m")]
+    for part in [story] if together else [[item] for item in story]:
+        bot.store(batch(*part))
+    assert bot.text("m") is None
+    assert bot.ask("SELECT version, text FROM message_versions") == [(1, None)]
+    assert bot.ask("SELECT event_id FROM events WHERE payload IS NULL ORDER BY 1") == [(1,), (2,), (4,)]
+    assert bot.ask("SELECT count(*) FROM events WHERE chat_id IS NULL OR subject IS NULL") == [(0,)]
+    assert "secret" not in str([rows(bot.url, table) for table in ("events", "messages", "message_versions")])
+
+
+def test_what_comes_after_an_erasure_is_erased_too(bot: Bot) -> None:
+    bot.erase = True
+    bot.store(batch(new(1, "m", "secret"), deleted(3, "m")))
+    bot.store(batch(edited(2, "m", "secret again")))
+    assert bot.text("m") is None
+    assert "secret" not in str([rows(bot.url, table) for table in ("events", "messages", "message_versions")])
+
+
+def test_deletion_keeps_the_text_by_default_and_drops_its_vectors(bot: Bot) -> None:
+    bot.ask("SELECT 1")
+    with psycopg.connect(bot.url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')"
+        )
+        assert bot.store(batch(new(1, "m"), new(2, "n"))).queued == 2
+        connection.execute("INSERT INTO embeddings VALUES (%s, 'm', 1, 'message', 0, 'h', '[1,0]')", (CHAT,))
+        bot.store(batch(deleted(3, "m")))
+        assert bot.text("m") == "hello"
+        assert connection.execute("SELECT msg_id FROM embedding_queue").fetchall() == [("n",)]
+        assert connection.execute("SELECT count(*) FROM embeddings").fetchone() == (0,)
+
+
+def test_edit_is_embedded_again_even_after_its_text_was_parked(bot: Bot) -> None:
+    with psycopg.connect(bot.url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')"
+        )
+        bot.store(batch(new(1, "m")))
+        connection.execute("UPDATE embedding_queue SET attempts = 5, not_before = 'infinity', last_error = 'poison'")
+        assert bot.store(batch(edited(2, "m", "healthy"))).queued == 1
+        assert connection.execute("SELECT attempts, last_error FROM embedding_queue").fetchall() == [(0, None)]
+
+
+def test_deletion_does_not_wait_for_a_worker_that_has_claimed_the_message(bot: Bot) -> None:
+    with psycopg.connect(bot.url) as worker:
+        worker.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')")
+        worker.commit()
+        bot.store(batch(new(1, "m")))
+        worker.execute("SELECT 1 FROM embedding_queue FOR UPDATE")
+        bot.store(batch(deleted(2, "m")))
+        bot.store(batch(new(3, "n"), edited(4, "n", "other")))
+        assert bot.last == 4
+
+
+def test_empty_batch_changes_nothing(bot: Bot) -> None:
+    assert bot.store([]) == Stored()
