@@ -75,7 +75,7 @@ class Message:
     @property
     def version_rows(self) -> list[tuple[Any, ...]]:
         """Its rows of `message_versions`: key, number, edited_at, text, format, parts, and when the next one came."""
-        following = [*self.earlier[1:], self]
+        following: list[Version | Message] = [*self.earlier[1:], self]
         return [
             (*self.key, number, v.edited_at, v.text, v.format, v.parts, after.edited_at or self.sent_at)
             for number, (v, after) in enumerate(zip(self.earlier, following, strict=False), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ _TABLES = (
 )  # fmt: skip
 _EVENT = "bot_id, generation, event_id, type, chat_id, user_id, occurred_at, received_at, payload, error"
 _BIGGEST_ID = 2**63 - 1
+_FAREWELL = 2.0  # seconds; the server may take a moment to end the session of a daemon that has just stopped
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +208,12 @@ def held(connect: Callable[[], Connection], bot_id: str) -> Iterator[None]:
         AlreadyRunning: a daemon listens with this bot.
     """
     writer = Writer(connect, bot_id)
+    deadline = time.monotonic() + _FAREWELL
     try:
-        if not writer.acquire():
+        while not writer.acquire():
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
             raise AlreadyRunning(
                 f"a daemon listens with bot {bot_id}", hint="Stop it first: `vkteamsctl daemon stop` on its host."
             )
