@@ -1,7 +1,7 @@
 """Reads the options from TOML, the environment and flags, and says exactly what is wrong with them.
 
 Environment stands over the file, flags over the environment. Whatever is wrong is one `ConfigError` of the form
-`section.key: what is wrong (FILE, line N)`. The table of options is in options.py.
+`section.key: what is wrong (FILE, line N)`, or with the variable that said it. The table of options is in options.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ import msgspec
 
 from vkteams_daemon.errors import ConfigError, PermissionRefused
 from vkteams_daemon.options import ALIASES, SECTIONS, SYSTEM_DIRECTORY, Config, Option, options
+
+_SECRETS = (("api.token", "api.token_file"), ("database.url", "database.url_file"))
 
 
 def find_file(explicit: str | Path | None, instance: str, environ: Mapping[str, str]) -> Path | None:
@@ -58,14 +60,19 @@ def load(
     file = find_file(path, instance, environ)
     text = _read(file) if file else ""
     tables = _parse(text, file) if file else {}
-    known = {(o.section, o.key): o for o in options()}
-    for name, value in _environment(environ, known):
-        tables.setdefault(name[0], {})[name[1]] = value
-    for dotted, value in (flags or {}).items():
+    places: dict[str, str] = {}
+    for name, variable, value in _environment(environ):
+        _put(tables, name, value)
+        places[name] = f" (${variable})"
+    for name, value in (flags or {}).items():
         if value is not None:
-            section, _, key = dotted.partition(".")
-            tables.setdefault(section, {})[key] = value
-    config = _convert(tables, text, file)
+            _put(tables, name, value)
+            places[name] = " (command line)"
+    for direct, by_file in _SECRETS:
+        # A file that the environment names stands over a secret that the configuration file itself holds.
+        if by_file in places and direct not in places:
+            _put(tables, direct, "")
+    config = _convert(tables, lambda name: places.get(name) or _place(text, file, *name.split(".")))
     config = msgspec.structs.replace(config, source=str(file) if file else "", instance=instance)
     return _with_secrets(config, environ)
 
@@ -83,7 +90,7 @@ def masked(config: Config) -> dict[str, dict[str, Any]]:
 
 def seconds(duration: str) -> float:
     """`90s`, `15m`, `2h`, `7d`, `4w` in seconds; ConfigError for anything else."""
-    match = re.fullmatch(r"(\d+)([smhdw])", duration.strip())
+    match = re.fullmatch(r"([0-9]{1,9})([smhdw])", duration.strip())
     if not match:
         raise ConfigError(f"{duration!r} is not a duration such as 30m, 2h, 7d")
     return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
@@ -91,7 +98,7 @@ def seconds(duration: str) -> float:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except PermissionError as error:
         raise PermissionRefused(f"{file}: this user may not read it") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -113,13 +120,13 @@ def _parse(text: str, file: Path) -> dict[str, dict[str, Any]]:
     return tables
 
 
-def _environment(
-    environ: Mapping[str, str], known: Mapping[tuple[str, str], Option]
-) -> Iterator[tuple[tuple[str, str], Any]]:
-    variables = {option.variable: option for option in known.values()}
-    for alias, variable in [*((v, v) for v in variables), *ALIASES.items()]:
-        value = environ.get(alias)
-        if value is None or value == "":
+def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
+    """(option, variable, value) of every variable that is set; what comes later stands over what came before."""
+    variables = {option.variable: option for option in options()}
+    # An option's own variable is the more exact word than a short name, which other programs may use too.
+    for name, variable in [*ALIASES.items(), *((own, own) for own in variables)]:
+        value = environ.get(name)
+        if not value:
             continue
         option = variables[variable]
         parsed: Any = value
@@ -127,10 +134,15 @@ def _environment(
             parsed = [part.strip() for part in value.split(",") if part.strip()]
         elif option.type == "bool":
             parsed = {"yes": True, "on": True, "no": False, "off": False}.get(value.lower(), value)
-        yield (option.section, option.key), parsed
+        yield option.name, name, parsed
 
 
-def _convert(tables: Mapping[str, Any], text: str, file: Path | None) -> Config:
+def _put(tables: dict[str, dict[str, Any]], name: str, value: Any) -> None:
+    section, _, key = name.partition(".")
+    tables.setdefault(section, {})[key] = value
+
+
+def _convert(tables: Mapping[str, Any], place: Callable[[str], str]) -> Config:
     try:
         # strict=False reads the environment's "30" and "true"; a file has TOML's own types already.
         return msgspec.convert(tables, Config, strict=False)
@@ -141,19 +153,37 @@ def _convert(tables: Mapping[str, Any], text: str, file: Path | None) -> Config:
         unknown = re.match(r"Object contains unknown field `(.+)`", what)
         if unknown:
             key, what = unknown[1], "no such option"
-        name = f"{section}.{key}" if key else section
-        raise ConfigError(f"{name}: {what}{_place(text, file, section, key)}") from error
+        name = f"{section}.{key}"
+        option = next((option for option in options() if option.name == name), None)
+        if option and not unknown:
+            what = _wrong(what, tables[section][key], option)
+        raise ConfigError(f"{name}: {what}{place(name)}") from error
+
+
+def _wrong(what: str, value: Any, option: Option) -> str:
+    """What msgspec says, in the option's own words where it has some."""
+    if what.startswith("Invalid enum value"):
+        return f"{value!r} is none of {option.type.replace(' | ', ', ')}"
+    if re.search("`[a-z]+` [<>]", what):
+        return f"{value} is out of range: {option.limits}"
+    return f"{what[:1].lower()}{what[1:]}".replace("`", "")
 
 
 def _place(text: str, file: Path | None, section: str, key: str) -> str:
-    """`(FILE, line N)` where the file sets the key, otherwise nothing: it came from the environment or a flag."""
+    """`(FILE, line N)` where the file sets the key, or opens the section where `key` is empty; otherwise nothing."""
+    quoted = [rf"[\"']?{re.escape(name)}[\"']?" for name in (section, key)]
+    inline = rf"\s*{quoted[0]}\s*=\s*" + (rf"\{{(.*[,\s])?{quoted[1]}\s*[.=]" if key else "")
+    dotted = rf"\s*{quoted[0]}\s*\.\s*" + (rf"{quoted[1]}\s*[.=]" if key else "")
     current = ""
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\s*([\w.-]+)\s*\]", line)
+        header = re.match(r"\s*\[+\s*[\"']?([\w-]+)", line) if "=" not in line.partition("#")[0] else None
         if header:
             current = header[1]
-        found = current == section and (bool(header) if not key else re.match(rf"\s*\"?{re.escape(key)}\"?\s*=", line))
-        if found or (not current and re.match(rf"\s*{re.escape(section)}\s*[.=]", line)):
+        if current == section:
+            found = header if not key else re.match(rf"\s*{quoted[1]}\s*[.=]", line)
+        else:
+            found = None if current else re.match(inline, line) or re.match(dotted, line)
+        if found:
             return f" ({file}, line {number})"
     return ""
 
@@ -177,11 +207,12 @@ def _first_line(file: str, name: str) -> str:
     if not file:
         return ""
     try:
-        line = Path(file).read_text(encoding="utf-8").partition("\n")[0].strip()
+        line = Path(file).read_text(encoding="utf-8-sig").partition("\n")[0].strip()
     except PermissionError as error:
         raise PermissionRefused(f"{name}: this user may not read {file}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{name}: {file} cannot be read") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{name}: {file} cannot be read: {reason}") from error
     if not line:
         raise ConfigError(f"{name}: {file} is empty")
     return line
@@ -198,7 +229,7 @@ def reloaded(old: Config, new: Config) -> tuple[Config, list[str]]:
             section = msgspec.structs.replace(getattr(old, option.section), **{option.key: value})
             old = msgspec.structs.replace(old, **{option.section: section})
         else:
-            waiting.append(f"{option.section}.{option.key}")
+            waiting.append(option.name)
     return old, waiting
 
 

@@ -189,8 +189,14 @@ class Option:
     type: str
     default: Any
     help: str
+    limits: str
     reload: bool
     secret: bool
+
+    @property
+    def name(self) -> str:
+        """`section.key`."""
+        return f"{self.section}.{self.key}"
 
     @property
     def variable(self) -> str:
@@ -211,6 +217,9 @@ ALIASES = {
 }
 """The short names of environment variables, and the variables that they stand for."""
 
+NOT_OPTIONS = {"VKTEAMS_BOT_CONFIG", "VKTEAMS_DEBUG"}
+"""Variables of ours that set no option: the configuration file to read, and whether errors show their traceback."""
+
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "api": Api, "daemon": Daemon, "storage": Storage, "database": Database,
     "embedding": Embedding, "search": Search, "log": Log,
@@ -225,7 +234,7 @@ def options() -> Iterator[Option]:
         for key in struct.__struct_fields__:
             kind, meta = get_args(hints[key])
             yield Option(
-                section, key, _type_name(kind), getattr(defaults, key), meta.description,
+                section, key, _type_name(kind), getattr(defaults, key), meta.description, _limits(meta),
                 meta.extra["reload"], meta.extra["secret"],
             )  # fmt: skip
 
@@ -237,6 +246,11 @@ def _user_runtime() -> Path:
 
 def _user_state() -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "vkteams"
+
+
+def _limits(meta: msgspec.Meta) -> str:
+    parts = [(meta.gt, "above"), (meta.ge, "at least"), (meta.le, "at most")]
+    return ", ".join(f"{words} {limit:g}" for limit, words in parts if limit is not None)
 
 
 def _type_name(kind: Any) -> str:

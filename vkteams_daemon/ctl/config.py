@@ -12,6 +12,7 @@ from typing import Any
 from vkteams_daemon import config as configuration
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl.output import Answer, Screen
+from vkteams_daemon.options import NOT_OPTIONS
 
 
 def register(nouns: Any, common: argparse.ArgumentParser) -> None:
@@ -24,6 +25,7 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         epilog="example:\n  vkteamsctl config show --output json",
     )
+    show.add_argument("--template", action="store_true", help="a configuration file with every option at its default")
     show.set_defaults(func=_show)
     check = verbs.add_parser(
         "check",
@@ -35,12 +37,17 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _show(args: argparse.Namespace, config: Config) -> Answer:
+    if args.template:
+        from vkteams_daemon import template
+
+        text = template.toml()
+        return Answer({"template": text}, lambda screen: screen.line(text.rstrip()))
     values = configuration.masked(config)
     file = tomllib.loads(Path(config.source).read_text(encoding="utf-8")) if config.source else {}
     flags = ["daemon.pid_file"] if hasattr(args, "pid_file") else []
     rows = [
         {
-            "option": f"{option.section}.{option.key}",
+            "option": option.name,
             "value": values[option.section][option.key],
             "source": _source(option, config, file, flags),
         }
@@ -59,7 +66,7 @@ def _show(args: argparse.Namespace, config: Config) -> Answer:
 
 def _source(option: configuration.Option, config: Config, file: dict[str, Any], flags: Sequence[str]) -> str:
     """Where the value in force was set: flag, environment, file, a file of its own (secrets), or default."""
-    if f"{option.section}.{option.key}" in flags:
+    if option.name in flags:
         return "flag"
     if any(os.environ.get(variable) for variable in option.variables):
         return "environment"
@@ -73,6 +80,10 @@ def _check(args: argparse.Namespace, config: Config) -> Answer:
     notes = []
     if not config.source:
         notes.append("no configuration file was found; defaults and the environment apply")
+    known = {variable for option in configuration.options() for variable in option.variables}
+    for variable in sorted(os.environ.keys() - known - NOT_OPTIONS):
+        if variable.startswith("VKTEAMS_"):
+            notes.append(f"${variable}: no option has this variable")
     if not config.api.token and config.daemon.role != "embed":
         notes.append("api.token is not set: vkteamsd will not start with role all or listen")
 

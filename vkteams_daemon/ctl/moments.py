@@ -46,7 +46,7 @@ def positive(text: str) -> int:
 
 def _moment(text: str, now: datetime, *, day_ends: bool) -> datetime:
     try:
-        if re.fullmatch(r"\s*\d+[smhdw]\s*", text):
+        if re.fullmatch(r"\s*[0-9]+[smhdw]\s*", text):
             return now - timedelta(seconds=seconds(text))
         moment = datetime.fromisoformat(text.strip())
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)

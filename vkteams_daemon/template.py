@@ -1,0 +1,55 @@
+"""The table of options as the files that people read: etc/vkteamsd.toml, and the tables of docs/configuration.md."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from vkteams_daemon.options import SECTIONS, Option, options
+
+_HEAD = """\
+# The configuration of vkteamsd and vkteamsctl: every option, commented out at its default.
+#
+# An option marked (reload) is taken over by `vkteamsctl daemon reload`; the others wait for a restart.
+# Every option can be set by the environment too, as VKTEAMS_<SECTION>_<KEY>: VKTEAMS_API_POLL_TIME=60.
+# `vkteamsctl config check` says whether this file is right, `vkteamsctl config show` what is in force.
+"""
+
+
+def toml() -> str:
+    """The text of etc/vkteamsd.toml."""
+    lines = [_HEAD]
+    section = ""
+    for option in options():
+        if option.section != section:
+            section = option.section
+            lines.append(f"# {SECTIONS[section].__doc__}\n[{section}]\n")
+        lines.append(f"# {option.help}{_remarks(option)}\n#{option.key} = {_value(option.default)}\n")
+    return "\n".join(lines)
+
+
+def markdown(section: str) -> str:
+    """The table of one section for docs/configuration.md."""
+    lines = ["| option | default | what it is |", "| --- | --- | --- |"]
+    for option in options():
+        if option.section == section:
+            said = f"{option.help}{_remarks(option)}".replace("|", "\\|")
+            lines.append(f"| `{option.key}` | `{_value(option.default)}` | {said} |")
+    return "\n".join(lines)
+
+
+def _remarks(option: Option) -> str:
+    """Choices, limits, short variables and whether it is reloadable."""
+    remarks = []
+    if " | " in option.type:
+        remarks.append(f"One of {option.type.replace(' | ', ', ')}.")
+    if option.limits:
+        remarks.append(f"{option.limits[:1].upper()}{option.limits[1:]}.")
+    remarks += [f"Also: {variable}." for variable in option.variables[1:]]
+    if option.reload:
+        remarks.append("(reload)")
+    return "".join(f" {remark}" for remark in remarks)
+
+
+def _value(default: Any) -> str:
+    return json.dumps(list(default) if isinstance(default, tuple) else default, ensure_ascii=False)
