@@ -3,6 +3,8 @@
 # make check    ruff, mypy, documentation and tests: what must hold before a change is merged
 # make run      vkteamsd in the foreground for a real bot: VKTEAMS_BOT_API_URL and VKTEAMS_BOT_API_TOKEN
 # make bench    the figures of docs/benchmarks.md, as ratios within one run
+# make deb      the Debian package, in dist/
+# make package-test   installs it into a small Debian of its own, and sees that it does what it should (as root)
 # make faults   the fault table at full size (hours)
 
 PYTHON ?= python3
@@ -11,7 +13,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST ?= $(BIN)/python -m pytest
 
-.PHONY: demo run test check lint bench faults clean
+.PHONY: demo run test check lint bench faults deb package-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python docs/demo.py
@@ -34,6 +36,14 @@ bench: $(VENV)/.installed
 
 faults: $(VENV)/.installed-test
 	FAULTS=full $(PYTEST) tests/faults --timeout=0
+
+# The package is made from a copy of the sources, and the tests' Debian is made once: both are kept in build/package.
+deb:
+	debian/build dist
+
+package-test: $(VENV)/.installed-test deb
+	tests/package/make-root build/package/root
+	PACKAGE_TEST=1 $(PYTEST) tests/package --timeout=600
 
 clean:
 	rm -rf $(VENV) build dist .demo *.egg-info

@@ -1,0 +1,184 @@
+"""Writes what bash and zsh complete of vkteamsd and vkteamsctl into a directory: python docs/completion.py DIR."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+if __name__ == "__main__":  # run from anywhere, with the project's own docs/ beside the package
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from docs import commands
+from docs.commands import Command, Flag
+
+_BASH = """# Completion for vkteamsctl and vkteamsd; made from their argument parsers by docs/completion.py.
+_vkteams() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} noun= verb= word skip= words=
+    local program=${COMP_WORDS[0]##*/}
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        if [[ -n $skip ]]; then
+            skip=
+        elif [[ @GLOBAL@ == *" $word "* ]]; then
+            skip=1
+        elif [[ $word != -* && -z $noun ]]; then
+            noun=$word
+        elif [[ $word != -* && -z $verb ]]; then
+            verb=$word
+        fi
+    done
+    COMPREPLY=()
+    [[ $program == vkteamsd ]] && noun=vkteamsd verb=
+    case "$noun $verb $prev" in
+@VALUES@
+    esac
+    case "$noun $verb" in
+@WORDS@
+    esac
+    [[ $cur == -* || $words != -* ]] || return 0
+    mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur")
+}
+complete -F _vkteams vkteamsctl vkteamsd
+"""
+
+_ZSH = """#compdef vkteamsctl vkteamsd
+# Completion for vkteamsctl and vkteamsd; made from their argument parsers by docs/completion.py.
+
+_vkteamsd() {
+    _arguments \\
+@DAEMON@
+}
+
+_vkteamsctl() {
+    local curcontext=$curcontext state line
+    local -a global nouns verbs
+    global=(
+@GLOBAL@
+    )
+    nouns=(
+@NOUNS@
+    )
+    _arguments -C $global '1:noun:->noun' '2:verb:->verb' '*::rest:->rest'
+    case $state in
+        noun) _describe noun nouns ;;
+        verb)
+            case $line[1] in
+@VERBS@
+            esac
+            _describe verb verbs ;;
+        rest)
+            case "$line[1] $line[2]" in
+@RESTS@
+            esac ;;
+    esac
+}
+
+case $service in
+    vkteamsd) _vkteamsd ;;
+    *) _vkteamsctl ;;
+esac
+"""
+
+
+def bash() -> str:
+    """The file for bash-completion's directory."""
+    shared = commands.global_flags()
+    names = [name for flag in shared if flag.value for name in flag.names]
+    values, words = [], []
+    nouns = list(commands.nouns())
+    words.append(_bash_words(" ", [*(noun.name for noun in nouns), *_names(shared), "--help", "--version"]))
+    for noun in nouns:
+        words.append(_bash_words(f"{noun.name} ", [*(verb.name for verb in noun.verbs), *_names(shared), "--help"]))
+        for verb in noun.verbs:
+            place = f"{noun.name} {verb.name}"
+            choices = [choice for argument in verb.arguments for choice in argument.choices]
+            words.append(_bash_words(place, [*choices, *_names(verb.flags), *_names(shared), "--help"]))
+            values += _bash_values(place, verb.flags)
+    daemon = commands.daemon()
+    words.append(_bash_words("vkteamsd ", [*_names(daemon.flags), "--help"]))
+    values = [*_bash_values("vkteamsd ", daemon.flags), *values, *_bash_values("*", shared)]
+    return (
+        _BASH.replace("@GLOBAL@", f'" {" ".join(names)} "')
+        .replace("@VALUES@", "\n".join(values))
+        .replace("@WORDS@", "\n".join(words))
+    )
+
+
+def zsh() -> str:
+    """The file `_vkteamsctl` for a directory of $fpath."""
+    nouns = list(commands.nouns())
+    verbs, rests = [], []
+    for noun in nouns:
+        described = " ".join(_zsh_quoted(f"{verb.name}:{verb.help}") for verb in noun.verbs)
+        verbs.append(f"                {noun.name}) verbs=({described}) ;;")
+        rests += [_zsh_rest(noun.name, verb) for verb in noun.verbs]
+    return (
+        _ZSH.replace("@DAEMON@", " \\\n".join(f"        {spec}" for spec in _zsh_specs(commands.daemon().flags)))
+        .replace("@GLOBAL@", "\n".join(f"        {spec}" for spec in _zsh_specs(commands.global_flags())))
+        .replace("@NOUNS@", "\n".join(f"        {_zsh_quoted(f'{noun.name}:{noun.help}')}" for noun in nouns))
+        .replace("@VERBS@", "\n".join(verbs))
+        .replace("@RESTS@", "\n".join(rests))
+    )
+
+
+def _names(flags: Iterable[Flag]) -> list[str]:
+    return [name for flag in flags for name in flag.names]
+
+
+def _bash_words(place: str, words: list[str]) -> str:
+    return f'        "{place}") words="{" ".join(words)}" ;;'
+
+
+def _bash_values(place: str, flags: Iterable[Flag]) -> Iterator[str]:
+    """What follows an option that takes a value: its choices, a path, or nothing that could be completed."""
+    for flag in flags:
+        pattern = "|".join(
+            f'{"*" if place == "*" else ""}"{"" if place == "*" else place} {name}"' for name in flag.names
+        )
+        if flag.choices:
+            reply = f'mapfile -t COMPREPLY < <(compgen -W "{" ".join(flag.choices)}" -- "$cur")'
+        elif flag.is_file:
+            reply = 'mapfile -t COMPREPLY < <(compgen -f -- "$cur")'
+        elif flag.value:
+            reply = ":"
+        else:
+            continue
+        yield f"        {pattern}) {reply}; return 0 ;;"
+
+
+def _zsh_rest(noun: str, verb: Command) -> str:
+    specs = [*_zsh_specs(verb.flags)]
+    specs += [
+        _zsh_quoted(f"{number}:{argument.name.strip('[]…').lower()}:({' '.join(argument.choices)})")
+        for number, argument in enumerate(verb.arguments, 1)
+    ]
+    return f"                '{noun} {verb.name}') _arguments $global {' '.join(specs)} ;;"
+
+
+def _zsh_specs(flags: Iterable[Flag]) -> Iterator[str]:
+    for flag in flags:
+        help = flag.help.replace("[", "(").replace("]", ")").replace(":", "\\:")
+        if flag.choices:
+            action = f":{flag.value}:({' '.join(flag.choices)})"
+        elif flag.is_file:
+            action = f":{flag.value}:_files"
+        else:
+            action = f":{flag.value}: " if flag.value else ""
+        for name in flag.names:
+            yield _zsh_quoted(f"*{name}[{help}]{action}")
+
+
+def _zsh_quoted(text: str) -> str:
+    quoted = text.replace("'", "'\\''")
+    return f"'{quoted}'"
+
+
+def main(directory: str) -> None:
+    """Write both files into this directory, which is made."""
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    (Path(directory) / "vkteamsctl").write_text(bash(), encoding="utf-8")
+    (Path(directory) / "_vkteamsctl").write_text(zsh(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

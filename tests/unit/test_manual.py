@@ -1,0 +1,109 @@
+"""The manual pages and completions say what the argument parsers and the table of options say."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from docs import commands, completion, manual
+from vkteams_daemon.ctl.main import NOUNS
+from vkteams_daemon.options import options
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    """The pages without what roff needs of them."""
+    return {name: _read(text) for name, text in manual.pages().items()}
+
+
+def _read(page: str) -> str:
+    return re.sub(r"\\f[BIR]", "", page).replace("\\-", "-").replace("\\&", "").replace("\\(aq", "'")
+
+
+def test_every_option_of_the_daemon_has_its_entry(pages: dict[str, str]) -> None:
+    flags = commands.daemon().flags
+    assert {"--config", "--foreground", "--role"} <= {name for flag in flags for name in flag.names}
+    for flag in flags:
+        assert f".TP\n{', '.join(flag.names)}" in pages["vkteamsd.8"]
+
+
+def test_every_noun_verb_and_option_of_vkteamsctl_has_its_entry(pages: dict[str, str]) -> None:
+    page = pages["vkteamsctl.1"]
+    found = list(commands.nouns())
+    assert [noun.name for noun in found] == list(NOUNS)
+    for noun in found:
+        section = page.partition(f".SS {noun.name}: ")[2].partition(".SS ")[0].partition(".SH ")[0]
+        for verb in noun.verbs:
+            entry = section.partition(f".TP\n{noun.name} {verb.name}")[2].partition(".RE\n")[0]
+            assert verb.help and " ".join(verb.help.split()).replace("`", "") in entry.replace("...", "…")
+            for flag in verb.flags:
+                assert ", ".join(flag.names) in entry, f"{noun.name} {verb.name} {flag.names}"
+
+
+def test_every_option_of_the_configuration_has_its_entry(pages: dict[str, str]) -> None:
+    for option in options():
+        section = pages["vkteamsd.toml.5"].partition(f".SS [{option.section}]\n")[2].partition(".SS ")[0]
+        entry = section.partition(f".BR {option.key} ")[2].partition(".TP\n")[0]
+        assert option.help.replace("`", "") in entry, option
+        assert all(variable in entry for variable in option.variables)
+        assert ("SIGHUP" in entry) == option.reload
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
+@pytest.mark.parametrize("name", ["vkteamsd.8", "vkteamsctl.1", "vkteamsd.toml.5"])
+def test_a_page_is_set_without_a_warning(name: str) -> None:
+    done = subprocess.run(
+        ["groff", "-man", "-Tutf8", "-Kutf8", "-ww", "-z"],
+        input=manual.pages()[name], text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture(scope="module")
+def bash(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that bash-completion reads."""
+    file = tmp_path_factory.mktemp("completion") / "vkteamsctl"
+    file.write_text(completion.bash(), encoding="utf-8")
+    return file
+
+
+def _complete(file: Path, *words: str) -> list[str]:
+    """What bash offers for the last of these words."""
+    script = f'. {file}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _vkteams; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    done = subprocess.run(["bash", "-c", script, "bash", *words], text=True, capture_output=True, check=True)
+    return done.stdout.split()
+
+
+def test_bash_completes_nouns_verbs_and_options(bash: Path) -> None:
+    assert set(NOUNS) <= set(_complete(bash, "vkteamsctl", ""))
+    assert _complete(bash, "vkteamsctl", "diag") == ["diagnostic"]
+    for noun in commands.nouns():
+        assert {verb.name for verb in noun.verbs} <= set(_complete(bash, "vkteamsctl", noun.name, ""))
+        verb = noun.verbs[-1]
+        offered = set(_complete(bash, "vkteamsctl", noun.name, verb.name, "--"))
+        assert {name for flag in verb.flags for name in flag.names if name.startswith("--")} <= offered
+    assert "--foreground" in _complete(bash, "vkteamsd", "--f")
+
+
+def test_bash_completes_the_value_of_an_option(bash: Path, tmp_path: Path) -> None:
+    assert _complete(bash, "vkteamsctl", "daemon", "start", "--role", "l") == ["listen"]
+    assert _complete(bash, "vkteamsctl", "--output", "jsonl", "sea") == ["search"]
+    assert _complete(bash, "vkteamsctl", "search", "text", "--output", "q") == ["quiet"]
+    (tmp_path / "some.toml").touch()
+    assert _complete(bash, "vkteamsd", "--config", f"{tmp_path}/so") == [f"{tmp_path}/some.toml"]
+    assert _complete(bash, "vkteamsctl", "search", "text", "--since", "") == []
+
+
+def test_zsh_is_told_of_every_verb_and_option(tmp_path: Path) -> None:
+    text = completion.zsh()
+    for noun in commands.nouns():
+        for verb in noun.verbs:
+            line = next(line for line in text.splitlines() if line.lstrip().startswith(f"'{noun.name} {verb.name}')"))
+            assert all(f"{name}[" in line for flag in verb.flags for name in flag.names)
+    if shutil.which("zsh"):
+        (tmp_path / "_vkteamsctl").write_text(text, encoding="utf-8")
+        subprocess.run(["zsh", "-n", str(tmp_path / "_vkteamsctl")], check=True)
