@@ -181,6 +181,7 @@ def test_answers_without_ok_until_cleared(simulator: Simulator, client: BotClien
         assert plain(simulator).json().keys() == {"events"}
         assert ids(client, 0) == [1]
         assert client.self_get().nick == "opsbot"
+        assert client.call("chats/sendActions", chatId="1@chat.agent") == {}
     simulator.clear_faults()
     assert plain(simulator).json()["ok"] is True
 

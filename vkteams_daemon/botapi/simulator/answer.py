@@ -37,7 +37,8 @@ class Answer:
 
 def ok(fields: dict[str, Any]) -> Answer:
     """A method's answer."""
-    return Answer(body=json.dumps({"ok": True} | fields, ensure_ascii=False).encode("utf-8", "replace"))
+    text = json.dumps({"ok": True} | fields, ensure_ascii=False, separators=(",", ":"))
+    return Answer(body=text.encode("utf-8", "replace"))
 
 
 def refused(description: str, status: int = 200) -> Answer:
@@ -60,7 +61,7 @@ def spoilt(answer: Answer, fault: Fault) -> Answer:
     body = answer.body
     half = body[: len(body) // 2]
     if fault.name == "without_ok":
-        return replace(answer, body=body.replace(b'"ok":true,', b"", 1).replace(b'"ok": true, ', b"", 1))
+        return replace(answer, body=body.replace(b'"ok":true,', b"", 1).replace(b'"ok":true', b"", 1))
     if fault.name == "truncated":
         return replace(answer, body=half)
     if fault.name == "cut":

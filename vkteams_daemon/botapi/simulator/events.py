@@ -159,10 +159,15 @@ class EventLog:
                     raise Gone
 
     def acknowledged_events(self, most: int = 100) -> list[Event]:
-        """The newest events that were acknowledged already, oldest first."""
+        """The newest events of these ids that were acknowledged already, oldest first."""
+        events: list[Event] = []
         with self._lock:
-            events = [e.event for e in reversed(self._entries) if e.event and e.event.number <= self._acknowledged]
-        return events[:most][::-1]
+            for entry in reversed(self._entries):
+                if entry.kind == "restart" or len(events) == most:
+                    break
+                if entry.event and entry.event.number <= self._acknowledged:
+                    events.append(entry.event)
+        return events[::-1]
 
     def wake(self) -> None:
         """Let every waiting poll look again."""
