@@ -82,7 +82,7 @@ def test_it_answers_until_it_is_told_to_stop(run: Callable[..., Run], signum: in
 def test_it_stops_while_polls_are_held(run: Callable[..., Run]) -> None:
     command = run()
     with socket.create_connection(("127.0.0.1", int(command.url.split(":")[2].partition("/")[0]))) as client:
-        target = f"/bot/v1/events/get?token={command.token}&lastEventId=0&pollTime=600"
+        target = f"/bot/v1/events/get?token={command.token}&lastEventId=0&pollTime=60"
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
         until(lambda: command.steering.state()["waiting"] == 1, 30, "the poll")
         assert command.end(signal.SIGTERM)[0] == 0

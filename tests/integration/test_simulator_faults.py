@@ -161,7 +161,7 @@ def test_acknowledged_events_come_again(simulator: Simulator, client: BotClient)
     assert ids(client, 3) == [4]
     simulator.faults("replayed", count=2, most=2)
     assert [event["eventId"] for event in plain(simulator, 3).json()["events"]] == [2, 3, 4]
-    assert ids(client, 4, 600) == [3, 4], "a poll with nothing new answers them at once"
+    assert ids(client, 4, 60) == [3, 4], "a poll with nothing new answers them at once"
     assert ids(client, 4) == []
 
 
@@ -197,7 +197,7 @@ def test_a_fault_may_be_one_methods_alone(simulator: Simulator, client: BotClien
 @pytest.mark.parametrize("fault", ["revoked", "early_timeout", "reset"])
 def test_a_held_poll_has_a_fault_at_once(simulator: Simulator, client: BotClient, fault: str) -> None:
     with ThreadPoolExecutor() as threads:
-        held = threads.submit(ids, client, 0, 600)
+        held = threads.submit(ids, client, 0, 60)
         wait_polled(simulator)
         simulator.faults(fault)
         assert isinstance(held.exception(30), ApiError)

@@ -48,7 +48,7 @@ def test_a_poll_without_events_is_held_for_its_time(simulator: Simulator) -> Non
 
 def test_a_held_poll_is_woken_by_an_event(simulator: Simulator) -> None:
     with ThreadPoolExecutor() as threads:
-        answer = threads.submit(poll, simulator, 0, 600)
+        answer = threads.submit(poll, simulator, 0, 60)
         wait_polled(simulator)
         event = simulator.say("1@chat.agent", "anna", "Привет")
         assert answer.result(30) == [event]
@@ -59,7 +59,7 @@ def test_a_client_that_hangs_up_is_let_go(simulator: Simulator) -> None:
     clients = []
     for _ in range(5):
         client = socket.create_connection(("127.0.0.1", simulator.port))
-        target = f"/bot/v1/events/get?token={simulator.token}&lastEventId=0&pollTime=600"
+        target = f"/bot/v1/events/get?token={simulator.token}&lastEventId=0&pollTime=60"
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
         clients.append(client)
     wait_polled(simulator, 5)
@@ -106,7 +106,7 @@ def test_a_lenient_simulator_answers_acknowledged_events_again(make_simulator: C
 
 def test_twenty_pollers_get_ten_thousand_events_at_once(simulator: Simulator) -> None:
     with ThreadPoolExecutor(20) as threads:
-        answers = [threads.submit(poll, simulator, 0, 600) for _ in range(20)]
+        answers = [threads.submit(poll, simulator, 0, 60) for _ in range(20)]
         wait_polled(simulator, 20)
         issue(simulator, 10_000)
         for answer in answers:
@@ -116,7 +116,7 @@ def test_twenty_pollers_get_ten_thousand_events_at_once(simulator: Simulator) ->
 def test_an_idle_simulator_uses_no_cpu(simulator: Simulator) -> None:
     """Counted in switches of the whole process, which load from outside does not change."""
     with ThreadPoolExecutor(20) as threads:
-        answers = [threads.submit(poll, simulator, 0, 600) for _ in range(20)]
+        answers = [threads.submit(poll, simulator, 0, 60) for _ in range(20)]
         wait_polled(simulator, 20)
         until(lambda: _quiet(1.2), 60, "a second in which nothing ran")
         simulator.stop()
@@ -135,7 +135,7 @@ def _quiet(seconds: float) -> bool:
 
 def test_both_pollers_get_the_events(simulator: Simulator) -> None:
     with ThreadPoolExecutor(2) as threads:
-        answers = [threads.submit(poll, simulator, 0, 600) for _ in range(2)]
+        answers = [threads.submit(poll, simulator, 0, 60) for _ in range(2)]
         wait_polled(simulator, 2)
         issue(simulator, 1)
         assert [ids(answer.result(30)) for answer in answers] == [[1], [1]]
@@ -144,9 +144,9 @@ def test_both_pollers_get_the_events(simulator: Simulator) -> None:
 def test_the_newest_poller_takes_the_events(make_simulator: Callable[..., Simulator]) -> None:
     simulator = make_simulator(one_poller=True)
     with ThreadPoolExecutor(2) as threads:
-        older = threads.submit(poll, simulator, 0, 600)
+        older = threads.submit(poll, simulator, 0, 60)
         wait_polled(simulator)
-        newer = threads.submit(poll, simulator, 0, 600)
+        newer = threads.submit(poll, simulator, 0, 60)
         assert older.result(30) == []
         issue(simulator, 1)
         assert ids(newer.result(30)) == [1]
@@ -163,13 +163,21 @@ def test_ids_started_over_are_answered_to_a_cursor_from_before(simulator: Simula
     issue(simulator, 5)
     poll(simulator, 4)
     with ThreadPoolExecutor() as threads:
-        held = threads.submit(poll, simulator, 5, 600)
+        held = threads.submit(poll, simulator, 5, 60)
         wait_polled(simulator)
         simulator.restart_ids()
         issue(simulator, 2)
         assert ids(held.result(30))[0] == 1
     assert ids(poll(simulator, 5)) == [1, 2]
     assert ids(poll(simulator, 1)) == [2]
+
+
+def test_a_cursor_from_before_gets_all_even_when_the_ids_pass_it_at_once(simulator: Simulator) -> None:
+    with ThreadPoolExecutor() as threads:
+        held = threads.submit(poll, simulator, 5, 60)
+        wait_polled(simulator)
+        issue(simulator, 10)
+        assert ids(held.result(30)) == list(range(1, 11))
 
 
 def test_what_is_unread_when_the_ids_start_over_gets_new_ones(simulator: Simulator) -> None:
@@ -235,7 +243,7 @@ def test_the_unknown_shapes_can_be_had(make_simulator: Callable[..., Simulator])
 def test_a_stopped_simulator_comes_back_on_its_port_with_what_it_knew(simulator: Simulator) -> None:
     issue(simulator, 2)
     with ThreadPoolExecutor() as threads:
-        held = threads.submit(poll, simulator, 2, 600)
+        held = threads.submit(poll, simulator, 2, 60)
         wait_polled(simulator)
         simulator.stop()
         held.exception(30)

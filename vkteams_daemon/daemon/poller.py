@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 STANDBY_INTERVAL = 2.0  # seconds between two tries for a lock that another process holds
 OWN_SESSION_GRACE = 12.0  # seconds the server may need to end our own broken session (idle_session_timeout is 10)
-REPEAT_MAX = 5.0  # seconds; longest wait while the API repeats events that are stored already
+REPEAT_MAX = 5.0  # seconds; longest wait while the API repeats events that are stored already, or holds no poll
 PERMANENT = (ConfigError, SchemaError, Unauthorised, NotBotApi)
 
 
@@ -164,12 +164,17 @@ class Poller:
         cursor = sink.cursor
         if cursor is None or self._stop.is_set():
             return 0.0
+        asked = time.monotonic()
         body = self.client.poll(cursor.last_event_id, self.poll_time)
         arrived, received_at = time.monotonic(), datetime.now(UTC)
         events = api_events.read(body, received_at)
         self._api_answered(received_at)
         if not events:
-            return 0.0
+            if arrived - asked >= self.poll_time / 2:
+                self._repeats.succeeded()
+                return 0.0
+            # Nothing, and at once: a server that does not hold the poll, or another poller that it prefers.
+            return self._repeats.failed()
         self._status.events.received += len(events)
         self._arrivals.append((arrived, len(events)))
         self._held = Batch(events, cursor.generation, arrived)
