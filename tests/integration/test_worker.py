@@ -10,10 +10,12 @@ import pytest
 
 from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.models import write_encoder
+from tests.harness.waiting import until
 from vkteams_daemon.embedding import catalogue, worker
 from vkteams_daemon.embedding.model import Chunk, Model
 from vkteams_daemon.embedding.worker import Stopped, Tally
 from vkteams_daemon.search.stats import coverage, statistics
+from vkteams_daemon.store import queue
 
 TEXTS = ("the proxy is down again", "кто дежурит сегодня?", "restart the proxy please")
 
@@ -188,3 +190,24 @@ def test_statistics_count_what_waits_and_what_is_parked(chat: Chat, model: Watch
         counted = statistics(connection)
         assert (counted.queued, counted.parked, counted.models[0].messages) == (1, 1, 2)
         assert coverage(connection).without_vector == 1
+
+
+def test_an_idle_keeper_sees_what_others_work_off(chat: Chat, model: WatchedModel) -> None:
+    stored = chat.register(model)
+    chat.say("the index is built with the first one")
+    chat.embed(model)
+    chat.say(*TEXTS, first=2)
+    tally, stop, wake = Tally(), threading.Event(), threading.Event()
+    keeper = threading.Thread(target=chat.worker(model, tally, stop=stop).run, args=(wake, 600.0), daemon=True)
+    try:
+        with chat.connection() as other, other.transaction():
+            assert len(queue.claim(other, stored.model_id, 10)) == 3
+            keeper.start()
+            until(lambda: tally.queued == 3, 30.0, "the count of what another worker has claimed")
+            other.execute("DELETE FROM embedding_queue")
+        until(lambda: tally.queued == 0, 30.0, "a count long before the next look at an idle queue")
+    finally:
+        stop.set()
+        wake.set()
+        keeper.join(30.0)
+    assert not keeper.is_alive()

@@ -33,6 +33,7 @@ RETRY_MAX = 3600.0
 TROUBLE_MAX = 60.0  # seconds between two attempts at a database or model that fails
 ROUND_TOKENS = 32768  # about; one round is seconds of work, however long the texts are
 COUNT_EVERY = 10.0  # seconds between two counts of a queue that is being worked off
+RECOUNT = 1.0  # seconds until an idle keeper counts again what others have claimed
 
 
 class Stopped(Exception):
@@ -151,7 +152,9 @@ class Worker:
             failures = 0
             self._tally.well(self)
             if not busy and not stop.is_set():
-                wake.wait(poll_interval)
+                # What another worker has claimed still counts as queued: the figure must not outlive its work.
+                others_at_work = self._keeper and self._tally.queued
+                wake.wait(min(poll_interval, RECOUNT) if others_at_work else poll_interval)
 
     def round(self) -> int:
         """Claim, embed and store once; returns how many queue rows were claimed.
