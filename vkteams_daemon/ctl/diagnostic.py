@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from datetime import datetime
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import moments
-from vkteams_daemon.ctl.output import Answer, Screen, cell
+from vkteams_daemon.ctl.output import Answer, Screen, cell, size
 from vkteams_daemon.errors import ConfigError, VkTeamsError
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _UNHEALTHY = 69
 _PATIENCE = 5.0  # seconds a health check waits for one answer of the API
+_LEAST_FREE = 256 * 2**20  # bytes; PostgreSQL, the log and the status file must be able to grow for a while
+_WELL = ("running", "standby", "starting")
 
 
 def register(nouns: Any, common: argparse.ArgumentParser) -> None:
@@ -25,7 +28,7 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
     verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
     health = verbs.add_parser(
         "health",
-        help="the API, the database, the vectors and the daemon: exit code 0, or 69 where one is not well",
+        help="the API, database, vectors, daemon, model and disk: exit code 0, or 69 where one is not well",
         parents=[common],
         epilog="example:\n  vkteamsctl diagnostic health --output json",
     )
@@ -53,14 +56,16 @@ def _health(args: argparse.Namespace, config: Config) -> Answer:
     problems: list[str] = []
     data: dict[str, Any] = {"api_connection": _api(config, problems)}
     data["database"], data["vector_store"] = _database(config, problems)
-    data["daemon"] = _daemon(config, problems)
+    data["daemon"] = daemon = _daemon(config, problems)
+    data["model"] = _model(config, problems)
+    data["disk"] = disk = _disk(config, problems)
     data["problems"] = problems
 
     def render(screen: Screen) -> None:
-        for name in ("api_connection", "database", "vector_store"):
-            screen.pairs([(name.ljust(14), data[name])])
-        daemon = data["daemon"]
-        screen.pairs([("daemon".ljust(14), f"{daemon['status']}, last activity {cell(daemon['last_activity'])}")])
+        pairs = [(name, data[name]) for name in ("api_connection", "database", "vector_store", "model")]
+        pairs.append(("daemon", f"{daemon['status']}, last activity {cell(daemon['last_activity'])}"))
+        pairs += [("disk", f"{size(place['free'])} free of {size(place['total'])}, {place['path']}") for place in disk]
+        screen.pairs(pairs)
         for problem in problems:
             screen.line(problem, "red")
 
@@ -106,7 +111,41 @@ def _database(config: Config, problems: list[str]) -> tuple[str, str]:
 
 
 def _daemon(config: Config, problems: list[str]) -> dict[str, Any]:
-    raise NotImplementedError
+    from vkteams_daemon.daemon.condition import look
+
+    condition = look(config)
+    if condition.word not in _WELL:
+        problems.append(f"daemon: {condition.word}{f': {condition.error}' if condition.error else ''}")
+    return condition.summary()
+
+
+def _model(config: Config, problems: list[str]) -> str:
+    """`ok`, `off` where none is wanted, or `failed`."""
+    from vkteams_daemon.embedding import catalogue, manifest
+
+    try:
+        name = catalogue.chosen(config)
+        if name is None:
+            return "off"
+        manifest.check_sizes(manifest.read(catalogue.find(config.models_dir, name)))
+    except VkTeamsError as error:
+        problems.append(f"model: {error}")
+        return "failed"
+    return "ok"
+
+
+def _disk(config: Config, problems: list[str]) -> list[dict[str, Any]]:
+    """The file systems that the daemon writes to."""
+    places: dict[int, dict[str, Any]] = {}
+    for directory in (config.state_dir, config.log_file.parent, config.runtime_dir):
+        path = next((path for path in (directory, *directory.parents) if path.exists()), Path("/"))
+        total, _, free = shutil.disk_usage(path)
+        if path.stat().st_dev in places:
+            continue
+        places[path.stat().st_dev] = {"path": str(directory), "free": free, "total": total}
+        if free < min(_LEAST_FREE, total // 10):
+            problems.append(f"disk: {size(free)} are left for {directory}")
+    return list(places.values())
 
 
 def _self(args: argparse.Namespace, config: Config) -> Answer:
@@ -163,7 +202,3 @@ def _short(payload: Any) -> str:
     text = payload.get("text") if isinstance(payload, dict) else None
     shown = text if isinstance(text, str) else json.dumps(payload, ensure_ascii=False)
     return shown if len(shown) <= 60 else shown[:59] + "…"
-
-
-def _later(moments_: list[datetime | None]) -> datetime | None:
-    return max((moment for moment in moments_ if moment), default=None)

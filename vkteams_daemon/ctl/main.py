@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -98,16 +99,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     mode, noun = _glance(arguments)
     run = _Run(mode, noun or "")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a chat's letters need not be the terminal's
     try:
-        return run.command(arguments, noun)
-    except SystemExit as end:  # --help and --version
-        return end.code if isinstance(end.code, int) else 0
+        code = _outcome(run, arguments, noun)
+        sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read us has gone; nothing more can be said, not even by the interpreter's own flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    return code
+
+
+def _outcome(run: _Run, arguments: Sequence[str], noun: str | None) -> int:
+    try:
+        return run.command(arguments, noun)
+    except SystemExit as end:  # --help and --version
+        return end.code if isinstance(end.code, int) else 0
+    except BrokenPipeError:
+        raise
     except VkTeamsError as error:
         return run.failed(error, error.exit_code, error.hint)
     except Exception as error:  # noqa: BLE001  the last resort: people get a sentence, not a traceback
@@ -121,7 +133,7 @@ class _Run:
     def __init__(self, mode: str, name: str) -> None:
         self.mode = mode
         self.name = name
-        self.secrets: list[str] = []
+        self.config: Any = None
 
     def command(self, arguments: Sequence[str], noun: str | None) -> int:
         if not noun and not {"--help", "-h", "--version"} & set(arguments):
@@ -157,18 +169,21 @@ class _Run:
 
         if not getattr(args, "needs_config", True):
             return config.Config(instance=getattr(args, "instance", ""))
-        loaded = config.load(
+        self.config = config.load(
             getattr(args, "config", None),
             instance=getattr(args, "instance", ""),
             flags={"daemon.pid_file": getattr(args, "pid_file", None)},
         )
-        self.secrets = [value for value in (loaded.api.token, loaded.api.proxy, loaded.database.url) if value]
-        return loaded
+        return self.config
 
     def _masked(self, text: str) -> str:
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        return text
+        if self.config is None:
+            return text
+        from vkteams_daemon.daemon.redaction import Secrets
+
+        secrets = Secrets()
+        secrets.learn(self.config)
+        return secrets.hide(text)
 
 
 def _glance(arguments: Sequence[str]) -> tuple[str, str | None]:

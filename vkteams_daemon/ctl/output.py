@@ -75,6 +75,7 @@ class Screen:
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
         """A table: drawn and fitted to its width on a terminal, plain aligned columns otherwise."""
+        headings = [one_line(heading) for heading in headings]
         cells = [[cell(value) for value in row] for row in rows]
         numeric = [all(re.fullmatch(r"[\d.,+-]*", row[n]) for row in cells) for n in range(len(headings))]
         if self.terminal:

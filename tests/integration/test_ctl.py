@@ -1,0 +1,441 @@
+"""vkteamsctl as people and programs meet it: real processes, and an archive of a few messages."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.harness.daemon import ROOT, DaemonProcess
+from tests.harness.embedding import ROOM, Chat
+from tests.harness.samples import ARRIVAL, GROUP, body, event, message
+from vkteams_daemon.botapi.events import read
+from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.ctl.main import NOUNS, main
+from vkteams_daemon.embedding.model import Model
+
+Make = Callable[..., DaemonProcess]
+KEYS = ["success", "data", "error", "timestamp", "command"]
+HOSTILE = "сервер \x1b[2J\x1b]0;owned\x07 \u202eупал"
+
+
+@pytest.fixture
+def archive(database_url: str) -> Iterator[Chat]:
+    """Three messages, one of them an attack on the terminal, one edit, one deletion, one event in quarantine."""
+    chat = Chat(database_url)
+    chat.writer.store(read(body(
+        message(1, "Сервер упал ночью", chat=GROUP), message(2, HOSTILE, chat=GROUP), message(3, "ok", chat=GROUP),
+        message(4, "обедать", chat={"chatId": "1@chat.agent"}),
+        event(5, "editedMessage", {"msgId": "3", "chat": GROUP, "text": "совсем ok", "editedTimestamp": 1764000500}),
+        event(6, "deletedMessage", {"msgId": "4", "chat": {"chatId": "1@chat.agent"}}),
+        event(7, "newMessage", {"text": "no chat"}),
+    ), ARRIVAL))  # fmt: skip
+    yield chat
+    chat.close()
+
+
+@pytest.fixture
+def ask(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """Run a command in this process on the test's database; what it printed, or with `code` that it ends with it."""
+    for name in [name for name in os.environ if name.startswith("VKTEAMS_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "d.toml").write_text(
+        f"[daemon]\nstate_dir = '{tmp_path}/state'\nruntime_dir = '{tmp_path}/run'\n[api]\nurl = 'http://127.0.0.1:9'\n"
+    )
+    monkeypatch.setenv("VKTEAMS_BOT_CONFIG", str(tmp_path / "d.toml"))
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+    def run(*words: str, code: int = 0, mode: str = "json") -> Any:
+        capsys.readouterr()
+        assert main(["--output", mode, *words]) == code, capsys.readouterr().err
+        out, err = capsys.readouterr()
+        if code:
+            assert err.startswith("vkteamsctl: ")
+            assert err.count("\n") == 1
+        if mode != "json":
+            return out if not code else err
+        said = json.loads(out)
+        assert list(said) == KEYS
+        assert said["success"] is (code == 0)
+        return said["data"] if not code else said
+
+    return run
+
+
+# The command line
+
+
+PROGRAM = [sys.executable, str(ROOT / "bin" / "vkteamsctl")]
+
+
+def _environ(**more: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("VKTEAMS_", "DATABASE_URL"))}
+    return clean | {"PYTHONPATH": str(ROOT)} | more
+
+
+def _run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *words], env=_environ(**environ), cwd="/", text=True, capture_output=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ((), 64, "no command is named. See `vkteamsctl --help`."),
+        (("nonsense",), 64, "NOUN: invalid choice: nonsense. There are daemon, search, "),
+        (("daemon",), 64, "the following arguments are required: VERB. See `vkteamsctl daemon --help`."),
+        (("daemon", "dance"), 64, "VERB: invalid choice: dance. There are start, stop, "),
+        (("--output", "xml", "daemon", "status"), 64, "--output: invalid choice: xml. There are table, json, "),
+        (("search", "text"), 64, "the following arguments are required: QUERY"),
+        (("search", "text", "x", "--since", "soon"), 64, "--since: soon is not a moment"),
+        (("search", "text", "x", "--limit", "0"), 64, "--limit: 0 is not a whole number"),
+        (("search", "text", " "), 64, "the query is empty"),
+        (("config", "show", "--conf", "x"), 64, "unrecognized arguments: --conf x"),
+        (("config", "show", "--config", "/no/such.toml"), 78, "/no/such.toml: cannot be read: No such file"),
+        (("--config", "/no/such.toml", "daemon", "status"), 78, "/no/such.toml: cannot be read: No such file"),
+        (("--instance", "a/b", "config", "check"), 78, "--instance: a/b is not a name"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_and_an_exit_code(words: tuple[str, ...], code: int, said: str) -> None:
+    done = _run(*words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("vkteamsctl: ")
+    assert said in done.stderr.replace("'", "")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_mistake_in_json_has_its_envelope_too() -> None:
+    done = _run("--output", "json", "daemon", "dance")
+    said = json.loads(done.stdout)
+    assert list(said) == KEYS
+    assert (said["success"], said["data"], said["command"]) == (False, None, "daemon")
+    assert f"vkteamsctl: {said['error']}\n" == done.stderr
+
+
+def test_help_and_version_are_no_errors() -> None:
+    assert re.fullmatch(r"vkteamsctl \d+\.\d+\.\d+\S*\n", _run("--version").stdout)
+    said = _run("--help")
+    assert (said.returncode, said.stderr) == (0, "")
+    for noun, (_, line) in NOUNS.items():
+        assert f"    {noun}" in said.stdout
+        assert line in said.stdout
+    assert _run("search", "text", "--help").returncode == 0
+
+
+def test_options_may_stand_before_the_noun_or_after_the_verb() -> None:
+    for words in (("--output", "json", "config", "check"), ("config", "check", "--output", "json")):
+        done = _run(*words, HOME="/nonexistent", XDG_CONFIG_HOME="/nonexistent")
+        assert json.loads(done.stdout)["command"] == "config check"
+
+
+def test_a_traceback_only_for_those_who_ask() -> None:
+    environ = {"DATABASE_URL": "postgresql://nobody:s3cret@127.0.0.1:9/none", "VKTEAMS_BOT_CONFIG": "/dev/null"}
+    done = _run("database", "stats", **environ)
+    assert done.returncode == 69
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+    done = _run("database", "stats", **environ, VKTEAMS_DEBUG="1")
+    assert done.returncode == 69
+    assert "Traceback" in done.stderr
+    assert "s3cret" not in done.stderr
+
+
+def test_a_fault_of_the_program_is_a_sentence_and_keeps_its_secrets(
+    ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vkteams_daemon.ctl import config as room
+
+    token = "001.1234567890.0987654321:42"
+    monkeypatch.setenv("VKTEAMS_BOT_API_TOKEN", token)
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError(f"{token} and 001.1234567890.0987654321%3A42")
+
+    monkeypatch.setattr(room.configuration, "masked", broken)
+    said = ask("config", "show", code=70)
+    assert said["error"].startswith("internal error: ZeroDivisionError: *** and ***. This is a fault of the program; ")
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    for words, said in (
+        (("config", "show", "--template"), ""),
+        (("--output", "json", "daemon", "dance"), "VERB: invalid choice"),
+        (("--help",), ""),
+    ):
+        done = subprocess.run(
+            [*PROGRAM, *words], env=_environ(), stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+        )
+        assert done.returncode == 141 or words == ("--help",)
+        assert done.stderr.count("\n") == bool(said)
+        assert said in done.stderr
+    os.close(writing)
+
+
+def test_a_terminal_that_knows_few_letters(archive: Chat) -> None:
+    environ = {"DATABASE_URL": archive.url, "VKTEAMS_BOT_CONFIG": "/dev/null", "PYTHONIOENCODING": "ascii"}
+    done = _run("search", "text", "сервер", **environ)
+    assert done.returncode == 0, done.stderr
+    assert "message 1" in done.stdout
+    done = _run("--output", "json", "search", "text", "сервер", **environ)
+    assert "Сервер упал ночью" in [hit["text"] for hit in json.loads(done.stdout)["data"]["hits"]]
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_what_chats_say_never_steers_the_terminal(archive: Chat, colours: bool) -> None:
+    environ = _environ(DATABASE_URL=archive.url, VKTEAMS_BOT_CONFIG="/dev/null", TERM="xterm", LC_ALL="C.UTF-8")
+    environ |= {} if colours else {"NO_COLOR": "1"}
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*PROGRAM, "search", "text", "сервер"],
+        stdin=theirs, stdout=theirs, stderr=theirs, env=environ,
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # the end of a terminal is an error
+            while chunk := os.read(ours, 4096):
+                said += chunk
+    os.close(ours)
+    text = said.decode()
+    assert process.returncode == 0
+    assert "упал" in text
+    assert "\u202e" not in text
+    assert "\x07" not in text
+    assert set(re.findall(r"\x1b.{0,3}", text)) <= ({"\x1b[1m", "\x1b[2m", "\x1b[33", "\x1b[0m"} if colours else set())
+    assert ("\x1b[33m" in text) is colours
+
+
+# Searching
+
+
+def test_search_in_every_mode(ask: Callable[..., Any], archive: Chat) -> None:
+    data = ask("search", "text", "сервера")
+    assert {hit["msg_id"] for hit in data["hits"]} == {"1", "2"}
+    assert data["hits"][0].keys() >= {
+        "chat_id",
+        "chat_title",
+        "msg_id",
+        "author",
+        "sent_at",
+        "text",
+        "snippet",
+        "score",
+    }
+    assert ask("search", "text", "сервера", "--limit", "1", mode="jsonl").count("\n") == 1
+    assert set(ask("search", "text", "сервер", mode="quiet").splitlines()) == {f"{ROOM} 1", f"{ROOM} 2"}
+    shown = ask("search", "text", "сервер", mode="table")
+    assert "Ops · Anna Ivanova · " in shown
+    assert "\x1b" not in shown
+    assert "2 hits" in shown
+
+
+def test_search_filters(ask: Callable[..., Any], archive: Chat) -> None:
+    assert ask("search", "text", "сервер", "--chat-id", "no@chat.agent")["hits"] == []
+    assert len(ask("search", "text", "сервер", "--chat-id", ROOM, "--chat-id", "x")["hits"]) == 2
+    assert ask("search", "text", "сервер", "--user-id", "nobody")["hits"] == []
+    assert len(ask("search", "text", "сервер", "--since", "2025-11-24", "--until", "2025-11-24")["hits"]) == 2
+    assert ask("search", "text", "сервер", "--until", "2025-11-23")["hits"] == []
+    assert ask("search", "text", "сервер", "--since", "1h")["hits"] == []
+    assert ask("search", "text", "обедать")["hits"] == [], "a deleted message is found by nobody"
+    assert "1001 is too many" in ask("search", "text", "x", "--limit", "1001", code=64)["error"]
+
+
+def test_search_by_meaning(
+    ask: Callable[..., Any], archive: Chat, tiny_model_dir: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "model install" in ask("search", "semantic", "сервер", code=78)["error"]
+    monkeypatch.setenv("VKTEAMS_EMBEDDING_MODELS_DIR", str(models_dir))
+    model = Model.load(tiny_model_dir)
+    archive.register(model)
+    archive.execute(
+        "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind) SELECT chat_id, msg_id, model_id, 'message'"
+        " FROM messages, embedding_models WHERE deleted_at IS NULL ON CONFLICT DO NOTHING"
+    )
+    archive.embed(model)
+    hits = ask("search", "semantic", "Сервер упал ночью")["hits"]
+    assert hits[0]["msg_id"] == "1"
+    assert hits[0]["score"] > 0.99
+    assert len(hits) == 3
+
+
+# The archive
+
+
+def test_database_init_and_migrate(
+    empty_database_url: str, ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty_database_url)
+    ask("database", "stats", code=78)
+    first = ask("database", "init")
+    assert first["version"] == first["rows"][-1]["version"] >= 1
+    assert ask("database", "init") == ask("database", "migrate") == first
+    assert "the schema is version" in ask("database", "migrate", mode="table")
+
+
+def test_database_stats(ask: Callable[..., Any], archive: Chat) -> None:
+    data = ask("database", "stats")
+    assert (data["events"], data["messages"], data["deleted"], data["quarantined"]) == (7, 4, 1, 1)
+    assert ask("database", "stats", "--chat-id", ROOM)["messages"] == 3
+    shown = ask("database", "stats", mode="table")
+    assert re.search(r"messages +4 \(1 edited, 1 deleted\)", shown)
+    assert "embedding_queue" in shown
+
+
+def test_database_quarantine(ask: Callable[..., Any], archive: Chat) -> None:
+    data = ask("database", "quarantine")
+    assert (data["total"], len(data["rows"])) == (1, 1)
+    assert (data["rows"][0]["event_id"], data["rows"][0]["error"]) == (7, "newMessage without a chat")
+    assert "newMessage without a chat" in ask("database", "quarantine", mode="table")
+    assert ask("database", "quarantine", mode="quiet") == "1000000001 7\n"
+
+
+def test_database_cursor(ask: Callable[..., Any], archive: Chat) -> None:
+    (row,) = ask("database", "cursor")["rows"]
+    assert (row["bot_id"], row["generation"], row["last_event_id"], row["highest_stored"]) == ("1000000001", 1, 7, 7)
+    archive.writer.close()
+    for change in (("--set", "3"), ("--restart",)):
+        assert "not done: " in ask("database", "cursor", *change, code=64)["error"]
+    assert ask("database", "cursor")["rows"][0]["last_event_id"] == 7
+    assert ask("database", "cursor", "--set", "3", "--yes")["rows"][0]["last_event_id"] == 3
+    (row,) = ask("database", "cursor", "--restart", "--yes")["rows"]
+    assert (row["generation"], row["last_event_id"]) == (2, 0)
+    assert "no bot 5" in ask("database", "cursor", "--bot", "5", "--set", "1", "--yes", code=69)["error"]
+    assert "is not an event id" in ask("database", "cursor", "--set", "-1", code=64)["error"]
+
+
+def test_a_cursor_that_a_daemon_holds_is_left_alone(ask: Callable[..., Any], archive: Chat) -> None:
+    assert archive.writer.holds
+    assert "a daemon listens" in ask("database", "cursor", "--restart", "--yes", code=75)["error"]
+
+
+def test_the_newest_events(ask: Callable[..., Any], archive: Chat) -> None:
+    rows = ask("diagnostic", "events")["rows"]
+    assert [row["event_id"] for row in rows] == [7, 6, 5, 4, 3, 2, 1]
+    assert rows[-1]["payload"]["text"] == "Сервер упал ночью"
+    assert [row["event_id"] for row in ask("diagnostic", "events", "--limit", "2")["rows"]] == [7, 6]
+    assert [row["event_id"] for row in ask("diagnostic", "events", "--type", "editedMessage")["rows"]] == [5]
+    assert [row["event_id"] for row in ask("diagnostic", "events", "--chat-id", "1@chat.agent")["rows"]] == [6, 4]
+    assert "\x1b" not in ask("diagnostic", "events", mode="table")
+    assert "no such event" in ask("diagnostic", "events", "--type", "x", mode="table")
+
+
+# The configuration
+
+
+def test_config_show(ask: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VKTEAMS_BOT_API_TOKEN", "001.1234567890.0987654321:42")
+    data = ask("config", "show", "--pid-file", "/x/y.pid")
+    assert "1234567890" not in str(data)
+    rows = {row["option"]: (row["value"], row["source"]) for row in data["rows"]}
+    assert rows["api.token"] == ("***", "environment")
+    assert rows["database.url"] == ("***", "environment")
+    assert rows["api.url"] == ("http://127.0.0.1:9", "file")
+    assert rows["daemon.pid_file"] == ("/x/y.pid", "flag")
+    assert rows["api.poll_time"] == (30, "default")
+    assert (data["file"], data["paths"]["pid_file"]) == (str(tmp_path / "d.toml"), "/x/y.pid")
+    monkeypatch.delenv("VKTEAMS_BOT_API_TOKEN")
+    (tmp_path / "token").write_text("001.1234567890.0987654321:42")
+    monkeypatch.setenv("VKTEAMS_API_TOKEN_FILE", str(tmp_path / "token"))
+    rows = {row["option"]: (row["value"], row["source"]) for row in ask("config", "show")["rows"]}
+    assert rows["api.token"] == ("***", "secret's own file")
+    assert "1234567890" not in ask("config", "show", mode="table")
+
+
+def test_the_template_is_the_file_of_all_options(ask: Callable[..., Any]) -> None:
+    text = ask("config", "show", "--template", mode="table")
+    assert text == (ROOT / "etc" / "vkteamsd.toml").read_text(encoding="utf-8")
+    assert tomllib.loads(text)
+
+
+def test_config_check(ask: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ask("config", "check")
+    assert data["valid"] is True
+    assert any("api.token is not set" in note for note in data["notes"])
+    monkeypatch.setenv("VKTEAMS_API_POOL_TIME", "5")
+    assert "$VKTEAMS_API_POOL_TIME: no option has this variable" in ask("config", "check")["notes"]
+    (tmp_path / "d.toml").write_text("[api]\npoll_time = 0\n")
+    said = ask("config", "check", code=78)
+    assert said["error"] == f"api.poll_time: 0 is out of range: at least 1, at most 300 ({tmp_path}/d.toml, line 2)"
+
+
+# Health
+
+
+def test_health_where_everything_is_well(
+    vkteamsd: Make, simulator: Simulator, database_url: str, models_dir: Path
+) -> None:
+    options = {"embedding.models_dir": str(models_dir)}
+    daemon = vkteamsd(api_url=simulator.url, database_url=database_url, fake="ready", options=options).started()
+    daemon.wait_state("listening")
+    done = daemon.ctl("--output", "json", "diagnostic", "health")
+    said = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, said["success"]) == (0, "", True), done.stderr
+    data = said["data"]
+    assert list(data) == ["api_connection", "database", "vector_store", "daemon", "model", "disk", "problems"]
+    assert (data["api_connection"], data["database"], data["vector_store"], data["model"]) == ("ok", "ok", "off", "ok")
+    assert data["daemon"].keys() == {"status", "uptime", "events_processed", "last_activity"}
+    assert data["daemon"]["status"] == "running"
+    assert data["disk"][0].keys() == {"path", "free", "total"}
+    assert data["problems"] == []
+    shown = daemon.ctl("diagnostic", "health").stdout
+    assert re.search(r"api_connection +ok\n", shown)
+    assert re.search(r"daemon +running, last activity ", shown)
+
+
+def test_health_where_nothing_is_well(vkteamsd: Make) -> None:
+    daemon = vkteamsd(options={"embedding.model": "absent"})
+    done = daemon.ctl("--output", "json", "diagnostic", "health")
+    said = json.loads(done.stdout)
+    assert done.returncode == 69
+    assert said["success"] is False
+    data = said["data"]
+    assert (data["api_connection"], data["database"], data["vector_store"], data["model"]) == ("failed",) * 4
+    assert data["daemon"] == {"status": "not running", "uptime": None, "events_processed": None, "last_activity": None}
+    assert [problem.partition(":")[0] for problem in data["problems"]] == ["api", "database", "daemon", "model"]
+    assert done.stderr == f"vkteamsctl: {said['error']}\n"
+    assert daemon.options["api.token"] not in done.stdout + done.stderr
+
+
+def test_a_full_disk_is_not_well(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from vkteams_daemon.ctl import diagnostic
+
+    monkeypatch.setattr(diagnostic.shutil, "disk_usage", lambda path: (10**12, 10**12 - 2**20, 2**20))
+    problems = ask("diagnostic", "health", code=69)["data"]["problems"]
+    assert any(problem.startswith("disk: 1.0 MiB are left for ") for problem in problems)
+
+
+def test_who_the_token_belongs_to(vkteamsd: Make, simulator: Simulator) -> None:
+    data = vkteamsd(api_url=simulator.url).answer("diagnostic", "self")
+    assert (data["user_id"], data["nick"], data["url"]) == ("1000000001", "opsbot", simulator.url)
+    done = vkteamsd(api_url=simulator.url, token="001.1111111111.2222222222:3").ctl("diagnostic", "self")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr.startswith("vkteamsctl: the Bot API refused the token. ")
+    assert "1111111111" not in done.stderr
+    done = vkteamsd(token="").ctl("diagnostic", "self")
+    assert (done.returncode, "api.token: it is not set" in done.stderr) == (78, True)
+
+
+def test_nothing_but_the_daemon_ever_polls(
+    ask: Callable[..., Any], archive: Chat, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VKTEAMS_BOT_API_URL", simulator.url)
+    ask("diagnostic", "events")
+    ask("diagnostic", "health", code=69)
+    assert [entry.kind for entry in simulator.log() if entry.kind == "poll"] == []
+    with psycopg.connect(archive.url) as connection:
+        assert connection.execute("SELECT last_event_id FROM bots").fetchone() == (7,)

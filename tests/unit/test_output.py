@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from vkteams_daemon.ctl.output import (
+    Answer,
+    Screen,
+    cell,
+    clean,
+    envelope,
+    one_line,
+    plain,
+    rfc3339,
+    show,
+    show_error,
+    size,
+)  # fmt: skip
+
+HOSTILE = "a\x1b[31mb\x07\x9bc\u202ed\u2028e\ufefff\ud800g\x7fh\u2066i\r\n\tj"
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@dataclass
+class Row:
+    name: str
+    at: datetime
+
+
+def _shown(answer: Answer, mode: str, stream: io.StringIO | None = None) -> str:
+    stream = stream or io.StringIO()
+    show(answer, mode, "noun verb", stream)
+    return stream.getvalue()
+
+
+def test_the_envelope_always_has_the_same_keys_in_the_same_order() -> None:
+    done = json.loads(_shown(Answer({"a": 1}), "json"))
+    assert list(done) == ["success", "data", "error", "timestamp", "command"]
+    assert (done["success"], done["data"], done["error"], done["command"]) == (True, {"a": 1}, None, "noun verb")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", done["timestamp"])
+    assert list(envelope("x", None, "no")) == list(done)
+
+
+def test_success_is_the_exit_code() -> None:
+    said = json.loads(_shown(Answer({"a": 1}, exit_code=3, error="it is stopped"), "json"))
+    assert (said["success"], said["error"], said["data"]) == (False, "it is stopped", {"a": 1})
+    assert json.loads(_shown(Answer(None, exit_code=4), "json"))["error"] == "exit code 4"
+    stream = io.StringIO()
+    show_error("it is broken. Mend it.", "json", "noun", stream)
+    said = json.loads(stream.getvalue())
+    assert (said["success"], said["error"], said["data"], said["command"]) == (
+        False, "it is broken. Mend it.", None, "noun",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["table", "jsonl", "quiet"])
+def test_in_the_other_modes_an_error_says_nothing_on_standard_output(mode: str) -> None:
+    stream = io.StringIO()
+    show_error("it is broken", mode, "noun", stream)
+    assert stream.getvalue() == ""
+
+
+def test_json_lines_are_the_rows() -> None:
+    rows = [{"n": 1}, {"n": 2}]
+    for data in ({"hits": rows, "mode": "text"}, {"rows": rows}, rows):
+        assert _shown(Answer(data), "jsonl") == '{"n": 1}\n{"n": 2}\n'
+    assert _shown(Answer({"rows": []}), "jsonl") == ""
+    assert _shown(Answer({"a": 1}), "jsonl") == '{"a": 1}\n'
+
+
+def test_quiet_is_the_ids() -> None:
+    assert _shown(Answer({"a": 1}, ids=["x 1", "y\x1b 2"]), "quiet") == "x 1\ny 2\n"
+    assert _shown(Answer({"a": 1}), "quiet") == ""
+
+
+def test_json_escapes_what_steers_a_terminal_and_loses_nothing() -> None:
+    for mode in ("json", "jsonl"):
+        said = _shown(Answer({"text": HOSTILE}), mode)
+        assert not STEERING.search(said)
+        found = json.loads(said)
+        assert (found["data"] if mode == "json" else found)["text"] == HOSTILE
+
+
+def test_json_keeps_to_ascii_where_the_stream_is_no_utf_8() -> None:
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding="koi8-r", write_through=True) as stream:
+        show(Answer({"text": "привет 😀"}), "json", "x", stream)
+        assert json.loads(raw.getvalue())["data"]["text"] == "привет 😀"
+        assert raw.getvalue().isascii()
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_nothing_of_what_chats_say_steers_the_terminal(
+    stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def render(screen: Screen) -> None:
+        screen.line(HOSTILE, "bold")
+        screen.quote(HOSTILE, ("**", "**"))
+        screen.pairs([(HOSTILE, HOSTILE), ("list", [HOSTILE, HOSTILE])])
+        screen.table((HOSTILE, "n"), [(HOSTILE, 5), ([HOSTILE], 5)])
+
+    for answer in (
+        Answer({}, render),
+        Answer({HOSTILE: HOSTILE, "b": {"c": HOSTILE}}),
+        Answer(HOSTILE),
+        Answer([HOSTILE]),
+    ):
+        said = re.sub(r"\x1b\[[0-9;]*m", "", _shown(answer, "table", stream()))
+        assert not STEERING.search(said), repr(said)
+        assert "31mb" in said
+
+
+def test_colours_only_on_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+    def said(stream: io.StringIO) -> str:
+        screen = Screen(stream)
+        screen.line("good", "green")
+        screen.quote("a **b** c", ("**", "**"))
+        screen.pairs([("n", "v")])
+        screen.table(("h",), [("x",)])
+        return stream.getvalue()
+
+    assert "\x1b[32mgood\x1b[0m" in said(Terminal())
+    assert "a \x1b[33mb\x1b[0m c" in said(Terminal())
+    assert "\x1b" not in said(io.StringIO())
+    assert "a **b** c" in said(io.StringIO())
+    for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert "\x1b" not in said(Terminal())
+    monkeypatch.setenv("NO_COLOR", "")  # no-color.org: an empty one does not count
+    assert "\x1b" in said(Terminal())
+
+
+def test_tables_are_aligned_and_numbers_stand_right() -> None:
+    stream = io.StringIO()
+    Screen(stream).table(("name", "n"), [("ab", 5), ("длинное", 1234), (None, None)])
+    assert stream.getvalue() == "name        n\nab          5\nдлинное  1234\n-           -\n"
+    stream = io.StringIO()
+    Screen(stream).table(("only",), [])
+    assert stream.getvalue() == "only\n"
+
+
+def test_a_table_on_a_terminal_fits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    Screen(stream).table(("name", "text"), [("x", "[bold]слово[/bold] " * 20)])
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert max(map(len, lines)) <= 40
+    assert "[bold]" in stream.getvalue()
+
+
+def test_pairs_are_aligned() -> None:
+    stream = io.StringIO()
+    Screen(stream).pairs([("a", 1), ("longer", None), ("b", "")])
+    assert stream.getvalue() == "a       1\nlonger  -\nb       -\n"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "-"), ("", "-"), ("\x1b", "-"), (True, "yes"), (False, "no"), (0, "0"), (1.23456789, "1.235"), ([], "-"),
+        (["a", None], "a, -"), ("a\n\tb", "a b"), (Path("/x"), "/x"),
+        (datetime(2026, 11, 24, 11, 24, 0, 125000, tzinfo=timezone(timedelta(hours=3))), "2026-11-24T08:24:00Z"),
+    ],
+)  # fmt: skip
+def test_cells(value: Any, shown: str) -> None:
+    assert cell(value) == shown
+
+
+def test_plain_values() -> None:
+    class Struct(msgspec.Struct):
+        a: int
+        b: tuple[str, ...]
+
+    moment = datetime(2026, 11, 24, 8, 24, 0, 125000, tzinfo=UTC)
+    assert plain({1: Row("x", moment), "s": Struct(1, ("y",)), "d": timedelta(seconds=1.5), "p": Path("/x")}) == {
+        "1": {"name": "x", "at": "2026-11-24T08:24:00.125Z"}, "s": {"a": 1, "b": ["y"]}, "d": 1.5, "p": "/x",
+    }  # fmt: skip
+    assert plain(date(2026, 11, 24)) == "2026-11-24"
+    assert plain([None, True, 1, 1.5, "x", {"a"}]) == [None, True, 1, 1.5, "x", ["a"]]
+
+
+def test_times_are_rfc_3339_in_utc() -> None:
+    assert rfc3339(datetime(2026, 11, 24, 8, 24, tzinfo=UTC)) == "2026-11-24T08:24:00Z"
+    assert rfc3339(datetime(2026, 11, 24, 8, 24, 0, 100, tzinfo=UTC)) == "2026-11-24T08:24:00.0001Z"
+    assert rfc3339(datetime(2026, 11, 24, 8, tzinfo=timezone(timedelta(hours=-2)))) == "2026-11-24T10:00:00Z"
+
+
+def test_cleaning() -> None:
+    assert clean(HOSTILE) == "a[31mbcdefghi\n\tj"
+    assert one_line(" a\r\n\tb ") == "a b"
+    assert clean("эмодзи 👩‍💻 ok") == "эмодзи 👩‍💻 ok", "the joiner within an emoji steers nothing"
+
+
+@pytest.mark.parametrize(
+    ("octets", "shown"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 * 2**20, "5.0 MiB"), (2**30, "1.0 GiB"), (2**42, "4.0 TiB")],
+)  # fmt: skip
+def test_sizes(octets: int, shown: str) -> None:
+    assert size(octets) == shown
