@@ -18,7 +18,6 @@ import gzip
 import json
 import math
 import re
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,8 +32,9 @@ from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.embedding.worker import Tally, Worker
 from vkteams_daemon.options import Daemon, Embedding
-from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.search.archive import Archive, Mode
 from vkteams_daemon.search.hit import Hit
+from vkteams_daemon.store import models, words
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.writing import Writer
 
@@ -123,8 +123,6 @@ def fill(config: Config, messages: Sequence[Said]) -> None:
             writer.store(events.read(json.dumps(body).encode(), datetime.now(UTC)))
         writer.close()
         embed(config, database)
-        with database.connect() as connection:
-            connection.execute("VACUUM ANALYZE")
     finally:
         database.close()
 
@@ -145,19 +143,22 @@ def _event(number: int, said: Said) -> dict[str, object]:
 
 
 def embed(config: Config, database: Database, workers: int = 2) -> None:
-    """Empty the embedding queue."""
+    """Empty the embedding queue, then build the index."""
     model = Model.load(catalogue.find(config.models_dir, config.embedding.model))
-    started = threading.Lock()
+    with database.connection() as connection:
+        stored = models.register(connection, model.name, model.fingerprint, model.dims)
 
-    def work(number: int) -> None:
-        worker = Worker(database, lambda: model, Tally(), claim=2000, keeper=number == 0)
-        with started:
-            busy = worker.round()
-        while busy or (number == 0 and worker.settle()):
-            busy = worker.round()
+    def work(_: int) -> None:
+        worker = Worker(database, lambda _: model, Tally(), keeper=False)
+        while worker.round():
+            pass
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, range(workers)))
+    with database.connect() as connection:
+        models.ensure_index(connection, stored, "message")
+        words.count(connection)
+        connection.execute("VACUUM ANALYZE")
 
 
 def ways(archive: Archive) -> dict[str, Callable[[str], list[Hit]]]:
@@ -165,21 +166,28 @@ def ways(archive: Archive) -> dict[str, Callable[[str], list[Hit]]]:
 
     def any_word(query: str, limit: int = TOP) -> list[Hit]:
         words = re.findall(r"\w[\w'./-]*", query)
-        return archive.search_text(" OR ".join(word for word in words if word.lower() != "or"), limit=limit).hits
+        joined = " OR ".join(word for word in words if word.lower() != "or")
+        return archive.search(joined, mode="text", limit=limit).hits
 
-    def semantic(query: str, limit: int = TOP) -> list[Hit]:
-        return archive.search_semantic(query, limit=limit).hits
+    def by(mode: Mode) -> Callable[[str], list[Hit]]:
+        return lambda query: archive.search(query, mode=mode, limit=TOP).hits
 
     def fused(query: str) -> list[Hit]:
         scores: dict[Key, float] = defaultdict(float)
         found: dict[Key, Hit] = {}
-        for leg in (any_word(query, 100), semantic(query, 100)):
+        for leg in (any_word(query, 100), archive.search(query, mode="semantic", limit=100).hits):
             for rank, hit in enumerate(leg, 1):
-                scores[hit.chat_id, hit.msg_id] += 1 / (_K + rank)
-                found[hit.chat_id, hit.msg_id] = hit
+                scores[hit.key] += 1 / (_K + rank)
+                found[hit.key] = hit
         return [found[key] for key in sorted(scores, key=lambda key: -scores[key])[:TOP]]
 
-    return {"any word": any_word, "semantic": semantic, "rank fusion": fused}
+    return {
+        "any word": any_word,
+        "text": by("text"),
+        "semantic": by("semantic"),
+        "rank fusion": fused,
+        "hybrid": by("hybrid"),
+    }
 
 
 def score(question: Question, found: Sequence[Key]) -> tuple[float, float, float, float]:
@@ -204,7 +212,7 @@ def measure(ask: Callable[[str], list[Hit]], questions: Sequence[Question]) -> t
         start = time.perf_counter()
         found = ask(question.said.text)
         times.append(1000 * (time.perf_counter() - start))
-        figures.append(score(question, [(hit.chat_id, hit.msg_id) for hit in found]))
+        figures.append(score(question, [hit.key for hit in found]))
     means = [sum(column) / len(column) for column in zip(*figures, strict=True)]
     return means, percentile(times, 0.5), percentile(times, 0.95)
 

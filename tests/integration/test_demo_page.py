@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.harness.conversation import all_events, last_texts
-from vkteams_daemon.search.text import search_text
+from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.store.writing import Writer
 
 PAGE = Path(__file__).parents[2] / "docs" / "demo.md"
@@ -62,8 +62,11 @@ def test_the_number_of_messages_is_right() -> None:
 
 
 @pytest.mark.parametrize("question", BY_WORDS, ids=lambda question: question.query)
-def test_a_question_by_words_finds_its_answer_first(archive: psycopg.Connection, question: Question) -> None:
-    hits = search_text(archive, question.query, chat_ids=question.chat_ids)
+def test_a_question_by_words_finds_its_answer_first(
+    archive: psycopg.Connection, database_url: str, question: Question
+) -> None:
+    with Archive(database_url) as asked:
+        hits = asked.search(question.query, mode="text", chat_ids=question.chat_ids).hits
     assert question.answer in hits[0].text
 
 
@@ -84,9 +87,10 @@ def _stems(archive: psycopg.Connection, text: str) -> set[str]:
     return set(row[0])
 
 
-def test_a_deleted_message_is_in_no_search(archive: psycopg.Connection) -> None:
+def test_a_deleted_message_is_in_no_search(archive: psycopg.Connection, database_url: str) -> None:
     query = "Lesnaya-7-khinkali"
     assert f"search text '{query}'" in PAGE.read_text("utf-8")
-    assert search_text(archive, query) == []
+    with Archive(database_url) as asked:
+        assert asked.search(query, mode="text").hits == []
     kept = archive.execute("SELECT count(*) FROM messages WHERE text LIKE %s", (f"%{query}",)).fetchone()
     assert kept == (1,)

@@ -1,31 +1,34 @@
-"""`vkteamsctl search`: find messages by their words or by what they mean."""
+"""`vkteamsctl search`: find messages by their words, by what they mean, or by both."""
 
 from __future__ import annotations
 
 import argparse
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from vkteams_daemon.config import Config
+from vkteams_daemon.config import Config, seconds
 from vkteams_daemon.ctl import moments
-from vkteams_daemon.ctl.output import Answer, Screen, cell
-from vkteams_daemon.errors import UsageError
+from vkteams_daemon.ctl.output import Answer, Screen, cell, one_line
+from vkteams_daemon.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Found
+    from vkteams_daemon.search.hit import Hit
 
 _MOST = 1000
+_MOST_CONTEXT = 50
 
 
 def register(nouns: Any, common: argparse.ArgumentParser) -> None:
-    """Add the noun `search` with its verbs text and semantic."""
+    """Add the noun `search` with its verbs hybrid, semantic and text."""
     noun = nouns.add_parser("search", help="find what was said", parents=[common])
     verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
-    text = verbs.add_parser(
-        "text",
-        help='by words: all of them in any form, "a phrase", -without, this OR that',
+    hybrid = verbs.add_parser(
+        "hybrid",
+        help="by words and by meaning, with the conversations of the best hits: what to try first",
         parents=[common],
-        epilog="examples:\n  vkteamsctl search text 'сервер OR база -тест' --since 7d\n"
-        "  vkteamsctl search text '\"connection refused\"' --chat-id 681869378@chat.agent --limit 20",
+        epilog="examples:\n  vkteamsctl search hybrid 'why was the release late'\n"
+        "  vkteamsctl search hybrid 'сбой оплаты' --since 7d --context 3 --explain",
     )
     semantic = verbs.add_parser(
         "semantic",
@@ -33,9 +36,17 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
         parents=[common],
         epilog="example:\n  vkteamsctl search semantic 'why was the release late' --since 2026-11-01",
     )
-    for verb in (text, semantic):
+    text = verbs.add_parser(
+        "text",
+        help='by words: all of them in any form, "a phrase", -without, this OR that',
+        parents=[common],
+        epilog="examples:\n  vkteamsctl search text 'сервер OR база -тест' --since 7d\n"
+        "  vkteamsctl search text '\"connection refused\"' --chat-id 681869378@chat.agent --limit 20",
+    )
+    for verb in (hybrid, semantic, text):
         _options(verb)
-        verb.set_defaults(func=_search)
+        verb.set_defaults(func=_search, recency=None)
+    hybrid.add_argument("--recency", metavar="AGE", type=_age, help="a message of this age counts half: 12h, 30d")
 
 
 def _options(verb: argparse.ArgumentParser) -> None:
@@ -45,25 +56,44 @@ def _options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--since", metavar="TIME", type=moments.since, help="from then on: 2h, 7d, 2026-11-24")
     verb.add_argument("--until", metavar="TIME", type=moments.until, help="up to then; a date means its end")
     verb.add_argument("--limit", metavar="N", type=moments.positive, help="most hits (search.limit)")
+    verb.add_argument("--context", metavar="N", type=moments.positive, default=0, help="messages around each hit")
+    verb.add_argument("--explain", action="store_true", help="show what each way of searching said of a hit")
+    verb.add_argument("--cursor", metavar="CURSOR", help="the next page: what the last one ended with")
+
+
+def _age(text: str) -> timedelta:
+    try:
+        age = timedelta(seconds=seconds(text))
+    except (ConfigError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age: write 12h or 30d") from error
+    if age <= timedelta(0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no age")
+    return age
 
 
 def _search(args: argparse.Namespace, config: Config) -> Answer:
     query = _query(args.query)
-    if args.limit is not None and args.limit > _MOST:
-        raise UsageError(f"--limit: {args.limit} is too many", hint=f"At most {_MOST} hits can be asked for.")
+    for option, value, most in (("limit", args.limit or 0, _MOST), ("context", args.context, _MOST_CONTEXT)):
+        if value > most:
+            raise UsageError(f"--{option}: {value} is too many", hint=f"At most {most} can be asked for.")
     from vkteams_daemon.search.archive import Archive
 
     with Archive(config) as archive:
-        ask = archive.search_text if args.verb == "text" else archive.search_semantic
-        found = ask(
+        found = archive.search(
             query,
+            mode=args.verb,
             chat_ids=args.chat_id,
             user_id=args.user_id,
             since=args.since,
             until=args.until,
             limit=args.limit,
+            context=args.context,
+            recency=args.recency,
+            cursor=args.cursor,
         )
-    return Answer(found, lambda screen: _show(screen, found), ids=[f"{h.chat_id} {h.msg_id}" for h in found.hits])
+    return Answer(
+        found, lambda screen: _show(screen, found, args.explain), ids=[f"{h.chat_id} {h.msg_id}" for h in found.hits]
+    )
 
 
 def _query(text: str) -> str:
@@ -76,15 +106,34 @@ def _query(text: str) -> str:
     return text
 
 
-def _show(screen: Screen, found: Found) -> None:
+def _show(screen: Screen, found: Found, explain: bool) -> None:
+    if found.showing is not None:
+        screen.line(f"showing results for: {one_line(found.showing)}", "yellow")
+    if found.relaxed and found.hits:
+        screen.line("no message holds all of these words; these hold some", "yellow")
+    for hit in found.hits:
+        _show_hit(screen, hit, explain)
+    screen.line(_summary(found), "dim")
+    if found.cursor:
+        screen.line(f"more: --cursor {found.cursor}", "dim")
+
+
+def _show_hit(screen: Screen, hit: Hit, explain: bool) -> None:
     from vkteams_daemon.search.hit import MARKS
 
-    for hit in found.hits:
-        where = f"{hit.chat_title or hit.chat_id} · {hit.author or 'nobody'} · {cell(hit.sent_at)}"
-        screen.line(f"{where}{' (edited)' if hit.edited else ''}", "bold")
-        screen.quote(hit.snippet, MARKS if found.mode == "text" else None)
-        screen.line(f"    chat {hit.chat_id} · message {hit.msg_id} · score {hit.score:.3f}", "dim")
-    screen.line(_summary(found), "dim")
+    where = f"{hit.chat_title or hit.chat_id} · {hit.author or 'nobody'} · {cell(hit.sent_at)}"
+    screen.line(f"{where}{' (edited)' if hit.edited else ''}", "bold")
+    before = [said for said in hit.context if said.sent_at < hit.sent_at]
+    for said in before:
+        screen.line(f"    {said.author or 'nobody'}: {one_line(said.text)}", "dim")
+    screen.quote(hit.snippet, MARKS)
+    for said in hit.context[len(before) :]:
+        screen.line(f"    {said.author or 'nobody'}: {one_line(said.text)}", "dim")
+    reply = f" · answers {hit.reply_to_msg_id}" if hit.reply_to_msg_id else ""
+    screen.line(f"    chat {hit.chat_id} · message {hit.msg_id}{reply} · score {hit.score:.3f}", "dim")
+    for leg in hit.legs if explain else ():
+        share = "" if leg.share is None else f", {leg.share:.0%} of the query"
+        screen.line(f"    {leg.name}: place {leg.rank}, score {leg.score:.3f}{share}", "dim")
 
 
 def _summary(found: Found) -> str:
@@ -94,7 +143,11 @@ def _summary(found: Found) -> str:
     parts.append(
         f"archived since {cell(coverage.archived_since)}" if coverage.archived_since else "the archive is empty"
     )
-    if found.mode == "semantic":
+    if coverage.gaps:
+        parts.append("; ".join(coverage.gaps))
+    if found.note:
+        parts.append(found.note)
+    elif found.mode != "text":
         parts.append(f"model {coverage.model or 'none yet: no message has a vector'}")
         if coverage.without_vector:
             parts.append(f"{coverage.without_vector} messages still without a vector")

@@ -8,36 +8,74 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import psycopg
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ModelAbsent, NotFound, StoreError
 from vkteams_daemon.options import Database as DatabaseOptions
-from vkteams_daemon.search import stats
+from vkteams_daemon.search import conversation, lexical, stats
+from vkteams_daemon.search.conversation import neighbours
+from vkteams_daemon.search.correction import corrected
+from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
 from vkteams_daemon.search.hit import Hit, Ranked, hits
+from vkteams_daemon.search.hybrid import LEG, fuse
+from vkteams_daemon.search.query import Query, read
+from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.semantic import search_semantic
-from vkteams_daemon.search.text import search_text
+from vkteams_daemon.search.text import search_text, snippets, spelled_out
+from vkteams_daemon.search.vocabulary import Vocabulary
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.models import StoredModel, active_model
 
 if TYPE_CHECKING:
     from vkteams_daemon.embedding.model import Model
 
+    _Meaning = tuple[Model, StoredModel]
+
+
+Mode = Literal["hybrid", "semantic", "text"]
+MODES: tuple[Mode, ...] = ("hybrid", "semantic", "text")
+
+DEEPEST = 1000
+"""Hits that can be asked for altogether, further pages included."""
+
+_VOCABULARY_AGE = 60.0  # seconds after which the archive's words are read again
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The answer to one question: the hits, best first, and what the archive knows at all."""
+    """The answer to one question: the hits, best first, and what the archive knows at all.
+
+    Attributes:
+        showing: the query that these are results for, where it is not the one that was asked.
+        relaxed: whether no message holds all of the query's words, so that these hold some.
+        note: what the answer lacks and why, as a sentence; None where it lacks nothing.
+        cursor: gives the next page; None after the last.
+    """
 
     query: str
-    mode: Literal["text", "semantic"]
+    mode: Mode
     hits: list[Hit]
     coverage: stats.Coverage
+    showing: str | None = None
+    relaxed: bool = False
+    note: str | None = None
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    ranked: list[Ranked]
+    query: Query | None = None
+    relaxed: bool = False
+    note: str | None = None
 
 
 class Archive:
@@ -56,6 +94,7 @@ class Archive:
         self._opened = False
         self._lock = threading.Lock()
         self._model: tuple[str, Model] | None = None
+        self._vocabulary: tuple[float, Vocabulary] | None = None
 
     def __enter__(self) -> Archive:
         return self
@@ -67,54 +106,75 @@ class Archive:
         """Close the connections and forget the model."""
         with self._lock:
             self._database.close()
-            self._opened, self._model = False, None
+            self._opened, self._model, self._vocabulary = False, None, None
 
-    def search_text(
+    def search(
         self,
         query: str,
         *,
+        mode: Mode = "hybrid",
         chat_ids: Collection[str] | None = None,
         user_id: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         limit: int | None = None,
+        context: int = 0,
+        recency: timedelta | None = None,
+        cursor: str | None = None,
     ) -> Found:
-        """The messages that hold the query's words; see `search.text.search_text` for the arguments."""
-        most = self._limit(limit)
-        with self._reading() as connection:
-            found = search_text(
-                connection, query, chat_ids=chat_ids, user_id=user_id, since=since, until=until, limit=most
-            )
-            return Found(query, "text", found, self._coverage(connection, chat_ids))
+        """The messages that answer the query.
 
-    def search_semantic(
-        self,
-        query: str,
-        *,
-        chat_ids: Collection[str] | None = None,
-        user_id: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        limit: int | None = None,
-    ) -> Found:
-        """The messages that mean what the query means; see `search.semantic.search_semantic` for the arguments.
+        Args:
+            query: what is looked for; its words in web search syntax.
+            mode: `text` finds every word of it, `semantic` what means the same, `hybrid` weighs both and follows
+                conversations; without a model it goes by words alone and says so.
+            chat_ids: only these chats; None is every chat, an empty collection none.
+            user_id: only this author.
+            since: from this moment on (aware).
+            until: before this moment (aware).
+            limit: most hits; None is `[search] limit`.
+            context: so many messages before and after each hit come with it.
+            recency: hybrid only: a message of this age counts half.
+            cursor: of the page before, with the same question.
 
         Raises:
-            ModelAbsent: no model is installed, or not the one whose vectors the archive has.
+            ModelAbsent: semantic only: no model is installed, or not the one whose vectors the archive has.
+            UsageError: the cursor is none, or another question's.
         """
-        most = self._limit(limit)
+        most = self._config.search.limit if limit is None else limit
+        question = fingerprint(
+            query, mode, None if chat_ids is None else sorted(chat_ids), user_id, since, until, recency
+        )
+        page = parse(cursor, question) if cursor else None
+        meaning = None if mode == "text" else self._meaning(query, required=mode == "semantic")
         with self._reading() as connection:
-            active = active_model(connection)
-        model = self._loaded(active)
-        vector = model.embed_texts([query], query=True)[0]
-        with self._reading() as connection:
-            found: list[Hit] = []
-            if active:
-                found = search_semantic(
-                    connection, vector, active.model_id, active.dims,
-                    chat_ids=chat_ids, user_id=user_id, since=since, until=until, limit=most,
-                )  # fmt: skip
-            return Found(query, "semantic", found, self._coverage(connection, chat_ids))
+            now = page.asked if page else _now(connection)
+            scope = Scope(chat_ids, user_id, since, until, page.asked if page else None)
+            deepest = min(DEEPEST, (page.given if page else 0) + most) + 1
+            if mode == "text":
+                matches = search_text(connection, query, scope, deepest, lambda: self._words(connection))
+                answer = _Answer(matches.ranked, matches.query, matches.relaxed)
+            elif mode == "semantic":
+                answer = _Answer(self._nearest(connection, meaning, query, scope, deepest))
+            else:
+                answer = self._hybrid(connection, query, meaning, scope, deepest, recency, now)
+            rest = page.rest(answer.ranked) if page else answer.ranked
+            shown, given = rest[:most], (page.given if page else 0) + len(rest[:most])
+            marked = snippets(connection, shown, answer.query) if answer.query else None
+            showing = (
+                spelled_out(answer.query, marked[0]).shown if answer.query and marked and answer.query.changed else None
+            )
+            more = len(rest) > most and given < DEEPEST
+            return Found(
+                query,
+                mode,
+                self._hits(connection, shown, marked, scope, context),
+                stats.coverage(connection, None if chat_ids is None else sorted(chat_ids)),
+                showing=showing,
+                relaxed=answer.relaxed,
+                note=answer.note,
+                cursor=Cursor(question, now, given, shown[-1].key).text if more else None,
+            )
 
     def message(self, chat_id: str, msg_id: str) -> Hit:
         """One message.
@@ -133,11 +193,77 @@ class Archive:
         with self._reading() as connection:
             return stats.statistics(connection, chat_id=chat_id, since=since)
 
-    def _limit(self, limit: int | None) -> int:
-        return self._config.search.limit if limit is None else limit
+    def _hits(
+        self,
+        connection: psycopg.Connection[Any],
+        ranked: list[Ranked],
+        marked: list[str] | None,
+        scope: Scope,
+        context: int,
+    ) -> list[Hit]:
+        found = hits(connection, ranked, marked)
+        if not context:
+            return found
+        # Whoever looks for what one person said wants to read the answers, too.
+        seen = replace(scope, user_id=None)
+        around = {
+            middle.key: neighbours(connection, middle, seen, each_way=context)
+            for middle in conversation.read(connection, [r.key for r in ranked], seen)
+        }
+        return [
+            replace(hit, context=tuple(sorted(around.get(hit.key, ()), key=lambda said: (said.sent_at, said.msg_id))))
+            for hit in found
+        ]
 
-    def _coverage(self, connection: psycopg.Connection[Any], chat_ids: Collection[str] | None) -> stats.Coverage:
-        return stats.coverage(connection, None if chat_ids is None else sorted(chat_ids))
+    def _hybrid(
+        self,
+        connection: psycopg.Connection[Any],
+        text: str,
+        meaning: _Meaning | None,
+        scope: Scope,
+        limit: int,
+        recency: timedelta | None,
+        now: datetime,
+    ) -> _Answer:
+        query = read(connection, text)
+        if query.terms and not lexical.all_known(connection, query):
+            query = corrected(connection, query, self._words(connection))
+        leg = max(LEG, limit)
+        by_words = lexical.any_word(connection, query, scope, leg)
+        by_meaning = self._nearest(connection, meaning, query.shown if query.changed else text, scope, leg)
+        note = None
+        if meaning is None:
+            note = "No model is installed, or not the archive's: these were found by their words alone."
+        ranked = fuse(connection, by_words, by_meaning, scope, limit, half_life=recency, now=now)
+        return _Answer(ranked, query, note=note)
+
+    def _nearest(
+        self, connection: psycopg.Connection[Any], meaning: _Meaning | None, text: str, scope: Scope, limit: int
+    ) -> list[Ranked]:
+        if meaning is None:
+            return []
+        model, stored = meaning
+        vector = model.embed_texts([text], query=True)[0]
+        return search_semantic(connection, vector, stored, scope, limit) if vector.any() else []
+
+    def _meaning(self, query: str, *, required: bool) -> _Meaning | None:
+        """The archive's model, loaded; None where there is none and it is not required."""
+        with self._reading() as connection:
+            active = active_model(connection)
+        try:
+            model = self._loaded(active)
+        except ModelAbsent:
+            if required:
+                raise
+            return None
+        return (model, active) if active else None
+
+    def _words(self, connection: psycopg.Connection[Any]) -> Vocabulary:
+        """The archive's words, at most a minute old."""
+        known = self._vocabulary
+        if known is None or time.monotonic() - known[0] > _VOCABULARY_AGE:
+            known = self._vocabulary = (time.monotonic(), Vocabulary.read(connection))
+        return known[1]
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[psycopg.Connection[Any]]:
@@ -184,6 +310,12 @@ def _directory(config: Config, active: StoredModel | None) -> Path:
         f"the archive's vectors are of the model {active.name}, which is not installed here",
         hint=f"Install it: `vkteamsctl model install {active.name}`.",
     )
+
+
+def _now(connection: psycopg.Connection[Any]) -> datetime:
+    row = connection.execute("SELECT now()").fetchone()
+    assert row is not None
+    return cast(datetime, row[0])
 
 
 @contextlib.contextmanager

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg.rows import tuple_row
+
+if TYPE_CHECKING:
+    from vkteams_daemon.search.conversation import Said
 
 MARKS = ("**", "**")
 """What stands before and after a found word in a snippet."""
@@ -17,12 +20,35 @@ _SNIPPET = 240
 
 
 @dataclass(frozen=True, slots=True)
+class Leg:
+    """What one way of searching says of a message.
+
+    Attributes:
+        name: `text`, `semantic`, or `conversation` for what was found beside another hit.
+        rank: its place there, from 1.
+        score: BM25 or ts_rank_cd, cosine, probability.
+        share: of text, how much of the query's weight stands in the message, 0..1; otherwise None.
+    """
+
+    name: str
+    rank: int
+    score: float
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Ranked:
-    """A message and how well it fits; the higher the score, the better."""
+    """A message and how well it fits; the higher the score, the better. `legs` say where that comes from."""
 
     chat_id: str
     msg_id: str
     score: float
+    legs: tuple[Leg, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """chat_id and msg_id."""
+        return self.chat_id, self.msg_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +61,12 @@ class Hit:
         sent_at: when it was sent (aware).
         text: the whole text as it stands now.
         snippet: the part of the text that fits, found words between `MARKS` where words were asked for.
-        score: cosine in -1..1 for semantic search, ts_rank_cd for text search; comparable within one answer only.
+        score: cosine in -1..1 for semantic search, ts_rank_cd for text search, a probability for hybrid search;
+            comparable within one answer only.
         reply_to_msg_id: the message it answers, in the same chat.
         edited: whether its text was changed after it was sent.
+        legs: what each way of searching said of it.
+        context: the messages around it, in the order of saying; empty unless asked for.
     """
 
     chat_id: str
@@ -51,6 +80,13 @@ class Hit:
     score: float
     reply_to_msg_id: str | None
     edited: bool
+    legs: tuple[Leg, ...] = ()
+    context: tuple[Said, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """chat_id and msg_id."""
+        return self.chat_id, self.msg_id
 
 
 def hits(
@@ -88,10 +124,11 @@ def hits(
                 author=authors.get(user_id, user_id),
                 sent_at=sent_at,
                 text=text or "",
-                snippet=snippets[place - 1] if snippets else beginning(text or ""),
+                snippet=(snippets[place - 1] if snippets else "") or beginning(text or ""),
                 score=this.score,
                 reply_to_msg_id=reply_to,
                 edited=edited,
+                legs=this.legs,
             )
         )
     return found

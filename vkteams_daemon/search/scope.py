@@ -17,22 +17,19 @@ class Scope:
         user_id: only this author.
         since: from this moment on (aware).
         until: up to, and not including, this moment (aware).
+        arrived: only what had arrived by this moment (aware): the further pages of an answer.
     """
 
     chat_ids: Collection[str] | None = None
     user_id: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    arrived: datetime | None = None
 
     @property
     def narrows(self) -> bool:
-        """Whether anything at all is filtered."""
+        """Whether anything is filtered that may leave little."""
         return not (self.chat_ids is None and self.user_id is None and self.since is None and self.until is None)
-
-    @property
-    def beyond_chats(self) -> bool:
-        """Whether anything but the chat is filtered, so that the messages' own columns are needed."""
-        return not (self.user_id is None and self.since is None and self.until is None)
 
     @property
     def condition(self) -> str:
@@ -46,6 +43,8 @@ class Scope:
             parts.append("m.sent_at >= %(since)s")
         if self.until is not None:
             parts.append("m.sent_at < %(until)s")
+        if self.arrived is not None:
+            parts.append("m.received_at <= %(arrived)s")
         return " AND ".join(parts)
 
     @property
@@ -56,4 +55,5 @@ class Scope:
             "user_id": self.user_id,
             "since": self.since,
             "until": self.until,
+            "arrived": self.arrived,
         }

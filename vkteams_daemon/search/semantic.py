@@ -11,16 +11,16 @@ could not prove that the partial index fits.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
-from vkteams_daemon.search.hit import Hit, Ranked, hits
+from vkteams_daemon.search.hit import Leg, Ranked
 from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.store.models import StoredModel
 
 EXACT = 5000
 """Up to this many messages are measured one by one: no slower than a filtered walk through the index, and exact."""
@@ -30,40 +30,27 @@ _SPARE = 20
 
 
 def search_semantic(
-    connection: psycopg.Connection[Any],
-    vector: Sequence[float],
-    model_id: int,
-    dims: int,
-    *,
-    chat_ids: Collection[str] | None = None,
-    user_id: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    limit: int = 10,
-) -> list[Hit]:
+    connection: psycopg.Connection[Any], vector: Sequence[float], model: StoredModel, scope: Scope, limit: int
+) -> list[Ranked]:
     """The messages nearest to the vector; of a message in several chunks the nearest one counts.
 
     Args:
         connection: any connection to the archive.
         vector: (dims,), of any length but zero; from the same model as the stored ones.
-        model_id: the model's key in `embedding_models`.
-        dims: its dimensions.
-        chat_ids: only these chats; None is every chat, an empty collection none.
-        user_id: only this author.
-        since: from this moment on (aware).
-        until: before this moment (aware).
-        limit: most hits.
+        model: whose vectors are searched.
+        scope: where to look.
+        limit: most messages.
 
     Raises:
-        ValueError: the vector has not `dims` numbers.
+        ValueError: the vector has not the model's dimensions.
     """
-    if len(vector) != dims:
-        raise ValueError(f"the vector has {len(vector)} numbers, the model {dims}")
-    look = _Look(connection, vector, int(model_id), int(dims), Scope(chat_ids, user_id, since, until))
+    if len(vector) != model.dims:
+        raise ValueError(f"the vector has {len(vector)} numbers, the model {model.dims}")
+    look = _Look(connection, vector, int(model.model_id), int(model.dims), scope)
     # A transaction, or a savepoint where there is one: the settings of the index scan are local to it.
     with connection.transaction():
         ranked = look.exact(limit) if look.is_small() else look.indexed(limit)
-        return hits(connection, ranked)
+    return [replace(r, legs=(Leg("semantic", rank, r.score),)) for rank, r in enumerate(ranked, 1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,11 +80,13 @@ class Coverage:
         archived_since: when the oldest archived message (of these chats) was sent; None for an empty archive.
         without_vector: messages that wait for a vector and cannot be found by meaning yet; None without a model.
         model: the name of the model whose vectors are searched; None without one.
+        gaps: what may be missing or is known to be unreadable, a sentence each.
     """
 
     archived_since: datetime | None
     without_vector: int | None
     model: str | None
+    gaps: tuple[str, ...] = ()
 
 
 def coverage(connection: psycopg.Connection[Any], chat_ids: list[str] | None = None) -> Coverage:
@@ -106,7 +108,23 @@ def coverage(connection: psycopg.Connection[Any], chat_ids: list[str] | None = N
         "  FROM unnest(%(chats)s::text[]) AS c (chat_id)) AS firsts",
         {"chats": chat_ids},
     )[0]
-    return Coverage(since, waiting, model.name if model else None)
+    return Coverage(since, waiting, model.name if model else None, _gaps(connection, chat_ids))
+
+
+def _gaps(connection: psycopg.Connection[Any], chat_ids: list[str] | None) -> tuple[str, ...]:
+    quarantined = _row(
+        connection,
+        "SELECT count(*) FROM events WHERE error IS NOT NULL"
+        " AND (%(chats)s::text[] IS NULL OR chat_id IS NULL OR chat_id = ANY(%(chats)s))",
+        {"chats": chat_ids},
+    )[0]
+    restarts = _row(connection, "SELECT coalesce(sum(generation - 1), 0) FROM bots", {})[0]
+    gaps = []
+    if quarantined:
+        gaps.append(f"{quarantined} event{' is' if quarantined == 1 else 's are'} stored but could not be read")
+    if restarts:
+        gaps.append(f"the API started its ids over {'once' if restarts == 1 else f'{restarts} times'}: check for gaps")
+    return tuple(gaps)
 
 
 def statistics(

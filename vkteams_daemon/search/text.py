@@ -1,82 +1,114 @@
 """Text search: PostgreSQL's full text with the configuration `vkteams`, the way web searches are written.
 
 Words are joined by AND; `"…"` is a phrase, `-word` excludes, `OR` is either. Ranking costs 15 µs and more a match, so
-only the newest `CANDIDATES` matches are ranked: a word that stands in every third message stays affordable.
+only the newest `CANDIDATES` matches are ranked: a word that stands in every third message stays affordable. A query
+that finds nothing is tried again with what its words may have meant, and at last with any of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from datetime import datetime
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
 from psycopg.rows import tuple_row
+from rapidfuzz.distance import Prefix
 
-from vkteams_daemon.search.hit import MARKS, Hit, Ranked, hits
+from vkteams_daemon.search import correction, lexical
+from vkteams_daemon.search.hit import MARKS, Leg, Ranked
+from vkteams_daemon.search.query import Query, read
 from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.search.vocabulary import Vocabulary
 
 CANDIDATES = 1000
 """How many of the newest matches are ranked."""
 
-# ё is folded exactly as the column `messages.search` folds it.
-_QUERY = "websearch_to_tsquery('vkteams'::regconfig, translate(%(query)s::text, 'ёЁ', 'еЕ'))"
 _SHORT = 300
 _MARKED = f"StartSel={MARKS[0]}, StopSel={MARKS[1]}"
 _WHOLE = f"HighlightAll=true, {_MARKED}"
 _PARTS = f'MaxFragments=2, MinWords=8, MaxWords=20, FragmentDelimiter=" … ", {_MARKED}'
 
 
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """What a text search found.
+
+    Attributes:
+        ranked: best first.
+        query: what found them: the query as read, or what it may have meant.
+        relaxed: whether they hold only some of its words.
+    """
+
+    ranked: list[Ranked]
+    query: Query
+    relaxed: bool = False
+
+
 def search_text(
     connection: psycopg.Connection[Any],
-    query: str,
-    *,
-    chat_ids: Collection[str] | None = None,
-    user_id: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-    limit: int = 10,
-) -> list[Hit]:
+    text: str,
+    scope: Scope,
+    limit: int,
+    vocabulary: Callable[[], Vocabulary],
+) -> Matches:
     """The messages that match the query, by ts_rank_cd, the newer first where ranks are equal.
 
     Args:
         connection: any connection to the archive.
-        query: in web search syntax; never a syntax error. A query of stop words alone finds nothing.
-        chat_ids: only these chats; None is every chat, an empty collection none.
-        user_id: only this author.
-        since: from this moment on (aware).
-        until: before this moment (aware).
-        limit: most hits.
+        text: in web search syntax; never a syntax error. A query of stop words alone finds nothing.
+        scope: where to look.
+        limit: most messages.
+        vocabulary: gives the archive's words; asked only where the query finds nothing.
     """
-    scope = Scope(chat_ids, user_id, since, until)
-    parameters = {**scope.parameters, "query": query.replace("\x00", " "), "limit": limit}
+    query = read(connection, text)
+    found = matching(connection, query, scope, limit)
+    if found or not query.terms:
+        return Matches(found, query)
+    for wider in (False, True):
+        meant = correction.corrected(connection, query, vocabulary(), wider=wider)
+        found = matching(connection, meant, scope, limit)
+        if found:
+            return Matches(found, meant)
+    meant = correction.corrected(connection, query, vocabulary())
+    return Matches(lexical.any_word(connection, meant, scope, limit), meant, relaxed=True)
+
+
+def matching(connection: psycopg.Connection[Any], query: Query, scope: Scope, limit: int) -> list[Ranked]:
+    """The messages that match the query as it is."""
+    if not query.terms:
+        return []
     with connection.cursor(row_factory=tuple_row) as cursor:
         # prepare=False: the planner must see the query to know whether its words are rare or common.
         cursor.execute(
             "WITH candidates AS MATERIALIZED ("
             "  SELECT m.chat_id, m.msg_id, m.sent_at, m.search FROM messages m"
-            f"  WHERE m.search @@ {_QUERY} AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {CANDIDATES})"
-            f" SELECT chat_id, msg_id, ts_rank_cd(search, {_QUERY}) AS score FROM candidates"
-            " ORDER BY score DESC, sent_at DESC, chat_id, msg_id LIMIT %(limit)s",
-            parameters,
+            f"  WHERE m.search @@ %(query)s::tsquery AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {CANDIDATES})"
+            " SELECT chat_id, msg_id, ts_rank_cd(search, %(query)s::tsquery) AS score FROM candidates"
+            " ORDER BY score DESC, sent_at DESC, chat_id, msg_id LIMIT %(limit)s".encode(),
+            {**scope.parameters, "query": query.tsquery, "limit": limit},
             prepare=False,
         )
-        ranked = [Ranked(*row) for row in cursor]
-    return hits(connection, ranked, snippets(connection, ranked, query))
+        rows = cursor.fetchall()
+    return [
+        Ranked(chat_id, msg_id, score, legs=(Leg("text", rank, score),))
+        for rank, (chat_id, msg_id, score) in enumerate(rows, 1)
+    ]
 
 
-def snippets(connection: psycopg.Connection[Any], ranked: list[Ranked], query: str) -> list[str]:
+def snippets(connection: psycopg.Connection[Any], ranked: list[Ranked], query: Query) -> list[str]:
     """The part of each message that the query's words stand in, marked; a short message whole."""
-    if not ranked:
-        return []
+    tsquery = " | ".join(f"({term.tsquery})" for term in query.terms)
+    if not ranked or not tsquery:
+        return [""] * len(ranked)
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
             "SELECT r.place, ts_headline('vkteams'::regconfig, left(m.text, 100000), "
-            f" {_QUERY}, CASE WHEN length(m.text) <= {_SHORT} THEN %(whole)s ELSE %(parts)s END)"
+            f" %(query)s::tsquery, CASE WHEN length(m.text) <= {_SHORT} THEN %(whole)s ELSE %(parts)s END)"
             " FROM unnest(%(chats)s::text[], %(messages)s::text[]) WITH ORDINALITY AS r (chat_id, msg_id, place)"
-            " JOIN messages m ON m.chat_id = r.chat_id AND m.msg_id = r.msg_id",
+            " JOIN messages m ON m.chat_id = r.chat_id AND m.msg_id = r.msg_id".encode(),
             {
-                "query": query.replace("\x00", " "),
+                "query": tsquery,
                 "whole": _WHOLE,
                 "parts": _PARTS,
                 "chats": [r.chat_id for r in ranked],
@@ -86,3 +118,17 @@ def snippets(connection: psycopg.Connection[Any], ranked: list[Ranked], query: s
         )
         shown: dict[int, str] = dict(cursor.fetchall())
     return [shown.get(place) or "" for place in range(1, len(ranked) + 1)]
+
+
+def spelled_out(query: Query, marked: str) -> Query:
+    """The query with the words of its best hit's marked snippet in the place of the lexemes that stand for them."""
+    words = marked.split(MARKS[0])[1::2]
+    changed = {}
+    for term in query.terms:
+        meant = term.meant
+        if meant is None or term.phrase:
+            continue
+        likeliest = max(words, key=lambda word: Prefix.similarity(word.lower(), meant), default="")
+        if Prefix.similarity(likeliest.lower(), meant) >= min(3, len(meant)):
+            changed[term.typed] = replace(term, meant=likeliest)
+    return query.with_terms(changed)

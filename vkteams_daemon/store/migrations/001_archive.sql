@@ -77,8 +77,13 @@ CREATE TABLE messages (
     forward         jsonb,
     thread          jsonb,
     received_at     timestamptz NOT NULL,
+    -- Words and identifiers as they stand; then the parts of identifiers (host-01.corp, JIRA-1234), without positions.
     search          tsvector GENERATED ALWAYS AS
-                    (to_tsvector('vkteams'::regconfig, translate(left(text, 100000), 'ёЁ', 'еЕ'))) STORED,
+                    (to_tsvector('vkteams'::regconfig, translate(left(text, 100000), 'ёЁ', 'еЕ'))
+                     || CASE WHEN text ~ '[[:alnum:]][^[:alnum:][:space:]]+[[:alnum:]]'
+                             THEN strip(to_tsvector('vkteams'::regconfig, regexp_replace(
+                                  translate(left(text, 100000), 'ёЁ', 'еЕ'), '[^[:alnum:]]+', ' ', 'g')))
+                             ELSE ''::tsvector END) STORED,
     PRIMARY KEY (chat_id, msg_id)
 );
 CREATE INDEX messages_chat_time ON messages (chat_id, sent_at);
@@ -86,6 +91,17 @@ CREATE INDEX messages_time ON messages (sent_at);
 CREATE INDEX messages_user_time ON messages (user_id, sent_at);
 CREATE INDEX messages_reply ON messages (chat_id, reply_to_msg_id) WHERE reply_to_msg_id IS NOT NULL;
 CREATE INDEX messages_search ON messages USING gin (search) WHERE deleted_at IS NULL;
+
+-- The words (lexemes) of the messages, counted now and then: what is rare, and what a misspelt word may have meant.
+CREATE TABLE words (
+    word     text PRIMARY KEY,
+    messages bigint NOT NULL
+);
+CREATE TABLE words_counted (
+    only_row   boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    messages   bigint NOT NULL,
+    counted_at timestamptz NOT NULL
+);
 
 CREATE TABLE message_versions (
     chat_id     text NOT NULL,

@@ -1,0 +1,132 @@
+"""What a query may have meant whose words the archive does not know, or knows but never together.
+
+A word is unknown when no message holds it. In its place comes what its keys give in the other keyboard layout, or its
+sound in the other script, where the archive knows that; otherwise the archive's nearest words by slips of the typist.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from vkteams_daemon.search import query as queries
+from vkteams_daemon.search.query import Query, Term
+from vkteams_daemon.search.slips import fold, other_layout, other_script
+from vkteams_daemon.search.vocabulary import Near, Vocabulary, slips
+
+_MOST_NEAR = 5  # nearest words that stand in for one
+_SOUNDS = 4  # spellings in the other script that are looked up with slips
+_SHORT = 3  # letters of a word that may be a preposition in the other layout
+_LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)+)'")
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A way to read a term, what finds it, and whether anything does."""
+
+    text: str
+    tsquery: str
+    known: bool
+
+    @property
+    def stems(self) -> list[str]:
+        """Its words as the index holds them."""
+        return [match.replace("''", "'").replace("\\\\", "\\") for match in _LEXEME.findall(self.tsquery)]
+
+
+def corrected(
+    connection: psycopg.Connection[Any], query: Query, vocabulary: Vocabulary, *, wider: bool = False
+) -> Query:
+    """The query with what its unknown words may have meant.
+
+    Args:
+        connection: any connection to the archive.
+        query: as it was read.
+        vocabulary: the archive's words.
+        wider: known words, too, may stand for their other readings and for words much like them.
+    """
+    terms = list({term.typed: term for term in query.terms if not term.phrase}.values())
+    readings = [[term.typed, *_readings(term.typed)] for term in terms]
+    forms = _forms(connection, [text for reading in readings for text in reading])
+    changed = {}
+    for term, reading in zip(terms, readings, strict=True):
+        typed, others = forms[reading[0]], [forms[text] for text in reading[1:]]
+        if typed.known and not wider:
+            continue
+        changed[term.typed] = _changed(term, typed, others, vocabulary, wider)
+    return query.with_terms(changed)
+
+
+def _changed(term: Term, typed: _Form, others: list[_Form], vocabulary: Vocabulary, wider: bool) -> Term:
+    known = [form for form in others if form.known]
+    if len(term.typed) <= _SHORT and any(not form.tsquery for form in others):
+        return replace(term, tsquery="", meant=next(form.text for form in others if not form.tsquery))
+    if typed.known:
+        near = [n for stem in typed.stems for n in vocabulary.near(stem, slips(stem)) if _akin(stem, n.word)]
+        return replace(term, tsquery=_any([typed.tsquery, *(f.tsquery for f in known), *_quoted(near)]))
+    if known and not wider:
+        return replace(term, tsquery=_any([form.tsquery for form in known]), meant=known[0].text)
+    near = _nearest([typed, *others[: 1 + _SOUNDS]], vocabulary, wider)
+    if not near and not known:
+        return term
+    meant = known[0].text if known else near[0].word
+    return replace(term, tsquery=_any([*(form.tsquery for form in known), *_quoted(near)]), meant=meant)
+
+
+def _nearest(forms: Sequence[_Form], vocabulary: Vocabulary, wider: bool) -> list[Near]:
+    """The archive's words nearest to any of these readings; one slip further where it is not the one typed."""
+    found: dict[str, Near] = {}
+    for number, form in enumerate(forms):
+        stems = form.stems
+        if len(stems) != 1:
+            continue  # an identifier, or a word that a sign divides: what is near to its parts is not near to it
+        near_forms = vocabulary.forms(fold(form.text.lower()), stems[0])
+        for near in (*near_forms, *vocabulary.near(stems[0], slips(stems[0]) - bool(number))):
+            near = replace(near, distance=near.distance + bool(number))
+            if near.word not in found or near.distance < found[near.word].distance:
+                found[near.word] = near
+    ordered = sorted(found.values(), key=lambda near: (near.distance, -near.messages))
+    if not wider:
+        ordered = [near for near in ordered if near.distance == ordered[0].distance]
+    return ordered[: _MOST_NEAR * (1 + wider)]
+
+
+def _akin(stem: str, word: str) -> bool:
+    """Whether they may be forms of one word that the stemmer did not bring together: ошибок, ошибк."""
+    begin = max(_SHORT, min(len(stem), len(word)) - 2)
+    return stem != word and stem[:begin] == word[:begin]
+
+
+def _readings(typed: str) -> list[str]:
+    """The term in the other layout, then in the other script."""
+    layout = other_layout(typed)
+    return list(dict.fromkeys([*([layout] if layout else []), *other_script(typed)]))
+
+
+def _forms(connection: psycopg.Connection[Any], texts: Sequence[str]) -> dict[str, _Form]:
+    distinct = list(dict.fromkeys(texts))
+    found = queries.tsqueries(connection, [Term(text) for text in distinct])
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT t.place, EXISTS (SELECT FROM messages m WHERE m.search @@ t.q::tsquery AND m.deleted_at IS NULL)"
+            " FROM unnest(%s::text[]) WITH ORDINALITY AS t (q, place)",
+            (found,),
+        )
+        known: dict[int, bool] = dict(cursor.fetchall())
+    return {
+        text: _Form(text, tsquery, bool(tsquery) and known[place])
+        for place, (text, tsquery) in enumerate(zip(distinct, found, strict=True), 1)
+    }
+
+
+def _quoted(near: Sequence[Near]) -> list[str]:
+    return ["'" + n.word.replace("\\", "\\\\").replace("'", "''") + "'" for n in near]
+
+
+def _any(tsqueries: Sequence[str]) -> str:
+    return " | ".join(dict.fromkeys(f"({q})" for q in tsqueries))
