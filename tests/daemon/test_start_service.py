@@ -1,0 +1,166 @@
+"""Starts that meet the world: the API and the database refuse, are absent, or come late; and the bundled database."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.daemon import TOKEN, DaemonProcess
+from tests.harness.oracle import Oracle
+from tests.harness.simulator import wait_polled
+from tests.harness.temporary import servers
+from tests.harness.traffic import talk
+from tests.harness.waiting import until
+from vkteams_daemon.botapi.simulator import Simulator
+
+Make = Callable[..., DaemonProcess]
+SOON = {"daemon.start_timeout": 3.0, "api.connect_timeout": 1.0, "api.read_margin": 1.0, "database.connect_timeout": 1}
+NOBODY_LISTENS = "http://127.0.0.1:9"
+
+
+def _refused(daemon: DaemonProcess, code: int, *said: str) -> None:
+    done = daemon.start()
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (code, "", 1), done.stderr
+    for part in said:
+        assert part in done.stderr
+    assert TOKEN not in done.stderr + daemon.log_text()
+    assert daemon.processes() == []
+    assert not daemon.pid_file.exists()
+    assert "Traceback" not in daemon.log_text()
+
+
+@pytest.fixture
+def website() -> Iterator[str]:
+    """A server that answers everything with a page."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Welcome</html>")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Not on the tests' terminal."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_wrong_token_is_refused_at_once(vkteamsd: Make, simulator: Simulator, database_url: str) -> None:
+    simulator.token = "001.1.1:1000000001"
+    _refused(vkteamsd(api_url=simulator.url, database_url=database_url), 78, "the Bot API refused the token")
+
+
+def test_what_is_not_the_bot_api_is_refused_at_once(vkteamsd: Make, website: str, database_url: str) -> None:
+    _refused(vkteamsd(api_url=website, database_url=database_url), 78, "is not the Bot API", "Check api.url")
+
+
+def test_an_api_that_cannot_be_reached(vkteamsd: Make, database_url: str) -> None:
+    _refused(vkteamsd(api_url=NOBODY_LISTENS, database_url=database_url, options=SOON), 69, "the connection is refused")
+
+
+def test_an_api_that_does_not_answer(vkteamsd: Make, simulator: Simulator, database_url: str) -> None:
+    simulator.faults("deaf", None)
+    _refused(vkteamsd(api_url=simulator.url, database_url=database_url, options=SOON), 69, "no answer")
+
+
+def test_a_database_that_cannot_be_reached(vkteamsd: Make, simulator: Simulator) -> None:
+    url = "postgresql://vkteams:hidden@127.0.0.1:9/vkteams"
+    daemon = vkteamsd(api_url=simulator.url, database_url=url, options=SOON)
+    _refused(daemon, 69, "the database cannot be reached")
+    assert "hidden" not in daemon.log_text()
+
+
+@pytest.mark.parametrize("wrong", ["password", "database"])
+def test_a_database_that_refuses_is_no_matter_of_waiting(
+    vkteamsd: Make, simulator: Simulator, database_url: str, wrong: str
+) -> None:
+    host, _, name = database_url.rpartition("@")
+    url = f"postgresql://vkteams:wrongpass@{name}" if wrong == "password" else f"{host}@{name}_absent"
+    _refused(
+        vkteamsd(api_url=simulator.url, database_url=url), 78, "the database refuses the connection", "database.url"
+    )
+
+
+def test_a_second_start(vkteamsd: Make, simulator: Simulator, database_url: str) -> None:
+    daemon = vkteamsd(api_url=simulator.url, database_url=database_url).started()
+    done = daemon.start()
+    assert done.returncode == 75
+    assert done.stderr.startswith(f"vkteamsd: vkteamsd is already running: process {daemon.pid} holds ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root may write everywhere, and drops to a user who may not")
+def test_a_log_that_only_root_may_write(vkteamsd: Make, simulator: Simulator, database_url: str) -> None:
+    daemon = vkteamsd(api_url=simulator.url, database_url=database_url)
+    daemon.directory.chmod(0o755)
+    (daemon.directory / "state").mkdir(mode=0o755)
+    (daemon.directory / "state" / "vkteamsd.log").touch(mode=0o600)
+    daemon.configure(**{"daemon.user": "nobody"})
+    done = daemon.start()
+    assert done.returncode in (73, 77), done.stderr
+    assert done.stderr.count("\n") == 1
+    assert daemon.processes() == []
+
+
+def test_it_starts_degraded_where_that_is_asked_for_and_goes_on_by_itself(
+    vkteamsd: Make, simulator: Simulator, oracle: Oracle
+) -> None:
+    simulator.stop()
+    options = SOON | {"daemon.start_degraded": True, "daemon.start_timeout": 1.0, "api.backoff_max": 1.0}
+    daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options)
+    done = daemon.start()
+    assert done.returncode == 0
+    assert done.stdout.startswith("vkteamsd: degraded: ")
+    assert daemon.wait_state("degraded").api.state == "backoff"
+    assert daemon.answer("daemon", "status")["status"] == "degraded"
+    simulator.start()
+    talk(simulator, 1)
+    oracle.wait()
+    daemon.wait_state("listening")
+    oracle.check()
+
+
+def test_the_bundled_database_comes_and_goes_with_the_daemon(
+    vkteamsd: Make, simulator: Simulator, bundled_copy: Path
+) -> None:
+    daemon = vkteamsd(api_url=simulator.url, database_url="", options={"daemon.state_dir": str(bundled_copy / "state")})
+    daemon.log_file = bundled_copy / "state" / "vkteamsd.log"
+    daemon.started()
+    for number in range(3):
+        talk(simulator, number)
+    until(lambda: (s := daemon.status()) and s.events.saved == 3, 20, "three events saved")
+    found = daemon.answer("database", "stats")
+    assert (found["events"], found["messages"]) == (3, 3)
+    assert daemon.stop() < 5
+    until(lambda: servers(bundled_copy) == [], 10, "the end of the server")
+    assert daemon.answer("database", "stats")["events"] == 3, "vkteamsctl starts it by itself"
+    until(lambda: servers(bundled_copy) == [], 10, "the end of the server")
+
+
+def test_a_bundled_database_that_is_killed_is_started_again(
+    vkteamsd: Make, simulator: Simulator, bundled_copy: Path
+) -> None:
+    options = {"daemon.state_dir": str(bundled_copy / "state"), "api.backoff_max": 1.0}
+    daemon = vkteamsd(api_url=simulator.url, database_url="", options=options)
+    daemon.log_file = bundled_copy / "state" / "vkteamsd.log"
+    daemon.started()
+    wait_polled(simulator)
+    talk(simulator, 1)
+    until(lambda: (s := daemon.status()) and s.events.saved == 1, 20, "an event saved")
+    postmaster = int((bundled_copy / "state" / "postgresql" / "18" / "postmaster.pid").read_text().split()[0])
+    os.kill(postmaster, signal.SIGKILL)
+    talk(simulator, 2)
+    until(lambda: (s := daemon.status()) and s.events.saved == 2 and s.database.state == "ok", 60, "the next one too")
+    assert daemon.answer("database", "stats")["events"] == 2
+    assert daemon.stop() < 5

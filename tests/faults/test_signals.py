@@ -1,0 +1,189 @@
+"""Signals in every phase and in every number (row 9)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.harness.daemon import TOKEN, DaemonProcess
+from tests.harness.oracle import Oracle
+from tests.harness.postgres import PostgresServer
+from tests.harness.scale import scaled
+from tests.harness.simulator import wait_polled
+from tests.harness.traffic import Traffic, talk
+from tests.harness.waiting import until
+from vkteams_daemon.botapi.simulator import Simulator
+
+Make = Callable[..., DaemonProcess]
+
+
+@pytest.fixture
+def daemon(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> DaemonProcess:
+    """One that archives `simulator` into `oracle`'s database, not started yet."""
+    return vkteamsd(api_url=simulator.url, database_url=oracle.url)
+
+
+def _descriptors(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+
+@pytest.mark.parametrize("phase", ["idle", "busy", "API down", "database down", "database frozen"])
+def test_term_ends_it_in_time_in_every_phase(
+    vkteamsd: Make, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer, phase: str
+) -> None:
+    daemon = vkteamsd(api_url=simulator.url, database_url=durable_oracle.url).started()
+    wait_polled(simulator)
+    with contextlib.ExitStack() as stack:
+        if phase == "busy":
+            stack.enter_context(Traffic(simulator, rate=100))
+            until(lambda: simulator.state()["acknowledged"] > 20, 30, "traffic")
+        elif phase == "API down":
+            simulator.stop()
+            daemon.wait_state("degraded")
+        elif phase == "database down":
+            durable_server.stop("immediate")
+            daemon.wait_state("degraded")
+        elif phase == "database frozen":
+            durable_server.pause()
+            talk(simulator, 1)
+        assert daemon.stop() < 5
+    assert daemon.processes() == []
+    assert not daemon.pid_file.exists()
+    assert daemon.ctl("daemon", "status").returncode == 3
+    if phase == "API down":
+        simulator.start()
+    durable_server.recover()
+    daemon.started()
+    durable_oracle.wait()
+    durable_oracle.check()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_it_at_once(
+    vkteamsd: Make, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer, signum: int
+) -> None:
+    daemon = vkteamsd(api_url=simulator.url, database_url=durable_oracle.url).started()
+    wait_polled(simulator)
+    durable_server.pause()  # the first one alone would wait for the transaction
+    talk(simulator, 1)
+    pid = daemon.signal(signum)
+    daemon.wait_log("stopping on")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signum)
+    daemon.wait_gone(2)
+    assert not daemon.pid_file.exists()
+
+
+def test_term_while_it_starts(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
+    simulator.faults("deaf", None, "self/get")
+    daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url)
+    starter = daemon.spawn()
+    until(lambda: daemon.pid, 20, "the lock")
+    daemon.signal(signal.SIGTERM)
+    _, said = starter.communicate(timeout=20)
+    assert starter.returncode == 75
+    assert said == "vkteamsd: stopped by a signal before it was ready\n"
+    assert daemon.processes() == []
+    assert not daemon.pid_file.exists()
+
+
+def test_a_broken_file_changes_nothing_and_a_good_one_does(
+    daemon: DaemonProcess, simulator: Simulator, oracle: Oracle
+) -> None:
+    daemon.started()
+    good = daemon.config_file.read_text()
+    daemon.config_file.write_text("[api\n")
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_log("the configuration stays as it was")
+    talk(simulator, 1)
+    oracle.wait()
+    daemon.config_file.write_text(good)
+    daemon.configure(**{"log.format": "json", "daemon.state_dir": str(daemon.directory / "elsewhere")})
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_log("configuration read again; these wait for a restart: daemon.state_dir")
+    assert '"message"' in daemon.log_text().splitlines()[-1]
+    oracle.check()
+
+
+def test_a_new_token_of_the_same_bot_is_taken_and_anothers_is_refused(
+    daemon: DaemonProcess, simulator: Simulator, oracle: Oracle
+) -> None:
+    daemon.configure(**{"api.poll_time": 1})
+    daemon.started()
+    wait_polled(simulator)
+    new = "001.9999999999.8888888888:1000000001"
+    daemon.configure(**{"api.token": "001.1.1:1000000002"})
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_log("the configuration stays as it was: the Bot API refused the token")
+    simulator.token = new
+    daemon.configure(**{"api.token": new})
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_log("configuration read again")
+    talk(simulator, 1)
+    oracle.wait()
+    daemon.wait_state("listening")
+    oracle.check()
+    for secret in (TOKEN, new, "001.1.1:1000000002"):
+        assert secret not in daemon.log_text()
+
+
+def test_many_reloads_keep_the_files_flat(daemon: DaemonProcess, simulator: Simulator, oracle: Oracle) -> None:
+    daemon.started()
+    wait_polled(simulator)
+    pid = daemon.signal(signal.SIGHUP)
+    daemon.wait_log("configuration read again")
+    before = _descriptors(pid)
+    for number in range(scaled("HUPs", full=1000, quick=200)):
+        daemon.signal(signal.SIGHUP)
+        if number % 50 == 0:
+            talk(simulator, number)
+    seen = daemon.log_text().count("configuration read again")
+    until(lambda: daemon.log_text().count("configuration read again") >= max(2, seen), 20, "the last reload")
+    oracle.wait()
+    until(lambda: _descriptors(pid) <= before + 1, 20, "no more open files than before")
+    oracle.check()
+
+
+def test_a_moved_log_goes_on_under_its_name(daemon: DaemonProcess, simulator: Simulator) -> None:
+    daemon.started()
+    moved = daemon.log_file.with_suffix(".1")
+    daemon.log_file.rename(moved)
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_log("configuration read again")
+    length = moved.stat().st_size
+    daemon.signal(signal.SIGUSR2)
+    daemon.wait_log("the log level is now debug")
+    assert moved.stat().st_size == length
+    daemon.log_file.unlink()  # and without a HUP the next line opens it anew
+    daemon.signal(signal.SIGUSR2)
+    daemon.wait_log("the log level is now info")
+
+
+def test_a_storm_of_usr1_gives_the_full_statistics(daemon: DaemonProcess, simulator: Simulator, oracle: Oracle) -> None:
+    daemon.configure(**{"daemon.status_interval": 300.0})
+    daemon.started()
+    talk(simulator, 1)
+    oracle.wait()
+    for _ in range(100):
+        daemon.signal(signal.SIGUSR1)
+    status = until(lambda: (s := daemon.status()) and s.events.saved == 1 and s, 10, "the file, now")
+    assert status
+    daemon.wait_log("statistics {")
+    assert re.search(r'statistics \{.*"poll_to_row": \{"p50": [\d.]+', daemon.log_text())
+    shown = daemon.answer("daemon", "stats")
+    assert shown["file"]["events"]["saved"] == 1
+    assert shown["events_processed"] == 1
+
+
+def test_signals_of_the_terminal_are_nothing_to_a_daemon(daemon: DaemonProcess, simulator: Simulator) -> None:
+    daemon.started()
+    for signum in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP):
+        daemon.signal(signum)
+    talk(simulator, 1)
+    until(lambda: (s := daemon.status()) and s.events.saved == 1, 20, "an event saved")
