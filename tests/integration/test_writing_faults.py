@@ -171,7 +171,7 @@ def test_stopped_holder_loses_its_lock(archive: Archive, proxy: Proxy) -> None:
 def test_holder_stopped_in_mid_copy_is_ended_by_its_standby(archive: Archive) -> None:
     """No timeout of the server applies while a statement waits for its client."""
     stopped = archive.holder()
-    connection = stopped._connection
+    connection = stopped._session._connection
     assert connection is not None
     standby = archive.writer(write_timeout=0.5)
     with pytest.raises(psycopg.Error), connection.transaction():

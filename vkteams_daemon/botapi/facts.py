@@ -135,7 +135,7 @@ def derive(kind: str | None, payload: dict[str, Any], received_at: datetime) -> 
     users = tuple(dict.fromkeys(_people(author, payload, carrier)))
     message: MessageFact | None = None
     members: tuple[Membership, ...] = ()
-    if kind in _MESSAGE_EVENTS:
+    if kind in MESSAGE_EVENTS:
         if chat is None:
             raise Unreadable(f"{kind} without a chat")
         message = _message(kind, payload, chat, received_at)
@@ -159,7 +159,7 @@ def derive(kind: str | None, payload: dict[str, Any], received_at: datetime) -> 
     return facts
 
 
-_MESSAGE_EVENTS = {"newMessage", "editedMessage", "deletedMessage", "pinnedMessage", "unpinnedMessage"}
+MESSAGE_EVENTS = {"newMessage", "editedMessage", "deletedMessage", "pinnedMessage", "unpinnedMessage"}
 
 
 def _carrier(kind: str | None, payload: dict[str, Any]) -> dict[str, Any]:

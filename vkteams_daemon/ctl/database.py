@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +133,46 @@ def _quarantine(args: argparse.Namespace, config: Config) -> Answer:
 
 
 def _replay(args: argparse.Namespace, config: Config) -> Answer:
-    raise UsageError("replay is not here yet")
+    from vkteams_daemon.store import replay
+
+    if args.all:
+        _confirmed(args, "all messages, versions, chats, users and members will be derived anew from the stored events")
+    run = replay.everything if args.all else replay.quarantined
+    erase = config.storage.on_delete == "erase"
+    with _open(config) as database, database.connect() as connection:
+        done = run(connection, erase=erase, progress=_Progress("replay"))
+    if args.all:
+        lines = [
+            f"{done.messages} messages changed; {done.queued} wait for a new vector",
+            f"{done.erased} erased messages stay as they are" if done.erased else "",
+        ]
+    else:
+        lines = [f"{done.readable} of {done.events} quarantined events could be read and are derived"]
+    left = f"{done.unreadable} events cannot be read; see `vkteamsctl database quarantine`" if done.unreadable else ""
+
+    def render(screen: Screen) -> None:
+        for line in (*lines, left):
+            if line:
+                screen.line(line)
+
+    return Answer(done, render)
+
+
+class _Progress:
+    """A line on standard error that counts up, where that is a terminal."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._shown = -1
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = 100 * done // total if total else 100
+        if self._terminal and percent != self._shown:
+            self._shown = percent
+            end = "\n" if done >= total else ""
+            sys.stderr.write(f"\r{self._what}: {percent:3d} % of {total} events{end}")
+            sys.stderr.flush()
 
 
 def _cursor(args: argparse.Namespace, config: Config) -> Answer:

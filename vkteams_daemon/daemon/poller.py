@@ -46,8 +46,8 @@ PERMANENT = (ConfigError, SchemaError, Unauthorised, NotBotApi)
 class Sink(Protocol):
     """Where batches go: store.writing.Writer, or printing.Printer under --no-save."""
 
-    cursor: Cursor | None
-
+    @property
+    def cursor(self) -> Cursor | None: ...
     @property
     def holds(self) -> bool: ...
     def acquire(self) -> bool: ...

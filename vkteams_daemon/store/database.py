@@ -129,7 +129,11 @@ class Database:
 
 def parameters(url: str, connect_timeout: int, application: str) -> str:
     """The URL or conninfo with our time limits, where it does not set its own; ConfigError where it cannot be read."""
-    defaults = {"connect_timeout": str(connect_timeout), "application_name": application, **_KEEPALIVE}
+    # The driver would take another encoding from PGCLIENTENCODING, and not every text fits into that.
+    defaults = {
+        "connect_timeout": str(connect_timeout), "application_name": application, "client_encoding": "UTF8",
+        **_KEEPALIVE,
+    }  # fmt: skip
     try:
         given = conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
@@ -156,7 +160,7 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
     text = first_line(error)
     if isinstance(error, errors.InvalidAuthorizationSpecification | errors.InvalidPassword | errors.InvalidCatalogName):
         return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
-    if state in ("53100", "25006", "58030"):
+    if state in ("53100", "53400", "25006", "58030"):
         return CannotWrite(f"the database cannot write: {text}", hint="Free disk space, or find the writable server.")
     if state == "42501":
         return SchemaError(f"the database role lacks a right: {text}", hint="docs/schema.md lists the rights it needs.")
@@ -166,6 +170,8 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
         return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
     if not state and re.search(r'(database|role) ".*" does not exist', text):
         return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
+    if state.startswith("40"):
+        return StoreError(f"the database asks to try again: {text}")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout):
         return DatabaseUnavailable(f"the database cannot be reached: {text}")
     return StoreError(f"the database refuses the statement: {text}")
@@ -192,7 +198,10 @@ def migrations() -> dict[int, str]:
 
 def schema_version(connection: Connection) -> int:
     """The version of the schema that the connection sees; 0 where there is none."""
-    present = connection.execute("SELECT to_regclass('schema_version') IS NOT NULL").fetchone()
+    # In the schema that is written to: further down the search_path another program may have such a table.
+    present = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'schema_version')"
+    ).fetchone()
     if not present or not present[0]:
         return 0
     row = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
@@ -255,22 +264,29 @@ def _lock(connection: Connection, patience: float) -> None:
 def _check_fit(connection: Connection) -> None:
     row = connection.execute(
         "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_schema(),"
-        " to_regclass('schema_version') IS NULL AND to_regclass('events') IS NOT NULL,"
-        " EXISTS (SELECT FROM pg_extension WHERE extname = 'vector'),"
+        " ARRAY(SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()),"
+        " (SELECT extversion FROM pg_extension WHERE extname = 'vector'),"
+        " (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'),"
+        " to_regtype('halfvec') IS NOT NULL,"
         " EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')"
     ).fetchone()
     assert row is not None
-    version, encoding, schema, foreign, installed, available = row
+    version, encoding, schema, tables, installed, place, usable, available = row
     if version < 140000:
         raise SchemaError(f"PostgreSQL {version // 10000} is too old: 14 or newer is needed")
     if encoding != "UTF8":
         raise SchemaError(f"the database's encoding is {encoding}, not UTF8", hint="Create it with ENCODING 'UTF8'.")
     if schema is None:
         raise SchemaError("no schema of the search_path exists", hint="Create one, or set the role's search_path.")
-    if foreign:
+    if "events" in tables and "schema_version" not in tables:
         raise SchemaError(f"schema {schema} has a table `events` that is not ours", hint="Use a schema of its own.")
     if not installed and not available:
         raise SchemaError("the server has no pgvector", hint="Install pgvector for this PostgreSQL.")
+    if installed and not usable:
+        raise SchemaError(
+            f"pgvector {installed} in schema {place} cannot be used: it is older than 0.7, or not in the search_path",
+            hint=f"Upgrade it, or add {place} to the role's search_path.",
+        )
     connection.execute(
         "CREATE TABLE IF NOT EXISTS schema_version"
         " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"

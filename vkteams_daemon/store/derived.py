@@ -118,6 +118,13 @@ _LOCK_CHATS = (
     "SELECT pg_advisory_xact_lock(7691, bucket) FROM"
     " (SELECT DISTINCT hashtext(chat_id) & 1023 AS bucket FROM unnest(%s::text[]) AS chat_id ORDER BY bucket) AS b"
 )
+# Folding reads a row and writes it back under a lock taken before, so every statement must see what was committed
+# until then. Only a few rows by their keys are ever joined: the temporary tables have no statistics, and a guess must
+# not scan the archive.
+_SETTINGS = (
+    "SET default_transaction_isolation = 'read committed'; SET enable_hashjoin = off; SET enable_mergejoin = off;"
+    " SET jit = off"
+)
 _NOTIFY = "SELECT pg_notify('vkteams_queue', '')"
 
 
@@ -222,6 +229,7 @@ def _json(value: Any) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def temporary_tables(others: Iterable[Rows] = ()) -> str:
-    """The statements that make the session's temporary tables."""
-    return "; ".join(rows.temporary_table for rows in (*ROWS, *others))
+def prepare(connection: Connection, others: Iterable[Rows] = ()) -> None:
+    """Ready a session for `write`, `rebuild` and these other sets of rows."""
+    connection.execute(_SETTINGS)
+    connection.execute("; ".join(rows.temporary_table for rows in (*ROWS, *others)).encode())

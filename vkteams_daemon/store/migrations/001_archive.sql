@@ -30,6 +30,7 @@ CREATE TABLE events (
     PRIMARY KEY (bot_id, generation, event_id)
 );
 CREATE INDEX events_chat ON events (chat_id, subject);
+CREATE INDEX events_arrival ON events (received_at);
 CREATE INDEX events_quarantine ON events (bot_id, generation, event_id) WHERE error IS NOT NULL;
 
 CREATE TABLE chats (
