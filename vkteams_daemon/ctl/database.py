@@ -82,7 +82,7 @@ def _stats(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.archive import Archive
 
     with Archive(config) as archive:
-        counted = archive.statistics(chat_id=args.chat_id, since=args.since)
+        counted = archive.statistics(chat_ids=[args.chat_id] if args.chat_id else None, since=args.since)
     return Answer(counted, lambda screen: _show_statistics(screen, counted))
 
 

@@ -21,13 +21,13 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ModelAbsent, NotFound, StoreError
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search import conversation, lexical, stats
-from vkteams_daemon.search.conversation import neighbours
+from vkteams_daemon.search.conversation import Said, neighbours
 from vkteams_daemon.search.correction import corrected
 from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
 from vkteams_daemon.search.hit import Hit, Ranked, hits
 from vkteams_daemon.search.hybrid import LEG, fuse
 from vkteams_daemon.search.query import Query, read
-from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.search.scope import Scope, with_threads
 from vkteams_daemon.search.semantic import search_semantic
 from vkteams_daemon.search.text import search_text, snippets, spelled_out
 from vkteams_daemon.search.vocabulary import Vocabulary
@@ -176,22 +176,35 @@ class Archive:
                 cursor=Cursor(question, now, given, shown[-1].key).text if more else None,
             )
 
-    def message(self, chat_id: str, msg_id: str) -> Hit:
-        """One message.
+    def thread(
+        self, chat_id: str, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
+    ) -> list[Said]:
+        """One message with what it answers, what answers it, and what its thread hangs on; oldest first.
+
+        Args:
+            chat_id: the message's chat.
+            msg_id: the message's id in it.
+            chat_ids: only these chats may be looked at; None is every chat.
+            since: only what was sent from this moment on (aware).
 
         Raises:
-            NotFound: the archive has no such message, or it was deleted.
+            NotFound: the archive has no such message, or it was deleted, or it lies outside these chats and times.
         """
         with self._reading() as connection:
-            found = hits(connection, [Ranked(chat_id, msg_id, 1.0)])
+            found = conversation.thread(connection, chat_id, msg_id, Scope(chat_ids, since=since))
         if not found:
             raise NotFound(f"the archive has no message {msg_id} in chat {chat_id}")
-        return found[0]
+        return found
 
-    def statistics(self, *, chat_id: str | None = None, since: datetime | None = None) -> stats.Statistics:
+    def statistics(self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> stats.Statistics:
         """The archive in numbers."""
         with self._reading() as connection:
-            return stats.statistics(connection, chat_id=chat_id, since=since)
+            return stats.statistics(connection, chat_ids=chat_ids, since=since)
+
+    def with_threads(self, chat_ids: Collection[str]) -> list[str]:
+        """These chats, and the threads that hang on their messages."""
+        with self._reading() as connection:
+            return with_threads(connection, chat_ids)
 
     def _hits(
         self,

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import psycopg
+from psycopg.rows import tuple_row
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -57,3 +60,14 @@ class Scope:
             "until": self.until,
             "arrived": self.arrived,
         }
+
+
+def with_threads(connection: psycopg.Connection[Any], chat_ids: Collection[str]) -> list[str]:
+    """These chats, and the threads that hang on their messages: a thread is a chat of its own."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT chat_id FROM unnest(%(chats)s::text[]) AS c (chat_id)"
+            " UNION SELECT chat_id FROM chats WHERE parent_chat_id = ANY(%(chats)s) ORDER BY 1",
+            {"chats": sorted(chat_ids)},
+        )
+        return [chat_id for (chat_id,) in cursor]

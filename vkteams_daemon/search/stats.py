@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -128,43 +129,41 @@ def _gaps(connection: psycopg.Connection[Any], chat_ids: list[str] | None) -> tu
 
 
 def statistics(
-    connection: psycopg.Connection[Any], *, chat_id: str | None = None, since: datetime | None = None
+    connection: psycopg.Connection[Any], *, chat_ids: Collection[str] | None = None, since: datetime | None = None
 ) -> Statistics:
     """Count the archive.
 
     Args:
         connection: any connection to it.
-        chat_id: count only this chat.
+        chat_ids: count only these chats; None is every chat, an empty collection none.
         since: count only what was sent, or for events received, from this moment on (aware).
     """
-    asked = {"chat": chat_id, "since": since}
-    here = "(%(chat)s::text IS NULL OR chat_id = %(chat)s)"
-    recent = f"{here} AND (%(since)s::timestamptz IS NULL OR sent_at >= %(since)s)"
+    asked = {"chats": None if chat_ids is None else sorted(chat_ids), "since": since}
     messages = _row(
         connection,
         "SELECT count(*), count(edited_at), count(deleted_at),"
-        f" count(DISTINCT chat_id), count(DISTINCT user_id), min(sent_at), max(sent_at) FROM messages WHERE {recent}",
+        f" count(DISTINCT chat_id), count(DISTINCT user_id), min(sent_at), max(sent_at) FROM messages WHERE {_SENT}",
         asked,
     )
     events = _row(
         connection,
         "SELECT count(*), count(*) FILTER (WHERE error IS NOT NULL), max(received_at) FROM events"
-        f" WHERE {here} AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s)",
+        f" WHERE {_HERE} AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s)",
         asked,
     )
     versions = _row(
         connection,
-        f"SELECT count(*) FROM message_versions WHERE {here}"
+        f"SELECT count(*) FROM message_versions WHERE {_HERE}"
         " AND (%(since)s::timestamptz IS NULL OR replaced_at >= %(since)s)",
         asked,
     )
     queue = _row(
         connection,
         "SELECT count(*), count(*) FILTER (WHERE not_before = 'infinity'), min(enqueued_at)"
-        f" FROM embedding_queue WHERE {here}",
+        f" FROM embedding_queue q WHERE {_HERE} AND {_OF_SENT.format('q')}",
         asked,
     )
-    whole = chat_id is None and since is None
+    whole = chat_ids is None and since is None
     return Statistics(
         events=events[0],
         quarantined=events[1],
@@ -181,16 +180,25 @@ def statistics(
         parked=queue[1],
         oldest_queued_at=queue[2],
         models=_models(connection, asked),
-        busiest=[] if chat_id else _busiest(connection, asked),
+        busiest=[] if chat_ids is not None and len(chat_ids) == 1 else _busiest(connection, asked),
         sizes=sizes(connection) if whole else {},
     )
+
+
+_HERE = "(%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s))"
+_SENT = f"{_HERE} AND (%(since)s::timestamptz IS NULL OR sent_at >= %(since)s)"
+# What belongs to a message and has no time of its own.
+_OF_SENT = (
+    "(%(since)s::timestamptz IS NULL OR EXISTS (SELECT FROM messages m"
+    " WHERE m.chat_id = {0}.chat_id AND m.msg_id = {0}.msg_id AND m.sent_at >= %(since)s))"
+)
 
 
 def _models(connection: psycopg.Connection[Any], asked: dict[str, Any]) -> list[ModelStatistics]:
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
             "WITH counted AS (SELECT model_id, count(*) AS vectors, count(DISTINCT (chat_id, msg_id)) AS messages"
-            "  FROM embeddings WHERE %(chat)s::text IS NULL OR chat_id = %(chat)s GROUP BY model_id)"
+            f"  FROM embeddings e WHERE {_HERE} AND {_OF_SENT.format('e')} GROUP BY model_id)"
             " SELECT m.model_id, m.name, m.dims, m.state, coalesce(c.vectors, 0), coalesce(c.messages, 0)"
             " FROM embedding_models m LEFT JOIN counted c ON c.model_id = m.model_id ORDER BY m.model_id",
             asked,
@@ -203,8 +211,7 @@ def _models(connection: psycopg.Connection[Any], asked: dict[str, Any]) -> list[
 def _busiest(connection: psycopg.Connection[Any], asked: dict[str, Any]) -> list[ChatStatistics]:
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
-            "SELECT chat_id, count(*) AS messages, max(sent_at) FROM messages"
-            " WHERE %(since)s::timestamptz IS NULL OR sent_at >= %(since)s"
+            f"SELECT chat_id, count(*) AS messages, max(sent_at) FROM messages WHERE {_SENT}"
             f" GROUP BY chat_id ORDER BY messages DESC, chat_id LIMIT {_BUSIEST}",
             asked,
             prepare=False,
