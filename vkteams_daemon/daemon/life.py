@@ -145,6 +145,8 @@ class Life:
     @contextlib.contextmanager
     def _open(self, context: Any) -> Any:
         try:
+            if self._owner.lent:
+                os.setgid(self._owner.gid)  # with initgroups, DaemonContext sets the other groups alone
             context.open()
         except daemon.daemon.DaemonError as error:
             raise VkTeamsError(f"cannot become a daemon: {error}") from error
