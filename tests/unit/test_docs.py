@@ -1,0 +1,210 @@
+"""The documentation names every command, option, setting, variable and exit code there is, and none that is not."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docs import commands
+from tests.harness.daemon import ROOT
+from vkteams_daemon import errors, template
+from vkteams_daemon.ctl import main as ctl
+from vkteams_daemon.ctl.output import MODES
+from vkteams_daemon.daemon import arguments
+from vkteams_daemon.errors import UsageError, VkTeamsError
+from vkteams_daemon.options import ALIASES, NOT_OPTIONS, SECTIONS, options
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+COMMANDS = (ROOT / "docs" / "vkteamsctl.md").read_text(encoding="utf-8")
+CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+VERBS = {f"{noun.name} {verb.name}": verb for noun in commands.nouns() for verb in noun.verbs}
+GLOBAL = {name for flag in commands.global_flags() for name in flag.names}
+# Variables that other programs read for us: requests, the harness of systemd, the shell of an example.
+FOREIGN = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "NOTIFY_SOCKET"}
+OWN_CODES = {0, 130, 141}  # what main() returns without an error of the tree
+
+
+def _section(verb: str) -> str:
+    """What docs/vkteamsctl.md says of a verb."""
+    return re.split(r"\n#{1,3} ", COMMANDS.partition(f"\n### {verb}\n")[2])[0]
+
+
+def _leaves(kind: type[VkTeamsError]) -> Iterator[type[VkTeamsError]]:
+    yield kind
+    for below in kind.__subclasses__():
+        if below.__module__ == errors.__name__:
+            yield from _leaves(below)
+
+
+# The commands
+
+
+def test_every_verb_has_its_section_and_every_section_its_verb() -> None:
+    assert re.findall(r"(?m)^### (.+)$", COMMANDS) == list(VERBS)
+    nouns = [noun for noun in re.findall(r"(?m)^## (.+)$", COMMANDS) if noun in ctl.NOUNS]
+    assert nouns == list(ctl.NOUNS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_section_lists_the_options_that_its_verb_has(verb: str) -> None:
+    listed = re.findall(r"(?m)^- `(--[^`]+)`: \S", _section(verb))
+    known = [f"{flag.names[0]} {flag.value}".strip() for flag in VERBS[verb].flags]
+    assert sorted(listed) == sorted(known), f"docs/vkteamsctl.md, ### {verb}"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_section_has_an_example_of_its_verb(verb: str) -> None:
+    assert re.search(rf"(?m)^    vkteamsctl (?:.* )?{verb}\b", _section(verb))
+
+
+def test_the_global_options_and_modes() -> None:
+    general = COMMANDS.partition("\n## Exit codes")[0]
+    listed = re.findall(r"(?m)^- `(--[^`]+)`:", general)
+    assert listed == [f"{flag.names[0]} {flag.value}" for flag in commands.global_flags()]
+    assert tuple(re.findall(r"(?m)^\| `(\w+)` \|", general)) == MODES
+
+
+def test_the_exit_codes_are_those_of_the_errors() -> None:
+    table = COMMANDS.partition("\n## Exit codes")[2].partition("\n## ")[0]
+    listed = {int(code) for row in re.findall(r"(?m)^\| ([\d, ]+) \|", table) for code in row.split(",")}
+    assert listed == {kind.exit_code for kind in _leaves(VkTeamsError)} | OWN_CODES
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    drawn = dict(re.findall(r"(?m)^[ │├└─]*(\w+) +(\d\d)  ", errors.__doc__ or ""))
+    assert {name: int(code) for name, code in drawn.items()} == {
+        kind.__name__: kind.exit_code for kind in _leaves(VkTeamsError)
+    }
+
+
+# Help
+
+
+def _walk(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from _walk(below)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example_that_can_be_run(verb: str) -> None:
+    command = VERBS[verb]
+    assert command.help
+    examples = re.findall(r"(?m)^  (vkteamsctl .*)$", command.example)
+    assert examples
+    assert all(f" {verb}" in example for example in examples)
+    for example in examples:
+        _parsed(example)
+    for flag in command.flags:
+        assert flag.help, flag
+    for argument in command.arguments:
+        assert argument.help, argument
+
+
+def test_the_examples_of_the_programs_themselves() -> None:
+    for text in (ctl._EXAMPLES, arguments._EXAMPLES):
+        for example in re.findall(r"(?m)^  (vkteams\w+.*)$", text):
+            _parsed(example)
+
+
+# What is written anywhere
+
+
+def _spoken() -> Iterator[tuple[str, str]]:
+    """(page, command line) of every vkteamsctl and vkteamsd in a code block or span."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        lines = re.findall(r"(?m)^(?: {4}|\$ )?(?:\S+=\S* )*(vkteams(?:ctl|d) .*)$", text)
+        lines += re.findall(r"`(vkteams(?:ctl|d) [^`]*)`", text)
+        for line in lines:
+            if "──" in line:
+                continue  # a drawing
+            yield page.name, re.split(r"\s+#|\s\|\s|\s&&?\s|\s>|…", line)[0].strip()
+
+
+def _parsed(line: str) -> None:
+    program, *words = shlex.split(line)
+    if not words or "NOUN" in words or set(words) & {"--help", "--version"}:
+        return
+    if program == "vkteamsd":
+        arguments.parser().parse_args(words)
+        return
+    noun = ctl._glance(words)[1]
+    verbs = [name.split()[1] for name in VERBS if name.split()[0] == noun]
+    assert noun in ctl.NOUNS, f"{line}: no such noun"
+    if not set(words) & set(verbs):
+        assert words[-1] == noun, f"{line}: no such verb"
+        return
+    try:
+        ctl.build(noun).parse_args(words)
+    except UsageError as error:
+        if "required" not in str(error):  # a span may name a verb without what it is told
+            raise AssertionError(f"{line}: {error}") from error
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(_spoken())))
+def test_every_command_that_is_written_exists(page: str, line: str) -> None:
+    _parsed(line)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_that_is_written_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    known = {option.name for option in options()}
+    sections = "|".join(SECTIONS)
+    for name in re.findall(rf"`((?:{sections})\.[a-z_]+)`", text):
+        assert name in known or name.split(".")[1] in ("toml", "md", "py", "sql"), name
+    for section, key in re.findall(rf"`\[({sections})\] ([a-z_]+)", text):
+        assert f"{section}.{key}" in known, f"[{section}] {key}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_variable_that_is_written_exists(page: Path) -> None:
+    known = {variable for option in options() for variable in option.variables} | NOT_OPTIONS
+    for name in re.findall(r"\bVKTEAMS_[A-Z_]*[A-Z]\b", page.read_text(encoding="utf-8")):
+        assert name in known, name
+
+
+# The configuration
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_option_has_its_row(section: str) -> None:
+    text = CONFIGURATION.partition(f"\n### [{section}]\n\n")[2].partition("\n### ")[0].strip()
+    assert text == f"{SECTIONS[section].__doc__}\n\n{template.markdown(section)}", "vkteams_daemon/template.py has it"
+
+
+def test_no_section_too_many() -> None:
+    assert re.findall(r"(?m)^### \[(\w+)\]$", CONFIGURATION) == list(SECTIONS)
+
+
+def test_the_short_names() -> None:
+    assert dict(re.findall(r"(?m)^\| `(\w+)` \| `(\w+\.\w+)` \|$", CONFIGURATION)) == {
+        alias: next(option.name for option in options() if option.variable == variable)
+        for alias, variable in ALIASES.items()
+    }
+
+
+def test_every_variable_that_the_code_reads_is_named() -> None:
+    read = set(NOT_OPTIONS)
+    for file in (ROOT / "vkteams_daemon").rglob("*.py"):
+        read |= set(re.findall(r"environ(?:\.get\(|\[|\.pop\()\"([A-Z_]+)\"", file.read_text(encoding="utf-8")))
+    for name in sorted(read):
+        assert re.search(rf"`[^`\n]*\b{name}\b", CONFIGURATION), f"{name} is not in docs/configuration.md"
+    assert read >= {"XDG_RUNTIME_DIR", "NO_COLOR", "VKTEAMS_DEBUG", "CREDENTIALS_DIRECTORY"}, "the search finds nothing"
+
+
+def test_no_variable_is_named_that_nobody_reads() -> None:
+    table = CONFIGURATION.partition("## Other variables")[2].partition("\n## ")[0]
+    rows = {name for row in re.findall(r"(?m)^\| (`.*?`) \|", table) for name in re.findall(r"`(\w+)`", row)}
+    assert rows
+    source = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "vkteams_daemon").rglob("*.py"))
+    for name in rows - FOREIGN:
+        assert f'"{name}"' in source, name
