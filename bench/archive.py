@@ -11,7 +11,8 @@ import json
 import os
 import random
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,11 +44,11 @@ def database(directory: Path) -> Iterator[Database]:
 
 
 def read_texts(file: Path | None, count: int) -> list[str]:
-    """That many texts of the file, a fixed sample in their order; of the built-in ones, where there is no file."""
+    """That many texts of the file, a fixed sample in their order; without a file the built-in ones, numbered."""
     named = file or (Path(os.environ[DATA]) if os.environ.get(DATA) else None)
     if named is None:
         texts = samples.texts()
-        return [texts[i % len(texts)] for i in range(count)]
+        return [f"{texts[i % len(texts)]} {i // len(texts) or ''}".rstrip() for i in range(count)]
     with gzip.open(named, "rt", encoding="utf-8") as lines:
         texts = [text for line in lines if (text := json.loads(line).get("text") or "").strip()]
     chosen = sorted(random.Random(1).sample(range(len(texts)), min(count, len(texts))))
@@ -67,6 +68,13 @@ def batches(texts: Sequence[str], size: int, *, first_id: int = 1) -> list[list[
     """The same answers, read."""
     now = datetime.now(UTC)
     return [read(body, now) for body in bodies(texts, size, first_id=first_id)]
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _event(number: int, text: str) -> dict[str, object]:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,8 +26,6 @@ from vkteams_daemon.store import models
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.models import StoredModel
 from vkteams_daemon.store.writing import Writer
-
-IDLE = 0.5  # seconds between two looks at the queue; only the end of a run waits for one
 
 
 class Run:
@@ -88,13 +85,6 @@ class Run:
         return int(row[0]) if row else 0
 
 
-def timed(work: Callable[[], None]) -> float:
-    """Seconds."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def measure(infos: dict[str, ModelInfo], texts: Sequence[str], threads: int, rounds: int, directory: Path) -> None:
     """Run every way turn about and print texts a second and ratios."""
     model = one_thread(infos["int8"])
@@ -111,15 +101,15 @@ def measure(infos: dict[str, ModelInfo], texts: Sequence[str], threads: int, rou
         run = Run(database, model, threads)
         run.fill(texts)
         for _ in range(rounds):
-            note("rival", timed(lambda: rival(chunks)))
-            note("bare", timed(lambda: bare(chunks)))
-            note("bare once", timed(lambda: bare(once)))
+            note("rival", archive.timed(lambda: rival(chunks)))
+            note("bare", archive.timed(lambda: bare(chunks)))
+            note("bare once", archive.timed(lambda: bare(once)))
             run.prepare(indexed=True)
-            note("live", timed(run.embed))
+            note("live", archive.timed(run.embed))
             assert run.count() == len(chunks), "every chunk has its vector"
             run.prepare(indexed=False)
-            note("without", timed(run.embed))
-            note("build", timed(run.index))
+            note("without", archive.timed(run.embed))
+            note("build", archive.timed(run.index))
     print(f"{len(texts)} texts, {len(chunks)} chunks, {len(once)} of them different; {threads} threads, int8")
     bare_ways = {"bare": "bare loop", "bare once": "bare loop, each text once"}
     names = {

@@ -2,7 +2,8 @@
 
     python -m bench.model [TEXTS.jsonl.gz] [--source NAME|DIR|WHEEL] [--texts N]
 
-TEXTS has one JSON object a line with a `text`; without it the built-in texts are used, which are longer than a chat's.
+TEXTS has one JSON object a line with a `text`; without it the file that
+VKTEAMS_BENCH_DATA names is read, or else the built-in texts are used, which are longer than a chat's.
 The source is converted in both precisions into a temporary directory. Texts are cut into tokens beforehand; each loop
 runs `--rounds` times, turn about, and its best time counts. Figures are comparable within one run only.
 """
@@ -10,10 +11,7 @@ runs `--rounds` times, turn about, and its best time counts. Figures are compara
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import os
-import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,23 +20,14 @@ from pathlib import Path
 
 import onnxruntime
 
-from vkteams_daemon.embedding import catalogue, manifest, samples
+from bench.archive import read_texts
+from vkteams_daemon.embedding import catalogue, manifest
 from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches, load_session, load_tokenizer
 
 ARRIVAL = 32  # texts in a batch, where they are taken as they come
 
 Loop = Callable[[Sequence[Chunk]], None]
-
-
-def read_texts(file: Path | None, count: int) -> list[str]:
-    """Texts of the file, a fixed sample in their own order; without a file the built-in ones."""
-    if file is None:
-        return samples.texts()[:count]
-    with gzip.open(file, "rt", encoding="utf-8") as lines:
-        texts = [text for line in lines if (text := json.loads(line).get("text") or "").strip()]
-    chosen = sorted(random.Random(1).sample(range(len(texts)), min(count, len(texts))))
-    return [texts[i] for i in chosen]
 
 
 def several_threads(info: ModelInfo, threads: int) -> Model:

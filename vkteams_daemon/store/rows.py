@@ -52,7 +52,7 @@ class Rows:
                 statement.format(incoming=f"incoming_{self.name} AS incoming", prefix=prefix).encode()
             )
         arrays = list(zip(*rows, strict=True)) or [()] * len(self.columns)
-        places = ", ".join(f"%s::{kind}[]" for _, kind in self.columns)
+        places = ", ".join(f"%b::{kind}[]" for _, kind in self.columns)
         names = ", ".join(name for name, _ in self.columns)
         source = f"unnest({places}) AS incoming({names})"
         return connection.execute(

@@ -1,0 +1,214 @@
+"""From the Bot API's answers to committed rows, against what most code does and against COPY.
+
+    python -m bench.ingest [TEXTS.jsonl.gz] [--events N] [--batch N] [--rounds N]
+
+Ours: answers of events/get with `--batch` new messages each are stored, one transaction an answer. The rival: one
+transaction an event, with the same rows, from ten threads. The ceiling: COPY of the very rows that ours has written
+into the same tables with the same indexes, in transactions of the same size; once from Python's values, as a program
+that has them would, and once from bytes that the server itself had encoded beforehand. Nobody's time holds the reading
+of JSON, which is shown alone. Every way runs `--rounds` times, turn about, on empty tables; its best time counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from bench import archive
+from vkteams_daemon.botapi.events import Event, read
+from vkteams_daemon.store import models
+from vkteams_daemon.store.database import Connection, Database
+from vkteams_daemon.store.writing import Writer
+
+BOT = "1000000001"
+THREADS = 10
+RIVAL_SHARE = 10  # the rival gets every tenth event only: it is slow
+_TABLES = ("events", "chats", "users", "messages", "embedding_queue")
+_EVENT = (
+    "INSERT INTO events (bot_id, generation, event_id, type, chat_id, user_id, subject, occurred_at, received_at,"
+    " payload) VALUES (%s, 1, %s, %s, %s, %s, %s, %s, %s, %s::jsonb)"
+)
+_MESSAGE = (
+    "INSERT INTO messages (chat_id, msg_id, user_id, sent_at, version, text, received_at)"
+    " VALUES (%s, %s, %s, %s, 1, %s, %s) ON CONFLICT DO NOTHING"
+)
+_CHAT = "INSERT INTO chats (chat_id, type, title, seen_at) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
+_USER = "INSERT INTO users (user_id, first_name, last_name, seen_at) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
+_QUEUE = "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind) VALUES (%s, %s, 1, 'message')"
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One table's rows of one transaction: as the server encodes them, and as Python's values."""
+
+    encoded_into: str
+    encoded: bytes
+    rows_into: str
+    types: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+
+def empty(database: Database) -> None:
+    """The tables without rows, and a server that has nothing left to do."""
+    with database.connection() as connection:
+        connection.execute(f"TRUNCATE {', '.join(_TABLES)}, bots, message_versions, embeddings".encode())
+        connection.execute("CHECKPOINT")
+
+
+def ours(database: Database, answers: Sequence[Sequence[Event]]) -> None:
+    """Store each answer."""
+    writer = Writer(database.connect, BOT)
+    assert writer.acquire()
+    for events in answers:
+        writer.store(events)
+    writer.close()
+
+
+def rival(database: Database, events: Sequence[Event]) -> None:
+    """One transaction an event, from ten threads with a connection each."""
+
+    def work(first: int) -> None:
+        with database.connect() as connection:
+            for event in events[first::THREADS]:
+                with connection.transaction():
+                    _store_one(connection, event)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(work, range(THREADS)))
+
+
+def _store_one(connection: Connection, event: Event) -> None:
+    payload = json.dumps(json.loads(event.json)["payload"])
+    connection.execute(
+        _EVENT,
+        (BOT, event.event_id, event.type, event.chat_id, event.user_id, event.subject, event.occurred_at,
+         event.received_at, payload),
+    )  # fmt: skip
+    (chat,), (user,), message = event.facts.chats, event.facts.users, event.facts.message
+    connection.execute(_CHAT, (chat.chat_id, chat.type, chat.title, event.received_at))
+    connection.execute(_USER, (user.user_id, user.first_name, user.last_name, event.received_at))
+    assert message and message.content
+    connection.execute(
+        _MESSAGE,
+        (event.chat_id, event.subject, event.user_id, message.sent_at, message.content.text, event.received_at),
+    )
+    connection.execute(_QUEUE, (event.chat_id, event.subject))
+
+
+def portions(database: Database, batch: int) -> list[list[Copy]]:
+    """What is in the tables, in portions of `batch` rows."""
+    with database.connect() as connection:
+        starts = range(0, _count(connection, "events"), batch)
+        return [[_portion(connection, table, start, batch) for table in _TABLES] for start in starts]
+
+
+def _portion(connection: Connection, table: str, start: int, size: int) -> Copy:
+    kinds = dict(
+        connection.execute(
+            "SELECT attname, typname FROM pg_attribute JOIN pg_type t ON t.oid = atttypid WHERE attrelid = %s::regclass"
+            " AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
+            (table,),
+        ).fetchall()
+    )
+    # Python has no time before all others; it is the column's default.
+    written = {name: kind for name, kind in kinds.items() if name != "not_before"}
+    columns, values = ", ".join(kinds), ", ".join(written)
+    portion = f"FROM {table} ORDER BY {'event_id' if table == 'events' else 'ctid'} OFFSET {start} LIMIT {size}"
+    with connection.cursor().copy(f"COPY (SELECT {columns} {portion}) TO STDOUT BINARY".encode()) as copy:
+        encoded = b"".join(copy)
+    rows = connection.execute(f"SELECT {values} {portion}".encode()).fetchall()
+    return Copy(
+        encoded_into=f"COPY {table} ({columns}) FROM STDIN BINARY",
+        encoded=encoded,
+        rows_into=f"COPY {table} ({values}) FROM STDIN BINARY",
+        types=tuple(written.values()),
+        rows=[tuple(_as_written(value) for value in row) for row in rows],
+    )
+
+
+def _as_written(value: Any) -> Any:
+    """JSON as a program has it that has read it from a network: as text."""
+    return Jsonb(json.dumps(value), dumps=str) if isinstance(value, dict | list) else value
+
+
+def copy_encoded(database: Database, transactions: Sequence[Sequence[Copy]]) -> None:
+    """COPY of the encoded rows."""
+    with database.connect() as connection:
+        for portion in transactions:
+            with connection.transaction():
+                for part in portion:
+                    with connection.cursor().copy(part.encoded_into.encode()) as copy:
+                        copy.write(part.encoded)
+
+
+def copy_rows(database: Database, transactions: Sequence[Sequence[Copy]]) -> None:
+    """COPY of Python's values."""
+    with database.connect() as connection:
+        for portion in transactions:
+            with connection.transaction():
+                for part in portion:
+                    with connection.cursor().copy(part.rows_into.encode()) as copy:
+                        copy.set_types(part.types)
+                        for row in part.rows:
+                            copy.write_row(row)
+
+
+def _count(connection: Connection, table: str) -> int:
+    row = connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
+    return int(row[0]) if row else 0
+
+
+def measure(database: Database, texts: Sequence[str], batch: int, rounds: int) -> None:
+    """Run every way turn about and print events a second and ratios."""
+    bodies = archive.bodies(texts, batch)
+    now = datetime.now(UTC)
+    answers = [read(body, now) for body in bodies]
+    few = [event for events in answers for event in events][::RIVAL_SHARE]
+    with database.connection() as connection:
+        models.register(connection, "bench", "bench", 384)
+    ours(database, answers)
+    rows = portions(database, batch)
+    ways: dict[str, Callable[[], object]] = {
+        "one transaction an answer (ours)": lambda: ours(database, answers),
+        f"one transaction an event from {THREADS} threads": lambda: rival(database, few),
+        "COPY of the same rows from Python's values": lambda: copy_rows(database, rows),
+        "COPY of the same rows, encoded beforehand": lambda: copy_encoded(database, rows),
+        "reading the answers alone": lambda: [read(body, now) for body in bodies],
+    }
+    best = dict.fromkeys(ways, float("inf"))
+    for _ in range(rounds):
+        for name, way in ways.items():
+            empty(database)
+            best[name] = min(best[name], archive.timed(way))
+    rate = {name: len(texts) / seconds for name, seconds in best.items()}
+    _, one_by_one, values, encoded, _ = ways
+    rate[one_by_one] *= len(few) / len(texts)
+    print(f"{len(texts)} events in answers of {batch}")
+    print(f"{'':48}{'events/s':>10}{'x one by one':>14}{'of COPY, values':>17}{'of COPY, encoded':>18}")
+    for name in ways:
+        ratios = [rate[name] / rate[other] for other in (one_by_one, values, encoded)]
+        print(f"{name:48}{rate[name]:10.0f}{ratios[0]:14.1f}{ratios[1]:17.2f}{ratios[2]:18.2f}")
+
+
+def main() -> None:
+    """Make the archive and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", nargs="?", type=Path, metavar="TEXTS.jsonl.gz")
+    parser.add_argument("--events", type=int, default=10000, metavar="N")
+    parser.add_argument("--batch", type=int, default=500, metavar="N")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    options = parser.parse_args()
+    with archive.place() as directory, archive.database(directory) as database:
+        measure(database, archive.read_texts(options.file, options.events), options.batch, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
