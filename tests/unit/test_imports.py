@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vkteams_daemon"
 
 # What each room may import beside itself, also inside functions.
 _GROUND = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__"}
-ALLOWED = {room: _GROUND for room in _GROUND} | {
+ALLOWED = dict.fromkeys(_GROUND, _GROUND) | {
     "errors": set(),
     "options": {"errors"},
     "botapi": _GROUND,

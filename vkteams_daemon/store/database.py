@@ -232,9 +232,13 @@ def bring_up_to_date(connection: Connection, *, patience: float = 60.0) -> list[
     with translated():
         if schema_version(connection) == max(migrations()):
             return []
+        _check_fit(connection)
         _lock(connection, patience)
         try:
-            _check_fit(connection)
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_version"
+                " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+            )
             version = schema_version(connection)
             for number, script in migrations().items():
                 if number <= version:
@@ -287,10 +291,6 @@ def _check_fit(connection: Connection) -> None:
             f"pgvector {installed} in schema {place} cannot be used: it is older than 0.7, or not in the search_path",
             hint=f"Upgrade it, or add {place} to the role's search_path.",
         )
-    connection.execute(
-        "CREATE TABLE IF NOT EXISTS schema_version"
-        " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-    )
 
 
 def migrate(url: str) -> list[int]:
