@@ -114,7 +114,8 @@ def test_all_four_spellings_of_the_url(listener: Listen, make: Make, spelling: s
     [
         "", "corp.example", "ftp://corp.example", "http://", "http:///bot/v1", "http://a b", "file:///etc/passwd",
         "http://corp.example:port/", "http://corp.example/?x=1234567890", "http://corp.example/#1234567890",
-        "http://anna:1234567890@corp.example/", "http://1234567890@corp.example", "http://[::1", "http://a:b:c",
+        "http://anna:1234567890@corp.example/", "http://1234567890@corp.example", "http://[::1", "http://a:b:c", "http://a:99999",
+        "http://[::1::2::3]",
     ],
 )  # fmt: skip
 def test_what_is_no_url_is_refused_without_repeating_its_secrets(url: str) -> None:
@@ -239,6 +240,10 @@ def test_a_name_that_does_not_exist(make: Make, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     _fails(make("http://no.example").self_get, ApiUnreachable, "its name cannot be resolved")
+
+
+def test_a_name_that_cannot_exist(make: Make) -> None:
+    _fails(make(f"http://{'a' * 70}.example").self_get, ConfigError, "is not a URL that can be asked")
 
 
 def test_the_second_address_is_tried(listener: Listen, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,6 +199,10 @@ def base_url(url: str) -> str:
         shown = re.sub(r"[?#].*", "?…", re.sub(r"//[^/]*@", "//…@", url), flags=re.DOTALL)
         hint = "Write it like https://myteam.mail.ru/bot/v1, without a user, a query or a token."
         raise ConfigError(f"api.url: {shown!r} is not an http:// or https:// URL", hint=hint)
+    try:
+        requests.Request("GET", url).prepare()  # a port or a name that cannot be
+    except (requests.RequestException, ValueError) as error:
+        raise ConfigError(f"api.url: {url!r} is not a URL that can be asked") from error
     return url if url.endswith("/bot/v1") else f"{url}/bot/v1"
 
 
