@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import select
 import socket
 import threading
 from typing import Any
@@ -72,7 +75,11 @@ class Adapter(HTTPAdapter):
                 sock = _connected(self, sockets)
                 # TLS takes the descriptor over into an object that nobody can reach until it is agreed on.
                 self._twin = sock.dup()
-                sockets.add(self._twin)
+                try:
+                    sockets.add(self._twin)
+                except ConnectionAbortedError:
+                    sock.close()
+                    raise
                 return sock
 
             def connect(self) -> None:
@@ -101,9 +108,7 @@ def _connected(connection: Any, sockets: Sockets) -> socket.socket:
             try:
                 for option in connection.socket_options or ():
                     sock.setsockopt(*option)
-                sock.settimeout(connection.timeout)
-                sockets.add(sock)
-                sock.connect(address)
+                _connect(sock, address, connection.timeout, sockets)
                 return sock
             except OSError as error:
                 sock.close()
@@ -113,3 +118,19 @@ def _connected(connection: Any, sockets: Sockets) -> socket.socket:
     if isinstance(failure, TimeoutError):
         raise ConnectTimeoutError(connection, "no connection in time") from failure
     raise NewConnectionError(connection, f"no connection: {failure}") from failure
+
+
+def _connect(sock: socket.socket, address: Any, timeout: float, sockets: Sockets) -> None:
+    sock.setblocking(False)
+    code = sock.connect_ex(address)
+    if code == errno.EINPROGRESS:
+        # Only now: the shutdown of a socket that has not begun to connect does nothing.
+        sockets.add(sock)
+        waiting = select.poll()
+        waiting.register(sock, select.POLLOUT)
+        if not waiting.poll(timeout * 1000):
+            raise TimeoutError("no connection in time")
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+    sock.settimeout(timeout)
