@@ -68,7 +68,7 @@ class Poller:
     """Runs in a thread of its own; writes what happens into the status.
 
     Args:
-        client: the API. Replaceable between polls (`client` attribute): a reload may bring a new token.
+        client: the API; `use` replaces it, for a reload may bring a new token.
         open_sink: opens the database and gives the writer for a bot.
         work: the pool that the inserts run in.
         status: api, database, events and bot are written by this loop alone.
@@ -90,7 +90,7 @@ class Poller:
         changed: Callable[[], None],
         queued: Callable[[], None],
     ) -> None:
-        self.client = client
+        self._client = self._asked = client
         self.poll_time = poll_time
         self.ready: Future[str] = Future()
         self.latencies: deque[float] = deque(maxlen=1000)
@@ -102,6 +102,7 @@ class Poller:
         self._changed = changed
         self._queued = queued
         self._stop = threading.Event()
+        self._awake = threading.Event()
         self._bot: BotInfo | None = None
         self._held: Batch | None = None
         self._lost_at: float | None = None
@@ -120,9 +121,19 @@ class Poller:
         """Change the longest wait between attempts, in seconds."""
         self._api.longest = self._database.longest = longest
 
+    def use(self, client: BotClient) -> None:
+        """Ask this client from the next poll on, at once where the last one has failed."""
+        self._client = client
+        self._awake.set()
+
+    def abort(self) -> None:
+        """End the request in flight, from any thread."""
+        self._asked.abort()
+
     def stop(self) -> None:
         """End the loop; a poll in flight must be aborted beside it."""
         self._stop.set()
+        self._awake.set()
 
     def per_second(self, window: float = 60.0) -> float:
         """Events received a second over the last `window` seconds."""
@@ -143,12 +154,14 @@ class Poller:
                 log.exception("the poll loop met a fault of this program; it goes on")
                 wait = self._database_failed(StoreError(f"internal error: {type(error).__name__}"))
             if wait:
-                self._stop.wait(wait)
+                self._awake.wait(wait)
+                self._awake.clear()
 
     def _cycle(self) -> float:
         """One step; returns the seconds to wait before the next."""
+        client = self._asked = self._client
         if self._bot is None:
-            self._bot = self.client.self_get()
+            self._bot = client.self_get()
             self._status.bot.id, self._status.bot.nick = self._bot.user_id, self._bot.nick
         if self.sink is None:
             self.sink = self._open_sink(self._bot)
@@ -165,7 +178,7 @@ class Poller:
         if cursor is None or self._stop.is_set():
             return 0.0
         asked = time.monotonic()
-        body = self.client.poll(cursor.last_event_id, self.poll_time)
+        body = client.poll(cursor.last_event_id, self.poll_time)
         arrived, received_at = time.monotonic(), datetime.now(UTC)
         events = api_events.read(body, received_at)
         self._api_answered(received_at)

@@ -17,12 +17,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import FrameType
 
-from vkteams_daemon import config as configuration
 from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.embedders import Embedders
 from vkteams_daemon.daemon.poller import Poller, Sink
 from vkteams_daemon.daemon.printing import Printer
+from vkteams_daemon.daemon.reload import Reload, client
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.status import State, Status
 from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, StoppedEarly, VkTeamsError
@@ -63,13 +63,12 @@ class Service:
         self.config = config
         self._status = status
         self._reporter = Reporter(status, self._refresh, report)
-        self._reload = reload
         self._apply = apply
         self._toggle_debug = toggle_debug
         self._inbox: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._told_to_stop = False
         self._stopping = threading.Event()
-        self._reload_wanted = threading.Event()
+        self._reload = Reload(config, reload, lambda: status.bot.id, self._take) if reload else None
         self._database = Database(config, application="vkteamsd")
         self._writer: Writer | None = None
         self._poller: Poller | None = None
@@ -95,7 +94,8 @@ class Service:
         self._spawn("status", lambda: self._reporter.run(
             lambda: self.config.daemon.status_interval, lambda: self.config.daemon.stats_interval
         ))  # fmt: skip
-        self._spawn("reload", self._reload_when_wanted)
+        if self._reload:
+            self._spawn("reload", self._reload.run)
         try:
             note = self._start_embedding() if daemon.role == "embed" else self._start_listening()
         except BaseException:
@@ -117,8 +117,8 @@ class Service:
                 log.info("stopping on %s", signal.Signals(signum).name)
                 self.stop()
                 return 0
-            if signum == signal.SIGHUP:
-                self._reload_wanted.set()
+            if signum == signal.SIGHUP and self._reload:
+                self._reload.wanted()
             elif signum == signal.SIGUSR1:
                 self._reporter.dump()
             elif signum == signal.SIGUSR2 and self._toggle_debug:
@@ -128,7 +128,8 @@ class Service:
         """Stop polling, finish the open transaction, abandon what is stuck, let go of the database."""
         started = time.monotonic()
         self._stopping.set()
-        self._reload_wanted.set()
+        if self._reload:
+            self._reload.stop()
         if self._poller:
             self._poller.stop()
         self._embedders.stop()
@@ -152,7 +153,7 @@ class Service:
     def _wait_for_threads(self, deadline: float) -> None:
         while self.stuck and time.monotonic() < deadline:
             if self._poller:
-                self._poller.client.abort()  # again and again: the poll may not have had its connection yet
+                self._poller.abort()  # again and again: the poll may not have had its connection yet
             for thread in self._threads:
                 thread.join(0.02)
             self._embedders.wait(0.02)
@@ -162,7 +163,7 @@ class Service:
         if not config.storage.save:
             log.warning("--no-save: nothing is stored, and what is printed is gone from the API")
         self._poller = poller = Poller(
-            self._client(config),
+            client(config),
             self._open_sink,
             self._work,
             self._status,
@@ -240,13 +241,6 @@ class Service:
         self._writer.erase = config.storage.on_delete == "erase"
         return self._writer
 
-    def _client(self, config: Config) -> BotClient:
-        api = config.api
-        return BotClient(
-            api.url, api.token, connect_timeout=api.connect_timeout, read_margin=api.read_margin,
-            ca_file=api.ca_file, proxy=api.proxy,
-        )  # fmt: skip
-
     def _spawn(self, name: str, target: Callable[[], None]) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()
@@ -262,7 +256,7 @@ class Service:
                 writer.ping()
             except VkTeamsError as error:
                 log.debug("the writer's session is gone: %s", error)
-                poller.client.abort()
+                poller.abort()
 
     def _refresh(self) -> None:
         status, poller = self._status, self._poller
@@ -286,45 +280,16 @@ class Service:
             return "standby"
         return "listening" if poller.ready.done() else "degraded"
 
-    def _reload_when_wanted(self) -> None:
-        """However many HUPs have come meanwhile, the configuration is read once after the last of them."""
-        while True:
-            self._reload_wanted.wait()
-            self._reload_wanted.clear()
-            if self._stopping.is_set():
-                return
-            self._reload_configuration()
-
-    def _reload_configuration(self) -> None:
-        if self._reload is None:
-            return
-        try:
-            new, waiting = configuration.reloaded(self.config, self._reload())
-            client = self._new_client(new)
-        except VkTeamsError as error:
-            log.error("the configuration stays as it was: %s", error)
-            return
+    def _take(self, new: Config, client: BotClient | None) -> None:
+        """Go on with a configuration that was read again."""
         self.config = new
         if self._poller:
-            self._poller.client = client or self._poller.client
             self._poller.poll_time = new.api.poll_time
             self._poller.set_backoff_max(new.api.backoff_max)
+            if client:
+                self._poller.use(client)
         if self._writer:
             self._writer.erase = new.storage.on_delete == "erase"
         if self._apply:
             self._apply(new)
-        log.info("configuration read again%s", f"; these wait for a restart: {', '.join(waiting)}" if waiting else "")
         self._reporter.changed()
-
-    def _new_client(self, new: Config) -> BotClient | None:
-        """A client for a changed token or changed time limits, once it has shown to be the same bot's."""
-        old, api = self.config.api, new.api
-        same = (api.token, api.connect_timeout, api.read_margin) == (old.token, old.connect_timeout, old.read_margin)
-        if self._poller is None or same:
-            return None
-        client = self._client(new)
-        known = self._status.bot.id
-        bot = client.self_get()
-        if known is not None and bot.user_id != known:
-            raise VkTeamsError(f"the new token belongs to bot {bot.user_id}, not to {known}")
-        return client
