@@ -168,6 +168,7 @@ class Worker:
             queue.prepare(connection)
             with connection.transaction():
                 claims = queue.claim(connection, stored.model_id, self._claim)
+                claimed_at = time.monotonic()
                 if not claims:
                     return 0
                 done, failed = self._embed(connection, model, stored, claims)
@@ -176,7 +177,9 @@ class Worker:
             if item.delay is None:
                 key = item.claim.msg_id, item.claim.chat_id
                 log.error("message %s of chat %s cannot be embedded and is parked: %s", *key, item.error)
-        self._tally.add(count, len(failed), (item.claim.age for item in done if item.claim.age is not None))
+        taken = time.monotonic() - claimed_at
+        ages = [item.claim.age + taken for item in done if item.claim.age is not None]
+        self._tally.add(count, len(failed), ages)
         return len(claims)
 
     def keep(self, *, idle: bool) -> bool:
