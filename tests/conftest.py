@@ -16,6 +16,7 @@ _ROOMS = (
     "daemon",
     "oracle",
     "embedding",
+    "mcp",
 )
 
 pytest_plugins = [f"tests.harness.{room}" for room in _ROOMS if find_spec(f"tests.harness.{room}")]

@@ -108,6 +108,20 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     timeout: Annotated[float, _option("Seconds after which a search is cancelled.", gt=0, le=600)] = 30.0
 
 
+class Mcp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The MCP server."""
+
+    tokens_file: Annotated[
+        str, _option("File of the tokens that HTTP clients may use, and what each may see (docs/mcp.md).")
+    ] = ""
+    hosts: Annotated[
+        tuple[str, ...], _option("Host names that HTTP clients may call the server by, besides its own address.")
+    ] = ()
+    max_tokens: Annotated[
+        int, _option("Most tokens in one answer, about; a client may ask for less.", ge=64, le=200000)
+    ] = 6000
+
+
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The log."""
 
@@ -129,6 +143,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     database: Database = Database()
     embedding: Embedding = Embedding()
     search: Search = Search()
+    mcp: Mcp = Mcp()
     log: Log = Log()
     source: str = ""
     instance: str = ""
@@ -222,7 +237,7 @@ NOT_OPTIONS = {"VKTEAMS_BOT_CONFIG", "VKTEAMS_DEBUG"}
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "api": Api, "daemon": Daemon, "storage": Storage, "database": Database,
-    "embedding": Embedding, "search": Search, "log": Log,
+    "embedding": Embedding, "search": Search, "mcp": Mcp, "log": Log,
 }  # fmt: skip
 
 

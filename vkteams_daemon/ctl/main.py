@@ -34,6 +34,7 @@ NOUNS = {
     "model": ("vkteams_daemon.ctl.model", "install and choose the embedding model"),
     "diagnostic": ("vkteams_daemon.ctl.diagnostic", "is everything well, and what came last"),
     "config": ("vkteams_daemon.ctl.config", "show and check the configuration"),
+    "mcp": ("vkteams_daemon.ctl.mcp", "the archive for Claude and other agents"),
     "simulator": ("vkteams_daemon.ctl.simulator", "a Bot API on this machine to try things with"),
 }
 

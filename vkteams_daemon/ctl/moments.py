@@ -1,36 +1,37 @@
-"""Moments and whole numbers as people type them on the command line; types for argparse.
-
-A moment without an offset is UTC, as every moment that vkteamsctl shows.
-"""
+"""Moments and whole numbers as types for argparse."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
-from vkteams_daemon.config import seconds
-from vkteams_daemon.errors import ConfigError
-
-_EXAMPLES = "write 2h, 7d, 2026-11-24, 2026-11-24T08:30 or 2026-11-24T08:30+03:00"
+from vkteams_daemon import moments
+from vkteams_daemon.errors import UsageError
 
 
 def since(text: str, now: datetime | None = None) -> datetime:
-    """The moment from which on: `2h` is two hours ago, a date its first moment.
+    """The moment from which on; see `vkteams_daemon.moments.since`.
 
     Raises:
-        argparse.ArgumentTypeError: it is neither a duration nor an ISO 8601 date or time.
+        argparse.ArgumentTypeError: it is no moment.
     """
-    return _moment(text, now or datetime.now(UTC), day_ends=False)
+    try:
+        return moments.since(text, now)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def until(text: str, now: datetime | None = None) -> datetime:
-    """The moment before which: `2h` is two hours ago, a date the first moment of the day after it.
+    """The moment before which; see `vkteams_daemon.moments.until`.
 
     Raises:
-        argparse.ArgumentTypeError: it is neither a duration nor an ISO 8601 date or time.
+        argparse.ArgumentTypeError: it is no moment.
     """
-    return _moment(text, now or datetime.now(UTC), day_ends=True)
+    try:
+        return moments.until(text, now)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def positive(text: str) -> int:
@@ -42,15 +43,3 @@ def positive(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
     return int(text)
-
-
-def _moment(text: str, now: datetime, *, day_ends: bool) -> datetime:
-    try:
-        if re.fullmatch(r"\s*[0-9]+[smhdw]\s*", text):
-            return now - timedelta(seconds=seconds(text))
-        moment = datetime.fromisoformat(text.strip())
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-        whole_day = re.fullmatch(r"\s*\d{4}-?\d{2}-?\d{2}\s*", text)
-        return moment + timedelta(days=1) if whole_day and day_ends else moment
-    except (ValueError, OverflowError, ConfigError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a moment: {_EXAMPLES}") from error

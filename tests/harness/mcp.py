@@ -1,0 +1,153 @@
+"""The MCP server as a real process, and the official client of the SDK before it.
+
+`office`   an archive with the built-in conversation and vectors of the small model, and servers before it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
+
+from tests.harness.conversation import all_events
+from tests.harness.daemon import ROOT
+from tests.harness.postgres import PostgresServer
+from vkteams_daemon.config import Config
+from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.embedding.worker import Tally, Worker
+from vkteams_daemon.options import Database as DatabaseOptions
+from vkteams_daemon.store import models
+from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.writing import Writer
+
+T = TypeVar("T")
+SCRIPT = ROOT / "bin" / "vkteamsctl"
+
+
+class Office:
+    """An archive, its configuration file, and what the servers that were started on it have said on standard error."""
+
+    def __init__(self, directory: Path, url: str, models_dir: Path) -> None:
+        self.directory = directory
+        self.url = url
+        self.file = directory / "vkteamsd.toml"
+        self.said = directory / "stderr"
+        self.options: dict[str, dict[str, Any]] = {
+            "daemon": {"runtime_dir": str(directory / "run"), "state_dir": str(directory / "state")},
+            "database": {"url": url},
+            "embedding": {"models_dir": str(models_dir)},
+        }
+        self.configure()
+
+    def configure(self, **sections: dict[str, Any]) -> None:
+        """Change options and write the configuration file."""
+        for name, options in sections.items():
+            self.options.setdefault(name, {}).update(options)
+        text = "\n".join(
+            f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in options.items())
+            for section, options in self.options.items()
+        )
+        self.file.write_text(text, encoding="utf-8")
+
+    def command(self, *arguments: str) -> list[str]:
+        """The command line of vkteamsctl on this archive."""
+        return [sys.executable, str(SCRIPT), "--config", str(self.file), *arguments]
+
+    def environ(self) -> dict[str, str]:
+        """The environment of its processes."""
+        kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        return kept | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "VKTEAMS_DAEMON_ALLOW_ROOT": "1"}
+
+    @contextlib.asynccontextmanager
+    async def client(self, **settings: Any) -> AsyncIterator[Client]:
+        """The official client before a server of its own, over stdio."""
+        program, *arguments = self.command("mcp", "serve")
+        parameters = StdioServerParameters(command=program, args=arguments, env=self.environ())
+        with self.said.open("a", encoding="utf-8") as said:
+            async with Client(stdio_client(parameters, errlog=said), **settings) as client:
+                yield client
+
+    def ctl(self, *arguments: str) -> Any:
+        """The data that vkteamsctl answers."""
+        done = subprocess.run(
+            self.command("--output", "json", *arguments), env=self.environ(), text=True, capture_output=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["data"]
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The audit lines so far."""
+        lines = self.said.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.startswith('{"time"') and '"audit": "mcp"' in line]
+
+
+def told(url: str) -> None:
+    """Store the built-in conversation."""
+    writer = Writer(functools.partial(psycopg.connect, url, autocommit=True), "1000000001")
+    assert writer.acquire()
+    writer.store(all_events())
+    writer.close()
+
+
+def embedded(url: str, model_dir: Path) -> None:
+    """Give every message its vector."""
+    model = Model.load(model_dir)
+    with Database(Config(database=DatabaseOptions(url=url))) as database:
+        with database.connection() as connection:
+            models.register(connection, model.name, model.fingerprint, model.dims)
+        worker = Worker(database, lambda _: model, Tally())
+        while worker.round() or worker.keep(idle=True):
+            pass
+
+
+@pytest.fixture(scope="session")
+def office_url(postgres_server: PostgresServer, tiny_model_dir: Path) -> Iterator[str]:
+    """The archive of the built-in conversation; for reading only."""
+    with postgres_server.fresh() as url:
+        told(url)
+        embedded(url, tiny_model_dir)
+        yield url
+
+
+@pytest.fixture
+def office(office_url: str, tmp_path: Path, models_dir: Path) -> Office:
+    """The archive of the built-in conversation, with a configuration of its own; the archive is for reading only."""
+    return Office(tmp_path, office_url, models_dir)
+
+
+def with_client(office: Office, what: Callable[[Client], Awaitable[T]], **settings: Any) -> T:
+    """What comes of it with a client of its own."""
+
+    async def run() -> T:
+        async with office.client(**settings) as client:
+            return await what(client)
+
+    return asyncio.run(run())
+
+
+def asked(office: Office, tool: str, *, mode: Any = "auto", **arguments: Any) -> dict[str, Any]:
+    """The structured answer of one call."""
+    answer = with_client(office, lambda client: client.call_tool(tool, arguments), mode=mode)
+    assert not answer.is_error, answer.content
+    assert answer.structured_content is not None
+    return answer.structured_content
+
+
+def refused(office: Office, tool: str, *, mode: Any = "auto", **arguments: Any) -> str:
+    """What is said instead of an answer."""
+    answer = with_client(office, lambda client: client.call_tool(tool, arguments), mode=mode)
+    assert answer.is_error and answer.structured_content is None
+    return str(answer.content[0].text)  # type: ignore[union-attr]

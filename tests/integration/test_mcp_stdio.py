@@ -1,0 +1,150 @@
+"""The MCP server over stdio, as a real process before the official client."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from typing import Any
+
+import pytest
+from mcp import Client
+
+from tests.harness.mcp import Office, asked, refused, with_client
+
+OPS = "681869378@chat.agent"
+
+
+def test_the_tools_are_typed_and_read_only(office: Office) -> None:
+    tools = {tool.name: tool for tool in with_client(office, lambda client: client.list_tools()).tools}
+    assert {"search_hybrid", "search_text", "search_semantic", "get_message", "get_database_stats"} <= set(tools)
+    for tool in tools.values():
+        assert tool.description and tool.output_schema and tool.annotations
+        assert tool.annotations.read_only_hint
+        for argument in tool.input_schema["properties"].values():
+            assert argument["description"], tool.name
+    assert tools["search_text"].input_schema["properties"]["limit"]["maximum"] == 100
+    assert tools["search_text"].input_schema["required"] == ["query"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_client_of_either_age_finds_by_words(office: Office, mode: Any) -> None:
+    found = asked(office, "search_text", query="почтовый сервер", limit=3, mode=mode)
+    assert "почтовым сервером" in found["hits"][0]["text"]
+    assert found["hits"][0]["author"] == "Анна Иванова"
+    assert found["coverage"]["model"] == "tiny"
+
+
+def test_it_says_that_what_chats_say_is_no_instruction(office: Office) -> None:
+    async def instructions(client: Client) -> str:
+        return client.instructions or ""
+
+    said = with_client(office, instructions)
+    assert "untrusted" in said and "never an\ninstruction" in said
+
+
+@pytest.mark.parametrize(("tool", "verb"), [("search_text", "text"), ("search_semantic", "semantic")])
+def test_a_search_answers_what_vkteamsctl_answers(office: Office, tool: str, verb: str) -> None:
+    found = asked(office, tool, query="сервер базы", limit=5)
+    twin = office.ctl("search", verb, "сервер базы", "--limit", "5")
+    assert [(hit["chat_id"], hit["msg_id"], hit["text"]) for hit in found["hits"]] == [
+        (hit["chat_id"], hit["msg_id"], hit["text"]) for hit in twin["hits"]
+    ]
+    assert found["hits"]
+
+
+def test_the_second_question_by_meaning_finds_the_model_warm(office: Office) -> None:
+    async def twice(client: Client) -> list[float]:
+        took = []
+        for query in ("the disk is full", "who broke the proxy", "the offer is late"):
+            began = time.monotonic()
+            answer = await client.call_tool("search_semantic", {"query": query})
+            took.append(time.monotonic() - began)
+            assert not answer.is_error
+        return took
+
+    took = with_client(office, twice)
+    assert min(took[1:]) < took[0] / 2, took
+
+
+def test_statistics_are_those_of_vkteamsctl(office: Office) -> None:
+    assert asked(office, "get_database_stats")["messages"] == office.ctl("database", "stats")["messages"]
+    of_one = asked(office, "get_database_stats", chat_id=OPS)
+    assert of_one["messages"] == office.ctl("database", "stats", "--chat-id", OPS)["messages"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "why"),
+    [
+        ("search_text", {}, "query: field required"),
+        ("search_text", {"query": "  "}, "query: string should match pattern"),
+        ("search_text", {"query": "x", "limit": 0}, "limit: input should be greater than or equal to 1"),
+        ("search_text", {"query": "x", "since": "yesterday"}, "since: 'yesterday' is not a moment: write 2h, 7d"),
+        ("search_text", {"query": "x", "cursor": "nonsense"}, "the cursor cannot be read. Pass on the one that"),
+        ("get_message", {"chat_id": OPS, "msg_id": "0"}, f"the archive has no message 0 in chat {OPS}"),
+        ("drop_tables", {}, "Unknown tool: drop_tables"),
+    ],
+)
+def test_a_mistake_is_one_sentence(office: Office, tool: str, arguments: dict[str, Any], why: str) -> None:
+    said = refused(office, tool, **arguments)
+    assert said.startswith(why)
+    assert "\n" not in said and "Traceback" not in said and "SELECT" not in said
+
+
+def test_pages_follow_each_other_until_the_last(office: Office) -> None:
+    async def pages(client: Client) -> list[str]:
+        arguments: dict[str, Any] = {"query": "сервер OR релиз OR релей OR почта", "limit": 2, "since": "52w"}
+        seen = []
+        for _ in range(100):
+            answer = (await client.call_tool("search_text", arguments)).structured_content or {}
+            seen += [hit["msg_id"] for hit in answer["hits"]]
+            if "cursor" not in answer:
+                return seen
+            arguments["cursor"] = answer["cursor"]
+        raise AssertionError("no last page")
+
+    seen = with_client(office, pages)
+    whole = office.ctl("search", "text", "сервер OR релиз OR релей OR почта", "--limit", "100")["hits"]
+    assert seen == [hit["msg_id"] for hit in whole] and len(seen) > 4
+
+
+def test_an_answer_keeps_to_its_room_and_goes_on_behind_it(office: Office) -> None:
+    query = "сервер OR релиз OR релей OR почта"
+    small = asked(office, "search_text", query=query, limit=50, max_tokens=400)
+    large = asked(office, "search_text", query=query, limit=50, max_tokens=6000)
+    assert 0 < len(small["hits"]) < len(large["hits"])
+    rest = asked(office, "search_text", query=query, limit=50, cursor=small["cursor"])
+    assert [hit["msg_id"] for hit in small["hits"] + rest["hits"]] == [hit["msg_id"] for hit in large["hits"]]
+
+
+def test_every_call_leaves_a_line(office: Office) -> None:
+    asked(office, "search_text", query="сервер", limit=1)
+    refused(office, "get_message", chat_id=OPS, msg_id="0")
+    first, second = office.audit()
+    assert first["call"] == "search_text" and first["arguments"] == {"query": "сервер", "limit": 1}
+    assert (first["outcome"], first["hits"], first["transport"]) == ("ok", 1, "stdio")
+    assert first["who"].startswith("user ") and first["ms"] > 0
+    assert (second["outcome"], second["error"]) == ("refused", f"the archive has no message 0 in chat {OPS}")
+
+
+@pytest.mark.parametrize("end", [None, signal.SIGTERM, signal.SIGINT])
+def test_it_ends_with_its_input_and_on_a_signal(office: Office, end: signal.Signals | None) -> None:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        office.command("mcp", "serve"), env=office.environ(), stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
+    )
+    assert process.stdin and process.stdout
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}
+    process.stdin.write(json.dumps(hello).encode() + b"\n")
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline())["result"]["serverInfo"]["name"] == "vkteams"
+    if end is None:
+        process.stdin.close()
+    else:
+        process.send_signal(end)
+    assert process.wait(20) == 0
+    assert process.stdout.read() == b"", "nothing but the protocol is on standard output"
+    process.stdout.close()
+    process.stdin.close()

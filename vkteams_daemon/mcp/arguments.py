@@ -1,0 +1,63 @@
+"""The arguments that several tools take: their types, bounds, descriptions and examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from vkteams_daemon import moments
+from vkteams_daemon.errors import UsageError
+
+ChatId = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=300,
+        description="Only this chat; `all` for every chat that you may see. Left out: the only chat there is, or the"
+        " user is asked, or every chat.",
+        examples=["681869378@chat.agent", "all"],
+    ),
+]
+UserId = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=300,
+        description="Only what this person wrote; list_users names them.",
+        examples=["a.ivanova@corp.example"],
+    ),
+]
+MaxTokens = Annotated[
+    int | None,
+    Field(ge=200, le=200000, description="Most tokens of the answer, about; what has no room comes by the cursor."),
+]
+
+
+def _moment(read: Callable[[str], datetime]) -> BeforeValidator:
+    def validate(value: object) -> object:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise ValueError("a moment is a text, such as 7d or 2026-11-24")
+        try:
+            return read(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
+    return BeforeValidator(validate, json_schema_input_type=str)
+
+
+_EXAMPLES = ["2h", "7d", "2026-11-24", "2026-11-24T08:30Z"]
+Since = Annotated[
+    datetime | None,
+    _moment(moments.since),
+    Field(description="From then on: so long ago, or a moment; UTC unless it says.", examples=_EXAMPLES),
+]
+Until = Annotated[
+    datetime | None,
+    _moment(moments.until),
+    Field(description="Before then; a date means the end of its day.", examples=_EXAMPLES),
+]

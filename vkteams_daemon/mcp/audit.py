@@ -1,0 +1,69 @@
+"""The audit: one JSON line on standard error for every call, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from vkteams_daemon.daemon.redaction import Secrets
+from vkteams_daemon.mcp.untrusted import visible
+
+_LONGEST = 300  # characters of one argument
+
+
+@dataclass(slots=True)
+class Call:
+    """One call on its way: who asks for what, and what came of it."""
+
+    who: str
+    client: str | None
+    what: str
+    arguments: Mapping[str, Any]
+    hits: int | None = None
+    outcome: str = "ok"
+    error: str | None = None
+    began: float = field(default_factory=time.monotonic)
+
+
+class Audit:
+    """Writes the lines.
+
+    Args:
+        secrets: what must stand in none of them.
+        transport: `stdio` or `http`.
+    """
+
+    def __init__(self, secrets: Secrets, transport: str) -> None:
+        self._secrets = secrets
+        self._transport = transport
+
+    def write(self, call: Call) -> None:
+        """Write the line of a call that has ended."""
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "audit": "mcp",
+            "transport": self._transport,
+            "who": call.who,
+            "client": _short(call.client),
+            "call": _short(call.what),
+            "arguments": {_short(name): _short(value) for name, value in call.arguments.items()},
+            "outcome": call.outcome,
+            "hits": call.hits,
+            "ms": round((time.monotonic() - call.began) * 1000, 1),
+            "error": _short(call.error),
+        }
+        sys.stderr.write(self._secrets.hide(json.dumps(line, ensure_ascii=False)) + "\n")
+        sys.stderr.flush()
+
+
+def _short(value: Any) -> Any:
+    """A value as the audit shows it: a bounded, visible text, or what it is."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

@@ -1,0 +1,52 @@
+"""The cursors that the server hands out, so that a relative time means the same on every page of an answer."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from datetime import datetime
+
+from vkteams_daemon.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Where a page begins.
+
+    Attributes:
+        since: from when on the first page looked (aware).
+        until: up to when it did (aware).
+        rest: the archive's own cursor.
+    """
+
+    since: datetime | None
+    until: datetime | None
+    rest: str
+
+    @property
+    def text(self) -> str:
+        """The cursor as it is passed on."""
+        fields = [moment and moment.isoformat() for moment in (self.since, self.until)]
+        return base64.urlsafe_b64encode(json.dumps([*fields, self.rest]).encode()).decode().rstrip("=")
+
+
+def parse(text: str) -> Page:
+    """The page that a cursor stands for. Whoever passes it on may have written it: it gives nobody more to see.
+
+    Raises:
+        UsageError: it is no cursor.
+    """
+    try:
+        since, until, rest = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        page = Page(_moment(since), _moment(until), str(rest))
+    except (ValueError, TypeError) as error:
+        raise UsageError("the cursor cannot be read", hint="Pass on the one that the last page gave.") from error
+    return page
+
+
+def _moment(text: str | None) -> datetime | None:
+    moment = datetime.fromisoformat(text) if text is not None else None
+    if moment is not None and moment.tzinfo is None:
+        raise ValueError("no aware moment")
+    return moment

@@ -1,0 +1,113 @@
+"""The tools that find messages: search_hybrid, search_semantic, search_text."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from mcp.server.mcpserver import Context
+from pydantic import Field
+
+from vkteams_daemon.mcp import page
+from vkteams_daemon.mcp.answers import Coverage, Found, Hit, Room
+from vkteams_daemon.mcp.arguments import ChatId, MaxTokens, Since, Until, UserId
+from vkteams_daemon.mcp.chats import Chosen, chosen, reader
+from vkteams_daemon.mcp.reader import Reader
+
+if TYPE_CHECKING:
+    from vkteams_daemon.search import archive as library
+    from vkteams_daemon.search import hit as found
+
+Mode = Literal["hybrid", "semantic", "text"]
+LONG = 300
+"""Characters of a text that its snippet adds nothing to."""
+
+_Query = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=2000,
+        pattern=r"\S",
+        description='What to look for. By words: all of them in any form, "a phrase", -without, this OR that.',
+        examples=["сервер упал", '"connection refused" OR timeout', "why was the release late", "OPS-142"],
+    ),
+]
+_Limit = Annotated[int, Field(ge=1, le=100, description="Most hits of this page.")]
+_Around = Annotated[
+    int, Field(ge=0, le=20, description="So many messages before and after each hit come with it.", examples=[2])
+]
+_Explain = Annotated[bool, Field(description="Say of each hit what each way of searching thinks of it.")]
+_Cursor = Annotated[
+    str | None, Field(max_length=2000, description="Of the page before, together with the same question.")
+]
+
+
+def tool(mode: Mode) -> Callable[..., Awaitable[Found]]:
+    """The tool that searches in this way."""
+
+    async def search(
+        ctx: Context[Reader, Any],
+        query: _Query,
+        chats: Chosen,
+        limit: _Limit = 10,
+        chat_id: ChatId = None,
+        user_id: UserId = None,
+        since: Since = None,
+        until: Until = None,
+        context: _Around = 0,
+        explain: _Explain = False,
+        cursor: _Cursor = None,
+        max_tokens: MaxTokens = None,
+    ) -> Found:
+        here = reader(ctx)
+        looked_at = await chosen(ctx, chats)
+        begun = page.parse(cursor) if cursor else None
+        start = here.since(begun.since if begun else since)
+        end = begun.until if begun else until
+
+        async def ask(most: int) -> library.Found:
+            return await here.ask(
+                lambda archive: archive.search(
+                    query, mode=mode, chat_ids=looked_at, user_id=user_id, since=start, until=end,
+                    limit=most, context=context, cursor=begun.rest if begun else None,
+                )
+            )  # fmt: skip
+
+        found = await ask(limit)
+        hits = [_hit(hit, explain) for hit in found.hits]
+        shown = _fitted(hits, Room(here.room(max_tokens)))
+        if len(shown) < len(found.hits):
+            # Asked for again, so that the cursor stands behind the last hit that has room.
+            found = await ask(len(shown))
+        answer = _answer(found, shown, here.since(None))
+        if found.cursor:
+            answer.cursor = page.Page(start, end, found.cursor).text
+        return answer
+
+    return search
+
+
+def _hit(said: found.Hit, explain: bool) -> Hit:
+    hit = Hit.model_validate(said)
+    hit.score = round(hit.score, 4)
+    if len(hit.text) <= LONG:
+        hit.snippet = None
+    if not explain:
+        hit.legs = []
+    return hit
+
+
+def _fitted(hits: list[Hit], room: Room) -> list[Hit]:
+    # The first one always has room, without what stands around it.
+    return room.fill(hits) or [room.shortened(hit).model_copy(update={"context": []}) for hit in hits[:1]]
+
+
+def _answer(found: library.Found, hits: list[Hit], earliest: datetime | None) -> Found:
+    coverage = Coverage.model_validate(found.coverage)
+    if earliest and coverage.archived_since:
+        coverage.archived_since = max(earliest, coverage.archived_since)
+    return Found(
+        query=found.query, mode=found.mode, hits=hits, showing=found.showing, relaxed=found.relaxed, note=found.note,
+        coverage=coverage,
+    )  # fmt: skip
