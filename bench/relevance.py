@@ -147,6 +147,7 @@ def embed(config: Config, database: Database, workers: int = 2) -> None:
     model = Model.load(catalogue.find(config.models_dir, config.embedding.model))
     with database.connection() as connection:
         stored = models.register(connection, model.name, model.fingerprint, model.dims)
+        models.enqueue_missing(connection, stored.model_id)
 
     def work(_: int) -> None:
         worker = Worker(database, lambda _: model, Tally(), keeper=False)
