@@ -70,23 +70,44 @@ def test_without_a_model_the_archive_still_runs(vkteamsd: Make, simulator: Simul
     assert "vkteamsctl model install" in done.stderr
 
 
+THREAD = "693938330@chat.agent"
+
+
+def _reply_in_thread(simulator: Simulator, parent: str, number: int) -> None:
+    """A message of a thread; the first one says whose thread it is."""
+    topic = (
+        {"parent_topic": {"chatId": parent, "messageId": 7576322310144000017, "type": "message"}} if number == 0 else {}
+    )
+    chat = {"chatId": THREAD, "type": "group"}
+    who = {"userId": ANNA, "firstName": "Anna"}
+    message = {"msgId": str(7576322735345762309 + number), "chat": chat, "from": who, "timestamp": 1764000099}
+    simulator.event("newMessage", message | {"text": f"в ветке {number}"} | topic)
+
+
 def test_only_the_named_chats_and_their_threads_are_kept(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url).started("--chat-id", OPS)
     _say(simulator, 2)
     _say(simulator, 3, SALES)
-    until(lambda: (s := daemon.status()) and s.events.filtered == 3 and s.events.saved == 2, 20, "the counts")
-    assert oracle.rows("SELECT DISTINCT chat_id FROM events") == [(OPS,)]
-    assert oracle.rows("SELECT last_event_id FROM bots") == [(5,)], "the cursor passes what is not kept"
+    _reply_in_thread(simulator, OPS, 0)
+    until(lambda: (s := daemon.status()) and s.events.filtered == 3 and s.events.saved == 3, 20, "the counts")
+    daemon.stop()
+    daemon.started("--chat-id", OPS)
+    _reply_in_thread(simulator, OPS, 1)  # it is a thread of the chat, as the archive remembers
+    until(lambda: (s := daemon.status()) and s.events.saved == 1, 20, "the thread's next message")
+    assert oracle.rows("SELECT DISTINCT chat_id FROM events ORDER BY chat_id") == [(OPS,), (THREAD,)]
+    assert oracle.rows("SELECT last_event_id FROM bots") == [(7,)], "the cursor passes what is not kept"
 
 
 def test_no_save_prints_and_stores_nothing(vkteamsd: Make, simulator: Simulator) -> None:
     daemon = vkteamsd(api_url=simulator.url)
-    process = daemon.spawn("--foreground", "--no-save")
+    process = daemon.spawn("--foreground", "--no-save", "--chat-id", OPS)
     try:
+        _say(simulator, 1, SALES)
         _say(simulator, 2)
+        _reply_in_thread(simulator, OPS, 0)
         assert process.stdout
-        lines = [json.loads(process.stdout.readline()) for _ in range(2)]
-        assert [line["payload"]["text"][:11] for line in lines] == ["сообщение 0", "сообщение 1"]
+        lines = [json.loads(process.stdout.readline()) for _ in range(3)]
+        assert [line["payload"]["text"][:11] for line in lines] == ["сообщение 0", "сообщение 1", "в ветке 0"]
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=20)
         assert process.returncode == 0

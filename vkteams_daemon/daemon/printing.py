@@ -8,6 +8,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TextIO
 
+from vkteams_daemon.botapi.chosen import ChosenChats
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.store.writing import Cursor, Stored
 
@@ -16,7 +17,7 @@ class Printer:
     """Takes the writer's place in the poll loop. Its cursor lives in memory: what it acknowledges is gone."""
 
     def __init__(self, chat_ids: Collection[str] = (), out: TextIO | None = None) -> None:
-        self._chat_ids = frozenset(chat_ids)
+        self._chosen = ChosenChats(chat_ids)
         self._out = out or sys.stdout
         self.cursor: Cursor | None = Cursor(1, 0, 0)
         self.holds = True
@@ -31,7 +32,7 @@ class Printer:
     def store(self, events: list[Event]) -> Stored:
         """Print a batch and move on."""
         before = self.cursor or Cursor(1, 0, 0)
-        kept = [e for e in events if not self._chat_ids or e.chat_id is None or e.chat_id in self._chat_ids]
+        kept = [event for event in events if event in self._chosen]
         for event in kept:
             # One line an event, whatever line breaks the API put between its tokens.
             line = (

@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass, replace
 
 import psycopg
 
+from vkteams_daemon.botapi.chosen import ChosenChats
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import FenceLost
 from vkteams_daemon.store import derived, events, halving
@@ -68,8 +69,7 @@ class Writer:
         self._session = Session(connect, write_timeout)
         self._bot_id = bot_id
         self._nick = nick
-        self._chat_ids = frozenset(chat_ids)
-        self._threads: set[str] = set()
+        self._chosen = ChosenChats(chat_ids)
         self._highest = 0
         self._cursor: Cursor | None = None
         self.erase = False
@@ -103,7 +103,7 @@ class Writer:
                 ).fetchone()
             assert taken is not None
             cursor = Cursor(*taken)
-            self._threads = self._known_threads(connection)
+            self._chosen.threads = self._known_threads(connection)
             # A cursor that was set back by hand has stored events above it.
             self._highest = max(cursor.last_event_id, events.highest(connection, self._bot_id, cursor.generation))
             self._cursor = cursor
@@ -149,21 +149,12 @@ class Writer:
         self._session.close()
 
     def _known_threads(self, connection: Connection) -> set[str]:
-        if not self._chat_ids:
+        if not self._chosen.chat_ids:
             return set()
         rows = connection.execute(
-            "SELECT chat_id FROM chats WHERE parent_chat_id = ANY(%s)", (list(self._chat_ids),)
+            "SELECT chat_id FROM chats WHERE parent_chat_id = ANY(%s)", (list(self._chosen.chat_ids),)
         ).fetchall()
         return {row[0] for row in rows}
-
-    def _wanted(self, event: Event) -> bool:
-        """Whether the filter keeps it: no filter, no chat to go by, a named chat, or a thread of one."""
-        if not self._chat_ids or event.chat_id is None:
-            return True
-        for chat in event.facts.chats:
-            if chat.parent_chat_id in self._chat_ids:
-                self._threads.add(chat.chat_id)
-        return event.chat_id in self._chat_ids or event.chat_id in self._threads
 
     def _commit(
         self,
@@ -173,7 +164,7 @@ class Writer:
         insert: Callable[[Connection, Sequence[Keyed]], tuple[int, int]],
     ) -> tuple[Cursor, Stored]:
         """One transaction; `insert` writes events and returns how many were quarantined and how many texts are new."""
-        kept = [event for event in batch if self._wanted(event)]
+        kept = [event for event in batch if event in self._chosen]
         with connection.transaction():
             self._fence(connection, before)
             new, restarted = self._sort_out(connection, kept, before)
