@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon import config as configuration
 from vkteams_daemon.config import Config
+from vkteams_daemon.ctl import unit
 from vkteams_daemon.ctl.output import Answer, Screen, cell, size
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.daemon.condition import Condition, look
@@ -70,6 +71,7 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
 def _start(args: argparse.Namespace, _: Config) -> Answer:
     from vkteams_daemon.ctl import starter
 
+    unit.refuse_start(args, "start")
     note = starter.run(_command(args), foreground=args.foreground)
     condition = look(_configuration(args))
 
@@ -90,6 +92,7 @@ def _stop(args: argparse.Namespace, _: Config) -> Answer:
 
 
 def _restart(args: argparse.Namespace, config: Config) -> Answer:
+    unit.refuse_start(args, "restart")
     _end(_configuration(args), args.timeout, force=args.force)
     return _start(args, config)
 
@@ -209,6 +212,7 @@ def _end(config: Config, timeout: float, *, force: bool) -> int | None:
     try:
         with _daemon(config) as (pid, descriptor):
             stopped = pid
+            unit.refuse_stop(pid)
             _signal(pid, descriptor, signal.SIGTERM)
             if not select.select([descriptor], [], [], timeout)[0]:
                 if not force:

@@ -181,8 +181,8 @@ def first_line(error: BaseException) -> str:
     """The first line of the server's or the driver's message; messages of the driver hold no password."""
     diagnostic = getattr(error, "diag", None)
     text = (diagnostic.message_primary if diagnostic else None) or str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1 if text.startswith("connection failed") else 0].rstrip(".") if lines else type(error).__name__
+    lines = [line.strip() for line in text.removeprefix("connection failed: ").splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
 
 
 def migrations() -> dict[int, str]:
