@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vkteams_daemon import config as configuration
+from vkteams_daemon.daemon.condition import look
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.search.archive import Archive
 
@@ -116,8 +117,9 @@ def _wait(events: int) -> None:
 
     _say(f"{events} events of an office's chats: stored and embedded")
     began = time.monotonic()
+    config = configuration.load()
     with (
-        Archive(configuration.load()) as archive,
+        Archive(config) as archive,
         Progress(TextColumn("{task.description:9}"), BarColumn(), MofNCompleteColumn()) as bars,
     ):
         stored, embedded = bars.add_task("stored", total=events), bars.add_task("embedded", total=None)
@@ -127,7 +129,8 @@ def _wait(events: int) -> None:
             # What is nowhere in the queue is embedded: stickers and deleted messages need no vector.
             with_vector = max((model.messages for model in found.models), default=0)
             bars.update(embedded, completed=with_vector, total=with_vector + found.queued or None)
-            if found.events >= events and found.queued == 0 and with_vector:
+            daemon = look(config).status
+            if found.events >= events and with_vector and daemon and daemon.embedding.queued == found.queued == 0:
                 break
             if time.monotonic() - began > PATIENCE:
                 raise VkTeamsError(
