@@ -18,6 +18,7 @@ from vkteams_daemon.botapi.simulator.faults import FAULTS
 from vkteams_daemon.botapi.simulator.methods import METHODS
 from vkteams_daemon.botapi.simulator.saying import _OTHERS, _TEXTS
 from vkteams_daemon.botapi.simulator.server import Server
+from vkteams_daemon.ctl.main import main
 
 GROUP, ANNA = "681869378@chat.agent", "a.ivanova@corp.example"
 PAGE = Path(__file__).parents[2] / "docs" / "simulator.md"
@@ -128,6 +129,15 @@ def test_only_this_machine_may_steer(simulator: Simulator, monkeypatch: pytest.M
     assert requests.get(f"{simulator.address}/simulator", timeout=30).status_code == 403
     api = requests.get(f"{simulator.url}/self/get", params={"token": simulator.token}, timeout=30)
     assert api.json()["ok"] is True
+
+
+def test_the_page_names_every_option_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulator", "run", "--help"]) == 0
+    own = capsys.readouterr().out.partition("\noptions:")[2].partition("global options:")[0]
+    options = set(re.findall(r"--[a-z-]+", own))
+    page = PAGE.read_text(encoding="utf-8")
+    assert "--rate" in options
+    assert [option for option in options - {"--help"} if f"| `{option}` |" not in page] == []
 
 
 def test_the_page_names_every_fault_trait_method_endpoint_and_field() -> None:

@@ -71,14 +71,16 @@ def test_a_client_that_hangs_up_is_let_go(simulator: Simulator) -> None:
 
 def test_a_request_sent_ahead_is_answered_after_the_held_one(simulator: Simulator) -> None:
     with socket.create_connection(("127.0.0.1", simulator.port)) as client:
-        target = f"/bot/v1/events/get?token={simulator.token}&lastEventId=0&pollTime=0.3"
+        target = f"/bot/v1/events/get?token={simulator.token}&lastEventId=0&pollTime=0.6"
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
         wait_polled(simulator)
         client.sendall(f"GET /bot/v1/self/get?token={simulator.token} HTTP/1.1\r\nConnection: close\r\n\r\n".encode())
         client.settimeout(30)
+        used = time.process_time()
         answers = b""
         while received := client.recv(65536):
             answers += received
+    assert time.process_time() - used < 0.3, "the waiting request must not keep the thread of the held one busy"
     assert answers.count(b"HTTP/1.1 200") == 2
     assert answers.index(b'"events":[]') < answers.index(b'"userId"')
 
