@@ -86,6 +86,13 @@ def test_an_answer_in_the_methods_place(
     assert [entry.kind for entry in simulator.log() if entry.kind != "event"] == ["poll", "fault"] * 2 + ["poll"]
 
 
+def test_a_proxy_gives_up_after_its_own_time(simulator: Simulator) -> None:
+    simulator.faults("early_timeout", after=0.4)
+    began = time.monotonic()
+    assert plain(simulator, poll_time=30).status_code == 504
+    assert 0.4 <= time.monotonic() - began < 25
+
+
 def test_a_page_of_html_is_one(simulator: Simulator) -> None:
     simulator.faults("html")
     response = plain(simulator)

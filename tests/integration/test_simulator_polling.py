@@ -256,6 +256,16 @@ def test_a_stopped_simulator_comes_back_on_its_port_with_what_it_knew(simulator:
     assert ids(poll(simulator, 2)) == [3]
 
 
+def test_a_stopped_simulator_closes_idle_connections_too(simulator: Simulator) -> None:
+    with socket.create_connection(("127.0.0.1", simulator.port)) as client:
+        client.settimeout(30)
+        client.sendall(f"GET /bot/v1/self/get?token={simulator.token} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        simulator.stop()
+        while client.recv(65536):
+            pass
+
+
 def test_the_log_says_what_was_issued_and_every_cursor(simulator: Simulator) -> None:
     seen: list[tuple[int, int]] = []
     simulator.on_poll = lambda last_event_id: seen.append((last_event_id, simulator.state()["unread"]))

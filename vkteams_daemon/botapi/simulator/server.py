@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.server
 import ipaddress
-import os
 import socket
 import socketserver
 import struct
@@ -164,5 +163,4 @@ class Exchange(http.server.BaseHTTPRequestHandler):
         if how == "reset":
             # Closing with a linger time of zero sends RST in place of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            # Detached, because the files made of the socket would keep it open until after its orderly shutdown.
-            os.close(self.connection.detach())
+            self.connection.close()
