@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -20,10 +21,13 @@ import psycopg
 import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
+from mcp.types import CallToolResult
 
 from tests.harness.conversation import all_events
 from tests.harness.daemon import ROOT
 from tests.harness.postgres import PostgresServer
+from tests.harness.waiting import until
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.embedding.worker import Tally, Worker
@@ -88,6 +92,18 @@ class Office:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)["data"]
 
+    def failed(self, *arguments: str) -> tuple[int, str]:
+        """The exit code of vkteamsctl, and what it said."""
+        done = subprocess.run(
+            self.command(*arguments), env=self.environ(), text=True, capture_output=True, timeout=60, check=False
+        )
+        return done.returncode, done.stderr
+
+    def rows(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        """Rows of the archive."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            return connection.execute(statement.encode(), arguments or None).fetchall()
+
     def audit(self) -> list[dict[str, Any]]:
         """The audit lines so far."""
         lines = self.said.read_text(encoding="utf-8").splitlines()
@@ -151,3 +167,58 @@ def refused(office: Office, tool: str, *, mode: Any = "auto", **arguments: Any) 
     answer = with_client(office, lambda client: client.call_tool(tool, arguments), mode=mode)
     assert answer.is_error and answer.structured_content is None
     return str(answer.content[0].text)  # type: ignore[union-attr]
+
+
+class HttpServer:
+    """`vkteamsctl mcp serve --http` as a process of its own."""
+
+    def __init__(self, office: Office, address: str) -> None:
+        self.office = office
+        before = office.said.stat().st_size if office.said.exists() else 0
+        with office.said.open("a", encoding="utf-8") as said:
+            self.process = subprocess.Popen(
+                office.command("mcp", "serve", "--http", address), env=office.environ(), stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL, stderr=said,
+            )  # fmt: skip
+        self.url = until(lambda: self._announced(before), 60, "the server's word where it is")
+
+    def with_client(self, what: Callable[[Client], Awaitable[T]], *, token: str = "", **settings: Any) -> T:
+        """What comes of it with a client of its own."""
+
+        async def run() -> T:
+            headers = {"Authorization": f"Bearer {token}"} if token else None
+            async with (
+                create_mcp_http_client(headers) as http,
+                Client(streamable_http_client(self.url, http_client=http), **settings) as client,
+            ):
+                return await what(client)
+
+        return asyncio.run(run())
+
+    def call(self, tool: str, *, token: str = "", mode: Any = "auto", **arguments: Any) -> CallToolResult:
+        """One call by a client of its own."""
+        return self.with_client(lambda client: client.call_tool(tool, arguments), token=token, mode=mode)
+
+    def asked(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """The structured answer of one call."""
+        answer = self.call(tool, **arguments)
+        assert not answer.is_error and answer.structured_content is not None, answer.content
+        return answer.structured_content
+
+    def refused(self, tool: str, **arguments: Any) -> str:
+        """What is said instead of an answer."""
+        answer = self.call(tool, **arguments)
+        assert answer.is_error, answer.structured_content
+        return str(answer.content[0].text)  # type: ignore[union-attr]
+
+    def end(self) -> None:
+        """End it, however it stands."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(30)
+
+    def _announced(self, before: int) -> str:
+        said = self.office.said.read_bytes()[before:].decode()
+        assert self.process.poll() is None, said
+        found = re.search(r"MCP at (http://\S+)", said)
+        return found[1] if found else ""

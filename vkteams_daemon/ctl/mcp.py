@@ -16,9 +16,13 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
     verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
     serve = verbs.add_parser(
         "serve",
-        help="answer agents from the archive, read-only, until the input ends (docs/mcp.md)",
+        help="answer agents from the archive, read-only; over standard input and output (docs/mcp.md)",
         parents=[common],
-        epilog="example:\n  vkteamsctl --config /etc/vkteams/vkteamsd.toml mcp serve",
+        epilog="examples:\n  vkteamsctl --config /etc/vkteams/vkteamsd.toml mcp serve\n"
+        "  vkteamsctl mcp serve --http 127.0.0.1:8080",
+    )
+    serve.add_argument(
+        "--http", metavar="HOST:PORT", type=_address, help="over HTTP instead; beyond loopback it needs mcp.tokens_file"
     )
     serve.set_defaults(func=_serve)
 
@@ -32,5 +36,16 @@ def _serve(args: argparse.Namespace, config: Config) -> Answer:
         raise ConfigError(
             "the MCP server needs the Python package mcp", hint="Install vkteams-daemon with the extra `mcp`."
         ) from error
-    serve.over_stdio(config)
+    if args.http:
+        serve.over_http(config, *args.http)
+    else:
+        serve.over_stdio(config)
     return Answer(None)
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8080")
+    return host, int(port)

@@ -1,0 +1,209 @@
+"""The MCP server over HTTP, as a real process on a free port: tokens, what each may see, names and origins."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from mcp import Client
+
+from tests.harness.mcp import HttpServer, Office
+from tests.harness.waiting import until
+
+OPS, THREAD, LUNCH = "681869378@chat.agent", "693938330@chat.agent", "684120415@chat.agent"
+ALL, SOME, LATE = "all-" + "a" * 40, "some-" + "b" * 40, "late-" + "c" * 40
+TOKENS = f"""
+[tokens.everything]
+sha256 = "{hashlib.sha256(ALL.encode()).hexdigest()}"
+
+[tokens.operations]
+token = "{SOME}"
+chats = ["{OPS}"]
+tools = ["search_text", "search_hybrid", "get_message", "get_database_stats"]
+
+[tokens.lately]
+token = "{LATE}"
+since = 2026-01-01
+"""
+
+
+@pytest.fixture
+def tokens(office: Office) -> Path:
+    """The tokens file of the configuration."""
+    file = office.directory / "tokens.toml"
+    file.touch(0o600)
+    file.write_text(TOKENS, encoding="utf-8")
+    office.configure(mcp={"tokens_file": str(file)})
+    return file
+
+
+Serve = Callable[..., HttpServer]
+
+
+@pytest.fixture
+def serve(office: Office) -> Iterator[Serve]:
+    """Starts servers, and ends them."""
+    started: list[HttpServer] = []
+
+    def start(address: str = "127.0.0.1:0") -> HttpServer:
+        started.append(HttpServer(office, address))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.end()
+
+
+def _status(url: str, **headers: str) -> int:
+    """The HTTP status of a hello."""
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}
+    given = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
+    given |= {name.replace("_", "-"): value for name, value in headers.items()}
+    request = urllib.request.Request(url, json.dumps(hello).encode(), given)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
+
+
+def test_on_loopback_nobody_needs_a_token(serve: Serve) -> None:
+    server = serve()
+    assert server.asked("search_text", query="почтовый сервер")["hits"]
+    assert server.asked("search_text", query="почтовый сервер", mode="legacy")["hits"]
+    assert [line["who"] for line in server.office.audit()] == ["anybody on this machine"] * 2
+    assert {line["transport"] for line in server.office.audit()} == {"http"}
+
+
+def test_with_a_tokens_file_nobody_comes_in_without_one(serve: Serve, tokens: Path) -> None:
+    server = serve()
+    assert _status(server.url) == 401
+    assert _status(server.url, Authorization="Bearer ") == 401
+    assert _status(server.url, Authorization=f"Bearer {ALL[:-1]}") == 401
+    assert _status(server.url, Authorization=f"Basic {ALL}") == 401
+    assert _status(server.url, Authorization=f"Bearer {ALL}") == 200
+    assert ALL not in server.office.said.read_text()
+
+
+def test_a_token_gives_its_own_chats_and_their_threads_alone(serve: Serve, tokens: Path) -> None:
+    server = serve()
+    whole = server.asked("search_text", token=ALL, query="Лесная OR хинкали OR сервер", limit=100, chat_id="all")
+    seen = server.asked("search_text", token=SOME, query="Лесная OR хинкали OR сервер", limit=100)
+    assert {hit["chat_id"] for hit in whole["hits"]} >= {OPS, LUNCH}
+    assert {hit["chat_id"] for hit in seen["hits"]} <= {OPS, THREAD}
+    assert seen["hits"]
+    lunch = next(hit for hit in whole["hits"] if hit["chat_id"] == LUNCH)
+    thread = server.asked("search_text", token=SOME, query="сервер OR реле OR релей", chat_id=THREAD)
+    assert thread["mode"] == "text"
+    why = f"{LUNCH} is not one of the chats that you may see; list_chats names them"
+    assert server.refused("search_text", token=SOME, query="хинкали", chat_id=LUNCH) == why
+    assert server.refused("get_message", token=SOME, chat_id=LUNCH, msg_id=lunch["msg_id"]) == why
+    assert server.refused("get_database_stats", token=SOME, chat_id=LUNCH) == why
+    counted = server.asked("get_database_stats", token=SOME)
+    assert counted["chats"] == 2 and {chat["chat_id"] for chat in counted["busiest"]} == {OPS, THREAD}
+    assert "sizes" not in counted
+
+
+def test_a_token_gives_its_own_tools_alone(serve: Serve, tokens: Path) -> None:
+    server = serve()
+
+    async def names(client: Client) -> set[str]:
+        return {tool.name for tool in (await client.list_tools()).tools}
+
+    assert server.with_client(names, token=SOME) == {
+        "search_text", "search_hybrid", "get_message", "get_database_stats",
+    }  # fmt: skip
+    assert server.refused("search_semantic", token=SOME, query="x") == "you may not use search_semantic"
+    assert not {"search_semantic"} - server.with_client(names, token=ALL)
+
+
+def test_a_token_sees_nothing_from_before_its_date(office: Office, serve: Serve, tokens: Path) -> None:
+    ((middle,),) = office.rows("SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY sent_at) FROM messages")
+    tokens.write_text(TOKENS.replace("since = 2026-01-01", f"since = {middle.isoformat()}"), encoding="utf-8")
+    server = serve()
+    query = "сервер OR почта OR релиз OR релей OR хинкали"
+    whole = server.asked("search_text", token=ALL, query=query, limit=100)
+    seen = server.asked("search_text", token=LATE, query=query, limit=100, since="52w")
+    early = [hit for hit in whole["hits"] if hit["sent_at"] < middle.strftime("%Y-%m-%dT%H:%M:%SZ")]
+    assert early and seen["hits"]
+    assert {hit["msg_id"] for hit in seen["hits"]} == {hit["msg_id"] for hit in whole["hits"] if hit not in early}
+    assert seen["coverage"]["archived_since"] == middle.strftime("%Y-%m-%dT%H:%M:%SZ")
+    why = f"the archive has no message {early[0]['msg_id']} in chat {early[0]['chat_id']}"
+    assert server.refused("get_message", token=LATE, chat_id=early[0]["chat_id"], msg_id=early[0]["msg_id"]) == why
+    ((later,),) = office.rows("SELECT count(*) FROM messages WHERE sent_at >= %s", middle)
+    counted = server.asked("get_database_stats", token=LATE, since="2020-01-01")
+    assert counted["messages"] == later
+    assert counted["models"][0]["messages"] <= later
+
+
+def test_a_cursor_that_somebody_wrote_himself_shows_no_more(office: Office, serve: Serve, tokens: Path) -> None:
+    ((middle,),) = office.rows("SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY sent_at) FROM messages")
+    tokens.write_text(TOKENS.replace("since = 2026-01-01", f"since = {middle.isoformat()}"), encoding="utf-8")
+    server = serve()
+    query = "сервер OR почта OR релиз OR релей OR хинкали"
+    page = server.asked("search_text", token=ALL, query=query, limit=2, since="2020-01-01")
+    assert "another question" in server.refused("search_text", token=LATE, query=query, limit=2, cursor=page["cursor"])
+
+
+def test_a_token_is_withdrawn_without_a_restart(serve: Serve, tokens: Path) -> None:
+    server = serve()
+    assert _status(server.url, Authorization=f"Bearer {SOME}") == 200
+    tokens.write_text(TOKENS.partition("[tokens.operations]")[0], encoding="utf-8")
+    assert _status(server.url, Authorization=f"Bearer {SOME}") == 401
+    assert _status(server.url, Authorization=f"Bearer {ALL}") == 200
+    tokens.write_text("tokens =", encoding="utf-8")
+    assert _status(server.url, Authorization=f"Bearer {ALL}") == 401, "an unreadable file lets nobody in"
+
+
+def test_other_names_and_origins_are_refused(office: Office, serve: Serve) -> None:
+    office.configure(mcp={"hosts": ["chats.corp.example"]})
+    server = serve()
+    assert _status(server.url, Host="evil.example") == 421
+    assert _status(server.url, Host="chats.corp.example") == 200
+    assert _status(server.url, Origin="https://evil.example") == 403
+    assert _status(server.url, Origin="https://chats.corp.example") == 200
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
+def test_beyond_loopback_it_needs_a_tokens_file(office: Office, address: str) -> None:
+    code, said = office.failed("mcp", "serve", "--http", address)
+    assert code == 64 and "is not this machine's loopback, and no client would need a token" in said
+
+
+def test_beyond_loopback_with_a_tokens_file(serve: Serve, tokens: Path) -> None:
+    server = serve("0.0.0.0:0")
+    server.url = server.url.replace("0.0.0.0", "127.0.0.1")
+    assert _status(server.url) == 401
+    assert server.asked("search_text", token=ALL, query="сервер")["hits"]
+
+
+def test_a_port_that_is_taken(office: Office) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, said = office.failed("mcp", "serve", "--http", f"127.0.0.1:{port}")
+    assert code == 73 and f"cannot listen on 127.0.0.1:{port}: Address already in use" in said
+
+
+def test_a_tokens_file_that_is_wrong(office: Office, tokens: Path) -> None:
+    tokens.write_text(f"[tokens.a]\ntoken = '{ALL}'\ntools = ['drop']", encoding="utf-8")
+    code, said = office.failed("mcp", "serve", "--http", "127.0.0.1:0")
+    assert code == 78 and "tokens.a: there is no tool drop" in said and ALL not in said
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_on_a_signal(serve: Serve, signum: signal.Signals) -> None:
+    server = serve()
+    server.asked("search_text", query="сервер")
+    os.kill(server.process.pid, signum)
+    until(lambda: server.process.poll() is not None, 30, "the end")
+    assert server.process.returncode == 0
