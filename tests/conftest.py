@@ -17,6 +17,7 @@ _ROOMS = (
     "oracle",
     "embedding",
     "mcp",
+    "talk",
 )
 
 pytest_plugins = [f"tests.harness.{room}" for room in _ROOMS if find_spec(f"tests.harness.{room}")]

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -20,11 +20,12 @@ import psycopg
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ModelAbsent, NotFound, StoreError
 from vkteams_daemon.options import Database as DatabaseOptions
-from vkteams_daemon.search import conversation, lexical, stats
-from vkteams_daemon.search.conversation import Said, neighbours
+from vkteams_daemon.search import budget, context, conversation, directory, lexical, stats
+from vkteams_daemon.search.context import Context, Kind
+from vkteams_daemon.search.conversation import Message, Said, neighbours
 from vkteams_daemon.search.correction import corrected
 from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
-from vkteams_daemon.search.hit import Hit, Ranked, hits
+from vkteams_daemon.search.hit import Hit, Ranked, chat_titles, hits
 from vkteams_daemon.search.hybrid import LEG, fuse
 from vkteams_daemon.search.query import Query, read
 from vkteams_daemon.search.scope import Scope, with_threads
@@ -195,6 +196,77 @@ class Archive:
         if not found:
             raise NotFound(f"the archive has no message {msg_id} in chat {chat_id}")
         return found
+
+    def message(
+        self, chat_id: str, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
+    ) -> Message:
+        """One message and its thread; arguments and errors are those of `thread`."""
+        linked = self.thread(chat_id, msg_id, chat_ids=chat_ids, since=since)
+        middle = next(said for said in linked if said.key == (chat_id, msg_id))
+        with self._reading() as connection:
+            title = chat_titles(connection, [chat_id]).get(chat_id)
+        return Message(middle, title, [said for said in linked if said is not middle])
+
+    def chat_of(self, msg_id: str, *, chat_ids: Collection[str] | None = None) -> str:
+        """The chat that has this message; NotFound where none of them has it, UsageError where several have."""
+        with self._reading() as connection:
+            return conversation.chat_of(connection, msg_id, Scope(chat_ids))
+
+    def context(
+        self,
+        kind: Kind = "recent",
+        *,
+        chat_ids: Collection[str] | None = None,
+        since: datetime | None = None,
+        timeframe: timedelta | None = None,
+        query: str | None = None,
+        user_id: str | None = None,
+        message: tuple[str, str] | None = None,
+        max_tokens: int = budget.MOST,
+        cost: Callable[[Said], int] = budget.as_read,
+    ) -> Context:
+        """Conversations for a reader with little room: what does not fit is left out, the newest kept.
+
+        Args:
+            kind: `recent`, what was said of late; `topic`, the conversations that `query` touches; `user-profile`,
+                what `user_id` said and where; `around`, the thread and the neighbours of `message`.
+            chat_ids: only these chats may be looked at; None is every chat, an empty collection none.
+            since: only what was sent from this moment on may be looked at (aware).
+            timeframe: how far back from now to look for it; None is two hours for `recent`, else all the way.
+            query: what a topic is, as `search` takes it; with `user_id` only what this person said of it.
+            user_id: whose profile it is.
+            message: chat_id and msg_id.
+            max_tokens: how much room there is.
+            cost: how much of it a message takes; unless told, what its line of time, author and text does.
+
+        Raises:
+            UsageError: what this kind needs is missing.
+            NotFound: there is no such message, or nothing of this person.
+        """
+        wanted = context.Wanted(kind, query, user_id, message, timeframe)
+        within = wanted.within(Scope(chat_ids, since=since), datetime.now(UTC))
+        found: list[Hit] = []
+        if kind == "topic":
+            found = self.search(
+                query or "", chat_ids=chat_ids, user_id=user_id, since=within.since, limit=context.LOOKED_AT
+            ).hits
+        with self._reading() as connection:
+            room = budget.Budget(max_tokens, cost)
+            return context.answer(connection, wanted, Scope(chat_ids, since=since), within, found, room)
+
+    def chats(
+        self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None, limit: int | None = None
+    ) -> list[directory.ChatSummary]:
+        """The chats, the one that spoke last first; only these, and counted only what was sent from `since` on."""
+        with self._reading() as connection:
+            return directory.chats(connection, Scope(chat_ids, since=since), limit)
+
+    def users(
+        self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None, limit: int | None = None
+    ) -> list[directory.UserSummary]:
+        """Who has spoken in these chats from `since` on, the one who spoke last first."""
+        with self._reading() as connection:
+            return directory.users(connection, Scope(chat_ids, since=since), limit)
 
     def statistics(self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> stats.Statistics:
         """The archive in numbers."""

@@ -10,10 +10,13 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from vkteams_daemon.errors import NotFound, UsageError
 from vkteams_daemon.search.hit import names
 from vkteams_daemon.search.scope import Scope
 
-_LINKS = 40  # messages of one thread of replies, counted in each direction
+_LINKS = 40  # steps along replies, in each direction
+_WIDEST = 200  # messages of one thread of replies
+_BELOW = 40  # messages of the threads that hang on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,38 @@ class Said:
         return self.chat_id, self.msg_id
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message, and those that it is linked with by replies and threads, oldest first, itself left out."""
+
+    message: Said
+    chat_title: str | None
+    thread: list[Said]
+
+
+def chat_of(connection: psycopg.Connection[Any], msg_id: str, scope: Scope) -> str:
+    """The chat that has this message.
+
+    Raises:
+        NotFound: none of the scope has it.
+        UsageError: several have it.
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            # Chat by chat, so that each is a look at the primary key.
+            "SELECT m.chat_id FROM chats c JOIN messages m ON m.chat_id = c.chat_id AND m.msg_id = %(message)s"
+            f" WHERE {scope.condition} ORDER BY m.chat_id LIMIT 10".encode(),
+            {**scope.parameters, "message": msg_id},
+            prepare=False,
+        )
+        found = [chat_id for (chat_id,) in cursor]
+    if not found:
+        raise NotFound(f"the archive has no message {msg_id}")
+    if len(found) > 1:
+        raise UsageError(f"several chats have a message {msg_id}", hint=f"Name one of {', '.join(found)}.")
+    return str(found[0])
+
+
 def latest(connection: psycopg.Connection[Any], scope: Scope, limit: int) -> list[Said]:
     """The newest messages of a scope, in the order they were said in."""
     return _read(
@@ -53,29 +88,39 @@ def latest(connection: psycopg.Connection[Any], scope: Scope, limit: int) -> lis
 
 
 def thread(connection: psycopg.Connection[Any], chat_id: str, msg_id: str, scope: Scope) -> list[Said]:
-    """The message with what it answers, what answers it, and so on; the message that a thread chat hangs on, too.
+    """The message with what it answers, what answers it, and so on; oldest first.
 
-    Empty where the message does not exist, was deleted, or lies outside the scope.
+    A thread is a chat of its own: the message that it hangs on comes too, and the newest of the threads that hang on
+    these. Links lead through messages that may not be shown, such as deleted ones, and through those that the archive
+    never had. Empty where the message does not exist, was deleted, or lies outside the scope.
     """
     # Every part names the chat, so that one shard can answer where messages are distributed by it.
     linked = _read(
         connection,
         "WITH RECURSIVE up AS ("
-        "  SELECT m.msg_id, m.reply_to_msg_id, 0 AS steps FROM messages m"
+        "  SELECT m.msg_id, m.reply_to_msg_id, m.sent_at, 0 AS steps FROM messages m"
         f"  WHERE m.chat_id = %(chat)s AND m.msg_id = %(message)s AND {scope.condition}"
-        "  UNION ALL SELECT m.msg_id, m.reply_to_msg_id, up.steps + 1 FROM up"
+        "  UNION ALL SELECT m.msg_id, m.reply_to_msg_id, m.sent_at, up.steps + 1 FROM up"
         "  JOIN messages m ON m.chat_id = %(chat)s AND m.msg_id = up.reply_to_msg_id"
-        f"  WHERE up.steps < {_LINKS} AND {scope.condition}"
-        "), top AS (SELECT msg_id FROM up ORDER BY steps DESC LIMIT 1"
+        f"  WHERE up.steps < {_LINKS}"
+        "), top AS (SELECT coalesce(reply_to_msg_id, msg_id) AS msg_id FROM up ORDER BY steps DESC LIMIT 1"
         "), down AS ("
         "  SELECT msg_id, 0 AS steps FROM top"
         "  UNION ALL SELECT m.msg_id, down.steps + 1 FROM down"
         "  JOIN messages m ON m.chat_id = %(chat)s AND m.reply_to_msg_id = down.msg_id"
-        f"  WHERE down.steps < {_LINKS} AND {scope.condition})"
-        " SELECT %(chat)s::text AS chat_id, msg_id FROM up UNION SELECT %(chat)s::text, msg_id FROM down",
+        f"  WHERE down.steps <= {_LINKS}"
+        "), linked AS (SELECT msg_id FROM up UNION SELECT msg_id FROM down"
+        "), middle AS (SELECT sent_at FROM up WHERE steps = 0)"
+        " SELECT m.chat_id, m.msg_id FROM linked l"
+        f" JOIN messages m ON m.chat_id = %(chat)s AND m.msg_id = l.msg_id WHERE {scope.condition}"
+        " ORDER BY m.msg_id <> %(message)s, abs(extract(epoch FROM m.sent_at - (SELECT sent_at FROM middle)))"
+        f" LIMIT {_WIDEST}",
         {**scope.parameters, "chat": chat_id, "message": msg_id},
     )
-    return [*_parent(connection, chat_id, scope), *linked] if linked else []
+    if not linked:
+        return []
+    beside = _parent(connection, chat_id, scope) + _below(connection, linked, scope)
+    return sorted([*beside, *linked], key=lambda said: (said.sent_at, said.msg_id))
 
 
 def neighbours(
@@ -128,6 +173,17 @@ def _parent(connection: psycopg.Connection[Any], chat_id: str, scope: Scope) -> 
         )
         keys = cursor.fetchall()
     return read(connection, keys, scope) if keys else []
+
+
+def _below(connection: psycopg.Connection[Any], linked: Sequence[Said], scope: Scope) -> list[Said]:
+    """The newest messages of the threads that hang on these."""
+    return _read(
+        connection,
+        "SELECT m.chat_id, m.msg_id FROM chats c JOIN messages m ON m.chat_id = c.chat_id"
+        f" WHERE c.parent_chat_id = %(chat)s AND c.parent_msg_id = ANY(%(messages)s) AND {scope.condition}"
+        f" ORDER BY m.sent_at DESC, m.msg_id DESC LIMIT {_BELOW}",
+        {**scope.parameters, "chat": linked[0].chat_id, "messages": [said.msg_id for said in linked]},
+    )
 
 
 def _until_silence(middle: Said, side: Sequence[Said], gap: timedelta | None) -> list[Said]:
