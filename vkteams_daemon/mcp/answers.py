@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from vkteams_daemon.mcp.untrusted import visible
-from vkteams_daemon.search.context import CUT, tokens
+from vkteams_daemon.search.budget import CUT, tokens
 
 M = TypeVar("M", bound="Message")
 
