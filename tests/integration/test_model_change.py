@@ -66,7 +66,7 @@ def test_the_switch_comes_when_the_new_vectors_are_complete(
     with Archive(config) as archive:
 
         def first_hit() -> str:
-            return archive.search_semantic("the proxy is down again").hits[0].msg_id
+            return archive.search("the proxy is down again", mode="semantic").hits[0].msg_id
 
         assert first_hit() == "m1"
         worker = chat.worker(new, claim=1)

@@ -12,6 +12,7 @@ import math
 import random
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -113,7 +114,7 @@ class Worker:
         load: Callable[[Model | None], Model],
         tally: Tally,
         *,
-        claim: int = 256,
+        claim: int = 512,
         token_budget: int = 768,
         max_attempts: int = 5,
         stop: threading.Event | None = None,
@@ -303,4 +304,4 @@ def _run(model: Model, hashes: list[bytes], parts: list[Chunk]) -> dict[bytes, V
 
 def _hash(chunk: Chunk) -> bytes:
     """16 bytes that stand for the chunk's tokens: the same tokens have the same vector."""
-    return hashlib.blake2b(np.asarray(chunk.ids, dtype=np.int32).tobytes(), digest_size=16).digest()
+    return hashlib.blake2b(array("i", chunk.ids).tobytes(), digest_size=16).digest()

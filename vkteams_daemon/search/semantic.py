@@ -25,7 +25,9 @@ from vkteams_daemon.store.models import StoredModel
 EXACT = 5000
 """Up to this many messages are measured one by one: no slower than a filtered walk through the index, and exact."""
 
-_EF_SEARCH = 200
+# With the index of store.models, over 182,000 vectors of chat messages, the ten nearest are found to 0.960 at 200, to
+# 0.982 at 400 and to 0.989 at 800.
+_EF_SEARCH = 600
 _SPARE = 20
 
 

@@ -11,6 +11,9 @@ from vkteams_daemon.errors import StoreError
 from vkteams_daemon.store.database import Connection, translated
 
 KINDS = ("message", "window")
+# pgvector's defaults, 16 and 64, cost twice the CPU for every vector that is inserted, as much as embedding the text. A
+# walk that looks at more candidates makes up for fewer neighbours: see `search.semantic`.
+_HNSW = "m = 10, ef_construction = 48"
 _LOCK = "hashtextextended('vkteams models ' || current_schema(), 0)"
 
 
@@ -147,7 +150,7 @@ def ensure_index(connection: Connection, model: StoredModel, kind: str) -> bool:
             connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
             connection.execute(
                 f"CREATE INDEX CONCURRENTLY {name} ON embeddings USING hnsw ({expression} halfvec_cosine_ops)"
-                f" WHERE {condition}".encode()
+                f" WITH ({_HNSW}) WHERE {condition}".encode()
             )
         finally:
             if not connection.closed:
