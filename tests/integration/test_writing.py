@@ -322,3 +322,31 @@ def test_deletion_does_not_wait_for_a_worker_that_has_claimed_the_message(bot: B
 
 def test_empty_batch_changes_nothing(bot: Bot) -> None:
     assert bot.store([]) == Stored()
+
+
+@pytest.mark.parametrize("where", ["msg", "chat", "author"])
+def test_key_too_long_for_an_index_is_quarantined_and_its_batch_mate_stored(bot: Bot, where: str) -> None:
+    long = "ё" * 3000
+    culprit = {
+        "msg": new(1, long),
+        "chat": new(1, "m", chat=long),
+        "author": new(1, "m", **{"from": {"userId": long}}),
+    }[where]
+    outcome = bot.store(batch(culprit, new(2)))
+    assert (outcome.saved, outcome.quarantined) == (2, 1)
+    assert bot.last == 2
+    assert bot.ask("SELECT msg_id FROM messages") == [("m2",)]
+    ((raw,),) = bot.ask("SELECT raw FROM events WHERE error IS NOT NULL")
+    assert long in bytes(raw).decode()
+
+
+def test_longest_keys_fit_into_every_index(bot: Bot) -> None:
+    longest = "\N{GRINNING FACE}" * 255
+    assert bot.store(batch(new(1, longest, chat=longest, **{"from": {"userId": longest}}))).quarantined == 0
+    assert bot.ask("SELECT length(chat_id), length(msg_id), length(user_id) FROM messages") == [(255, 255, 255)]
+
+
+def test_words_without_end_are_stored_and_found_by_their_beginning(bot: Bot) -> None:
+    bot.store(batch(new(1, "m", "start " + "слово " * 200_000), new(2, "n", "x" * 2_000_000)))
+    assert bot.ask("SELECT msg_id FROM messages WHERE search @@ to_tsquery('vkteams', 'start')") == [("m",)]
+    assert bot.ask("SELECT length(text) FROM messages WHERE msg_id = 'n'") == [(2_000_000,)]

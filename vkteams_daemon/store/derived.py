@@ -186,9 +186,9 @@ def lock_and_load(
 
 def save(connection: Connection, messages: Sequence[Message], *, erase: bool, copy: bool) -> int:
     """Write the messages that differ from what the database has; returns how many have a new text to embed."""
-    changed = [m for m in messages if m.row != m.stored_row]
+    changed = [row for row, stored in ((m.row, m.stored_row) for m in messages) if row != stored]
     if changed:
-        MESSAGES.run(connection, _SAVE_MESSAGES, [_with_json(COLUMNS, m.row) for m in changed], copy)
+        MESSAGES.run(connection, _SAVE_MESSAGES, [_with_json(COLUMNS, row) for row in changed], copy)
     versions = [row for m in messages for row in m.version_rows if row not in m.stored_versions]
     if versions:
         names = [name for name, _ in VERSIONS.columns]
@@ -222,11 +222,12 @@ def _user_row(user: User) -> tuple[Any, ...]:
 
 
 def _with_json(names: Sequence[str], row: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(_json(value) if name in _JSON else value for name, value in zip(names, row, strict=True))
-
-
-def _json(value: Any) -> str | None:
-    return None if value is None else json.dumps(value, ensure_ascii=False)
+    values = list(row)
+    for name in _JSON:
+        if name in names:
+            at = names.index(name)
+            values[at] = None if row[at] is None else json.dumps(row[at], ensure_ascii=False)
+    return tuple(values)
 
 
 def prepare(connection: Connection, others: Iterable[Rows] = ()) -> None:

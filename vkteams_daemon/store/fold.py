@@ -11,6 +11,7 @@ from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from vkteams_daemon.botapi.facts import Content, MessageFact
@@ -21,6 +22,7 @@ COLUMNS = (
     "chat_id", "msg_id", "user_id", "sent_at", "edited_at", "deleted_at", "pinned_at", "version", "text", "format",
     "parts", "reply_to_msg_id", "forward", "thread", "received_at",
 )  # fmt: skip
+_ROW = attrgetter(*COLUMNS)
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class Message:
     @property
     def row(self) -> tuple[Any, ...]:
         """Its row, in the order of COLUMNS."""
-        return tuple(getattr(self, name) for name in COLUMNS)
+        return _ROW(self)
 
     @property
     def version_rows(self) -> list[tuple[Any, ...]]:
