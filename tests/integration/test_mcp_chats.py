@@ -1,0 +1,88 @@
+"""A question that names no chat: the only one is taken, otherwise the client is asked if it can be, otherwise all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.types import ElicitRequestParams, ElicitResult
+
+from tests.harness.mcp import Office, with_client
+
+OPS, THREAD, LUNCH = "681869378@chat.agent", "693938330@chat.agent", "684120415@chat.agent"
+QUERY = "сервер OR хинкали OR standby"
+
+
+class Person:
+    """Whoever sits before the client, and what they were asked."""
+
+    def __init__(self, **answer: Any) -> None:
+        self.answer = ElicitResult(**answer)
+        self.asked: list[ElicitRequestParams] = []
+
+    async def __call__(self, context: Any, params: ElicitRequestParams) -> ElicitResult:
+        self.asked.append(params)
+        return self.answer
+
+
+def _chats(office: Office, mode: str, person: Person | None, **arguments: Any) -> set[str]:
+    async def search(client: Client) -> set[str]:
+        answer = await client.call_tool("search_text", {"query": QUERY, "limit": 100} | arguments)
+        assert not answer.is_error, answer.content
+        return {hit["chat_id"] for hit in (answer.structured_content or {})["hits"]}
+
+    return with_client(office, search, mode=mode, elicitation_callback=person)
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_the_client_is_asked_which_chat(office: Office, mode: str) -> None:
+    person = Person(action="accept", content={"chat_id": LUNCH})
+    assert _chats(office, mode, person) == {LUNCH}
+    (asked,) = person.asked
+    choice = asked.requested_schema["properties"]["chat_id"]  # type: ignore[union-attr]
+    assert set(choice["enum"]) == {"all", OPS, THREAD, LUNCH, "n.whitfield@corp.example"}
+    assert "Эксплуатация и дежурство" in choice["enumNames"]
+    assert [line["outcome"] for line in office.audit()][-1] == "ok"
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("answer", [{"action": "accept", "content": {"chat_id": "all"}}, {"action": "decline"}])
+def test_whoever_chooses_none_has_all(office: Office, mode: str, answer: dict[str, Any]) -> None:
+    assert _chats(office, mode, Person(**answer)) >= {OPS, LUNCH}
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_whoever_dismisses_the_question_has_no_answer(office: Office, mode: str) -> None:
+    async def search(client: Client) -> str:
+        answer = await client.call_tool("search_text", {"query": QUERY})
+        assert answer.is_error
+        return str(answer.content[0].text)  # type: ignore[union-attr]
+
+    said = with_client(office, search, mode=mode, elicitation_callback=Person(action="cancel"))
+    assert said == "the question which chat is meant was dismissed, so nothing was looked for"
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_client_that_cannot_be_asked_has_all(office: Office, mode: str) -> None:
+    assert _chats(office, mode, None) >= {OPS, LUNCH}
+
+
+@pytest.mark.parametrize("named", [OPS, "all"])
+def test_nobody_is_asked_where_the_chat_is_named(office: Office, named: str) -> None:
+    person = Person(action="cancel")
+    found = _chats(office, "auto", person, chat_id=named)
+    assert found == {OPS} if named == OPS else found >= {OPS, LUNCH}
+    assert person.asked == []
+
+
+def test_the_one_configured_chat_is_taken_with_its_threads(office: Office) -> None:
+    office.configure(storage={"chat_ids": [OPS]})
+    person = Person(action="cancel")
+    assert _chats(office, "auto", person) == {OPS, THREAD}
+    assert person.asked == []
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_an_answer_that_is_no_chat_finds_nothing_more(office: Office, mode: str) -> None:
+    assert _chats(office, mode, Person(action="accept", content={"chat_id": "nowhere"})) == set()
