@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,6 +21,7 @@ from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import CannotWrite, DatabaseUnavailable, FenceLost, StoreError
+from vkteams_daemon.store.database import migrate
 from vkteams_daemon.store.writing import Stored, Writer
 
 BOT = "1000000001"
@@ -436,3 +440,49 @@ def test_two_bots_in_one_chat_fold_into_the_same_messages(archive: Archive) -> N
     assert archive.execute("SELECT count(*), count(deleted_at) FROM messages") == [(60, 30)]
     versions = archive.execute("SELECT version, text, count(*) FROM message_versions GROUP BY 1, 2 ORDER BY 1")
     assert versions == [(1, "one", 60), (2, "two", 60)]
+
+
+@pytest.fixture
+def small_disk(postgres_server: PostgresServer, open_tmp: Path) -> Iterator[str]:
+    """The URL of a migrated database on a file system of its own, with a few megabytes left; for root alone."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    disk = open_tmp / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size=24m,uid={postgres_server._owner.uid},mode=0700", "tmpfs", disk],
+        capture_output=True,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
+    name = f"small_{open_tmp.name}"
+    try:
+        postgres_server.execute(f"CREATE TABLESPACE {name} LOCATION '{disk}'")
+        postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE template0 TABLESPACE {name} ENCODING 'UTF8'")
+        migrate(postgres_server.url(name))
+        yield postgres_server.url(name)
+    finally:
+        postgres_server.drop_database(name)
+        postgres_server.execute(f"DROP TABLESPACE IF EXISTS {name}")
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_full_disk_leaves_the_cursor_where_it_was_until_there_is_room(
+    postgres_server: PostgresServer, small_disk: str
+) -> None:
+    archive = Archive(postgres_server, small_disk)
+    writer = archive.holder()
+    writer.store(batch(new(1)))
+    archive.execute("CREATE TABLE ballast (filler text); ALTER TABLE ballast ALTER filler SET STORAGE EXTERNAL")
+    with pytest.raises(psycopg.errors.DiskFull):
+        while True:
+            archive.execute("INSERT INTO ballast VALUES (repeat('x', 200000))")
+    events = batch(*(new(n, text="x" * 3000) for n in range(2, 600)))
+    with pytest.raises(CannotWrite, match="No space left"):
+        writer.store(events)
+    assert archive.state() == (1, [1])
+    archive.execute("DROP TABLE ballast")
+    acquire(writer)
+    writer.store(events)
+    assert archive.state() == (599, list(range(1, 600)))
+    writer.close()
