@@ -1,6 +1,6 @@
 """How well the library finds conversations: questions of a public support channel, asked of an archive without them.
 
-    python -m bench.relevance DATA [--part dev|train] [--archive DIR] [--chats N] [--ways NAME …]
+    python -m bench.relevance DATA [--part dev|train] [--archive DIR] [--chats N] [--questions N] [--ways NAME …]
 
 DATA holds `ubuntu-irc-PART.jsonl.gz` (chat, n, ts, user, text) and `ubuntu-irc-PART.replies.tsv` (chat, n, n: which
 message answers which). Conversations are what these links connect; they are gold, and the archive does not know them.
@@ -236,6 +236,7 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, default=Path("/tmp/vkteams-relevance"), metavar="DIR")
     parser.add_argument("--model", default="all-MiniLM-L6-v2", metavar="NAME")
     parser.add_argument("--chats", type=int, metavar="N", help="only the first so many")
+    parser.add_argument("--questions", type=int, metavar="N", help="ask N of the questions, evenly chosen")
     parser.add_argument("--ways", nargs="*", default=(), metavar="NAME")
     options = parser.parse_args()
     messages, questions = read(options.data, options.part, options.chats)
@@ -251,8 +252,9 @@ def main() -> None:
     held_out = {question.said.key for question in questions}
     fill(config, [said for said in messages if said.key not in held_out])
     print(f"{options.part}: {len(messages) - len(held_out)} messages, {len(questions)} questions")
+    step = max(1, len(questions) // (options.questions or len(questions)))
     with Archive(config) as archive:
-        for line in rows(archive, questions, options.ways):
+        for line in rows(archive, questions[::step], options.ways):
             print(line, flush=True)
 
 

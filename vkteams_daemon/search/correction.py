@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
-from psycopg.rows import tuple_row
 
+from vkteams_daemon.search import lexical
 from vkteams_daemon.search import query as queries
 from vkteams_daemon.search.query import Query, Term
 from vkteams_daemon.search.slips import fold, other_layout, other_script
@@ -111,16 +111,10 @@ def _readings(typed: str) -> list[str]:
 def _forms(connection: psycopg.Connection[Any], texts: Sequence[str]) -> dict[str, _Form]:
     distinct = list(dict.fromkeys(texts))
     found = queries.tsqueries(connection, [Term(text) for text in distinct])
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT t.place, EXISTS (SELECT FROM messages m WHERE m.search @@ t.q::tsquery AND m.deleted_at IS NULL)"
-            " FROM unnest(%s::text[]) WITH ORDINALITY AS t (q, place)",
-            (found,),
-        )
-        known: dict[int, bool] = dict(cursor.fetchall())
+    messages = lexical.counted(connection, found)
     return {
-        text: _Form(text, tsquery, bool(tsquery) and known[place])
-        for place, (text, tsquery) in enumerate(zip(distinct, found, strict=True), 1)
+        text: _Form(text, tsquery, bool(tsquery) and count > 0)
+        for text, tsquery, count in zip(distinct, found, messages, strict=True)
     }
 
 

@@ -8,7 +8,6 @@ messages of a chat belong to one conversation was counted over the training half
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,7 +32,7 @@ _LEAST = 0.05
 # The benchmark's channel is busy: 40 messages take minutes. Elsewhere a conversation fades with time as well.
 _HOURS_FADE = 1.0
 
-_WORD = re.compile(r"[^\s,:;!?()<>\[\]\"«»]+")
+_SIGNS = str.maketrans(dict.fromkeys(',:;!?()<>[]"«»', " "))
 
 Key = tuple[str, str]
 
@@ -116,10 +115,11 @@ def read(connection: psycopg.Connection[Any], keys: Sequence[Key], scope: Scope)
 
 def _lines(rows: Sequence[tuple[Any, ...]], names: dict[str, str]) -> list[Line]:
     """The messages of one neighbourhood; a name counts where its bearer speaks in it."""
-    here = {name: user_id for name, user_id in names.items() if user_id in {row[2] for row in rows}}
+    speaking = {row[2] for row in rows}
+    here = {name: user_id for name, user_id in names.items() if user_id in speaking}
     lines = []
     for place, (chat_id, msg_id, user_id, sent_at, reply_to, text) in enumerate(rows):
-        words = {word.strip("@.") for word in _WORD.findall((text or "").lower())}
+        words = set((text or "").lower().translate(_SIGNS).replace(". ", " ").rstrip(".").split())
         named = frozenset(here[word] for word in words & here.keys() if here[word] != user_id)
         lines.append(Line((chat_id, msg_id), place, user_id, sent_at, reply_to, text or "", named))
     return lines
@@ -134,4 +134,5 @@ def _names(connection: psycopg.Connection[Any], user_ids: set[str]) -> dict[str,
             for name in (user_id, *names):
                 if name:
                     called.setdefault(name.lower(), user_id)
+                    called.setdefault(f"@{name.lower()}", user_id)
         return called

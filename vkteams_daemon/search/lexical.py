@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,24 +92,15 @@ def weigh(connection: psycopg.Connection[Any], query: Query) -> list[Weighed]:
     tsqueries = list(dict.fromkeys(term.tsquery for term in query.terms))
     if not tsqueries:
         return []
-    lexemes = [match[1].replace("''", "'") if (match := _ONE_LEXEME.match(q)) else None for q in tsqueries]
+    counts = counted(connection, tsqueries)
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
             "SELECT greatest((SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass),"
             " (SELECT messages FROM words_counted), 1)::float8"
         )
         row = cursor.fetchone()
-        assert row is not None
-        everything = row[0]
-        cursor.execute(
-            "SELECT coalesce(w.messages, (SELECT count(*) FROM (SELECT FROM messages m"
-            f" WHERE m.search @@ t.q::tsquery AND m.deleted_at IS NULL LIMIT {_COUNTED}) AS few))"
-            " FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS t (q, lexeme, place)"
-            " LEFT JOIN words w ON w.word = t.lexeme ORDER BY t.place".encode(),
-            (tsqueries, lexemes),
-        )
-        counts = [int(row[0]) for row in cursor]
-    everything = max(everything, *counts)
+    assert row is not None
+    everything = max(row[0], *counts)
     return sorted(
         (
             Weighed(tsquery, count, math.log(1 + (everything - count + 0.5) / (count + 0.5)))
@@ -116,6 +108,22 @@ def weigh(connection: psycopg.Connection[Any], query: Query) -> list[Weighed]:
         ),
         key=lambda term: term.messages,
     )
+
+
+def counted(connection: psycopg.Connection[Any], tsqueries: Sequence[str]) -> list[int]:
+    """In about how many messages each of these finds something; 0 is exact, and so is what `words` does not know."""
+    lexemes = [match[1].replace("''", "'") if (match := _ONE_LEXEME.match(q)) else None for q in tsqueries]
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        # A bounded count and not EXISTS: for that the planner would read the table until it finds something.
+        cursor.execute(
+            "SELECT coalesce(w.messages, (SELECT count(*) FROM (SELECT FROM messages m"
+            f" WHERE m.search @@ t.q::tsquery AND m.deleted_at IS NULL LIMIT {_COUNTED}) AS few))"
+            " FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS t (q, lexeme, place)"
+            " LEFT JOIN words w ON w.word = t.lexeme ORDER BY t.place".encode(),
+            (list(tsqueries), lexemes),
+            prepare=False,
+        )
+        return [int(row[0]) for row in cursor]
 
 
 def _rarest(terms: list[Weighed]) -> list[Weighed]:

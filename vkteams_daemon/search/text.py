@@ -24,6 +24,7 @@ from vkteams_daemon.search.vocabulary import Vocabulary
 CANDIDATES = 1000
 """How many of the newest matches are ranked."""
 
+_FEW = 5  # terms that are all looked for in other forms; more are a question, and no message repeats it
 _SHORT = 300
 _MARKED = f"StartSel={MARKS[0]}, StopSel={MARKS[1]}"
 _WHOLE = f"HighlightAll=true, {_MARKED}"
@@ -65,12 +66,15 @@ def search_text(
     found = matching(connection, query, scope, limit)
     if found or not query.terms:
         return Matches(found, query)
-    for wider in (False, True):
-        meant = correction.corrected(connection, query, vocabulary(), wider=wider)
-        found = matching(connection, meant, scope, limit)
-        if found:
-            return Matches(found, meant)
     meant = correction.corrected(connection, query, vocabulary())
+    found = matching(connection, meant, scope, limit)
+    if found:
+        return Matches(found, meant)
+    if len(query.terms) <= _FEW:
+        wider = correction.corrected(connection, query, vocabulary(), wider=True)
+        found = matching(connection, wider, scope, limit)
+        if found:
+            return Matches(found, wider)
     return Matches(lexical.any_word(connection, meant, scope, limit), meant, relaxed=True)
 
 

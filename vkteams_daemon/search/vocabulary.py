@@ -35,7 +35,10 @@ class Vocabulary:
 
     def __init__(self, words: dict[str, int]) -> None:
         self._messages = words
-        self._words = list(words)
+        # By script and length: only words of like length, and never of another script, can be near.
+        self._alike: dict[tuple[bool, int], list[str]] = {}
+        for word in words:
+            self._alike.setdefault((word.isascii(), len(word)), []).append(word)
 
     @classmethod
     def read(cls, connection: psycopg.Connection[Any]) -> Vocabulary:
@@ -57,8 +60,11 @@ class Vocabulary:
         """The words at most so many slips away, nearest first; of equals what begins alike, then the commoner."""
         if most <= 0 or len(word) < 3:
             return []
-        found = process.extract(word, self._words, scorer=OSA.distance, score_cutoff=most, limit=_MOST_NEAR)
-        near = [Near(other, int(distance), self._messages[other]) for other, distance, _ in found]
+        near = []
+        for length in range(len(word) - most, len(word) + most + 1):
+            words = self._alike.get((word.isascii(), length), [])
+            found = process.extract(word, words, scorer=OSA.distance, score_cutoff=most, limit=_MOST_NEAR)
+            near += [Near(other, int(distance), self._messages[other]) for other, distance, _ in found]
         return sorted(near, key=lambda n: (n.distance, -Prefix.similarity(word, n.word), -n.messages))
 
     def forms(self, typed: str, stem: str) -> list[Near]:
