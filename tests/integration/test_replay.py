@@ -24,7 +24,7 @@ from tests.harness.batches import (
     rows,
     unpinned,
 )
-from vkteams_daemon.store import replay
+from vkteams_daemon.store import derived, replay
 from vkteams_daemon.store.replay import Replayed
 from vkteams_daemon.store.writing import Writer
 
@@ -189,6 +189,28 @@ def test_replay_of_the_quarantine_obeys_the_erasure(archive: Archive) -> None:
     assert archive.quarantined(erase=True).readable == 1
     assert archive.execute("SELECT text, deleted_at IS NOT NULL FROM messages") == [(None, True)]
     assert archive.execute("SELECT count(*) FROM events WHERE payload IS NOT NULL OR raw IS NOT NULL") == [(0,)]
+
+
+@pytest.mark.parametrize("size", [1, 300])
+def test_event_that_a_fault_of_this_program_stumbles_over_waits_for_the_next_version(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    fold = derived.fold_all
+
+    def faulty(known: Any, facts: Any, *, erase: bool) -> Any:
+        if any(fact.msg_id == "poison" for fact in facts):
+            raise TypeError("no such thing\x00\ud800")
+        return fold(known, facts, erase=erase)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(derived, "fold_all", faulty)
+        archive.store(*(new(n) for n in range(1, size + 1)), new(1000, "poison"), new(1001))
+    assert archive.execute("SELECT last_event_id FROM bots WHERE bot_id = 'bot1'") == [(1001,)]
+    assert archive.execute("SELECT count(*) FROM messages") == [(size + 1,)]
+    found = archive.execute("SELECT event_id, error FROM events WHERE error IS NOT NULL")
+    assert found == [(1000, "internal error: TypeError: no such thing\ufffd?")]
+    assert archive.quarantined().readable == 1
+    assert archive.execute("SELECT text FROM messages WHERE msg_id = 'poison'") == [("hello",)]
 
 
 def test_event_that_the_database_refuses_stays_in_quarantine_and_its_page_is_derived(archive: Archive) -> None:

@@ -1,13 +1,21 @@
-"""Finds the rows that the database refuses for what they are, so that their batch-mates are written without them."""
+"""Finds what cannot be written for what it is, so that its batch-mates are written without it.
+
+That is what the database refuses, and what a fault of this program stumbles over: both end in quarantine, from where a
+later version can take it, and neither may keep the archive from going on.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import psycopg
 
+from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.database import Connection, first_line
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,9 +24,11 @@ Result = TypeVar("Result")
 _CLASSES = ("22", "23", "54")
 
 
-def is_refusal(error: psycopg.Error) -> bool:
-    """Whether the server, or the driver on its behalf, refuses the data; not the connection, the schema or the disk."""
-    return isinstance(error, psycopg.DataError) or (error.sqlstate or "")[:2] in _CLASSES
+def is_refusal(error: Exception) -> bool:
+    """Whether it lies in the data; not in the connection, the schema, the disk or another holder."""
+    if isinstance(error, psycopg.Error):
+        return isinstance(error, psycopg.DataError) or (error.sqlstate or "")[:2] in _CLASSES
+    return not isinstance(error, VkTeamsError | OSError | MemoryError)
 
 
 def write(
@@ -27,7 +37,7 @@ def write(
     insert: Callable[[Sequence[Item]], Result],
     quarantine: Callable[[Item, str], Result],
 ) -> list[Result]:
-    """Insert everything; what is refused is halved until the culprits are alone, and those are quarantined.
+    """Insert everything; what fails is halved until the culprits are alone, and those are quarantined.
 
     Args:
         connection: inside a transaction.
@@ -41,14 +51,23 @@ def write(
     try:
         with connection.transaction():
             return [insert(items)]
-    except psycopg.Error as error:
+    except Exception as error:
         if not is_refusal(error):
             raise
-        reason = first_line(error)
+        failure = error
     if len(items) == 1:
-        return [quarantine(items[0], reason)]
+        return [quarantine(items[0], _reason(failure))]
     half = len(items) // 2
     return [
         *write(connection, items[:half], insert, quarantine),
         *write(connection, items[half:], insert, quarantine),
     ]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, psycopg.Error):
+        return first_line(error)
+    log.error("an event makes this program fail and is quarantined", exc_info=error)
+    text = f"internal error: {type(error).__name__}: {error}"[:500]
+    # It may repeat what the event says, and a column takes neither of these.
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

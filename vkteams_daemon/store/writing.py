@@ -11,8 +11,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
 
-import psycopg
-
 from vkteams_daemon.botapi.chosen import ChosenChats
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import FenceLost
@@ -123,10 +121,10 @@ class Writer:
         with self._session.exclusive(fresh=False) as connection:
             try:
                 after, outcome = self._commit(connection, batch, before, self._insert)
-            except psycopg.Error as error:
+            except Exception as error:
                 if not halving.is_refusal(error):
                     raise
-                # Now with savepoints: they cost something, and the server refuses data once in a blue moon.
+                # Now with savepoints: they cost something, and data is refused once in a blue moon.
                 after, outcome = self._commit(connection, batch, before, self._insert_healthy)
             self._highest = after.last_event_id if outcome.restarted else max(self._highest, after.last_event_id)
             self._cursor = after
@@ -213,7 +211,7 @@ class Writer:
         return sum(event.error is not None for _, event in batch), queued
 
     def _insert_healthy(self, connection: Connection, batch: Sequence[Keyed]) -> tuple[int, int]:
-        """Insert a batch of which the database refuses something; what it refuses is quarantined."""
+        """Insert a batch of which something cannot be written; that is quarantined."""
 
         def quarantine(item: Keyed, reason: str) -> tuple[int, int]:
             return self._insert(connection, [(item[0], events.quarantined(item[1], reason))])
