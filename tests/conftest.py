@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
+from hypothesis import settings
+
 _ROOMS = (
     "scale",
     "temporary",
@@ -21,3 +23,7 @@ _ROOMS = (
 )
 
 pytest_plugins = [f"tests.harness.{room}" for room in _ROOMS if find_spec(f"tests.harness.{room}")]
+
+# No database of examples: the checkout may belong to another user. No deadline: the machine may be busy.
+settings.register_profile("tests", database=None, deadline=None)
+settings.load_profile("tests")

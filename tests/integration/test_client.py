@@ -337,6 +337,18 @@ def test_abort_ends_a_poll_at_once(listener: Listen, make: Make, authority: Auth
         sock.close()
 
 
+def test_an_answer_that_was_ended_is_not_taken_for_whole(listener: Listen, make: Make) -> None:
+    """Without a length, the end of the connection is the end of the answer: who has ended it must remember that."""
+
+    def say(sock: socket.socket) -> None:
+        sock.sendall(b'HTTP/1.1 200 OK\r\n\r\n{"events":[]}')
+        client.abort()
+        head(sock)
+
+    client = make(listener(say).url)
+    _fails(lambda: client.poll(0, 100), ApiUnreachable)
+
+
 def test_abort_between_two_waits_is_not_lost(listener: Listen, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the name is looked up there is no socket to shut; the request ends as soon as there is one."""
     server = listener(silent=True)

@@ -157,3 +157,9 @@ def test_the_work_is_linear_in_the_length(many: bytes, expected: type[Exception]
             split(source)
     else:
         assert split(source + b"1]}").elements
+
+
+@pytest.mark.timeout(60)
+def test_a_string_without_an_end_is_read_once() -> None:
+    with pytest.raises(ApiProtocolError):
+        split(b'{"events":["' + b'\\"' * 2**20)

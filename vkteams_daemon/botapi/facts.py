@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 MAX_ID = 255  # characters; far above any real id and far below what an index row holds
-_LAST_SECOND = 253402300799  # of the year 9999
 
 
 class Unreadable(ValueError):
@@ -109,9 +108,9 @@ def when(value: Any) -> datetime | None:
     """Unix seconds (a number, or its decimal text) as a time; None for anything else or beyond the calendar."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LAST_SECOND + 1:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 253402300800:
         return None
-    return datetime.fromtimestamp(min(value, _LAST_SECOND), UTC)
+    return datetime.fromtimestamp(value, UTC)
 
 
 def subject_of(payload: dict[str, Any]) -> str | None:
