@@ -20,9 +20,11 @@ from vkteams_daemon.store.database import Connection, translated
 from vkteams_daemon.store.events import EVENTS
 
 _SETTINGS = (
-    "SET synchronous_commit = on; SET statement_timeout = 0; SET client_connection_check_interval = '2s';"
+    "SET synchronous_commit = on; SET statement_timeout = 0;"
     " SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s';"
-    " SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3"
+    " SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;"
+    # Whoever waits for a lock must notice that its client has gone; some systems cannot tell, and refuse the setting.
+    " DO $$ BEGIN SET client_connection_check_interval = '2s'; EXCEPTION WHEN data_exception THEN NULL; END $$"
 )
 _KEY = "hashtextextended('vkteams bot ' || current_schema() || ' ' || %(bot)s, 0)"
 # No timeout of the server ends a session that waits in mid-statement for a client that was stopped.
