@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -135,6 +136,28 @@ def test_an_edit_waits_until_the_vector_is_stored_and_is_then_queued(chat: Chat,
         edit.result(30)
     assert chat.queued() == {"m1": 0}
     chat.embed(model)
+    assert chat.likeness(model, "m1", "two") == pytest.approx(1, abs=1e-3)
+
+
+def test_an_edit_does_not_wait_while_the_index_is_kept(
+    chat: Chat, model: WatchedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = queue._copy
+
+    def meanwhile(*arguments: Any) -> None:
+        copy(*arguments)
+        chat.edit("m1", "two")
+        chat.delete("m2")
+
+    chat.register(model)
+    chat.say("one", "deleted soon", "stays")
+    with monkeypatch.context() as patched:
+        patched.setattr(queue, "_copy", meanwhile)
+        assert chat.worker(model).round() == 3
+    assert set(chat.chunks()) == {"m3"}, "what had been stored of the old texts is gone again"
+    assert chat.queued() == {"m1": 0, "m2": 0}
+    chat.embed(model)
+    assert chat.queued() == {} and set(chat.chunks()) == {"m1", "m3"}
     assert chat.likeness(model, "m1", "two") == pytest.approx(1, abs=1e-3)
 
 

@@ -114,7 +114,7 @@ class Worker:
         load: Callable[[Model | None], Model],
         tally: Tally,
         *,
-        claim: int = 512,
+        claim: int = 1024,
         token_budget: int = 768,
         max_attempts: int = 5,
         stop: threading.Event | None = None,

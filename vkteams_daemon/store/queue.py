@@ -2,8 +2,8 @@
 
 A claim is a row lock (FOR UPDATE SKIP LOCKED) inside the worker's transaction: a worker that dies gives its claims back
 at once. The writer never waits for a claim: what it adds meets the locked row and does nothing, what it takes away
-passes it by. In return the worker lets a queue row go, or puts it off, only after it has seen under a share lock that
-the message still says what it claimed; otherwise the row stays due and comes again.
+passes it by. In return the worker lets a queue row go, or puts it off, only after it has seen, under a share lock that
+it holds for a moment, that the message still says what it claimed; otherwise the row stays due and comes again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -131,15 +131,18 @@ def finish(connection: Connection, model_id: int, done: Sequence[Embedded], fail
         How many messages were stored. One whose text has changed since keeps its queue row and comes again.
     """
     claims = [*(item.claim for item in done), *(item.claim for item in failed)]
-    current = _unchanged(connection, claims)
-    stored = [item for item in done if item.claim.key in current]
-    put_off = [item for item in failed if item.claim.key in current]
-    # A parked text keeps no vector of what the message said before.
-    parked = [item.claim for item in put_off if item.delay is None]
-    _drop_vectors(connection, model_id, [*(item.claim for item in stored), *parked])
+    # Keeping the index takes a while, and the writer may want to edit what is being stored: until that is done, the
+    # rows are only kept from being removed. Whose text has changed by then loses its vectors again.
+    there = _unchanged(connection, claims, "KEY SHARE")
+    stored = [item for item in done if item.claim.key in there]
+    _drop_vectors(connection, model_id, [item.claim for item in stored])
     _copy(connection, model_id, stored)
-    for item in put_off:
-        _put_off(connection, model_id, item)
+    current = _unchanged(connection, [claim for claim in claims if claim.key in there], "SHARE")
+    _drop_vectors(connection, model_id, [item.claim for item in stored if item.claim.key not in current])
+    stored = [item for item in stored if item.claim.key in current]
+    for item in failed:
+        if item.claim.key in current:
+            _put_off(connection, model_id, item)
     gone = [claim for claim in claims if claim.text is None]
     _dequeue(connection, model_id, [*(item.claim for item in stored), *gone])
     changed = [claim for claim in claims if claim.text is not None and claim.key not in current]
@@ -185,15 +188,20 @@ def wake_ups(connection: Connection, seconds: float) -> bool:
         return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))
 
 
-def _unchanged(connection: Connection, claims: Sequence[Claim]) -> set[tuple[str, str]]:
-    """The messages that still say what was claimed, under a share lock; one being edited now counts as changed."""
+def _unchanged(
+    connection: Connection, claims: Sequence[Claim], lock: Literal["KEY SHARE", "SHARE"]
+) -> set[tuple[str, str]]:
+    """The messages that still say what was claimed, locked; one that another transaction keeps locked has changed.
+
+    Against the writer's edits and deletions only SHARE is a lock.
+    """
     there = [claim for claim in claims if claim.text is not None]
     if not there:
         return set()
     rows = connection.execute(
         "SELECT m.chat_id, m.msg_id FROM unnest(%s::text[], %s::text[], %s::int[]) AS k(chat_id, msg_id, version)"
         " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id AND m.version = k.version"
-        " WHERE m.deleted_at IS NULL FOR SHARE OF m SKIP LOCKED",
+        f" WHERE m.deleted_at IS NULL FOR {lock} OF m SKIP LOCKED".encode(),
         ([c.chat_id for c in there], [c.msg_id for c in there], [c.version for c in there]),
     ).fetchall()
     return {(row[0], row[1]) for row in rows}
@@ -229,6 +237,8 @@ def _start_over(connection: Connection, model_id: int, claims: Sequence[Claim]) 
 
 def _put_off(connection: Connection, model_id: int, failed: Failed) -> None:
     claim = failed.claim
+    if failed.delay is None:
+        _drop_vectors(connection, model_id, [claim])  # of what the message said before
     connection.execute(
         "UPDATE embedding_queue SET attempts = attempts + 1, last_error = %s,"
         " not_before = coalesce(clock_timestamp() + make_interval(secs => %s), 'infinity')"
