@@ -2,7 +2,8 @@
 
 Threads: `longpoll` polls, a pool does the inserts and the embedding, `keeper` keeps the writer's session alive and
 ends polls that outlived their lock, `status` writes the status file, `reload` reads the configuration again and tries
-a new token; the main thread only waits for signals, so that TERM is heard whatever the others wait for.
+a new token, `chores` counts the archive's words; the main thread only waits for signals, so that TERM is heard
+whatever the others wait for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from types import FrameType
 
 from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.config import Config
+from vkteams_daemon.daemon import chores
 from vkteams_daemon.daemon.embedders import Embedders
 from vkteams_daemon.daemon.poller import Poller, Sink
 from vkteams_daemon.daemon.printing import Printer
@@ -172,6 +174,10 @@ class Service:
             changed=self._reporter.changed,
             queued=self._embedders.wake,
         )
+        if config.storage.save:
+            threading.Thread(
+                target=chores.run, args=(self._database, self._stopping), name="chores", daemon=True
+            ).start()
         self._spawn("longpoll", poller.run)
         self._spawn("keeper", self._keep)
         return self._await_ready(poller.ready, lambda: poller.last_error)
