@@ -14,11 +14,13 @@ from pathlib import Path
 
 import pytest
 from mcp import Client
+from mcp.shared.exceptions import MCPError
 
 from tests.harness.mcp import HttpServer, Office
 from tests.harness.waiting import until
 
 OPS, THREAD, LUNCH = "681869378@chat.agent", "693938330@chat.agent", "684120415@chat.agent"
+MAIL = "7576336249029481622"
 ALL, SOME, LATE = "all-" + "a" * 40, "some-" + "b" * 40, "late-" + "c" * 40
 TOKENS = f"""
 [tokens.everything]
@@ -125,6 +127,51 @@ def test_a_token_gives_its_own_tools_alone(serve: Serve, tokens: Path) -> None:
     }  # fmt: skip
     assert server.refused("search_semantic", token=SOME, query="x") == "you may not use search_semantic"
     assert not {"search_semantic"} - server.with_client(names, token=ALL)
+
+
+def test_nothing_of_another_chat_comes_out_of_any_tool_or_resource(office: Office, serve: Serve, tokens: Path) -> None:
+    tokens.write_text(TOKENS.partition("tools = ")[0], encoding="utf-8")
+    server = serve()
+    # What was forwarded stands in both.
+    foreign = "SELECT text FROM messages GROUP BY text HAVING bool_and(chat_id <> ALL(%s)) AND length(text) > 20"
+    theirs = [text for (text,) in office.rows(foreign, [OPS, THREAD])] + [LUNCH, "Лесная, 7"]
+    ((stranger,),) = office.rows(
+        "SELECT min(user_id) FROM (SELECT user_id FROM messages GROUP BY user_id"
+        " HAVING bool_and(chat_id <> ALL(%s))) AS s", [OPS, THREAD]
+    )  # fmt: skip
+    theirs.append(stranger)
+
+    async def look(client: Client) -> list[str]:
+        said = []
+        example = {"query": "сервер OR хинкали OR offer", "chat_id": OPS, "msg_id": MAIL}
+        for tool in (await client.list_tools()).tools:
+            arguments = {name: example[name] for name in tool.input_schema.get("required", [])}
+            answer = await client.call_tool(tool.name, arguments)
+            assert not answer.is_error, (tool.name, answer.content)
+            said.append(answer.model_dump_json())
+        for kind, more in (
+            ("recent", {"timeframe": "52w"}),
+            ("topic", {"query": "хинкали OR сервер"}),
+            ("user-profile", {"user_id": "a.ivanova@corp.example"}),
+            ("around", {"msg_id": MAIL}),
+        ):
+            said.append((await client.call_tool("get_context", {"context_type": kind} | more)).model_dump_json())
+        nobody = await client.call_tool("get_context", {"context_type": "user-profile", "user_id": stranger})
+        assert nobody.is_error
+        said += [one.model_dump_json() for one in (await client.list_resources()).resources]
+        said.append((await client.get_prompt("summarise_day", {})).model_dump_json())
+        for forbidden in (
+            client.read_resource(f"vkteams://chat/{LUNCH}"),
+            client.get_prompt("summarise_day", {"chat_id": LUNCH}),
+        ):
+            with pytest.raises(MCPError, match="is not one of the chats that you may see"):
+                await forbidden
+        return said
+
+    said = server.with_client(look, token=SOME)
+    assert len(said) > 15
+    for answer in said:
+        assert not [text for text in theirs if json.dumps(text, ensure_ascii=False)[1:-1] in answer]
 
 
 def test_a_token_sees_nothing_from_before_its_date(office: Office, serve: Serve, tokens: Path) -> None:

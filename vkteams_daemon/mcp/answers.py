@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field
 from vkteams_daemon.mcp.untrusted import visible
 from vkteams_daemon.search.budget import CUT, tokens
 
-M = TypeVar("M", bound="Message")
+A = TypeVar("A", bound="Answer")
 
 
 class Answer(BaseModel):
@@ -119,12 +119,129 @@ class Found(Answer):
 
 
 class Thread(Answer):
-    """One message, and the messages that it is linked with by replies, oldest first."""
+    """One message, and those that it is linked with by replies and threads, oldest first, itself left out."""
 
     message: Said
+    chat_title: str | None = None
     thread: list[Said]
     cut: bool = False
     """Whether anything was left out or shortened to fit the answer."""
+
+
+class Recent(Answer):
+    """The newest messages, or those before the cursor, in the order they were said in."""
+
+    messages: list[Said]
+    cut: bool = False
+    """Whether a text was shortened to fit the answer."""
+    cursor: str | None = None
+    """Gives the messages before these; absent where there are none."""
+
+
+class Conversation(Answer):
+    """Messages of one chat, oldest first."""
+
+    chat_id: str
+    chat_title: str | None = None
+    messages: list[Said]
+    left_out: int = 0
+    """How many belong to it and had no room."""
+    matches: list[str] = []
+    """The msg_ids that were asked for, or found."""
+
+
+class Place(Answer):
+    """A chat in which somebody spoke, and how much."""
+
+    chat_id: str
+    chat_title: str | None = None
+    messages: int
+    last_at: datetime
+
+
+class Profile(Answer):
+    """One person: how much they said, where and when."""
+
+    user_id: str
+    name: str | None = None
+    messages: int
+    chats: int
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+    places: list[Place] = []
+    """The chats where they spoke most, twenty at most."""
+
+
+class Context(Answer):
+    """Conversations, best or newest first."""
+
+    kind: str
+    conversations: list[Conversation]
+    tokens: int
+    cut: bool = False
+    """Whether anything was left out or shortened to fit the answer."""
+    left_out: int = 0
+    profile: Profile | None = None
+    note: str | None = None
+    """Why there is nothing."""
+
+
+class Chat(Answer):
+    """A chat; deleted messages are not counted."""
+
+    chat_id: str
+    title: str | None = None
+    type: str | None = None
+    parent_chat_id: str | None = None
+    """Of a thread: the chat, and the message in it, that it hangs on."""
+    parent_msg_id: str | None = None
+    messages: int
+    users: int
+    first_message_at: datetime | None = None
+    last_message_at: datetime | None = None
+
+
+class Chats(Answer):
+    """Chats, the one that spoke last first."""
+
+    chats: list[Chat]
+    left_out: int = 0
+
+
+class User(Answer):
+    """A person or a bot; deleted messages are not counted."""
+
+    user_id: str
+    name: str | None = None
+    nick: str | None = None
+    is_bot: bool | None = None
+    messages: int
+    chats: int
+    first_message_at: datetime | None = None
+    last_message_at: datetime | None = None
+
+
+class Users(Answer):
+    """People, the one who spoke last first."""
+
+    users: list[User]
+    left_out: int = 0
+
+
+class Daemon(Answer):
+    """How the daemon is that fills the archive."""
+
+    status: str
+    """running, standby, starting, degraded, stopping, stale, dead, not running or unknown."""
+    pid: int | None = None
+    uptime: float | None = None
+    """Seconds."""
+    events_processed: int | None = None
+    last_activity: datetime | None = None
+    age: float | None = None
+    """Seconds since its status file was written."""
+    file: dict[str, Any] | None = None
+    """The status file."""
 
 
 class ModelStatistics(Answer):
@@ -188,29 +305,29 @@ class Room:
         self.left = most
         self.cut = False
 
-    def shortened(self, message: M) -> M:
-        """The message, its text no longer than one may be."""
-        if len(message.text.encode()) <= self._longest:
-            return message
+    def shortened(self, entry: A) -> A:
+        """The entry; a message's text no longer than one may be."""
+        if not isinstance(entry, Message) or len(entry.text.encode()) <= self._longest:
+            return entry
         self.cut = True
-        text = message.text.encode()[: self._longest].decode("utf-8", "ignore") + CUT
-        return message.model_copy(update={"text": text})
+        text = entry.text.encode()[: self._longest].decode("utf-8", "ignore") + CUT
+        return entry.model_copy(update={"text": text})
 
-    def take(self, message: M) -> M | None:
-        """The message, shortened where it must be; None where there is no room for it."""
-        message = self.shortened(message)
-        cost = tokens(message.model_dump_json())
+    def take(self, entry: A) -> A | None:
+        """The entry, shortened where it must be; None where there is no room for it."""
+        entry = self.shortened(entry)
+        cost = tokens(entry.model_dump_json())
         if cost > self.left:
             self.cut = True
             return None
         self.left -= cost
-        return message
+        return entry
 
-    def fill(self, messages: list[M]) -> list[M]:
-        """As many of the messages, from the first on, as there is room for."""
-        kept: list[M] = []
-        for message in messages:
-            fitting = self.take(message)
+    def fill(self, entries: list[A]) -> list[A]:
+        """As many of the entries, from the first on, as there is room for."""
+        kept: list[A] = []
+        for entry in entries:
+            fitting = self.take(entry)
             if fitting is None:
                 break
             kept.append(fitting)

@@ -9,7 +9,8 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from vkteams_daemon import moments
-from vkteams_daemon.errors import UsageError
+from vkteams_daemon.config import seconds
+from vkteams_daemon.errors import ConfigError, UsageError
 
 ChatId = Annotated[
     str | None,
@@ -50,6 +51,22 @@ def _moment(read: Callable[[str], datetime]) -> BeforeValidator:
     return BeforeValidator(validate, json_schema_input_type=str)
 
 
+def _duration(value: object) -> object:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ValueError("a duration is a text, such as 2h or 7d")
+    try:
+        return seconds(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+Timeframe = Annotated[
+    float | None,
+    BeforeValidator(_duration, json_schema_input_type=str),
+    Field(description="How far back from now; for `recent` two hours where nothing is said.", examples=["2h", "7d"]),
+]
 _EXAMPLES = ["2h", "7d", "2026-11-24", "2026-11-24T08:30Z"]
 Since = Annotated[
     datetime | None,

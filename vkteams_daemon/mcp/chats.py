@@ -49,10 +49,10 @@ async def which(ctx: Context[Reader, Any], chat_id: str | None) -> Choice | Elic
     if not _can_be_asked(ctx):
         return Choice()
     chats = await here.visible(None)
-    counted = await here.ask(lambda archive: archive.statistics(chat_ids=chats, since=here.since(None)).busiest)
-    if len(counted) < 2:
+    found = await here.ask(lambda archive: archive.chats(chat_ids=chats, since=here.since(None), limit=_OFFERED))
+    if len(found) < 2:
         return Choice()
-    offered = [(ALL, "All of them"), *((chat.chat_id, visible(chat.title or "")) for chat in counted[:_OFFERED])]
+    offered = [(ALL, "All of them"), *((chat.chat_id, visible(chat.title or "")) for chat in found)]
     return Elicit("Which chat is the question about?", _form(offered))
 
 

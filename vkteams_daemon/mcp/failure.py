@@ -21,7 +21,7 @@ def plain(error: Exception, what: str) -> str:
         if isinstance(cause, VkTeamsError):
             log.info("%s: %s", what, cause)
             return _sentence(cause)
-        if isinstance(cause, ValidationError) and not isinstance(error, UnexpectedToolError):
+        if isinstance(cause, ValidationError) and not isinstance(error, _UNFORESEEN):
             return _argument(cause)
         if isinstance(cause, ToolError | ResourceError) and not isinstance(cause, _UNFORESEEN):
             return visible(str(cause))

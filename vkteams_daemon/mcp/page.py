@@ -9,6 +9,8 @@ from datetime import datetime
 
 from vkteams_daemon.errors import UsageError
 
+_UNREADABLE, _HINT = "the cursor cannot be read", "Pass on the one that the last page gave."
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -41,8 +43,29 @@ def parse(text: str) -> Page:
         since, until, rest = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
         page = Page(_moment(since), _moment(until), str(rest))
     except (ValueError, TypeError) as error:
-        raise UsageError("the cursor cannot be read", hint="Pass on the one that the last page gave.") from error
+        raise UsageError(_UNREADABLE, hint=_HINT) from error
     return page
+
+
+def after(sent_at: datetime, chat_id: str, msg_id: str) -> str:
+    """The rest of a page whose last message is this one."""
+    return json.dumps([sent_at.isoformat(), chat_id, msg_id])
+
+
+def key(rest: str) -> tuple[datetime, str, str]:
+    """The message that `after` was given.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        sent_at, chat_id, msg_id = json.loads(rest)
+        moment = _moment(sent_at)
+    except (ValueError, TypeError) as error:
+        raise UsageError(_UNREADABLE, hint=_HINT) from error
+    if moment is None:
+        raise UsageError(_UNREADABLE, hint=_HINT)
+    return moment, str(chat_id), str(msg_id)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -1,38 +1,157 @@
-"""The tools that read what was said: get_message."""
+"""The tools that read what was said: get_context, get_recent_messages, get_message."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mcp.server.mcpserver import Context
+from mcp.server.mcpserver import Context as McpContext
 from pydantic import Field
 
-from vkteams_daemon.mcp.answers import Room, Said, Thread
-from vkteams_daemon.mcp.arguments import MaxTokens
-from vkteams_daemon.mcp.chats import reader
+from vkteams_daemon.mcp import page
+from vkteams_daemon.mcp.answers import Context, Recent, Room, Said, Thread
+from vkteams_daemon.mcp.arguments import ChatId, MaxTokens, Since, Timeframe, UserId
+from vkteams_daemon.mcp.chats import Chosen, chosen, reader
 from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.search.budget import tokens
+
+if TYPE_CHECKING:
+    from vkteams_daemon.search import conversation
+
+Ctx = McpContext[Reader, Any]
+
+_OneChat = Annotated[
+    str, Field(min_length=1, max_length=300, description="The chat.", examples=["681869378@chat.agent"])
+]
+_MsgId = Annotated[
+    str, Field(min_length=1, max_length=300, description="The message in it.", examples=["7576322310144000017"])
+]
+_Around = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=300,
+        description="The msg_id that `around` is about; with chat_id, or without where one chat alone has it.",
+        examples=["7576322310144000017"],
+    ),
+]
+_Topic = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=2000,
+        pattern=r"\S",
+        description="What `topic` is about, as search_hybrid takes it.",
+        examples=["why was the release late"],
+    ),
+]
+_Kind = Annotated[
+    Literal["recent", "topic", "user-profile", "around"],
+    Field(
+        description="recent: what was said of late; topic: the conversations that query touches; user-profile: what"
+        " user_id said and where; around: the thread and the neighbours of msg_id."
+    ),
+]
 
 
-async def get_message(
-    ctx: Context[Reader, Any],
-    chat_id: Annotated[
-        str, Field(min_length=1, max_length=300, description="The chat.", examples=["681869378@chat.agent"])
-    ],
-    msg_id: Annotated[
-        str, Field(min_length=1, max_length=300, description="The message in it.", examples=["7576322310144000017"])
-    ],
+async def get_context(
+    ctx: Ctx,
+    chats: Chosen,
+    chat_id: ChatId = None,
+    context_type: _Kind = "recent",
+    timeframe: Timeframe = None,
+    query: _Topic = None,
+    user_id: UserId = None,
+    msg_id: _Around = None,
     max_tokens: MaxTokens = None,
-) -> Thread:
-    """One message as it stands now, and its thread: what it answers, what answers it, and so on."""
+) -> Context:
+    """Conversations as they went, within a budget of tokens: the newest kept, what was left out counted."""
     here = reader(ctx)
+    looked_at = await chosen(ctx, chats)
+    # What a thread hangs on stands in another chat.
+    seen = await here.visible(None) if msg_id else looked_at
+    span = timedelta(seconds=timeframe) if timeframe else None
+
+    def ask(archive: Any) -> Any:
+        message = None
+        if msg_id:
+            named = looked_at if looked_at is not None and len(looked_at) == 1 else None
+            message = (named[0] if named else archive.chat_of(msg_id, chat_ids=seen), msg_id)
+        return archive.context(
+            context_type, chat_ids=seen, since=here.since(None), timeframe=span, query=query, user_id=user_id,
+            message=message, max_tokens=here.room(max_tokens), cost=_cost,
+        )  # fmt: skip
+
+    return Context.model_validate(await here.ask(ask))
+
+
+async def get_recent_messages(
+    ctx: Ctx,
+    chats: Chosen,
+    chat_id: ChatId = None,
+    user_id: UserId = None,
+    since: Since = None,
+    limit: Annotated[int, Field(ge=1, le=500, description="Most messages of this page.")] = 50,
+    cursor: Annotated[str | None, Field(max_length=2000, description="Of the page of newer messages.")] = None,
+    max_tokens: MaxTokens = None,
+) -> Recent:
+    """The newest messages in the order they were said in; with the cursor those before them."""
+    return await recent(
+        reader(ctx), await chosen(ctx, chats), user_id=user_id, since=since, limit=limit, cursor=cursor,
+        max_tokens=max_tokens,
+    )  # fmt: skip
+
+
+async def recent(
+    here: Reader,
+    chats: list[str] | None,
+    *,
+    user_id: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    limit: int,
+    cursor: str | None = None,
+    max_tokens: int | None = None,
+) -> Recent:
+    """A page of messages, the newest first into the room there is."""
+    begun = page.parse(cursor) if cursor else None
+    start = here.since(begun.since if begun else since)
+    end = begun.until if begun else until
+    found = await here.ask(
+        lambda archive: archive.latest(
+            chat_ids=chats, user_id=user_id, since=start, until=end, limit=limit + 1,
+            before=page.key(begun.rest) if begun else None,
+        )
+    )  # fmt: skip
+    newest_first = [Said.model_validate(said) for said in reversed(found)]
+    room = Room(here.room(max_tokens))
+    shown = room.fill(newest_first[:limit]) or [room.shortened(said) for said in newest_first[:1]]
+    answer = Recent(messages=shown[::-1], cut=any(a.text != b.text for a, b in zip(shown, newest_first, strict=False)))
+    if len(shown) < len(newest_first):
+        last = shown[-1]
+        answer.cursor = page.Page(start, end, page.after(last.sent_at, last.chat_id, last.msg_id)).text
+    return answer
+
+
+async def get_message(ctx: Ctx, chat_id: _OneChat, msg_id: _MsgId, max_tokens: MaxTokens = None) -> Thread:
+    """One message as it stands now, and its thread: what it answers, what answers it, and so on."""
+    return await message(reader(ctx), chat_id, msg_id, max_tokens)
+
+
+async def message(here: Reader, chat_id: str, msg_id: str, max_tokens: int | None = None) -> Thread:
+    """One message, and as much of its thread as there is room for, the nearest in time first."""
     await here.visible(chat_id)
     # What a thread hangs on stands in another chat.
     seen = await here.visible(None)
-    found = await here.ask(lambda archive: archive.thread(chat_id, msg_id, chat_ids=seen, since=here.since(None)))
+    found = await here.ask(lambda archive: archive.message(chat_id, msg_id, chat_ids=seen, since=here.since(None)))
     room = Room(here.room(max_tokens))
-    said = [Said.model_validate(message) for message in found]
-    middle = next(message for message in said if (message.chat_id, message.msg_id) == (chat_id, msg_id))
-    message = room.take(middle) or room.shortened(middle)
-    others = room.fill(sorted((m for m in said if m is not middle), key=lambda m: abs(m.sent_at - middle.sent_at)))
-    others.sort(key=lambda m: (m.sent_at, m.msg_id))
-    return Thread(message=message, thread=others, cut=room.cut)
+    middle = Said.model_validate(found.message)
+    shown = room.take(middle) or room.shortened(middle)
+    linked = sorted(map(Said.model_validate, found.thread), key=lambda said: abs(said.sent_at - middle.sent_at))
+    thread = sorted(room.fill(linked), key=lambda said: (said.sent_at, said.msg_id))
+    return Thread(message=shown, chat_title=found.chat_title, thread=thread, cut=room.cut)
+
+
+def _cost(said: conversation.Said) -> int:
+    """What a message takes in the answer."""
+    return tokens(Said.model_validate(said).model_dump_json())

@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from mcp.server import MCPServer
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.settings import AuthSettings
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
-from mcp.types import CallToolResult, InputRequiredResult, TextContent, Tool, ToolAnnotations
+from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolResult,
+    GetPromptResult,
+    InputRequiredResult,
+    Resource,
+    TextContent,
+    Tool,
+    ToolAnnotations,
+)  # fmt: skip
+from pydantic import AnyUrl
 
 from vkteams_daemon import __version__
-from vkteams_daemon.mcp import numbers, reading, searching
+from vkteams_daemon.mcp import numbers, reading, resources, searching
 from vkteams_daemon.mcp.audit import Audit, Call
 from vkteams_daemon.mcp.failure import plain
 from vkteams_daemon.mcp.reader import Reader
@@ -72,8 +85,14 @@ class Server(MCPServer[Reader]):
         self._audit = audit
         for mode, description in _SEARCHING.items():
             self._offer(searching.tool(mode), f"search_{mode}", description)
-        self._offer(reading.get_message)
-        self._offer(numbers.get_database_stats)
+        for tool in (
+            reading.get_context, reading.get_recent_messages, reading.get_message, numbers.get_database_stats,
+            numbers.list_chats, numbers.list_users, numbers.daemon_status,
+        ):  # fmt: skip
+            self._offer(tool)
+        self.resource(resources.CHAT, name="chat", title="Chat", mime_type=resources.JSON)(resources.chat)
+        self.resource(resources.MESSAGE, name="message", title="Message", mime_type=resources.JSON)(resources.message)
+        self.prompt(title="Summarise a chat's day")(resources.summarise_day)
 
     async def list_tools(self) -> list[Tool]:
         """The tools that this client may use."""
@@ -87,9 +106,7 @@ class Server(MCPServer[Reader]):
         Raises:
             ToolError: one sentence on what is wrong.
         """
-        with self._door(name, arguments, context) as call:
-            if not self._reader.access.may_use(name):
-                raise ToolError(f"you may not use {visible(name)}")
+        with self._door(name, name, arguments, context) as call:
             result = await super().call_tool(name, arguments, context)
             if isinstance(result, InputRequiredResult):
                 call.outcome = "asked back"
@@ -97,16 +114,62 @@ class Server(MCPServer[Reader]):
             call.hits = _count(result.structured_content or {})
             return _compact(result)
 
+    async def list_resources(self) -> list[Resource]:
+        """The chats that this client may see."""
+        what = "resources/list"
+        if not self._reader.access.may_use(resources.tool_of(resources.CHAT)):
+            return []
+        try:
+            with self._door(what, None, {}, None) as call:
+                found = await resources.listed(self._reader)
+                call.hits = len(found)
+                return found
+        except ToolError as error:
+            raise MCPError(code=INTERNAL_ERROR, message=str(error)) from None
+
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[Reader, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read a chat or a message for a client.
+
+        Raises:
+            ResourceNotFoundError: one sentence on what is wrong.
+        """
+        try:
+            with self._door("resources/read", resources.tool_of(str(uri)), {"uri": str(uri)}, context):
+                return await super().read_resource(uri, context)
+        except ToolError as error:
+            raise ResourceNotFoundError(str(error)) from None
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Reader, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """Fill a prompt for a client.
+
+        Raises:
+            MCPError: one sentence on what is wrong.
+        """
+        try:
+            with self._door("prompts/get", "get_recent_messages", {"name": name, **(arguments or {})}, context):
+                return await super().get_prompt(name, arguments, context)
+        except ToolError as error:
+            raise MCPError(code=INVALID_PARAMS, message=str(error)) from None
+
     def _offer(self, function: Callable[..., Any], name: str = "", description: str = "") -> None:
         self.add_tool(
             function, name=name or None, description=description or None, annotations=_READ_ONLY, structured_output=True
         )
 
     @contextlib.contextmanager
-    def _door(self, what: str, arguments: Mapping[str, Any], context: Context[Reader, Any] | None) -> Iterator[Call]:
+    def _door(
+        self, what: str, tool: str | None, arguments: Mapping[str, Any], context: Context[Reader, Any] | None
+    ) -> Iterator[Call]:
+        """Let a client through that may use the tool; whatever fails behind it becomes a ToolError of one sentence."""
         info = context.session.client_params if context else None
         call = Call(self._reader.access.name, info.client_info.name if info else None, what, arguments)
         try:
+            if tool is not None and not self._reader.access.may_use(tool):
+                raise ToolError(f"you may not use {visible(tool)}")
             yield call
         except Exception as error:
             call.outcome, call.error = "refused", plain(error, what)

@@ -207,6 +207,30 @@ class Archive:
             title = chat_titles(connection, [chat_id]).get(chat_id)
         return Message(middle, title, [said for said in linked if said is not middle])
 
+    def latest(
+        self,
+        *,
+        chat_ids: Collection[str] | None = None,
+        user_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before: tuple[datetime, str, str] | None = None,
+        limit: int | None = None,
+    ) -> list[Said]:
+        """The newest messages, in the order they were said in.
+
+        Args:
+            chat_ids: only these chats; None is every chat, an empty collection none.
+            user_id: only this author.
+            since: from this moment on (aware).
+            until: before this moment (aware).
+            before: sent_at, chat_id and msg_id of a message that such an answer began with: those before it.
+            limit: most messages; None is `[search] limit`.
+        """
+        most = self._config.search.limit if limit is None else limit
+        with self._reading() as connection:
+            return conversation.latest(connection, Scope(chat_ids, user_id, since, until), most, before)
+
     def chat_of(self, msg_id: str, *, chat_ids: Collection[str] | None = None) -> str:
         """The chat that has this message; NotFound where none of them has it, UsageError where several have."""
         with self._reading() as connection:

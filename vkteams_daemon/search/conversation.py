@@ -77,13 +77,17 @@ def chat_of(connection: psycopg.Connection[Any], msg_id: str, scope: Scope) -> s
     return str(found[0])
 
 
-def latest(connection: psycopg.Connection[Any], scope: Scope, limit: int) -> list[Said]:
-    """The newest messages of a scope, in the order they were said in."""
+def latest(
+    connection: psycopg.Connection[Any], scope: Scope, limit: int, before: tuple[datetime, str, str] | None = None
+) -> list[Said]:
+    """The newest messages of a scope, in the order they were said in; those before (sent_at, chat_id, msg_id)."""
+    earlier = "AND (m.sent_at, m.chat_id, m.msg_id) < (%(sent_at)s, %(chat)s, %(message)s)" if before else ""
+    at, chat_id, msg_id = before or (None, None, None)
     return _read(
         connection,
-        f"SELECT m.chat_id, m.msg_id FROM messages m WHERE {scope.condition}"
-        " ORDER BY m.sent_at DESC, m.chat_id, m.msg_id DESC LIMIT %(limit)s",
-        {**scope.parameters, "limit": limit},
+        f"SELECT m.chat_id, m.msg_id FROM messages m WHERE {scope.condition} {earlier}"
+        " ORDER BY m.sent_at DESC, m.chat_id DESC, m.msg_id DESC LIMIT %(limit)s",
+        {**scope.parameters, "limit": limit, "sent_at": at, "chat": chat_id, "message": msg_id},
     )
 
 
