@@ -20,6 +20,7 @@ _ROOMS = (
     "embedding",
     "mcp",
     "talk",
+    "asking",
 )
 
 pytest_plugins = [f"tests.harness.{room}" for room in _ROOMS if find_spec(f"tests.harness.{room}")]

@@ -32,6 +32,21 @@ def until(text: str, now: datetime | None = None) -> datetime:
     return _moment(text, now or datetime.now(UTC), day_ends=True)
 
 
+def age(text: str) -> timedelta:
+    """A span of time above zero: `90s`, `12h`, `30d`.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        span = timedelta(seconds=seconds(text))
+    except (OverflowError, ConfigError) as error:
+        raise UsageError(f"{text!r} is not a span of time: write 90m, 12h or 30d") from error
+    if span <= timedelta(0):
+        raise UsageError(f"{text!r} is not above zero")
+    return span
+
+
 def _moment(text: str, now: datetime, *, day_ends: bool) -> datetime:
     try:
         if re.fullmatch(r"\s*[0-9]+[smhdw]\s*", text):

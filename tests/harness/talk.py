@@ -41,6 +41,7 @@ class Talk:
         self.writer = Writer(self.database.connect, "1000000001", nick="opsbot")
         assert self.writer.acquire()
         self._number = 0
+        self._sent: dict[tuple[str, str], int] = {}
 
     def say(
         self, msg_id: str, text: str | None, *, at: float = 0, who: str | None = ANNA, chat: str = OPS,
@@ -55,16 +56,17 @@ class Talk:
             more["parent_topic"] = {"chatId": below[0], "messageId": below[1], "type": "message"}
         if parts:
             more["parts"] = list(parts)
+        self._sent[chat, msg_id] = self._at(at)
         self._store("newMessage", msgId=msg_id, timestamp=self._at(at), **self._of(who, chat), **more)
 
     def edit(self, msg_id: str, text: str, *, at: float = 1, who: str = ANNA, chat: str = OPS) -> None:
         """An edit."""
-        times = {"timestamp": self._at(0), "editedTimestamp": self._at(at)}
+        times = {"timestamp": self._sent[chat, msg_id], "editedTimestamp": self._at(at)}
         self._store("editedMessage", msgId=msg_id, text=text, **times, **self._of(who, chat))
 
     def delete(self, msg_id: str, *, chat: str = OPS) -> None:
         """A deletion."""
-        self._store("deletedMessage", msgId=msg_id, chat=self._chat(chat), timestamp=self._at(0))
+        self._store("deletedMessage", msgId=msg_id, chat=self._chat(chat), timestamp=self._sent[chat, msg_id])
 
     def event(self, kind: str, **payload: Any) -> Stored:
         """Any other event."""

@@ -17,16 +17,16 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.harness.asking import KEYS
 from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.embedding import ROOM, Chat
 from tests.harness.samples import ARRIVAL, GROUP, body, event, message
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.ctl.main import NOUNS, main
+from vkteams_daemon.ctl.main import NOUNS
 from vkteams_daemon.embedding.model import Model
 
 Make = Callable[..., DaemonProcess]
-KEYS = ["success", "data", "error", "timestamp", "command"]
 HOSTILE = "сервер \x1b[2J\x1b]0;owned\x07 \u202eупал"
 
 
@@ -43,36 +43,6 @@ def archive(database_url: str) -> Iterator[Chat]:
     ), ARRIVAL))  # fmt: skip
     yield chat
     chat.close()
-
-
-@pytest.fixture
-def ask(
-    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Any]:
-    """Run a command in this process on the test's database; what it printed, or with `code` that it ends with it."""
-    for name in [name for name in os.environ if name.startswith("VKTEAMS_")]:
-        monkeypatch.delenv(name)
-    (tmp_path / "d.toml").write_text(
-        f"[daemon]\nstate_dir = '{tmp_path}/state'\nruntime_dir = '{tmp_path}/run'\n[api]\nurl = 'http://127.0.0.1:9'\n"
-    )
-    monkeypatch.setenv("VKTEAMS_BOT_CONFIG", str(tmp_path / "d.toml"))
-    monkeypatch.setenv("DATABASE_URL", database_url)
-
-    def run(*words: str, code: int = 0, mode: str = "json") -> Any:
-        capsys.readouterr()
-        assert main(["--output", mode, *words]) == code, capsys.readouterr().err
-        out, err = capsys.readouterr()
-        if code:
-            assert err.startswith("vkteamsctl: ")
-            assert err.count("\n") == 1
-        if mode != "json":
-            return out if not code else err
-        said = json.loads(out)
-        assert list(said) == KEYS
-        assert said["success"] is (code == 0)
-        return said["data"] if not code else said
-
-    return run
 
 
 # The command line

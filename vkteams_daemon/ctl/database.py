@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.ctl import moments
-from vkteams_daemon.ctl.output import Answer, Screen, cell, size
+from vkteams_daemon.ctl import moments, statistics
+from vkteams_daemon.ctl.output import Answer, Screen
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
-    from vkteams_daemon.search.stats import Statistics
     from vkteams_daemon.store.database import Database
     from vkteams_daemon.store.maintenance import Cursor
 
@@ -31,7 +30,9 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
 
     verb("init", "make the archive's tables where there are none", "vkteamsctl database init", _migrate)
     verb("migrate", "bring the tables up to this version", "vkteamsctl database migrate", _migrate)
-    stats = verb("stats", "what the archive holds", "vkteamsctl database stats --since 7d --output json", _stats)
+    stats = verb(
+        "stats", "what the archive holds", "vkteamsctl database stats --since 7d --output json", statistics.answer
+    )
     stats.add_argument("--chat-id", metavar="ID", help="count only this chat")
     stats.add_argument(
         "--since", metavar="TIME", type=moments.since, help="count only from then on: 2h, 7d, 2026-11-24"
@@ -76,42 +77,6 @@ def _migrate(args: argparse.Namespace, config: Config) -> Answer:
         screen.table(("version", "applied"), [(row.version, row.applied_at) for row in applied])
 
     return Answer({"version": version, "rows": applied}, render)
-
-
-def _stats(args: argparse.Namespace, config: Config) -> Answer:
-    from vkteams_daemon.search.archive import Archive
-
-    with Archive(config) as archive:
-        counted = archive.statistics(chat_ids=[args.chat_id] if args.chat_id else None, since=args.since)
-    return Answer(counted, lambda screen: _show_statistics(screen, counted))
-
-
-def _show_statistics(screen: Screen, s: Statistics) -> None:
-    waiting = f" ({s.parked} parked)" if s.parked else ""
-    screen.pairs((
-        ("events", f"{s.events} ({s.quarantined} quarantined), last {cell(s.last_event_at)}"),
-        ("messages", f"{s.messages} ({s.edited} edited, {s.deleted} deleted)"),
-        ("from, to", f"{cell(s.first_message_at)}, {cell(s.last_message_at)}"),
-        ("earlier texts", s.versions),
-        ("chats", s.chats),
-        ("authors", s.users),
-        ("waiting for a vector", f"{s.queued}{waiting}"),
-    ))  # fmt: skip
-    if s.models:
-        screen.line()
-        screen.table(
-            ("model", "state", "dims", "vectors", "messages", "index"),
-            [(m.name, m.state, m.dims, m.vectors, m.messages, m.indexed) for m in s.models],
-        )
-    if s.busiest:
-        screen.line()
-        screen.table(
-            ("chat", "title", "messages", "last"),
-            [(c.chat_id, c.title, c.messages, c.last_message_at) for c in s.busiest],
-        )
-    if s.sizes:
-        screen.line()
-        screen.table(("table", "size"), [(name, size(octets)) for name, octets in s.sizes.items()])
 
 
 def _quarantine(args: argparse.Namespace, config: Config) -> Answer:

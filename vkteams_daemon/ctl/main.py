@@ -30,6 +30,7 @@ from vkteams_daemon.errors import UsageError, VkTeamsError
 NOUNS = {
     "daemon": ("vkteams_daemon.ctl.daemon", "start, stop and look at vkteamsd"),
     "search": ("vkteams_daemon.ctl.search", "find what was said"),
+    "context": ("vkteams_daemon.ctl.context", "conversations as they went, and who took part"),
     "database": ("vkteams_daemon.ctl.database", "the archive's tables, numbers and repairs"),
     "model": ("vkteams_daemon.ctl.model", "install and choose the embedding model"),
     "diagnostic": ("vkteams_daemon.ctl.diagnostic", "is everything well, and what came last"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from vkteams_daemon import moments
 from vkteams_daemon.errors import UsageError
@@ -30,6 +30,18 @@ def until(text: str, now: datetime | None = None) -> datetime:
     """
     try:
         return moments.until(text, now)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def age(text: str) -> timedelta:
+    """A span of time; see `vkteams_daemon.moments.age`.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        return moments.age(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

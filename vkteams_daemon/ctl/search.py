@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from vkteams_daemon.config import Config, seconds
+from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import moments
 from vkteams_daemon.ctl.output import Answer, Screen, cell, one_line
-from vkteams_daemon.errors import ConfigError, UsageError
+from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Found
@@ -46,7 +45,9 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
     for verb in (hybrid, semantic, text):
         _options(verb)
         verb.set_defaults(func=_search, recency=None)
-    hybrid.add_argument("--recency", metavar="AGE", type=_age, help="a message of this age counts half: 12h, 30d")
+    hybrid.add_argument(
+        "--recency", metavar="AGE", type=moments.age, help="a message of this age counts half: 12h, 30d"
+    )
 
 
 def _options(verb: argparse.ArgumentParser) -> None:
@@ -59,16 +60,6 @@ def _options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--context", metavar="N", type=moments.positive, default=0, help="messages around each hit")
     verb.add_argument("--explain", action="store_true", help="show what each way of searching said of a hit")
     verb.add_argument("--cursor", metavar="CURSOR", help="the next page: what the last one ended with")
-
-
-def _age(text: str) -> timedelta:
-    try:
-        age = timedelta(seconds=seconds(text))
-    except (ConfigError, OverflowError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an age: write 12h or 30d") from error
-    if age <= timedelta(0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no age")
-    return age
 
 
 def _search(args: argparse.Namespace, config: Config) -> Answer:

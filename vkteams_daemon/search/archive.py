@@ -385,7 +385,9 @@ class Archive:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             # Compiling a statement takes longer than any of ours runs.
             connection.execute(
-                "SELECT set_config('statement_timeout', %s, true), set_config('jit', 'off', true)",
+                "SELECT set_config('statement_timeout', %s, true), set_config('jit', 'off', true),"
+                # Counting by person is twice as quick in memory as on disk.
+                " set_config('work_mem', '32MB', true)",
                 (str(max(1, int(timeout * 1000))),),
             )
             yield connection

@@ -13,10 +13,10 @@ CUT = " […]"
 MOST = 4000
 """Tokens of an answer where nothing is said."""
 
-LEAST = 8
-"""Tokens of a message beside its author and its text: the time, the marks."""
+LEAST = 12
+"""Tokens of a message beside its author and its text: the time, whom it answers, the marks."""
 
-_HEADING = 24  # tokens of what stands over a conversation
+_HEADING = 48  # tokens of what stands over a conversation: its ids, title and day, also as JSON
 
 
 def tokens(text: str) -> int:

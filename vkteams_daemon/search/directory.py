@@ -59,9 +59,8 @@ def chats(connection: psycopg.Connection[Any], scope: Scope, limit: int | None =
     """The chats of the scope, the one that spoke last first; what was said outside the scope does not count."""
     rows = _rows(
         connection,
-        "WITH said AS MATERIALIZED (SELECT m.chat_id, count(*) AS messages, count(DISTINCT m.user_id) AS users,"
-        f"  min(m.sent_at) AS first, max(m.sent_at) AS last FROM messages m WHERE {scope.condition} GROUP BY m.chat_id)"
-        " SELECT c.chat_id, c.type, c.parent_chat_id, c.parent_msg_id, coalesce(s.messages, 0), coalesce(s.users, 0),"
+        f"WITH said AS MATERIALIZED ({_said(scope, 'chat_id', 'user_id')})"
+        " SELECT c.chat_id, c.type, c.parent_chat_id, c.parent_msg_id, coalesce(s.messages, 0), coalesce(s.others, 0),"
         " s.first, s.last FROM chats c LEFT JOIN said s ON s.chat_id = c.chat_id"
         " WHERE (%(chat_ids)s::text[] IS NULL OR c.chat_id = ANY(%(chat_ids)s))"
         " ORDER BY s.last DESC NULLS LAST, c.chat_id LIMIT %(limit)s",
@@ -76,17 +75,26 @@ def users(connection: psycopg.Connection[Any], scope: Scope, limit: int | None =
     """Who has spoken in the scope, the one who spoke last first; where nothing is narrowed, who never spoke too."""
     rows = _rows(
         connection,
-        "WITH said AS MATERIALIZED (SELECT m.user_id, count(*) AS messages, count(DISTINCT m.chat_id) AS chats,"
-        "  min(m.sent_at) AS first, max(m.sent_at) AS last FROM messages m"
-        f"  WHERE {scope.condition} AND m.user_id IS NOT NULL GROUP BY m.user_id)"
-        " SELECT coalesce(u.user_id, s.user_id), u.nick, u.is_bot, coalesce(s.messages, 0), coalesce(s.chats, 0),"
-        f" s.first, s.last FROM said s {'LEFT' if scope.narrows else 'FULL'} JOIN users u ON u.user_id = s.user_id"
+        f"WITH said AS MATERIALIZED ({_said(scope, 'user_id', 'chat_id')})"
+        " SELECT coalesce(u.user_id, s.user_id), u.nick, u.is_bot, coalesce(s.messages, 0), coalesce(s.others, 0),"
+        f" s.first, s.last FROM (SELECT * FROM said WHERE user_id IS NOT NULL) AS s"
+        f" {'LEFT' if scope.narrows else 'FULL'} JOIN users u ON u.user_id = s.user_id"
         " ORDER BY s.last DESC NULLS LAST, 1 LIMIT %(limit)s",
         scope,
         limit,
     )
     known = names(connection, [row[0] for row in rows])
     return [UserSummary(row[0], known.get(row[0]), *row[1:]) for row in rows]
+
+
+def _said(scope: Scope, by: str, other: str) -> str:
+    """A query that counts messages by one column, and how many of the other stand beside it."""
+    # Twice grouped, for counting what is distinct would sort everything.
+    return (
+        f"SELECT {by}, sum(n)::bigint AS messages, count({other}) AS others, min(first) AS first, max(last) AS last"
+        f" FROM (SELECT {by}, {other}, count(*) AS n, min(sent_at) AS first, max(sent_at) AS last"
+        f"  FROM messages m WHERE {scope.condition} GROUP BY {by}, {other}) AS pairs GROUP BY {by}"
+    )
 
 
 def _rows(connection: psycopg.Connection[Any], sql: str, scope: Scope, limit: int | None) -> list[tuple[Any, ...]]:

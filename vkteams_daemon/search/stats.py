@@ -10,11 +10,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from vkteams_daemon.search.hit import chat_titles
-from vkteams_daemon.store.maintenance import sizes
+from vkteams_daemon.search import counts
+from vkteams_daemon.search.counts import ChatStatistics, DayStatistics, Lag, Part, UserStatistics
 from vkteams_daemon.store.models import active_model, has_index
-
-_BUSIEST = 20
+from vkteams_daemon.store.upkeep import TableSize, database_size, tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +30,6 @@ class ModelStatistics:
 
 
 @dataclass(frozen=True, slots=True)
-class ChatStatistics:
-    """A chat and its messages, deleted ones included."""
-
-    chat_id: str
-    title: str | None
-    messages: int
-    last_message_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class Statistics:
     """The numbers of the archive, or of one chat, or since a moment.
 
@@ -50,8 +39,12 @@ class Statistics:
         chats, users: that the counted messages belong to.
         queued: messages that wait for a vector, parked ones included; `oldest_queued_at`: since when the first of them.
         parked: of the queued, those that failed too often and are not tried again.
-        sizes: bytes by table, indexes included, and `database`; empty where only a part is counted.
         busiest: the chats with most messages, twenty at most; empty for a single chat.
+        authors: who wrote most of them, twenty at most.
+        days: the newest days (UTC) with messages, oldest first, thirty at most.
+        lag: how far the archive was behind of late.
+        sizes: bytes by table, indexes included, and `database`; empty where only a part is counted.
+        tables: the same, table by table and index by index.
     """
 
     events: int
@@ -70,7 +63,11 @@ class Statistics:
     oldest_queued_at: datetime | None
     models: list[ModelStatistics] = field(default_factory=list)
     busiest: list[ChatStatistics] = field(default_factory=list)
+    authors: list[UserStatistics] = field(default_factory=list)
+    days: list[DayStatistics] = field(default_factory=list)
+    lag: Lag = field(default_factory=Lag)
     sizes: dict[str, int] = field(default_factory=dict)
+    tables: list[TableSize] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,87 +135,64 @@ def statistics(
         chat_ids: count only these chats; None is every chat, an empty collection none.
         since: count only what was sent, or for events received, from this moment on (aware).
     """
-    asked = {"chats": None if chat_ids is None else sorted(chat_ids), "since": since}
-    messages = _row(
-        connection,
-        "SELECT count(*), count(edited_at), count(deleted_at),"
-        f" count(DISTINCT chat_id), count(DISTINCT user_id), min(sent_at), max(sent_at) FROM messages WHERE {_SENT}",
-        asked,
-    )
+    part = Part(None if chat_ids is None else sorted(chat_ids), since)
+    said = counts.said(connection, part)
     events = _row(
         connection,
-        "SELECT count(*), count(*) FILTER (WHERE error IS NOT NULL), max(received_at) FROM events"
-        f" WHERE {_HERE} AND (%(since)s::timestamptz IS NULL OR received_at >= %(since)s)",
-        asked,
+        # Each by itself, so that each is answered from an index of its own.
+        f"SELECT (SELECT count(*) FROM events {part.where('received_at')}),"
+        f" (SELECT count(*) FROM events {part.where('received_at', 'error IS NOT NULL')}),"
+        f" (SELECT max(received_at) FROM events {part.where('received_at')})",
+        part.values,
     )
-    versions = _row(
-        connection,
-        f"SELECT count(*) FROM message_versions WHERE {_HERE}"
-        " AND (%(since)s::timestamptz IS NULL OR replaced_at >= %(since)s)",
-        asked,
-    )
+    versions = _row(connection, f"SELECT count(*) FROM message_versions {part.where('replaced_at')}", part.values)
     queue = _row(
         connection,
         "SELECT count(*), count(*) FILTER (WHERE not_before = 'infinity'), min(enqueued_at)"
-        f" FROM embedding_queue q WHERE {_HERE} AND {_OF_SENT.format('q')}",
-        asked,
+        f" FROM embedding_queue q {part.of_messages('q')}",
+        part.values,
     )
-    whole = chat_ids is None and since is None
+    sizes = tables(connection) if part.whole else []
     return Statistics(
         events=events[0],
         quarantined=events[1],
-        messages=messages[0],
-        edited=messages[1],
-        deleted=messages[2],
+        messages=said.messages,
+        edited=said.edited,
+        deleted=said.deleted,
         versions=versions[0],
-        chats=messages[3],
-        users=messages[4],
-        first_message_at=messages[5],
-        last_message_at=messages[6],
+        chats=said.chats,
+        users=said.users,
+        first_message_at=said.first_at,
+        last_message_at=said.last_at,
         last_event_at=events[2],
         queued=queue[0],
         parked=queue[1],
         oldest_queued_at=queue[2],
-        models=_models(connection, asked),
-        busiest=[] if chat_ids is not None and len(chat_ids) == 1 else _busiest(connection, asked),
-        sizes=sizes(connection) if whole else {},
+        models=_models(connection, part),
+        busiest=[] if part.chat_ids is not None and len(part.chat_ids) == 1 else said.by_chat,
+        authors=said.by_user,
+        days=said.by_day,
+        lag=counts.lag(connection, part),
+        sizes={table.name: table.octets for table in sizes}
+        | ({"database": database_size(connection)} if sizes else {}),
+        tables=sizes,
     )
 
 
-_HERE = "(%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s))"
-_SENT = f"{_HERE} AND (%(since)s::timestamptz IS NULL OR sent_at >= %(since)s)"
-# What belongs to a message and has no time of its own.
-_OF_SENT = (
-    "(%(since)s::timestamptz IS NULL OR EXISTS (SELECT FROM messages m"
-    " WHERE m.chat_id = {0}.chat_id AND m.msg_id = {0}.msg_id AND m.sent_at >= %(since)s))"
-)
-
-
-def _models(connection: psycopg.Connection[Any], asked: dict[str, Any]) -> list[ModelStatistics]:
+def _models(connection: psycopg.Connection[Any], part: Part) -> list[ModelStatistics]:
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
-            "WITH counted AS (SELECT model_id, count(*) AS vectors, count(DISTINCT (chat_id, msg_id)) AS messages"
-            f"  FROM embeddings e WHERE {_HERE} AND {_OF_SENT.format('e')} GROUP BY model_id)"
+            # A message has one first chunk, so that nothing need be told apart, and the primary key answers it.
+            "WITH counted AS (SELECT model_id, count(*) AS vectors,"
+            "  count(*) FILTER (WHERE chunk = 0 AND kind = 'message') AS messages"
+            f"  FROM embeddings e {part.of_messages('e')} GROUP BY model_id)"
             " SELECT m.model_id, m.name, m.dims, m.state, coalesce(c.vectors, 0), coalesce(c.messages, 0)"
-            " FROM embedding_models m LEFT JOIN counted c ON c.model_id = m.model_id ORDER BY m.model_id",
-            asked,
+            " FROM embedding_models m LEFT JOIN counted c ON c.model_id = m.model_id ORDER BY m.model_id".encode(),
+            part.values,
             prepare=False,
         )
         rows = cursor.fetchall()
     return [ModelStatistics(*(*row, has_index(connection, row[0], "message"))) for row in rows]
-
-
-def _busiest(connection: psycopg.Connection[Any], asked: dict[str, Any]) -> list[ChatStatistics]:
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            f"SELECT chat_id, count(*) AS messages, max(sent_at) FROM messages WHERE {_SENT}"
-            f" GROUP BY chat_id ORDER BY messages DESC, chat_id LIMIT {_BUSIEST}",
-            asked,
-            prepare=False,
-        )
-        rows = cursor.fetchall()
-    titles = chat_titles(connection, [row[0] for row in rows])
-    return [ChatStatistics(chat_id, titles.get(chat_id), count, last) for chat_id, count, last in rows]
 
 
 def _row(connection: psycopg.Connection[Any], sql: str, values: dict[str, Any]) -> tuple[Any, ...]:

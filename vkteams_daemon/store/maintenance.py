@@ -1,4 +1,4 @@
-"""What an administrator looks at and repairs by hand: stored and quarantined events, cursors, sizes."""
+"""What an administrator looks at and repairs by hand: stored and quarantined events, cursors."""
 
 from __future__ import annotations
 
@@ -17,9 +17,6 @@ from vkteams_daemon.store.database import Connection, translated
 from vkteams_daemon.store.models import active_model, has_index
 from vkteams_daemon.store.writing import Writer
 
-_TABLES = (
-    "events", "messages", "message_versions", "embeddings", "embedding_queue", "chats", "users", "chat_members", "bots",
-)  # fmt: skip
 _EVENT = "bot_id, generation, event_id, type, chat_id, user_id, occurred_at, received_at, payload, error"
 _BIGGEST_ID = 2**63 - 1
 _FAREWELL = 2.0  # seconds; the server may take a moment to end the session of a daemon that has just stopped
@@ -177,17 +174,6 @@ def restart_cursor(connect: Callable[[], Connection], bot_id: str) -> Cursor:
         AlreadyRunning: a daemon listens with this bot.
     """
     return _change(connect, bot_id, "generation = generation + 1, last_event_id = 0", {})
-
-
-def sizes(connection: psycopg.Connection[Any]) -> dict[str, int]:
-    """Bytes of each table with its indexes, and of the whole `database`."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT name, pg_total_relation_size(to_regclass(name)) FROM unnest(%s::text[]) AS t (name)"
-            " UNION ALL SELECT 'database', pg_database_size(current_database())",
-            (list(_TABLES),),
-        )
-        return {name: int(octets) for name, octets in cursor if octets is not None}
 
 
 def vector_store(connection: Connection) -> VectorStore:

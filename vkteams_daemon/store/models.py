@@ -200,8 +200,7 @@ def model_statistics(connection: Connection) -> list[ModelStatistics]:
     with translated():
         rows = connection.execute(
             f"SELECT {_COLUMNS},"
-            " (SELECT count(DISTINCT (chat_id, msg_id)) FROM embeddings e"
-            "  WHERE e.model_id = m.model_id AND e.kind = 'message'),"
+            " (SELECT count(*) FROM embeddings e WHERE e.model_id = m.model_id AND e.kind = 'message' AND e.chunk = 0),"
             " (SELECT count(*) FROM embedding_queue q WHERE q.model_id = m.model_id AND q.not_before < 'infinity'),"
             " (SELECT count(*) FROM embedding_queue q WHERE q.model_id = m.model_id AND q.not_before = 'infinity')"
             " FROM embedding_models m ORDER BY state = 'active' DESC, state = 'building' DESC, model_id".encode()

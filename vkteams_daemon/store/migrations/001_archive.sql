@@ -128,13 +128,14 @@ CREATE TABLE embedding_models (
 CREATE UNIQUE INDEX embedding_models_active ON embedding_models (state) WHERE state = 'active';
 
 CREATE TABLE embeddings (
-    chat_id   text NOT NULL,
-    msg_id    text NOT NULL,
-    model_id  integer NOT NULL,
-    kind      text NOT NULL CHECK (kind IN ('message', 'window')),
-    chunk     integer NOT NULL,
-    text_hash bytea NOT NULL,
-    embedding halfvec NOT NULL,
+    chat_id     text NOT NULL,
+    msg_id      text NOT NULL,
+    model_id    integer NOT NULL,
+    kind        text NOT NULL CHECK (kind IN ('message', 'window')),
+    chunk       integer NOT NULL,
+    text_hash   bytea NOT NULL,
+    embedding   halfvec NOT NULL,
+    embedded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (chat_id, msg_id, model_id, kind, chunk),
     FOREIGN KEY (chat_id, msg_id) REFERENCES messages ON DELETE CASCADE
 );

@@ -1,0 +1,48 @@
+"""vkteamsctl in the test's own process, on the test's own database.
+
+`ask`   runs a command; what it printed, or with `code` that it ends with it
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vkteams_daemon.ctl.main import main
+
+KEYS = ["success", "data", "error", "timestamp", "command"]
+
+
+@pytest.fixture
+def ask(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Any]:
+    """Run a command in this process on the test's database; what it printed, or with `code` that it ends with it."""
+    for name in [name for name in os.environ if name.startswith("VKTEAMS_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "d.toml").write_text(
+        f"[daemon]\nstate_dir = '{tmp_path}/state'\nruntime_dir = '{tmp_path}/run'\n[api]\nurl = 'http://127.0.0.1:9'\n"
+    )
+    monkeypatch.setenv("VKTEAMS_BOT_CONFIG", str(tmp_path / "d.toml"))
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+    def run(*words: str, code: int = 0, mode: str = "json") -> Any:
+        capsys.readouterr()
+        assert main(["--output", mode, *words]) == code, capsys.readouterr().err
+        out, err = capsys.readouterr()
+        if code:
+            assert err.startswith("vkteamsctl: ")
+            assert err.count("\n") == 1
+        if mode != "json":
+            return out if not code else err
+        said = json.loads(out)
+        assert list(said) == KEYS
+        assert said["success"] is (code == 0)
+        return said["data"] if not code else said
+
+    return run

@@ -1,0 +1,132 @@
+"""`vkteamsctl context` on the built-in conversation and on small ones: what people read and what programs get."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tests.harness.conversation import all_events
+from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk
+from vkteams_daemon.search.budget import tokens
+
+
+@pytest.fixture
+def told(talk: Talk) -> Talk:
+    """The built-in conversation."""
+    talk.writer.store(all_events())
+    return talk
+
+
+def test_a_thread_as_people_read_it(talk: Talk, ask: Callable[..., Any]) -> None:
+    talk.say("1", "почта не уходит\nсо вторника")
+    talk.say("2", "у всех?", at=1, who=PETR, answers="1")
+    talk.edit("2", "у всех этажей?", at=2, who=PETR)
+    talk.say("3", "да", at=3, answers="2", parts=({"type": "file", "payload": {"fileId": "f"}},))
+    talk.say("4", "и у нас", at=24 * 60, who=PETR, answers="lost")
+    talk.say("21", "чиню", at=4, who=PETR, chat="5@chat.agent", below=(OPS, "1"))
+    shown = ask("context", "get", "--around", "2", mode="table")
+    assert shown.splitlines() == [
+        f"Эксплуатация · {OPS}",
+        "  2026-11-24",
+        "  08:00 Анна Иванова: почта не уходит",
+        "          со вторника",
+        "> 08:01   Пётр → Анна Иванова [edited]: у всех этажей?",
+        "            message 2",
+        "  08:03     Анна Иванова → Пётр [file]: да",
+        "  08:04   Пётр (thread): чиню",
+        "  2026-11-25",
+        "  08:00 Пётр → …: и у нас",
+        shown.splitlines()[-1],
+    ]
+    assert shown.splitlines()[-1].startswith("5 messages · about ")
+    shown = ask("context", "message", "2", mode="table")
+    assert "и у нас" not in shown
+    data = ask("context", "message", "2")
+    assert data["message"]["text"] == "у всех этажей?"
+    assert [said["msg_id"] for said in data["thread"]] == ["1", "3", "21"]
+    assert ask("context", "message", "2", mode="quiet") == f"{OPS} 1\n{OPS} 2\n{OPS} 3\n5@chat.agent 21\n"
+
+
+@pytest.mark.parametrize("most", [200, 700, 4000])
+def test_what_is_printed_fits(told: Talk, ask: Callable[..., Any], most: int) -> None:
+    words = ("context", "get", "--timeframe", "60d", "--max-tokens", str(most))
+    data = ask(*words)
+    said = [message for conversation in data["conversations"] for message in conversation["messages"]]
+    assert said
+    assert tokens(json.dumps(data["conversations"], ensure_ascii=False)) <= data["tokens"] <= most
+    assert data["cut"]
+    shown = ask(*words, mode="table")
+    assert tokens(shown.rpartition("\n")[0]) <= most + 40  # the last line counts what was left out
+    assert "cut to fit; --max-tokens gives more room" in shown
+    assert "left out" in shown
+
+
+def test_topics_and_profiles_of_the_built_in_conversation(told: Talk, ask: Callable[..., Any]) -> None:
+    topic = ask("context", "get", "--query", "сертификат vpn")
+    assert topic["kind"] == "topic"
+    best = topic["conversations"][0]
+    assert any("vpn" in m["text"] for m in best["messages"] if m["msg_id"] in best["matches"])
+    profile = ask("context", "get", "--context-type", "user-profile", "--user-id", "m.orlov@corp.example")
+    assert profile["profile"]["name"] == "Михаил Орлов"
+    assert {m["user_id"] for c in profile["conversations"] for m in c["messages"]} == {"m.orlov@corp.example"}
+    assert "Михаил Орлов · m.orlov@corp.example" in ask(
+        "context", "get", "--context-type", "user-profile", "--user-id", "m.orlov@corp.example", mode="table"
+    )
+
+
+def test_a_chat_comes_with_its_threads(database_url: str, ask: Callable[..., Any]) -> None:
+    talk = Talk(database_url, datetime.now(UTC) - timedelta(hours=1))
+    talk.say("1", "one")
+    talk.say("2", "two", chat=DEV)
+    talk.say("21", "below", at=1, chat="5@chat.agent", below=(OPS, "1"))
+    talk.close()
+    found = ask("context", "get", "--chat-id", OPS)
+    assert [c["chat_id"] for c in found["conversations"]] == ["5@chat.agent", OPS]
+
+
+def test_silence_is_said(talk: Talk, ask: Callable[..., Any]) -> None:
+    assert "The archive has no message there." in ask("context", "get", mode="table")
+    assert ask("context", "get")["conversations"] == []
+
+
+def test_chats_and_users(talk: Talk, ask: Callable[..., Any]) -> None:
+    talk.say("1", "one")
+    talk.say("2", "two", at=1, who=PETR, chat=DEV)
+    assert [row["chat_id"] for row in ask("context", "chats")["rows"]] == [DEV, OPS]
+    assert [row["user_id"] for row in ask("context", "users", "--chat-id", OPS)["rows"]] == [ANNA]
+    assert ask("context", "users", "--limit", "1", mode="quiet") == f"{PETR}\n"
+    assert "Эксплуатация" in ask("context", "chats", mode="table")
+    assert "Анна Иванова" in ask("context", "users", mode="table")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--context-type", "topic"), 64, "the context topic needs --query"),
+        (("--query", " "), 64, "the context topic needs --query"),
+        (("--context-type", "user-profile"), 64, "the context user-profile needs --user-id"),
+        (("--around", "1", "--query", "x"), 64, "--query says nothing about the context around"),
+        (("--around", "1", "--timeframe", "2h"), 64, "--timeframe says nothing about the context around"),
+        (("--context-type", "recent", "--around", "1"), 64, "--around says nothing about the context recent"),
+        (("--user-id", "x"), 64, "--user-id says nothing about the context recent"),
+        (("--max-tokens", "199"), 64, "--max-tokens: 199 is out of range"),
+        (("--max-tokens", "200001"), 64, "--max-tokens: 200001 is out of range"),
+        (("--timeframe", "soon"), 64, "is not a span of time"),
+        (("--timeframe", "0h"), 64, "is not above zero"),
+        (("--around", "99"), 69, "the archive has no message 99"),
+        (("--context-type", "user-profile", "--user-id", "x"), 69, "the archive has no message of user x there"),
+    ],
+)  # fmt: skip
+def test_mistakes(talk: Talk, ask: Callable[..., Any], words: tuple[str, ...], code: int, said: str) -> None:
+    assert said in ask("context", "get", *words, code=code, mode="table")
+
+
+def test_a_message_that_several_chats_have_wants_its_chat(talk: Talk, ask: Callable[..., Any]) -> None:
+    talk.say("1", "here")
+    talk.say("1", "and here", chat=DEV)
+    assert "several chats have a message 1. Name one of " in ask("context", "message", "1", code=64, mode="table")
+    assert ask("context", "message", "1", "--chat-id", DEV)["message"]["text"] == "and here"

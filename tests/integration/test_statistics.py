@@ -1,0 +1,126 @@
+"""The archive in numbers: counted right, by chat, author and day; quick whatever is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import date
+
+import pytest
+
+from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk, moment
+from vkteams_daemon.ctl.statistics import bar
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.store.upkeep import TABLES
+
+
+@pytest.fixture
+def archive(talk: Talk) -> Iterator[Archive]:
+    with Archive(talk.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def told(talk: Talk) -> Talk:
+    """Five messages in two chats and on two days: one edited, one deleted, one of nobody; one event in quarantine."""
+    talk.say("1", "one")
+    talk.say("2", "two", at=1, who=PETR)
+    talk.edit("2", "two and a half", at=2, who=PETR)
+    talk.say("3", "three", at=24 * 60, chat=DEV)
+    talk.say("4", "four", at=24 * 60 + 1, who=PETR)
+    talk.delete("4")
+    talk.say("5", "five", at=24 * 60 + 2, who=None)
+    talk.event("newMessage", text="no chat")
+    return talk
+
+
+def test_the_whole(told: Talk, archive: Archive) -> None:
+    s = archive.statistics()
+    assert (s.events, s.quarantined, s.messages, s.edited, s.deleted, s.versions) == (8, 1, 5, 1, 1, 1)
+    assert (s.chats, s.users) == (2, 2)
+    assert (s.first_message_at, s.last_message_at) == (moment(0), moment(24 * 60 + 2))
+    assert [(c.chat_id, c.title, c.messages, c.edited, c.deleted) for c in s.busiest] == [
+        (OPS, "Эксплуатация", 4, 1, 1), (DEV, "Development", 1, 0, 0),
+    ]  # fmt: skip
+    assert [(u.user_id, u.name, u.messages, u.edited, u.deleted) for u in s.authors] == [
+        (ANNA, "Анна Иванова", 2, 0, 0), (PETR, "Пётр", 2, 1, 1),
+    ]  # fmt: skip
+    assert [(d.day, d.messages, d.edited, d.deleted) for d in s.days] == [
+        (date(2026, 11, 24), 2, 1, 0), (date(2026, 11, 25), 3, 0, 1),
+    ]  # fmt: skip
+    assert {table.name for table in s.tables} == set(TABLES)
+    messages = next(table for table in s.tables if table.name == "messages")
+    assert {"messages_pkey", "messages_search", "messages_time"} <= {index.name for index in messages.indexes}
+    assert messages.octets == s.sizes["messages"] > sum(index.octets for index in messages.indexes)
+    assert s.sizes["database"] > sum(octets for name, octets in s.sizes.items() if name != "database")
+
+
+def test_a_part(told: Talk, archive: Archive) -> None:
+    one = archive.statistics(chat_ids=[OPS])
+    assert (one.messages, one.users, one.busiest, one.sizes, one.tables) == (4, 2, [], {}, [])
+    assert one.events == 6
+    late = archive.statistics(since=moment(24 * 60))
+    assert (late.messages, late.chats, late.deleted, len(late.days)) == (3, 2, 1, 1)
+    both = archive.statistics(chat_ids=[DEV], since=moment(24 * 60 + 1))
+    assert (both.messages, both.days, both.authors) == (0, [], [])
+    assert archive.statistics(chat_ids=[]).messages == 0
+
+
+def test_an_empty_archive(archive: Archive) -> None:
+    s = archive.statistics()
+    assert (s.events, s.messages, s.chats, s.busiest, s.days, s.models) == (0, 0, 0, [], [], [])
+    assert (s.last_message_at, s.lag.sent_to_stored_p50, s.lag.stored_to_vector_p50) == (None, None, None)
+
+
+def test_the_lag_is_that_of_the_newest_messages(told: Talk, archive: Archive) -> None:
+    told.execute("INSERT INTO embedding_models (name, fingerprint, dims, state, created_at)"
+                 " VALUES ('m', 'f', 2, 'active', '2020-01-01')")  # fmt: skip
+    told.execute("UPDATE messages SET received_at = sent_at + interval '3 seconds'")
+    told.execute("UPDATE messages SET received_at = sent_at + interval '33 seconds' WHERE msg_id = '1'")
+    told.execute(
+        "INSERT INTO embeddings SELECT chat_id, msg_id, 1, 'message', 0, 'h', '[1,0]',"
+        " received_at + CASE msg_id WHEN '2' THEN interval '1 day' ELSE interval '0.5 seconds' END FROM messages"
+    )
+    lag = archive.statistics().lag
+    assert lag.sent_to_stored_p50 == 3
+    assert lag.sent_to_stored_p99 is not None
+    assert 30 < lag.sent_to_stored_p99 <= 33
+    assert lag.stored_to_vector_p50 == lag.stored_to_vector_p99 == 0.5  # an edited text was embedded again
+    assert archive.statistics(since=moment(60)).lag.sent_to_stored_p99 == 3
+    told.execute("UPDATE embedding_models SET created_at = now() + interval '1 day'")
+    assert archive.statistics().lag.stored_to_vector_p50 is None  # a new model embeds what is long there
+
+
+def test_models_and_the_queue(told: Talk, archive: Archive) -> None:
+    told.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')")
+    kinds = "(VALUES ('message', 0), ('message', 1), ('window', 0)) AS v (kind, chunk)"
+    told.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 1, kind, chunk, 'h', '[1,0]'"
+                 f" FROM messages, {kinds} WHERE msg_id < '3'")  # fmt: skip
+    told.execute("INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, not_before)"
+                 " SELECT chat_id, msg_id, 1, 'message', CASE msg_id WHEN '3' THEN 'infinity' ELSE '-infinity' END"
+                 "::timestamptz FROM messages WHERE msg_id >= '3'")  # fmt: skip
+    (model,) = archive.statistics().models
+    assert (model.vectors, model.messages, model.indexed) == (6, 2, False)
+    assert (archive.statistics().queued, archive.statistics().parked) == (3, 1)
+    late = archive.statistics(since=moment(60))
+    assert (late.models[0].vectors, late.queued) == (0, 3)
+    assert archive.statistics(chat_ids=[DEV]).queued == 1
+
+
+def test_lists_are_bounded(talk: Talk, archive: Archive) -> None:
+    for n in range(40):
+        talk.say(f"{n}", "x", at=n * 24 * 60, who=f"user{n:02}", chat=f"{n}@chat.agent")
+    s = archive.statistics()
+    assert (s.chats, s.users) == (40, 40)
+    assert (len(s.busiest), len(s.authors), len(s.days)) == (20, 20, 30)
+    assert s.days[-1].day == date(2027, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0, ""), (0.001, "▏"), (50, "█" * 6), (100, "█" * 12), (99, "█" * 11 + "▉")]
+)
+def test_bars(value: float, shown: str) -> None:
+    assert bar(value, 100) == shown
+
+
+def test_a_bar_of_nothing() -> None:
+    assert bar(0, 0) == ""
