@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 from mcp import Client
 
+from tests.harness.daemon import ROOT
 from tests.harness.mcp import Office, asked, refused, with_client
+from vkteams_daemon.mcp.access import TOOLS
 
 OPS = "681869378@chat.agent"
 
@@ -26,6 +29,20 @@ def test_the_tools_are_typed_and_read_only(office: Office) -> None:
             assert argument["description"], tool.name
     assert tools["search_text"].input_schema["properties"]["limit"]["maximum"] == 100
     assert tools["search_text"].input_schema["required"] == ["query"]
+
+
+def test_the_page_has_every_tool_with_its_arguments(office: Office) -> None:
+    page = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
+    written = dict(
+        re.findall(r"(?m)^\| `(\w+)` \| ([\w, ]*) \|", page.partition("## Tools")[2].partition("## Over")[0])
+    )
+    tools = {tool.name: tool for tool in with_client(office, lambda client: client.list_tools()).tools}
+    assert set(written) == set(tools) == set(TOOLS)
+    for name, tool in tools.items():
+        arguments = set(tool.input_schema["properties"])
+        if written[name].strip() == "the same":
+            written[name] = written["search_hybrid"]
+        assert set(filter(None, written[name].strip().split(", "))) == arguments, name
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

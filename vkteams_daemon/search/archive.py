@@ -32,6 +32,7 @@ from vkteams_daemon.search.scope import Scope, with_threads
 from vkteams_daemon.search.semantic import search_semantic
 from vkteams_daemon.search.text import search_text, snippets, spelled_out
 from vkteams_daemon.search.vocabulary import Vocabulary
+from vkteams_daemon.store.cluster import READER
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.models import StoredModel, active_model
 
@@ -383,6 +384,9 @@ class Archive:
         timeout = self._config.search.timeout
         with self._database.connection() as connection, _plain_timeout(timeout), connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            if not self._config.database.url:
+                # Its owner may do everything in the bundled server, and a question needs to read alone.
+                connection.execute(f"SET LOCAL ROLE {READER}".encode())
             # Compiling a statement takes longer than any of ours runs.
             connection.execute(
                 "SELECT set_config('statement_timeout', %s, true), set_config('jit', 'off', true),"
