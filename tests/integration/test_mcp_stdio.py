@@ -33,9 +33,8 @@ def test_the_tools_are_typed_and_read_only(office: Office) -> None:
 
 def test_the_page_has_every_tool_with_its_arguments(office: Office) -> None:
     page = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
-    written = dict(
-        re.findall(r"(?m)^\| `(\w+)` \| ([\w, ]*) \|", page.partition("## Tools")[2].partition("## Over")[0])
-    )
+    table = page.partition("## Tools")[2].partition("## Over")[0]
+    written = dict(re.findall(r"(?m)^\| `(\w+)` \|([\w, ]*)\|", table))
     tools = {tool.name: tool for tool in with_client(office, lambda client: client.list_tools()).tools}
     assert set(written) == set(tools) == set(TOOLS)
     for name, tool in tools.items():
