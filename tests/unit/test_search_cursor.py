@@ -1,0 +1,49 @@
+"""The cursor of an answer."""
+
+from __future__ import annotations
+
+import base64
+from datetime import UTC, datetime
+
+import pytest
+
+from vkteams_daemon.errors import UsageError
+from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
+from vkteams_daemon.search.hit import Ranked
+
+ASKED = datetime(2026, 11, 25, 12, 0, 0, 123456, tzinfo=UTC)
+RANKED = [Ranked("c", str(n), 1.0) for n in range(6)]
+
+
+def test_it_comes_back_as_it_was() -> None:
+    cursor = Cursor("q", ASKED, 3, ("чат@chat.agent", "7576322310144000017"))
+    assert parse(cursor.text, "q") == cursor
+
+
+def test_it_goes_on_after_the_last_message_given() -> None:
+    assert [r.msg_id for r in Cursor("q", ASKED, 3, ("c", "2")).rest(RANKED)] == ["3", "4", "5"]
+
+
+def test_what_was_deleted_since_moves_nothing() -> None:
+    left = [ranked for ranked in RANKED if ranked.msg_id != "0"]
+    assert [r.msg_id for r in Cursor("q", ASKED, 3, ("c", "2")).rest(left)] == ["3", "4", "5"]
+
+
+def test_where_the_last_message_is_gone_it_counts() -> None:
+    left = [ranked for ranked in RANKED if ranked.msg_id != "2"]
+    assert [r.msg_id for r in Cursor("q", ASKED, 2, ("c", "2")).rest(left)] == ["3", "4", "5"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "!!!", base64.urlsafe_b64encode(b"[1]").decode(), base64.urlsafe_b64encode(b"{}").decode(),
+             base64.urlsafe_b64encode(b'["q","2026-11-25",1,"c","m"]').decode(), "я"],
+)  # fmt: skip
+def test_what_is_no_cursor_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        parse(text, "q")
+
+
+def test_a_cursor_of_another_question_is_refused() -> None:
+    text = Cursor(fingerprint("one"), ASKED, 1, ("c", "m")).text
+    with pytest.raises(UsageError, match="another question"):
+        parse(text, fingerprint("two"))

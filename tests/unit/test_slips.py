@@ -1,0 +1,72 @@
+"""Words in the other keyboard layout, or in the other script's letters."""
+
+from __future__ import annotations
+
+import pytest
+
+from vkteams_daemon.search.slips import MOST_SPELLINGS, fold, other_layout, other_script
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("ghbdtn", "привет"),
+        ("вщслук", "docker"),
+        ("jnx`n", "отчет"),
+        (",bktns", "билеты"),
+        ("'rcrfdfnjh", "экскаватор"),
+        ("КФШВ", "RAID"),
+        ("лфалф-5", "kafka-5"),
+    ],
+)
+def test_the_same_keys_in_the_other_layout(typed: str, meant: str) -> None:
+    assert other_layout(typed) == meant
+
+
+@pytest.mark.parametrize("typed", ["", "2.14.1", "VPNом", "-", "!!"])
+def test_without_letters_or_with_both_scripts_there_is_no_other_layout(typed: str) -> None:
+    assert other_layout(typed) is None
+    assert other_script(typed) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("privet", "привет"),
+        ("shchenki", "щенки"),
+        ("schenki", "щенки"),
+        ("inventarizatsiya", "инвентаризация"),
+        ("inventarizaciya", "инвентаризация"),
+        ("kanareyka", "канарейка"),
+        ("vozvratnyj", "возвратный"),
+        ("bolshoy", "болшой"),
+        ("yolka", "елка"),
+        ("chyornye", "черные"),
+        ("zavoditsya", "заводится"),
+        ("ekskavator", "экскаватор"),
+        ("mysh'", "мышь"),
+        ("hokkej", "хоккей"),
+        ("khokkey", "хоккей"),
+        ("привет", "privet"),
+        ("докер", "doker"),
+        ("нгинкс", "nginx"),
+        ("джира", "jira"),
+        ("Отчёт", "otchet"),
+    ],
+)
+def test_the_sound_in_the_other_script(typed: str, meant: str) -> None:
+    assert meant in other_script(typed)
+
+
+def test_the_likeliest_spelling_comes_first() -> None:
+    assert other_script("server")[0] == "сервер"
+    assert other_script("privet")[0] == "привет"
+
+
+def test_spellings_are_few_and_different() -> None:
+    spellings = other_script("jyjyjyjyjyjyjy" * 5)
+    assert len(spellings) == len(set(spellings)) <= MOST_SPELLINGS
+
+
+def test_yo_is_written_as_ye() -> None:
+    assert fold("Ёжик ещё") == "Ежик еще"
