@@ -225,6 +225,29 @@ def test_search_filters(ask: Callable[..., Any], archive: Chat) -> None:
     assert "1001 is too many" in ask("search", "text", "x", "--limit", "1001", code=64)["error"]
 
 
+def test_search_by_words_and_meaning(ask: Callable[..., Any], archive: Chat) -> None:
+    data = ask("search", "hybrid", "server упал", "--context", "1")
+    assert data["showing"] == "Сервер упал"
+    assert data["note"].startswith("No model is installed")
+    assert (data["hits"][0]["msg_id"], data["hits"][0]["legs"][0]["name"]) == ("1", "text")
+    assert [said["msg_id"] for said in data["hits"][0]["context"]] == ["2"]
+    shown = ask("search", "hybrid", "server упал", "--context", "1", "--explain", "--recency", "1d", mode="table")
+    assert shown.startswith("showing results for: Сервер упал\n")
+    assert re.search(r"text: place 1, score [\d.]+, 100% of the query\n", shown)
+    assert "\x1b" not in shown and "\u202e" not in shown
+    assert "is no age" in ask("search", "hybrid", "x", "--recency", "0d", code=64)["error"]
+    assert "51 is too many" in ask("search", "hybrid", "x", "--context", "51", code=64)["error"]
+
+
+def test_search_page_by_page(ask: Callable[..., Any], archive: Chat) -> None:
+    first = ask("search", "text", "сервер", "--limit", "1")
+    second = ask("search", "text", "сервер", "--limit", "1", "--cursor", first["cursor"])
+    assert {first["hits"][0]["msg_id"], second["hits"][0]["msg_id"]} == {"1", "2"}
+    assert second["cursor"] is None
+    assert re.search(r"\nmore: --cursor [\w-]+\n$", ask("search", "text", "сервер", "--limit", "1", mode="table"))
+    assert "another question" in ask("search", "text", "упал", "--cursor", first["cursor"], code=64)["error"]
+
+
 def test_search_by_meaning(
     ask: Callable[..., Any], archive: Chat, tiny_model_dir: Path, models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,7 +86,7 @@ def _nearest(forms: Sequence[_Form], vocabulary: Vocabulary, wider: bool) -> lis
         if len(stems) != 1:
             continue  # an identifier, or a word that a sign divides: what is near to its parts is not near to it
         near_forms = vocabulary.forms(fold(form.text.lower()), stems[0])
-        for near in (*near_forms, *vocabulary.near(stems[0], slips(stems[0]) - bool(number))):
+        for near in (*near_forms, *vocabulary.near(stems[0], slips(stems[0]))):
             near = replace(near, distance=near.distance + bool(number))
             if near.word not in found or near.distance < found[near.word].distance:
                 found[near.word] = near

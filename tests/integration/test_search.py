@@ -1,0 +1,261 @@
+"""Searching an archive through the library: what is found, what never is, and what the answer says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.harness.mcp import embedded
+from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
+from vkteams_daemon.config import Config
+from vkteams_daemon.errors import ModelAbsent, UsageError
+from vkteams_daemon.options import Database, Embedding
+from vkteams_daemon.search.archive import MODES, Archive, Mode
+
+BY_WORDS: tuple[Mode, ...] = ("text", "hybrid")
+
+
+@pytest.fixture
+def archive(talk: Talk) -> Iterator[Archive]:
+    """The archive of `talk`, without a model."""
+    with Archive(talk.url) as archive:
+        yield archive
+
+
+@pytest.fixture
+def with_model(talk: Talk, models_dir: Path) -> Iterator[Archive]:
+    """The same with the small model; `embedded` gives the messages their vectors."""
+    config = Config(database=Database(url=talk.url), embedding=Embedding(models_dir=str(models_dir)))
+    with Archive(config) as archive:
+        yield archive
+
+
+def ids(archive: Archive, query: str, mode: Mode, **more: object) -> list[str]:
+    return [hit.msg_id for hit in archive.search(query, mode=mode, **more).hits]  # type: ignore[arg-type]
+
+
+# What a hit is
+
+
+def test_a_hit_says_who_where_and_when(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "кто роняет сервер?", who=PETR)
+    talk.say("2", "сервер упал сам", who=ANNA, answers="1")
+    talk.edit("2", "сервер упал сам, честно", at=2)
+    hit = archive.search("упал").hits[0]
+    assert (hit.chat_id, hit.chat_title, hit.msg_id) == (OPS, "Эксплуатация", "2")
+    assert (hit.user_id, hit.author, hit.sent_at) == (ANNA, "Анна Иванова", moment(0))
+    assert (hit.text, hit.snippet) == ("сервер упал сам, честно", "сервер **упал** сам, честно")
+    assert (hit.reply_to_msg_id, hit.edited) == ("1", True)
+
+
+@pytest.mark.parametrize("mode", BY_WORDS)
+def test_deleted_messages_and_former_texts_are_found_by_nobody(archive: Archive, talk: Talk, mode: Mode) -> None:
+    talk.say("1", "пароль от сервера сезам")
+    talk.say("2", "пароль от сервера потом")
+    talk.say("3", "наш пароль осина", at=600)
+    talk.delete("1")
+    talk.edit("2", "ничего не было", at=2)
+    assert ids(archive, "пароль", mode) == ["3"]
+
+
+def test_deleted_messages_are_beside_no_hit(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "почему упал сервер")
+    talk.say("2", "пароль сезам", answers="1", at=1)
+    talk.delete("2")
+    found = archive.search("упал сервер", context=3)
+    assert [hit.msg_id for hit in found.hits] == ["1"]
+    assert found.hits[0].context == ()
+
+
+# Where to look
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_filters(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
+    talk.say("1", "сервер упал", who=ANNA, at=0)
+    talk.say("2", "сервер снова упал", who=PETR, at=10)
+    talk.say("3", "и этот сервер упал", who=PETR, at=20, chat=DEV)
+    embedded(talk.url, models_dir / "tiny")
+    assert sorted(ids(with_model, "сервер упал", mode)) == ["1", "2", "3"]
+    assert ids(with_model, "сервер упал", mode, chat_ids=[DEV]) == ["3"]
+    assert ids(with_model, "сервер упал", mode, chat_ids=[]) == []
+    assert sorted(ids(with_model, "сервер упал", mode, user_id=PETR)) == ["2", "3"]
+    assert sorted(ids(with_model, "сервер упал", mode, since=moment(10))) == ["2", "3"]
+    assert ids(with_model, "сервер упал", mode, until=moment(10)) == ["1"]
+    assert len(ids(with_model, "сервер упал", mode, limit=2)) == 2
+
+
+def test_conversations_are_followed_within_the_filters_alone(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "почему упал сервер", who=ANNA)
+    talk.say("2", "кабель выдернули", who=PETR, answers="1", at=1)
+    assert ids(archive, "упал сервер", "hybrid") == ["1", "2"]
+    assert ids(archive, "упал сервер", "hybrid", user_id=ANNA) == ["1"]
+    assert ids(archive, "упал сервер", "hybrid", until=moment(1)) == ["1"]
+
+
+@pytest.mark.parametrize("mode", ["semantic", "hybrid"])
+def test_a_small_chat_among_many_is_never_short(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
+    talk.many([f"сервер {n} упал" for n in range(200)])
+    words = "обед отпуск печать премия парковка пропуск лифт кофе ключи почта окно стул".split()
+    for n, word in enumerate(words):
+        talk.say(f"d{n}", f"{word} и {word * 2}", chat=DEV, at=n)
+    embedded(talk.url, models_dir / "tiny")
+    assert len(ids(with_model, "сервер упал", mode, chat_ids=[DEV], limit=12)) == 12
+
+
+# Slips
+
+
+@pytest.mark.parametrize("mode", BY_WORDS)
+@pytest.mark.parametrize(
+    ("query", "showing"),
+    [
+        ("ghbynth", "принтер"),
+        ("printer", "принтер"),
+        ("принтир", "принтер"),
+        ("ghbynth сломался", "принтер сломался"),
+        ("вщслук", "docker"),
+        ("докер", "docker"),
+        ("dokcer", "docker"),
+    ],
+)
+def test_the_answer_says_what_it_shows(archive: Archive, talk: Talk, mode: Mode, query: str, showing: str) -> None:
+    talk.say("1", "принтер сломался")
+    talk.say("2", "docker не собирается", who=PETR, chat=DEV)
+    talk.say("3", "обед в час", who=VERA, at=100)
+    found = archive.search(query, mode=mode)
+    assert found.showing == showing
+    assert found.hits[0].msg_id == ("2" if showing == "docker" else "1")
+
+
+@pytest.mark.parametrize("mode", BY_WORDS)
+def test_what_is_found_as_typed_is_not_corrected(archive: Archive, talk: Talk, mode: Mode) -> None:
+    talk.say("1", "принтир")
+    talk.say("2", "принтер")
+    found = archive.search("принтир", mode=mode)
+    assert (found.hits[0].msg_id, found.showing, found.relaxed) == ("1", None, False)
+
+
+def test_where_no_message_holds_all_words_some_do_and_it_is_said(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "принтер сломался")
+    talk.say("2", "принтер куплен", at=1)
+    talk.say("3", "обед", at=2)
+    found = archive.search("сломался принтер позавчера", mode="text")
+    assert found.relaxed
+    assert [hit.msg_id for hit in found.hits] == ["1", "2"]
+
+
+def test_words_that_are_excluded_stay_out_of_every_mode(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "сервер учебный")
+    talk.say("2", "сервер боевой", at=600)
+    for mode in BY_WORDS:
+        assert ids(archive, "сервер -учебный", mode) == ["2"]
+
+
+@pytest.mark.parametrize("mode", BY_WORDS)
+@pytest.mark.parametrize("query", ["", "и", "???", '"', "OR OR", "-", "a" * 5000, "\x00", "'\\ | & ! <->", "сервер:*&"])
+def test_no_query_is_an_error(archive: Archive, talk: Talk, mode: Mode, query: str) -> None:
+    talk.say("1", "обед")
+    assert archive.search(query, mode=mode).hits == []
+
+
+# Hybrid
+
+
+def test_an_answer_without_a_common_word_is_found_by_its_conversation(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "почему упал сервер", who=ANNA)
+    talk.say("2", "обед в час", who=VERA, at=1)
+    talk.say("3", "кабель выдернули", who=PETR, answers="1", at=2)
+    hits = archive.search("упал сервер").hits
+    assert [hit.msg_id for hit in hits][:2] == ["1", "3"]
+    assert [leg.name for leg in hits[0].legs] == ["text"]
+    assert [leg.name for leg in hits[1].legs] == ["conversation"]
+
+
+def test_a_text_that_repeats_itself_is_given_once(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "Внимание! Сервер будет перезагружен в 22:00")
+    talk.say("2", "внимание: сервер будет перезагружен в 22:00", at=60, chat=DEV)
+    talk.say("3", "сервер перезагружен", at=600)
+    assert sorted(ids(archive, "сервер перезагружен", "hybrid")) in (["1", "3"], ["2", "3"])
+
+
+def test_recency_prefers_the_newer(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "сервер упал")
+    talk.say("2", "сервер опять упал, причина пока не понятна", at=60 * 24 * 30)
+    assert ids(archive, "сервер упал", "hybrid")[0] == "1"
+    assert ids(archive, "сервер упал", "hybrid", recency=timedelta(days=1))[0] == "2"
+
+
+def test_without_a_model_hybrid_goes_by_words_and_says_so(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "сервер упал")
+    found = archive.search("сервер упал")
+    assert [hit.msg_id for hit in found.hits] == ["1"]
+    assert found.note and "by their words alone" in found.note
+    with pytest.raises(ModelAbsent):
+        archive.search("сервер упал", mode="semantic")
+
+
+def test_with_a_model_each_leg_says_its_rank(with_model: Archive, talk: Talk, models_dir: Path) -> None:
+    talk.say("1", "сервер упал ночью")
+    talk.say("2", "обед в час", at=600)
+    embedded(talk.url, models_dir / "tiny")
+    found = with_model.search("сервер упал ночью")
+    assert found.note is None
+    legs = {leg.name: leg for leg in found.hits[0].legs}
+    assert (legs["text"].rank, legs["semantic"].rank) == (1, 1)
+    assert legs["text"].share == pytest.approx(1)
+    assert legs["semantic"].score == pytest.approx(1, abs=1e-3)
+
+
+# Context, pages, coverage
+
+
+def test_context_comes_in_the_order_of_saying_whoever_said_it(archive: Archive, talk: Talk) -> None:
+    for n in range(7):
+        talk.say(str(n), "сервер упал" if n == 3 else f"слово {n}", who=(ANNA, PETR)[n % 2], at=n)
+    hit = archive.search("упал", context=2, user_id=PETR).hits[0]
+    assert hit.msg_id == "3"
+    assert [said.msg_id for said in hit.context] == ["1", "2", "4", "5"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_pages_add_up_whatever_arrives_meanwhile(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
+    words = ["альфа", "бета", "гамма", "дельта", "омега", "сигма", "каппа", "ламбда", "эпсилон", "фита", "йота"]
+    for n, word in enumerate(words):
+        talk.say(str(n), f"сервер {word} упал", at=60 * n, who=(ANNA, PETR, VERA)[n % 3])
+    embedded(talk.url, models_dir / "tiny")
+    whole = ids(with_model, "сервер упал", mode, limit=20)
+    assert len(whole) == len(words)
+    found, cursor = [], None
+    for page in range(4):
+        answer = with_model.search("сервер упал", mode=mode, limit=3, cursor=cursor)
+        found += [hit.msg_id for hit in answer.hits]
+        cursor = answer.cursor
+        assert (cursor is None) == (page == 3)
+        talk.say(f"new{page}", "сервер упал", at=10_000 + page)
+        embedded(talk.url, models_dir / "tiny")
+    assert found == whole
+
+
+def test_a_cursor_belongs_to_its_question(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "сервер упал")
+    talk.say("2", "сервер опять упал", at=600)
+    cursor = archive.search("сервер", mode="text", limit=1).cursor
+    assert ids(archive, "сервер", "text", limit=1, cursor=cursor) == ["1"]
+    with pytest.raises(UsageError, match="another question"):
+        archive.search("упал", mode="text", cursor=cursor)
+    with pytest.raises(UsageError, match="another question"):
+        archive.search("сервер", mode="text", chat_ids=[OPS], cursor=cursor)
+
+
+def test_every_answer_says_what_the_archive_knows(with_model: Archive, talk: Talk, models_dir: Path) -> None:
+    talk.say("1", "сервер упал", at=5)
+    embedded(talk.url, models_dir / "tiny")
+    talk.say("2", "сервер поднялся", at=6)
+    talk.event("newMessage", text="без чата")
+    coverage = with_model.search("сервер").coverage
+    assert (coverage.archived_since, coverage.without_vector, coverage.model) == (moment(5), 1, "tiny")
+    assert coverage.gaps == ("1 event is stored but could not be read",)
