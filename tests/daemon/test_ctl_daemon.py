@@ -17,8 +17,10 @@ import pytest
 
 from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.waiting import until
+from vkteams_daemon.ctl import daemon as room
 from vkteams_daemon.ctl import starter
-from vkteams_daemon.daemon.holder import holder
+from vkteams_daemon.daemon.holder import Holder, holder
+from vkteams_daemon.options import Config, Daemon
 
 Make = Callable[..., DaemonProcess]
 
@@ -291,3 +293,14 @@ def test_the_program_that_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert starter.program() == [str(tmp_path / "python"), str(tmp_path / "vkteamsd")]
     (tmp_path / "vkteamsd").unlink()
     assert starter.program() == [str(tmp_path / "python"), "-m", "vkteams_daemon.daemon.main"]
+
+
+def test_a_daemon_that_gives_way_to_another_at_that_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between looking and opening, the number may have become another program's: the holder is asked again."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        answers = iter([Holder(os.getpid()), Holder(other.pid), Holder(other.pid), Holder(other.pid)])
+        monkeypatch.setattr(room, "holder", lambda _: next(answers))
+        with room._daemon(Config(daemon=Daemon(pid_file=str(tmp_path / "x.pid")))) as (pid, _):
+            assert pid == other.pid
+        assert other.stdin is not None
+        other.stdin.close()
