@@ -78,6 +78,30 @@ class Cost:
     wall: float
     cpu: float
 
+    def __mul__(self, times: float) -> Cost:
+        """The cost of so many times as much."""
+        return Cost(self.wall * times, self.cpu * times)
+
+
+class Best:
+    """The least that each way has taken, by the clock and of CPU."""
+
+    def __init__(self) -> None:
+        self._costs: dict[str, Cost] = {}
+
+    def note(self, name: str, cost: Cost) -> None:
+        """One more run of this way."""
+        least = self._costs.get(name, cost)
+        self._costs[name] = Cost(min(least.wall, cost.wall), min(least.cpu, cost.cpu))
+
+    def __getitem__(self, name: str) -> Cost:
+        return self._costs[name]
+
+    def add(self, name: str, *parts: str) -> None:
+        """A way that is several, one after another."""
+        costs = [self._costs[part] for part in parts]
+        self._costs[name] = Cost(sum(cost.wall for cost in costs), sum(cost.cpu for cost in costs))
+
 
 class Meter:
     """Takes the cost of things done with the server below the directory.
@@ -96,18 +120,30 @@ class Meter:
         return Cost(time.perf_counter() - wall, self._cpu() - cpu)
 
     def _cpu(self) -> float:
-        """Of this process and the server's; those that have ended are counted with their parent (proc(5), stat)."""
+        """Of this process, of the server's processes and of those it has already ended (proc(5), stat)."""
         ticks = 0
         for file in self._server.rglob("postmaster.pid"):
-            parent = int(file.read_text().split()[0])
-            for process in Path("/proc").glob("[0-9]*/stat"):
-                with contextlib.suppress(OSError):
-                    fields = process.read_text().rpartition(")")[2].split()
-                    if parent == int(process.parent.name):
-                        ticks += sum(map(int, fields[11:15]))
-                    elif parent == int(fields[1]):
-                        ticks += sum(map(int, fields[11:13]))
+            server = int(file.read_text().split()[0])
+            while True:
+                before, ticks = _ticks(server), sum(_ticks(child)[0] for child in _children(server))
+                if before == (after := _ticks(server)):  # otherwise one has ended meanwhile
+                    ticks += sum(after)
+                    break
         return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _ticks(pid: int) -> tuple[int, int]:
+    """CPU of the process, and of its children that have ended; zeros when it has gone."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
+    return 0, 0
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench import archive
-from bench.archive import Cost
+from bench.archive import Best, Meter
 from bench.model import ARRIVAL, in_order, one_thread, several_threads, sorted_by_length
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.manifest import ModelInfo
@@ -90,26 +90,6 @@ class Run:
         return int(row[0]) if row else 0
 
 
-class Best:
-    """The least that each way has taken, by the clock and of CPU."""
-
-    def __init__(self) -> None:
-        self._costs: dict[str, Cost] = {}
-
-    def note(self, name: str, cost: Cost) -> None:
-        """One more run of this way."""
-        least = self._costs.get(name, cost)
-        self._costs[name] = Cost(min(least.wall, cost.wall), min(least.cpu, cost.cpu))
-
-    def __getitem__(self, name: str) -> Cost:
-        return self._costs[name]
-
-    def add(self, name: str, *parts: str) -> None:
-        """A way that is several, one after another."""
-        costs = [self._costs[part] for part in parts]
-        self._costs[name] = Cost(sum(cost.wall for cost in costs), sum(cost.cpu for cost in costs))
-
-
 def measure(infos: dict[str, ModelInfo], texts: Sequence[str], threads: int, rounds: int, directory: Path) -> None:
     """Run every way turn about and print texts a second and ratios."""
     model = one_thread(infos["int8"])
@@ -119,11 +99,10 @@ def measure(infos: dict[str, ModelInfo], texts: Sequence[str], threads: int, rou
     bare = sorted_by_length([model] * threads, TOKEN_BUDGET)
     best = Best()
     with archive.database(directory) as database:
-        run, meter = Run(database, model, threads), archive.Meter(directory)
+        run, meter = Run(database, model, threads), Meter(directory)
         run.fill(texts)
         for _ in range(rounds):
-            few = meter.cost(lambda: rival(chunks[::RIVAL_SHARE]))
-            best.note("rival", Cost(few.wall * RIVAL_SHARE, few.cpu * RIVAL_SHARE))
+            best.note("rival", meter.cost(lambda: rival(chunks[::RIVAL_SHARE])) * RIVAL_SHARE)
             best.note("bare", meter.cost(lambda: bare(chunks)))
             best.note("once", meter.cost(lambda: bare(once)))
             run.prepare(indexed=True)

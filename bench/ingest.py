@@ -23,6 +23,7 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from bench import archive
+from bench.archive import Best, Meter
 from vkteams_daemon.botapi.events import Event, read
 from vkteams_daemon.store import models
 from vkteams_daemon.store.database import Connection, Database
@@ -166,7 +167,7 @@ def _count(connection: Connection, table: str) -> int:
     return int(row[0]) if row else 0
 
 
-def measure(database: Database, texts: Sequence[str], batch: int, rounds: int) -> None:
+def measure(database: Database, texts: Sequence[str], batch: int, rounds: int, meter: Meter) -> None:
     """Run every way turn about and print events a second and ratios."""
     bodies = archive.bodies(texts, batch)
     now = datetime.now(UTC)
@@ -183,19 +184,22 @@ def measure(database: Database, texts: Sequence[str], batch: int, rounds: int) -
         "COPY of the same rows, encoded beforehand": lambda: copy_encoded(database, rows),
         "reading the answers alone": lambda: [read(body, now) for body in bodies],
     }
-    best = dict.fromkeys(ways, float("inf"))
+    _, one_by_one, values, encoded, _ = ways
+    best = Best()
     for _ in range(rounds):
         for name, way in ways.items():
             empty(database)
-            best[name] = min(best[name], archive.timed(way))
-    rate = {name: len(texts) / seconds for name, seconds in best.items()}
-    _, one_by_one, values, encoded, _ = ways
-    rate[one_by_one] *= len(few) / len(texts)
-    print(f"{len(texts)} events in answers of {batch}")
-    print(f"{'':48}{'events/s':>10}{'x one by one':>14}{'of COPY, values':>17}{'of COPY, encoded':>18}")
+            best.note(name, meter.cost(way) * (len(texts) / len(few) if name == one_by_one else 1))
+    print(f"{len(texts)} events in answers of {batch}; by the clock, and by the CPU of program and server")
+    headings = ("events/s", "x one by one", "of COPY, values", "of COPY, encoded", "CPU us/event")
+    headings += ("x one by one", "of COPY, values")
+    print(f"{'':44}" + "".join(f"{heading:>17}" for heading in headings))
     for name in ways:
-        ratios = [rate[name] / rate[other] for other in (one_by_one, values, encoded)]
-        print(f"{name:48}{rate[name]:10.0f}{ratios[0]:14.1f}{ratios[1]:17.2f}{ratios[2]:18.2f}")
+        wall, cpu = best[name].wall, best[name].cpu
+        ratios = [best[other].wall / wall for other in (one_by_one, values, encoded)]
+        by_cpu = [best[other].cpu / cpu for other in (one_by_one, values)]
+        print(f"{name:44}{len(texts) / wall:17.0f}" + "".join(f"{ratio:17.2f}" for ratio in ratios)
+              + f"{1e6 * cpu / len(texts):17.1f}" + "".join(f"{ratio:17.2f}" for ratio in by_cpu))  # fmt: skip
 
 
 def main() -> None:
@@ -207,7 +211,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     options = parser.parse_args()
     with archive.place() as directory, archive.database(directory) as database:
-        measure(database, archive.read_texts(options.file, options.events), options.batch, options.rounds)
+        texts = archive.read_texts(options.file, options.events)
+        measure(database, texts, options.batch, options.rounds, Meter(directory))
 
 
 if __name__ == "__main__":
