@@ -89,8 +89,9 @@ class Office:
             self.command("--output", "json", *arguments), env=self.environ(), text=True, capture_output=True,
             timeout=60, check=False,
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)["data"]
+        answer = json.loads(done.stdout)
+        assert answer["data"] is not None, done.stderr
+        return answer["data"]
 
     def failed(self, *arguments: str) -> tuple[int, str]:
         """The exit code of vkteamsctl, and what it said."""

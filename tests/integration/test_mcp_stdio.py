@@ -84,10 +84,46 @@ def test_the_second_question_by_meaning_finds_the_model_warm(office: Office) -> 
     assert min(took[1:]) < took[0] / 2, took
 
 
-def test_statistics_are_those_of_vkteamsctl(office: Office) -> None:
-    assert asked(office, "get_database_stats")["messages"] == office.ctl("database", "stats")["messages"]
-    of_one = asked(office, "get_database_stats", chat_id=OPS)
-    assert of_one["messages"] == office.ctl("database", "stats", "--chat-id", OPS)["messages"]
+MAIL = "7576336249029481622"
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "command"),
+    [
+        ("get_database_stats", {}, "database stats"),
+        ("get_database_stats", {"chat_id": OPS, "since": "3d"}, f"database stats --chat-id {OPS} --since 3d"),
+        ("get_message", {"chat_id": OPS, "msg_id": MAIL}, f"context message {MAIL}"),
+        ("get_context", {"chat_id": OPS, "timeframe": "20h"}, f"context get --chat-id {OPS} --timeframe 20h"),
+        ("get_context", {"context_type": "around", "msg_id": MAIL}, f"context get --around {MAIL}"),
+        ("get_context", {"context_type": "topic", "query": "relay"}, "context get --query relay"),
+        ("list_chats", {}, "context chats"),
+        ("list_users", {"chat_id": OPS}, f"context users --chat-id {OPS}"),
+        ("daemon_status", {}, "daemon status"),
+    ],
+)
+def test_a_tool_answers_what_its_twin_answers(
+    office: Office, tool: str, arguments: dict[str, Any], command: str
+) -> None:
+    office.configure(mcp={"max_tokens": 100_000})
+    if tool == "get_context":
+        command += " --max-tokens 100000"
+    answer, twin = asked(office, tool, **arguments), office.ctl(*command.split())
+    if tool.startswith("list_"):
+        (answer,) = answer.values()
+        twin = twin["rows"]
+    assert _plain(answer) == _plain(twin) and answer
+
+
+def _plain(value: Any) -> Any:
+    """Without what is empty, without what depends on the form, and times without empty digits."""
+    if isinstance(value, dict):
+        kept = {key: _plain(entry) for key, entry in value.items() if key not in ("tokens", "sizes", "tables")}
+        return {key: entry for key, entry in kept.items() if entry not in (None, False, [], {})}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, str) and re.fullmatch(r"[-0-9T:]+\.\d+Z", value):
+        return value[:-1].rstrip("0").rstrip(".") + "Z"
+    return round(value, 6) if isinstance(value, float) else value
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ an empty list) is left out, as the schema allows: an agent pays for every word.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
@@ -98,6 +98,8 @@ class Coverage(Answer):
     without_vector: int | None = None
     """Messages that cannot be found by meaning yet."""
     model: str | None = None
+    gaps: list[str] = []
+    """What may be missing, a sentence each."""
 
 
 class Found(Answer):
@@ -256,25 +258,67 @@ class ModelStatistics(Answer):
     indexed: bool
 
 
-class ChatStatistics(Answer):
-    """A chat and its messages, deleted ones included."""
+class _Counted(Answer):
+    messages: int
+    """Deleted ones included."""
+    edited: int
+    deleted: int
+
+
+class ChatStatistics(_Counted):
+    """A chat and its messages."""
 
     chat_id: str
     title: str | None = None
-    messages: int
     last_message_at: datetime
 
 
-class Statistics(Answer):
+class UserStatistics(_Counted):
+    """Somebody, and the messages they wrote."""
+
+    user_id: str
+    name: str | None = None
+    last_message_at: datetime
+
+
+class DayStatistics(_Counted):
+    """A day (UTC), and the messages that were sent on it."""
+
+    day: date
+
+
+class Lag(Answer):
+    """How long the newest messages took, in seconds: the median, and all but one of a hundred."""
+
+    sent_to_stored_p50: float | None = None
+    sent_to_stored_p99: float | None = None
+    stored_to_vector_p50: float | None = None
+    stored_to_vector_p99: float | None = None
+
+
+class IndexSize(Answer):
+    """An index and its bytes."""
+
+    name: str
+    octets: int
+
+
+class TableSize(Answer):
+    """A table and its bytes, indexes included."""
+
+    name: str
+    rows: int | None = None
+    """The planner's estimate."""
+    octets: int
+    indexes: list[IndexSize] = []
+
+
+class Statistics(_Counted):
     """The numbers of the archive, or of what was asked about."""
 
     events: int
     quarantined: int
     """Events that could not be read; their bytes are kept."""
-    messages: int
-    """Deleted ones included."""
-    edited: int
-    deleted: int
     versions: int
     """Earlier texts that are kept."""
     chats: int
@@ -285,12 +329,19 @@ class Statistics(Answer):
     queued: int
     """Messages that wait for a vector."""
     parked: int
+    """Of these, the ones that failed too often."""
     oldest_queued_at: datetime | None = None
     models: list[ModelStatistics] = []
     busiest: list[ChatStatistics] = []
     """The chats with most messages, twenty at most."""
+    authors: list[UserStatistics] = []
+    """Who wrote most of them, twenty at most."""
+    days: list[DayStatistics] = []
+    """The newest days with messages, thirty at most."""
+    lag: Lag
     sizes: dict[str, int] = {}
     """Bytes by table, where the whole archive was counted."""
+    tables: list[TableSize] = []
 
 
 class Room:

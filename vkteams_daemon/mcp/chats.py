@@ -70,12 +70,32 @@ def _can_be_asked(ctx: Context[Reader, Any]) -> bool:
     return asked is not None and (asked.form is not None or asked.url is None)
 
 
+async def which_of_context(
+    ctx: Context[Reader, Any], chat_id: str | None, context_type: str
+) -> Choice | Elicit[Choice]:
+    """The same, of a context: one message and one person are found wherever they are."""
+    if chat_id is None and context_type in ("around", "user-profile"):
+        return Choice()
+    return await which(ctx, chat_id)
+
+
 Chosen = Annotated[ElicitationResult[Choice], Resolve(which)]
 """A parameter of a tool that the client does not see: what became of its chat_id."""
 
 
-async def chosen(ctx: Context[Reader, Any], outcome: ElicitationResult[Choice]) -> list[str] | None:
+ChosenOfContext = Annotated[ElicitationResult[Choice], Resolve(which_of_context)]
+"""The same, of get_context."""
+
+
+async def chosen(
+    ctx: Context[Reader, Any], outcome: ElicitationResult[Choice], *, threads: bool = False
+) -> list[str] | None:
     """The chats to look at; None is every chat.
+
+    Args:
+        ctx: the call.
+        outcome: what became of its chat_id.
+        threads: look at the threads of a chat that was named, too.
 
     Raises:
         ToolError: the question was dismissed, or the client may not see that chat.
@@ -84,4 +104,6 @@ async def chosen(ctx: Context[Reader, Any], outcome: ElicitationResult[Choice]) 
         raise ToolError("the question which chat is meant was dismissed, so nothing was looked for")
     # Who declines to choose has not chosen one.
     choice = outcome.data if isinstance(outcome, AcceptedElicitation) else Choice()
-    return await reader(ctx).visible(None if choice.chat_id == ALL else choice.chat_id, threads=choice._threads)
+    return await reader(ctx).visible(
+        None if choice.chat_id == ALL else choice.chat_id, threads=threads or choice._threads
+    )

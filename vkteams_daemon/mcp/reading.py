@@ -11,12 +11,13 @@ from pydantic import Field
 from vkteams_daemon.mcp import page
 from vkteams_daemon.mcp.answers import Context, Recent, Room, Said, Thread
 from vkteams_daemon.mcp.arguments import ChatId, MaxTokens, Since, Timeframe, UserId
-from vkteams_daemon.mcp.chats import Chosen, chosen, reader
+from vkteams_daemon.mcp.chats import Chosen, ChosenOfContext, chosen, reader
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.search.budget import tokens
 
 if TYPE_CHECKING:
-    from vkteams_daemon.search import conversation
+    from vkteams_daemon.search import context, conversation
+    from vkteams_daemon.search.archive import Archive
 
 Ctx = McpContext[Reader, Any]
 
@@ -56,7 +57,7 @@ _Kind = Annotated[
 
 async def get_context(
     ctx: Ctx,
-    chats: Chosen,
+    chats: ChosenOfContext,
     chat_id: ChatId = None,
     context_type: _Kind = "recent",
     timeframe: Timeframe = None,
@@ -67,18 +68,13 @@ async def get_context(
 ) -> Context:
     """Conversations as they went, within a budget of tokens: the newest kept, what was left out counted."""
     here = reader(ctx)
-    looked_at = await chosen(ctx, chats)
-    # What a thread hangs on stands in another chat.
-    seen = await here.visible(None) if msg_id else looked_at
+    looked_at = await chosen(ctx, chats, threads=True)
     span = timedelta(seconds=timeframe) if timeframe else None
 
-    def ask(archive: Any) -> Any:
-        message = None
-        if msg_id:
-            named = looked_at if looked_at is not None and len(looked_at) == 1 else None
-            message = (named[0] if named else archive.chat_of(msg_id, chat_ids=seen), msg_id)
+    def ask(archive: Archive) -> context.Context:
+        message = (archive.chat_of(msg_id, chat_ids=looked_at, since=here.since(None)), msg_id) if msg_id else None
         return archive.context(
-            context_type, chat_ids=seen, since=here.since(None), timeframe=span, query=query, user_id=user_id,
+            context_type, chat_ids=looked_at, since=here.since(None), timeframe=span, query=query, user_id=user_id,
             message=message, max_tokens=here.room(max_tokens), cost=_cost,
         )  # fmt: skip
 

@@ -232,10 +232,10 @@ class Archive:
         with self._reading() as connection:
             return conversation.latest(connection, Scope(chat_ids, user_id, since, until), most, before)
 
-    def chat_of(self, msg_id: str, *, chat_ids: Collection[str] | None = None) -> str:
+    def chat_of(self, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> str:
         """The chat that has this message; NotFound where none of them has it, UsageError where several have."""
         with self._reading() as connection:
-            return conversation.chat_of(connection, msg_id, Scope(chat_ids))
+            return conversation.chat_of(connection, msg_id, Scope(chat_ids, since=since))
 
     def context(
         self,
