@@ -12,6 +12,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST ?= $(BIN)/python -m pytest
+# Much of a test is waiting: more of them than cores run at once. WORKERS=0 runs one after the other.
+WORKERS ?= 4
 
 .PHONY: demo run test check lint bench faults deb package-test clean
 
@@ -22,7 +24,7 @@ run: $(VENV)/.installed
 	$(BIN)/vkteamsd --foreground
 
 test: $(VENV)/.installed-test
-	$(PYTEST)
+	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal
 
 check: lint test
 

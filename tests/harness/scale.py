@@ -1,9 +1,14 @@
-"""How much of a long test is done: the full size under FAULTS=full, otherwise less; what was reduced is printed."""
+"""How much of a long test is done: the full size under FAULTS=full, otherwise less; what was reduced is printed.
+
+Where the tests run in several processes (pytest-xdist), each hands what it reduced to the one that prints the summary.
+"""
 
 from __future__ import annotations
 
 import os
 from typing import Any
+
+import pytest
 
 _FULL = os.environ.get("FAULTS") == "full"
 _reduced: dict[str, str] = {}
@@ -15,6 +20,18 @@ def scaled(what: str, *, full: int, quick: int) -> int:
         return full
     _reduced[what] = f"{quick} instead of {full}"
     return quick
+
+
+def pytest_sessionfinish(session: Any) -> None:
+    """In a process that others have started for their tests: hand over what was scaled down."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["scaled down"] = _reduced
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what such a process scaled down; one that died has said nothing."""
+    _reduced.update(getattr(node, "workeroutput", {}).get("scaled down", {}))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

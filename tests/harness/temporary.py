@@ -27,9 +27,11 @@ def session_tmp() -> Iterator[Path]:
     _sweep()
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
     directory.chmod(0o711)
-    # Held as long as this run lives; the kernel lets go of it for a killed one, and the next run clears up.
-    descriptor = os.open(directory / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    # Held as long as this run lives; the kernel lets go of it for a killed one, and the next run clears up. It gets its
+    # name once it is locked: to a run that begins at this moment, it is never there and free.
+    descriptor = os.open(directory / "new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
+    (directory / "new").rename(directory / "alive")
     try:
         yield directory
     finally:

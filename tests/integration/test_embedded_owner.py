@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import importlib.util
 import os
@@ -50,8 +51,12 @@ def test_nothing_of_root_is_left_to_the_server(bundled_base: Path, embedded: Mak
     share = embedded(bundled_base / "state", bundled_base / "run")
     share.acquire()
     entry = pwd.getpwnam(OWNER)
+    identities = {}
     for pid in servers(bundled_base):
-        identity = _identity(pid)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a session's process may end meanwhile
+            identities[pid] = _identity(pid)
+    assert share.running() in identities
+    for identity in identities.values():
         assert identity["Uid"] == [str(entry.pw_uid)] * 4
         assert identity["Gid"] == [str(entry.pw_gid)] * 4
         assert set(identity["Groups"]) == {str(g) for g in os.getgrouplist(OWNER, entry.pw_gid)}
