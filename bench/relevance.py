@@ -109,6 +109,18 @@ def _connected(links: Iterable[tuple[str, int, int]]) -> list[list[tuple[str, in
     return list(groups.values())
 
 
+def configuration(directory: Path, part: str, chats: int | None, model: str) -> Config:
+    """Where the archive of a part lies below the directory; its model is installed there where it is missing."""
+    home = str(directory / f"{part}-{chats or 'all'}")
+    config = Config(
+        daemon=Daemon(state_dir=home, runtime_dir=home),
+        embedding=Embedding(model=model, models_dir=str(directory / "models")),
+    )
+    if model not in [installed.name for installed in catalogue.installed(config.models_dir)]:
+        catalogue.install(model, config.models_dir)
+    return config
+
+
 def fill(config: Config, messages: Sequence[Said]) -> None:
     """Write what the archive lacks of these messages, and embed it; takes minutes the first time."""
     database = Database(config)
@@ -240,15 +252,7 @@ def main() -> None:
     parser.add_argument("--ways", nargs="*", default=(), metavar="NAME")
     options = parser.parse_args()
     messages, questions = read(options.data, options.part, options.chats)
-    config = Config(
-        daemon=Daemon(
-            state_dir=str(options.archive / f"{options.part}-{options.chats or 'all'}"),
-            runtime_dir=str(options.archive / f"{options.part}-{options.chats or 'all'}"),
-        ),
-        embedding=Embedding(model=options.model, models_dir=str(options.archive / "models")),
-    )
-    if options.model not in [model.name for model in catalogue.installed(config.models_dir)]:
-        catalogue.install(options.model, config.models_dir)
+    config = configuration(options.archive, options.part, options.chats, options.model)
     held_out = {question.said.key for question in questions}
     fill(config, [said for said in messages if said.key not in held_out])
     print(f"{options.part}: {len(messages) - len(held_out)} messages, {len(questions)} questions")

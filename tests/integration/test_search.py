@@ -99,7 +99,7 @@ def test_conversations_are_followed_within_the_filters_alone(archive: Archive, t
 @pytest.mark.parametrize("mode", ["semantic", "hybrid"])
 def test_a_small_chat_among_many_is_never_short(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
     talk.many([f"сервер {n} упал" for n in range(200)])
-    words = [
+    words = (
         "обед",
         "отпуск",
         "печать",
@@ -112,7 +112,7 @@ def test_a_small_chat_among_many_is_never_short(with_model: Archive, talk: Talk,
         "почта",
         "окно",
         "стул",
-    ]
+    )
     for n, word in enumerate(words):
         talk.say(f"d{n}", f"{word} и {word * 2}", chat=DEV, at=n)
     embedded(talk.url, models_dir / "tiny")

@@ -29,7 +29,7 @@ from vkteams_daemon.search.hit import Hit, Ranked, chat_titles, hits
 from vkteams_daemon.search.hybrid import LEG, fuse
 from vkteams_daemon.search.query import Query, read
 from vkteams_daemon.search.scope import Scope, with_threads
-from vkteams_daemon.search.semantic import search_semantic
+from vkteams_daemon.search.semantic import EFFORT, ROUGH, search_semantic
 from vkteams_daemon.search.text import search_text, snippets, spelled_out
 from vkteams_daemon.search.vocabulary import Vocabulary
 from vkteams_daemon.store.cluster import READER
@@ -340,7 +340,8 @@ class Archive:
             query = corrected(connection, query, self._words(connection))
         leg = max(LEG, limit)
         by_words = lexical.any_word(connection, query, scope, leg)
-        by_meaning = self._nearest(connection, meaning, query.shown if query.changed else text, scope, leg)
+        said = query.shown if query.changed else text
+        by_meaning = self._nearest(connection, meaning, said, scope, leg, effort=ROUGH)
         note = None
         if meaning is None:
             note = "No model is installed, or not the archive's: these were found by their words alone."
@@ -348,13 +349,20 @@ class Archive:
         return _Answer(ranked, query, note=note)
 
     def _nearest(
-        self, connection: psycopg.Connection[Any], meaning: _Meaning | None, text: str, scope: Scope, limit: int
+        self,
+        connection: psycopg.Connection[Any],
+        meaning: _Meaning | None,
+        text: str,
+        scope: Scope,
+        limit: int,
+        *,
+        effort: int = EFFORT,
     ) -> list[Ranked]:
         if meaning is None:
             return []
         model, stored = meaning
         vector = model.embed_texts([text], query=True)[0]
-        return search_semantic(connection, vector, stored, scope, limit) if vector.any() else []
+        return search_semantic(connection, vector, stored, scope, limit, effort=effort) if vector.any() else []
 
     def _meaning(self, query: str, *, required: bool) -> _Meaning | None:
         """The archive's model, loaded; None where there is none and it is not required."""

@@ -19,7 +19,7 @@ from vkteams_daemon.search.hit import Leg, Ranked
 from vkteams_daemon.search.query import Query
 from vkteams_daemon.search.scope import Scope
 
-CANDIDATES = 3000
+CANDIDATES = 1500
 """How many messages are scored; of words that are all common, the newest ones."""
 
 # Measured on the training half of the benchmark's conversations (bench/relevance.py): nDCG@10 0.192; the usual
