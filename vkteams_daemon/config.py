@@ -189,18 +189,24 @@ def _place(text: str, file: Path | None, section: str, key: str) -> str:
 
 
 def _with_secrets(config: Config, environ: Mapping[str, str]) -> Config:
-    credentials = environ.get("CREDENTIALS_DIRECTORY", "")
     token = config.api.token or _first_line(config.api.token_file, "api.token_file")
-    if not token and credentials and (Path(credentials) / "token").exists():
-        token = _first_line(str(Path(credentials) / "token"), "$CREDENTIALS_DIRECTORY")
     url = config.database.url or _first_line(config.database.url_file, "database.url_file")
-    if not url and credentials and (Path(credentials) / "database_url").exists():
-        url = _first_line(str(Path(credentials) / "database_url"), "$CREDENTIALS_DIRECTORY")
+    token, url = token or _credential(environ, "token"), url or _credential(environ, "database_url")
     return msgspec.structs.replace(
         config,
         api=msgspec.structs.replace(config.api, token=token),
         database=msgspec.structs.replace(config.database, url=url),
     )
+
+
+def _credential(environ: Mapping[str, str], name: str) -> str:
+    """What systemd hands over under this name (systemd.exec(5), LoadCredential), or ""."""
+    directory = environ.get("CREDENTIALS_DIRECTORY", "")
+    try:
+        there = bool(directory) and (Path(directory) / name).exists()
+    except PermissionError as error:
+        raise PermissionRefused(f"$CREDENTIALS_DIRECTORY: this user may not read {directory}") from error
+    return _first_line(str(Path(directory) / name), "$CREDENTIALS_DIRECTORY") if there else ""
 
 
 def _first_line(file: str, name: str) -> str:

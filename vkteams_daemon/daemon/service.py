@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import FrameType
 
+from vkteams_daemon import __version__
 from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import chores
@@ -27,6 +28,7 @@ from vkteams_daemon.daemon.printing import Printer
 from vkteams_daemon.daemon.reload import Reload, client
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.status import State, Status
+from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, StoppedEarly, VkTeamsError
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.writing import Writer
@@ -45,8 +47,8 @@ class Service:
 
     Args:
         config: checked.
-        status: filled in as things happen.
-        report: writes the status file, or raises VkTeamsError.
+        status: filled in as things happen; one of its own by default.
+        report: writes the status file, or raises VkTeamsError; nothing by default.
         reload: for HUP: reopens the log and reads the configuration again, as it was read at the start.
         apply: for HUP: called with the configuration that is now in force.
         toggle_debug: for USR2.
@@ -55,15 +57,15 @@ class Service:
     def __init__(
         self,
         config: Config,
-        status: Status,
-        report: Callable[[], None],
+        status: Status | None = None,
+        report: Callable[[], None] = lambda: None,
         *,
         reload: Callable[[], Config] | None = None,
         apply: Callable[[Config], None] | None = None,
         toggle_debug: Callable[[], str] | None = None,
     ) -> None:
         self.config = config
-        self._status = status
+        self._status = status = status or new_status(__version__, config.daemon.role)
         self._reporter = Reporter(status, self._refresh, report)
         self._apply = apply
         self._toggle_debug = toggle_debug
