@@ -7,6 +7,7 @@ Everything lies in .demo (for root, where another user cannot reach that, in /va
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -149,6 +150,27 @@ def _ask() -> None:
     _run("vkteamsctl", "search", "semantic", "shipment arrived late and damaged", "--limit", "1")
     _say("What the archive holds")
     _run("vkteamsctl", "database", "stats")
+    _say("What an agent is told: the MCP server, asked by the official client")
+    asyncio.run(_ask_as_an_agent("what did Mr Hargreaves want"))
+
+
+async def _ask_as_an_agent(question: str) -> None:
+    """One question through the official client of the Model Context Protocol, which starts the server itself."""
+    from mcp import Client, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
+    server = StdioServerParameters(command=str(BIN / "vkteamsctl"), args=["mcp", "serve"], env=dict(os.environ))
+    # The server's audit goes to its standard error.
+    with Path(os.devnull).open("w", encoding="utf-8") as audit:
+        async with Client(stdio_client(server, errlog=audit)) as client:
+            tools = [tool.name for tool in (await client.list_tools()).tools]
+            print(f"tools: {', '.join(tools)}")
+            arguments = {"query": question, "limit": 2}
+            print(f"search_hybrid({json.dumps(arguments, ensure_ascii=False)})", flush=True)
+            answer = await client.call_tool("search_hybrid", arguments)
+    if answer.is_error or not answer.structured_content or not answer.structured_content["hits"]:
+        raise VkTeamsError("the MCP server found nothing", hint=str(answer.content))
+    print(json.dumps(answer.structured_content, ensure_ascii=False, indent=2))
 
 
 def _say(line: str) -> None:
