@@ -11,10 +11,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
+from mcp.types import ElicitRequestParams, ElicitResult
 
 from tests.harness.mcp import HttpServer, Office
 from tests.harness.waiting import until
@@ -114,6 +116,22 @@ def test_a_token_gives_its_own_chats_and_their_threads_alone(serve: Serve, token
     counted = server.asked("get_database_stats", token=SOME)
     assert counted["chats"] == 2 and {chat["chat_id"] for chat in counted["busiest"]} == {OPS, THREAD}
     assert "sizes" not in counted
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_client_is_asked_which_chat_over_http_too(serve: Serve, mode: str) -> None:
+    asked = []
+
+    async def choose(context: Any, params: ElicitRequestParams) -> ElicitResult:
+        asked.append(params.message)
+        return ElicitResult(action="accept", content={"chat_id": LUNCH})
+
+    async def search(client: Client) -> set[str]:
+        answer = await client.call_tool("search_text", {"query": "сервер OR хинкали", "limit": 100})
+        return {hit["chat_id"] for hit in (answer.structured_content or {})["hits"]}
+
+    assert serve().with_client(search, mode=mode, elicitation_callback=choose) == {LUNCH}
+    assert asked == ["Which chat is the question about?"]
 
 
 def test_a_token_gives_its_own_tools_alone(serve: Serve, tokens: Path) -> None:

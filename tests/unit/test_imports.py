@@ -107,6 +107,12 @@ def test_daemon_status_loads_nothing_heavy(tmp_path: Path) -> None:
     assert not loaded & _HEAVY
 
 
+def test_the_mcp_server_shakes_hands_without_database_and_model() -> None:
+    loaded = _loaded("import vkteams_daemon.mcp.serve, vkteams_daemon.mcp.stdio")
+    assert "mcp" in loaded
+    assert not loaded & (_HEAVY - {"mcp", "rich"})
+
+
 def test_heavy_modules_would_be_seen() -> None:
     assert {"numpy", "psycopg"} <= _loaded("import numpy, psycopg")
 

@@ -6,6 +6,7 @@ client takes it back; what it runs in the database ends there after `[search] ti
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -16,12 +17,15 @@ from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.mcpserver.exceptions import ToolError
 
 from vkteams_daemon.config import Config
+from vkteams_daemon.errors import DatabaseUnavailable
 from vkteams_daemon.mcp.access import Access
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Archive
 
 T = TypeVar("T")
+
+_DEAD_AT_ONCE = 1.0  # seconds within which a connection that is dead already says so
 
 
 class Reader:
@@ -51,7 +55,7 @@ class Reader:
             VkTeamsError: what the archive has to say against it.
         """
         return await anyio.to_thread.run_sync(
-            lambda: question(self._opened()), abandon_on_cancel=True, limiter=self._threads
+            lambda: self._answered(question), abandon_on_cancel=True, limiter=self._threads
         )
 
     async def visible(self, chat_id: str | None, *, threads: bool = False) -> list[str] | None:
@@ -88,6 +92,17 @@ class Reader:
         """Close the archive; the bundled database is let go of."""
         if self._archive is not None:
             self._archive.close()
+
+    def _answered(self, question: Callable[[Archive], T]) -> T:
+        patience = time.monotonic() + _DEAD_AT_ONCE
+        for _ in range(self.config.database.pool_size):
+            try:
+                return question(self._opened())
+            except DatabaseUnavailable:
+                # Connections of the pool that died with the server are found out one by one, and at once.
+                if time.monotonic() > patience:
+                    raise
+        return question(self._opened())
 
     def _opened(self) -> Archive:
         if self._archive is None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from vkteams_daemon.search.conversation import Said
+if TYPE_CHECKING:
+    from vkteams_daemon.search.conversation import Said
 
 CUT = " […]"
 """What a text ends with that was shortened."""
