@@ -1,26 +1,33 @@
 """The Russian set, found in a real archive: for each kind the share of queries with a relevant message among five.
 
-The floors are what was measured, less one query. Paraphrases need a model that knows Russian, see `test_paraphrases`.
+Paraphrases need a model that knows Russian, see `test_paraphrases`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.harness import russian
+from tests.harness.mcp import embedded
 from tests.harness.postgres import PostgresServer
 from vkteams_daemon.botapi import events
+from vkteams_daemon.config import Config
+from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive, Mode
 from vkteams_daemon.store import words
 from vkteams_daemon.store.writing import Writer
 
 FIRST = 5
+MISSED = 1  # queries of a kind that may go without an answer; every one of them had one when this was written
 START = 1_760_000_000  # seconds; minute 0 of the set
 KINDS = [kind for kind in russian.KINDS if kind != "paraphrase"]
 
@@ -36,6 +43,23 @@ def url(postgres_server: PostgresServer) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def archive(url: str) -> Iterator[Archive]:
     with Archive(url) as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def with_model(postgres_server: PostgresServer, tiny_model_dir: Path) -> Iterator[Archive]:
+    """The same messages with the vectors of the small model."""
+    with postgres_server.fresh() as url:
+        write(url)
+        with _with_vectors(url, tiny_model_dir) as archive:
+            yield archive
+
+
+@contextlib.contextmanager
+def _with_vectors(url: str, model: Path) -> Iterator[Archive]:
+    embedded(url, model)
+    options = Embedding(model=model.name, models_dir=str(model.parent))
+    with Archive(Config(database=Database(url=url), embedding=options)) as archive:
         yield archive
 
 
@@ -81,4 +105,21 @@ def found(archive: Archive, mode: Mode, kind: str) -> tuple[float, list[str]]:
 @pytest.mark.parametrize("mode", ["text", "hybrid"])
 def test_kind_is_found(archive: Archive, mode: Mode, kind: str) -> None:
     share, missed = found(archive, mode, kind)
-    assert share >= 0.95, f"{mode} {kind}: {share:.3f}; not found: {missed}"
+    assert len(missed) <= MISSED, f"{mode} {kind}: {share:.3f}; not found: {missed}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kind_is_found_beside_vectors_that_mean_nothing(with_model: Archive, kind: str) -> None:
+    """The small model knows no language: what words find must not be lost among what it finds."""
+    share, missed = found(with_model, "hybrid", kind)
+    assert len(missed) <= MISSED, f"{kind}: {share:.3f}; not found: {missed}"
+
+
+def test_paraphrases(url: str) -> None:
+    """Only for a model that knows Russian: VKTEAMS_TEST_RUSSIAN_MODEL is the directory that it is installed in."""
+    directory = os.environ.get("VKTEAMS_TEST_RUSSIAN_MODEL")
+    if not directory:
+        pytest.skip("VKTEAMS_TEST_RUSSIAN_MODEL names no model that knows Russian; all-MiniLM-L6-v2 does not")
+    with _with_vectors(url, Path(directory)) as archive:
+        share, missed = found(archive, "semantic", "paraphrase")
+    assert share >= 0.5, f"{share:.3f}; not found: {missed}"
