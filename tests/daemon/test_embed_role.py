@@ -50,14 +50,14 @@ def test_a_notification_wakes_the_workers(embedder: DaemonProcess, chat: Chat) -
 
 
 def test_kill_9_of_the_embedder_loses_and_doubles_nothing(embedder: DaemonProcess, chat: Chat) -> None:
-    for before in (0, 200, 400):
+    for before in (0, 60, 120):
         embedder.started()
-        chat.say(*(f"message {before + n}" for n in range(200)), first=1 + before)
+        chat.say(*(f"message {before + n}" for n in range(60)), first=1 + before)
         until(lambda before=before: len(chat.chunks()) > before, 60, "its first vectors")
         embedder.kill9()
     embedder.started()
     until(lambda: not chat.queued(), 60, "the end of the queue")
-    assert chat.chunks() == {f"m{number}": 1 for number in range(1, 601)}
+    assert chat.chunks() == {f"m{number}": 1 for number in range(1, 181)}
     embedder.stop()
 
 
