@@ -79,9 +79,10 @@ class Machine:
         disks: the directories that its disk consists of, the uppermost first.
         directory: an empty one for what it writes; kept after the end.
         systemd: let systemd be its first process, in place of one that only collects the dead.
+        network: let it have this machine's network, and with it what vouches for others there.
     """
 
-    def __init__(self, disks: Sequence[Path], directory: Path, *, systemd: bool = False) -> None:
+    def __init__(self, disks: Sequence[Path], directory: Path, *, systemd: bool = False, network: bool = False) -> None:
         self.layer = directory / "layer"
         for path in (self.layer, directory / "work", directory / "root"):
             path.mkdir(parents=True)
@@ -97,6 +98,8 @@ class Machine:
         }
         self._group = environ["GROUP"] if systemd else None
         self._namespaces = (*_NAMESPACES, "--cgroup") if systemd else _NAMESPACES
+        if network:
+            self._namespaces = tuple(name for name in self._namespaces if name != "--net")
         boot = _BOOT + (_SYSTEMD if systemd else _PLAIN)
         begin = [*self._namespaces, "--fork", "--kill-child", "sh", "-eu", "-c", boot]
         self._directory = directory

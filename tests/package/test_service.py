@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from tests.harness.waiting import until
 from tests.package.machine import Machine
@@ -109,3 +110,10 @@ def test_it_needs_nothing_that_the_package_does_not_bring(bare: Machine) -> None
     answer = json.loads(bare.run("vkteamsctl --output json diagnostic health").stdout)
     assert answer["data"]["api_connection"] == "ok"
     assert answer["data"]["database"] == "ok"
+
+
+def test_debians_own_test_passes(bare: Machine) -> None:
+    script = Path(__file__).parents[2] / "debian" / "tests" / "service"
+    bare.write("/root/service", script.read_text(encoding="utf-8"), 0o755)
+    said = bare.done("mkdir /tmp/own && AUTOPKGTEST_TMP=/tmp/own /root/service")
+    assert "Starting archive of VK Teams chats: vkteamsd." in said and "hit" in said

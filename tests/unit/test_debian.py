@@ -52,7 +52,7 @@ def test_the_packaged_configuration_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "script",
     ["vkteams-daemon.vkteamsd.init", "vkteams-daemon.postinst", "vkteams-daemon.prerm", "vkteams-daemon.postrm",
-     "make-environment", "build", "pin", "../tests/package/make-root"],
+     "make-environment", "build", "pin", "tests/service", "../tests/package/make-root"],
 )  # fmt: skip
 def test_a_script_is_plain_shell(script: str) -> None:
     done = subprocess.run(["sh", "-n", DEBIAN / script], capture_output=True, text=True, check=False)
