@@ -25,9 +25,9 @@ from vkteams_daemon.store.models import StoredModel
 EXACT = 5000
 """Up to this many messages are measured one by one: no slower than a filtered walk through the index, and exact."""
 
-# With the index of store.models, over 182,000 vectors of chat messages, the ten nearest are found to 0.960 at 200, to
-# 0.982 at 400 and to 0.989 at 800.
-EFFORT = 600
+# With the index of store.models, over 192,734 vectors of chat messages, what is found is as near as the ten nearest to
+# 0.974 at 200, 0.980 at 400, 0.983 at 600, 0.985 at 800 (bench/search_speed.py; each step of 200 costs some 5 ms).
+EFFORT = 800
 ROUGH = 200
 """The same for an answer that is one part of another: a third of the time, and fusion bears what is missed."""
 _SPARE = 20
