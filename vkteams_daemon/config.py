@@ -166,6 +166,8 @@ def _wrong(what: str, value: Any, option: Option) -> str:
         return f"{value!r} is none of {option.type.replace(' | ', ', ')}"
     if re.search("`[a-z]+` [<>]", what):
         return f"{value} is out of range: {option.limits}"
+    if "matching regex" in what:
+        return f"{value!r} is not {option.limits}"
     return f"{what[:1].lower()}{what[1:]}".replace("`", "")
 
 

@@ -18,8 +18,9 @@ SYSTEM_DIRECTORY = Path("/etc/vkteams")
 """Where the system's own configuration lies; whoever reads one of its files means the system's daemon."""
 
 
-def _option(help: str, *, reload: bool = False, secret: bool = False, **checks: Any) -> msgspec.Meta:
-    return msgspec.Meta(description=help, extra={"reload": reload, "secret": secret}, **checks)
+def _option(help: str, *, reload: bool = False, secret: bool = False, form: str = "", **checks: Any) -> msgspec.Meta:
+    """An option's help and checks; `form` says in words what its pattern wants."""
+    return msgspec.Meta(description=help, extra={"reload": reload, "secret": secret, "form": form}, **checks)
 
 
 class Api(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,6 +74,13 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     on_delete: Annotated[
         Literal["keep", "erase"], _option("Keep or erase the text of a message that its author deleted.", reload=True)
     ] = "keep"
+    retention: Annotated[
+        str,
+        _option(
+            "Erase messages and events older than this, once a day; empty: never.", reload=True,
+            form="days or weeks, such as 365d", pattern=r"^([1-9][0-9]{0,4}[dw])?\Z",
+        ),
+    ] = ""  # fmt: skip
 
 
 class Database(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -265,7 +273,8 @@ def _user_state() -> Path:
 
 def _limits(meta: msgspec.Meta) -> str:
     parts = [(meta.gt, "above"), (meta.ge, "at least"), (meta.le, "at most")]
-    return ", ".join(f"{words} {limit:g}" for limit, words in parts if limit is not None)
+    numbers = ", ".join(f"{words} {limit:g}" for limit, words in parts if limit is not None)
+    return numbers or (meta.extra or {})["form"]
 
 
 def _type_name(kind: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from vkteams_daemon.botapi.events import read
+from vkteams_daemon.botapi.events import Event, read
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store.database import Connection, Database
@@ -40,6 +40,7 @@ class Talk:
         self.database.open(migrate=False)
         self.writer = Writer(self.database.connect, "1000000001", nick="opsbot")
         assert self.writer.acquire()
+        self.written: list[Event] = []
         self._number = 0
         self._sent: dict[tuple[str, str], int] = {}
 
@@ -105,7 +106,9 @@ class Talk:
 
     def _write(self, events: list[dict[str, Any]]) -> Stored:
         body = json.dumps({"ok": True, "events": events}, ensure_ascii=False).encode()
-        return self.writer.store(read(body, datetime.now(UTC)))
+        batch = read(body, datetime.now(UTC))
+        self.written += batch
+        return self.writer.store(batch)
 
     def _event(self, kind: str, **payload: Any) -> dict[str, Any]:
         self._number += 1

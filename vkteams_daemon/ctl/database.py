@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.ctl import moments, statistics
+from vkteams_daemon.ctl import export, moments, statistics, upkeep
+from vkteams_daemon.ctl.opening import opened
 from vkteams_daemon.ctl.output import Answer, Screen
+from vkteams_daemon.ctl.progress import Bar
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
-    from vkteams_daemon.store.database import Database
     from vkteams_daemon.store.maintenance import Cursor
 
 
@@ -37,6 +35,14 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
     stats.add_argument(
         "--since", metavar="TIME", type=moments.since, help="count only from then on: 2h, 7d, 2026-11-24"
     )
+    export.options(
+        verb(
+            "export",
+            "every message as JSON Lines or CSV",
+            "vkteamsctl database export --format csv --file ops.csv --chat-id 681869378@chat.agent --since 30d",
+            export.answer,
+        )
+    )
     quarantine = verb(
         "quarantine",
         "events that could not be read, and why; their bytes are kept",
@@ -52,6 +58,22 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
     )
     replay.add_argument("--all", action="store_true", help="every stored event, not only the quarantined ones")
     replay.add_argument("--yes", action="store_true", help="do not ask: --all rewrites what is derived")
+    upkeep.cleanup_options(
+        verb(
+            "cleanup",
+            "erase what is older, for good: messages with their versions and vectors, and what events say",
+            "vkteamsctl database cleanup --older-than 365d --dry-run",
+            upkeep.cleanup,
+        )
+    )
+    upkeep.maintenance_options(
+        verb(
+            "maintenance",
+            "vacuum, analyse, rebuild indexes that have grown, delete what retired models left",
+            "vkteamsctl database maintenance --check",
+            upkeep.maintenance,
+        )
+    )
     cursor = verb(
         "cursor",
         "up to which event the archive has acknowledged; set it, or let ids start over",
@@ -68,7 +90,7 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
 def _migrate(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store import maintenance
 
-    with _open(config, migrate=True) as database, database.connection() as connection:
+    with opened(config, migrate=True) as database, database.connection() as connection:
         applied = maintenance.schema_history(connection)
     version = applied[-1].version
 
@@ -82,7 +104,7 @@ def _migrate(args: argparse.Namespace, config: Config) -> Answer:
 def _quarantine(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store import maintenance
 
-    with _open(config) as database, database.connection() as connection:
+    with opened(config) as database, database.connection() as connection:
         rows = maintenance.quarantined(connection, limit=args.limit)
         total = maintenance.count_quarantined(connection)
 
@@ -104,8 +126,8 @@ def _replay(args: argparse.Namespace, config: Config) -> Answer:
         _confirmed(args, "all messages, versions, chats, users and members will be derived anew from the stored events")
     run = replay.everything if args.all else replay.quarantined
     erase = config.storage.on_delete == "erase"
-    with _open(config) as database, database.connect() as connection:
-        done = run(connection, erase=erase, progress=_Progress("replay"))
+    with opened(config) as database, database.connect() as connection, Bar("replay", "events") as bar:
+        done = run(connection, erase=erase, progress=bar)
     if args.all:
         lines = [
             f"{done.messages} messages changed; {done.queued} wait for a new vector",
@@ -123,27 +145,10 @@ def _replay(args: argparse.Namespace, config: Config) -> Answer:
     return Answer(done, render)
 
 
-class _Progress:
-    """A line on standard error that counts up, where that is a terminal."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-        self._shown = -1
-        self._terminal = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int) -> None:
-        percent = 100 * done // total if total else 100
-        if self._terminal and percent != self._shown:
-            self._shown = percent
-            end = "\n" if done >= total else ""
-            sys.stderr.write(f"\r{self._what}: {percent:3d} % of {total} events{end}")
-            sys.stderr.flush()
-
-
 def _cursor(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store import maintenance
 
-    with _open(config) as database:
+    with opened(config) as database:
         with database.connection() as connection:
             if args.set is None and not args.restart:
                 return _show_cursors(maintenance.cursors(connection))
@@ -183,15 +188,3 @@ def _event_id(text: str) -> int:
     if not text.isascii() or not text.isdigit():
         raise argparse.ArgumentTypeError(f"{text!r} is not an event id")
     return int(text)
-
-
-@contextlib.contextmanager
-def _open(config: Config, *, migrate: bool = False) -> Iterator[Database]:
-    from vkteams_daemon.store.database import Database
-
-    database = Database(config, application="vkteamsctl")
-    try:
-        database.open(migrate=migrate)
-        yield database
-    finally:
-        database.close()

@@ -113,7 +113,7 @@ def show(answer: Answer, mode: str, command: str, stream: TextIO | None = None) 
         stream.write(_json(envelope(command, answer.data, error), stream, indent=2) + "\n")
     elif mode == "jsonl":
         for row in _rows(answer.data):
-            stream.write(_json(row, stream) + "\n")
+            stream.write(json_line(row, stream))
     elif mode == "quiet":
         for name in answer.ids:
             stream.write(clean(name) + "\n")
@@ -172,6 +172,11 @@ def rfc3339(moment: datetime) -> str:
 def clean(text: str) -> str:
     """The text without what could steer a terminal or turn its letters around; tabs and newlines stay."""
     return _UNSAFE.sub("", text)
+
+
+def json_line(value: Any, stream: TextIO) -> str:
+    """The value as one line of JSON for that stream."""
+    return _json(value, stream) + "\n"
 
 
 def one_line(text: str) -> str:

@@ -2,8 +2,8 @@
 
 Threads: `longpoll` polls, a pool does the inserts and the embedding, `keeper` keeps the writer's session alive and
 ends polls that outlived their lock, `status` writes the status file, `reload` reads the configuration again and tries
-a new token, `chores` counts the archive's words; the main thread only waits for signals, so that TERM is heard
-whatever the others wait for.
+a new token, `chores` counts the archive's words, `retention` erases what is too old; the main thread only waits for
+signals, so that TERM is heard whatever the others wait for.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from vkteams_daemon.daemon.poller import Poller, Sink
 from vkteams_daemon.daemon.printing import Printer
 from vkteams_daemon.daemon.reload import Reload, client
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
+from vkteams_daemon.daemon.retention import Retention
 from vkteams_daemon.daemon.status import State, Status
 from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, StoppedEarly, VkTeamsError
@@ -177,9 +178,11 @@ class Service:
             queued=self._embedders.wake,
         )
         if config.storage.save:
-            threading.Thread(
-                target=chores.run, args=(self._database, self._stopping), name="chores", daemon=True
-            ).start()
+            # Nobody waits for these when the daemon stops: what is cut off in the middle changes nothing.
+            self._beside("chores", lambda: chores.run(self._database, self._stopping))
+            self._beside("retention", Retention(
+                self._database.connect, lambda: self.config.storage.retention, self._holds, self._stopping
+            ).run)  # fmt: skip
         self._spawn("longpoll", poller.run)
         self._spawn("keeper", self._keep)
         return self._await_ready(poller.ready, lambda: poller.last_error)
@@ -248,6 +251,12 @@ class Service:
         )
         self._writer.erase = config.storage.on_delete == "erase"
         return self._writer
+
+    def _holds(self) -> bool:
+        return self._writer is not None and self._writer.holds
+
+    def _beside(self, name: str, target: Callable[[], None]) -> None:
+        threading.Thread(target=target, name=name, daemon=True).start()
 
     def _spawn(self, name: str, target: Callable[[], None]) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)

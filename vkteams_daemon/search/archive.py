@@ -25,6 +25,7 @@ from vkteams_daemon.search.context import Context, Kind
 from vkteams_daemon.search.conversation import Message, Said, neighbours
 from vkteams_daemon.search.correction import corrected
 from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
+from vkteams_daemon.search.export import Export
 from vkteams_daemon.search.hit import Hit, Ranked, chat_titles, hits
 from vkteams_daemon.search.hybrid import LEG, fuse
 from vkteams_daemon.search.query import Query, read
@@ -292,6 +293,28 @@ class Archive:
         """Who has spoken in these chats from `since` on, the one who spoke last first."""
         with self._reading() as connection:
             return directory.users(connection, Scope(chat_ids, since=since), limit)
+
+    @contextlib.contextmanager
+    def export(
+        self,
+        *,
+        chat_ids: Collection[str] | None = None,
+        user_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        deleted: bool = False,
+    ) -> Iterator[Export]:
+        """Every message of these chats, this author and this time, as they stood at one moment, for a `with` block.
+
+        Args:
+            chat_ids: only these chats; None is every chat.
+            user_id: only this author.
+            since: from this moment on (aware).
+            until: before this moment (aware).
+            deleted: whether deleted messages come too.
+        """
+        with self._reading() as connection:
+            yield Export(connection, Scope(chat_ids, user_id, since, until), deleted=deleted)
 
     def statistics(self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> stats.Statistics:
         """The archive in numbers."""

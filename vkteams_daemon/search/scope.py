@@ -37,7 +37,16 @@ class Scope:
     @property
     def condition(self) -> str:
         """The condition on `messages AS m`; its parameters are `parameters`."""
-        parts = ["m.deleted_at IS NULL"]
+        return " AND ".join(["m.deleted_at IS NULL", *self._filters])
+
+    @property
+    def condition_with_deleted(self) -> str:
+        """The same condition for who wants the deleted messages too: an export, where it is told to."""
+        return " AND ".join(self._filters) or "true"
+
+    @property
+    def _filters(self) -> list[str]:
+        parts = []
         if self.chat_ids is not None:
             parts.append("m.chat_id = ANY(%(chat_ids)s)")
         if self.user_id is not None:
@@ -48,7 +57,7 @@ class Scope:
             parts.append("m.sent_at < %(until)s")
         if self.arrived is not None:
             parts.append("m.received_at <= %(arrived)s")
-        return " AND ".join(parts)
+        return parts
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -113,6 +113,9 @@ _ERASE = (
     " WHERE e.chat_id = incoming.chat_id AND e.subject = incoming.msg_id"
     " AND (e.payload IS NOT NULL OR e.raw IS NOT NULL)"
 )
+_DROP_MESSAGES = (
+    "DELETE FROM messages m USING {incoming} WHERE m.chat_id = incoming.chat_id AND m.msg_id = incoming.msg_id"
+)
 # 1,024 keys at most: a batch of many chats must not fill the server's lock table.
 _LOCK_CHATS = (
     "SELECT pg_advisory_xact_lock(7691, bucket) FROM"
@@ -170,7 +173,7 @@ def lock_and_load(
 ) -> dict[tuple[str, str], Message]:
     """What the database has of these messages, their chats locked until the transaction ends."""
     distinct = list(dict.fromkeys(keys))
-    connection.execute(_LOCK_CHATS.encode(), [list({chat_id for chat_id, _ in distinct})])
+    lock(connection, {chat_id for chat_id, _ in distinct})
     known = {}
     for row in KEYS.run(connection, _LOAD, distinct, copy):
         message = Message(**dict(zip(COLUMNS, row, strict=True)))
@@ -182,6 +185,18 @@ def lock_and_load(
     for key, message in known.items():
         message.remember(versions.get(key, ()))
     return known
+
+
+def lock(connection: Connection, chat_ids: Iterable[str]) -> None:
+    """Keep others from folding messages of these chats until the transaction ends."""
+    connection.execute(_LOCK_CHATS.encode(), [list(chat_ids)])
+
+
+def forget(connection: Connection, keys: Sequence[tuple[str, str]], *, copy: bool) -> None:
+    """Delete these messages with their versions, vectors and queue rows, and empty their events; under `lock`."""
+    KEYS.run(connection, _DROP_QUEUED, keys, copy)
+    KEYS.run(connection, _ERASE, keys, copy)
+    KEYS.run(connection, _DROP_MESSAGES, keys, copy)
 
 
 def save(connection: Connection, messages: Sequence[Message], *, erase: bool, copy: bool) -> int:

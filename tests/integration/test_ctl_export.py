@@ -1,0 +1,180 @@
+"""`vkteamsctl database export`, `cleanup` and `maintenance`, as people and programs call them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk
+from vkteams_daemon.ctl import export
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def told(talk: Talk) -> Talk:
+    talk.say("1", "one, with a file", parts=({"type": "file", "payload": {"fileId": "f"}},))
+    talk.say("2", 'two "quoted"\nlines', at=1, who=PETR, answers="1")
+    talk.edit("2", 'two, "quoted"\nlines', at=2, who=PETR)
+    talk.say("3", "=HYPERLINK(A1)", at=3, chat=DEV, who=PETR)
+    talk.say("4", "taken back", at=4)
+    talk.delete("4")
+    talk.say("5", "a day later", at=24 * 60)
+    talk.say("21", "below", at=5, chat="5@chat.agent", below=(OPS, "1"))
+    return talk
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_json_lines_hold_everything_and_no_deleted_message(told: Talk, ask: Ask) -> None:
+    rows = _lines(ask("database", "export", mode="table"))
+    assert [row["msg_id"] for row in rows] == ["1", "2", "3", "21", "5"]
+    one, two = rows[:2]
+    assert one["parts"] == [{"type": "file", "payload": {"fileId": "f"}}]
+    assert (two["text"], two["reply_to_msg_id"], two["version"]) == ('two, "quoted"\nlines', "1", 2)
+    assert (two["author"], two["chat_title"], two["sent_at"]) == ("Пётр", "Эксплуатация", "2026-11-24T08:01:00Z")
+    assert two["edited_at"] == "2026-11-24T08:02:00Z"
+    assert "taken back" not in json.dumps(rows)
+    whole = _lines(ask("database", "export", "--deleted", mode="table"))
+    assert [row["msg_id"] for row in whole if row["deleted_at"]] == ["4"]
+    assert len(whole) == 6
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("--chat-id", DEV), ["3"]),
+        (("--chat-id", OPS), ["1", "2", "21", "5"]),
+        (("--user-id", ANNA), ["1", "21", "5"]),
+        (("--since", "2026-11-24T08:01Z", "--until", "2026-11-24T08:05Z"), ["2", "3"]),
+        (("--since", "2026-11-25"), ["5"]),
+        (("--chat-id", "nowhere"), []),
+    ],
+)
+def test_filters(told: Talk, ask: Ask, words: tuple[str, ...], found: list[str]) -> None:
+    assert [row["msg_id"] for row in _lines(ask("database", "export", *words, mode="table"))] == found
+
+
+def test_csv_is_text_and_nothing_else(told: Talk, ask: Ask) -> None:
+    rows = list(csv.DictReader(io.StringIO(ask("database", "export", "--format", "csv", mode="table"))))
+    assert [row["text"] for row in rows] == [
+        "one, with a file", 'two, "quoted"\nlines', "'=HYPERLINK(A1)", "below", "a day later",
+    ]  # fmt: skip
+    assert (rows[0]["parts"], rows[0]["edited_at"], rows[1]["reply_to_msg_id"]) == ("file", "", "1")
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", "\n=1", "\x00=1", "＝1", "＠a"])
+def test_no_cell_is_a_formula(text: str) -> None:
+    assert export.cell(text).startswith("'")
+
+
+def test_plain_cells_stay_plain() -> None:
+    assert [export.cell(value) for value in (None, "a=1", "", 7)] == ["", "a=1", "", "7"]
+    assert export.cell([{"type": "file"}, "x", {"type": "=x"}]) == "file, =x"
+
+
+def test_a_file_is_whole_or_not_there(told: Talk, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "out.jsonl"
+    before = os.umask(0o027)
+    try:
+        assert ask("database", "export", "--file", str(file)) == {"messages": 5, "file": str(file)}
+    finally:
+        os.umask(before)
+    assert len(_lines(file.read_text())) == 5
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert "is there already" in ask("database", "export", "--file", str(file), code=64, mode="table")
+    ask("database", "export", "--file", str(file), "--overwrite", "--chat-id", DEV, mode="table")
+    assert len(_lines(file.read_text())) == 1
+
+    def broken(*_: Any) -> str:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(export, "json_line", broken)
+    ask("database", "export", "--file", str(file), "--overwrite", code=70, mode="table")
+    ask("database", "export", "--file", str(tmp_path / "other"), code=70, mode="table")
+    assert len(_lines(file.read_text())) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d.toml", "out.jsonl"]
+
+
+def test_where_it_cannot_go_is_said(told: Talk, ask: Ask, tmp_path: Path) -> None:
+    assert "is no ordinary file" in ask(
+        "database", "export", "--file", "/dev/null", "--overwrite", code=64, mode="table"
+    )
+    said = ask("database", "export", "--file", str(tmp_path / "no" / "where"), code=73, mode="table")
+    assert "cannot be written: No such file or directory" in said
+    said = ask("database", "export", code=64)
+    assert "standard output cannot hold both" in said["error"]
+
+
+def test_hostile_text_reaches_no_terminal(talk: Talk, ask: Ask) -> None:
+    talk.say("1", "a\x1b[2Jb\u202ec")
+    assert "\x1b" not in ask("database", "export", mode="table")
+    assert "\x1b" not in ask("database", "export", "--format", "csv", mode="table")
+
+
+# Cleanup
+
+
+@pytest.fixture
+def aged(database_url: str) -> Talk:
+    """A message of 400 days ago and one of today."""
+    talk = Talk(database_url, datetime.now(UTC) - timedelta(days=400))
+    talk.say("1", "old")
+    talk.say("2", "old elsewhere", chat=DEV)
+    talk.say("3", "new", at=399 * 24 * 60)
+    talk.writer.close()
+    return talk
+
+
+def test_cleanup_counts_asks_and_erases(aged: Talk, ask: Ask) -> None:
+    data = ask("database", "cleanup", "--older-than", "365d", "--dry-run")
+    assert (data["dry_run"], data["found"]["messages"]) == (True, 2)
+    said = ask("database", "cleanup", "--older-than", "365d", "--dry-run", mode="table")
+    assert "2 messages with 0 earlier texts and 0 vectors" in said
+    said = ask("database", "cleanup", "--older-than", "365d", code=64, mode="table")
+    assert "2 messages" in said
+    assert "Add --yes" in said
+    assert aged.rows("SELECT count(*) FROM messages") == [(3,)]
+    done = ask("database", "cleanup", "--older-than", "365d", "--chat-id", DEV, "--yes")["done"]
+    assert done["messages"] == 1
+    assert "1 messages from before" in ask("database", "cleanup", "--older-than", "52w", "--yes", mode="table")
+    assert aged.rows("SELECT msg_id FROM messages") == [("3",)]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "--older-than"),
+        (("--older-than", "long"), "is not a span of time"),
+        (("--older-than", "999999w"), "nothing is as old as that"),
+    ],
+)
+def test_cleanup_wants_an_age(ask: Ask, words: tuple[str, ...], said: str) -> None:
+    assert said in ask("database", "cleanup", *words, code=64, mode="table")
+
+
+# Maintenance
+
+
+def test_maintenance_says_what_it_does(talk: Talk, ask: Ask) -> None:
+    talk.say("1", "one")
+    talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('old', 'f', 2, 'retired')")
+    talk.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 1, 'message', 0, 'h', '[1,0]' FROM messages")
+    assert "model old: retired" in ask("database", "maintenance", "--check", mode="table")
+    assert ask("database", "maintenance", "--check")["need"]["retired"] == ["old"]
+    data = ask("database", "maintenance")
+    assert data["rows"][0]["what"] == "remains of old deleted"
+    assert data["size_after"] > 0
+    assert "messages vacuumed and analysed" in ask("database", "maintenance", mode="table")
+    assert ask("database", "maintenance", "--check")["need"]["retired"] == []

@@ -1,0 +1,142 @@
+"""Cleaning up: what is old is gone with all that hangs on it, what is not stays, and nothing comes back."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+
+from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk, moment
+from tests.harness.waiting import until
+from vkteams_daemon.store import derived, erasing, replay
+
+CUT = moment(100)
+
+
+@pytest.fixture
+def told(talk: Talk) -> Talk:
+    """Before the cut three messages (edited, deleted, plain), an unreadable event, a member; after it two."""
+    talk.say("1", "old")
+    talk.edit("1", "old, mended", at=1)
+    talk.say("2", "old and deleted", at=2)
+    talk.delete("2")
+    talk.say("3", "old elsewhere", at=3, chat=DEV)
+    talk.event("newChatMembers", chat={"chatId": OPS}, newMembers=[{"userId": PETR}])
+    talk.event("newMessage", text="secret, but no chat")
+    talk.execute("UPDATE events SET received_at = %s", moment(5))
+    talk.say("4", "new", at=200)
+    talk.say("5", "new elsewhere", at=201, chat=DEV)
+    # An edit that arrived after the cut, of a message from before it.
+    talk.edit("1", "old, mended again", at=202)
+    talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')")
+    talk.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 1, 'message', 0, 'h', '[1,0]' FROM messages")
+    talk.execute("INSERT INTO embedding_queue SELECT chat_id, msg_id, 1, 'message' FROM messages")
+    return talk
+
+
+def _erase(talk: Talk, *chats: str) -> erasing.Erased:
+    with talk.connection() as connection:
+        return erasing.erase(connection, CUT, list(chats) or None)
+
+
+def _left(talk: Talk, table: str, columns: str = "msg_id") -> list[str]:
+    return [row[0] for row in talk.rows(f"SELECT {columns} FROM {table} ORDER BY 1")]
+
+
+def test_what_is_old_goes_with_all_that_hangs_on_it(told: Talk) -> None:
+    keys = told.rows("SELECT bot_id, generation, event_id, type, chat_id, subject FROM events ORDER BY 3")
+    done = _erase(told)
+    assert (done.messages, done.events) == (3, 2)
+    for table in ("messages", "embeddings", "embedding_queue"):
+        assert _left(told, table) == ["4", "5"]
+    assert _left(told, "message_versions") == []
+    assert told.rows("SELECT bot_id, generation, event_id, type, chat_id, subject FROM events ORDER BY 3") == keys
+    full = told.rows("SELECT subject FROM events WHERE payload IS NOT NULL OR raw IS NOT NULL ORDER BY event_id")
+    assert full == [("4",), ("5",)]
+    assert _left(told, "chat_members", "user_id") == [PETR]
+    assert _left(told, "chats", "chat_id") == [OPS, DEV]
+    assert (_erase(told).messages, _erase(told).events) == (0, 0)
+
+
+def test_nothing_comes_back_by_replay_or_from_the_api(told: Talk) -> None:
+    _erase(told)
+    before = told.rows("SELECT * FROM messages ORDER BY 2"), told.rows("SELECT * FROM events ORDER BY 3")
+    with told.connection() as connection:
+        done = replay.everything(connection, erase=False)
+        replay.quarantined(connection, erase=False)
+    assert done.messages == 0
+    assert (told.rows("SELECT * FROM messages ORDER BY 2"), told.rows("SELECT * FROM events ORDER BY 3")) == before
+    again = told.writer.store(told.written)
+    assert (again.saved, again.duplicate) == (0, len(told.written))
+    assert _left(told, "messages") == ["4", "5"]
+
+
+def test_one_chat_alone(told: Talk) -> None:
+    done = _erase(told, DEV)
+    assert (done.messages, done.events) == (1, 0)
+    assert _left(told, "messages") == ["1", "2", "4", "5"]
+    # What belongs to no chat stays.
+    assert told.rows("SELECT count(*) FROM events WHERE error IS NOT NULL AND raw IS NOT NULL") == [(1,)]
+
+
+def test_what_would_go_is_counted_and_nothing_touched(told: Talk) -> None:
+    with told.connection() as connection:
+        found = erasing.old(connection, CUT)
+        one = erasing.old(connection, CUT, [DEV])
+    assert (found.messages, found.versions, found.vectors, found.events) == (3, 2, 3, 7)
+    assert (one.messages, one.versions, one.vectors, one.events) == (1, 0, 1, 1)
+    assert len(_left(told, "messages")) == 5
+
+
+def test_it_goes_batch_by_batch_and_can_be_stopped_and_gone_on_with(talk: Talk) -> None:
+    talk.many([f"text {n}" for n in range(1800)], seconds=1)
+    seen: list[tuple[int, int]] = []
+    with talk.connection() as connection:
+        erasing.erase(connection, CUT, progress=lambda *news: seen.append(news), stopped=lambda: len(seen) >= 2)
+        assert [done for done, _ in seen] == [500, 1000]
+        assert len(_left(talk, "messages")) == 800
+        done = erasing.erase(connection, CUT, progress=lambda *news: seen.append(news))
+    assert done.messages == 800
+    assert _left(talk, "messages") == []
+    assert talk.rows("SELECT count(*) FROM events WHERE payload IS NOT NULL") == [(0,)]
+
+
+def test_many_messages_of_one_second(talk: Talk) -> None:
+    talk.many(["x"] * 1200, seconds=0)
+    assert _erase(talk).messages == 1200
+
+
+def test_it_waits_for_a_chat_that_is_being_written(told: Talk) -> None:
+    with told.connection() as holder, holder.transaction():
+        derived.lock(holder, [OPS])
+        thread = threading.Thread(target=_erase, args=(told,))
+        thread.start()
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+        until(lambda: told.rows(waiting) == [(1,)], 30, "waiting for the chat's lock")
+        assert len(_left(told, "messages")) == 5
+    thread.join(30)
+    assert _left(told, "messages") == ["4", "5"]
+
+
+def test_events_in_other_hands_are_passed_by(told: Talk) -> None:
+    with told.connection() as holder, holder.transaction():
+        holder.execute("SELECT FROM events WHERE error IS NOT NULL FOR UPDATE")
+        assert _erase(told).events == 1
+    assert _erase(told).events == 1
+
+
+def test_an_edit_of_an_erased_message_is_news(told: Talk) -> None:
+    _erase(told)
+    told.edit("1", "and once more", at=300, who=ANNA)
+    assert told.rows("SELECT text, sent_at FROM messages WHERE msg_id = '1'") == [("and once more", moment(0))]
+    assert _erase(told).messages == 1
+
+
+def test_the_cut_is_exact(talk: Talk) -> None:
+    talk.say("1", "a", at=100 - 1 / 60)
+    talk.say("2", "b", at=100)
+    assert _erase(talk).messages == 1
+    assert _left(talk, "messages") == ["2"]
+    with talk.connection() as connection:
+        assert erasing.old(connection, CUT + timedelta(seconds=1)).messages == 1

@@ -1,0 +1,157 @@
+"""`[storage] retention`: what is too old goes by itself, once a day; in a test's thread, and by the real daemon."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from tests.harness.daemon import DaemonProcess
+from tests.harness.oracle import Oracle
+from tests.harness.talk import Talk
+from tests.harness.waiting import until
+from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.config import load
+from vkteams_daemon.daemon import retention
+from vkteams_daemon.daemon.retention import Retention
+from vkteams_daemon.errors import ConfigError, DatabaseUnavailable
+from vkteams_daemon.store.database import Connection
+
+
+class Kept:
+    """A retention that runs beside the test; `age` and `may` are what the test says they are."""
+
+    def __init__(self, connect: Callable[[], Connection]) -> None:
+        self.age, self.may, self.connections, self.looked = "", True, 0, 0
+        self._connect = connect
+        self._stopping = threading.Event()
+        run = Retention(self.connect, self._asked, lambda: self.may, self._stopping, look=0.01).run
+        self.thread = threading.Thread(target=run)
+        self.thread.start()
+
+    def connect(self) -> Connection:
+        self.connections += 1
+        return self._connect()
+
+    def looks(self, count: int = 5) -> None:
+        """Wait until it has looked so many times more at whether it is time."""
+        enough = self.looked + count
+        until(lambda: self.looked >= enough, 30, "further looks")
+
+    def _asked(self) -> str:
+        self.looked += 1
+        return self.age
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def aged(database_url: str) -> Iterator[Talk]:
+    """Messages of 40, 20 and 0 days ago."""
+    talk = Talk(database_url, datetime.now(UTC) - timedelta(days=40))
+    for n, days in enumerate((0, 20, 40)):
+        talk.say(f"{n}", "text", at=days * 24 * 60 - 1)
+    yield talk
+    talk.close()
+
+
+@pytest.fixture
+def kept(aged: Talk) -> Iterator[Kept]:
+    running = Kept(aged.connection)
+    yield running
+    running.stop()
+
+
+def _left(talk: Talk) -> list[str]:
+    return [row[0] for row in talk.rows("SELECT msg_id FROM messages ORDER BY 1")]
+
+
+def test_nothing_goes_unless_told(aged: Talk, kept: Kept) -> None:
+    kept.looks()
+    assert (kept.connections, len(_left(aged))) == (0, 3)
+
+
+def test_what_is_too_old_goes_once_a_day_and_when_the_age_changes(
+    aged: Talk, kept: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "vkteams_daemon.daemon.retention")
+    kept.age = "30d"
+    until(lambda: _left(aged) == ["1", "2"], 30, "the oldest erased")
+    until(lambda: len(caplog.messages) == 1, 30, "a line in the log")
+    assert caplog.messages[0].startswith("retention: 1 messages and 0 further events from before ")
+    kept.looks()
+    assert kept.connections == 1
+    kept.age = "1w"
+    until(lambda: _left(aged) == ["2"], 30, "the next erased")
+    assert kept.connections == 2
+
+
+def test_a_day_later_it_does_it_again(aged: Talk, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "DAY", 0.0)
+    kept.age = "30d"
+    until(lambda: kept.connections > 2, 30, "several days")
+
+
+def test_a_standby_leaves_it_to_the_other(aged: Talk, kept: Kept) -> None:
+    kept.age, kept.may = "30d", False
+    kept.looks()
+    assert kept.connections == 0
+    kept.may = True
+    until(lambda: len(_left(aged)) == 2, 30, "the oldest erased")
+
+
+def test_a_database_that_is_down_is_asked_again_later(
+    aged: Talk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def down() -> Connection:
+        raise DatabaseUnavailable("the database cannot be reached: down")
+
+    kept = Kept(down)
+    try:
+        kept.age = "30d"
+        until(lambda: kept.connections == 1, 30, "an attempt")
+        kept.looks()
+        assert kept.connections == 1
+        assert "could not be erased: the database cannot be reached: down" in caplog.text
+        monkeypatch.setattr(retention, "RETRY", 0.0)
+        kept.age = "31d"
+        until(lambda: kept.connections > 2, 30, "further attempts")
+    finally:
+        kept.stop()
+
+
+@pytest.mark.parametrize("age", ["365d", "52w", "1d", ""])
+def test_ages(age: str) -> None:
+    assert load(environ={"VKTEAMS_BOT_CONFIG": "/dev/null"}, flags={"storage.retention": age}).storage.retention == age
+
+
+@pytest.mark.parametrize("age", ["365", "0d", "12h", "1y", "d", "-1d", "1d 2d", "1d\n"])
+def test_no_ages(age: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(environ={"VKTEAMS_BOT_CONFIG": "/dev/null"}, flags={"storage.retention": age})
+    assert str(raised.value) == f"storage.retention: {age!r} is not days or weeks, such as 365d (command line)"
+
+
+def test_the_daemon_does_it_after_a_reload(
+    vkteamsd: Callable[..., DaemonProcess], simulator: Simulator, oracle: Oracle
+) -> None:
+    simulator.say("681869378@chat.agent", "a.ivanova@corp.example", "old")
+    daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url).started()
+    oracle.wait()
+    with psycopg.connect(oracle.url, autocommit=True) as connection:
+        connection.execute("UPDATE messages SET sent_at = now() - interval '400 days'")
+        connection.execute("UPDATE events SET received_at = now() - interval '400 days'")
+    daemon.configure(**{"storage.retention": "365d"})
+    daemon.signal(signal.SIGHUP)
+    daemon.wait_log("retention: 1 messages and 0 further events from before", 60)
+    assert oracle.rows("SELECT count(*) FROM messages") == [(0,)]
+    assert oracle.rows("SELECT count(*), count(payload) FROM events") == [(1, 0)]
+    assert daemon.stop() < 5

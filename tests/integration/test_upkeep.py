@@ -1,0 +1,122 @@
+"""Maintenance: what is to be done is seen, done beside a writer, and not to be done again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.harness.talk import Talk
+from tests.harness.waiting import until
+from vkteams_daemon.store import models, upkeep
+from vkteams_daemon.store.database import Connection
+
+
+@pytest.fixture
+def connection(talk: Talk) -> Iterator[Connection]:
+    with talk.connection() as opened:
+        yield opened
+
+
+def _names(indexes: list[upkeep.Index]) -> list[str]:
+    return [index.name for index in indexes]
+
+
+def test_a_new_archive_needs_nothing_and_can_be_seen_to_all_the_same(talk: Talk, connection: Connection) -> None:
+    talk.say("1", "one")
+    wanted = upkeep.need(connection)
+    assert (wanted.invalid, wanted.grown, wanted.retired, wanted.collation) == ([], [], [], False)
+    steps = upkeep.maintain(connection)
+    assert sorted(step.what for step in steps) == sorted(f"{table} vacuumed and analysed" for table in upkeep.TABLES)
+    assert not any(step.remark for step in steps)
+
+
+def test_dead_rows_are_counted_and_gone_afterwards(talk: Talk, connection: Connection) -> None:
+    talk.many([f"text {n}" for n in range(2000)])
+    connection.execute("ALTER TABLE messages SET (autovacuum_enabled = off)")
+    connection.execute("DELETE FROM messages")
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    until(lambda: upkeep.need(connection).dead.get("messages") == 2000, 30, "the server's count of dead rows")
+    before = next(table.octets for table in upkeep.tables(connection) if table.name == "messages")
+    upkeep.maintain(connection)
+    until(lambda: "messages" not in upkeep.need(connection).dead, 30, "no dead rows")
+    assert next(table.octets for table in upkeep.tables(connection) if table.name == "messages") < before
+
+
+def test_an_index_that_has_grown_is_rebuilt(
+    talk: Talk, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "_WORTH_IT", 100_000)
+    talk.many([f"text {n}" for n in range(4000)])
+    connection.execute("ALTER TABLE messages SET (autovacuum_enabled = off)")
+    # A message here and there keeps every page of the index.
+    connection.execute("DELETE FROM messages WHERE substr(msg_id, 2)::int % 40 <> 0")
+    connection.execute("VACUUM (ANALYZE) messages")
+    grown = upkeep.need(connection).grown
+    assert "messages_pkey" in _names(grown)
+    steps = upkeep.maintain(connection)
+    assert "messages_pkey rebuilt, which had grown" in [step.what for step in steps]
+    assert upkeep.need(connection).grown == []
+    before = next(index.octets for index in grown if index.name == "messages_pkey")
+    after = next(index for index in upkeep.indexes(connection) if index.name == "messages_pkey")
+    assert after.octets < before / 4
+    assert after.fresh is not None
+    assert after.fresh / 3 < after.octets < after.fresh * 2
+
+
+def test_an_index_that_was_half_built_is_mended_or_dropped(talk: Talk, connection: Connection) -> None:
+    talk.many(["same"] * 3)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        connection.execute("CREATE UNIQUE INDEX CONCURRENTLY messages_once_ccnew ON messages (text)")
+    connection.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'messages_time'::regclass")
+    assert _names(upkeep.need(connection).invalid) == ["messages_once_ccnew", "messages_time"]
+    upkeep.maintain(connection)
+    assert upkeep.need(connection).invalid == []
+    known = _names(upkeep.indexes(connection))
+    assert "messages_time" in known
+    assert "messages_once_ccnew" not in known
+
+
+def test_what_a_retired_model_left_is_deleted(talk: Talk, connection: Connection) -> None:
+    talk.say("1", "one")
+    talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state)"
+                 " VALUES ('old', 'f', 2, 'retired'), ('new', 'g', 2, 'active')")  # fmt: skip
+    talk.execute(
+        "INSERT INTO embeddings SELECT chat_id, msg_id, m, 'message', 0, 'h', '[1,0]'"
+        " FROM messages, generate_series(1, 2) AS m"
+    )
+    assert upkeep.need(connection).retired == ["old"]
+    assert upkeep.maintain(connection)[0].what == "remains of old deleted"
+    assert upkeep.need(connection).retired == []
+    assert talk.rows("SELECT model_id FROM embeddings") == [(2,)]
+
+
+def test_an_index_of_vectors_is_reckoned(talk: Talk, connection: Connection) -> None:
+    talk.many([f"text {n}" for n in range(3000)])
+    talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 384, 'active')")
+    talk.execute(
+        "INSERT INTO embeddings SELECT chat_id, msg_id, 1, 'message', 0, 'h',"
+        " ARRAY(SELECT random() - 0.5 + 0 * length(msg_id) FROM generate_series(1, 384))::real[]::halfvec"
+        " FROM messages"
+    )
+    model = models.active_model(connection)
+    assert model is not None
+    assert models.ensure_index(connection, model, "message")
+    index = next(index for index in upkeep.indexes(connection) if index.kind == "hnsw")
+    assert index.fresh is not None
+    assert 0.75 < index.octets / index.fresh < 1.25
+    assert not index.grown
+
+
+def test_who_does_not_own_the_tables_is_told(talk: Talk, connection: Connection) -> None:
+    connection.execute("CREATE ROLE passer_by")
+    try:
+        connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO passer_by")
+        connection.execute("SET ROLE passer_by")
+        steps = upkeep.maintain(connection)
+        assert any("permission denied to vacuum" in step.remark for step in steps)
+    finally:
+        connection.execute("RESET ROLE")
+        connection.execute("DROP OWNED BY passer_by")
+        connection.execute("DROP ROLE passer_by")
