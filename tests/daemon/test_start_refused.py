@@ -110,6 +110,24 @@ def test_an_unwritable_file_system(vkteamsd: Make) -> None:
     _refused(vkteamsd(options={"daemon.runtime_dir": "/proc/vkteams"}), 73, "/proc/vkteams: cannot be made")
 
 
+def test_a_working_directory_that_is_gone(vkteamsd: Make) -> None:
+    daemon = vkteamsd(fake="ready")
+    away = daemon.directory / "away"
+    away.mkdir()
+    command = ["/bin/sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *daemon.command()]
+    done = subprocess.run(command, env=daemon.environ, cwd=away, text=True, capture_output=True, check=False)
+    assert done.returncode == 64
+    assert done.stderr == "vkteamsd: the working directory no longer exists. Change to another one.\n"
+    assert daemon.processes() == []
+
+
+def test_a_complaint_that_nobody_can_hear_leaves_the_exit_code(vkteamsd: Make) -> None:
+    daemon = vkteamsd()
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(daemon.command("--nonsense"), env=daemon.environ, stderr=full, check=False)
+    assert done.returncode == 64
+
+
 def test_a_pid_file_that_is_a_link(vkteamsd: Make) -> None:
     daemon = vkteamsd(fake="ready")
     daemon.pid_file.parent.mkdir()

@@ -52,7 +52,8 @@ PROGRAM = [sys.executable, str(ROOT / "bin" / "vkteamsctl")]
 
 
 def _environ(**more: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("VKTEAMS_", "DATABASE_URL"))}
+    ours = ("VKTEAMS_", "DATABASE_URL", "PYTHONUNBUFFERED")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return clean | {"PYTHONPATH": str(ROOT)} | more
 
 
@@ -155,6 +156,31 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         assert done.stderr.count("\n") == bool(said)
         assert said in done.stderr
     os.close(writing)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_no_exit_code(closed: str) -> None:
+    for words, code in ((("config", "show"), 0), (("--output", "json", "daemon", "dance"), 64)):
+        command = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, *words]
+        done = subprocess.run(command, env=_environ(), cwd="/", text=True, capture_output=True, check=False)
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("config", "show"), ("--output", "json", "config", "show"), ("--help",)])
+def test_a_full_disk_under_the_answer_is_said(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*PROGRAM, *words], env=_environ(), cwd="/", text=True, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    said = "vkteamsctl: standard output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (73, said)
+
+
+def test_a_full_disk_under_the_complaint_leaves_the_exit_code() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*PROGRAM, "daemon", "dance"], env=_environ(), cwd="/", stderr=full, check=False)
+    assert done.returncode == 64
 
 
 def test_a_terminal_that_knows_few_letters(archive: Chat) -> None:

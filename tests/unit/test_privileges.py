@@ -76,6 +76,21 @@ def _own() -> Owner:
     return Owner(pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid(), lent=False)
 
 
+@as_root
+def test_the_bundled_database_gets_through_the_state_directory_of_root(tmp_path: Path) -> None:
+    for name, url, mode in (("bundled", "", 0o751), ("own", "postgresql://db.corp.example/vkteams", 0o750)):
+        config = msgspec.convert(
+            {
+                "daemon": {"runtime_dir": str(tmp_path / name / "run"), "state_dir": str(tmp_path / name / "state")},
+                "database": {"url": url},
+            },
+            Config,
+        )
+        privileges.make_directories(config, _own())
+        assert stat.S_IMODE(config.state_dir.stat().st_mode) == mode
+        assert stat.S_IMODE(config.runtime_dir.stat().st_mode) == 0o750
+
+
 def test_directories_are_made_private_and_only_once(tmp_path: Path) -> None:
     config = _config(runtime_dir=str(tmp_path / "a" / "run"), state_dir=str(tmp_path / "state"))
     before = os.umask(0)
@@ -91,7 +106,7 @@ def test_directories_are_made_private_and_only_once(tmp_path: Path) -> None:
 
 def test_in_a_directory_of_everybody_nobody_else_gets_in(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
-    privileges.make_directories(_config(runtime_dir=str(tmp_path / "run"), state_dir=str(tmp_path / "run")), _own())
+    privileges.make_directories(_config(runtime_dir=str(tmp_path / "run"), state_dir=str(tmp_path / "state")), _own())
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
 
 

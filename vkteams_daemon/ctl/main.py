@@ -25,6 +25,7 @@ from typing import Any, NoReturn
 
 from vkteams_daemon import __version__
 from vkteams_daemon.ctl import output
+from vkteams_daemon.daemon import streams
 from vkteams_daemon.errors import UsageError, VkTeamsError
 
 NOUNS = {
@@ -101,15 +102,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     mode, noun = _glance(arguments)
     run = _Run(mode, noun or "")
+    streams.open_streams()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a chat's letters need not be the terminal's
     try:
         code = _outcome(run, arguments, noun)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read us has gone; nothing more can be said, not even by the interpreter's own flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        streams.silence(sys.stdout)  # whoever read us has gone; nothing more can be said
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        refused = streams.refused(sys.stdout, error)
+        streams.complain(f"vkteamsctl: {refused}\n")
+        return refused.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return code
@@ -146,9 +151,14 @@ class _Run:
         if not hasattr(args, "func"):
             raise UsageError(f"{self.name}: no verb is named", hint=f"See `vkteamsctl {self.name} --help`.")
         answer = args.func(args, self._configuration(args))
-        output.show(answer, self.mode, self.name)
+        try:
+            output.show(answer, self.mode, self.name)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise streams.refused(sys.stdout, error) from error
         if answer.error and self.mode != "table":
-            sys.stderr.write(f"vkteamsctl: {output.one_line(answer.error)}\n")
+            streams.complain(f"vkteamsctl: {output.one_line(answer.error)}\n")
         return int(answer.exit_code)
 
     def failed(self, error: Exception, code: int, hint: str) -> int:
@@ -158,11 +168,11 @@ class _Run:
         sentence = output.one_line(sentence)
         if hint:
             sentence = f"{sentence.rstrip('.')}. {output.one_line(self._masked(hint))}"
-        sys.stderr.write(f"vkteamsctl: {sentence}\n")
+        streams.complain(f"vkteamsctl: {sentence}\n")
         if os.environ.get("VKTEAMS_DEBUG") == "1":
             import traceback
 
-            sys.stderr.write(self._masked("".join(traceback.format_exception(error))))
+            streams.complain(self._masked("".join(traceback.format_exception(error))))
         output.show_error(sentence, self.mode, self.name)
         return code
 

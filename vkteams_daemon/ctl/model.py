@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl.output import Answer, Screen
+from vkteams_daemon.daemon import streams
 from vkteams_daemon.errors import VkTeamsError
 
 if TYPE_CHECKING:
@@ -253,5 +254,4 @@ def _described(info: ModelInfo) -> dict[str, Any]:
 
 
 def _tell(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    streams.complain(f"{line}\n")

@@ -91,20 +91,6 @@ class Interrupted(Exception):
         self.signum = signum
 
 
-def open_streams() -> None:
-    """Give the process standard streams where it was started without: a pipe must not become descriptor 0, 1 or 2."""
-    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != descriptor:
-                os.dup2(null, descriptor)
-                os.close(null)
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w", closefd=False))
-
-
 def start(daemon: Callable[[Pipe], int], *, log_file: Path, clean_up: Callable[[], None]) -> Verdict:
     """Run `daemon` in a child of this process, and wait until it is ready or has failed.
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import arguments, detach, privileges
+from vkteams_daemon.daemon import arguments, detach, privileges, streams
 from vkteams_daemon.daemon.life import Life
 from vkteams_daemon.daemon.notify import Notify
 from vkteams_daemon.daemon.pidfile import PidFile, holder
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None, *, service: Callable[..., Any] | Non
         argv: the arguments, sys.argv's by default.
         service: what makes the service, for tests; daemon.service.Service by default.
     """
-    detach.open_streams()
+    streams.open_streams()
     with contextlib.suppress(OSError):  # what ps and pgrep show; after root is dropped it could not be written
         Path("/proc/self/comm").write_text("vkteamsd")
     code = _sheltered(argv, service)
@@ -152,7 +152,7 @@ def _trace() -> str:
 
 def _say(secrets: Secrets, sentence: str, hint: str, exit_code: int, trace: str) -> int:
     text = " ".join(secrets.hide(f"{sentence.rstrip('.')}. {hint}" if hint else sentence).split())
-    sys.stderr.write(secrets.hide(trace) + f"vkteamsd: {text}\n")
+    streams.complain(secrets.hide(trace) + f"vkteamsd: {text}\n")
     return exit_code
 
 

@@ -48,6 +48,8 @@ def user(config: Config) -> Owner:
 def make_directories(config: Config, owner: Owner, *, log: bool = True) -> None:
     """Make the directories of the PID file, the status file, the state and (where there is one) the log, 0750.
 
+    A root that stays root lets others pass through its state directory, without looking into it.
+
     Args:
         config: with absolute paths.
         owner: whose they are to be; what is there already stays as it is.
@@ -59,7 +61,10 @@ def make_directories(config: Config, owner: Owner, *, log: bool = True) -> None:
     """
     for directory in _directories(config, log):
         _refuse_traps(directory, owner)
-        owner.make(directory, 0o700 if _writable_by_others(directory.parent) else 0o750)
+        mode = 0o700 if _writable_by_others(directory.parent) else 0o750
+        if owner.uid == 0 and directory == config.state_dir and not config.database.url:
+            mode |= 0o011  # the bundled PostgreSQL does not run as root, and must get through to its own directory
+        owner.make(directory, mode)
         _refuse_traps(directory, owner)
 
 

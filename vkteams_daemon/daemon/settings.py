@@ -15,7 +15,7 @@ import msgspec
 
 from vkteams_daemon import config as configuration
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import ConfigError
+from vkteams_daemon.errors import ConfigError, UsageError
 
 _PATHS = {
     ("daemon", "runtime_dir"): "runtime_dir",
@@ -37,12 +37,18 @@ class Settings:
         instance: --instance, or "".
         flags: `{"section.key": value}`.
         environ: os.environ at the start.
+
+    Raises:
+        UsageError: the directory that relative paths start from is gone.
     """
 
     def __init__(
         self, path: str | None, instance: str, flags: Mapping[str, Any], environ: Mapping[str, str] | None = None
     ) -> None:
-        self._directory = Path.cwd()
+        try:
+            self._directory = Path.cwd()
+        except FileNotFoundError as error:
+            raise UsageError("the working directory no longer exists", hint="Change to another one.") from error
         self._environ = dict(os.environ if environ is None else environ)
         for name in _VARIABLES:
             if self._environ.get(name):

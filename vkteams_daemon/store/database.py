@@ -216,6 +216,10 @@ def check_version(connection: Connection) -> None:
         raise SchemaError(
             f"the schema is version {found}, newer than this program's {known}", hint="Upgrade vkteams-daemon."
         )
+    if not found:
+        raise SchemaError(
+            "the database holds no archive yet", hint="Start vkteamsd, or run `vkteamsctl database init`."
+        )
     if found < known:
         raise SchemaError(
             f"the schema is version {found}, this program needs {known}", hint="Run `vkteamsctl database migrate`."
