@@ -17,3 +17,8 @@ def test_a_server_that_is_not_there_is_named(place: str) -> None:
     assert isinstance(said, DatabaseUnavailable)
     assert place in str(said) and "?" not in str(said)
     assert "\n" not in str(said)
+
+
+@pytest.mark.parametrize("error", [psycopg.errors.IdleInTransactionSessionTimeout, psycopg.errors.IdleSessionTimeout])
+def test_a_session_that_the_server_has_ended_is_no_refused_statement(error: type[psycopg.Error]) -> None:
+    assert isinstance(as_store_error(error("terminating connection")), DatabaseUnavailable)

@@ -26,6 +26,8 @@ _KEEPALIVE = {
     "keepalives": "1", "keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }  # fmt: skip
+# The server has ended a session that kept it waiting: in a transaction, with one that took too long, or idle.
+_ENDED = ("25P03", "25P04", "57P05")
 _MIGRATION_LOCK = "hashtextextended('vkteams migration ' || current_schema(), 0)"
 
 
@@ -172,7 +174,7 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
         return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
     if state.startswith("40"):
         return StoreError(f"the database asks to try again: {text}")
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout):
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout) or state in _ENDED:
         return DatabaseUnavailable(f"the database cannot be reached: {text}")
     return StoreError(f"the database refuses the statement: {text}")
 
