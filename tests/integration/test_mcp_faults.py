@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from pathlib import Path
 
 import anyio
@@ -155,3 +156,43 @@ def test_without_a_model_it_says_what_to_install(office: Office, tmp_path: Path)
     assert said.startswith("the archive's vectors are of the model tiny, which is not installed here. Install it")
     found = asked(office, "search_hybrid", query="сервер")
     assert found["hits"] and "by their words alone" in found["note"]
+
+
+STRANGE = (
+    "\x00", "a\x00b", "x" * 5000, "🙂", "'; DROP TABLE messages; --", "%s %(x)s", "", "(((", 10**30, -1, True, ["a"],
+    {"a": 1}, "9999999999w", "9999-12-31", "W251bGwsbnVsbCwgIltcIjIwMjYtMTEtMjVcIiwgMSwgMl0iXQ",
+)  # fmt: skip
+
+
+def test_no_strange_argument_comes_through_to_the_database_or_as_a_fault(office: Office) -> None:
+    example = {"query": "сервер", "chat_id": "681869378@chat.agent", "msg_id": "7576336249029481622"}
+
+    async def look(client: Client) -> list[str]:
+        said = []
+        for tool in (await client.list_tools()).tools:
+            needed = {name: example[name] for name in tool.input_schema.get("required", [])}
+            for name in tool.input_schema["properties"]:
+                for value in STRANGE:
+                    answer = await client.call_tool(tool.name, needed | {name: value})
+                    if answer.is_error:
+                        said.append(str(answer.content[0].text))  # type: ignore[union-attr]
+        return said
+
+    said = with_client(office, look)
+    assert len(said) > 200
+    assert not [text for text in said if "foresaw" in text or "database" in text or "\n" in text or len(text) > 300]
+    assert "Traceback" not in office.said.read_text()
+
+
+def test_lines_that_are_no_protocol_are_survived(office: Office) -> None:
+    hello = (
+        '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},'
+        '"clientInfo":{"name":"test","version":"1"}}}\n'
+    )
+    done = subprocess.run(
+        office.command("mcp", "serve"), env=office.environ(), timeout=60, capture_output=True, check=False,
+        input=b"nonsense\n\xff\xfe\n[]\n" + b"[" * 5000 + b"\n" + hello.encode(),
+    )  # fmt: skip
+    assert done.returncode == 0
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert any(answer.get("result", {}).get("serverInfo", {}).get("name") == "vkteams" for answer in answers)

@@ -12,23 +12,29 @@ from vkteams_daemon import moments
 from vkteams_daemon.config import seconds
 from vkteams_daemon.errors import ConfigError, UsageError
 
+_Id = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00]+$")]
+_LONGEST = 50  # characters of a moment
+_CHATS, _MESSAGES = ["681869378@chat.agent", "all"], ["7576322310144000017"]
+
 ChatId = Annotated[
-    str | None,
+    _Id | None,
     Field(
-        min_length=1,
-        max_length=300,
         description="Only this chat; `all` for every chat that you may see. Left out: the only chat there is, or the"
         " user is asked, or every chat.",
-        examples=["681869378@chat.agent", "all"],
+        examples=_CHATS,
     ),
 ]
 UserId = Annotated[
-    str | None,
+    _Id | None,
+    Field(description="Only what this person wrote; list_users names them.", examples=["a.ivanova@corp.example"]),
+]
+OneChat = Annotated[_Id, Field(description="The chat.", examples=_CHATS[:1])]
+OneMessage = Annotated[_Id, Field(description="The message in it.", examples=_MESSAGES)]
+Around = Annotated[
+    _Id | None,
     Field(
-        min_length=1,
-        max_length=300,
-        description="Only what this person wrote; list_users names them.",
-        examples=["a.ivanova@corp.example"],
+        description="The msg_id that `around` is about; with chat_id, or without where one chat alone has it.",
+        examples=_MESSAGES,
     ),
 ]
 MaxTokens = Annotated[
@@ -41,8 +47,8 @@ def _moment(read: Callable[[str], datetime]) -> BeforeValidator:
     def validate(value: object) -> object:
         if value is None:
             return None
-        if not isinstance(value, str):
-            raise ValueError("a moment is a text, such as 7d or 2026-11-24")
+        if not isinstance(value, str) or len(value) > _LONGEST:
+            raise ValueError("a moment is a short text, such as 7d or 2026-11-24")
         try:
             return read(value)
         except UsageError as error:
@@ -54,8 +60,8 @@ def _moment(read: Callable[[str], datetime]) -> BeforeValidator:
 def _duration(value: object) -> object:
     if value is None:
         return None
-    if not isinstance(value, str):
-        raise ValueError("a duration is a text, such as 2h or 7d")
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        raise ValueError("a duration is a short text, such as 2h or 7d")
     try:
         return seconds(value)
     except ConfigError as error:

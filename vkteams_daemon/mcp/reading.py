@@ -10,7 +10,16 @@ from pydantic import Field
 
 from vkteams_daemon.mcp import page
 from vkteams_daemon.mcp.answers import Context, Recent, Room, Said, Thread
-from vkteams_daemon.mcp.arguments import ChatId, MaxTokens, Since, Timeframe, UserId
+from vkteams_daemon.mcp.arguments import (
+    Around,
+    ChatId,
+    MaxTokens,
+    OneChat,
+    OneMessage,
+    Since,
+    Timeframe,
+    UserId,
+)  # fmt: skip
 from vkteams_daemon.mcp.chats import Chosen, ChosenOfContext, chosen, reader
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.search.budget import tokens
@@ -21,21 +30,6 @@ if TYPE_CHECKING:
 
 Ctx = McpContext[Reader, Any]
 
-_OneChat = Annotated[
-    str, Field(min_length=1, max_length=300, description="The chat.", examples=["681869378@chat.agent"])
-]
-_MsgId = Annotated[
-    str, Field(min_length=1, max_length=300, description="The message in it.", examples=["7576322310144000017"])
-]
-_Around = Annotated[
-    str | None,
-    Field(
-        min_length=1,
-        max_length=300,
-        description="The msg_id that `around` is about; with chat_id, or without where one chat alone has it.",
-        examples=["7576322310144000017"],
-    ),
-]
 _Topic = Annotated[
     str | None,
     Field(
@@ -63,7 +57,7 @@ async def get_context(
     timeframe: Timeframe = None,
     query: _Topic = None,
     user_id: UserId = None,
-    msg_id: _Around = None,
+    msg_id: Around = None,
     max_tokens: MaxTokens = None,
 ) -> Context:
     """Conversations as they went, within a budget of tokens: the newest kept, what was left out counted."""
@@ -129,7 +123,7 @@ async def recent(
     return answer
 
 
-async def get_message(ctx: Ctx, chat_id: _OneChat, msg_id: _MsgId, max_tokens: MaxTokens = None) -> Thread:
+async def get_message(ctx: Ctx, chat_id: OneChat, msg_id: OneMessage, max_tokens: MaxTokens = None) -> Thread:
     """One message as it stands now, and its thread: what it answers, what answers it, and so on."""
     return await message(reader(ctx), chat_id, msg_id, max_tokens)
 
