@@ -32,7 +32,8 @@ from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.embedding.worker import Tally, Worker
 from vkteams_daemon.options import Daemon, Embedding
-from vkteams_daemon.search.archive import Archive, Mode
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.search.asking import Mode
 from vkteams_daemon.search.hit import Hit
 from vkteams_daemon.store import models, words
 from vkteams_daemon.store.database import Database

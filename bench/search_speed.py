@@ -22,7 +22,8 @@ from bench.relevance import TOP, Question, Said, configuration, fill, percentile
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.model import Model
-from vkteams_daemon.search.archive import MODES, Archive, Mode
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.search.asking import MODES, Mode
 from vkteams_daemon.store.database import Connection, Database
 from vkteams_daemon.store.models import active_model
 

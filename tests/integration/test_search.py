@@ -13,7 +13,8 @@ from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ModelAbsent, UsageError
 from vkteams_daemon.options import Database, Embedding
-from vkteams_daemon.search.archive import MODES, Archive, Mode
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.search.asking import MODES, Mode
 
 BY_WORDS: tuple[Mode, ...] = ("text", "hybrid")
 

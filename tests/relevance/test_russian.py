@@ -22,7 +22,8 @@ from tests.harness.postgres import PostgresServer
 from vkteams_daemon.botapi import events
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Database, Embedding
-from vkteams_daemon.search.archive import Archive, Mode
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.search.asking import Mode
 from vkteams_daemon.store import words
 from vkteams_daemon.store.writing import Writer
 

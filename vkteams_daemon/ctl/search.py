@@ -11,7 +11,7 @@ from vkteams_daemon.ctl.output import Answer, Screen, cell, one_line
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
-    from vkteams_daemon.search.archive import Found
+    from vkteams_daemon.search.asking import Found
     from vkteams_daemon.search.hit import Hit
 
 _MOST = 1000

@@ -16,7 +16,7 @@ from vkteams_daemon.mcp.chats import Chosen, chosen, reader
 from vkteams_daemon.mcp.reader import Reader
 
 if TYPE_CHECKING:
-    from vkteams_daemon.search import archive as library
+    from vkteams_daemon.search import asking as library
     from vkteams_daemon.search import hit as found
 
 Mode = Literal["hybrid", "semantic", "text"]

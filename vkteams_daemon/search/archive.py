@@ -10,75 +10,28 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any
 
 import psycopg
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import ModelAbsent, NotFound, StoreError
+from vkteams_daemon.errors import NotFound, StoreError
 from vkteams_daemon.options import Database as DatabaseOptions
-from vkteams_daemon.search import budget, context, conversation, directory, lexical, stats
+from vkteams_daemon.search import budget, context, conversation, directory, stats
+from vkteams_daemon.search.asking import Found, Mode, Question, answer
 from vkteams_daemon.search.context import Context, Kind
-from vkteams_daemon.search.conversation import Message, Said, neighbours
-from vkteams_daemon.search.correction import corrected
-from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
+from vkteams_daemon.search.conversation import Message, Said
 from vkteams_daemon.search.export import Export
-from vkteams_daemon.search.hit import Hit, Ranked, chat_titles, hits
-from vkteams_daemon.search.hybrid import LEG, fuse
-from vkteams_daemon.search.query import Query, read
+from vkteams_daemon.search.hit import Hit, chat_titles
+from vkteams_daemon.search.meaning import Meanings
 from vkteams_daemon.search.scope import Scope, with_threads
-from vkteams_daemon.search.semantic import EFFORT, ROUGH, search_semantic
-from vkteams_daemon.search.text import search_text, snippets, spelled_out
 from vkteams_daemon.search.vocabulary import Vocabulary
 from vkteams_daemon.store.cluster import READER
 from vkteams_daemon.store.database import Database
-from vkteams_daemon.store.models import StoredModel, active_model
-
-if TYPE_CHECKING:
-    from vkteams_daemon.embedding.model import Model
-
-    _Meaning = tuple[Model, StoredModel]
-
-
-Mode = Literal["hybrid", "semantic", "text"]
-MODES: tuple[Mode, ...] = ("hybrid", "semantic", "text")
-
-DEEPEST = 1000
-"""Hits that can be asked for altogether, further pages included."""
+from vkteams_daemon.store.models import active_model
 
 _VOCABULARY_AGE = 60.0  # seconds after which the archive's words are read again
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The answer to one question: the hits, best first, and what the archive knows at all.
-
-    Attributes:
-        showing: the query that these are results for, where it is not the one that was asked.
-        relaxed: whether no message holds all of the query's words, so that these hold some.
-        note: what the answer lacks and why, as a sentence; None where it lacks nothing.
-        cursor: gives the next page; None after the last.
-    """
-
-    query: str
-    mode: Mode
-    hits: list[Hit]
-    coverage: stats.Coverage
-    showing: str | None = None
-    relaxed: bool = False
-    note: str | None = None
-    cursor: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    ranked: list[Ranked]
-    query: Query | None = None
-    relaxed: bool = False
-    note: str | None = None
 
 
 class Archive:
@@ -96,7 +49,7 @@ class Archive:
         self._database = Database(self._config, application="vkteams-search")
         self._opened = False
         self._lock = threading.Lock()
-        self._model: tuple[str, Model] | None = None
+        self._meanings = Meanings(self._config)
         self._vocabulary: tuple[float, Vocabulary] | None = None
 
     def __enter__(self) -> Archive:
@@ -109,7 +62,8 @@ class Archive:
         """Close the connections and forget the model."""
         with self._lock:
             self._database.close()
-            self._opened, self._model, self._vocabulary = False, None, None
+            self._opened, self._vocabulary = False, None
+        self._meanings.forget()
 
     def search(
         self,
@@ -144,40 +98,18 @@ class Archive:
             ModelAbsent: semantic only: no model is installed, or not the one whose vectors the archive has.
             UsageError: the cursor is none, or another question's.
         """
-        most = self._config.search.limit if limit is None else limit
-        question = fingerprint(
-            query, mode, None if chat_ids is None else sorted(chat_ids), user_id, since, until, recency
-        )
-        page = parse(cursor, question) if cursor else None
-        meaning = None if mode == "text" else self._meaning(query, required=mode == "semantic")
+        question = Question(
+            query, mode, Scope(chat_ids, user_id, since, until),
+            self._config.search.limit if limit is None else limit, context, recency, cursor,
+        )  # fmt: skip
+        question.page()  # refused before the model is loaded
+        meaning = None
+        if mode != "text":
+            with self._reading() as connection:
+                active = active_model(connection)
+            meaning = self._meanings.of(active, required=mode == "semantic")
         with self._reading() as connection:
-            now = page.asked if page else _now(connection)
-            scope = Scope(chat_ids, user_id, since, until, page.asked if page else None)
-            deepest = min(DEEPEST, (page.given if page else 0) + most) + 1
-            if mode == "text":
-                matches = search_text(connection, query, scope, deepest, lambda: self._words(connection))
-                answer = _Answer(matches.ranked, matches.query, matches.relaxed)
-            elif mode == "semantic":
-                answer = _Answer(self._nearest(connection, meaning, query, scope, deepest))
-            else:
-                answer = self._hybrid(connection, query, meaning, scope, deepest, recency, now)
-            rest = page.rest(answer.ranked) if page else answer.ranked
-            shown, given = rest[:most], (page.given if page else 0) + len(rest[:most])
-            marked = snippets(connection, shown, answer.query) if answer.query else None
-            showing = (
-                spelled_out(answer.query, marked[0]).shown if answer.query and marked and answer.query.changed else None
-            )
-            more = len(rest) > most and given < DEEPEST
-            return Found(
-                query,
-                mode,
-                self._hits(connection, shown, marked, scope, context),
-                stats.coverage(connection, None if chat_ids is None else sorted(chat_ids)),
-                showing=showing,
-                relaxed=answer.relaxed,
-                note=answer.note,
-                cursor=Cursor(question, now, given, shown[-1].key).text if more else None,
-            )
+            return answer(connection, question, meaning, lambda: self._words(connection))
 
     def thread(
         self, chat_id: str, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
@@ -326,79 +258,6 @@ class Archive:
         with self._reading() as connection:
             return with_threads(connection, chat_ids)
 
-    def _hits(
-        self,
-        connection: psycopg.Connection[Any],
-        ranked: list[Ranked],
-        marked: list[str] | None,
-        scope: Scope,
-        context: int,
-    ) -> list[Hit]:
-        found = hits(connection, ranked, marked)
-        if not context:
-            return found
-        # Whoever looks for what one person said wants to read the answers, too.
-        seen = replace(scope, user_id=None)
-        around = {
-            middle.key: neighbours(connection, middle, seen, each_way=context)
-            for middle in conversation.read(connection, [r.key for r in ranked], seen)
-        }
-        return [
-            replace(hit, context=tuple(sorted(around.get(hit.key, ()), key=lambda said: (said.sent_at, said.msg_id))))
-            for hit in found
-        ]
-
-    def _hybrid(
-        self,
-        connection: psycopg.Connection[Any],
-        text: str,
-        meaning: _Meaning | None,
-        scope: Scope,
-        limit: int,
-        recency: timedelta | None,
-        now: datetime,
-    ) -> _Answer:
-        query = read(connection, text)
-        if query.terms and not lexical.all_known(connection, query):
-            query = corrected(connection, query, self._words(connection))
-        leg = max(LEG, limit)
-        by_words = lexical.any_word(connection, query, scope, leg)
-        said = query.shown if query.changed else text
-        by_meaning = self._nearest(connection, meaning, said, scope, leg, effort=ROUGH)
-        note = None
-        if meaning is None:
-            note = "No model is installed, or not the archive's: these were found by their words alone."
-        ranked = fuse(connection, by_words, by_meaning, scope, limit, half_life=recency, now=now)
-        return _Answer(ranked, query, note=note)
-
-    def _nearest(
-        self,
-        connection: psycopg.Connection[Any],
-        meaning: _Meaning | None,
-        text: str,
-        scope: Scope,
-        limit: int,
-        *,
-        effort: int = EFFORT,
-    ) -> list[Ranked]:
-        if meaning is None:
-            return []
-        model, stored = meaning
-        vector = model.embed_texts([text], query=True)[0]
-        return search_semantic(connection, vector, stored, scope, limit, effort=effort) if vector.any() else []
-
-    def _meaning(self, query: str, *, required: bool) -> _Meaning | None:
-        """The archive's model, loaded; None where there is none and it is not required."""
-        with self._reading() as connection:
-            active = active_model(connection)
-        try:
-            model = self._loaded(active)
-        except ModelAbsent:
-            if required:
-                raise
-            return None
-        return (model, active) if active else None
-
     def _words(self, connection: psycopg.Connection[Any]) -> Vocabulary:
         """The archive's words, at most a minute old."""
         known = self._vocabulary
@@ -426,42 +285,6 @@ class Archive:
                 (str(max(1, int(timeout * 1000))),),
             )
             yield connection
-
-    def _loaded(self, active: StoredModel | None) -> Model:
-        with self._lock:
-            if self._model is None or (active and self._model[0] != active.fingerprint):
-                from vkteams_daemon.embedding.model import Model
-
-                model = Model.load(_directory(self._config, active))
-                self._model = (model.fingerprint, model)
-            return self._model[1]
-
-
-def _directory(config: Config, active: StoredModel | None) -> Path:
-    """Where the model lies whose vectors the archive has; before there are any, the chosen one."""
-    from vkteams_daemon.embedding import catalogue
-
-    if active is None:
-        name = catalogue.chosen(config)
-        if name is None:
-            raise ModelAbsent(
-                "no embedding model is installed, so nothing can be found by meaning",
-                hint="Install one: `vkteamsctl model install all-MiniLM-L6-v2`, and restart vkteamsd.",
-            )
-        return catalogue.find(config.models_dir, name)
-    for model in catalogue.installed(config.models_dir):
-        if model.fingerprint == active.fingerprint:
-            return model.directory
-    raise ModelAbsent(
-        f"the archive's vectors are of the model {active.name}, which is not installed here",
-        hint=f"Install it: `vkteamsctl model install {active.name}`.",
-    )
-
-
-def _now(connection: psycopg.Connection[Any]) -> datetime:
-    row = connection.execute("SELECT now()").fetchone()
-    assert row is not None
-    return cast(datetime, row[0])
 
 
 @contextlib.contextmanager

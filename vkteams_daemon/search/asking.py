@@ -1,0 +1,180 @@
+"""One question and its answer: which way of searching, which page of it, and what comes with the hits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal, cast
+
+import psycopg
+
+from vkteams_daemon.search import conversation, lexical, stats
+from vkteams_daemon.search.correction import corrected
+from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
+from vkteams_daemon.search.hit import Hit, Ranked, hits
+from vkteams_daemon.search.hybrid import LEG, fuse
+from vkteams_daemon.search.meaning import Meaning
+from vkteams_daemon.search.query import Query, read
+from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.search.semantic import ROUGH, search_semantic
+from vkteams_daemon.search.text import search_text, snippets, spelled_out
+from vkteams_daemon.search.vocabulary import Vocabulary
+
+Mode = Literal["hybrid", "semantic", "text"]
+MODES: tuple[Mode, ...] = ("hybrid", "semantic", "text")
+
+DEEPEST = 1000
+"""Hits that can be asked for altogether, further pages included."""
+
+Words = Callable[[], Vocabulary]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to one question: the hits, best first, and what the archive knows at all.
+
+    Attributes:
+        showing: the query that these are results for, where it is not the one that was asked.
+        relaxed: whether no message holds all of the query's words, so that these hold some.
+        note: what the answer lacks and why, as a sentence; None where it lacks nothing.
+        cursor: gives the next page; None after the last.
+    """
+
+    query: str
+    mode: Mode
+    hits: list[Hit]
+    coverage: stats.Coverage
+    showing: str | None = None
+    relaxed: bool = False
+    note: str | None = None
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked; see `search.archive.Archive.search` for the fields."""
+
+    query: str
+    mode: Mode
+    scope: Scope
+    limit: int
+    context: int = 0
+    recency: timedelta | None = None
+    cursor: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The same for every page of the answer, and for no other question."""
+        scope = self.scope.parameters
+        return fingerprint(self.query, self.mode, sorted(scope.items()), self.recency)
+
+    def page(self) -> Cursor | None:
+        """Where the page begins that is asked for; None for the first.
+
+        Raises:
+            UsageError: the cursor is none, or another question's.
+        """
+        return parse(self.cursor, self.name) if self.cursor else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    ranked: list[Ranked]
+    query: Query | None = None
+    relaxed: bool = False
+    note: str | None = None
+
+
+def answer(connection: psycopg.Connection[Any], question: Question, meaning: Meaning | None, words: Words) -> Found:
+    """The page of the answer that is asked for.
+
+    Args:
+        connection: a transaction that sees one state of the archive.
+        question: what is asked.
+        meaning: the model that the archive's vectors are of; None where there is none, or none is needed.
+        words: gives the archive's words.
+
+    Raises:
+        UsageError: the question's cursor is none, or another question's.
+    """
+    page = question.page()
+    given = page.given if page else 0
+    asked = page.asked if page else _now(connection)
+    scope = replace(question.scope, arrived=page.asked) if page else question.scope
+    ranking = _ranking(connection, question, scope, min(DEEPEST, given + question.limit) + 1, meaning, words, asked)
+    rest = page.rest(ranking.ranked) if page else ranking.ranked
+    shown = rest[: question.limit]
+    given += len(shown)
+    more = len(rest) > question.limit and given < DEEPEST
+    marked = snippets(connection, shown, ranking.query) if ranking.query else None
+    showing = None
+    if ranking.query and ranking.query.changed and marked:
+        showing = spelled_out(ranking.query, marked[0]).shown
+    chat_ids = None if scope.chat_ids is None else sorted(scope.chat_ids)
+    return Found(
+        question.query,
+        question.mode,
+        _with_context(connection, hits(connection, shown, marked), scope, question.context),
+        stats.coverage(connection, chat_ids),
+        showing=showing,
+        relaxed=ranking.relaxed,
+        note=ranking.note,
+        cursor=Cursor(question.name, asked, given, shown[-1].key).text if more else None,
+    )
+
+
+def _ranking(
+    connection: psycopg.Connection[Any],
+    question: Question,
+    scope: Scope,
+    limit: int,
+    meaning: Meaning | None,
+    words: Words,
+    now: datetime,
+) -> _Ranking:
+    text = question.query
+    if question.mode == "text":
+        matches = search_text(connection, text, scope, limit, words)
+        return _Ranking(matches.ranked, matches.query, matches.relaxed)
+    if question.mode == "semantic":
+        if meaning is None:
+            return _Ranking([])
+        vector = meaning.model.embed_texts([text], query=True)[0]
+        return _Ranking(search_semantic(connection, vector, meaning.stored, scope, limit) if vector.any() else [])
+    query = read(connection, text)
+    if query.terms and not lexical.all_known(connection, query):
+        query = corrected(connection, query, words())
+    leg = max(LEG, limit)
+    by_words = lexical.any_word(connection, query, scope, leg)
+    by_meaning, note = [], None
+    if meaning is None:
+        note = "No model is installed, or not the archive's: these were found by their words alone."
+    else:
+        vector = meaning.model.embed_texts([query.shown if query.changed else text], query=True)[0]
+        if vector.any():
+            by_meaning = search_semantic(connection, vector, meaning.stored, scope, leg, effort=ROUGH)
+    ranked = fuse(connection, by_words, by_meaning, scope, limit, half_life=question.recency, now=now)
+    return _Ranking(ranked, query, note=note)
+
+
+def _with_context(connection: psycopg.Connection[Any], found: list[Hit], scope: Scope, each_way: int) -> list[Hit]:
+    """The hits with so many messages before and after each."""
+    if not each_way:
+        return found
+    # Whoever looks for what one person said wants to read the answers, too.
+    seen = replace(scope, user_id=None)
+    around = {
+        middle.key: conversation.neighbours(connection, middle, seen, each_way=each_way)
+        for middle in conversation.read(connection, [hit.key for hit in found], seen)
+    }
+    return [
+        replace(hit, context=tuple(sorted(around.get(hit.key, ()), key=lambda said: (said.sent_at, said.msg_id))))
+        for hit in found
+    ]
+
+
+def _now(connection: psycopg.Connection[Any]) -> datetime:
+    row = connection.execute("SELECT now()").fetchone()
+    assert row is not None
+    return cast(datetime, row[0])
