@@ -8,6 +8,7 @@ from hypothesis import settings
 
 _ROOMS = (
     "scale",
+    "reports",
     "temporary",
     "postgres",
     "sharing",
