@@ -23,7 +23,7 @@ from vkteams_daemon.ctl.output import Answer, Screen, cell, size
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.daemon.condition import Condition, look
 from vkteams_daemon.daemon.holder import holder
-from vkteams_daemon.errors import AlreadyRunning, NotRunning, PermissionRefused, VkTeamsError
+from vkteams_daemon.errors import AlreadyRunning, NotRunning, PermissionRefused, UsageError, VkTeamsError
 
 if TYPE_CHECKING:
     from vkteams_daemon.daemon.status import Status
@@ -37,6 +37,7 @@ _VERBS = {
     "reload": "let it read its configuration again and reopen its log",
     "status": "how it is: exit code 0 running, 1 dead, 3 not running, 4 unknown",
     "stats": "let it write its statistics now, and show all of them",
+    "top": "look at it live, on a terminal; q quits",
 }
 _EXAMPLES = {
     "start": "vkteamsctl daemon start --chat-id 681869378@chat.agent",
@@ -45,6 +46,7 @@ _EXAMPLES = {
     "reload": "vkteamsctl daemon reload",
     "status": "vkteamsctl --output json daemon status",
     "stats": "vkteamsctl daemon stats",
+    "top": "vkteamsctl daemon top --interval 0.5",
 }
 
 
@@ -54,6 +56,7 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
     verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
     functions = {
         "start": _start, "stop": _stop, "restart": _restart, "reload": _reload, "status": _status, "stats": _stats,
+        "top": _top,
     }  # fmt: skip
     for name, function in functions.items():
         verb = verbs.add_parser(name, help=_VERBS[name], parents=[common], epilog=f"example:\n  {_EXAMPLES[name]}")
@@ -63,6 +66,10 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
             arguments.add_options(verb)
         else:
             verb.add_argument("--role", choices=("all", "listen", "embed"), help="embed: the worker's own files")
+        if name == "top":
+            verb.add_argument(
+                "--interval", metavar="SECONDS", type=_interval, default=1.0, help="between two looks (1)"
+            )
         if name in ("stop", "restart"):
             verb.add_argument("--timeout", metavar="SECONDS", type=float, default=10.0, help="how long to wait (10)")
             verb.add_argument("--force", action="store_true", help="kill it when it has not stopped by then")
@@ -125,6 +132,25 @@ def _stats(args: argparse.Namespace, _: Config) -> Answer:
     raise NotRunning(
         f"process {pid} has not written {config.status_file} within {STATS_TIMEOUT:g} s", hint="Is it stopped or stuck?"
     )
+
+
+def _top(args: argparse.Namespace, _: Config) -> Answer:
+    from vkteams_daemon.ctl import top
+
+    if getattr(args, "output", "table") != "table":
+        raise UsageError("daemon top is for people", hint="`vkteamsctl --output json daemon status` is for programs.")
+    top.run(lambda: _looked_up(args), args.interval, lambda word: _STYLES.get(word, "red"))
+    return Answer(None, lambda screen: None)
+
+
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.1 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 3600")
+    return seconds
 
 
 def _looked_up(args: argparse.Namespace) -> Condition:
