@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
+import psycopg
 import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
@@ -66,19 +68,31 @@ def serve(office: Office) -> Iterator[Serve]:
         server.end()
 
 
-def _status(url: str, **headers: str) -> int:
-    """The HTTP status of a hello."""
-    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-    hello = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}
-    given = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"}
-    given |= {name.replace("_", "-"): value for name, value in headers.items()}
-    request = urllib.request.Request(url, json.dumps(hello).encode(), given)
+def _post(url: str, message: dict[str, Any], headers: dict[str, str]) -> tuple[int, str]:
+    """The HTTP status of a message, and the session that the answer names."""
+    given = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"} | headers
+    request = urllib.request.Request(url, json.dumps(message).encode(), given)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return int(answer.status)
+            return int(answer.status), answer.headers.get("Mcp-Session-Id", "")
     except urllib.error.HTTPError as error:
         error.close()
-        return error.code
+        return error.code, ""
+
+
+def _hello(url: str, **headers: str) -> str:
+    """The session that a hello opens; empty where it is refused."""
+    return _greeted(url, headers)[1]
+
+
+def _status(url: str, **headers: str) -> int:
+    """The HTTP status of a hello."""
+    return _greeted(url, headers)[0]
+
+
+def _greeted(url: str, headers: dict[str, str]) -> tuple[int, str]:
+    client = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
+    return _post(url, {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}, headers)
 
 
 def test_on_loopback_nobody_needs_a_token(serve: Serve) -> None:
@@ -116,6 +130,34 @@ def test_a_token_gives_its_own_chats_and_their_threads_alone(serve: Serve, token
     counted = server.asked("get_database_stats", token=SOME)
     assert counted["chats"] == 2 and {chat["chat_id"] for chat in counted["busiest"]} == {OPS, THREAD}
     assert "sizes" not in counted
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+def test_a_call_can_be_taken_back_over_http_too(office: Office, serve: Serve, mode: str) -> None:
+    async def look(client: Client) -> None:
+        with psycopg.connect(office.url) as holder:
+            holder.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
+            with anyio.move_on_after(2.0) as taken_back:
+                await client.call_tool("search_text", {"query": "сервер", "chat_id": "all"})
+            assert taken_back.cancelled_caught
+            assert (await client.list_tools()).tools
+            holder.rollback()
+        assert not (await client.call_tool("search_text", {"query": "сервер", "chat_id": "all"})).is_error
+
+    server = serve()
+    server.with_client(look, mode=mode)
+    until(lambda: len(office.audit()) == 2, 20, "two audit lines")
+    assert sorted(line["outcome"] for line in office.audit()) == ["cancelled", "ok"]
+
+
+def test_a_session_belongs_to_the_token_that_opened_it(serve: Serve, tokens: Path) -> None:
+    server = serve()
+    session = _hello(server.url, Authorization=f"Bearer {ALL}")
+    assert session
+    listing = {"jsonrpc": "2.0", "id": 2, "method": "tools/list"}
+    for token, status in ((SOME, 404), (ALL, 200)):
+        headers = {"Authorization": f"Bearer {token}", "Mcp-Session-Id": session}
+        assert _post(server.url, listing, headers)[0] == status
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
