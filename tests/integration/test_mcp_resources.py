@@ -134,6 +134,24 @@ def test_lists_name_every_chat_and_everybody_who_spoke(office: Office) -> None:
     assert len(users) == count
 
 
+@pytest.mark.parametrize(("tool", "named"), [("list_chats", "chats"), ("list_users", "users")])
+def test_a_list_goes_on_page_by_page(office: Office, tool: str, named: str) -> None:
+    async def pages(client: Client) -> tuple[list[Any], list[Any]]:
+        whole = (await client.call_tool(tool, {})).structured_content or {}
+        arguments: dict[str, Any] = {"limit": 3, "since": "52w", "max_tokens": 200}
+        seen: list[Any] = []
+        while True:
+            answer = (await client.call_tool(tool, arguments)).structured_content or {}
+            seen += answer[named]
+            if "cursor" not in answer:
+                return seen, whole[named]
+            assert 1 <= len(answer[named]) <= 3
+            arguments["cursor"] = answer["cursor"]
+
+    seen, whole = with_client(office, pages)
+    assert seen == whole and len(seen) > 3
+
+
 def test_context_of_every_type(office: Office) -> None:
     late = asked(office, "get_context", timeframe="7d", max_tokens=600)
     assert late["kind"] == "recent" and late["cut"] and late["tokens"] <= 600

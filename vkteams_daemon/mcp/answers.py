@@ -207,7 +207,8 @@ class Chats(Answer):
     """Chats, the one that spoke last first."""
 
     chats: list[Chat]
-    left_out: int = 0
+    cursor: str | None = None
+    """Gives those after these; absent where there are none."""
 
 
 class User(Answer):
@@ -227,7 +228,8 @@ class Users(Answer):
     """People, the one who spoke last first."""
 
     users: list[User]
-    left_out: int = 0
+    cursor: str | None = None
+    """Gives those after these; absent where there are none."""
 
 
 class Daemon(Answer):

@@ -37,6 +37,9 @@ Around = Annotated[
         examples=_MESSAGES,
     ),
 ]
+Cursor = Annotated[
+    str | None, Field(max_length=2000, description="Of the page before, together with the same arguments.")
+]
 MaxTokens = Annotated[
     int | None,
     Field(ge=200, le=200000, description="Most tokens of the answer, about; what has no room comes by the cursor."),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -9,8 +11,9 @@ import msgspec
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from vkteams_daemon.mcp.answers import Chat, Chats, Daemon, Room, Statistics, User, Users
-from vkteams_daemon.mcp.arguments import ChatId, MaxTokens, Since
+from vkteams_daemon.mcp import page
+from vkteams_daemon.mcp.answers import A, Chat, Chats, Daemon, Room, Statistics, User, Users
+from vkteams_daemon.mcp.arguments import ChatId, Cursor, MaxTokens, Since
 from vkteams_daemon.mcp.chats import ALL, reader
 from vkteams_daemon.mcp.reader import Reader
 
@@ -27,26 +30,59 @@ async def get_database_stats(ctx: Ctx, chat_id: ChatId = None, since: Since = No
     return Statistics.model_validate(found)
 
 
-async def list_chats(ctx: Ctx, since: Since = None, limit: _Limit = 100, max_tokens: MaxTokens = None) -> Chats:
+async def list_chats(
+    ctx: Ctx, since: Since = None, limit: _Limit = 100, cursor: Cursor = None, max_tokens: MaxTokens = None
+) -> Chats:
     """The chats that you may see, by id and title, the one that spoke last first."""
     here = reader(ctx)
     chats = await here.visible(None)
-    found = await here.ask(lambda archive: archive.chats(chat_ids=chats, since=here.since(since), limit=limit))
-    listed = [Chat.model_validate(chat) for chat in found]
-    shown = Room(here.room(max_tokens)).fill(listed)
-    return Chats(chats=shown, left_out=len(listed) - len(shown))
+    part = _Part.of(here, since, limit, cursor)
+    found = await here.ask(lambda archive: archive.chats(chat_ids=chats, since=part.since, limit=part.deepest))
+    shown, more = part.shown([Chat.model_validate(chat) for chat in found[part.given :]], here.room(max_tokens))
+    return Chats(chats=shown, cursor=more)
 
 
 async def list_users(
-    ctx: Ctx, chat_id: ChatId = None, since: Since = None, limit: _Limit = 100, max_tokens: MaxTokens = None
+    ctx: Ctx,
+    chat_id: ChatId = None,
+    since: Since = None,
+    limit: _Limit = 100,
+    cursor: Cursor = None,
+    max_tokens: MaxTokens = None,
 ) -> Users:
     """Who has spoken, by id and name, the one who spoke last first; in one chat, or since a moment."""
     here = reader(ctx)
     chats = await here.visible(None if chat_id == ALL else chat_id)
-    found = await here.ask(lambda archive: archive.users(chat_ids=chats, since=here.since(since), limit=limit))
-    listed = [User.model_validate(user) for user in found]
-    shown = Room(here.room(max_tokens)).fill(listed)
-    return Users(users=shown, left_out=len(listed) - len(shown))
+    part = _Part.of(here, since, limit, cursor)
+    found = await here.ask(lambda archive: archive.users(chat_ids=chats, since=part.since, limit=part.deepest))
+    shown, more = part.shown([User.model_validate(user) for user in found[part.given :]], here.room(max_tokens))
+    return Users(users=shown, cursor=more)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a list: after so many that were given, so many more."""
+
+    since: datetime | None
+    given: int
+    most: int
+
+    @classmethod
+    def of(cls, here: Reader, since: datetime | None, limit: int, cursor: str | None) -> _Part:
+        begun = page.parse(cursor) if cursor else None
+        return cls(here.since(begun.since if begun else since), page.number(begun.rest) if begun else 0, limit)
+
+    @property
+    def deepest(self) -> int:
+        """So many must be asked for to know whether there are more."""
+        return self.given + self.most + 1
+
+    def shown(self, listed: list[A], room: int) -> tuple[list[A], str | None]:
+        """What there is room for, and the cursor of the rest."""
+        kept = Room(room).fill(listed[: self.most]) or listed[:1]
+        if len(kept) == len(listed):
+            return kept, None
+        return kept, page.Page(self.since, None, str(self.given + len(kept))).text
 
 
 async def daemon_status(ctx: Ctx) -> Daemon:

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from vkteams_daemon.errors import UsageError
 
+_DIGITS = 9
 _UNREADABLE, _HINT = "the cursor cannot be read", "Pass on the one that the last page gave."
 
 
@@ -66,6 +67,17 @@ def key(rest: str) -> tuple[datetime, str, str]:
     if moment is None:
         raise UsageError(_UNREADABLE, hint=_HINT)
     return moment, str(chat_id), str(msg_id)
+
+
+def number(rest: str) -> int:
+    """How many were given before this page.
+
+    Raises:
+        UsageError: it is no number.
+    """
+    if not rest.isascii() or not rest.isdigit() or len(rest) > _DIGITS:
+        raise UsageError(_UNREADABLE, hint=_HINT)
+    return int(rest)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -13,6 +13,7 @@ from vkteams_daemon.mcp.answers import Context, Recent, Room, Said, Thread
 from vkteams_daemon.mcp.arguments import (
     Around,
     ChatId,
+    Cursor,
     MaxTokens,
     OneChat,
     OneMessage,
@@ -82,7 +83,7 @@ async def get_recent_messages(
     user_id: UserId = None,
     since: Since = None,
     limit: Annotated[int, Field(ge=1, le=500, description="Most messages of this page.")] = 50,
-    cursor: Annotated[str | None, Field(max_length=2000, description="Of the page of newer messages.")] = None,
+    cursor: Cursor = None,
     max_tokens: MaxTokens = None,
 ) -> Recent:
     """The newest messages in the order they were said in; with the cursor those before them."""

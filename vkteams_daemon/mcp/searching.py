@@ -11,7 +11,7 @@ from pydantic import Field
 
 from vkteams_daemon.mcp import page
 from vkteams_daemon.mcp.answers import Coverage, Found, Hit, Room
-from vkteams_daemon.mcp.arguments import ChatId, MaxTokens, Since, Until, UserId
+from vkteams_daemon.mcp.arguments import ChatId, Cursor, MaxTokens, Since, Until, UserId
 from vkteams_daemon.mcp.chats import Chosen, chosen, reader
 from vkteams_daemon.mcp.reader import Reader
 
@@ -38,9 +38,6 @@ _Around = Annotated[
     int, Field(ge=0, le=20, description="So many messages before and after each hit come with it.", examples=[2])
 ]
 _Explain = Annotated[bool, Field(description="Say of each hit what each way of searching thinks of it.")]
-_Cursor = Annotated[
-    str | None, Field(max_length=2000, description="Of the page before, together with the same question.")
-]
 
 
 def tool(mode: Mode) -> Callable[..., Awaitable[Found]]:
@@ -57,7 +54,7 @@ def tool(mode: Mode) -> Callable[..., Awaitable[Found]]:
         until: Until = None,
         context: _Around = 0,
         explain: _Explain = False,
-        cursor: _Cursor = None,
+        cursor: Cursor = None,
         max_tokens: MaxTokens = None,
     ) -> Found:
         here = reader(ctx)
