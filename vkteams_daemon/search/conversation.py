@@ -181,12 +181,22 @@ def _parent(connection: psycopg.Connection[Any], chat_id: str, scope: Scope) -> 
 
 def _below(connection: psycopg.Connection[Any], linked: Sequence[Said], scope: Scope) -> list[Said]:
     """The newest messages of the threads that hang on these."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT chat_id FROM chats WHERE parent_chat_id = %s AND parent_msg_id = ANY(%s)",
+            (linked[0].chat_id, [said.msg_id for said in linked]),
+        )
+        threads = [chat_id for (chat_id,) in cursor]
+    if not threads:
+        return []
     return _read(
         connection,
-        "SELECT m.chat_id, m.msg_id FROM chats c JOIN messages m ON m.chat_id = c.chat_id"
-        f" WHERE c.parent_chat_id = %(chat)s AND c.parent_msg_id = ANY(%(messages)s) AND {scope.condition}"
+        # By the threads' own index: they are short, and may lie far back.
+        "SELECT m.chat_id, m.msg_id FROM unnest(%(threads)s::text[]) AS t (chat_id) CROSS JOIN LATERAL"
+        " (SELECT m.chat_id, m.msg_id, m.sent_at FROM messages m"
+        f"  WHERE m.chat_id = t.chat_id AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {_BELOW}) AS m"
         f" ORDER BY m.sent_at DESC, m.msg_id DESC LIMIT {_BELOW}",
-        {**scope.parameters, "chat": linked[0].chat_id, "messages": [said.msg_id for said in linked]},
+        {**scope.parameters, "threads": threads},
     )
 
 
