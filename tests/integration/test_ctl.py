@@ -254,7 +254,7 @@ def test_search_filters(ask: Callable[..., Any], archive: Chat) -> None:
 def test_search_by_words_and_meaning(ask: Callable[..., Any], archive: Chat) -> None:
     data = ask("search", "hybrid", "server упал", "--context", "1")
     assert data["showing"] == "Сервер упал"
-    assert data["note"].startswith("No model is installed")
+    assert data["note"].startswith("These were found by their words alone")
     assert (data["hits"][0]["msg_id"], data["hits"][0]["legs"][0]["name"]) == ("1", "text")
     assert [said["msg_id"] for said in data["hits"][0]["context"]] == ["2"]
     shown = ask("search", "hybrid", "server упал", "--context", "1", "--explain", "--recency", "1d", mode="table")

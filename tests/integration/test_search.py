@@ -162,11 +162,14 @@ def test_where_no_message_holds_all_words_some_do_and_it_is_said(archive: Archiv
     assert [hit.msg_id for hit in found.hits] == ["1", "2"]
 
 
-def test_words_that_are_excluded_stay_out_of_every_mode(archive: Archive, talk: Talk) -> None:
+@pytest.mark.parametrize("mode", BY_WORDS)
+def test_words_that_are_excluded_stay_out(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
     talk.say("1", "сервер учебный")
-    talk.say("2", "сервер боевой", at=600)
-    for mode in BY_WORDS:
-        assert ids(archive, "сервер -учебный", mode) == ["2"]
+    talk.say("2", "сервер боевой", at=1)
+    talk.say("3", "учебный стенд ждёт", answers="2", at=2)
+    embedded(talk.url, models_dir / "tiny")
+    assert ids(with_model, "сервер -учебный", mode) == ["2"]
+    assert "3" not in ids(with_model, "сервер стенд -учебный", mode)
 
 
 @pytest.mark.parametrize("mode", BY_WORDS)

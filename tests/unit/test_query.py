@@ -51,3 +51,9 @@ def test_what_was_meant_stands_in_the_place_of_what_was_typed() -> None:
     meant = query.with_terms({"ghbdtn": replace(Term("ghbdtn"), meant="привет")})
     assert meant.changed
     assert meant.shown == 'привет всем OR "ghbdtn"'
+
+
+def test_what_is_excluded_is_not_said() -> None:
+    query = Query(((Term("сервер"), Term("не закрыта", phrase=True), Term("тест", excluded=True, tsquery="'тест'")),))
+    assert query.wanted == "сервер не закрыта"
+    assert query.without == "('тест')"

@@ -145,13 +145,14 @@ def _ranking(
     query = read(connection, text)
     if query.terms and not lexical.all_known(connection, query):
         query = corrected(connection, query, words())
+    scope = replace(scope, without=query.without)
     leg = max(LEG, limit)
     by_words = lexical.any_word(connection, query, scope, leg)
     by_meaning, note = [], None
     if meaning is None:
-        note = "No model is installed, or not the archive's: these were found by their words alone."
+        note = "These were found by their words alone: no message has a vector of a model that is installed here."
     else:
-        vector = meaning.model.embed_texts([query.shown if query.changed else text], query=True)[0]
+        vector = meaning.model.embed_texts([query.wanted if query.changed or query.without else text], query=True)[0]
         if vector.any():
             by_meaning = search_semantic(connection, vector, meaning.stored, scope, leg, effort=ROUGH)
     ranked = fuse(connection, by_words, by_meaning, scope, limit, half_life=question.recency, now=now)

@@ -46,8 +46,8 @@ def any_word(connection: psycopg.Connection[Any], query: Query, scope: Scope, li
 
     Args:
         connection: any connection to the archive.
-        query: as read, or corrected; excluded words are left out, alternatives are words like others.
-        scope: where to look.
+        query: as read, or corrected; alternatives are words like others.
+        scope: where to look; what the query excludes, it must exclude, too.
         limit: most messages.
     """
     terms = weigh(connection, query)
@@ -56,16 +56,14 @@ def any_word(connection: psycopg.Connection[Any], query: Query, scope: Scope, li
         return []
     values: dict[str, Any] = {**scope.parameters, "limit": limit}
     values["chosen"] = " | ".join(f"({term.tsquery})" for term in chosen)
-    values["excluded"] = " | ".join(f"({term.tsquery})" for term in query.excluded)
     found = []
     for n, term in enumerate(terms):
         values |= {f"term{n}": term.tsquery, f"weight{n}": term.weight}
         found.append(f"(c.search @@ %(term{n})s::tsquery)::int * %(weight{n})s::float8")
-    excluded = " AND NOT m.search @@ %(excluded)s::tsquery" if query.excluded else ""
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
             "WITH candidates AS MATERIALIZED (SELECT m.chat_id, m.msg_id, m.sent_at, m.search FROM messages m"
-            f" WHERE m.search @@ %(chosen)s::tsquery{excluded} AND {scope.condition}"
+            f" WHERE m.search @@ %(chosen)s::tsquery AND {scope.condition}"
             f" ORDER BY m.sent_at DESC LIMIT {CANDIDATES}),"
             f" weighed AS (SELECT c.chat_id, c.msg_id, c.sent_at, {' + '.join(found)} AS found,"
             "  length(c.search) / avg(length(c.search)) OVER () AS long FROM candidates c)"

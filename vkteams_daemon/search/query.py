@@ -65,9 +65,21 @@ class Query:
         return [term for terms in self.alternatives for term in terms if not term.excluded and term.tsquery]
 
     @property
-    def excluded(self) -> list[Term]:
-        """The terms that must not occur, of every alternative."""
-        return [term for terms in self.alternatives for term in terms if term.excluded and term.tsquery]
+    def without(self) -> str:
+        """What finds the messages that must not be in the answer; "" where nothing is excluded."""
+        return " | ".join(
+            f"({term.tsquery})" for terms in self.alternatives for term in terms if term.excluded and term.tsquery
+        )
+
+    @property
+    def wanted(self) -> str:
+        """The query as one would say it: without its quotes, and without what it excludes."""
+        return " ".join(
+            term.typed if term.meant is None else term.meant
+            for terms in self.alternatives
+            for term in terms
+            if not term.excluded
+        )
 
     @property
     def tsquery(self) -> str:

@@ -21,6 +21,7 @@ class Scope:
         since: from this moment on (aware).
         until: up to, and not including, this moment (aware).
         arrived: only what had arrived by this moment (aware): the further pages of an answer.
+        without: a tsquery that no message may match; "" excludes nothing.
     """
 
     chat_ids: Collection[str] | None = None
@@ -28,6 +29,7 @@ class Scope:
     since: datetime | None = None
     until: datetime | None = None
     arrived: datetime | None = None
+    without: str = ""
 
     @property
     def narrows(self) -> bool:
@@ -57,6 +59,8 @@ class Scope:
             parts.append("m.sent_at < %(until)s")
         if self.arrived is not None:
             parts.append("m.received_at <= %(arrived)s")
+        if self.without:
+            parts.append("NOT m.search @@ %(without)s::tsquery")
         return parts
 
     @property
@@ -68,6 +72,7 @@ class Scope:
             "since": self.since,
             "until": self.until,
             "arrived": self.arrived,
+            "without": self.without,
         }
 
 

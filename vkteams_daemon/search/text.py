@@ -75,7 +75,8 @@ def search_text(
         found = matching(connection, wider, scope, limit)
         if found:
             return Matches(found, wider)
-    return Matches(lexical.any_word(connection, meant, scope, limit), meant, relaxed=True)
+    some = lexical.any_word(connection, meant, replace(scope, without=query.without), limit)
+    return Matches(some, meant, relaxed=True)
 
 
 def matching(connection: psycopg.Connection[Any], query: Query, scope: Scope, limit: int) -> list[Ranked]:

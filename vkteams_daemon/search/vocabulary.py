@@ -42,7 +42,7 @@ class Vocabulary:
 
     @classmethod
     def read(cls, connection: psycopg.Connection[Any]) -> Vocabulary:
-        """Read it: 20 ms in an archive of 200,000 messages."""
+        """Read it: about 0.1 s for the 69,000 words of 193,000 messages of a public channel."""
         words: dict[str, int] = {}
         with connection.cursor(row_factory=tuple_row) as cursor:
             for source in (
