@@ -68,6 +68,10 @@ def load(
         if value is not None:
             _put(tables, name, value)
             places[name] = " (command line)"
+    for name, place in places.items():
+        section, _, key = name.partition(".")
+        if not _is_text(tables[section][key]):
+            raise ConfigError(f"{name}: it is not UTF-8{place}")
     for direct, by_file in _SECRETS:
         # A file that the environment names stands over a secret that the configuration file itself holds.
         if by_file in places and direct not in places:
@@ -140,6 +144,12 @@ def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
 def _put(tables: dict[str, dict[str, Any]], name: str, value: Any) -> None:
     section, _, key = name.partition(".")
     tables.setdefault(section, {})[key] = value
+
+
+def _is_text(value: Any) -> bool:
+    """Whether what the environment or the command line gave was UTF-8, as a file has to be."""
+    words = value if isinstance(value, list | tuple) else [value]
+    return not any("\ud800" <= letter <= "\udfff" for word in words if isinstance(word, str) for letter in word)
 
 
 def _convert(tables: Mapping[str, Any], place: Callable[[str], str]) -> Config:

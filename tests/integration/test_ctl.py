@@ -89,6 +89,19 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(words: tuple[str, ...], code
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("search", "text", "x", "--chat-id"), ("search", "semantic"), ("context", "message"),
+        ("database", "stats", "--chat-id"), ("diagnostic", "events", "--type"),
+    ],
+)  # fmt: skip
+def test_what_is_asked_of_the_archive_is_utf_8(words: tuple[str, ...], archive: Chat) -> None:
+    done = _run(*words, "\udcff", DATABASE_URL=archive.url, VKTEAMS_BOT_CONFIG="/dev/null")
+    assert done.returncode == 64
+    assert re.fullmatch(r"vkteamsctl: (an argument|the query) is not UTF-8\n", done.stderr)
+
+
 def test_a_mistake_in_json_has_its_envelope_too() -> None:
     done = _run("--output", "json", "daemon", "dance")
     said = json.loads(done.stdout)

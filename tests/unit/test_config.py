@@ -185,6 +185,13 @@ def test_a_wrong_variable_is_named_and_not_the_line_of_the_file(
     _refused(f"{said} (${variable})", file, environ={variable: value})
 
 
+def test_what_is_not_utf_8_is_refused_as_in_a_file(write: Write) -> None:
+    file = write("[api]\npoll_time = 30\n")
+    _refused("api.token: it is not UTF-8 ($VKTEAMS_BOT_API_TOKEN)", file, environ={"VKTEAMS_BOT_API_TOKEN": "\udcff"})
+    chats = ("1@chat.agent", "\udcff")
+    _refused("storage.chat_ids: it is not UTF-8 (command line)", file, flags={"storage.chat_ids": chats})
+
+
 def test_a_wrong_flag_is_named_as_one(write: Write) -> None:
     file = write("[daemon]\nrole = 'all'\n")
     said = "daemon.role: 'king' is none of all, listen, embed (command line)"

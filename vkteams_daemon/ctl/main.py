@@ -130,8 +130,15 @@ def _outcome(run: _Run, arguments: Sequence[str], noun: str | None) -> int:
     except VkTeamsError as error:
         return run.failed(error, error.exit_code, error.hint)
     except Exception as error:  # noqa: BLE001  the last resort: people get a sentence, not a traceback
+        if isinstance(error, UnicodeEncodeError) and not all(map(_is_text, arguments)):
+            return run.failed(UsageError("an argument is not UTF-8"), UsageError.exit_code, "")
         hint = "This is a fault of the program; VKTEAMS_DEBUG=1 shows where."
         return run.failed(error, VkTeamsError.exit_code, hint)
+
+
+def _is_text(word: str) -> bool:
+    """Whether its bytes were UTF-8. The name of a file need not be; what the database or a model is asked must."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in word)
 
 
 class _Run:
