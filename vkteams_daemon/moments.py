@@ -40,6 +40,7 @@ def age(text: str) -> timedelta:
     """
     try:
         span = timedelta(seconds=seconds(text))
+        datetime.now(UTC) - span  # what is older than the calendar is asked of nobody
     except (OverflowError, ConfigError) as error:
         raise UsageError(f"{text!r} is not a span of time: write 90m, 12h or 30d") from error
     if span <= timedelta(0):

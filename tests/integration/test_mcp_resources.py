@@ -163,7 +163,9 @@ def test_context_of_every_type(office: Office) -> None:
     assert around["conversations"][0]["matches"] == [MAIL]
     assert "needs a" in refused(office, "get_context", context_type="topic")
     assert refused(office, "get_context", context_type="gossip").startswith("context_type: input should be 'recent'")
-    assert refused(office, "get_context", timeframe="long") == "timeframe: 'long' is not a duration such as 30m, 2h, 7d"
+    for span in ("long", "9999999w"):
+        said = f"timeframe: {span!r} is not a span of time: write 90m, 12h or 30d"
+        assert refused(office, "get_context", timeframe=span) == said
 
 
 def test_the_daemon_is_as_vkteamsctl_says(office: Office) -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from vkteams_daemon.ctl.moments import positive, since, until
+from vkteams_daemon.ctl.moments import age, positive, since, until
 
 NOW = datetime(2026, 11, 25, 12, 30, tzinfo=UTC)
 
@@ -53,6 +53,13 @@ def test_what_is_no_moment(said: str) -> None:
     for read in (since, until):
         with pytest.raises(argparse.ArgumentTypeError, match="is not a moment: write 2h, 7d, 2026-11-24"):
             read(said, NOW)
+
+
+@pytest.mark.parametrize("said", ["0d", "yesterday", "9999999w", "999999999w"])
+def test_what_is_no_span_of_time(said: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not"):
+        age(said)
+    assert age("9999d") == timedelta(days=9999)
 
 
 def test_the_last_day_of_the_calendar_has_no_next() -> None:

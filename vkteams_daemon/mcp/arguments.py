@@ -9,8 +9,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from vkteams_daemon import moments
-from vkteams_daemon.config import seconds
-from vkteams_daemon.errors import ConfigError, UsageError
+from vkteams_daemon.errors import UsageError
 
 _Id = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00]+$")]
 _LONGEST = 50  # characters of a moment
@@ -66,8 +65,8 @@ def _duration(value: object) -> object:
     if not isinstance(value, str) or len(value) > _LONGEST:
         raise ValueError("a duration is a short text, such as 2h or 7d")
     try:
-        return seconds(value)
-    except ConfigError as error:
+        return moments.age(value).total_seconds()
+    except UsageError as error:
         raise ValueError(str(error)) from error
 
 
