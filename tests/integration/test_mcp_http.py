@@ -10,6 +10,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mcp.types import ElicitRequestParams, ElicitResult
 
 from tests.harness.mcp import HttpServer, Office
 from tests.harness.waiting import until
+from vkteams_daemon.mcp.page import after
 
 OPS, THREAD, LUNCH = "681869378@chat.agent", "693938330@chat.agent", "684120415@chat.agent"
 MAIL = "7576336249029481622"
@@ -259,7 +261,11 @@ def test_a_cursor_that_somebody_wrote_himself_shows_no_more(office: Office, serv
     server = serve()
     query = "сервер OR почта OR релиз OR релей OR хинкали"
     page = server.asked("search_text", token=ALL, query=query, limit=2, since="2020-01-01")
-    assert "another question" in server.refused("search_text", token=LATE, query=query, limit=2, cursor=page["cursor"])
+    rest = server.asked("search_text", token=LATE, query=query, limit=100, since="2020-01-01", cursor=page["cursor"])
+    early = middle.strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert not [hit for hit in rest["hits"] if hit["sent_at"] < early]
+    recent = server.asked("get_recent_messages", token=LATE, cursor=after(middle + timedelta(hours=1), "~", "~"))
+    assert recent["messages"] and not [said for said in recent["messages"] if said["sent_at"] < early]
 
 
 def test_a_token_is_withdrawn_without_a_restart(serve: Serve, tokens: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -266,6 +266,14 @@ def test_a_cursor_belongs_to_its_question(archive: Archive, talk: Talk) -> None:
         archive.search("упал", mode="text", cursor=cursor)
     with pytest.raises(UsageError, match="another question"):
         archive.search("сервер", mode="text", chat_ids=[OPS], cursor=cursor)
+
+
+def test_a_cursor_holds_while_a_moment_that_was_so_long_ago_moves_on(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "сервер упал")
+    talk.say("2", "сервер опять упал", at=600)
+    began = datetime(2020, 1, 1, tzinfo=UTC)
+    cursor = archive.search("сервер", mode="text", limit=1, since=began).cursor
+    assert ids(archive, "сервер", "text", limit=1, since=began + timedelta(seconds=3), cursor=cursor) == ["1"]
 
 
 def test_every_answer_says_what_the_archive_knows(with_model: Archive, talk: Talk, models_dir: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -36,9 +34,9 @@ async def list_chats(
     """The chats that you may see, by id and title, the one that spoke last first."""
     here = reader(ctx)
     chats = await here.visible(None)
-    part = _Part.of(here, since, limit, cursor)
-    found = await here.ask(lambda archive: archive.chats(chat_ids=chats, since=part.since, limit=part.deepest))
-    shown, more = part.shown([Chat.model_validate(chat) for chat in found[part.given :]], here.room(max_tokens))
+    given, start = page.given(cursor) if cursor else 0, here.since(since)
+    found = await here.ask(lambda archive: archive.chats(chat_ids=chats, since=start, limit=given + limit + 1))
+    shown, more = _page([Chat.model_validate(chat) for chat in found], given, limit, here.room(max_tokens))
     return Chats(chats=shown, cursor=more)
 
 
@@ -53,36 +51,17 @@ async def list_users(
     """Who has spoken, by id and name, the one who spoke last first; in one chat, or since a moment."""
     here = reader(ctx)
     chats = await here.visible(None if chat_id == ALL else chat_id)
-    part = _Part.of(here, since, limit, cursor)
-    found = await here.ask(lambda archive: archive.users(chat_ids=chats, since=part.since, limit=part.deepest))
-    shown, more = part.shown([User.model_validate(user) for user in found[part.given :]], here.room(max_tokens))
+    given, start = page.given(cursor) if cursor else 0, here.since(since)
+    found = await here.ask(lambda archive: archive.users(chat_ids=chats, since=start, limit=given + limit + 1))
+    shown, more = _page([User.model_validate(user) for user in found], given, limit, here.room(max_tokens))
     return Users(users=shown, cursor=more)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A part of a list: after so many that were given, so many more."""
-
-    since: datetime | None
-    given: int
-    most: int
-
-    @classmethod
-    def of(cls, here: Reader, since: datetime | None, limit: int, cursor: str | None) -> _Part:
-        begun = page.parse(cursor) if cursor else None
-        return cls(here.since(begun.since if begun else since), page.number(begun.rest) if begun else 0, limit)
-
-    @property
-    def deepest(self) -> int:
-        """So many must be asked for to know whether there are more."""
-        return self.given + self.most + 1
-
-    def shown(self, listed: list[A], room: int) -> tuple[list[A], str | None]:
-        """What there is room for, and the cursor of the rest."""
-        kept = Room(room).fill(listed[: self.most]) or listed[:1]
-        if len(kept) == len(listed):
-            return kept, None
-        return kept, page.Page(self.since, None, str(self.given + len(kept))).text
+def _page(listed: list[A], given: int, limit: int, room: int) -> tuple[list[A], str | None]:
+    """What is shown of a list behind what was given, and the cursor of the rest."""
+    rest = listed[given:]
+    shown = Room(room).fill(rest[:limit]) or rest[:1]
+    return shown, page.beyond(given + len(shown)) if len(shown) < len(rest) else None
 
 
 async def daemon_status(ctx: Ctx) -> Daemon:

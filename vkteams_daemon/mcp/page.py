@@ -1,87 +1,71 @@
-"""The cursors that the server hands out, so that a relative time means the same on every page of an answer."""
+"""The cursors of the server's own lists: where the next page begins. Opaque to whoever passes them on.
+
+Whoever passes one on may have written it: it says where to go on, and gives nobody more to see.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any, TypeVar
 
 from vkteams_daemon.errors import UsageError
 
-_DIGITS = 9
-_UNREADABLE, _HINT = "the cursor cannot be read", "Pass on the one that the last page gave."
+T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Where a page begins.
-
-    Attributes:
-        since: from when on the first page looked (aware).
-        until: up to when it did (aware).
-        rest: the archive's own cursor.
-    """
-
-    since: datetime | None
-    until: datetime | None
-    rest: str
-
-    @property
-    def text(self) -> str:
-        """The cursor as it is passed on."""
-        fields = [moment and moment.isoformat() for moment in (self.since, self.until)]
-        return base64.urlsafe_b64encode(json.dumps([*fields, self.rest]).encode()).decode().rstrip("=")
-
-
-def parse(text: str) -> Page:
-    """The page that a cursor stands for. Whoever passes it on may have written it: it gives nobody more to see.
-
-    Raises:
-        UsageError: it is no cursor.
-    """
-    try:
-        since, until, rest = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        page = Page(_moment(since), _moment(until), str(rest))
-    except (ValueError, TypeError) as error:
-        raise UsageError(_UNREADABLE, hint=_HINT) from error
-    return page
+_MOST = 10**9
 
 
 def after(sent_at: datetime, chat_id: str, msg_id: str) -> str:
-    """The rest of a page whose last message is this one."""
-    return json.dumps([sent_at.isoformat(), chat_id, msg_id])
+    """The cursor behind a message."""
+    return _written([sent_at.isoformat(), chat_id, msg_id])
 
 
-def key(rest: str) -> tuple[datetime, str, str]:
-    """The message that `after` was given.
+def message(cursor: str) -> tuple[datetime, str, str]:
+    """The message that the cursor stands behind.
 
     Raises:
-        UsageError: it is none.
+        UsageError: it is no such cursor.
     """
+    return _read(cursor, _message)
+
+
+def beyond(given: int) -> str:
+    """The cursor behind so many entries of a list."""
+    return _written(given)
+
+
+def given(cursor: str) -> int:
+    """How many entries the cursor stands behind.
+
+    Raises:
+        UsageError: it is no such cursor.
+    """
+    return _read(cursor, _given)
+
+
+def _message(value: Any) -> tuple[datetime, str, str]:
+    sent_at, chat_id, msg_id = value
+    moment = datetime.fromisoformat(sent_at)
+    if moment.tzinfo is None or not isinstance(chat_id, str) or not isinstance(msg_id, str) or "\0" in chat_id + msg_id:
+        raise ValueError("no message")
+    return moment, chat_id, msg_id
+
+
+def _given(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _MOST:
+        raise ValueError("no number")
+    return value
+
+
+def _written(value: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(value, ensure_ascii=False).encode()).decode().rstrip("=")
+
+
+def _read(cursor: str, meant: Callable[[Any], T]) -> T:
     try:
-        sent_at, chat_id, msg_id = json.loads(rest)
-        moment = _moment(sent_at)
-    except (ValueError, TypeError) as error:
-        raise UsageError(_UNREADABLE, hint=_HINT) from error
-    if moment is None:
-        raise UsageError(_UNREADABLE, hint=_HINT)
-    return moment, str(chat_id), str(msg_id)
-
-
-def number(rest: str) -> int:
-    """How many were given before this page.
-
-    Raises:
-        UsageError: it is no number.
-    """
-    if not rest.isascii() or not rest.isdigit() or len(rest) > _DIGITS:
-        raise UsageError(_UNREADABLE, hint=_HINT)
-    return int(rest)
-
-
-def _moment(text: str | None) -> datetime | None:
-    moment = datetime.fromisoformat(text) if text is not None else None
-    if moment is not None and moment.tzinfo is None:
-        raise ValueError("no aware moment")
-    return moment
+        return meant(json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError("the cursor cannot be read", hint="Pass on the one that the last page gave.") from error

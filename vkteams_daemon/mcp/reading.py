@@ -105,22 +105,20 @@ async def recent(
     max_tokens: int | None = None,
 ) -> Recent:
     """A page of messages, the newest first into the room there is."""
-    begun = page.parse(cursor) if cursor else None
-    start = here.since(begun.since if begun else since)
-    end = begun.until if begun else until
+    before = page.message(cursor) if cursor else None
+    start = here.since(since)
     found = await here.ask(
         lambda archive: archive.latest(
-            chat_ids=chats, user_id=user_id, since=start, until=end, limit=limit + 1,
-            before=page.key(begun.rest) if begun else None,
+            chat_ids=chats, user_id=user_id, since=start, until=until, before=before, limit=limit + 1
         )
-    )  # fmt: skip
+    )
     newest_first = [Said.model_validate(said) for said in reversed(found)]
     room = Room(here.room(max_tokens))
     shown = room.fill(newest_first[:limit]) or [room.shortened(said) for said in newest_first[:1]]
     answer = Recent(messages=shown[::-1], cut=any(a.text != b.text for a, b in zip(shown, newest_first, strict=False)))
     if len(shown) < len(newest_first):
         last = shown[-1]
-        answer.cursor = page.Page(start, end, page.after(last.sent_at, last.chat_id, last.msg_id)).text
+        answer.cursor = page.after(last.sent_at, last.chat_id, last.msg_id)
     return answer
 
 

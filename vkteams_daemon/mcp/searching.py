@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from vkteams_daemon.mcp import page
 from vkteams_daemon.mcp.answers import Coverage, Found, Hit, Room
 from vkteams_daemon.mcp.arguments import ChatId, Cursor, MaxTokens, Since, Until, UserId
 from vkteams_daemon.mcp.chats import Chosen, chosen, reader
@@ -59,15 +58,13 @@ def tool(mode: Mode) -> Callable[..., Awaitable[Found]]:
     ) -> Found:
         here = reader(ctx)
         looked_at = await chosen(ctx, chats)
-        begun = page.parse(cursor) if cursor else None
-        start = here.since(begun.since if begun else since)
-        end = begun.until if begun else until
+        start = here.since(since)
 
         async def ask(most: int) -> library.Found:
             return await here.ask(
                 lambda archive: archive.search(
-                    query, mode=mode, chat_ids=looked_at, user_id=user_id, since=start, until=end,
-                    limit=most, context=context, cursor=begun.rest if begun else None,
+                    query, mode=mode, chat_ids=looked_at, user_id=user_id, since=start, until=until,
+                    limit=most, context=context, cursor=cursor,
                 )
             )  # fmt: skip
 
@@ -77,10 +74,7 @@ def tool(mode: Mode) -> Callable[..., Awaitable[Found]]:
         if len(shown) < len(found.hits):
             # Asked for again, so that the cursor stands behind the last hit that has room.
             found = await ask(len(shown))
-        answer = _answer(found, shown, here.since(None))
-        if found.cursor:
-            answer.cursor = page.Page(start, end, found.cursor).text
-        return answer
+        return _answer(found, shown, here.since(None))
 
     return search
 
@@ -106,5 +100,5 @@ def _answer(found: library.Found, hits: list[Hit], earliest: datetime | None) ->
         coverage.archived_since = max(earliest, coverage.archived_since)
     return Found(
         query=found.query, mode=found.mode, hits=hits, showing=found.showing, relaxed=found.relaxed, note=found.note,
-        coverage=coverage,
+        coverage=coverage, cursor=found.cursor,
     )  # fmt: skip

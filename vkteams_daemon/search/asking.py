@@ -65,8 +65,11 @@ class Question:
 
     @property
     def name(self) -> str:
-        """The same for every page of the answer, and for no other question."""
-        scope = self.scope.parameters
+        """The same for every page of the answer, and for no other question.
+
+        The moments are left out: `2h` ago is another one when the next page is asked for.
+        """
+        scope = replace(self.scope, since=None, until=None).parameters
         return fingerprint(self.query, self.mode, sorted(scope.items()), self.recency)
 
     def page(self) -> Cursor | None:
