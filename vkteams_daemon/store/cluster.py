@@ -56,6 +56,13 @@ _ROLES = (
 _COMPLAINT = re.compile(r"(?:FATAL|PANIC|initdb: error|postgres: error):\s+(.+)")
 
 
+def complaint(printed: str, status: int) -> str:
+    """Why a program of PostgreSQL failed: its last complaint, but a full disk is the reason of all that follow it."""
+    found = _COMPLAINT.findall(printed) or printed.strip().splitlines() or [f"exit status {status}"]
+    full = "No space left on device"
+    return full if full in printed else str(found[-1])
+
+
 @dataclass(frozen=True, slots=True)
 class Server:
     """A living server as its postmaster.pid describes it; `sockets` is where it listens once it is `ready`."""
@@ -255,8 +262,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 raise CannotCreate(f"{self.data}: the database was not made within {timeout:g} s") from None
             if status != 0:
-                found = _COMPLAINT.findall(printed) or printed.strip().splitlines() or [f"exit status {status}"]
-                raise CannotCreate(f"{self.data}: the database cannot be made: {found[-1]}")
+                raise CannotCreate(f"{self.data}: the database cannot be made: {complaint(printed, status)}")
 
 
 def _flush(directory: Path) -> None:
