@@ -142,11 +142,11 @@ class DaemonProcess:
         """The whole log."""
         return self.log_file.read_text(encoding="utf-8") if self.log_file.exists() else ""
 
-    def wait_log(self, text: str, timeout: float = 10.0) -> None:
+    def wait_log(self, text: str, timeout: float = 30.0) -> None:
         """Wait until the log has this text."""
         until(lambda: text in self.log_text(), timeout, f"{text!r} in the log")
 
-    def wait_state(self, *states: str, timeout: float = 15.0) -> Status:
+    def wait_state(self, *states: str, timeout: float = 60.0) -> Status:
         """Wait until the running daemon's status file says one of these states."""
 
         def there() -> Status | None:
@@ -164,11 +164,11 @@ class DaemonProcess:
         os.kill(pid, signum)
         return pid
 
-    def wait_gone(self, timeout: float = 10.0) -> None:
+    def wait_gone(self, timeout: float = 30.0) -> None:
         """Wait until nobody holds the lock."""
         until(lambda: holder(self.pid_file) is None, timeout, "the daemon's end")
 
-    def stop(self, timeout: float = 10.0) -> float:
+    def stop(self, timeout: float = 30.0) -> float:
         """TERM, and wait for the end; the seconds it took."""
         began = time.monotonic()
         self.signal(signal.SIGTERM)

@@ -142,7 +142,8 @@ class PostgresServer:
             self._template = template
         name = f"test_{next(self._numbers)}"
         template = self._template if migrated else "template0"
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8'")
+        # Copied as files it costs half of what it does by way of the log: hundreds of tests have one of their own.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8' STRATEGY file_copy")
         self.execute(statement.format(sql.Identifier(name), sql.Identifier(template)).as_string())
         return name
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], timeout: float = 10.0, what: str = "the condition", interval: float = 0.02) -> T:
+def until(condition: Callable[[], T], timeout: float = 30.0, what: str = "the condition", interval: float = 0.02) -> T:
     """The first true value of `condition()`; AssertionError when `timeout` seconds pass without one."""
     deadline = time.monotonic() + timeout
     while True:
