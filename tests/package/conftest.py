@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +87,19 @@ def service(configured: list[Path], tmp_path: Path) -> Iterator[Service]:
     """The service on a machine where it has run before, configured for a simulator there; neither is started."""
     with machine(configured, tmp_path / "machine") as made:
         yield Service(made)
+
+
+@pytest.fixture(scope="session")
+def later(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The same package as a later version whose configuration file has changed."""
+    place = tmp_path_factory.mktemp("later")
+    tree, file = place / "tree", place / "later.deb"
+    subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(re.sub(r"(?m)^(Version: .*)$", r"\1+later", control.read_text()))
+    with (tree / "etc" / "vkteams" / "vkteamsd.toml").open("a") as conffile:
+        conffile.write("# As the later version has it.\n")
+    subprocess.run(["dpkg-deb", "-Znone", "--build", tree, file], check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(tree)
+    yield file
+    file.unlink()

@@ -18,6 +18,8 @@ from tests.harness.waiting import until
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAMESPACES = ("--mount", "--pid", "--net", "--ipc", "--uts")
+# A test run that is killed takes its machines with it.
+_WITH_US = ("setpriv", "--pdeathsig", "KILL", "unshare")
 # Run in the new namespaces before the change of root: the disk, what the kernel shows, and loopback.
 _BOOT = """
 mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$UPPER,workdir=$WORK" "$ROOT"
@@ -105,7 +107,7 @@ class Machine:
         self._directory = directory
         self._spawned: list[subprocess.Popen[bytes]] = []
         self._unshare = subprocess.Popen(
-            ["unshare", "--mount", "sh", "-eu", "-c", _GROUPED, "sh", *begin] if systemd else ["unshare", *begin],
+            [*_WITH_US, *(["--mount", "sh", "-eu", "-c", _GROUPED, "sh", *begin] if systemd else begin)],
             env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         self._first = until(self._find_first, 30.0, "the machine's first process")

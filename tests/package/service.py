@@ -33,7 +33,8 @@ class Service:
         self.machine.done(f"install -m 640 -o root -g _vkteams /dev/stdin /etc/vkteams/{token}", stdin=f"{TOKEN}\n")
         self.machine.write(
             f"/etc/vkteams/{name}.toml",
-            f'[api]\ntoken_file = "/etc/vkteams/{token}"\nurl = "http://127.0.0.1:{port}"\nconnect_timeout = 2\n'
+            f'[api]\ntoken_file = "/etc/vkteams/{token}"\nurl = "http://127.0.0.1:{port}"\n'
+            "connect_timeout = 2\nbackoff_max = 2\n"
             f"[daemon]\nstatus_interval = 0.2\nstart_timeout = {patience}\n{more}",
         )
         self.machine.done(f"chown root:_vkteams /etc/vkteams/{name}.toml && chmod 640 /etc/vkteams/{name}.toml")

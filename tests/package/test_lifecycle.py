@@ -7,11 +7,7 @@ import os
 import re
 import shutil
 import stat
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.package.conftest import ROOT
 from tests.package.machine import Machine
@@ -39,22 +35,6 @@ def test_an_installation_starts_nothing_and_says_what_is_missing(bare: Machine) 
     }.items():
         assert bare.done(f"stat -c '%a %U %G' {path}").strip() == wanted
     assert bare.run("find /usr/lib/vkteams-daemon -perm /022 ! -type l").stdout == "", "nobody may change the program"
-
-
-@pytest.fixture(scope="module")
-def later(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The same package as a later version whose configuration file has changed."""
-    place = tmp_path_factory.mktemp("later")
-    tree, file = place / "tree", place / "later.deb"
-    subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
-    control = tree / "DEBIAN" / "control"
-    control.write_text(re.sub(r"(?m)^(Version: .*)$", r"\1+later", control.read_text()))
-    with (tree / "etc" / "vkteams" / "vkteamsd.toml").open("a") as conffile:
-        conffile.write("# As the later version has it.\n")
-    subprocess.run(["dpkg-deb", "-Znone", "--build", tree, file], check=True, stdout=subprocess.DEVNULL)
-    shutil.rmtree(tree)
-    yield file
-    file.unlink()
 
 
 def test_an_upgrade_keeps_edits_and_what_ran(service: Service, later: Path) -> None:

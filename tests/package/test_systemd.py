@@ -97,3 +97,19 @@ def test_an_instance_takes_its_token_from_systemd(systemd: Service) -> None:
     assert _property(made, "MainPID", "vkteamsd@sales") == str(systemd.pid("sales"))
     systemd.say("для продаж")
     systemd.wait_archived("для продаж", "продаж", options="--instance sales")
+
+
+def test_an_upgrade_starts_what_ran_and_a_removal_stops_it(systemd: Service, later: Path) -> None:
+    made = systemd.machine
+    before = systemd.pid()
+    shutil.copy(later, made.root / "root" / "later.deb")
+    made.done("apt-get install -y -o Dpkg::Options::=--force-confold /root/later.deb")
+    assert _property(made, "ActiveState") == "active"
+    assert systemd.pid() != before
+    made.done("systemctl stop vkteamsd && apt-get install -y --reinstall /root/later.deb")
+    assert _property(made, "ActiveState") == "inactive", "what was stopped stays stopped"
+    made.done("systemctl start vkteamsd")
+    pid = systemd.pid()
+    made.done("apt-get remove -y vkteams-daemon")
+    assert not made.exists(f"/proc/{pid}")
+    assert made.run("systemctl is-active vkteamsd").returncode != 0
