@@ -195,6 +195,17 @@ def test_the_newest_is_kept_whichever_chat_it_stands_in(now: Talk) -> None:
     assert [c.left_out for c in found.conversations] == [40 - len(d), 40 - len(o)]
 
 
+def test_nothing_older_is_kept_than_what_was_left_out(now: Talk) -> None:
+    now.say("1", "short", at=200)
+    now.say("2", "long " * 100, at=201)
+    now.say("3", "long " * 100, at=202)
+    now.say("4", "short", at=203)
+    with Archive(now.url) as archive:
+        found = archive.context(max_tokens=200)
+    assert _ids(found) == [(OPS, ["3", "4"])]
+    assert found.tokens < 170  # there would have been room for the first one
+
+
 def test_chats_without_room_are_counted(now: Talk) -> None:
     now.say("1", "older", at=180, chat=DEV)
     now.say("2", "newer " * 200, at=200)

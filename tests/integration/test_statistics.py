@@ -80,6 +80,9 @@ def test_the_lag_is_that_of_the_newest_messages(told: Talk, archive: Archive) ->
         "INSERT INTO embeddings SELECT chat_id, msg_id, 1, 'message', 0, 'h', '[1,0]',"
         " received_at + CASE msg_id WHEN '2' THEN interval '1 day' ELSE interval '0.5 seconds' END FROM messages"
     )
+    told.execute("INSERT INTO embedding_models (name, fingerprint, dims, state, created_at)"
+                 " VALUES ('next', 'g', 2, 'building', '2020-01-01')")  # fmt: skip
+    told.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 2, 'message', 0, 'h', '[1,0]', now() FROM messages")
     lag = archive.statistics().lag
     assert lag.sent_to_stored_p50 == 3
     assert lag.sent_to_stored_p99 is not None
