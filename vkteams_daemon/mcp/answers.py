@@ -1,4 +1,4 @@
-"""What the tools answer: the library's own answers as typed JSON, every text of them made visible, within a budget.
+"""What the tools answer: the library's own answers as typed JSON, every text of them made visible.
 
 Each field is named as in the library, and so as in `vkteamsctl --output json`; one that has its default (null, false,
 an empty list) is left out, as the schema allows: an agent pays for every word.
@@ -6,15 +6,12 @@ an empty list) is left out, as the schema allows: an agent pays for every word.
 
 from __future__ import annotations
 
-from datetime import date, datetime
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from vkteams_daemon.mcp.untrusted import visible
-from vkteams_daemon.search.budget import CUT, tokens
-
-A = TypeVar("A", bound="Answer")
 
 
 class Answer(BaseModel):
@@ -230,158 +227,3 @@ class Users(Answer):
     users: list[User]
     cursor: str | None = None
     """Gives those after these; absent where there are none."""
-
-
-class Daemon(Answer):
-    """How the daemon is that fills the archive."""
-
-    status: str
-    """running, standby, starting, degraded, stopping, stale, dead, not running or unknown."""
-    pid: int | None = None
-    uptime: float | None = None
-    """Seconds."""
-    events_processed: int | None = None
-    last_activity: datetime | None = None
-    age: float | None = None
-    """Seconds since its status file was written."""
-    file: dict[str, Any] | None = None
-    """The status file."""
-
-
-class ModelStatistics(Answer):
-    """A model of the archive, and what has its vectors."""
-
-    model_id: int
-    name: str
-    dims: int
-    state: str
-    vectors: int
-    messages: int
-    indexed: bool
-
-
-class _Counted(Answer):
-    messages: int
-    """Deleted ones included."""
-    edited: int
-    deleted: int
-
-
-class ChatStatistics(_Counted):
-    """A chat and its messages."""
-
-    chat_id: str
-    title: str | None = None
-    last_message_at: datetime
-
-
-class UserStatistics(_Counted):
-    """Somebody, and the messages they wrote."""
-
-    user_id: str
-    name: str | None = None
-    last_message_at: datetime
-
-
-class DayStatistics(_Counted):
-    """A day (UTC), and the messages that were sent on it."""
-
-    day: date
-
-
-class Lag(Answer):
-    """How long the newest messages took, in seconds: the median, and all but one of a hundred."""
-
-    sent_to_stored_p50: float | None = None
-    sent_to_stored_p99: float | None = None
-    stored_to_vector_p50: float | None = None
-    stored_to_vector_p99: float | None = None
-
-
-class IndexSize(Answer):
-    """An index and its bytes."""
-
-    name: str
-    octets: int
-
-
-class TableSize(Answer):
-    """A table and its bytes, indexes included."""
-
-    name: str
-    rows: int | None = None
-    """The planner's estimate."""
-    octets: int
-    indexes: list[IndexSize] = []
-
-
-class Statistics(_Counted):
-    """The numbers of the archive, or of what was asked about."""
-
-    events: int
-    quarantined: int
-    """Events that could not be read; their bytes are kept."""
-    versions: int
-    """Earlier texts that are kept."""
-    chats: int
-    users: int
-    first_message_at: datetime | None = None
-    last_message_at: datetime | None = None
-    last_event_at: datetime | None = None
-    queued: int
-    """Messages that wait for a vector."""
-    parked: int
-    """Of these, the ones that failed too often."""
-    oldest_queued_at: datetime | None = None
-    models: list[ModelStatistics] = []
-    busiest: list[ChatStatistics] = []
-    """The chats with most messages, twenty at most."""
-    authors: list[UserStatistics] = []
-    """Who wrote most of them, twenty at most."""
-    days: list[DayStatistics] = []
-    """The newest days with messages, thirty at most."""
-    lag: Lag
-    sizes: dict[str, int] = {}
-    """Bytes by table, where the whole archive was counted."""
-    tables: list[TableSize] = []
-
-
-class Room:
-    """The room in one answer. A text takes a quarter of the whole at most, and is shortened to it.
-
-    Args:
-        most: tokens, about: a quarter of the UTF-8 bytes of the JSON.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._longest = 4 * max(32, most // 4)
-        self.left = most
-        self.cut = False
-
-    def shortened(self, entry: A) -> A:
-        """The entry; a message's text no longer than one may be."""
-        if not isinstance(entry, Message) or len(entry.text.encode()) <= self._longest:
-            return entry
-        self.cut = True
-        text = entry.text.encode()[: self._longest].decode("utf-8", "ignore") + CUT
-        return entry.model_copy(update={"text": text})
-
-    def take(self, entry: A) -> A | None:
-        """The entry, shortened where it must be; None where there is no room for it."""
-        entry = self.shortened(entry)
-        cost = tokens(entry.model_dump_json())
-        if cost > self.left:
-            self.cut = True
-            return None
-        self.left -= cost
-        return entry
-
-    def fill(self, entries: list[A]) -> list[A]:
-        """As many of the entries, from the first on, as there is room for."""
-        kept: list[A] = []
-        for entry in entries:
-            fitting = self.take(entry)
-            if fitting is None:
-                break
-            kept.append(fitting)
-        return kept

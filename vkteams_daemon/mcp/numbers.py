@@ -10,10 +10,12 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from vkteams_daemon.mcp import page
-from vkteams_daemon.mcp.answers import A, Chat, Chats, Daemon, Room, Statistics, User, Users
+from vkteams_daemon.mcp.answers import Chat, Chats, User, Users
 from vkteams_daemon.mcp.arguments import ChatId, Cursor, MaxTokens, Since
 from vkteams_daemon.mcp.chats import ALL, reader
+from vkteams_daemon.mcp.figures import Daemon, Statistics
 from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.room import A, Room
 
 Ctx = Context[Reader, Any]
 

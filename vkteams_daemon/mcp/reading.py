@@ -9,7 +9,7 @@ from mcp.server.mcpserver import Context as McpContext
 from pydantic import Field
 
 from vkteams_daemon.mcp import page
-from vkteams_daemon.mcp.answers import Context, Recent, Room, Said, Thread
+from vkteams_daemon.mcp.answers import Context, Recent, Said, Thread
 from vkteams_daemon.mcp.arguments import (
     Around,
     ChatId,
@@ -23,6 +23,7 @@ from vkteams_daemon.mcp.arguments import (
 )  # fmt: skip
 from vkteams_daemon.mcp.chats import Chosen, ChosenOfContext, chosen, reader
 from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.room import Room
 from vkteams_daemon.search.budget import tokens
 
 if TYPE_CHECKING:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from vkteams_daemon.mcp.answers import Coverage, Found, Hit, Room
+from vkteams_daemon.mcp.answers import Coverage, Found, Hit
 from vkteams_daemon.mcp.arguments import ChatId, Cursor, MaxTokens, Since, Until, UserId
 from vkteams_daemon.mcp.chats import Chosen, chosen, reader
 from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.room import Room
 
 if TYPE_CHECKING:
     from vkteams_daemon.search import asking as library
