@@ -5,10 +5,14 @@ from __future__ import annotations
 import http.server
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.harness.daemon import TOKEN, DaemonProcess
@@ -18,6 +22,9 @@ from tests.harness.temporary import servers
 from tests.harness.traffic import talk
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.service import Service
+from vkteams_daemon.errors import DatabaseUnavailable
 
 Make = Callable[..., DaemonProcess]
 SOON = {"daemon.start_timeout": 3.0, "api.connect_timeout": 1.0, "api.read_margin": 1.0, "database.connect_timeout": 1}
@@ -146,6 +153,31 @@ def test_the_bundled_database_comes_and_goes_with_the_daemon(
     until(lambda: servers(bundled_copy) == [], 10, "the end of the server")
     assert daemon.answer("database", "stats")["events"] == 3, "vkteamsctl starts it by itself"
     until(lambda: servers(bundled_copy) == [], 10, "the end of the server")
+
+
+def test_making_the_bundled_database_does_not_count_against_the_start() -> None:
+    service = Service(msgspec.convert({"daemon": {"start_timeout": 0.0}}, Config))
+    ready: Future[str] = Future()
+    with pytest.raises(DatabaseUnavailable, match="was not ready within 0 s"):
+        service._await_ready(ready, lambda: None)
+    service._database.making = True
+    timer = threading.Timer(0.5, ready.set_result, ("",))
+    timer.start()
+    assert service._await_ready(ready, lambda: None) == ""
+    timer.join()
+
+
+def test_in_the_foreground_it_gives_back_what_its_script_has_open(vkteamsd: Make) -> None:
+    daemon = vkteamsd(api_url=NOBODY_LISTENS, options=SOON | {"daemon.start_timeout": 0.5})
+    # As pip's script of an editable installation runs it.
+    script = "import sys; del sys.argv[0]; file = sys.argv[0]\nwith open(file) as f: exec(f.read())"
+    program, *arguments = daemon.command("--foreground")[1:]
+    done = subprocess.run(
+        [sys.executable, "-c", script, program, *arguments],
+        env=daemon.environ, cwd=daemon.directory, text=True, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 69, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_bundled_database_that_is_killed_is_started_again(

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -111,7 +112,7 @@ class Life:
         """The same without detaching, on the terminal's streams."""
         self._foreground = True
         context = self._context(
-            detach_process=False, stdin=sys.stdin, stdout=sys.stdout, stderr=sys.stderr, files_preserve=[]
+            detach_process=False, stdin=sys.stdin, stdout=sys.stdout, stderr=sys.stderr, files_preserve=_own_files()
         )
         with self._open(context):
             try:
@@ -205,3 +206,16 @@ class Life:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         os._exit(0)
+
+
+def _own_files() -> list[int]:
+    """What this process has opened itself, and has not inherited.
+
+    In the foreground it returns to whoever called it, such as a script that is still open while it is being run.
+    """
+    own = []
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):  # the listing's own is closed by now
+            if not os.get_inheritable(int(entry.name)):
+                own.append(int(entry.name))
+    return own

@@ -219,6 +219,9 @@ class Service:
             except FutureTimeout:
                 if self._told_to_stop:
                     raise StoppedEarly("stopped by a signal before it was ready") from None
+                if self._database.making:
+                    deadline = time.monotonic() + self.config.daemon.start_timeout
+                    continue
                 if time.monotonic() < deadline:
                     continue
                 error = last_error()

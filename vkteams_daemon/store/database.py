@@ -38,12 +38,16 @@ class Database:
         config: `[database]` says where it is and how large the pool may grow.
         url: used instead of the configuration's URL.
         application: what the server lists the connections as.
+
+    Attributes:
+        making: the bundled database is being made, which happens once and takes its time.
     """
 
     def __init__(self, config: Config, *, url: str | None = None, application: str = "vkteams") -> None:
         self._config = config
         self._url = url or config.database.url
         self._application = application
+        self.making = False
         self._embedded: Any = None
         self._pool: ConnectionPool[Connection] | None = None
 
@@ -60,7 +64,11 @@ class Database:
 
             config = self._config
             embedded = Embedded(config.state_dir, config.runtime_dir, config.daemon.user)
-            self._url = embedded.acquire() if timeout is None else embedded.acquire(timeout=timeout)
+            self.making = not embedded.made
+            try:
+                self._url = embedded.acquire() if timeout is None else embedded.acquire(timeout=timeout)
+            finally:
+                self.making = False
             self._embedded = embedded
         with self.connect() as connection:
             if migrate:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from vkteams_daemon.errors import CannotCreate, DatabaseUnavailable, PermissionRefused
 from vkteams_daemon.store import bundle, sockets
+from vkteams_daemon.store.bundle import MAJOR
 from vkteams_daemon.store.cluster import READER, ROLE, Cluster
 from vkteams_daemon.store.owner import Owner, choose, of_uid
 
@@ -45,6 +46,11 @@ class Embedded:
         self._users: int | None = None
         self._process = 0
         self._guard = threading.Lock()
+
+    @property
+    def made(self) -> bool:
+        """Whether there is a database already, as far as this user can see."""
+        return os.access(self._home / MAJOR, os.F_OK)
 
     def acquire(self, timeout: float = 30.0) -> str:
         """See to it that the server runs, as one of its users; again after it has died.
