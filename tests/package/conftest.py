@@ -32,6 +32,8 @@ def _missing() -> str:
         return "`make package-test` builds the package and runs this"
     if os.geteuid() != 0:
         return "only root can make the machines"
+    if subprocess.run(["unshare", "--mount", "--pid", "--net", "--fork", "true"], check=False).returncode:
+        return "this machine lets root make no namespaces"
     if not ROOT.is_dir():
         return f"{ROOT} is not there: tests/package/make-root makes it"
     return "" if list((PROJECT / "dist").glob("*.deb")) else "dist/ holds no package: make deb"
