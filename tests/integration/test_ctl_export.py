@@ -157,7 +157,7 @@ def test_cleanup_counts_asks_and_erases(aged: Talk, ask: Ask) -> None:
     [
         ((), "--older-than"),
         (("--older-than", "long"), "is not a span of time"),
-        (("--older-than", "999999w"), "nothing is as old as that"),
+        (("--older-than", "999999w"), "is not a span of time"),
     ],
 )
 def test_cleanup_wants_an_age(ask: Ask, words: tuple[str, ...], said: str) -> None:

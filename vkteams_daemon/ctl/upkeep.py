@@ -37,10 +37,7 @@ def cleanup(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.scope import with_threads
     from vkteams_daemon.store import erasing
 
-    try:
-        before = datetime.now(UTC) - args.older_than
-    except OverflowError as error:
-        raise UsageError("--older-than: nothing is as old as that") from error
+    before = datetime.now(UTC) - args.older_than
     with opened(config) as database, database.connect() as connection:
         chats = with_threads(connection, args.chat_id) if args.chat_id else None
         found = erasing.old(connection, before, chats)
