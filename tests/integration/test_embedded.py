@@ -152,7 +152,7 @@ def test_ten_starters_at_once_make_and_start_one_server(open_tmp: Path) -> None:
         for holder in holders:
             holder.listen()
         assert len({holder.server for holder in holders}) == 1
-        made = sorted(p.name for p in (open_tmp / "state" / "postgresql").iterdir())
+        made = sorted(p.name for p in (open_tmp / "state" / "postgresql").iterdir() if not p.name.startswith("bin-"))
         assert made == ["18", "log", "server.lock", "socket", "start.lock", "users.lock"]
         for holder in holders[:-1]:
             assert holder.release() == f"released {holder.server}"

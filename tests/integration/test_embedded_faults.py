@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.harness.sharing import Holder
+from tests.harness.sharing import CLOSED, Holder
 from tests.harness.temporary import servers
 from tests.harness.waiting import until
 from vkteams_daemon.errors import CannotCreate, ConfigError, DatabaseUnavailable, SchemaError
@@ -86,7 +87,8 @@ def test_everything_killed_at_once_recovers(share: Embedded, bundled_base: Path)
     with psycopg.connect(share.acquire(), autocommit=True) as session:
         session.execute("DROP TABLE IF EXISTS survives; CREATE TABLE survives AS SELECT generate_series(1, 1000) AS n")
         for pid in servers(bundled_base):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # some end by themselves when the first is dead
+                os.kill(pid, signal.SIGKILL)
     with psycopg.connect(share.acquire()) as session:
         assert session.execute("SELECT count(*) FROM survives").fetchone() == (1000,)
 
@@ -189,7 +191,9 @@ def test_full_disk_leaves_no_half_made_database(open_tmp: Path) -> None:
     # A limit on the size of files fails the same writes as a full disk does, for this process and its children only.
     with Holder(open_tmp, shell="ulimit -f 2000;") as starter:
         assert starter.said.startswith("CannotCreate"), starter.said
-        assert "the database cannot be made: " in starter.said
+        assert (
+            "the bundled PostgreSQL cannot be copied" if CLOSED else "the database cannot be made: "
+        ) in starter.said
     assert [p.name for p in _home(open_tmp).glob("*18*")] + [p.name for p in _home(open_tmp).glob(".18*")] == []
     share = _embedded(open_tmp)
     share.acquire()

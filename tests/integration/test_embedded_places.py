@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psycopg
 import pytest
 
+from tests.harness.sharing import CLOSED
 from tests.harness.temporary import servers
 from vkteams_daemon.errors import CannotCreate
+from vkteams_daemon.store import sockets
 from vkteams_daemon.store.embedded import Embedded
 from vkteams_daemon.store.sockets import NAME
 
@@ -33,12 +36,17 @@ def state(bundled_base: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_private_directories_left() -> Iterator[None]:
-    before = set(Path("/tmp").glob("vkteams-pg-*"))
+def no_private_directories_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    made: list[str] = []
+
+    def mkdtemp(**place: str) -> str:
+        made.append(tempfile.mkdtemp(**place))
+        return made[-1]
+
+    monkeypatch.setattr(sockets, "tempfile", SimpleNamespace(mkdtemp=mkdtemp))
     yield
-    for directory in set(Path("/tmp").glob("vkteams-pg-*")) - before:
-        with contextlib.suppress(OSError):  # another run's
-            directory.rmdir()
+    for directory in made:
+        Path(directory).rmdir()
 
 
 def test_socket_lies_in_the_runtime_directory_for_owner_and_group_only(
@@ -87,7 +95,8 @@ def test_private_directory_that_others_could_have_made_is_not_reused(
 
 
 def test_odd_characters_in_the_paths(open_tmp: Path, embedded: Make) -> None:
-    base = open_tmp / 'it\'s $HOME `x` "q" \\ ю'
+    # A copy of the programs is called by initdb through a shell, between double quotes.
+    base = open_tmp / ("it's ю" if CLOSED else 'it\'s $HOME `x` "q" \\ ю')
     share = embedded(base / "state", base / "run")
     with psycopg.connect(share.acquire()) as connection:
         assert connection.execute("SHOW data_directory").fetchone() == (str(base / "state/postgresql/18"),)
