@@ -145,6 +145,12 @@ def test_the_answer_says_what_it_shows(archive: Archive, talk: Talk, mode: Mode,
     assert found.hits[0].msg_id == ("2" if showing == "docker" else "1")
 
 
+def test_a_word_that_begins_otherwise_is_no_slip(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "the kettle is on")
+    found = archive.search("settled", mode="text")
+    assert (found.hits, found.showing) == ([], None)
+
+
 @pytest.mark.parametrize("mode", BY_WORDS)
 def test_what_is_found_as_typed_is_not_corrected(archive: Archive, talk: Talk, mode: Mode) -> None:
     talk.say("1", "принтир")

@@ -86,7 +86,8 @@ def _nearest(forms: Sequence[_Form], vocabulary: Vocabulary, wider: bool) -> lis
         if len(stems) != 1:
             continue  # an identifier, or a word that a sign divides: what is near to its parts is not near to it
         near_forms = vocabulary.forms(fold(form.text.lower()), stems[0])
-        for near in (*near_forms, *vocabulary.near(stems[0], slips(stems[0]))):
+        alike = [near for near in vocabulary.near(stems[0], slips(stems[0])) if _begins_alike(stems[0], near.word)]
+        for near in (*near_forms, *alike):
             near = replace(near, distance=near.distance + bool(number))
             if near.word not in found or near.distance < found[near.word].distance:
                 found[near.word] = near
@@ -94,6 +95,11 @@ def _nearest(forms: Sequence[_Form], vocabulary: Vocabulary, wider: bool) -> lis
     if not wider:
         ordered = [near for near in ordered if near.distance == ordered[0].distance]
     return ordered[: _MOST_NEAR * (1 + wider)]
+
+
+def _begins_alike(stem: str, word: str) -> bool:
+    """Whether the first letter is the same, missing, too many or swapped; another makes another word (kettle)."""
+    return stem[0] in word[:2] or word[0] in stem[:2]
 
 
 def _akin(stem: str, word: str) -> bool:
