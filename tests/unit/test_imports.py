@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -111,6 +112,14 @@ def test_the_mcp_server_shakes_hands_without_database_and_model() -> None:
     loaded = _loaded("import vkteams_daemon.mcp.serve, vkteams_daemon.mcp.stdio")
     assert "mcp" in loaded
     assert not loaded & (_HEAVY - {"mcp", "rich"})
+
+
+def test_the_model_reports_to_nobody(tmp_path: Path) -> None:
+    """onnxruntime on its own keeps the session of its reports in the directory of temporary files."""
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    environ |= {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", "import vkteams_daemon.embedding.model"], env=environ, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_heavy_modules_would_be_seen() -> None:
