@@ -22,6 +22,12 @@ def scaled(what: str, *, full: int, quick: int) -> int:
     return quick
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with those that may take minutes, so that in the end no process is alone with one; the rest stays random."""
+    items.sort(key=lambda item: not any(mark.args[0] > 120 for mark in item.iter_markers("timeout")))
+
+
 def pytest_sessionfinish(session: Any) -> None:
     """In a process that others have started for their tests: hand over what was scaled down."""
     if hasattr(session.config, "workeroutput"):
