@@ -24,7 +24,7 @@ def scaled(what: str, *, full: int, quick: int) -> int:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with those that may take minutes, so that in the end no process is alone with one; the rest stays random."""
+    """Begin with those that may take minutes: in the end no process is alone with one. The rest stays random."""
     items.sort(key=lambda item: not any(mark.args[0] > 120 for mark in item.iter_markers("timeout")))
 
 
