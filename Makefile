@@ -10,7 +10,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Debian's pip would otherwise make programs that look for all their packages at every start.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517
 PYTEST ?= $(BIN)/python -m pytest
 # Much of a test is waiting: more of them than cores run at once. WORKERS=0 runs one after the other.
 WORKERS ?= 4

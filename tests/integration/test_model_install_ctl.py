@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +60,18 @@ def test_without_a_model_everything_answers(capsys: pytest.CaptureFixture[str], 
     shown = capsys.readouterr().out
     assert "recommended for Russian and English" in shown and "knows no Russian paraphrase" in shown
     assert not home.parent.exists()  # asking makes nothing
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
+def test_what_root_installs_first_leaves_room_for_the_daemons_user(
+    capsys: pytest.CaptureFixture[str], home: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VKTEAMS_DAEMON_USER", "nobody")
+    ask(capsys, "install", str(encoder), "--precision", "fp32")
+    state = home.parent.stat()
+    assert (state.st_uid, stat.S_IMODE(state.st_mode)) == (pwd.getpwnam("nobody").pw_uid, 0o750)
+    assert (home / NAME).stat().st_uid == 0
+    assert (home / NAME / "model.toml").stat().st_mode & stat.S_IROTH
 
 
 def test_install_use_and_status(capsys: pytest.CaptureFixture[str], home: Path, encoder: Path, tmp_path: Path) -> None:

@@ -109,7 +109,11 @@ def _state(row: dict[str, Any]) -> str:
 
 def _install(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.embedding import catalogue
+    from vkteams_daemon.store import owner
 
+    if os.geteuid() == 0 and config.models_dir.is_relative_to(config.state_dir):
+        # Whoever the daemon will run as must be able to write beside the models, which stay root's.
+        owner.choose(config.daemon.user).make(config.state_dir, 0o750)
     terminal = sys.stderr.isatty()
     if not terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

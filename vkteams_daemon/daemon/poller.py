@@ -268,7 +268,7 @@ class Poller:
             return 0.0  # the keeper ended the poll because the lock is gone
         if api.state != state:
             level = logging.ERROR if state == "unauthorized" else logging.WARNING
-            log.log(level, "the Bot API fails: %s%s", error, f" {error.hint}" if error.hint else "")
+            log.log(level, "the Bot API fails: %s%s", error, f". {error.hint}" if error.hint else "")
         wait = self._api.failed(getattr(error, "retry_after", None))
         changed = api.state != state or api.last_error != str(error)
         api.state = "unauthorized" if state == "unauthorized" else "backoff"
@@ -299,7 +299,7 @@ class Poller:
         database = self._status.database
         if database.state != "down":
             level = logging.ERROR if isinstance(error, CannotWrite) else logging.WARNING
-            log.log(level, "the database fails: %s%s", error, f" {error.hint}" if error.hint else "")
+            log.log(level, "the database fails: %s%s", error, f". {error.hint}" if error.hint else "")
         if self._held is not None:
             self._status.events.failed = len(self._held.events)
         wait = self._database.failed()
