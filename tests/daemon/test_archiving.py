@@ -39,8 +39,8 @@ def test_what_is_said_is_stored_and_embedded(
     until(lambda: oracle.rows(embedded)[0][0] == 10, 30, "ten vectors")
     oracle.check()
     assert oracle.rows("SELECT bot_id, nick, generation, last_event_id FROM bots") == [(BOT, "opsbot", 1, 10)]
-    until(lambda: (s := daemon.status()) and s.events.saved == 10 and s.events.last_event_id == 10, 10, "ten saved")
-    until(lambda: (s := daemon.status()) and s.embedding.embedded == 10 and s.embedding.queued == 0, 10, "ten embedded")
+    until(lambda: (s := daemon.status()) and s.events.saved == 10 and s.events.last_event_id == 10, 30, "ten saved")
+    until(lambda: (s := daemon.status()) and s.embedding.embedded == 10 and s.embedding.queued == 0, 30, "ten embedded")
     assert daemon.stop() < 5
     assert not daemon.pid_file.exists()
     assert daemon.ctl("daemon", "status").returncode == 3
@@ -109,7 +109,7 @@ def test_no_save_prints_and_stores_nothing(vkteamsd: Make, simulator: Simulator)
         lines = [json.loads(process.stdout.readline()) for _ in range(3)]
         assert [line["payload"]["text"][:11] for line in lines] == ["сообщение 0", "сообщение 1", "в ветке 0"]
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=20)
+        _, log = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "nothing is stored" in log
     finally:
@@ -131,7 +131,7 @@ def test_in_the_foreground_it_logs_to_the_terminal_and_tells_the_service_manager
             assert daemon.pid == process.pid
             process.send_signal(signal.SIGTERM)
             assert manager.recv(4096).startswith(b"STOPPING=1")
-            _, log = process.communicate(timeout=20)
+            _, log = process.communicate(timeout=60)
             assert process.returncode == 0
             assert "INFO daemon.service: stopped" in log
         finally:

@@ -150,9 +150,9 @@ def test_the_bundled_database_comes_and_goes_with_the_daemon(
     found = daemon.answer("database", "stats")
     assert (found["events"], found["messages"]) == (3, 3)
     assert daemon.stop() < 5
-    until(lambda: servers(bundled_copy) == [], 10, "the end of the server")
+    until(lambda: servers(bundled_copy) == [], 30, "the end of the server")
     assert daemon.answer("database", "stats")["events"] == 3, "vkteamsctl starts it by itself"
-    until(lambda: servers(bundled_copy) == [], 10, "the end of the server")
+    until(lambda: servers(bundled_copy) == [], 30, "the end of the server")
 
 
 def test_making_the_bundled_database_does_not_count_against_the_start() -> None:

@@ -63,7 +63,7 @@ class Terminal:
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
         assert self.process.stderr
         self.process.stderr.close()
         os.close(self._leader)

@@ -136,7 +136,7 @@ def test_kill_in_the_middle_of_the_first_migration(
         waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
         until(lambda: watcher.execute(waits, (name,)).rowcount, 20, "a migration that waits")
         daemon.kill9()
-        starter.communicate(timeout=20)
+        starter.communicate(timeout=60)
         assert starter.returncode == 70
     daemon.started()
     talk(simulator, 1)

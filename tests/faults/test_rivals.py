@@ -102,6 +102,6 @@ def test_a_pid_file_that_somebody_removes_comes_back(vkteamsd: Make, simulator: 
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url).started()
     pid = daemon.pid
     daemon.pid_file.unlink()
-    until(lambda: daemon.pid_file.exists() and daemon.pid == pid, 10, "the PID file")
+    until(lambda: daemon.pid_file.exists() and daemon.pid == pid, 30, "the PID file")
     assert Path(f"/proc/{pid}").exists()
     assert daemon.start().returncode == 75

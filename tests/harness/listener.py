@@ -60,12 +60,12 @@ class Listener:
         # A connection of our own wakes accept() everywhere; shutdown() of a listening socket does so on Linux only.
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", self.port), 1).close()
-        self._threads[0].join(10)
+        self._threads[0].join(30)
         for sock in self._open:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(30)
         for sock in self._open:
             sock.close()
         self._listening.close()

@@ -85,7 +85,7 @@ class Proxy:
         if listener is not None:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
-            self._acceptor.join(10)  # as long as it accepts, the port is not closed
+            self._acceptor.join(30)  # as long as it accepts, the port is not closed
             listener.close()
 
     def heal(self) -> None:
@@ -146,7 +146,7 @@ class Proxy:
         self.stop()
         self.reset()
         for thread in self._threads:
-            thread.join(10)
+            thread.join(30)
         assert not any(thread.is_alive() for thread in self._threads), "a thread of the proxy does not end"
 
     @property

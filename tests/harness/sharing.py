@@ -94,7 +94,7 @@ class Holder:
         self.process.stdin.write("release\n")
         self.process.stdin.flush()
         said = self.listen()
-        self.process.wait(10)
+        self.process.wait(60)
         return said
 
     def signal_group(self, number: signal.Signals) -> None:

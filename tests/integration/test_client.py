@@ -468,7 +468,7 @@ def test_https_through_a_tunnel(listener: Listen, make: Make, authority: Authori
             back = threading.Thread(target=_pump, args=(onward, sock))
             back.start()
             _pump(sock, onward)
-            back.join(10)
+            back.join(30)
 
     proxy = listener(tunnel)
     client = make(server.url, proxy=proxy.url, ca_file=str(authority.ca_file))

@@ -189,7 +189,7 @@ def test_signals_to_the_starters_group_do_not_reach_it(share: Embedded, bundled_
     with Holder(bundled_base) as starter:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             starter.signal_group(number)
-        starter.process.wait(10)
+        starter.process.wait(60)
         assert os.getsid(starter.server) not in (starter.process.pid, os.getsid(0))
         assert _ask(share.acquire(), "SELECT 1") == 1
         assert share.running() == starter.server

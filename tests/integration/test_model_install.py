@@ -304,7 +304,7 @@ def test_a_killed_installation_leaves_nothing_half_made(encoder: Path, home: Pat
     with process.stdout:
         assert any(line == "trying the model\n" for line in process.stdout)
         process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
     (remains,) = left(home)
     assert remains.startswith(".installing-")
     assert catalogue.installed(home) == []

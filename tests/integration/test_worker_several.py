@@ -99,7 +99,7 @@ def test_a_killed_workers_claims_are_free_at_once(chat: Chat, model: WatchedMode
     killed.wait_for("in the model")
     assert chat.worker(model).round() == 0, "it holds them all"
     killed.process.kill()
-    until(lambda: chat.worker(model, keeper=False).round(), 10, "claims that are free")
+    until(lambda: chat.worker(model, keeper=False).round(), 30, "claims that are free")
     complete(chat, 30)
 
 
