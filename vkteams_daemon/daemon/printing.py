@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TextIO
+from typing import Any, TextIO
 
 from vkteams_daemon.botapi.chosen import ChosenChats
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.store.writing import Cursor, Stored
+
+# DEL, C1, line separators, marks that turn the direction of text around, and halves of characters.
+_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 
 
 class Printer:
@@ -34,14 +38,16 @@ class Printer:
         before = self.cursor or Cursor(1, 0, 0)
         kept = [event for event in events if event in self._chosen]
         for event in kept:
-            # One line an event, whatever line breaks the API put between its tokens.
-            line = (
-                json.dumps(json.loads(event.json), ensure_ascii=False)
-                if event.json
-                else (event.raw or b"").decode("utf-8", "replace")
-            )
-            self._out.write(line.replace("\n", " ") + "\n")
+            # What is no JSON is printed as a JSON string: one line an event, and no byte of it steers a terminal.
+            value = json.loads(event.json) if event.json else (event.raw or b"").decode("utf-8", "replace")
+            self._out.write(self._line(value) + "\n")
         self._out.flush()
         last = max([before.last_event_id, *(e.event_id for e in events if e.numbered)])
         self.cursor = replace(before, last_event_id=last)
         return Stored(saved=0, filtered=len(events) - len(kept), moved=last != before.last_event_id)
+
+    def _line(self, value: Any) -> str:
+        """One line of JSON; what json leaves as it is and a terminal could take as a command is escaped too."""
+        utf8 = (self._out.encoding or "utf-8").lower().replace("-", "") == "utf8"
+        text = json.dumps(value, ensure_ascii=not utf8)
+        return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
