@@ -52,6 +52,12 @@ def test_a_hit_says_who_where_and_when(archive: Archive, talk: Talk) -> None:
     assert (hit.reply_to_msg_id, hit.edited) == ("1", True)
 
 
+def test_an_identifier_that_is_found_by_its_parts_is_marked_as_one(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "\x02опять ORA-00942, пароль ****, см. https://wiki.corp.example/a?b=1")
+    snippet = archive.search("ORA-00942 https://wiki.corp.example/a?b=1", mode="text").hits[0].snippet
+    assert snippet == "опять **ORA-00942**, пароль ****, см. https://**wiki.corp.example/a?b=1**"
+
+
 @pytest.mark.parametrize("mode", BY_WORDS)
 def test_deleted_messages_and_former_texts_are_found_by_nobody(archive: Archive, talk: Talk, mode: Mode) -> None:
     talk.say("1", "пароль от сервера сезам")
@@ -152,6 +158,16 @@ def test_a_word_that_begins_otherwise_is_no_slip(archive: Archive, talk: Talk) -
 
 
 @pytest.mark.parametrize("mode", BY_WORDS)
+def test_a_letter_is_a_preposition_beside_words_of_the_other_layout_alone(
+    archive: Archive, talk: Talk, mode: Mode
+) -> None:
+    talk.say("1", "the tree was planted in spring")
+    talk.say("2", "сидим в офисе", at=1)
+    assert archive.search("b tree", mode=mode).showing is None
+    assert archive.search("d jabct", mode=mode).showing == "в офисе"
+
+
+@pytest.mark.parametrize("mode", BY_WORDS)
 def test_what_is_found_as_typed_is_not_corrected(archive: Archive, talk: Talk, mode: Mode) -> None:
     talk.say("1", "принтир")
     talk.say("2", "принтер")
@@ -166,6 +182,8 @@ def test_where_no_message_holds_all_words_some_do_and_it_is_said(archive: Archiv
     found = archive.search("сломался принтер позавчера", mode="text")
     assert found.relaxed
     assert [hit.msg_id for hit in found.hits] == ["1", "2"]
+    found = archive.search("позавчера снежило", mode="text")
+    assert (found.hits, found.relaxed) == ([], False)
 
 
 @pytest.mark.parametrize("mode", BY_WORDS)
@@ -183,6 +201,19 @@ def test_words_that_are_excluded_stay_out(with_model: Archive, talk: Talk, model
 def test_no_query_is_an_error(archive: Archive, talk: Talk, mode: Mode, query: str) -> None:
     talk.say("1", "обед")
     assert archive.search(query, mode=mode).hits == []
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "semantic"])
+def test_a_query_that_the_model_cannot_read_is_near_to_nothing(
+    with_model: Archive, talk: Talk, models_dir: Path, mode: Mode
+) -> None:
+    talk.say("1", "\u597d")
+    embedded(talk.url, models_dir / "tiny")
+    found = with_model.search("\u4f60", mode=mode)
+    assert (found.hits, found.note) == (
+        [],
+        "The model tiny knows nothing of this query: no message was found by its meaning.",
+    )
 
 
 # Hybrid

@@ -59,6 +59,12 @@ def test_texts_keep_their_order_and_a_text_without_tokens_is_zeros(model: Model)
         assert np.abs(vectors[row] - model.embed(model.chunks(asked[row]))[0]).max() < 1e-5
 
 
+def test_a_query_of_which_the_vocabulary_knows_nothing_is_zeros(model: Model) -> None:
+    vectors = model.embed_texts(["\u4f60", "\u4f60 \u597d", "\u4f60 сервер"], query=True)
+    assert vectors.any(axis=1).tolist() == [False, False, True]
+    assert model.embed_texts(["\u4f60"]).any()
+
+
 def test_a_long_passage_is_the_mean_of_its_chunks_and_a_long_query_its_first(model: Model) -> None:
     text = " ".join(texts()[:40])
     parts = model.embed(model.chunks(text))

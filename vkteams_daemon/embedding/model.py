@@ -65,6 +65,7 @@ class Model:
         self._session = session
         self._tokenizer = tokenizer
         self._head, self._tail = _frame(tokenizer)
+        self._unknown = {tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>")}
         self._room = self.max_tokens - len(self._head) - len(self._tail)
 
     @classmethod
@@ -111,7 +112,8 @@ class Model:
     def embed_texts(self, texts: Sequence[str], *, query: bool = False, token_budget: int = TOKEN_BUDGET) -> Vectors:
         """One vector for each text, `(n, dims)`, rows of length 1; of zeros where a text has no token.
 
-        A long query is its first chunk, a long passage the mean of its chunks.
+        A long query is its first chunk, a long passage the mean of its chunks. A query of which the vocabulary knows
+        nothing is of zeros, too: to the model one emoji that it does not know is as good as any other.
 
         Raises:
             ModelError: the runtime failed.
@@ -119,7 +121,7 @@ class Model:
         owners: list[int] = []
         chunks: list[Chunk] = []
         for row, text in enumerate(texts):
-            parts = self._chunks(text, self.query_prefix)[:1] if query else self.chunks(text)
+            parts = self._query(text) if query else self.chunks(text)
             owners += [row] * len(parts)
             chunks += parts
         sums = np.zeros((len(texts), self.dims), np.float32)
@@ -128,6 +130,10 @@ class Model:
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         np.divide(sums, lengths, out=sums, where=lengths > 0)
         return sums
+
+    def _query(self, text: str) -> list[Chunk]:
+        body = {token for chunk in self._chunks(text, "")[:1] for token in chunk.ids[len(self._head) :]}
+        return self._chunks(text, self.query_prefix)[:1] if body - self._unknown - {*self._tail} else []
 
     def _chunks(self, text: str, prefix: str) -> list[Chunk]:
         # Half of a surrogate pair cannot be written as UTF-8, which is all that the tokenizer takes.

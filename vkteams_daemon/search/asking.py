@@ -27,6 +27,8 @@ MODES: tuple[Mode, ...] = ("hybrid", "semantic", "text")
 DEEPEST = 1000
 """Hits that can be asked for altogether, further pages included."""
 
+_UNKNOWN = "The model {} knows nothing of this query: no message was found by its meaning."
+
 Words = Callable[[], Vocabulary]
 
 
@@ -144,7 +146,9 @@ def _ranking(
         if meaning is None:
             return _Ranking([])
         vector = meaning.model.embed_texts([text], query=True)[0]
-        return _Ranking(search_semantic(connection, vector, meaning.stored, scope, limit) if vector.any() else [])
+        if not vector.any():
+            return _Ranking([], note=_UNKNOWN.format(meaning.model.name))
+        return _Ranking(search_semantic(connection, vector, meaning.stored, scope, limit))
     query = read(connection, text)
     if query.terms and not lexical.all_known(connection, query):
         query = corrected(connection, query, words())
@@ -156,7 +160,9 @@ def _ranking(
         note = "These were found by their words alone: no message has a vector of a model that is installed here."
     else:
         vector = meaning.model.embed_texts([query.wanted if query.changed or query.without else text], query=True)[0]
-        if vector.any():
+        if not vector.any():
+            note = _UNKNOWN.format(meaning.model.name)
+        else:
             by_meaning = search_semantic(connection, vector, meaning.stored, scope, leg, effort=ROUGH)
     ranked = fuse(connection, by_words, by_meaning, scope, limit, half_life=question.recency, now=now)
     return _Ranking(ranked, query, note=note)

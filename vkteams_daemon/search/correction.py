@@ -59,6 +59,9 @@ def corrected(
         if typed.known and not wider:
             continue
         changed[term.typed] = _changed(term, typed, others, vocabulary, wider)
+    # A letter is a preposition in the other layout beside words in that layout: `b tree` is no `и tree`.
+    if not any(term.tsquery for term in changed.values() if term.meant is not None):
+        changed = {typed: term for typed, term in changed.items() if term.tsquery}
     return query.with_terms(changed)
 
 

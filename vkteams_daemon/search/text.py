@@ -26,7 +26,9 @@ CANDIDATES = 1000
 
 _FEW = 5  # terms that are all looked for in other forms; more are a question, and no message repeats it
 _SHORT = 300
-_MARKED = f"StartSel={MARKS[0]}, StopSel={MARKS[1]}"
+# A sign that a message may hold itself cannot be told from a mark: these two are taken out of it first.
+_BEGIN, _END = "\x02", "\x03"
+_MARKED = f'StartSel="{_BEGIN}", StopSel="{_END}"'
 _WHOLE = f"HighlightAll=true, {_MARKED}"
 _PARTS = f'MaxFragments=2, MinWords=8, MaxWords=20, FragmentDelimiter=" … ", {_MARKED}'
 
@@ -76,7 +78,7 @@ def search_text(
         if found:
             return Matches(found, wider)
     some = lexical.any_word(connection, meant, replace(scope, without=query.without), limit)
-    return Matches(some, meant, relaxed=True)
+    return Matches(some, meant, relaxed=bool(some))
 
 
 def matching(connection: psycopg.Connection[Any], query: Query, scope: Scope, limit: int) -> list[Ranked]:
@@ -108,12 +110,13 @@ def snippets(connection: psycopg.Connection[Any], ranked: list[Ranked], query: Q
         return [""] * len(ranked)
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
-            "SELECT r.place, ts_headline('vkteams'::regconfig, left(m.text, 100000), "
+            "SELECT r.place, ts_headline('vkteams'::regconfig, translate(left(m.text, 100000), %(signs)s, ''), "
             f" %(query)s::tsquery, CASE WHEN length(m.text) <= {_SHORT} THEN %(whole)s ELSE %(parts)s END)"
             " FROM unnest(%(chats)s::text[], %(messages)s::text[]) WITH ORDINALITY AS r (chat_id, msg_id, place)"
             " JOIN messages m ON m.chat_id = r.chat_id AND m.msg_id = r.msg_id".encode(),
             {
                 "query": tsquery,
+                "signs": _BEGIN + _END,
                 "whole": _WHOLE,
                 "parts": _PARTS,
                 "chats": [r.chat_id for r in ranked],
@@ -122,7 +125,12 @@ def snippets(connection: psycopg.Connection[Any], ranked: list[Ranked], query: Q
             prepare=False,
         )
         shown: dict[int, str] = dict(cursor.fetchall())
-    return [shown.get(place) or "" for place in range(1, len(ranked) + 1)]
+    return [_marked(shown.get(place) or "") for place in range(1, len(ranked) + 1)]
+
+
+def _marked(headline: str) -> str:
+    """The headline with `MARKS`; the parts of an identifier, each found by itself, are one."""
+    return headline.replace(_END + _BEGIN, "").replace(_BEGIN, MARKS[0]).replace(_END, MARKS[1])
 
 
 def spelled_out(query: Query, marked: str) -> Query:
