@@ -112,9 +112,26 @@ def test_no_save_prints_and_stores_nothing(vkteamsd: Make, simulator: Simulator)
         _, log = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "nothing is stored" in log
+        assert "INFO daemon.life: ready" in log
     finally:
         process.kill()
         process.communicate()
+
+
+def test_printing_to_nobody_ends_it(vkteamsd: Make, simulator: Simulator) -> None:
+    daemon = vkteamsd(api_url=simulator.url)
+    with Path("/dev/full").open("w") as full:
+        process = daemon.spawn("--foreground", "--no-save", stdout=full)
+        try:
+            _say(simulator, 1)
+            _, log = process.communicate(timeout=30)
+        finally:
+            process.kill()
+            process.communicate()
+    assert process.returncode == 73
+    assert log.endswith("vkteamsd: standard output cannot be written: No space left on device\n")
+    assert "Traceback" not in log
+    assert simulator.state()["acknowledged"] == 0
 
 
 def test_in_the_foreground_it_logs_to_the_terminal_and_tells_the_service_manager(

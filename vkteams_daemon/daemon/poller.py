@@ -20,6 +20,7 @@ from vkteams_daemon.botapi import events as api_events
 from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.daemon.backoff import Backoff
+from vkteams_daemon.daemon.printing import OutputLost
 from vkteams_daemon.daemon.status import Status
 from vkteams_daemon.errors import (
     ApiError,
@@ -76,6 +77,7 @@ class Poller:
         backoff_max: longest wait after a failure, in seconds.
         changed: called after every change of state.
         queued: called when messages wait for their vectors.
+        ended: called when there is nobody left to listen for.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class Poller:
         backoff_max: float,
         changed: Callable[[], None],
         queued: Callable[[], None],
+        ended: Callable[[VkTeamsError], None],
     ) -> None:
         self._client = self._asked = client
         self.poll_time = poll_time
@@ -101,6 +104,7 @@ class Poller:
         self._status = status
         self._changed = changed
         self._queued = queued
+        self._ended = ended
         self._stop = threading.Event()
         self._awake = threading.Event()
         self._bot: BotInfo | None = None
@@ -147,6 +151,9 @@ class Poller:
                 wait = self._cycle()
             except ApiError as error:
                 wait = self._api_failed(error)
+            except OutputLost as error:
+                self._ended(error)
+                return
             except VkTeamsError as error:
                 wait = self._database_failed(error)
             except Exception as error:

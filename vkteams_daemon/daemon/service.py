@@ -72,6 +72,7 @@ class Service:
         self._toggle_debug = toggle_debug
         self._inbox: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._told_to_stop = False
+        self._failure: VkTeamsError | None = None
         self._stopping = threading.Event()
         self._reload = Reload(config, reload, lambda: status.bot.id, self._take) if reload else None
         self._database = Database(config, application="vkteamsd")
@@ -110,7 +111,11 @@ class Service:
         return note
 
     def run(self) -> int:
-        """The main thread's loop: acts on signals until TERM or INT; returns the exit code."""
+        """The main thread's loop: acts on signals until TERM or INT; returns the exit code.
+
+        Raises:
+            VkTeamsError: there was no sense in going on.
+        """
         while True:
             try:
                 # Not for ever: a signal that comes just before the thread falls asleep does not wake it, and its
@@ -121,6 +126,8 @@ class Service:
             if signum in _ENDINGS:
                 log.info("stopping on %s", signal.Signals(signum).name)
                 self.stop()
+                if self._failure:
+                    raise self._failure
                 return 0
             if signum == signal.SIGHUP and self._reload:
                 self._reload.wanted()
@@ -176,6 +183,7 @@ class Service:
             backoff_max=config.api.backoff_max,
             changed=self._reporter.changed,
             queued=self._embedders.wake,
+            ended=self._end,
         )
         if config.storage.save:
             # Nobody waits for these when the daemon stops: what is cut off in the middle changes nothing.
@@ -228,6 +236,11 @@ class Service:
                 if self.config.daemon.start_degraded:
                     return f"degraded: {error or 'nothing has answered yet'}; it goes on trying"
                 raise error or self._not_in_time() from None
+
+    def _end(self, error: VkTeamsError) -> None:
+        """Stop as if told to, because of this."""
+        self._failure = error
+        self._inbox.put(signal.SIGTERM)
 
     def _not_in_time(self) -> VkTeamsError:
         config = self.config
