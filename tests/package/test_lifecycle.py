@@ -57,6 +57,35 @@ def test_an_upgrade_keeps_edits_and_what_ran(service: Service, later: Path) -> N
     assert not machine.exists("/run/vkteams-daemon.running")
 
 
+def test_an_upgrade_that_fails_halfway_forgets_nothing(service: Service, later: Path) -> None:
+    machine = service.started().machine
+    shutil.copy(later, machine.root / "root" / "later.deb")
+    machine.done("mv /var/log/vkteams /var/log/away && touch /var/log/vkteams")
+    upgrade = "dpkg --force-confold --install /root/later.deb"
+    assert machine.run(upgrade).returncode != 0, "there is no directory for the log"
+    assert machine.run("service vkteamsd status").returncode != 0
+    machine.done("rm /var/log/vkteams && mv /var/log/away /var/log/vkteams")
+    machine.done(upgrade)
+    machine.done("service vkteamsd status")
+
+
+def test_a_removal_that_is_given_up_starts_it_again(service: Service) -> None:
+    machine = service.started().machine
+    machine.done("/var/lib/dpkg/info/vkteams-daemon.prerm remove")
+    assert machine.run("service vkteamsd status").returncode == 3
+    machine.done("/var/lib/dpkg/info/vkteams-daemon.postinst abort-remove")
+    machine.done("service vkteamsd status")
+
+
+def test_what_was_removed_and_is_installed_again_is_started(service: Service) -> None:
+    machine = service.started().machine
+    machine.done("apt-get remove -y vkteams-daemon")
+    said = machine.done("apt-get install -y /root/package.deb")
+    assert "no token" not in said
+    machine.done("service vkteamsd status")
+    assert not machine.exists("/run/vkteams-daemon.running")
+
+
 def test_removal_stops_it_and_keeps_configuration_and_archive(service: Service) -> None:
     machine = service.started().machine
     service.say("это остаётся")

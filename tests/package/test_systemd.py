@@ -74,6 +74,15 @@ def test_systemd_keeps_it_and_is_obeyed(systemd: Service) -> None:
     assert made.run("service vkteamsd status").returncode == 3
 
 
+def test_a_rotation_under_systemd_lets_go_of_the_old_log(systemd: Service) -> None:
+    made = systemd.machine
+    first = systemd.pid()
+    made.done("logrotate --force /etc/logrotate.d/vkteamsd")
+    until(lambda: "configuration read again" in systemd.log(), 30.0, "the reload in the new log")
+    assert systemd.pid() == first
+    assert "vkteamsd.log.1" not in made.done(f"ls -l /proc/{first}/fd")
+
+
 def test_a_wrong_configuration_is_not_tried_again_and_an_absent_one_not_at_all(systemd: Service) -> None:
     made = systemd.machine
     made.done("systemctl stop vkteamsd")
@@ -103,13 +112,16 @@ def test_an_upgrade_starts_what_ran_and_a_removal_stops_it(systemd: Service, lat
     made = systemd.machine
     before = systemd.pid()
     shutil.copy(later, made.root / "root" / "later.deb")
+    made.done("systemctl disable vkteamsd")
     made.done("apt-get install -y -o Dpkg::Options::=--force-confold /root/later.deb")
-    assert _property(made, "ActiveState") == "active"
+    assert _property(made, "ActiveState") == "active", "what somebody started by hand goes on as well"
     assert systemd.pid() != before
     made.done("systemctl stop vkteamsd && apt-get install -y --reinstall /root/later.deb")
     assert _property(made, "ActiveState") == "inactive", "what was stopped stays stopped"
-    made.done("systemctl start vkteamsd")
+    made.done("systemctl start vkteamsd && systemctl enable vkteamsd@sales")
     pid = systemd.pid()
     made.done("apt-get remove -y vkteams-daemon")
     assert not made.exists(f"/proc/{pid}")
     assert made.run("systemctl is-active vkteamsd").returncode != 0
+    made.done("apt-get purge -y vkteams-daemon")
+    assert made.run("find /etc/systemd /var/lib/systemd -name 'vkteamsd*'").stdout == ""
