@@ -133,10 +133,10 @@ def test_no_question_can_write(office: Office) -> None:
         connection.execute("DELETE FROM messages")
 
 
-def test_questions_to_the_bundled_server_are_asked_by_its_reader(bundled_base: Path) -> None:
+def test_questions_to_the_bundled_server_are_asked_by_its_reader(bundled_copy: Path) -> None:
     from vkteams_daemon.search.archive import Archive
 
-    options = DaemonOptions(state_dir=str(bundled_base / "state"), runtime_dir=str(bundled_base / "run"))
+    options = DaemonOptions(state_dir=str(bundled_copy / "state"), runtime_dir=str(bundled_copy / "run"))
     with Database(Config(daemon=options)) as database:
         told(database.conninfo)
         with Archive(Config(daemon=options)) as archive:

@@ -202,6 +202,7 @@ def _extract(archive: zipfile.ZipFile, member: str, target: Path, expected: str 
 def _from_hub(entry: Entry, work: Path, report: Report) -> Obtained:
     """Download the pinned commit's files, and compare each with its hash in the catalogue."""
     endpoint = os.environ.get(HUB_VARIABLE) or HUB
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
