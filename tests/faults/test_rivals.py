@@ -52,9 +52,11 @@ def test_a_number_that_another_program_has_got_is_not_taken_for_the_daemon(
 
 
 def _two_hosts(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> tuple[DaemonProcess, DaemonProcess]:
-    first = vkteamsd(api_url=simulator.url, database_url=oracle.url).started()
+    # So long a standby lets a holder be that is stuck in the middle of a statement.
+    options = {"database.write_timeout": 5.0}
+    first = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options).started()
     wait_polled(simulator)
-    second = vkteamsd(api_url=simulator.url, database_url=oracle.url)
+    second = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options)
     done = second.start()
     assert done.returncode == 0
     assert done.stdout.startswith("vkteamsd: standby: another process listens to this bot")
