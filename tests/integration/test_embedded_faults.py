@@ -215,6 +215,8 @@ def test_half_made_database_of_a_killed_starter_is_removed(open_tmp: Path) -> No
         half = until(lambda: next(iter(_home(open_tmp).glob(".18.*/PG_VERSION")), None), what="the beginning of it")
         starter.kill()
     assert half and not (_home(open_tmp) / "18").exists()
+    # Its initdb lives on for a moment, and would write into what is being removed.
+    until(lambda: not _named(half.parent.name), 30, "the end of the orphaned initdb")
     share = _embedded(open_tmp)
     psycopg.connect(share.acquire()).close()
     assert not half.parent.exists()
@@ -233,3 +235,13 @@ def test_unwritable_state_directory_is_one_sentence(open_tmp: Path) -> None:
     (open_tmp / "file").write_text("")
     with pytest.raises(CannotCreate, match="cannot be made"):
         Embedded(open_tmp / "file" / "state", open_tmp / "run").acquire()
+
+
+def _named(word: str) -> list[str]:
+    """The processes that have this word on their command line."""
+    found = []
+    for process in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if process.name.isdigit() and word.encode() in (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found
