@@ -128,6 +128,7 @@ def test_a_token_gives_its_own_chats_and_their_threads_alone(serve: Serve, token
     why = f"{LUNCH} is not one of the chats that you may see; list_chats names them"
     assert server.refused("search_text", token=SOME, query="хинкали", chat_id=LUNCH) == why
     assert server.refused("get_message", token=SOME, chat_id=LUNCH, msg_id=lunch["msg_id"]) == why
+    assert "no message" in server.refused("get_message", token=SOME, msg_id=lunch["msg_id"])
     assert server.refused("get_database_stats", token=SOME, chat_id=LUNCH) == why
     counted = server.asked("get_database_stats", token=SOME)
     assert counted["chats"] == 2 and {chat["chat_id"] for chat in counted["busiest"]} == {OPS, THREAD}

@@ -56,6 +56,7 @@ def test_a_chat_as_a_resource_is_its_newest_messages(office: Office) -> None:
 def test_a_message_as_a_resource_is_the_message_with_its_thread(office: Office) -> None:
     read = _read(office, f"vkteams://chat/{OPS}/message/{MAIL}")
     assert read == asked(office, "get_message", chat_id=OPS, msg_id=MAIL)
+    assert read == asked(office, "get_message", msg_id=MAIL), "its chat is found"
     assert read["message"]["author"] == "Анна Иванова"
 
 

@@ -27,8 +27,10 @@ UserId = Annotated[
     _Id | None,
     Field(description="Only what this person wrote; list_users names them.", examples=["a.ivanova@corp.example"]),
 ]
-OneChat = Annotated[_Id, Field(description="The chat.", examples=_CHATS[:1])]
-OneMessage = Annotated[_Id, Field(description="The message in it.", examples=_MESSAGES)]
+OneChat = Annotated[
+    _Id | None, Field(description="The chat; left out: whichever has the message.", examples=_CHATS[:1])
+]
+OneMessage = Annotated[_Id, Field(description="The message.", examples=_MESSAGES)]
 Around = Annotated[
     _Id | None,
     Field(

@@ -123,17 +123,23 @@ async def recent(
     return answer
 
 
-async def get_message(ctx: Ctx, chat_id: OneChat, msg_id: OneMessage, max_tokens: MaxTokens = None) -> Thread:
+async def get_message(ctx: Ctx, msg_id: OneMessage, chat_id: OneChat = None, max_tokens: MaxTokens = None) -> Thread:
     """One message as it stands now, and its thread: what it answers, what answers it, and so on."""
     return await message(reader(ctx), chat_id, msg_id, max_tokens)
 
 
-async def message(here: Reader, chat_id: str, msg_id: str, max_tokens: int | None = None) -> Thread:
+async def message(here: Reader, chat_id: str | None, msg_id: str, max_tokens: int | None = None) -> Thread:
     """One message, and as much of its thread as there is room for, the nearest in time first."""
-    await here.visible(chat_id)
+    if chat_id is not None:
+        await here.visible(chat_id)
     # What a thread hangs on stands in another chat.
-    seen = await here.visible(None)
-    found = await here.ask(lambda archive: archive.message(chat_id, msg_id, chat_ids=seen, since=here.since(None)))
+    seen, since = await here.visible(None), here.since(None)
+
+    def ask(archive: Archive) -> conversation.Message:
+        chat = chat_id or archive.chat_of(msg_id, chat_ids=seen, since=since)
+        return archive.message(chat, msg_id, chat_ids=seen, since=since)
+
+    found = await here.ask(ask)
     room = Room(here.room(max_tokens))
     middle = Said.model_validate(found.message)
     shown = room.take(middle) or room.shortened(middle)
