@@ -206,9 +206,11 @@ class Proxy:
         carried = 0
         try:
             while piece := source.recv(_PIECE):
-                if self._silent:
+                if self._silent or (link.unheard and not upstream):
                     continue
                 cut, piece = self._at_cut(piece, carried, upstream)
+                # A quick answer must not come back before the connection is broken.
+                link.unheard = link.unheard or (cut is not None and upstream)
                 self._pass_on(link, target, piece)
                 carried += len(piece)
                 if cut is not None:
@@ -267,7 +269,7 @@ class _Link:
     def __init__(self, client: socket.socket) -> None:
         self.client = client
         self.server: socket.socket | None = None
-        self.ended = False
+        self.ended = self.unheard = False
         self._lock = threading.Lock()
 
     def end(self, *, reset: bool) -> None:

@@ -110,5 +110,5 @@ def test_hostile_events_are_stored_or_quarantined(writer: Writer, database_url: 
 def test_what_the_driver_refuses_is_quarantined_too(writer: Writer, database_url: str) -> None:
     """The reader lets no NUL through; were there a hole in it, the batch must not come again and again for ever."""
     good, bad = read(body(message(1), message(2)), ARRIVAL)
-    outcome = writer.store([good, replace(bad, json="a\0b")])
+    outcome = writer.store([good, replace(bad, payload="a\0b")])
     assert (outcome.saved, outcome.quarantined) == (2, 1)

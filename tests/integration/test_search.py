@@ -58,6 +58,18 @@ def test_an_identifier_that_is_found_by_its_parts_is_marked_as_one(archive: Arch
     assert snippet == "опять **ORA-00942**, пароль ****, см. https://**wiki.corp.example/a?b=1**"
 
 
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("/start", "start"), ("см. ~/записки", "записки"), ("стало холодно, -15", "15"), ("тип List<Строка>", "строка"),
+        ("вход: ftp://", "ftp"), ("host-01.corp упал", "host"), ("план...срок", "срок"), ("итог &laquo;", "laquo"),
+    ],
+)  # fmt: skip
+def test_the_parts_of_what_is_one_word_to_the_parser(archive: Archive, talk: Talk, text: str, query: str) -> None:
+    talk.say("1", text)
+    assert ids(archive, query, "text") == ["1"]
+
+
 @pytest.mark.parametrize("mode", BY_WORDS)
 def test_deleted_messages_and_former_texts_are_found_by_nobody(archive: Archive, talk: Talk, mode: Mode) -> None:
     talk.say("1", "пароль от сервера сезам")

@@ -79,7 +79,7 @@ def refused(event_id: int, where: str) -> Event:
     """An event that this program can read and the database cannot hold, whatever the reader has learnt to mend."""
     (event,) = batch(new(event_id, "bad"))
     if where == "payload":  # PostgreSQL's numeric ends at 131,072 digits before the point
-        return replace(event, json=event.json.replace('"hello"', "1e200000"))
+        return replace(event, payload=(event.payload or "").replace('"hello"', "1e200000"))
     assert event.facts.message
     assert event.facts.message.content
     content = replace(event.facts.message.content, parts=[float("inf")])

@@ -113,6 +113,20 @@ def test_what_jsonb_can_hold_stays_as_it_came(source: bytes) -> None:
     assert element.value == json.loads(source)
 
 
+@pytest.mark.parametrize(
+    ("source", "payload"),
+    [
+        (b'{"eventId":1,"payload":{"a":1.10},"type":"x"}', '{"a":1.10}'), (b'{ "payload" :\t[1, 2] }', "[1, 2]"),
+        (b'{"payload":1,"x":{"payload":2},"payload":{"payload":3}}', '{"payload":3}'), (b'{"payload":null}', "null"),
+        (rb'{"pay\u006coad":"a\ud800"}', '"a\ufffd"'), (b'{"payload":{"a":NaN}}', '{"a": null}'),
+        (b"{}", None), (b'{"x":{"payload":1}}', None), (b'["payload",1]', None), (b"1", None),
+    ],
+)  # fmt: skip
+def test_the_payload_as_it_came(source: bytes, payload: str | None) -> None:
+    (element,) = _elements(source)
+    assert (element.payload, element.error) == (payload, None)
+
+
 def test_depth_is_counted_not_tried() -> None:
     """The same event must be read in the same way, however deep the stack of whoever reads it is."""
     whole, deep = _elements(_nested(MAX_DEPTH), _nested(MAX_DEPTH + 1))

@@ -53,12 +53,14 @@ class Element:
     Attributes:
         value: the parsed element; with an error only what could be made out of its eventId and type.
         json: text that jsonb accepts and that says the same as `value`; "" with an error.
+        payload: the part of `json` that is the value of its `payload`; None where it has none.
         raw: the element's bytes as received, where `json` says something else; otherwise None.
         error: why it cannot be read, or None.
     """
 
     value: Any
     json: str
+    payload: str | None = None
     raw: bytes | None = None
     error: str | None = None
 
@@ -121,14 +123,14 @@ def _split_array(text: str, at: int) -> tuple[list[Element], int]:
             elements.append(_element(text[at:end].rstrip(" \t\n\r")))
         else:
             try:
-                value, end = _strict.raw_decode(text, at)
-            except (ValueError, RecursionError):
+                value, payload, end = _value(text, at)
+            except (ValueError, IndexError, RecursionError):
                 # The scanner's errors count the lines of all that stands before: from now on it gets slices.
                 sliced = True
                 continue
             source = text[at:end]
             plain = not _SUSPECT.search(source) and not _deep(source)
-            elements.append(Element(value, source) if plain else _element(source))
+            elements.append(Element(value, source, payload) if plain else _element(source))
         at = _skip_space(text, end)
         if text[at] == ",":
             at = _skip_space(text, at + 1)
@@ -137,21 +139,48 @@ def _split_array(text: str, at: int) -> tuple[list[Element], int]:
     return elements, at + 1
 
 
+def _value(text: str, at: int) -> tuple[Any, str | None, int]:
+    """The value that starts at `at`, the text of its `payload` where it is an object that has one, and its end."""
+    if text[at] != "{":
+        value, end = _strict.raw_decode(text, at)
+        return value, None, end
+    fields: dict[str, Any] = {}
+    payload = None
+    at = _skip_space(text, at + 1)
+    while text[at] != "}":
+        key, at = scanstring(text, _expect(text, at, '"'), True)
+        start = _expect(text, _skip_space(text, at), ":")
+        fields[key], at = _strict.raw_decode(text, start)
+        if key == "payload":
+            payload = text[start:at]
+        at = _skip_space(text, at)
+        if text[at] == ",":
+            at = _skip_space(text, at + 1)
+            if text[at] != '"':
+                raise ValueError("no key after a comma")
+        elif text[at] != "}":
+            raise ValueError("no comma between fields")
+    return fields, payload, at + 1
+
+
 def _element(source: str) -> Element:
     """An element whose text jsonb may not take as it is: mended where possible, with the bytes as received."""
     raw = source.encode("utf-8", "surrogateescape")
     if _deep(source):
-        return Element(_envelope(source), "", raw, "it is nested too deeply")
+        return Element(_envelope(source), "", None, raw, "it is nested too deeply")
     clean = _UNSTORABLE.sub("\ufffd", _ESCAPE.sub(_replacement, source)) if _SUSPECT.search(source) else source
     try:
-        return Element(_strict.decode(clean), clean, raw if clean != source else None)
-    except ValueError:
+        value, payload, end = _value(clean, 0)
+        if end == len(clean):
+            return Element(value, clean, payload, raw if clean != source else None)
+    except (ValueError, IndexError):
         pass  # control characters and numbers without end are not JSON, and can be mended all the same
     try:
-        value = _lenient.decode(clean)
-        return Element(value, json.dumps(value, ensure_ascii=False, allow_nan=False), raw)
+        written = json.dumps(_lenient.decode(clean), ensure_ascii=False, allow_nan=False)
+        value, payload, _ = _value(written, 0)
+        return Element(value, written, payload, raw)
     except ValueError as error:
-        return Element(_envelope(source), "", raw, f"it cannot be read as JSON: {str(error)[:200]}")
+        return Element(_envelope(source), "", None, raw, f"it cannot be read as JSON: {str(error)[:200]}")
 
 
 def _deep(source: str) -> bool:

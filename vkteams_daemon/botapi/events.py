@@ -31,6 +31,7 @@ class Event:
         subject: what tells it from another event under the same id: msgId, queryId, or the members' ids.
         occurred_at: its own time, or its arrival.
         json: the whole event as text that jsonb accepts; "" where there is no such text.
+        payload: that part of `json`; None where it has none.
         raw: its bytes as received, where `json` does not say the same; otherwise None.
         error: why it is quarantined, or None.
         facts: what is derived from it.
@@ -44,6 +45,7 @@ class Event:
     occurred_at: datetime
     received_at: datetime
     json: str
+    payload: str | None
     raw: bytes | None
     error: str | None
     facts: Facts
@@ -99,6 +101,7 @@ def _event(element: Element, received_at: datetime) -> Event:
         occurred_at=facts.occurred_at or _timestamp(payload) or received_at,
         received_at=received_at,
         json=element.json,
+        payload=element.payload,
         raw=raw,
         error=error,
         facts=facts,

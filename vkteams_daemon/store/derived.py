@@ -15,32 +15,31 @@ from vkteams_daemon.botapi.facts import Chat, Facts, User
 from vkteams_daemon.store import people
 from vkteams_daemon.store.database import Connection
 from vkteams_daemon.store.fold import COLUMNS, Message, Version, fold_all
-from vkteams_daemon.store.rows import Rows
+from vkteams_daemon.store.rows import COPY_FROM, Rows
 
-KEYS = Rows("keys", (("chat_id", "text"), ("msg_id", "text")))
-MESSAGES = Rows("messages", (
+KEYS = Rows((("chat_id", "text"), ("msg_id", "text")))
+MESSAGES = Rows((
     ("chat_id", "text"), ("msg_id", "text"), ("user_id", "text"), ("sent_at", "timestamptz"),
     ("edited_at", "timestamptz"), ("deleted_at", "timestamptz"), ("pinned_at", "timestamptz"), ("version", "int4"),
-    ("text", "text"), ("format", "text"), ("parts", "text"), ("reply_to_msg_id", "text"), ("forward", "text"),
-    ("thread", "text"), ("received_at", "timestamptz"),
+    ("text", "text"), ("format", "jsonb"), ("parts", "jsonb"), ("reply_to_msg_id", "text"), ("forward", "jsonb"),
+    ("thread", "jsonb"), ("received_at", "timestamptz"),
 ))  # fmt: skip
-VERSIONS = Rows("versions", (
+VERSIONS = Rows((
     ("chat_id", "text"), ("msg_id", "text"), ("version", "int4"), ("edited_at", "timestamptz"), ("text", "text"),
-    ("format", "text"), ("parts", "text"), ("replaced_at", "timestamptz"),
+    ("format", "jsonb"), ("parts", "jsonb"), ("replaced_at", "timestamptz"),
 ))  # fmt: skip
-CHATS = Rows("chats", (
+CHATS = Rows((
     ("chat_id", "text"), ("type", "text"), ("title", "text"), ("parent_chat_id", "text"), ("parent_msg_id", "text"),
     ("seen_at", "timestamptz"),
 ))  # fmt: skip
-USERS = Rows("users", (
+USERS = Rows((
     ("user_id", "text"), ("first_name", "text"), ("last_name", "text"), ("nick", "text"), ("is_bot", "bool"),
     ("seen_at", "timestamptz"),
 ))  # fmt: skip
-MEMBERS = Rows("members", (
+MEMBERS = Rows((
     ("chat_id", "text"), ("user_id", "text"), ("joined_at", "timestamptz"), ("left_at", "timestamptz"),
     ("added_by", "text"), ("removed_by", "text"),
 ))  # fmt: skip
-ROWS = (KEYS, MESSAGES, VERSIONS, CHATS, USERS, MEMBERS)
 
 _JSON = {"format", "parts", "forward", "thread"}
 
@@ -122,8 +121,8 @@ _LOCK_CHATS = (
     " (SELECT DISTINCT hashtext(chat_id) & 1023 AS bucket FROM unnest(%s::text[]) AS chat_id ORDER BY bucket) AS b"
 )
 # Folding reads a row and writes it back under a lock taken before, so every statement must see what was committed
-# until then. Only a few rows by their keys are ever joined: the temporary tables have no statistics, and a guess must
-# not scan the archive.
+# until then. Only a few rows by their keys are ever joined: what an array holds is a guess, and it must not scan the
+# archive.
 _SETTINGS = (
     "SET default_transaction_isolation = 'read committed'; SET enable_hashjoin = off; SET enable_mergejoin = off;"
     " SET jit = off"
@@ -138,49 +137,46 @@ def write(connection: Connection, facts: Sequence[tuple[Facts, datetime]], *, er
         connection: inside a transaction; in pipeline mode unless `copy`.
         facts: (facts, arrival) of each event.
         erase: whether a deletion erases the text (`[storage] on_delete`).
-        copy: whether large sets go through the session's temporary tables.
+        copy: whether many new messages go by COPY.
 
     Returns:
         How many messages have a new text to embed.
     """
     said = [f.message for f, _ in facts if f.message]
-    known = lock_and_load(connection, [(m.chat_id, m.msg_id) for m in said], copy) if said else {}
-    write_people(connection, facts, copy)
+    known = lock_and_load(connection, [(m.chat_id, m.msg_id) for m in said]) if said else {}
+    write_people(connection, facts)
     return save(connection, fold_all(known, said, erase=erase), erase=erase, copy=copy)
 
 
-def write_people(connection: Connection, facts: Sequence[tuple[Facts, datetime]], copy: bool, prefix: str = "") -> None:
+def write_people(connection: Connection, facts: Sequence[tuple[Facts, datetime]], prefix: str = "") -> None:
     """Write what these events say about chats, users and members, in their order.
 
     Args:
         connection: inside a transaction.
         facts: (facts, arrival) of each event.
-        copy: whether large sets go through the session's temporary tables.
         prefix: of the names of the tables to write to.
     """
     # One round for each change of a row within this batch, so that batches of any size come to the same result.
     for rows in people.rounds((chat.chat_id, _chat_row(chat), at) for f, at in facts for chat in f.chats):
-        CHATS.run(connection, _SAVE_CHATS, rows, copy, prefix=prefix)
+        CHATS.run(connection, _SAVE_CHATS, rows, prefix=prefix)
     for rows in people.rounds((user.user_id, _user_row(user), at) for f, at in facts for user in f.users):
-        USERS.run(connection, _SAVE_USERS, rows, copy, prefix=prefix)
+        USERS.run(connection, _SAVE_USERS, rows, prefix=prefix)
     members = people.memberships(member for f, _ in facts for member in f.members)
     if members:
-        MEMBERS.run(connection, _SAVE_MEMBERS, members, copy, prefix=prefix)
+        MEMBERS.run(connection, _SAVE_MEMBERS, members, prefix=prefix)
 
 
-def lock_and_load(
-    connection: Connection, keys: Iterable[tuple[str, str]], copy: bool
-) -> dict[tuple[str, str], Message]:
+def lock_and_load(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Message]:
     """What the database has of these messages, their chats locked until the transaction ends."""
     distinct = list(dict.fromkeys(keys))
     lock(connection, {chat_id for chat_id, _ in distinct})
     known = {}
-    for row in KEYS.run(connection, _LOAD, distinct, copy):
+    for row in KEYS.run(connection, _LOAD, distinct):
         message = Message(**dict(zip(COLUMNS, row, strict=True)))
         known[message.key] = message
     versions: dict[tuple[str, str], list[Version]] = {key: [] for key, message in known.items() if message.version > 1}
     if versions:
-        for chat_id, msg_id, *content in KEYS.run(connection, _LOAD_VERSIONS, list(versions), copy):
+        for chat_id, msg_id, *content in KEYS.run(connection, _LOAD_VERSIONS, list(versions)):
             versions[chat_id, msg_id].append(Version(*content))
     for key, message in known.items():
         message.remember(versions.get(key, ()))
@@ -192,38 +188,42 @@ def lock(connection: Connection, chat_ids: Iterable[str]) -> None:
     connection.execute(_LOCK_CHATS.encode(), [list(chat_ids)])
 
 
-def forget(connection: Connection, keys: Sequence[tuple[str, str]], *, copy: bool) -> None:
+def forget(connection: Connection, keys: Sequence[tuple[str, str]]) -> None:
     """Delete these messages with their versions, vectors and queue rows, and empty their events; under `lock`."""
-    KEYS.run(connection, _DROP_QUEUED, keys, copy)
-    KEYS.run(connection, _ERASE, keys, copy)
-    KEYS.run(connection, _DROP_MESSAGES, keys, copy)
+    KEYS.run(connection, _DROP_QUEUED, keys)
+    KEYS.run(connection, _ERASE, keys)
+    KEYS.run(connection, _DROP_MESSAGES, keys)
 
 
 def save(connection: Connection, messages: Sequence[Message], *, erase: bool, copy: bool) -> int:
     """Write the messages that differ from what the database has; returns how many have a new text to embed."""
-    changed = [row for row, stored in ((m.row, m.stored_row) for m in messages) if row != stored]
+    changed = [(m, row) for m, row in ((m, m.row) for m in messages) if row != m.stored_row]
+    new = _with_json(MESSAGES, (row for m, row in changed if m.stored_row is None))
+    if copy and len(new) >= COPY_FROM:
+        # Whoever else may add messages to these chats waits for their locks.
+        MESSAGES.copy(connection, "messages", new)
+        changed = [(m, row) for m, row in changed if m.stored_row is not None]
     if changed:
-        MESSAGES.run(connection, _SAVE_MESSAGES, [_with_json(COLUMNS, row) for row in changed], copy)
+        MESSAGES.run(connection, _SAVE_MESSAGES, _with_json(MESSAGES, (row for _, row in changed)))
     versions = [row for m in messages for row in m.version_rows if row not in m.stored_versions]
     if versions:
-        names = [name for name, _ in VERSIONS.columns]
-        VERSIONS.run(connection, _SAVE_VERSIONS, [_with_json(names, row) for row in versions], copy)
+        VERSIONS.run(connection, _SAVE_VERSIONS, _with_json(VERSIONS, versions))
     fewer = [m.key for m in messages if len(m.stored_versions) > len(m.earlier)]
     if fewer:
-        KEYS.run(connection, _DROP_VERSIONS, fewer, copy)
+        KEYS.run(connection, _DROP_VERSIONS, fewer)
     silenced = [m.key for m in messages if m.silent and not m.was_silent]
     if silenced:
-        KEYS.run(connection, _DROP_VECTORS, silenced, copy)
+        KEYS.run(connection, _DROP_VECTORS, silenced)
     queue = [m.key for m in messages if m.to_embed]
     # An edited text that had been put off, or parked, is a new text.
     stale = silenced + [m.key for m in messages if m.to_embed and not m.was_silent]
     if stale:
-        KEYS.run(connection, _DROP_QUEUED, stale, copy)
+        KEYS.run(connection, _DROP_QUEUED, stale)
     erased = [m.key for m in messages if erase and m.deleted_at is not None]
     if erased:
-        KEYS.run(connection, _ERASE, erased, copy)
+        KEYS.run(connection, _ERASE, erased)
     if queue:
-        KEYS.run(connection, _ENQUEUE, queue, copy)
+        KEYS.run(connection, _ENQUEUE, queue)
         connection.execute(_NOTIFY.encode())
     return len(queue)
 
@@ -236,16 +236,18 @@ def _user_row(user: User) -> tuple[Any, ...]:
     return user.user_id, user.first_name, user.last_name, user.nick, user.is_bot
 
 
-def _with_json(names: Sequence[str], row: tuple[Any, ...]) -> tuple[Any, ...]:
-    values = list(row)
-    for name in _JSON:
-        if name in names:
-            at = names.index(name)
-            values[at] = None if row[at] is None else json.dumps(row[at], ensure_ascii=False)
-    return tuple(values)
+def _with_json(columns: Rows, rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The rows with their JSON as text."""
+    places = columns.json
+    written = []
+    for row in rows:
+        if any(row[place] is not None for place in places):
+            texts = {place: json.dumps(row[place], ensure_ascii=False) for place in places if row[place] is not None}
+            row = tuple(texts.get(place, value) for place, value in enumerate(row))
+        written.append(row)
+    return written
 
 
-def prepare(connection: Connection, others: Iterable[Rows] = ()) -> None:
-    """Ready a session for `write`, `rebuild` and these other sets of rows."""
+def prepare(connection: Connection) -> None:
+    """Ready a session for `write`, `save` and `forget`."""
     connection.execute(_SETTINGS)
-    connection.execute("; ".join(rows.temporary_table for rows in (*ROWS, *others)).encode())

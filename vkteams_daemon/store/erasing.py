@@ -133,5 +133,5 @@ def _page(connection: Connection, query: str, asked: dict[str, Any]) -> list[tup
 def _forget(connection: Connection, keys: Sequence[tuple[str, str]]) -> int:
     with connection.transaction():
         derived.lock(connection, {chat_id for chat_id, _ in keys})
-        derived.forget(connection, keys, copy=True)
+        derived.forget(connection, keys)
     return len(keys)

@@ -11,21 +11,21 @@ from vkteams_daemon.botapi.facts import Facts
 from vkteams_daemon.store.database import Connection
 from vkteams_daemon.store.rows import Rows
 
-EVENTS = Rows("events", (
+EVENTS = Rows((
     ("bot_id", "text"), ("generation", "int4"), ("event_id", "int8"), ("type", "text"), ("chat_id", "text"),
     ("user_id", "text"), ("subject", "text"), ("occurred_at", "timestamptz"), ("received_at", "timestamptz"),
-    ("event", "text"), ("raw", "bytea"), ("error", "text"),
+    ("payload", "jsonb"), ("raw", "bytea"), ("error", "text"),
 ))  # fmt: skip
 
 _INSERT = (
     "INSERT INTO events (bot_id, generation, event_id, type, chat_id, user_id, subject, occurred_at, received_at,"
     " payload, raw, error)"
     " SELECT bot_id, generation, event_id, type, chat_id, user_id, subject, occurred_at, received_at,"
-    " event::jsonb -> 'payload', raw, error FROM {incoming}"
+    " payload::jsonb, raw, error FROM {incoming}"
 )
 _RESTORE = (
     "UPDATE events e SET type = i.type, chat_id = i.chat_id, user_id = i.user_id, subject = i.subject,"
-    " occurred_at = i.occurred_at, payload = i.event::jsonb -> 'payload', raw = i.raw, error = NULL"
+    " occurred_at = i.occurred_at, payload = i.payload::jsonb, raw = i.raw, error = NULL"
     " FROM (SELECT * FROM {incoming}) AS i WHERE e.bot_id = i.bot_id AND e.generation = i.generation"
     " AND e.event_id = i.event_id AND e.error IS NOT NULL AND e.raw IS NOT NULL"
 )
@@ -55,19 +55,22 @@ class Known:
 
 
 def insert(connection: Connection, bot_id: str, batch: Sequence[Keyed], copy: bool) -> None:
-    """Insert events that are not stored yet."""
+    """Insert events that are not stored yet; with `copy` a pipeline will not do."""
     rows = [_row((bot_id, generation, event.event_id), event) for generation, event in batch]
-    EVENTS.run(connection, _INSERT, rows, copy)
+    if copy:
+        EVENTS.copy(connection, "events", rows)
+    else:
+        EVENTS.run(connection, _INSERT, rows)
 
 
 def restore(connection: Connection, readable: Sequence[tuple[Key, Event]]) -> None:
     """Put events that could not be read before in their rows, and end their quarantine."""
-    EVENTS.run(connection, _RESTORE, [_row(key, event) for key, event in readable], True)
+    EVENTS.run(connection, _RESTORE, [_row(key, event) for key, event in readable])
 
 
 def _row(key: Key, e: Event) -> tuple[Any, ...]:
     return (
-        *key, e.type, e.chat_id, e.user_id, e.subject, e.occurred_at, e.received_at, e.json or None, e.raw, e.error,
+        *key, e.type, e.chat_id, e.user_id, e.subject, e.occurred_at, e.received_at, e.payload, e.raw, e.error,
     )  # fmt: skip
 
 
@@ -119,4 +122,4 @@ def _identity(event: Event) -> tuple[str | None, str | None, str | None]:
 
 def quarantined(event: Event, reason: str) -> Event:
     """The event as bytes, without what the database may have refused of it."""
-    return replace(event, json="", facts=Facts(), raw=source(event), error=reason)
+    return replace(event, json="", payload=None, facts=Facts(), raw=source(event), error=reason)

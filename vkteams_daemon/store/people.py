@@ -22,7 +22,11 @@ def rounds(seen: Iterable[tuple[str, Row, datetime]]) -> Iterator[list[Row]]:
         seen: (key, columns, arrival) in the order of arrival; None in a column means that nothing is known.
     """
     states: dict[str, list[Row]] = {}
+    latest: dict[str, Row] = {}
     for key, row, at in seen:
+        if latest.get(key) == row:
+            continue  # most messages come from where, and from whom, many came before
+        latest[key] = row
         known = states.setdefault(key, [])
         if not known:
             known.append((*row, at))

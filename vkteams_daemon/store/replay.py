@@ -100,7 +100,7 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
     """
     done = Replayed()
     with translated():
-        derived.prepare(connection, [events.EVENTS])
+        derived.prepare(connection)
         total = _count(connection, "error IS NOT NULL AND raw IS NOT NULL")
         last: Key = ("", 0, 0)
         while page := connection.execute(_QUARANTINED.encode(), (*last, _PAGE)).fetchall():
@@ -166,11 +166,11 @@ def _keep(item: tuple[Key, Event], reason: str) -> tuple[int, int]:
 
 def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: bool, done: Replayed) -> None:
     """Fold these messages from nothing, and write those that come out otherwise than they stand there."""
-    known = derived.lock_and_load(connection, keys, True)
+    known = derived.lock_and_load(connection, keys)
     facts: dict[tuple[str, str], list[Facts]] = {key: [] for key in keys}
     erased = set()
     seen = unreadable = 0
-    rows = derived.KEYS.run(connection, _OF_MESSAGES, keys, True)
+    rows = derived.KEYS.run(connection, _OF_MESSAGES, keys)
     for chat_id, msg_id, kind, payload, received_at, broken, has_raw in rows:
         seen += 1
         if payload is None and not has_raw:
@@ -210,7 +210,7 @@ def _rebuild_people(connection: Connection, progress: Callable[[int], None]) -> 
             last.update(at=at, bot=bot, gen=generation, id=event_id)
         seen += len(rows)
         with connection.transaction():
-            derived.write_people(connection, list(_known(rows)), True, prefix=_STAGED)
+            derived.write_people(connection, list(_known(rows)), prefix=_STAGED)
         return bool(rows)
 
     while page():

@@ -17,7 +17,6 @@ import psycopg
 from vkteams_daemon.errors import DatabaseUnavailable
 from vkteams_daemon.store import derived
 from vkteams_daemon.store.database import Connection, translated
-from vkteams_daemon.store.events import EVENTS
 
 _SETTINGS = (
     "SET synchronous_commit = on; SET statement_timeout = 0;"
@@ -134,7 +133,7 @@ class Session:
         # Kept before it is used: `abort` must be able to end whatever this waits for.
         self._connection = self._connect()
         self._connection.execute(_SETTINGS)
-        derived.prepare(self._connection, [EVENTS])
+        derived.prepare(self._connection)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -78,12 +78,13 @@ CREATE TABLE messages (
     forward         jsonb,
     thread          jsonb,
     received_at     timestamptz NOT NULL,
-    -- Words and identifiers as they stand; then the parts of identifiers (host-01.corp, JIRA-1234), without positions.
+    -- Words and identifiers as they stand; then, without positions, the parts of what the parser takes for a path, a host,
+    -- a number with its sign or a tag (/start, host-01.corp, JIRA-1234, List<String>).
     search          tsvector GENERATED ALWAYS AS
                     (to_tsvector('vkteams'::regconfig, translate(left(text, 100000), 'ёЁ', 'еЕ'))
-                     || CASE WHEN text ~ '[[:alnum:]][^[:alnum:][:space:]]+[[:alnum:]]'
-                             THEN strip(to_tsvector('vkteams'::regconfig, regexp_replace(
-                                  translate(left(text, 100000), 'ёЁ', 'еЕ'), '[^[:alnum:]]+', ' ', 'g')))
+                     || CASE WHEN text ~ '[-+./~<&][^[:alnum:][:space:]]*[[:alnum:]]|://'
+                             THEN strip(to_tsvector('vkteams'::regconfig,
+                                  translate(left(text, 100000), 'ёЁ-+./~<&', 'еЕ       ')))
                              ELSE ''::tsvector END) STORED,
     PRIMARY KEY (chat_id, msg_id)
 );
