@@ -23,13 +23,15 @@ from bench.model import ARRIVAL, in_order, one_thread, several_threads, sorted_b
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Model
-from vkteams_daemon.embedding.worker import Tally, Worker
+from vkteams_daemon.embedding.tally import Tally
+from vkteams_daemon.embedding.worker import Worker
 from vkteams_daemon.options import Embedding
 from vkteams_daemon.store import models
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.models import StoredModel
 from vkteams_daemon.store.writing import Writer
 
+BUDGETS = (TOKEN_BUDGET, 768)  # of the bare loop; the better one counts
 RIVAL_SHARE = 5  # the rival gets every fifth text only: it is slow
 
 
@@ -69,13 +71,13 @@ class Run:
 
         def work(number: int) -> None:
             worker = Worker(
-                self._database, lambda _: self._model, tally, claim=options.claim, token_budget=options.token_budget,
-                stop=stop, keeper=False,
+                self._database, lambda _: self._model, tally, runs=runs, claim=options.claim,
+                token_budget=options.token_budget, stop=stop, keeper=False,
             )  # fmt: skip
             while worker.round():
                 pass
 
-        with ThreadPoolExecutor(self._threads) as pool:
+        with ThreadPoolExecutor(self._threads) as pool, ThreadPoolExecutor(self._threads) as runs:
             list(pool.map(work, range(self._threads)))
 
     def index(self) -> None:
@@ -96,15 +98,16 @@ def measure(infos: dict[str, ModelInfo], texts: Sequence[str], threads: int, rou
     chunks = [chunk for text in texts for chunk in model.chunks(text)]
     once = list({chunk.ids: chunk for chunk in chunks}.values())
     rival = in_order(several_threads(infos["fp32"], threads), ARRIVAL)
-    bare = sorted_by_length([model] * threads, TOKEN_BUDGET)
+    bare = [sorted_by_length([model] * threads, budget) for budget in BUDGETS]
     best = Best()
     with archive.database(directory) as database:
         run, meter = Run(database, model, threads), Meter(directory)
         run.fill(texts)
         for _ in range(rounds):
             best.note("rival", meter.cost(lambda: rival(chunks[::RIVAL_SHARE])) * RIVAL_SHARE)
-            best.note("bare", meter.cost(lambda: bare(chunks)))
-            best.note("once", meter.cost(lambda: bare(once)))
+            for loop in bare:
+                best.note("bare", meter.cost(lambda loop=loop: loop(chunks)))
+                best.note("once", meter.cost(lambda loop=loop: loop(once)))
             run.prepare(indexed=True)
             best.note("live", meter.cost(run.embed))
             assert run.count() == len(chunks), "every chunk has its vector"

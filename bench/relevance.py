@@ -30,7 +30,8 @@ from vkteams_daemon.botapi import events
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.model import Model
-from vkteams_daemon.embedding.worker import Tally, Worker
+from vkteams_daemon.embedding.tally import Tally
+from vkteams_daemon.embedding.worker import Worker
 from vkteams_daemon.options import Daemon, Embedding
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.asking import Mode

@@ -20,7 +20,8 @@ import pytest
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding.model import Chunk, Model, Vectors
-from vkteams_daemon.embedding.worker import Tally, Worker
+from vkteams_daemon.embedding.tally import Tally
+from vkteams_daemon.embedding.worker import Worker
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store import models
 from vkteams_daemon.store.database import Connection, Database

@@ -30,7 +30,8 @@ from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding.model import Model
-from vkteams_daemon.embedding.worker import Tally, Worker
+from vkteams_daemon.embedding.tally import Tally
+from vkteams_daemon.embedding.worker import Worker
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store import models
 from vkteams_daemon.store.database import Database

@@ -13,7 +13,8 @@ from tests.harness.models import write_encoder
 from tests.harness.waiting import until
 from vkteams_daemon.embedding import catalogue, worker
 from vkteams_daemon.embedding.model import Chunk, Model
-from vkteams_daemon.embedding.worker import Stopped, Tally
+from vkteams_daemon.embedding.tally import Tally
+from vkteams_daemon.embedding.worker import Stopped
 from vkteams_daemon.search.stats import coverage, statistics
 from vkteams_daemon.store import queue
 

@@ -15,9 +15,11 @@ import pytest
 from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
+from vkteams_daemon.embedding import tally as counting
 from vkteams_daemon.embedding import worker as room
 from vkteams_daemon.embedding.model import Chunk, Model, Vectors
-from vkteams_daemon.embedding.worker import Tally, Worker
+from vkteams_daemon.embedding.tally import Tally
+from vkteams_daemon.embedding.worker import Worker
 from vkteams_daemon.errors import ModelError
 from vkteams_daemon.store import queue
 
@@ -237,7 +239,7 @@ def test_a_model_that_cannot_be_loaded_is_said_once_and_goes_on_when_mended(
         until(lambda: not chat.queued(), 30, "the end of the queue")
         until(lambda: tally.state == "ok", 30, "the state ok")
     assert set(chat.chunks()) == {"m1", "m2", "m3"}
-    lines = [record.getMessage() for record in caplog.records if record.name == room.__name__]
+    lines = [record.getMessage() for record in caplog.records if record.name == counting.__name__]
     assert lines == ["embedding waits: model.onnx: the runtime cannot load it", "embedding goes on"]
 
 

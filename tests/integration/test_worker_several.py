@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from tests.harness.embedding import Chat, WatchedModel, WorkerProcess
 from tests.harness.scale import scaled
 from tests.harness.waiting import until
-from vkteams_daemon.embedding.worker import Tally
+from vkteams_daemon.embedding.model import Chunk
+from vkteams_daemon.embedding.tally import Tally
 
 Start = Callable[..., WorkerProcess]
 
@@ -51,6 +53,65 @@ def test_threads_neither_double_nor_lose(chat: Chat, model: WatchedModel) -> Non
     complete(chat, count)
     assert tally.embedded == count == sum(claimed)
     assert all(claimed), "they worked side by side"
+
+
+def test_workers_share_the_threads_that_the_model_runs_in(chat: Chat, model: WatchedModel) -> None:
+    count, poison = scaled("messages for several workers", full=2000, quick=400), "poison poison poison"
+    chat.register(model)
+    chat.say(*(f"message number {n}" for n in range(count)), poison)
+    (chunk,) = model.chunks(poison)
+    tally = Tally()
+    ran_in: set[str] = set()
+
+    def refuse(batch: Sequence[Chunk]) -> None:
+        ran_in.add(threading.current_thread().name.split("_")[0])
+        if chunk in batch:
+            raise RuntimeError("poison")
+
+    def work(number: int) -> int:
+        worker = chat.worker(
+            WatchedModel(model, refuse), tally, runs=runs, claim=64, token_budget=64, max_attempts=1, keeper=False
+        )
+        return sum(iter(worker.round, 0))
+
+    with ThreadPoolExecutor(2, "worker") as pool, ThreadPoolExecutor(2, "model") as runs:
+        list(pool.map(work, range(2)))
+    assert set(chat.queued()) == {f"m{count + 1}"}, "one is parked"
+    assert chat.chunks() == {f"m{number}": 1 for number in range(1, count + 1)}
+    assert ran_in == {"model", "worker"}, "what a failing batch holds is tried one by one by whoever has asked for it"
+    assert tally.embedded == count
+
+
+def test_an_archive_that_was_counted_while_empty_is_not_read_again_for_every_message(
+    chat: Chat, model: WatchedModel
+) -> None:
+    """The plan of a prepared statement is kept, and over an empty table a scan of everything is the cheapest one."""
+    chat.register(model)
+    worker = chat.worker(model, claim=50, keeper=False)
+    for number in range(1, 21):
+        chat.say("one more", first=number)
+        assert worker.round() == 1
+    for table in ("embeddings", "embedding_queue", "messages", "events"):
+        chat.execute(f"TRUNCATE {table} CASCADE")
+        chat.execute(f"ANALYZE {table}")
+    before = _read(chat)
+    chat.say(*(f"message number {n}" for n in range(100)), first=1001)
+    while worker.round():
+        pass
+    chat.say(*(f"message number {n}" for n in range(1000)), first=2001)
+    while worker.round():
+        pass
+    assert _read(chat) - before < 250_000, "it would be three times that"
+
+
+def _read(chat: Chat) -> int:
+    """How many rows and index entries the server has read of what is derived."""
+    tables = ["embeddings", "embedding_queue", "messages"]
+    with chat.database.connection() as connection:  # the sessions' figures arrive when they have been idle for a while
+        connection.execute("SELECT pg_stat_force_next_flush()")
+    ((rows,),) = chat.rows("SELECT sum(seq_tup_read)::int FROM pg_stat_user_tables WHERE relname = ANY(%s)", tables)
+    ((entries,),) = chat.rows("SELECT sum(idx_tup_read)::int FROM pg_stat_user_indexes WHERE relname = ANY(%s)", tables)
+    return int(rows + entries)
 
 
 def test_processes_neither_double_nor_lose(chat: Chat, model: WatchedModel, start: Start) -> None:

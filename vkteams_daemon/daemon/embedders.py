@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from vkteams_daemon.config import Config
@@ -16,7 +16,7 @@ from vkteams_daemon.store.database import Database
 
 if TYPE_CHECKING:
     from vkteams_daemon.embedding.model import Model
-    from vkteams_daemon.embedding.worker import Tally
+    from vkteams_daemon.embedding.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Embedders:
         self.workers = config.embedding.workers or min(4, len(os.sched_getaffinity(0)))
         self.started = False
         self._running: list[Future[None]] = []
+        self._runs: ThreadPoolExecutor | None = None
 
     @property
     def busy(self) -> bool:
@@ -50,7 +51,8 @@ class Embedders:
         """Start the workers, or log once why there are none."""
         # The runtime is heavy: a listener without a model never loads it.
         from vkteams_daemon.embedding import catalogue
-        from vkteams_daemon.embedding.worker import Tally, Worker
+        from vkteams_daemon.embedding.tally import Tally
+        from vkteams_daemon.embedding.worker import Worker
 
         self.started = True
         config = self._config.embedding
@@ -60,11 +62,13 @@ class Embedders:
             log.info("no model is installed: messages are kept without vectors (vkteamsctl model install)")
             return
         self._tally.state, self._tally.model = "ok", name
+        self._runs = ThreadPoolExecutor(self.workers, thread_name_prefix="model") if self.workers > 1 else None
         for number in range(self.workers):
             wake = threading.Event()
             worker = Worker(
-                self._database, self._load, self._tally, claim=config.claim, token_budget=config.token_budget,
-                max_attempts=config.max_attempts, keeper=number == 0, stop=self._stop,
+                self._database, self._load, self._tally, runs=self._runs, claim=config.claim,
+                token_budget=config.token_budget, max_attempts=config.max_attempts, keeper=number == 0,
+                stop=self._stop,
             )  # fmt: skip
             self._wakes.append(wake)
             self._running.append(work.submit(worker.run, wake, config.poll_interval))
@@ -84,6 +88,8 @@ class Embedders:
     def wait(self, seconds: float) -> None:
         """Wait up to `seconds` for the workers to end."""
         wait(self._running, timeout=seconds)
+        if self._runs and not self.busy:
+            self._runs.shutdown(wait=False)
 
     def fill(self, status: Status) -> None:
         """Write what the workers have done into the status."""

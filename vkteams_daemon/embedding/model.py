@@ -6,6 +6,7 @@ asks. Two threads on one session embed as much as two sessions of one thread eac
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.graph import IDS, MASK
@@ -22,7 +23,7 @@ from vkteams_daemon.embedding.manifest import ModelInfo, Precision
 from vkteams_daemon.errors import ModelError, ModelRefused
 
 OVERLAP = 32  # tokens that neighbouring chunks of one text share, where the window has room for it
-TOKEN_BUDGET = 768
+TOKEN_BUDGET = 384  # of one run; what it takes then stays in a core's own cache
 
 # Above this many tokens in one run, what it took is given back at once instead of being kept for the next.
 _KEPT_TOKENS = 4096
@@ -83,7 +84,11 @@ class Model:
 
     def chunks(self, text: str) -> list[Chunk]:
         """The passage as chunks that overlap; none for a text of which the tokenizer leaves nothing."""
-        return self._chunks(text, self.passage_prefix)
+        return self._chunks([text], self.passage_prefix)[0]
+
+    def chunks_of(self, texts: Sequence[str]) -> list[list[Chunk]]:
+        """The same of several; one call lets other threads work meanwhile, which one for each text does not."""
+        return self._chunks(texts, self.passage_prefix)
 
     def embed(self, chunks: Sequence[Chunk]) -> Vectors:
         """The vectors of one batch, `(n, dims)`, rows of length 1; padded to the longest chunk.
@@ -120,8 +125,7 @@ class Model:
         """
         owners: list[int] = []
         chunks: list[Chunk] = []
-        for row, text in enumerate(texts):
-            parts = self._query(text) if query else self.chunks(text)
+        for row, parts in enumerate([self._query(text) for text in texts] if query else self.chunks_of(texts)):
             owners += [row] * len(parts)
             chunks += parts
         sums = np.zeros((len(texts), self.dims), np.float32)
@@ -132,13 +136,17 @@ class Model:
         return sums
 
     def _query(self, text: str) -> list[Chunk]:
-        body = {token for chunk in self._chunks(text, "")[:1] for token in chunk.ids[len(self._head) :]}
-        return self._chunks(text, self.query_prefix)[:1] if body - self._unknown - {*self._tail} else []
+        body = {token for chunk in self._chunks([text], "")[0][:1] for token in chunk.ids[len(self._head) :]}
+        return self._chunks([text], self.query_prefix)[0][:1] if body - self._unknown - {*self._tail} else []
 
-    def _chunks(self, text: str, prefix: str) -> list[Chunk]:
+    def _chunks(self, texts: Sequence[str], prefix: str) -> list[list[Chunk]]:
         # Half of a surrogate pair cannot be written as UTF-8, which is all that the tokenizer takes.
-        text = text.encode("utf-8", "replace").decode("utf-8")
-        encoding = self._tokenizer.encode(prefix + text, add_special_tokens=False)
+        clean = [prefix + text.encode("utf-8", "replace").decode("utf-8") for text in texts]
+        return [
+            self._cut(encoding, prefix) for encoding in self._tokenizer.encode_batch(clean, add_special_tokens=False)
+        ]
+
+    def _cut(self, encoding: Encoding, prefix: str) -> list[Chunk]:
         ids = encoding.ids
         lead = sum(1 for _, end in encoding.offsets if end <= len(prefix)) if prefix else 0
         if len(ids) == lead:
@@ -187,6 +195,8 @@ def load_tokenizer(file: Path) -> Tokenizer:
     Raises:
         ModelRefused: it is none.
     """
+    # Its own threads would take the cores that the model has, and do not outlive a fork.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises Exception itself

@@ -13,15 +13,16 @@ import random
 import threading
 import time
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
-from vkteams_daemon.embedding.model import Chunk, Model, batches
-from vkteams_daemon.errors import ModelError, StoreError, VkTeamsError
+from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches
+from vkteams_daemon.embedding.tally import Tally
+from vkteams_daemon.errors import ModelError, StoreError
 from vkteams_daemon.store import models, queue
 from vkteams_daemon.store.database import Connection, Database
 from vkteams_daemon.store.models import StoredModel
@@ -29,9 +30,11 @@ from vkteams_daemon.store.queue import Claim, Embedded, Failed, Vector
 
 log = logging.getLogger(__name__)
 
+CLAIM = 2048  # messages; the more are sorted by length, the less is padding
 RETRY_FIRST = 5.0  # seconds between the first two attempts at a text that fails; doubled from one to the next
 RETRY_MAX = 3600.0
 TROUBLE_MAX = 60.0  # seconds between two attempts at a database or model that fails
+SLICE = 64  # texts that are cut into tokens at a time
 ROUND_TOKENS = 32768  # about; one round is seconds of work, however long the texts are
 COUNT_EVERY = 10.0  # seconds between two counts of a queue that is being worked off
 RECOUNT = 1.0  # seconds until an idle keeper counts again what others have claimed
@@ -41,59 +44,6 @@ class Stopped(Exception):
     """The worker was told to end in the middle of a round; the transaction is rolled back."""
 
 
-@dataclass(slots=True)
-class Tally:
-    """What the workers of this process have done; shared by them.
-
-    Attributes:
-        state: `ok`, `off` without a model, `failing` while the model or the database does not answer.
-        row_to_vector: milliseconds from queued to stored, the last thousand.
-    """
-
-    state: Literal["ok", "off", "failing"] = "off"
-    model: str | None = None
-    embedded: int = 0
-    failed: int = 0
-    queued: int | None = None
-    row_to_vector: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
-    rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=1000))
-    troubled: set[object] = field(default_factory=set)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def add(self, embedded: int, failed: int, ages: Iterable[float]) -> None:
-        """Count one round."""
-        with self.lock:
-            self.embedded += embedded
-            self.failed += failed
-            self.row_to_vector.extend(1000 * age for age in ages)
-            self.rounds.append((time.monotonic(), embedded))
-
-    def trouble(self, worker: object, error: Exception) -> None:
-        """This worker cannot go on; said once for all of them, until none has trouble any more."""
-        with self.lock:
-            first = not self.troubled
-            self.troubled.add(worker)
-            self.state = "failing"
-        if first:
-            unforeseen = not isinstance(error, VkTeamsError)
-            log.warning("embedding waits: %s", error or type(error).__name__, exc_info=unforeseen)
-
-    def well(self, worker: object) -> None:
-        """This worker works."""
-        with self.lock:
-            last = self.troubled == {worker}
-            self.troubled.discard(worker)
-            self.state = "failing" if self.troubled else "ok"
-        if last:
-            log.info("embedding goes on")
-
-    def per_second(self, window: float = 60.0) -> float:
-        """Messages a second over the last `window` seconds."""
-        with self.lock:
-            since = time.monotonic() - window
-            return round(sum(count for at, count in self.rounds if at >= since) / window, 3)
-
-
 class Worker:
     """One thread's loop over the queue.
 
@@ -101,6 +51,8 @@ class Worker:
         database: open.
         load: gives the model; called in the worker's own thread, again after it has failed, with the one that failed.
         tally: where it counts.
+        runs: where the model runs, shared by the workers: so no core waits while one of them fetches or stores; without
+            it, in the worker's own thread.
         claim: most messages of one round.
         token_budget: most tokens of one run of the model.
         max_attempts: attempts before a text is parked.
@@ -114,8 +66,9 @@ class Worker:
         load: Callable[[Model | None], Model],
         tally: Tally,
         *,
-        claim: int = 1024,
-        token_budget: int = 768,
+        runs: Executor | None = None,
+        claim: int = CLAIM,
+        token_budget: int = TOKEN_BUDGET,
         max_attempts: int = 5,
         stop: threading.Event | None = None,
         keeper: bool = True,
@@ -123,6 +76,7 @@ class Worker:
         self._database = database
         self._load = load
         self._tally = tally
+        self._map = runs.map if runs else map
         self._claim = claim
         self._token_budget = token_budget
         self._max_attempts = max_attempts
@@ -229,27 +183,26 @@ class Worker:
         self, connection: Connection, model: Model, stored: StoredModel, claims: list[Claim]
     ) -> tuple[list[Embedded], list[Failed]]:
         """The claims with their vectors, and those that failed; claims beyond `ROUND_TOKENS` are in neither list."""
-        chunks: list[tuple[Claim, list[Chunk]]] = []
+        hashed: list[tuple[Claim, list[bytes]]] = []
+        distinct: dict[bytes, Chunk] = {}
         errors: dict[Claim, str] = {}
         tokens = 0
-        for claim in claims:
+        for claim, parts in _cut(model, claims):
             if tokens > ROUND_TOKENS:
                 break
-            try:
-                parts = model.chunks(claim.text or "")
-            except Exception as error:  # noqa: BLE001 - one text must not stop the others, whatever the runtime raises
-                errors[claim] = f"{type(error).__name__}: {error}"
+            if isinstance(parts, str):
+                errors[claim] = parts
                 continue
-            chunks.append((claim, parts))
+            hashes = [_hash(chunk) for chunk in parts]
+            hashed.append((claim, hashes))
+            distinct.update(zip(hashes, parts, strict=True))
             tokens += sum(map(len, parts))
-        distinct = {_hash(chunk): chunk for _, parts in chunks for chunk in parts}
         vectors = queue.known_vectors(connection, stored.model_id, list(distinct))
         missing = {text_hash: chunk for text_hash, chunk in distinct.items() if text_hash not in vectors}
         computed, broken = self._vectors(model, missing)
         vectors.update(computed)
         done = []
-        for claim, parts in chunks:
-            hashes = [_hash(chunk) for chunk in parts]
+        for claim, hashes in hashed:
             reason = next((broken[text_hash] for text_hash in hashes if text_hash in broken), None)
             if reason:
                 errors[claim] = reason
@@ -264,21 +217,31 @@ class Worker:
             ModelError: it is not the texts: the model fails at any.
         """
         hashes, parts = list(chunks), list(chunks.values())
+        plan = list(batches(parts, self._token_budget))
         vectors: dict[bytes, Vector] = {}
         errors: dict[bytes, str] = {}
-        for batch in batches(parts, self._token_budget):
-            if self._stop.is_set():
-                raise Stopped
-            try:
-                vectors.update(_run(model, [hashes[i] for i in batch], [parts[i] for i in batch]))
-            except Exception:  # noqa: BLE001 - the runtime's errors have no common base
-                self._probe(model)
-                for i in batch:
-                    try:
-                        vectors.update(_run(model, [hashes[i]], [parts[i]]))
-                    except Exception as error:  # noqa: BLE001
-                        errors[hashes[i]] = f"{type(error).__name__}: {error}"
+        for batch, result in zip(plan, self._map(partial(self._attempt, model, hashes, parts), plan), strict=True):
+            if isinstance(result, dict):
+                vectors.update(result)
+                continue
+            self._probe(model)
+            for i in batch:
+                try:
+                    vectors.update(_run(model, [hashes[i]], [parts[i]]))
+                except Exception as error:  # noqa: BLE001 - the runtime's errors have no common base
+                    errors[hashes[i]] = f"{type(error).__name__}: {error}"
         return vectors, errors
+
+    def _attempt(
+        self, model: Model, hashes: list[bytes], parts: list[Chunk], batch: list[int]
+    ) -> dict[bytes, Vector] | Exception:
+        """One run of the model, in whatever thread."""
+        if self._stop.is_set():
+            raise Stopped
+        try:
+            return _run(model, [hashes[i] for i in batch], [parts[i] for i in batch])
+        except Exception as error:  # noqa: BLE001 - the others of the round go on
+            return error
 
     def _probe(self, model: Model) -> None:
         """Raises ModelError where the model fails at a harmless text too; then it is loaded again."""
@@ -293,6 +256,19 @@ class Worker:
         if claim.attempts + 1 >= self._max_attempts:
             return None
         return min(RETRY_MAX, RETRY_FIRST * 2.0**claim.attempts)
+
+
+def _cut(model: Model, claims: Sequence[Claim]) -> Iterator[tuple[Claim, list[Chunk] | str]]:
+    """Each claim with its chunks, or with the reason why it has none."""
+    for start in range(0, len(claims), SLICE):
+        part = claims[start : start + SLICE]
+        try:
+            yield from zip(part, model.chunks_of([claim.text or "" for claim in part]), strict=True)
+        except Exception as error:  # noqa: BLE001 - one text must not stop the others, whatever the runtime raises
+            if len(part) == 1:
+                yield part[0], f"{type(error).__name__}: {error}"
+            else:
+                yield from (found for claim in part for found in _cut(model, [claim]))
 
 
 def _run(model: Model, hashes: list[bytes], parts: list[Chunk]) -> dict[bytes, Vector]:

@@ -27,8 +27,8 @@ EXACT = 5000
 
 # With the index of store.models, over 192,734 vectors of chat messages, what is found is as near as the ten nearest to
 # 0.974 at 200, 0.980 at 400, 0.983 at 600, 0.985 at 800 (bench/search_speed.py; each step of 200 costs some 5 ms).
-EFFORT = 800
-ROUGH = 200
+EFFORT = 1000
+ROUGH = 250
 """The same for an answer that is one part of another: a third of the time, and fusion bears what is missed."""
 _SPARE = 20
 

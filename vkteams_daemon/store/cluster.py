@@ -31,6 +31,8 @@ _SETTINGS = {
     "checkpoint_timeout": "15min", "random_page_cost": "1.1", "io_method": "sync",
     "log_filename": "postgresql-%a.log", "log_truncate_on_rotation": "on", "log_rotation_age": "1d",
     "log_rotation_size": "0", "log_checkpoints": "off", "log_line_prefix": "%m [%p] ",
+    # Whoever builds an index works, too; more of them than cores are slower than one.
+    "max_parallel_maintenance_workers": str(min(2, len(os.sched_getaffinity(0)) - 1)),
     # A failing statement is logged without its text: it holds what people said.
     "log_min_error_statement": "panic", "log_error_verbosity": "terse",
 }  # fmt: skip

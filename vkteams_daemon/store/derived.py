@@ -121,11 +121,11 @@ _LOCK_CHATS = (
     " (SELECT DISTINCT hashtext(chat_id) & 1023 AS bucket FROM unnest(%s::text[]) AS chat_id ORDER BY bucket) AS b"
 )
 # Folding reads a row and writes it back under a lock taken before, so every statement must see what was committed
-# until then. Only a few rows by their keys are ever joined: what an array holds is a guess, and it must not scan the
-# archive.
+# until then. Only a few rows by their keys are ever joined, and no guess may scan the archive: least of all a plan that
+# was made, and kept, while it was empty.
 _SETTINGS = (
     "SET default_transaction_isolation = 'read committed'; SET enable_hashjoin = off; SET enable_mergejoin = off;"
-    " SET jit = off"
+    " SET plan_cache_mode = force_custom_plan; SET jit = off"
 )
 _NOTIFY = "SELECT pg_notify('vkteams_queue', '')"
 

@@ -11,9 +11,9 @@ from vkteams_daemon.errors import StoreError
 from vkteams_daemon.store.database import Connection, translated
 
 KINDS = ("message", "window")
-# pgvector's defaults, 16 and 64, cost twice the CPU for every vector that is inserted, as much as embedding the text. A
-# walk that looks at more candidates makes up for fewer neighbours: see `search.semantic`.
-_HNSW = "m = 10, ef_construction = 48"
+# Every neighbour of a new vector is a page to write again. Few of them, well chosen, cost half of pgvector's defaults
+# (16 and 64), and a walk that looks at more candidates finds as much: see `search.semantic`.
+_HNSW = "m = 6, ef_construction = 80"
 _LOCK = "hashtextextended('vkteams models ' || current_schema(), 0)"
 
 
@@ -146,6 +146,8 @@ def ensure_index(connection: Connection, model: StoredModel, kind: str) -> bool:
             return False
         try:
             connection.execute("SET maintenance_work_mem = '256MB'")
+            # Left to itself, the server takes a table of some thousand vectors for too small to share the work.
+            connection.execute("SET min_parallel_table_scan_size = 0")
             # An invalid index is what an interrupted build leaves.
             connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
             connection.execute(
@@ -154,7 +156,7 @@ def ensure_index(connection: Connection, model: StoredModel, kind: str) -> bool:
             )
         finally:
             if not connection.closed:
-                connection.execute("RESET maintenance_work_mem")
+                connection.execute("RESET maintenance_work_mem; RESET min_parallel_table_scan_size")
                 connection.execute(f"SELECT pg_advisory_unlock({_LOCK})".encode())
     return True
 

@@ -24,6 +24,9 @@ Vector = npt.NDArray[np.float16]
 
 # A worker that was stopped (SIGSTOP, a suspended machine) gives its claims back after this time; a round takes seconds.
 _SESSION = "SET idle_in_transaction_session_timeout = '10min'"
+# A plan made while a table is empty, as the queue often is, scans all of it for every key, and would be kept for as
+# long as nobody counts the table anew; a new plan looks at its size.
+_PLANNING = "SET LOCAL plan_cache_mode = force_custom_plan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ def prepare(connection: Connection) -> None:
 
 def claim(connection: Connection, model_id: int, limit: int) -> list[Claim]:
     """Up to `limit` due rows of this model's queue, the newest first, locked until the transaction ends."""
+    connection.execute(_PLANNING)
     rows = connection.execute(
         "SELECT q.chat_id, q.msg_id, q.kind,"
         " CASE WHEN m.chat_id IS NOT NULL AND m.deleted_at IS NULL THEN coalesce(m.text, '') END, m.version,"
@@ -109,7 +113,7 @@ def known_vectors(connection: Connection, model_id: int, hashes: Sequence[bytes]
     rows = (
         connection.cursor(binary=True)
         .execute(
-            "SELECT k.text_hash, e.embedding FROM unnest(%s::bytea[]) AS k (text_hash) CROSS JOIN LATERAL"
+            "SELECT k.text_hash, e.embedding FROM unnest(%b::bytea[]) AS k (text_hash) CROSS JOIN LATERAL"
             " (SELECT embedding FROM embeddings e WHERE e.model_id = %s AND e.text_hash = k.text_hash LIMIT 1) AS e",
             (list(hashes), model_id),
         )
@@ -199,7 +203,7 @@ def _unchanged(
     if not there:
         return set()
     rows = connection.execute(
-        "SELECT m.chat_id, m.msg_id FROM unnest(%s::text[], %s::text[], %s::int[]) AS k(chat_id, msg_id, version)"
+        "SELECT m.chat_id, m.msg_id FROM unnest(%b::text[], %b::text[], %b::int[]) AS k(chat_id, msg_id, version)"
         " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id AND m.version = k.version"
         f" WHERE m.deleted_at IS NULL FOR {lock} OF m SKIP LOCKED".encode(),
         ([c.chat_id for c in there], [c.msg_id for c in there], [c.version for c in there]),
@@ -207,7 +211,7 @@ def _unchanged(
     return {(row[0], row[1]) for row in rows}
 
 
-_KEYS = "unnest(%s::text[], %s::text[], %s::text[]) AS k(chat_id, msg_id, kind)"
+_KEYS = "unnest(%b::text[], %b::text[], %b::text[]) AS k(chat_id, msg_id, kind)"
 _THESE = "t.chat_id = k.chat_id AND t.msg_id = k.msg_id AND t.kind = k.kind AND t.model_id = %s"
 
 
