@@ -3,17 +3,19 @@
     python -m bench.ingest [TEXTS.jsonl.gz] [--events N] [--batch N] [--rounds N]
 
 Ours: answers of events/get with `--batch` new messages each are stored, one transaction an answer. The rival: one
-transaction an event, with the same rows, from ten threads. The ceiling: COPY of the very rows that ours has written
-into the same tables with the same indexes, in transactions of the same size; once from Python's values, as a program
-that has them would, and once from bytes that the server itself had encoded beforehand. Nobody's time holds the reading
-of JSON, which is shown alone. Every way runs `--rounds` times, turn about, on empty tables; its best time counts.
+transaction an event, with the same rows, from ten threads that keep their connections. The ceiling: COPY of the very
+rows that ours has written into the same tables with the same indexes, in transactions of the same size; once from
+Python's values, as a program that has them would, and once from bytes that the server itself had encoded beforehand.
+Nobody's time holds connecting, or the reading of JSON, which is shown alone. Every way runs `--rounds` times, turn
+about, on empty tables; its best time counts.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -31,7 +33,7 @@ from vkteams_daemon.store.writing import Writer
 
 BOT = "1000000001"
 THREADS = 10
-RIVAL_SHARE = 10  # the rival gets every tenth event only: it is slow
+Work = Callable[[], object]
 _TABLES = ("events", "chats", "users", "messages", "embedding_queue")
 _EVENT = (
     "INSERT INTO events (bot_id, generation, event_id, type, chat_id, user_id, subject, occurred_at, received_at,"
@@ -64,34 +66,40 @@ def empty(database: Database) -> None:
         connection.execute("CHECKPOINT")
 
 
-def ours(database: Database, answers: Sequence[Sequence[Event]]) -> None:
+@contextlib.contextmanager
+def ours(database: Database, answers: Sequence[Sequence[Event]]) -> Iterator[Work]:
     """Store each answer."""
     writer = Writer(database.connect, BOT)
     assert writer.acquire()
-    for events in answers:
-        writer.store(events)
+
+    def work() -> None:
+        for events in answers:
+            writer.store(events)
+
+    yield work
     writer.close()
 
 
-def rival(database: Database, events: Sequence[Event]) -> None:
+@contextlib.contextmanager
+def rival(database: Database, events: Sequence[Event]) -> Iterator[Work]:
     """One transaction an event, from ten threads with a connection each."""
 
     def work(first: int) -> None:
-        with database.connect() as connection:
-            for event in events[first::THREADS]:
-                with connection.transaction():
-                    _store_one(connection, event)
+        for event in events[first::THREADS]:
+            with connections[first].transaction():
+                _store_one(connections[first], event)
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(work, range(THREADS)))
+    with contextlib.ExitStack() as opened:
+        connections = [opened.enter_context(database.connect()) for _ in range(THREADS)]
+        pool = opened.enter_context(ThreadPoolExecutor(THREADS))
+        yield lambda: list(pool.map(work, range(THREADS)))
 
 
 def _store_one(connection: Connection, event: Event) -> None:
-    payload = json.dumps(json.loads(event.json)["payload"])
     connection.execute(
         _EVENT,
         (BOT, event.event_id, event.type, event.chat_id, event.user_id, event.subject, event.occurred_at,
-         event.received_at, payload),
+         event.received_at, event.payload),
     )  # fmt: skip
     (chat,), (user,), message = event.facts.chats, event.facts.users, event.facts.message
     connection.execute(_CHAT, (chat.chat_id, chat.type, chat.title, event.received_at))
@@ -140,26 +148,34 @@ def _as_written(value: Any) -> Any:
     return Jsonb(json.dumps(value), dumps=str) if isinstance(value, dict | list) else value
 
 
-def copy_encoded(database: Database, transactions: Sequence[Sequence[Copy]]) -> None:
+@contextlib.contextmanager
+def copied(
+    database: Database, transactions: Sequence[Sequence[Copy]], copy: Callable[[Connection, Copy], None]
+) -> Iterator[Work]:
+    """COPY, one transaction a portion."""
+    with database.connect() as connection:
+
+        def work() -> None:
+            for portion in transactions:
+                with connection.transaction():
+                    for part in portion:
+                        copy(connection, part)
+
+        yield work
+
+
+def copy_encoded(connection: Connection, part: Copy) -> None:
     """COPY of the encoded rows."""
-    with database.connect() as connection:
-        for portion in transactions:
-            with connection.transaction():
-                for part in portion:
-                    with connection.cursor().copy(part.encoded_into.encode()) as copy:
-                        copy.write(part.encoded)
+    with connection.cursor().copy(part.encoded_into.encode()) as copy:
+        copy.write(part.encoded)
 
 
-def copy_rows(database: Database, transactions: Sequence[Sequence[Copy]]) -> None:
+def copy_rows(connection: Connection, part: Copy) -> None:
     """COPY of Python's values."""
-    with database.connect() as connection:
-        for portion in transactions:
-            with connection.transaction():
-                for part in portion:
-                    with connection.cursor().copy(part.rows_into.encode()) as copy:
-                        copy.set_types(part.types)
-                        for row in part.rows:
-                            copy.write_row(row)
+    with connection.cursor().copy(part.rows_into.encode()) as copy:
+        copy.set_types(part.types)
+        for row in part.rows:
+            copy.write_row(row)
 
 
 def _count(connection: Connection, table: str) -> int:
@@ -172,24 +188,26 @@ def measure(database: Database, texts: Sequence[str], batch: int, rounds: int, m
     bodies = archive.bodies(texts, batch)
     now = datetime.now(UTC)
     answers = [read(body, now) for body in bodies]
-    few = [event for events in answers for event in events][::RIVAL_SHARE]
+    events = [event for answer in answers for event in answer]
     with database.connection() as connection:
         models.register(connection, "bench", "bench", 384)
-    ours(database, answers)
+    with ours(database, answers) as work:
+        work()
     rows = portions(database, batch)
-    ways: dict[str, Callable[[], object]] = {
+    ways: dict[str, Callable[[], contextlib.AbstractContextManager[Work]]] = {
         "one transaction an answer (ours)": lambda: ours(database, answers),
-        f"one transaction an event from {THREADS} threads": lambda: rival(database, few),
-        "COPY of the same rows from Python's values": lambda: copy_rows(database, rows),
-        "COPY of the same rows, encoded beforehand": lambda: copy_encoded(database, rows),
-        "reading the answers alone": lambda: [read(body, now) for body in bodies],
+        f"one transaction an event from {THREADS} threads": lambda: rival(database, events),
+        "COPY of the same rows from Python's values": lambda: copied(database, rows, copy_rows),
+        "COPY of the same rows, encoded beforehand": lambda: copied(database, rows, copy_encoded),
+        "reading the answers alone": lambda: contextlib.nullcontext(lambda: [read(body, now) for body in bodies]),
     }
     _, one_by_one, values, encoded, _ = ways
     best = Best()
     for _ in range(rounds):
         for name, way in ways.items():
             empty(database)
-            best.note(name, meter.cost(way) * (len(texts) / len(few) if name == one_by_one else 1))
+            with way() as work:
+                best.note(name, meter.cost(work))
     print(f"{len(texts)} events in answers of {batch}; by the clock, and by the CPU of program and server")
     headings = ("events/s", "x one by one", "of COPY, values", "of COPY, encoded", "CPU us/event")
     headings += ("x one by one", "of COPY, values")
