@@ -92,9 +92,11 @@ class Run:
         return int(row[0]) if row else 0
 
 
-def measure(infos: dict[str, ModelInfo], texts: Sequence[str], threads: int, rounds: int, directory: Path) -> None:
+def measure(
+    infos: dict[str, ModelInfo], precision: str, texts: Sequence[str], threads: int, rounds: int, directory: Path
+) -> None:
     """Run every way turn about and print texts a second and ratios."""
-    model = one_thread(infos["int8"])
+    model = one_thread(infos[precision])
     chunks = [chunk for text in texts for chunk in model.chunks(text)]
     once = list({chunk.ids: chunk for chunk in chunks}.values())
     rival = in_order(several_threads(infos["fp32"], threads), ARRIVAL)
@@ -115,7 +117,7 @@ def measure(infos: dict[str, ModelInfo], texts: Sequence[str], threads: int, rou
             best.note("without", meter.cost(run.embed))
             best.note("build", meter.cost(run.index))
     best.add("after", "without", "build")
-    print(f"{len(texts)} texts, {len(chunks)} chunks, {len(once)} of them different; {threads} threads, int8")
+    print(f"{len(texts)} texts, {len(chunks)} chunks, {len(once)} of them different; {threads} threads, {precision}")
     names = {
         "rival": f"fp32, batches of {ARRIVAL} in arrival order, no database",
         "bare": "the bare loop over all texts, no database",
@@ -138,6 +140,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, metavar="TEXTS.jsonl.gz")
     parser.add_argument("--source", default="all-MiniLM-L6-v2", metavar="NAME|DIR|WHEEL")
+    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="of ours and of the bare loop")
     parser.add_argument("--texts", type=int, default=5000, metavar="N")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
@@ -148,7 +151,7 @@ def main() -> None:
             for precision in ("fp32", "int8")
         }
         texts = archive.read_texts(options.file, options.texts)
-        measure(infos, texts, options.threads, options.rounds, directory)
+        measure(infos, options.precision, texts, options.threads, options.rounds, directory)
 
 
 if __name__ == "__main__":

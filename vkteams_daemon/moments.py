@@ -32,6 +32,19 @@ def until(text: str, now: datetime | None = None) -> datetime:
     return _moment(text, now or datetime.now(UTC), day_ends=True)
 
 
+def check_span(since: datetime | None, until: datetime | None) -> None:
+    """Refuse two moments with nothing between them.
+
+    Raises:
+        UsageError: the first is not before the second.
+    """
+    if since and until and since >= until:
+        raise UsageError(
+            "no time lies between since and until",
+            hint=f"They are {since:%Y-%m-%d %H:%M:%S} and {until:%Y-%m-%d %H:%M:%S}, UTC; the earlier one comes first.",
+        )
+
+
 def age(text: str) -> timedelta:
     """A span of time above zero: `90s`, `12h`, `30d`.
 

@@ -130,3 +130,26 @@ def test_a_message_that_several_chats_have_wants_its_chat(talk: Talk, ask: Calla
     talk.say("1", "and here", chat=DEV)
     assert "several chats have a message 1. Name one of " in ask("context", "message", "1", code=64, mode="table")
     assert ask("context", "message", "1", "--chat-id", DEV)["message"]["text"] == "and here"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("search", "text", "почта"), ("search", "hybrid", "почта"), ("context", "get"), ("context", "chats"),
+        ("context", "users"), ("database", "stats"), ("database", "export"),
+        ("database", "cleanup", "--older-than", "1d", "--dry-run"),
+    ],
+)  # fmt: skip
+def test_a_chat_that_is_not_there_is_not_taken_for_a_quiet_one(
+    talk: Talk, ask: Callable[..., Any], words: tuple[str, ...]
+) -> None:
+    talk.say("1", "почта не уходит")
+    ask(*words, "--chat-id", OPS, mode="table")
+    said = ask(*words, "--chat-id", "0@chat.agent", mode="table", code=69)
+    assert said.startswith("vkteamsctl: the archive has no chat 0@chat.agent")
+
+
+@pytest.mark.parametrize("words", [("search", "text", "почта"), ("database", "export", "--format", "csv")])
+def test_a_span_without_time_in_it_is_refused(talk: Talk, ask: Callable[..., Any], words: tuple[str, ...]) -> None:
+    said = ask(*words, "--since", "3d", "--until", "5d", mode="table", code=64)
+    assert "no time lies between since and until" in said

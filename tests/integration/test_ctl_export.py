@@ -59,7 +59,6 @@ def test_json_lines_hold_everything_and_no_deleted_message(told: Talk, ask: Ask)
         (("--user-id", ANNA), ["1", "21", "5"]),
         (("--since", "2026-11-24T08:01Z", "--until", "2026-11-24T08:05Z"), ["2", "3"]),
         (("--since", "2026-11-25"), ["5"]),
-        (("--chat-id", "nowhere"), []),
     ],
 )
 def test_filters(told: Talk, ask: Ask, words: tuple[str, ...], found: list[str]) -> None:

@@ -84,5 +84,17 @@ def test_the_one_configured_chat_is_taken_with_its_threads(office: Office) -> No
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-def test_an_answer_that_is_no_chat_finds_nothing_more(office: Office, mode: str) -> None:
-    assert _chats(office, mode, Person(action="accept", content={"chat_id": "nowhere"})) == set()
+def test_an_answer_that_is_no_chat_is_refused(office: Office, mode: str) -> None:
+    async def search(client: Client) -> str:
+        answer = await client.call_tool("search_text", {"query": QUERY})
+        assert answer.is_error
+        return str(answer.content[0].text)  # type: ignore[union-attr]
+
+    person = Person(action="accept", content={"chat_id": "nowhere"})
+    said = with_client(office, search, mode=mode, elicitation_callback=person)
+    assert said.startswith("the archive has no chat nowhere. ")
+
+
+def test_the_one_configured_chat_may_be_quiet(office: Office) -> None:
+    office.configure(storage={"chat_ids": ["1@chat.agent"]})
+    assert _chats(office, "auto", None) == set()

@@ -133,6 +133,13 @@ def _plain(value: Any) -> Any:
         ("search_text", {"query": "  "}, "query: string should match pattern"),
         ("search_text", {"query": "x", "limit": 0}, "limit: input should be greater than or equal to 1"),
         ("search_text", {"query": "x", "since": "yesterday"}, "since: 'yesterday' is not a moment: write 2h, 7d"),
+        (
+            "search_text",
+            {"query": "x", "since": "3d", "until": "5d"},
+            "no time lies between since and until. They are ",
+        ),
+        ("search_text", {"query": "x", "chat_id": "0@chat.agent"}, "the archive has no chat 0@chat.agent. `vkteamsctl"),
+        ("list_users", {"chat_id": "0@chat.agent"}, "the archive has no chat 0@chat.agent"),
         ("search_text", {"query": "x", "cursor": "nonsense"}, "the cursor cannot be read. Pass on the one that"),
         ("get_message", {"chat_id": OPS, "msg_id": "0"}, f"the archive has no message 0 in chat {OPS}"),
         ("drop_tables", {}, "Unknown tool: drop_tables"),

@@ -70,7 +70,7 @@ def _get(args: argparse.Namespace, config: Config) -> Answer:
         raise UsageError(f"--max-tokens: {most} is out of range", hint=f"At least {_LEAST}, at most {_MOST}.")
     kind = _kind(args)
     with Archive(config) as archive:
-        chats = archive.with_threads(args.chat_id) if args.chat_id else None
+        chats = archive.existing(args.chat_id, threads=True)
         message = (archive.chat_of(args.around, chat_ids=chats), args.around) if args.around else None
         found = archive.context(
             kind,
@@ -131,7 +131,7 @@ def _chats(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.archive import Archive
 
     with Archive(config) as archive:
-        rows = archive.chats(chat_ids=args.chat_id, since=args.since, limit=args.limit)
+        rows = archive.chats(chat_ids=archive.existing(args.chat_id), since=args.since, limit=args.limit)
 
     def render(screen: Screen) -> None:
         screen.table(
@@ -147,7 +147,7 @@ def _users(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.archive import Archive
 
     with Archive(config) as archive:
-        rows = archive.users(chat_ids=args.chat_id, since=args.since, limit=args.limit)
+        rows = archive.users(chat_ids=archive.existing(args.chat_id), since=args.since, limit=args.limit)
 
     def render(screen: Screen) -> None:
         screen.table(
@@ -172,7 +172,7 @@ def _show(screen: Screen, found: Context) -> None:
     if found.cut:
         parts.append("cut to fit; --max-tokens gives more room")
     if elsewhere:
-        parts.append(f"{_counted(elsewhere)} of other chats left out")
+        parts.append(f"{_counted(elsewhere)} of other chats and threads left out")
     screen.line(" · ".join(parts), "dim")
 
 

@@ -19,6 +19,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import moments, progress
 from vkteams_daemon.ctl.output import Answer, clean, json_line, plain
 from vkteams_daemon.errors import CannotWrite, UsageError
+from vkteams_daemon.moments import check_span
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.export import Export, Exported
@@ -51,9 +52,10 @@ def answer(args: argparse.Namespace, config: Config) -> Answer:
 
     if not args.file and getattr(args, "output", "table") in ("json", "jsonl"):
         raise UsageError("standard output cannot hold both the messages and the answer", hint="Name a --file.")
+    check_span(args.since, args.until)
     write = _csv if args.format == "csv" else _json_lines
     with Archive(config) as archive:
-        chats = archive.with_threads(args.chat_id) if args.chat_id else None
+        chats = archive.existing(args.chat_id, threads=True)
         with (
             archive.export(
                 chat_ids=chats, user_id=args.user_id, since=args.since, until=args.until, deleted=args.deleted

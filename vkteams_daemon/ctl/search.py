@@ -9,6 +9,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import moments
 from vkteams_daemon.ctl.output import Answer, Screen, cell, one_line
 from vkteams_daemon.errors import UsageError
+from vkteams_daemon.moments import check_span
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.asking import Found
@@ -67,13 +68,14 @@ def _search(args: argparse.Namespace, config: Config) -> Answer:
     for option, value, most in (("limit", args.limit or 0, _MOST), ("context", args.context, _MOST_CONTEXT)):
         if value > most:
             raise UsageError(f"--{option}: {value} is too many", hint=f"At most {most} can be asked for.")
+    check_span(args.since, args.until)
     from vkteams_daemon.search.archive import Archive
 
     with Archive(config) as archive:
         found = archive.search(
             query,
             mode=args.verb,
-            chat_ids=args.chat_id,
+            chat_ids=archive.existing(args.chat_id),
             user_id=args.user_id,
             since=args.since,
             until=args.until,

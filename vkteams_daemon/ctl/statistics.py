@@ -21,7 +21,9 @@ def answer(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.archive import Archive
 
     with Archive(config) as archive:
-        counted = archive.statistics(chat_ids=[args.chat_id] if args.chat_id else None, since=args.since)
+        counted = archive.statistics(
+            chat_ids=archive.existing([args.chat_id] if args.chat_id else None), since=args.since
+        )
     return Answer(counted, lambda screen: _show(screen, counted))
 
 

@@ -34,12 +34,12 @@ def cleanup_options(verb: argparse.ArgumentParser) -> None:
 
 def cleanup(args: argparse.Namespace, config: Config) -> Answer:
     """Erase what is older, or count it."""
-    from vkteams_daemon.search.scope import with_threads
+    from vkteams_daemon.search.scope import existing
     from vkteams_daemon.store import erasing
 
     before = datetime.now(UTC) - args.older_than
     with opened(config) as database, database.connect() as connection:
-        chats = with_threads(connection, args.chat_id) if args.chat_id else None
+        chats = existing(connection, args.chat_id, threads=True) if args.chat_id else None
         found = erasing.old(connection, before, chats)
         there = f"{found.messages} messages with {found.versions} earlier texts and {found.vectors} vectors"
         if args.dry_run:

@@ -67,6 +67,7 @@ class Reader:
 
         Raises:
             ToolError: the client may not see the chat.
+            NotFound: the archive has none such.
         """
         allowed = self.access.chats
         if allowed is not None and chat_id not in allowed:
@@ -77,7 +78,10 @@ class Reader:
                 raise ToolError(f"{chat_id} is not one of the chats that you may see; list_chats names them")
         if chat_id is None:
             return None
-        return await self.ask(lambda archive: archive.with_threads([chat_id])) if threads else [chat_id]
+        if chat_id in self.config.storage.chat_ids or (allowed and chat_id in allowed):
+            # Whoever looks after the server has named it: it may still be quiet.
+            return await self.ask(lambda archive: archive.with_threads([chat_id])) if threads else [chat_id]
+        return await self.ask(lambda archive: archive.existing([chat_id], threads=threads))
 
     def since(self, asked: datetime | None) -> datetime | None:
         """From when on the client may see what was sent, and wants to."""

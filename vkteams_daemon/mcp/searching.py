@@ -14,6 +14,7 @@ from vkteams_daemon.mcp.arguments import ChatId, Cursor, MaxTokens, Since, Until
 from vkteams_daemon.mcp.chats import Chosen, chosen, reader
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.room import Room
+from vkteams_daemon.moments import check_span
 
 if TYPE_CHECKING:
     from vkteams_daemon.search import asking as library
@@ -58,6 +59,7 @@ def tool(mode: Mode) -> Callable[..., Awaitable[Found]]:
         max_tokens: MaxTokens = None,
     ) -> Found:
         here = reader(ctx)
+        check_span(since, until)
         looked_at = await chosen(ctx, chats)
         start = here.since(since)
 

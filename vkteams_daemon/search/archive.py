@@ -25,7 +25,7 @@ from vkteams_daemon.search.conversation import Message, Said
 from vkteams_daemon.search.export import Export
 from vkteams_daemon.search.hit import Hit, chat_titles
 from vkteams_daemon.search.meaning import Meanings
-from vkteams_daemon.search.scope import Scope, with_threads
+from vkteams_daemon.search.scope import Scope, existing, with_threads
 from vkteams_daemon.search.vocabulary import Vocabulary
 from vkteams_daemon.store.cluster import READER
 from vkteams_daemon.store.database import Database
@@ -252,6 +252,17 @@ class Archive:
         """The archive in numbers."""
         with self._reading() as connection:
             return stats.statistics(connection, chat_ids=chat_ids, since=since)
+
+    def existing(self, chat_ids: Collection[str] | None, *, threads: bool = False) -> list[str] | None:
+        """These chats, as somebody has named them, and with `threads` theirs; None, every chat, stays None.
+
+        Raises:
+            NotFound: the archive has no such chat.
+        """
+        if chat_ids is None:
+            return None
+        with self._reading() as connection:
+            return existing(connection, chat_ids, threads=threads)
 
     def with_threads(self, chat_ids: Collection[str]) -> list[str]:
         """These chats, and the threads that hang on their messages."""

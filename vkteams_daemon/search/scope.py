@@ -10,6 +10,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from vkteams_daemon.errors import NotFound
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -85,3 +87,23 @@ def with_threads(connection: psycopg.Connection[Any], chat_ids: Collection[str])
             {"chats": sorted(chat_ids)},
         )
         return [chat_id for (chat_id,) in cursor]
+
+
+def existing(connection: psycopg.Connection[Any], chat_ids: Collection[str], *, threads: bool) -> list[str]:
+    """These chats, as somebody has named them, and with `threads` those that hang on their messages.
+
+    Raises:
+        NotFound: of one of them nothing has ever been seen; an answer about it would look like that of a quiet one.
+    """
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT chat_id FROM unnest(%s::text[]) AS c (chat_id) WHERE NOT EXISTS (SELECT FROM chats"
+            " WHERE chats.chat_id = c.chat_id) AND NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id)",
+            (list(chat_ids),),
+        )
+        for (chat_id,) in cursor:
+            raise NotFound(
+                f"the archive has no chat {chat_id}",
+                hint="`vkteamsctl context chats` and the tool list_chats name those it has.",
+            )
+    return with_threads(connection, chat_ids) if threads else list(chat_ids)
