@@ -26,7 +26,7 @@ EXACT = 5000
 """Up to this many messages are measured one by one: no slower than a filtered walk through the index, and exact."""
 
 # With the index of store.models, over 192,734 vectors of chat messages, what is found is as near as the ten nearest to
-# 0.974 at 200, 0.980 at 400, 0.983 at 600, 0.985 at 800 (bench/search_speed.py; each step of 200 costs some 5 ms).
+# 0.989 (bench/search_speed.py); each 200 less save some 2 ms and 0.003 (docs/benchmarks.md).
 EFFORT = 1000
 ROUGH = 250
 """The same for an answer that is one part of another: a third of the time, and fusion bears what is missed."""

@@ -203,12 +203,13 @@ def _unchanged(
     if not there:
         return set()
     rows = connection.execute(
-        "SELECT m.chat_id, m.msg_id FROM unnest(%b::text[], %b::text[], %b::int[]) AS k(chat_id, msg_id, version)"
+        "SELECT k.place FROM unnest(%b::text[], %b::text[], %b::int[]) WITH ORDINALITY"
+        " AS k(chat_id, msg_id, version, place)"
         " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id AND m.version = k.version"
         f" WHERE m.deleted_at IS NULL FOR {lock} OF m SKIP LOCKED".encode(),
         ([c.chat_id for c in there], [c.msg_id for c in there], [c.version for c in there]),
     ).fetchall()
-    return {(row[0], row[1]) for row in rows}
+    return {there[place - 1].key for (place,) in rows}
 
 
 _KEYS = "unnest(%b::text[], %b::text[], %b::text[]) AS k(chat_id, msg_id, kind)"
