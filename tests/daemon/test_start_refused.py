@@ -128,6 +128,18 @@ def test_a_complaint_that_nobody_can_hear_leaves_the_exit_code(vkteamsd: Make) -
     assert done.returncode == 64
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_help_that_nobody_gets_is_no_success(vkteamsd: Make, unbuffered: str) -> None:
+    daemon = vkteamsd()
+    environ = daemon.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            daemon.command("--help"), env=environ, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    said = "vkteamsd: standard output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (73, said)
+
+
 def test_a_pid_file_that_is_a_link(vkteamsd: Make) -> None:
     daemon = vkteamsd(fake="ready")
     daemon.pid_file.parent.mkdir()

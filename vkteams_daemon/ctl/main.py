@@ -66,6 +66,9 @@ class Parser(argparse.ArgumentParser):
         hint = f"There are {known[2].rstrip(')')}." if known[2] else f"See `{self.prog} --help`."
         raise UsageError(sentence, hint=hint.replace("'", ""))
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        streams.say(message)
+
 
 def common_options() -> argparse.ArgumentParser:
     """The global options; without defaults, so that a verb's parser does not undo what stood before the noun."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from vkteams_daemon import __version__
+from vkteams_daemon.daemon import streams
 from vkteams_daemon.errors import UsageError
 
 _EXAMPLES = """examples:
@@ -18,6 +19,9 @@ _EXAMPLES = """examples:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message.removeprefix("argument "), hint="See `vkteamsd --help`.")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        streams.say(message)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -61,6 +61,9 @@ def _sheltered(argv: Sequence[str] | None, service: Callable[..., Any] | None) -
         return _run(arguments.parser().parse_args(argv), secrets, service)
     except (KeyboardInterrupt, detach.Interrupted):
         return 130
+    except BrokenPipeError:
+        streams.silence(sys.stdout)  # whoever read the help has gone
+        return 141
     except VkTeamsError as error:
         return _say(secrets, str(error), error.hint, error.exit_code, _trace())
     except Exception as error:  # noqa: BLE001  people get a sentence, not a traceback

@@ -24,6 +24,22 @@ def open_streams() -> None:
             setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w", closefd=False))
 
 
+def say(text: str) -> None:
+    """Say it on standard output, now; the help of argparse takes a full disk for success.
+
+    Raises:
+        BrokenPipeError: whoever read it has gone.
+        CannotCreate: it takes no more.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise refused(sys.stdout, error) from error
+
+
 def complain(text: str) -> None:
     """Say it on standard error; where that takes nothing, the exit code has to say it."""
     try:

@@ -24,9 +24,9 @@ class Leg:
     """What one way of searching says of a message.
 
     Attributes:
-        name: `text`, `semantic`, or `conversation` for what was found beside another hit.
+        name: `text`, `semantic`, `conversation` for what was found beside another hit, or `recency`.
         rank: its place there, from 1.
-        score: BM25 or ts_rank_cd, cosine, probability.
+        score: BM25 or ts_rank_cd, cosine, probability; of recency what its age leaves of the others, 0..1.
         share: of text, how much of the query's weight stands in the message, 0..1; otherwise None.
     """
 

@@ -76,7 +76,7 @@ def fuse(
     lines = _facts(connection, pool, groups)
     pool = [one for one in pool if one.key in lines]
     if half_life and now:
-        pool = [replace(one, score=one.score * _fresh(now - lines[one.key].sent_at, half_life)) for one in pool]
+        pool = _weighed_by_age(pool, lines, half_life, now)
     return _fill(pool, groups, lines, limit)
 
 
@@ -191,5 +191,12 @@ def _plain(text: str) -> str:
     return re.sub(r"\W+", " ", text.lower()).strip() or text
 
 
-def _fresh(age: timedelta, half_life: timedelta) -> float:
-    return float(0.5 ** max(0.0, age / half_life))
+def _weighed_by_age(
+    pool: Sequence[Ranked], lines: Mapping[Key, Line], half_life: timedelta, now: datetime
+) -> list[Ranked]:
+    weighed = []
+    newest_first = sorted(pool, key=lambda one: lines[one.key].sent_at, reverse=True)
+    for place, one in enumerate(newest_first, 1):
+        fresh = float(0.5 ** max(0.0, (now - lines[one.key].sent_at) / half_life))
+        weighed.append(replace(one, score=one.score * fresh, legs=(*one.legs, Leg("recency", place, fresh))))
+    return sorted(weighed, key=lambda one: -one.score)
