@@ -82,6 +82,10 @@ class Cost:
         """The cost of so many times as much."""
         return Cost(self.wall * times, self.cpu * times)
 
+    def __add__(self, other: Cost) -> Cost:
+        """The cost of both, one after another."""
+        return Cost(self.wall + other.wall, self.cpu + other.cpu)
+
 
 class Best:
     """The least that each way has taken, by the clock and of CPU."""
@@ -96,11 +100,6 @@ class Best:
 
     def __getitem__(self, name: str) -> Cost:
         return self._costs[name]
-
-    def add(self, name: str, *parts: str) -> None:
-        """A way that is several, one after another."""
-        costs = [self._costs[part] for part in parts]
-        self._costs[name] = Cost(sum(cost.wall for cost in costs), sum(cost.cpu for cost in costs))
 
 
 class Meter:

@@ -2,10 +2,11 @@
 
     python -m bench.embed [TEXTS.jsonl.gz] [--source NAME|DIR|WHEEL] [--texts N] [--rounds N]
 
-Every way runs `--rounds` times, turn about, and its best time counts; the vectors are thrown away in between. The rival
-and the ceiling do without a database altogether, and have their texts in tokens beforehand. A text that is said again
-is embedded once, so the ceiling is shown for all texts and for each once. `VKTEAMS_BENCH_DATA` names TEXTS where the
-command line does not.
+Every way runs `--rounds` times, turn about; the vectors are thrown away in between. The rival and the ceiling do
+without a database altogether, and have their texts in tokens beforehand. Of a way's times the best counts; but its
+share of the ceiling is the median of its shares of what the ceiling took just before and after it, for a processor's
+speed comes and goes. A text that is said again is embedded once. `VKTEAMS_BENCH_DATA` names TEXTS where the command
+line does not.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 from bench import archive
-from bench.archive import Best, Meter
+from bench.archive import Best, Cost, Meter
 from bench.model import ARRIVAL, in_order, one_thread, several_threads, sorted_by_length
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.manifest import ModelInfo
@@ -98,41 +101,56 @@ def measure(
     """Run every way turn about and print texts a second and ratios."""
     model = one_thread(infos[precision])
     chunks = [chunk for text in texts for chunk in model.chunks(text)]
-    once = list({chunk.ids: chunk for chunk in chunks}.values())
+    different = len({chunk.ids for chunk in chunks})
     rival = in_order(several_threads(infos["fp32"], threads), ARRIVAL)
-    bare = [sorted_by_length([model] * threads, budget) for budget in BUDGETS]
+    loops = [sorted_by_length([model] * threads, budget) for budget in BUDGETS]
     best = Best()
+    shares: dict[str, list[Cost]] = {key: [] for key in ("live", "without", "after")}
+
+    def bare() -> Cost:
+        costs = [meter.cost(partial(loop, chunks)) for loop in loops]
+        best.note("bare", min(costs, key=lambda cost: cost.wall))
+        return min(costs, key=lambda cost: cost.wall)
+
+    def note(key: str, taken: Cost, before: Cost, after: Cost) -> None:
+        best.note(key, taken)
+        ceiling = (before + after) * 0.5
+        shares[key].append(Cost(ceiling.wall / taken.wall, ceiling.cpu / taken.cpu))
+
     with archive.database(directory) as database:
         run, meter = Run(database, model, threads), Meter(directory)
         run.fill(texts)
         for _ in range(rounds):
             best.note("rival", meter.cost(lambda: rival(chunks[::RIVAL_SHARE])) * RIVAL_SHARE)
-            for loop in bare:
-                best.note("bare", meter.cost(lambda loop=loop: loop(chunks)))
-                best.note("once", meter.cost(lambda loop=loop: loop(once)))
+            before = bare()
             run.prepare(indexed=True)
-            best.note("live", meter.cost(run.embed))
+            live = meter.cost(run.embed)
             assert run.count() == len(chunks), "every chunk has its vector"
+            between = bare()
             run.prepare(indexed=False)
-            best.note("without", meter.cost(run.embed))
-            best.note("build", meter.cost(run.index))
-    best.add("after", "without", "build")
-    print(f"{len(texts)} texts, {len(chunks)} chunks, {len(once)} of them different; {threads} threads, {precision}")
+            without = meter.cost(run.embed)
+            build = meter.cost(run.index)
+            after = bare()
+            note("live", live, before, between)
+            note("without", without, between, after)
+            note("after", without + build, between, after)
+    print(f"{len(texts)} texts, {len(chunks)} chunks, {different} of them different; {threads} threads, {precision}")
     names = {
         "rival": f"fp32, batches of {ARRIVAL} in arrival order, no database",
-        "bare": "the bare loop over all texts, no database",
-        "once": "the bare loop over each text once, no database",
+        "bare": "the bare loop, no database",
         "live": "into the database, index live",
         "without": "into the database, without the index",
         "after": "into the database, and the index built afterwards",
     }
-    headings = ("texts/s", "x rival", "of the bare loop", "of it, each once", "by CPU", "by CPU, each once")
+    headings = ("texts/s", "x rival", "of the bare loop", "by CPU", "from", "to")
     print(f"{'':52}" + "".join(f"{heading:>18}" for heading in headings))
     for key, name in names.items():
-        taken = best[key]
-        ratios = [best["rival"].wall / taken.wall, best["bare"].wall / taken.wall, best["once"].wall / taken.wall]
-        ratios += [best["bare"].cpu / taken.cpu, best["once"].cpu / taken.cpu]
-        print(f"{name:52}{len(texts) / taken.wall:18.0f}" + "".join(f"{ratio:18.2f}" for ratio in ratios))
+        row = f"{name:52}{len(texts) / best[key].wall:18.0f}{best['rival'].wall / best[key].wall:18.2f}"
+        if key in shares:
+            by_clock = sorted(share.wall for share in shares[key])
+            by_cpu = median(share.cpu for share in shares[key])
+            row += "".join(f"{share:18.2f}" for share in (median(by_clock), by_cpu, by_clock[0], by_clock[-1]))
+        print(row)
 
 
 def main() -> None:
