@@ -103,7 +103,7 @@ def test_a_file_where_a_directory_belongs(vkteamsd: Make) -> None:
 def test_an_unwritable_directory(vkteamsd: Make) -> None:
     daemon = vkteamsd(fake="ready")
     (daemon.directory / "run").mkdir(mode=0o500)
-    _refused(daemon, 73, "run: user ", "may not write there")
+    _refused(daemon, 73, "vkteamsd.pid: the PID file cannot be made: Permission denied. Run vkteamsd as a user who ")
 
 
 def test_an_unwritable_file_system(vkteamsd: Make) -> None:

@@ -226,7 +226,8 @@ class PidFile(lockfile.LockBase):  # type: ignore[misc]
 
     def _cannot(self, error: OSError) -> CannotCreate:
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        return CannotCreate(f"{self.file}: the PID file cannot be made: {reason}")
+        hint = "Run vkteamsd as a user who may write there, or set daemon.runtime_dir or daemon.pid_file."
+        return CannotCreate(f"{self.file}: the PID file cannot be made: {reason}", hint=hint)
 
 
 __all__ = ["Held", "Holder", "PidFile", "holder"]
