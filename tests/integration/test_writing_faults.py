@@ -21,6 +21,7 @@ from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import CannotWrite, DatabaseUnavailable, FenceLost, StoreError
+from vkteams_daemon.store import derived
 from vkteams_daemon.store.database import migrate
 from vkteams_daemon.store.writing import Stored, Writer
 
@@ -99,6 +100,17 @@ def test_what_the_database_refuses_is_quarantined_alone(archive: Archive, size: 
     assert (payload, bytes(raw)) == (None, culprit.json.encode())
     assert error
     assert writer.store([culprit]) == Stored(duplicate=1)
+
+
+def test_a_row_that_came_past_the_lock_quarantines_nothing(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large batch relies on the chats' locks that its messages are new; a small one takes what is there."""
+    writer = archive.holder()
+    writer.store(batch(new(1)))
+    monkeypatch.setattr(derived, "lock_and_load", lambda connection, keys: {})
+    again = [replace(event, event_id=event.event_id + 1000) for event in batch(*(new(n) for n in range(1, 501)))]
+    outcome = writer.store(again)
+    assert (outcome.saved, outcome.quarantined) == (500, 0)
+    assert archive.execute("SELECT count(*) FROM messages") == [(500,)]
 
 
 def test_several_culprits_are_all_found(archive: Archive) -> None:
