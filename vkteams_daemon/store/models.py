@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import psycopg
+
 from vkteams_daemon.errors import StoreError
 from vkteams_daemon.store.database import Connection, translated
 
@@ -140,6 +142,10 @@ def ensure_index(connection: Connection, model: StoredModel, kind: str) -> bool:
         return True
     name = index_name(model.model_id, kind)
     expression, condition = index_expression(model, kind)
+    statement = (
+        f"CREATE INDEX CONCURRENTLY {name} ON embeddings USING hnsw ({expression} halfvec_cosine_ops)"
+        f" WITH ({_HNSW}) WHERE {condition}"
+    )
     with translated():
         row = connection.execute(f"SELECT pg_try_advisory_lock({_LOCK})".encode()).fetchone()
         if not row or not row[0]:
@@ -148,17 +154,26 @@ def ensure_index(connection: Connection, model: StoredModel, kind: str) -> bool:
             connection.execute("SET maintenance_work_mem = '256MB'")
             # Left to itself, the server takes a table of some thousand vectors for too small to share the work.
             connection.execute("SET min_parallel_table_scan_size = 0")
-            # An invalid index is what an interrupted build leaves.
-            connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
-            connection.execute(
-                f"CREATE INDEX CONCURRENTLY {name} ON embeddings USING hnsw ({expression} halfvec_cosine_ops)"
-                f" WITH ({_HNSW}) WHERE {condition}".encode()
-            )
+            try:
+                _build(connection, name, statement)
+            except psycopg.errors.DiskFull:
+                # What several processes build lies in shared memory, and a container may have less of it than we allow.
+                connection.execute("SET max_parallel_maintenance_workers = 0")
+                _build(connection, name, statement)
         finally:
             if not connection.closed:
-                connection.execute("RESET maintenance_work_mem; RESET min_parallel_table_scan_size")
+                connection.execute(
+                    "RESET maintenance_work_mem; RESET min_parallel_table_scan_size;"
+                    " RESET max_parallel_maintenance_workers"
+                )
                 connection.execute(f"SELECT pg_advisory_unlock({_LOCK})".encode())
     return True
+
+
+def _build(connection: Connection, name: str, statement: str) -> None:
+    # An invalid index is what an interrupted build leaves.
+    connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
+    connection.execute(statement.encode())
 
 
 def switch(connection: Connection, model: StoredModel) -> bool:
