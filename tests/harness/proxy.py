@@ -144,9 +144,11 @@ class Proxy:
     def close(self) -> None:
         """End everything; its threads are gone afterwards."""
         self.stop()
-        self.reset()
+        deadline = time.monotonic() + 30
         for thread in self._threads:
-            thread.join(30)
+            while thread.is_alive() and time.monotonic() < deadline:
+                self.reset()  # again: one that was only just accepted may not have been open yet
+                thread.join(0.1)
         assert not any(thread.is_alive() for thread in self._threads), "a thread of the proxy does not end"
 
     @property
@@ -188,7 +190,8 @@ class Proxy:
                 link.end(reset=True)
                 return
             server.settimeout(None)
-            link.server = server
+            if not link.attach(server):
+                return
             back = self._spawn(self._pump, link, server, client, False)
             self._pump(link, client, server, True)
             back.join()
@@ -271,6 +274,15 @@ class _Link:
         self.server: socket.socket | None = None
         self.ended = self.unheard = False
         self._lock = threading.Lock()
+
+    def attach(self, server: socket.socket) -> bool:
+        """Take the connection to the target, unless this one has been ended meanwhile."""
+        with self._lock:
+            if self.ended:
+                server.close()
+            else:
+                self.server = server
+            return not self.ended
 
     def end(self, *, reset: bool) -> None:
         with self._lock:
