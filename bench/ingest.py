@@ -27,6 +27,7 @@ from psycopg.types.json import Jsonb
 from bench import archive
 from bench.archive import Best, Meter
 from vkteams_daemon.botapi.events import Event, read
+from vkteams_daemon.daemon import collector
 from vkteams_daemon.store import models
 from vkteams_daemon.store.database import Connection, Database
 from vkteams_daemon.store.writing import Writer
@@ -67,8 +68,9 @@ def empty(database: Database) -> None:
 
 
 @contextlib.contextmanager
-def ours(database: Database, answers: Sequence[Sequence[Event]]) -> Iterator[Work]:
+def ours(database: Database, bodies: Sequence[bytes]) -> Iterator[Work]:
     """Store each answer."""
+    answers = _read(bodies)
     writer = Writer(database.connect, BOT)
     assert writer.acquire()
 
@@ -81,8 +83,9 @@ def ours(database: Database, answers: Sequence[Sequence[Event]]) -> Iterator[Wor
 
 
 @contextlib.contextmanager
-def rival(database: Database, events: Sequence[Event]) -> Iterator[Work]:
+def rival(database: Database, bodies: Sequence[bytes]) -> Iterator[Work]:
     """One transaction an event, from ten threads with a connection each."""
+    events = [event for answer in _read(bodies) for event in answer]
 
     def work(first: int) -> None:
         for event in events[first::THREADS]:
@@ -93,6 +96,11 @@ def rival(database: Database, events: Sequence[Event]) -> Iterator[Work]:
         connections = [opened.enter_context(database.connect()) for _ in range(THREADS)]
         pool = opened.enter_context(ThreadPoolExecutor(THREADS))
         yield lambda: list(pool.map(work, range(THREADS)))
+
+
+def _read(bodies: Sequence[bytes]) -> list[list[Event]]:
+    now = datetime.now(UTC)
+    return [read(body, now) for body in bodies]
 
 
 def _store_one(connection: Connection, event: Event) -> None:
@@ -186,22 +194,20 @@ def _count(connection: Connection, table: str) -> int:
 def measure(database: Database, texts: Sequence[str], batch: int, rounds: int, meter: Meter) -> None:
     """Run every way turn about and print events a second and ratios."""
     bodies = archive.bodies(texts, batch)
-    now = datetime.now(UTC)
-    answers = [read(body, now) for body in bodies]
-    events = [event for answer in answers for event in answer]
     with database.connection() as connection:
         models.register(connection, "bench", "bench", 384)
-    with ours(database, answers) as work:
+    with ours(database, bodies) as work:
         work()
     rows = portions(database, batch)
     ways: dict[str, Callable[[], contextlib.AbstractContextManager[Work]]] = {
-        "one transaction an answer (ours)": lambda: ours(database, answers),
-        f"one transaction an event from {THREADS} threads": lambda: rival(database, events),
+        "one transaction an answer (ours)": lambda: ours(database, bodies),
+        f"one transaction an event from {THREADS} threads": lambda: rival(database, bodies),
         "COPY of the same rows from Python's values": lambda: copied(database, rows, copy_rows),
         "COPY of the same rows, encoded beforehand": lambda: copied(database, rows, copy_encoded),
-        "reading the answers alone": lambda: contextlib.nullcontext(lambda: [read(body, now) for body in bodies]),
+        "reading the answers alone": lambda: contextlib.nullcontext(lambda: _read(bodies)),
     }
     _, one_by_one, values, encoded, _ = ways
+    collector.look_seldom()  # as in the daemon; and none of the ways suffers from what the others have in memory
     best = Best()
     for _ in range(rounds):
         for name, way in ways.items():

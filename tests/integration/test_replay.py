@@ -24,7 +24,9 @@ from tests.harness.batches import (
     rows,
     unpinned,
 )
-from vkteams_daemon.store import derived, replay
+from vkteams_daemon.botapi.facts import MessageFact
+from vkteams_daemon.store import replay
+from vkteams_daemon.store.fold import Folding
 from vkteams_daemon.store.replay import Replayed
 from vkteams_daemon.store.writing import Writer
 
@@ -195,15 +197,15 @@ def test_replay_of_the_quarantine_obeys_the_erasure(archive: Archive) -> None:
 def test_event_that_a_fault_of_this_program_stumbles_over_waits_for_the_next_version(
     archive: Archive, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    fold = derived.fold_all
+    add = Folding.add
 
-    def faulty(known: Any, facts: Any, *, erase: bool) -> Any:
-        if any(fact.msg_id == "poison" for fact in facts):
+    def faulty(folding: Folding, fact: MessageFact) -> None:
+        if fact.msg_id == "poison":
             raise TypeError("no such thing\x00\ud800")
-        return fold(known, facts, erase=erase)
+        add(folding, fact)
 
     with monkeypatch.context() as patched:
-        patched.setattr(derived, "fold_all", faulty)
+        patched.setattr(Folding, "add", faulty)
         archive.store(*(new(n) for n in range(1, size + 1)), new(1000, "poison"), new(1001))
     assert archive.execute("SELECT last_event_id FROM bots WHERE bot_id = 'bot1'") == [(1001,)]
     assert archive.execute("SELECT count(*) FROM messages") == [(size + 1,)]

@@ -21,7 +21,7 @@ import daemon
 
 from vkteams_daemon import __version__
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import privileges
+from vkteams_daemon.daemon import collector, privileges
 from vkteams_daemon.daemon import status as status_file
 from vkteams_daemon.daemon.detach import Pipe
 from vkteams_daemon.daemon.log import Log
@@ -169,7 +169,9 @@ class Life:
             self._pid_file.restore()
             status_file.write(status, config.status_file, group=group)
 
-        service = self._factory()(
+        make_service = self._factory()
+        collector.look_seldom()  # everything heavy is loaded by now
+        service = make_service(
             config, status, report, reload=self._reload, apply=logs.apply, toggle_debug=logs.toggle_debug
         )
         self._signals.hand_over(service.signal)

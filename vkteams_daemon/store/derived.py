@@ -6,18 +6,19 @@ one chat, so the chats' advisory locks are taken first: folding reads a row and 
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
 
-from vkteams_daemon.botapi.facts import Chat, Facts, User
-from vkteams_daemon.store import people
+from vkteams_daemon.botapi.facts import Facts
 from vkteams_daemon.store.database import Connection
-from vkteams_daemon.store.fold import COLUMNS, Message, Version, fold_all
+from vkteams_daemon.store.fold import COLUMNS, Folding, Message, Version
+from vkteams_daemon.store.people import People
 from vkteams_daemon.store.rows import COPY_FROM, Rows
 
 KEYS = Rows((("chat_id", "text"), ("msg_id", "text")))
+QUEUE = Rows((*KEYS.columns, ("model_id", "int4"), ("kind", "text")))
 MESSAGES = Rows((
     ("chat_id", "text"), ("msg_id", "text"), ("user_id", "text"), ("sent_at", "timestamptz"),
     ("edited_at", "timestamptz"), ("deleted_at", "timestamptz"), ("pinned_at", "timestamptz"), ("version", "int4"),
@@ -28,20 +29,9 @@ VERSIONS = Rows((
     ("chat_id", "text"), ("msg_id", "text"), ("version", "int4"), ("edited_at", "timestamptz"), ("text", "text"),
     ("format", "jsonb"), ("parts", "jsonb"), ("replaced_at", "timestamptz"),
 ))  # fmt: skip
-CHATS = Rows((
-    ("chat_id", "text"), ("type", "text"), ("title", "text"), ("parent_chat_id", "text"), ("parent_msg_id", "text"),
-    ("seen_at", "timestamptz"),
-))  # fmt: skip
-USERS = Rows((
-    ("user_id", "text"), ("first_name", "text"), ("last_name", "text"), ("nick", "text"), ("is_bot", "bool"),
-    ("seen_at", "timestamptz"),
-))  # fmt: skip
-MEMBERS = Rows((
-    ("chat_id", "text"), ("user_id", "text"), ("joined_at", "timestamptz"), ("left_at", "timestamptz"),
-    ("added_by", "text"), ("removed_by", "text"),
-))  # fmt: skip
-
 _JSON = {"format", "parts", "forward", "thread"}
+
+_as_text = functools.partial(json.dumps, ensure_ascii=False)
 
 _LOAD = f"SELECT {', '.join('m.' + c for c in COLUMNS)} FROM {{incoming}} JOIN messages m USING (chat_id, msg_id)"
 _LOAD_VERSIONS = (
@@ -63,34 +53,6 @@ _SAVE_VERSIONS = (
 _DROP_VERSIONS = (
     "DELETE FROM message_versions v USING {incoming} JOIN messages m USING (chat_id, msg_id)"
     " WHERE v.chat_id = m.chat_id AND v.msg_id = m.msg_id AND v.version >= m.version"
-)
-_SAVE_CHATS = (
-    "INSERT INTO {prefix}chats AS c (chat_id, type, title, parent_chat_id, parent_msg_id, first_seen_at, seen_at)"
-    " SELECT chat_id, type, title, parent_chat_id, parent_msg_id, seen_at, seen_at FROM {incoming}"
-    " ON CONFLICT (chat_id) DO UPDATE SET type = coalesce(excluded.type, c.type),"
-    " title = coalesce(excluded.title, c.title), parent_chat_id = coalesce(excluded.parent_chat_id, c.parent_chat_id),"
-    " parent_msg_id = coalesce(excluded.parent_msg_id, c.parent_msg_id), seen_at = excluded.seen_at"
-    " WHERE excluded.seen_at >= c.seen_at AND (coalesce(excluded.type, c.type), coalesce(excluded.title, c.title),"
-    " coalesce(excluded.parent_chat_id, c.parent_chat_id), coalesce(excluded.parent_msg_id, c.parent_msg_id))"
-    " IS DISTINCT FROM (c.type, c.title, c.parent_chat_id, c.parent_msg_id)"
-)
-_SAVE_USERS = (
-    "INSERT INTO {prefix}users AS u (user_id, first_name, last_name, nick, is_bot, seen_at)"
-    " SELECT user_id, first_name, last_name, nick, is_bot, seen_at FROM {incoming}"
-    " ON CONFLICT (user_id) DO UPDATE SET first_name = coalesce(excluded.first_name, u.first_name),"
-    " last_name = coalesce(excluded.last_name, u.last_name), nick = coalesce(excluded.nick, u.nick),"
-    " is_bot = coalesce(excluded.is_bot, u.is_bot), seen_at = excluded.seen_at"
-    " WHERE excluded.seen_at >= u.seen_at AND (coalesce(excluded.first_name, u.first_name),"
-    " coalesce(excluded.last_name, u.last_name), coalesce(excluded.nick, u.nick), coalesce(excluded.is_bot, u.is_bot))"
-    " IS DISTINCT FROM (u.first_name, u.last_name, u.nick, u.is_bot)"
-)
-_SAVE_MEMBERS = (
-    "INSERT INTO {prefix}chat_members AS m (chat_id, user_id, joined_at, left_at, added_by, removed_by)"
-    " SELECT chat_id, user_id, joined_at, left_at, added_by, removed_by FROM {incoming}"
-    " ON CONFLICT (chat_id, user_id) DO UPDATE SET joined_at = coalesce(excluded.joined_at, m.joined_at),"
-    " left_at = excluded.left_at, removed_by = excluded.removed_by,"
-    " added_by = CASE WHEN excluded.joined_at IS NULL THEN m.added_by ELSE excluded.added_by END"
-    " WHERE coalesce(excluded.left_at, excluded.joined_at) >= greatest(m.left_at, m.joined_at)"
 )
 _ENQUEUE = (
     "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind)"
@@ -130,40 +92,36 @@ _SETTINGS = (
 _NOTIFY = "SELECT pg_notify('vkteams_queue', '')"
 
 
-def write(connection: Connection, facts: Sequence[tuple[Facts, datetime]], *, erase: bool, copy: bool) -> int:
-    """Write what these events say, in their order.
+class Derivation:
+    """What the events of a batch say, added up one by one, then saved.
 
     Args:
-        connection: inside a transaction; in pipeline mode unless `copy`.
-        facts: (facts, arrival) of each event.
+        connection: inside a transaction, until it is saved.
+        batch: (facts, arrival) of each event that will be added.
         erase: whether a deletion erases the text (`[storage] on_delete`).
-        copy: whether many new messages go by COPY.
-
-    Returns:
-        How many messages have a new text to embed.
     """
-    said = [f.message for f, _ in facts if f.message]
-    known = lock_and_load(connection, [(m.chat_id, m.msg_id) for m in said]) if said else {}
-    write_people(connection, facts)
-    return save(connection, fold_all(known, said, erase=erase), erase=erase, copy=copy)
 
+    def __init__(self, connection: Connection, batch: Iterable[tuple[Facts, datetime]], *, erase: bool) -> None:
+        keys = [(f.message.chat_id, f.message.msg_id) for f, _ in batch if f.message]
+        self._erase = erase
+        self._folding = Folding(lock_and_load(connection, keys) if keys else {}, erase=erase)
+        self._people = People()
 
-def write_people(connection: Connection, facts: Sequence[tuple[Facts, datetime]], prefix: str = "") -> None:
-    """Write what these events say about chats, users and members, in their order.
+    def add(self, facts: Facts, at: datetime) -> None:
+        """What the next event says, and when it arrived."""
+        self._people.add(facts, at)
+        if facts.message:
+            self._folding.add(facts.message)
 
-    Args:
-        connection: inside a transaction.
-        facts: (facts, arrival) of each event.
-        prefix: of the names of the tables to write to.
-    """
-    # One round for each change of a row within this batch, so that batches of any size come to the same result.
-    for rows in people.rounds((chat.chat_id, _chat_row(chat), at) for f, at in facts for chat in f.chats):
-        CHATS.run(connection, _SAVE_CHATS, rows, prefix=prefix)
-    for rows in people.rounds((user.user_id, _user_row(user), at) for f, at in facts for user in f.users):
-        USERS.run(connection, _SAVE_USERS, rows, prefix=prefix)
-    members = people.memberships(member for f, _ in facts for member in f.members)
-    if members:
-        MEMBERS.run(connection, _SAVE_MEMBERS, members, prefix=prefix)
+    def save(self, connection: Connection, *, copy: bool) -> int:
+        """Write it all; returns how many messages have a new text to embed.
+
+        Args:
+            connection: the same; in pipeline mode unless `copy`.
+            copy: whether many new messages go by COPY.
+        """
+        self._people.save(connection)
+        return save(connection, self._folding.messages(), erase=self._erase, copy=copy)
 
 
 def lock_and_load(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Message]:
@@ -197,55 +155,50 @@ def forget(connection: Connection, keys: Sequence[tuple[str, str]]) -> None:
 
 def save(connection: Connection, messages: Sequence[Message], *, erase: bool, copy: bool) -> int:
     """Write the messages that differ from what the database has; returns how many have a new text to embed."""
-    changed = [(m, row) for m, row in ((m, m.row) for m in messages) if row != m.stored_row]
-    new = _with_json(MESSAGES, (row for m, row in changed if m.stored_row is None))
-    if copy and len(new) >= COPY_FROM:
-        # Whoever else may add messages to these chats waits for their locks.
-        MESSAGES.copy(connection, "messages", new)
-        changed = [(m, row) for m, row in changed if m.stored_row is not None]
+    new = [m for m in messages if m.stored_row is None]
+    changed = [m for m in messages if m.stored_row is not None and m.row != m.stored_row]
+    # Whoever else may add messages to these chats waits for their locks.
+    copy = copy and len(new) >= COPY_FROM
+    if copy:
+        MESSAGES.copy(connection, "messages", MESSAGES.with_json((m.row for m in new), _as_text))
+    else:
+        changed = new + changed
     if changed:
-        MESSAGES.run(connection, _SAVE_MESSAGES, _with_json(MESSAGES, (row for _, row in changed)))
-    versions = [row for m in messages for row in m.version_rows if row not in m.stored_versions]
+        MESSAGES.run(connection, _SAVE_MESSAGES, MESSAGES.with_json((m.row for m in changed), _as_text))
+    versions = [row for m in messages if m.earlier for row in m.version_rows if row not in m.stored_versions]
     if versions:
-        VERSIONS.run(connection, _SAVE_VERSIONS, _with_json(VERSIONS, versions))
+        VERSIONS.run(connection, _SAVE_VERSIONS, VERSIONS.with_json(versions, _as_text))
     fewer = [m.key for m in messages if len(m.stored_versions) > len(m.earlier)]
     if fewer:
         KEYS.run(connection, _DROP_VERSIONS, fewer)
     silenced = [m.key for m in messages if m.silent and not m.was_silent]
     if silenced:
         KEYS.run(connection, _DROP_VECTORS, silenced)
-    queue = [m.key for m in messages if m.to_embed]
+    to_embed = [m for m in messages if m.to_embed]
     # An edited text that had been put off, or parked, is a new text.
-    stale = silenced + [m.key for m in messages if m.to_embed and not m.was_silent]
+    stale = silenced + [m.key for m in to_embed if not m.was_silent]
     if stale:
         KEYS.run(connection, _DROP_QUEUED, stale)
     erased = [m.key for m in messages if erase and m.deleted_at is not None]
     if erased:
         KEYS.run(connection, _ERASE, erased)
-    if queue:
-        KEYS.run(connection, _ENQUEUE, queue)
+    if to_embed:
+        _enqueue(connection, to_embed, copy)
         connection.execute(_NOTIFY.encode())
-    return len(queue)
+    return len(to_embed)
 
 
-def _chat_row(chat: Chat) -> tuple[Any, ...]:
-    return chat.chat_id, chat.type, chat.title, chat.parent_chat_id, chat.parent_msg_id
-
-
-def _user_row(user: User) -> tuple[Any, ...]:
-    return user.user_id, user.first_name, user.last_name, user.nick, user.is_bot
-
-
-def _with_json(columns: Rows, rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The rows with their JSON as text."""
-    places = columns.json
-    written = []
-    for row in rows:
-        if any(row[place] is not None for place in places):
-            texts = {place: json.dumps(row[place], ensure_ascii=False) for place in places if row[place] is not None}
-            row = tuple(texts.get(place, value) for place, value in enumerate(row))
-        written.append(row)
-    return written
+def _enqueue(connection: Connection, messages: Sequence[Message], copy: bool) -> None:
+    """Queue messages for every model; with `copy` those that are new go by COPY."""
+    new = [m.key for m in messages if copy and m.stored_row is None]
+    if new:
+        # Whoever registers a model waits for this lock before looking for messages that lack its vectors.
+        connection.execute("LOCK TABLE embedding_queue IN ROW EXCLUSIVE MODE")
+        models = connection.execute("SELECT model_id FROM embedding_models WHERE state <> 'retired'").fetchall()
+        QUEUE.copy(connection, "embedding_queue", ((*key, *model, "message") for model in models for key in new))
+    others = [m.key for m in messages if not copy or m.stored_row is not None]
+    if others:
+        KEYS.run(connection, _ENQUEUE, others)
 
 
 def prepare(connection: Connection) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,13 +54,13 @@ class Known:
         return self.identity == _identity(event)
 
 
-def insert(connection: Connection, bot_id: str, batch: Sequence[Keyed], copy: bool) -> None:
+def insert(connection: Connection, bot_id: str, batch: Iterable[Keyed], copy: bool) -> None:
     """Insert events that are not stored yet; with `copy` a pipeline will not do."""
-    rows = [_row((bot_id, generation, event.event_id), event) for generation, event in batch]
+    rows = (_row((bot_id, generation, event.event_id), event) for generation, event in batch)
     if copy:
         EVENTS.copy(connection, "events", rows)
     else:
-        EVENTS.run(connection, _INSERT, rows)
+        EVENTS.run(connection, _INSERT, list(rows))
 
 
 def restore(connection: Connection, readable: Sequence[tuple[Key, Event]]) -> None:

@@ -132,26 +132,43 @@ def fold(message: Message, fact: MessageFact, *, erase: bool = False) -> None:
         _add(message, fact.content)
 
 
-def fold_all(known: dict[tuple[str, str], Message], facts: Iterable[MessageFact], *, erase: bool) -> list[Message]:
-    """Fold a batch, in order, into the rows the database has; returns every message that it touches.
+class Folding:
+    """Folds facts, in the order of their arrival, into the rows the database has.
 
     Args:
         known: the messages of the database that the facts speak of.
-        facts: in the order of arrival.
         erase: whether a deleted message loses what it said.
     """
-    touched: dict[tuple[str, str], Message] = {}
-    for fact in facts:
+
+    def __init__(self, known: dict[tuple[str, str], Message], *, erase: bool) -> None:
+        self._known = known
+        self._erase = erase
+        self._touched: dict[tuple[str, str], Message] = {}
+
+    def add(self, fact: MessageFact) -> None:
+        """Fold one fact."""
         key = (fact.chat_id, fact.msg_id)
-        message = touched.get(key)
+        message = self._touched.get(key)
         if message is None:
-            message = known.get(key) or Message(fact.chat_id, fact.msg_id, fact.sent_at, fact.at)
-            touched[key] = message
-        fold(message, fact, erase=erase)
-    for message in touched.values():
-        if erase and message.deleted_at is not None:
-            message.blank()
-    return list(touched.values())
+            message = self._known.get(key) or Message(fact.chat_id, fact.msg_id, fact.sent_at, fact.at)
+            self._touched[key] = message
+        fold(message, fact, erase=self._erase)
+
+    def messages(self) -> list[Message]:
+        """Every message that was touched, as it stands after the last fact."""
+        if self._erase:
+            for message in self._touched.values():
+                if message.deleted_at is not None:
+                    message.blank()
+        return list(self._touched.values())
+
+
+def fold_all(known: dict[tuple[str, str], Message], facts: Iterable[MessageFact], *, erase: bool) -> list[Message]:
+    """Fold these facts at once."""
+    folding = Folding(known, erase=erase)
+    for fact in facts:
+        folding.add(fact)
+    return folding.messages()
 
 
 def _add(message: Message, content: Content) -> None:

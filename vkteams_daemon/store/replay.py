@@ -21,6 +21,7 @@ from vkteams_daemon.store import derived, events, halving
 from vkteams_daemon.store.database import Connection, translated
 from vkteams_daemon.store.events import Key
 from vkteams_daemon.store.fold import Message, fold_all
+from vkteams_daemon.store.people import People
 
 Progress = Callable[[int, int], None]  # how many events of how many have been seen
 
@@ -156,8 +157,11 @@ def _restore(connection: Connection, part: Sequence[tuple[Key, Event]], erase: b
     if not part:
         return 0, 0
     events.restore(connection, part)
-    queued = derived.write(connection, [(e.facts, e.received_at) for _, e in part], erase=erase, copy=True)
-    return len(part), queued
+    said = [(event.facts, event.received_at) for _, event in part]
+    derivation = derived.Derivation(connection, said, erase=erase)
+    for facts, at in said:
+        derivation.add(facts, at)
+    return len(part), derivation.save(connection, copy=True)
 
 
 def _keep(item: tuple[Key, Event], reason: str) -> tuple[int, int]:
@@ -210,7 +214,10 @@ def _rebuild_people(connection: Connection, progress: Callable[[int], None]) -> 
             last.update(at=at, bot=bot, gen=generation, id=event_id)
         seen += len(rows)
         with connection.transaction():
-            derived.write_people(connection, list(_known(rows)), prefix=_STAGED)
+            people = People()
+            for found, arrival in _known(rows):
+                people.add(found, arrival)
+            people.save(connection, prefix=_STAGED)
         return bool(rows)
 
     while page():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from psycopg.types.json import Jsonb
 
 from vkteams_daemon.store.database import Connection
 
@@ -22,12 +20,21 @@ class Rows:
 
     columns: tuple[tuple[str, str], ...]
 
-    @property
-    def json(self) -> tuple[int, ...]:
-        """Which columns have JSON."""
-        return tuple(place for place, (_, kind) in enumerate(self.columns) if kind == "jsonb")
+    def with_json(self, rows: Iterable[Sequence[Any]], written: Callable[[Any], str]) -> Iterator[Sequence[Any]]:
+        """The rows with what `written` makes of each of their JSON values that is not None."""
+        places = [place for place, (_, kind) in enumerate(self.columns) if kind == "jsonb"]
+        nothing = [None] * len(places)
+        for row in rows:
+            if [row[place] for place in places] == nothing:
+                yield row
+                continue
+            values = list(row)
+            for place in places:
+                if values[place] is not None:
+                    values[place] = written(values[place])
+            yield values
 
-    def run(self, connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]], prefix: str = "") -> Any:
+    def run(self, connection: Connection, statement: str, rows: Iterable[Sequence[Any]], prefix: str = "") -> Any:
         """Execute `statement`, whose `{incoming}` stands for the rows; returns the cursor.
 
         Args:
@@ -44,15 +51,14 @@ class Rows:
             statement.format(incoming=source, prefix=prefix).encode(), [list(array) for array in arrays]
         )
 
-    def copy(self, connection: Connection, table: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Add rows to a table that has none of their keys; a pipeline does not take it."""
+    def copy(self, connection: Connection, table: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Add rows to a table that has none of their keys; a pipeline does not take it.
+
+        The server takes in the first rows while the next are made: give it an iterator that makes them.
+        """
         names = ", ".join(name for name, _ in self.columns)
-        json = self.json
         with connection.cursor().copy(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
-            copy.set_types([kind for _, kind in self.columns])
-            for row in rows:
-                values = list(row)
-                for place in json:
-                    if row[place] is not None:
-                        values[place] = Jsonb(row[place], dumps=str)
-                copy.write_row(values)
+            copy.set_types(["text" if kind == "jsonb" else kind for _, kind in self.columns])
+            # The binary form of jsonb is its version, and the text.
+            for row in self.with_json(rows, "\1".__add__):
+                copy.write_row(row)

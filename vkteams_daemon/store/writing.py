@@ -8,7 +8,7 @@ successful `store` or `acquire` may be sent to the API as lastEventId.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 
 from vkteams_daemon.botapi.chosen import ChosenChats
@@ -203,12 +203,21 @@ class Writer:
 
     def _insert(self, connection: Connection, batch: Sequence[Keyed]) -> tuple[int, int]:
         copy = len(batch) >= COPY_FROM
-        facts = [(event.facts, event.received_at) for _, event in batch if event.error is None]
+        readable = [(event.facts, event.received_at) for _, event in batch if event.error is None]
+
+        def adding() -> Iterator[Keyed]:
+            # What the events say is added up while the server takes in those that were sent before.
+            for item in batch:
+                if item[1].error is None:
+                    derivation.add(item[1].facts, item[1].received_at)
+                yield item
+
         # Few round trips for a small batch; a pipeline does not take COPY.
         with contextlib.nullcontext() if copy else connection.pipeline():
-            events.insert(connection, self._bot_id, batch, copy)
-            queued = derived.write(connection, facts, erase=self.erase, copy=copy)
-        return sum(event.error is not None for _, event in batch), queued
+            derivation = derived.Derivation(connection, readable, erase=self.erase)
+            events.insert(connection, self._bot_id, adding(), copy)
+            queued = derivation.save(connection, copy=copy)
+        return len(batch) - len(readable), queued
 
     def _insert_healthy(self, connection: Connection, batch: Sequence[Keyed]) -> tuple[int, int]:
         """Insert a batch of which something cannot be written; that is quarantined."""

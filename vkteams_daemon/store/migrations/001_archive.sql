@@ -79,10 +79,11 @@ CREATE TABLE messages (
     thread          jsonb,
     received_at     timestamptz NOT NULL,
     -- Words and identifiers as they stand; then, without positions, the parts of what the parser takes for a path, a host,
-    -- a number with its sign or a tag (/start, host-01.corp, JIRA-1234, List<String>).
+    -- a number with its sign or a tag (/start, host-01.corp, JIRA-1234, List<String>); of words with a hyphen it gives
+    -- the parts itself.
     search          tsvector GENERATED ALWAYS AS
-                    (to_tsvector('vkteams'::regconfig, translate(left(text, 100000), 'ёЁ', 'еЕ'))
-                     || CASE WHEN text ~ '[-+./~<&][^[:alnum:][:space:]]*[[:alnum:]]|://'
+                    (to_tsvector('vkteams'::regconfig, replace(replace(left(text, 100000), 'ё', 'е'), 'Ё', 'Е'))
+                     || CASE WHEN text ~ '[-+][[:digit:].]|[./~<&][^[:alnum:][:space:]]*[[:alnum:]]|://'
                              THEN strip(to_tsvector('vkteams'::regconfig,
                                   translate(left(text, 100000), 'ёЁ-+./~<&', 'еЕ       ')))
                              ELSE ''::tsvector END) STORED,
