@@ -23,6 +23,7 @@ from statistics import median
 from bench import archive
 from bench.archive import Best, Cost, Meter
 from bench.model import ARRIVAL, in_order, one_thread, several_threads, sorted_by_length
+from vkteams_daemon.daemon import collector
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Model
@@ -120,6 +121,7 @@ def measure(
     with archive.database(directory) as database:
         run, meter = Run(database, model, threads), Meter(directory)
         run.fill(texts)
+        collector.look_seldom()
         for _ in range(rounds):
             best.note("rival", meter.cost(lambda: rival(chunks[::RIVAL_SHARE])) * RIVAL_SHARE)
             before = bare()

@@ -142,9 +142,9 @@ class Model:
     def _chunks(self, texts: Sequence[str], prefix: str) -> list[list[Chunk]]:
         # Half of a surrogate pair cannot be written as UTF-8, which is all that the tokenizer takes.
         clean = [prefix + text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        return [
-            self._cut(encoding, prefix) for encoding in self._tokenizer.encode_batch(clean, add_special_tokens=False)
-        ]
+        # Where a prefix ends is only known with the offsets, which the faster way leaves out.
+        encode = self._tokenizer.encode_batch if prefix else self._tokenizer.encode_batch_fast
+        return [self._cut(encoding, prefix) for encoding in encode(clean, add_special_tokens=False)]
 
     def _cut(self, encoding: Encoding, prefix: str) -> list[Chunk]:
         ids = encoding.ids

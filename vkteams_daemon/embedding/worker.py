@@ -35,7 +35,7 @@ RETRY_FIRST = 5.0  # seconds between the first two attempts at a text that fails
 RETRY_MAX = 3600.0
 TROUBLE_MAX = 60.0  # seconds between two attempts at a database or model that fails
 SLICE = 64  # texts that are cut into tokens at a time
-ROUND_TOKENS = 32768  # about; one round is seconds of work, however long the texts are
+ROUND_TOKENS = 49152  # about; one round is seconds of work, however long the texts are
 COUNT_EVERY = 10.0  # seconds between two counts of a queue that is being worked off
 RECOUNT = 1.0  # seconds until an idle keeper counts again what others have claimed
 

@@ -27,6 +27,8 @@ _SESSION = "SET idle_in_transaction_session_timeout = '10min'"
 # A plan made while a table is empty, as the queue often is, scans all of it for every key, and would be kept for as
 # long as nobody counts the table anew; a new plan looks at its size.
 _PLANNING = "SET LOCAL plan_cache_mode = force_custom_plan"
+# But a foreign key is looked up for every row that is added: one new plan will do for all of them.
+_PLANNING_ONCE = "DISCARD PLANS; SET LOCAL plan_cache_mode = force_generic_plan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +257,7 @@ def _put_off(connection: Connection, model_id: int, failed: Failed) -> None:
 def _copy(connection: Connection, model_id: int, stored: Sequence[Embedded]) -> None:
     if not stored:
         return
+    connection.execute(_PLANNING_ONCE)
     # Binary COPY or not at all: vectors as text are ten times slower.
     with connection.cursor().copy(
         "COPY embeddings (chat_id, msg_id, model_id, kind, chunk, text_hash, embedding) FROM STDIN (FORMAT BINARY)"
@@ -264,6 +267,7 @@ def _copy(connection: Connection, model_id: int, stored: Sequence[Embedded]) -> 
             key = (item.claim.chat_id, item.claim.msg_id, model_id, item.claim.kind)
             for chunk, (text_hash, vector) in enumerate(item.chunks):
                 copy.write_row((*key, chunk, text_hash, HalfVector(vector)))
+    connection.execute(_PLANNING)
 
 
 def _columns(claims: Sequence[Claim]) -> tuple[list[str], list[str], list[str]]:
