@@ -160,14 +160,14 @@ def save(connection: Connection, messages: Sequence[Message], *, erase: bool, co
     # Whoever else may add messages to these chats waits for their locks.
     copy = copy and len(new) >= COPY_FROM
     if copy:
-        MESSAGES.copy(connection, "messages", MESSAGES.with_json((m.row for m in new), _as_text))
+        MESSAGES.copy(connection, "messages", (m.row for m in new), json=_as_text)
     else:
         changed = new + changed
     if changed:
-        MESSAGES.run(connection, _SAVE_MESSAGES, MESSAGES.with_json((m.row for m in changed), _as_text))
+        MESSAGES.run(connection, _SAVE_MESSAGES, (m.row for m in changed), json=_as_text)
     versions = [row for m in messages if m.earlier for row in m.version_rows if row not in m.stored_versions]
     if versions:
-        VERSIONS.run(connection, _SAVE_VERSIONS, VERSIONS.with_json(versions, _as_text))
+        VERSIONS.run(connection, _SAVE_VERSIONS, versions, json=_as_text)
     fewer = [m.key for m in messages if len(m.stored_versions) > len(m.earlier)]
     if fewer:
         KEYS.run(connection, _DROP_VERSIONS, fewer)

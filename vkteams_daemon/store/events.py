@@ -60,7 +60,7 @@ def insert(connection: Connection, bot_id: str, batch: Iterable[Keyed], copy: bo
     if copy:
         EVENTS.copy(connection, "events", rows)
     else:
-        EVENTS.run(connection, _INSERT, list(rows))
+        EVENTS.run(connection, _INSERT, rows)
 
 
 def restore(connection: Connection, readable: Sequence[tuple[Key, Event]]) -> None:
