@@ -11,6 +11,7 @@ import pytest
 from tests.harness.mcp import embedded
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon.config import Config
+from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.errors import ModelAbsent, UsageError
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
@@ -228,6 +229,20 @@ def test_a_query_that_the_model_cannot_read_is_near_to_nothing(
     )
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "semantic"])
+def test_a_model_for_english_says_that_russian_is_a_guess(
+    with_model: Archive, talk: Talk, models_dir: Path, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    monkeypatch.setitem(catalogue.CATALOGUE, "tiny", catalogue.CATALOGUE["all-MiniLM-L6-v2"])
+    talk.say("1", "сервер упал")
+    talk.say("2", "server down", at=60)
+    embedded(talk.url, models_dir / "tiny")
+    found = with_model.search("упал", mode=mode)
+    assert found.hits and found.note and found.note.startswith("The model tiny was made for English")
+    assert with_model.search("server", mode=mode).note is None
+    assert with_model.search("упал", mode="text").note is None
+
+
 # Hybrid
 
 
@@ -262,6 +277,18 @@ def test_without_a_model_hybrid_goes_by_words_and_says_so(archive: Archive, talk
     assert found.note and "by their words alone" in found.note
     with pytest.raises(ModelAbsent):
         archive.search("сервер упал", mode="semantic")
+
+
+def test_hits_that_hold_no_word_of_the_query_are_said_to_be_found_by_meaning(
+    with_model: Archive, talk: Talk, models_dir: Path
+) -> None:
+    talk.say("1", "сервер упал")
+    embedded(talk.url, models_dir / "tiny")
+    found = with_model.search("кофе")
+    assert [hit.msg_id for hit in found.hits] == ["1"]
+    assert found.note == "No word of this query was found: these were found by their meaning alone."
+    assert (with_model.search("и в").note or "").startswith("This query has no word that can be looked for")
+    assert with_model.search("упал").note is None
 
 
 def test_with_a_model_each_leg_says_its_rank(with_model: Archive, talk: Talk, models_dir: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"  # the file that names the chosen model, beside the models
 
+_CYRILLIC = re.compile("[\u0400-\u04ff]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -130,6 +131,12 @@ CATALOGUE: dict[str, Entry] = {
         ),
     )
 }
+
+
+def understands(name: str, text: str) -> bool:
+    """False where the model of that name is known to be made for English alone, and the text has Cyrillic letters."""
+    entry = CATALOGUE.get(name)
+    return entry is None or entry.languages != "English" or not _CYRILLIC.search(text)
 
 
 def installed(models_dir: Path) -> list[ModelInfo]:

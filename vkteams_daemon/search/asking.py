@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import psycopg
 
+from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.search import conversation, lexical, stats
 from vkteams_daemon.search.correction import corrected
 from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
@@ -17,7 +18,7 @@ from vkteams_daemon.search.hybrid import LEG, fuse
 from vkteams_daemon.search.meaning import Meaning
 from vkteams_daemon.search.query import Query, read
 from vkteams_daemon.search.scope import Scope
-from vkteams_daemon.search.semantic import ROUGH, search_semantic
+from vkteams_daemon.search.semantic import EFFORT, ROUGH, search_semantic
 from vkteams_daemon.search.text import search_text, snippets, spelled_out
 from vkteams_daemon.search.vocabulary import Vocabulary
 
@@ -27,6 +28,12 @@ MODES: tuple[Mode, ...] = ("hybrid", "semantic", "text")
 DEEPEST = 1000
 """Hits that can be asked for altogether, further pages included."""
 
+_BY_WORDS = "These were found by their words alone: no message has a vector of a model that is installed here."
+_BY_MEANING = "{}: these were found by their meaning alone."
+_FOREIGN = (
+    "The model {} was made for English: what it takes for the meaning of Russian words is little more than a guess;"
+    f" {catalogue.RECOMMENDED} reads both."
+)
 _UNKNOWN = "The model {} knows nothing of this query: no message was found by its meaning."
 
 Words = Callable[[], Vocabulary]
@@ -143,29 +150,42 @@ def _ranking(
         matches = search_text(connection, text, scope, limit, words)
         return _Ranking(matches.ranked, matches.query, matches.relaxed)
     if question.mode == "semantic":
-        if meaning is None:
-            return _Ranking([])
-        vector = meaning.model.embed_texts([text], query=True)[0]
-        if not vector.any():
-            return _Ranking([], note=_UNKNOWN.format(meaning.model.name))
-        return _Ranking(search_semantic(connection, vector, meaning.stored, scope, limit))
+        near, note = _by_meaning(connection, text, meaning, scope, limit)
+        return _Ranking(near, note=note)
     query = read(connection, text)
     if query.terms and not lexical.all_known(connection, query):
         query = corrected(connection, query, words())
     scope = replace(scope, without=query.without)
     leg = max(LEG, limit)
     by_words = lexical.any_word(connection, query, scope, leg)
-    by_meaning, note = [], None
+    wanted = query.wanted if query.changed or query.without else text
+    by_meaning, note = _by_meaning(connection, wanted, meaning, scope, leg, effort=ROUGH)
     if meaning is None:
-        note = "These were found by their words alone: no message has a vector of a model that is installed here."
-    else:
-        vector = meaning.model.embed_texts([query.wanted if query.changed or query.without else text], query=True)[0]
-        if not vector.any():
-            note = _UNKNOWN.format(meaning.model.name)
-        else:
-            by_meaning = search_semantic(connection, vector, meaning.stored, scope, leg, effort=ROUGH)
+        note = _BY_WORDS
+    elif by_meaning and not by_words:
+        why = "No word of this query was found" if query.terms else "This query has no word that can be looked for"
+        note = f"{_BY_MEANING.format(why)} {note or ''}".rstrip()
     ranked = fuse(connection, by_words, by_meaning, scope, limit, half_life=question.recency, now=now)
     return _Ranking(ranked, query, note=note)
+
+
+def _by_meaning(
+    connection: psycopg.Connection[Any],
+    text: str,
+    meaning: Meaning | None,
+    scope: Scope,
+    limit: int,
+    effort: int = EFFORT,
+) -> tuple[list[Ranked], str | None]:
+    """What is near to the text, and what there is to say of that."""
+    if meaning is None:
+        return [], None
+    vector = meaning.model.embed_texts([text], query=True)[0]
+    if not vector.any():
+        return [], _UNKNOWN.format(meaning.model.name)
+    near = search_semantic(connection, vector, meaning.stored, scope, limit, effort=effort)
+    understood = not near or catalogue.understands(meaning.model.name, text)
+    return near, None if understood else _FOREIGN.format(meaning.model.name)
 
 
 def _with_context(connection: psycopg.Connection[Any], found: list[Hit], scope: Scope, each_way: int) -> list[Hit]:
