@@ -231,10 +231,10 @@ def test_messages_that_cannot_be_formatted_are_shown_as_they_are(tmp_path: Path)
 
 
 def test_in_the_foreground_it_is_standard_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    Log(_config(tmp_path, log__target="syslog"), foreground=True)
+    Log(_config(tmp_path, log__target="syslog"), foreground=True, program="vkteamsctl")
     log.info("hello")
     sys.stderr.flush()
-    assert "INFO daemon.poller: hello" in capfd.readouterr().err
+    assert f" vkteamsctl[{os.getpid()}] INFO daemon.poller: hello" in capfd.readouterr().err
     assert not (tmp_path / "x.log").exists()
 
 

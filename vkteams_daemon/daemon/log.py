@@ -41,6 +41,7 @@ class Log:
     Args:
         config: `[log]`, the log file, and the secrets to mask.
         foreground: write to standard error, whatever the target.
+        program: whose lines these are.
 
     Attributes:
         note: what whoever starts the daemon must know (syslog was not there), or "".
@@ -49,8 +50,9 @@ class Log:
         CannotCreate: the log file cannot be written.
     """
 
-    def __init__(self, config: Config, *, foreground: bool) -> None:
+    def __init__(self, config: Config, *, foreground: bool, program: str = "vkteamsd") -> None:
         self.note = ""
+        self._program = program
         self.secrets = Secrets()
         self._debug = False
         self._level = config.log.level
@@ -77,7 +79,8 @@ class Log:
         """Take the reloadable options of a configuration: level, format and new secrets."""
         self.secrets.learn(config)
         self._level = config.log.level
-        self._handler.setFormatter((_JsonLines if config.log.format == "json" else self._text)(self.secrets))
+        lines = _JsonLines if config.log.format == "json" else self._text
+        self._handler.setFormatter(lines(self.secrets, self._program))
         self._set_level()
 
     def toggle_debug(self) -> str:
@@ -210,9 +213,10 @@ class Syslog(logging.handlers.SysLogHandler):
 class _Lines(logging.Formatter):
     """A record as text without secrets."""
 
-    def __init__(self, secrets: Secrets) -> None:
+    def __init__(self, secrets: Secrets, program: str) -> None:
         super().__init__()
         self._secrets = secrets
+        self._program = program
 
     def message(self, record: logging.LogRecord) -> str:
         """What is said; a message whose arguments do not fit is shown as it is, not lost."""
@@ -239,7 +243,7 @@ class _TextLines(_Lines):
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(timespec="milliseconds")
-        return f"{moment} vkteamsd[{record.process}] {self.body(record)}"
+        return f"{moment} {self._program}[{record.process}] {self.body(record)}"
 
     def body(self, record: logging.LogRecord) -> str:
         """Level, place and message; a traceback on indented lines below."""

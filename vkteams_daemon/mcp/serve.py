@@ -44,7 +44,7 @@ def over_http(config: Config, host: str, port: int) -> None:
 
 
 def _log(config: Config) -> Secrets:
-    log = Log(config, foreground=True)
+    log = Log(config, foreground=True, program="vkteamsctl")
     # What the SDK and its HTTP server have to say of each call, the audit says.
     for name in ("mcp", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
