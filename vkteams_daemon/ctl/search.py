@@ -104,6 +104,8 @@ def _show(screen: Screen, found: Found, explain: bool) -> None:
         screen.line(f"showing results for: {one_line(found.showing)}", "yellow")
     if found.relaxed and found.hits:
         screen.line("no message holds all of these words; these hold some", "yellow")
+    if found.note:
+        screen.line(found.note, "yellow")
     for hit in found.hits:
         _show_hit(screen, hit, explain)
     screen.line(_summary(found), "dim")
@@ -138,9 +140,7 @@ def _summary(found: Found) -> str:
     )
     if coverage.gaps:
         parts.append("; ".join(coverage.gaps))
-    if found.note:
-        parts.append(found.note)
-    elif found.mode != "text":
+    if found.mode != "text" and not found.note:
         parts.append(f"model {coverage.model or 'none yet: no message has a vector'}")
         if coverage.without_vector:
             parts.append(f"{coverage.without_vector} messages still without a vector")
