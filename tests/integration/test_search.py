@@ -279,6 +279,23 @@ def test_without_a_model_hybrid_goes_by_words_and_says_so(archive: Archive, talk
         archive.search("сервер упал", mode="semantic")
 
 
+def test_a_word_that_is_rare_elsewhere_does_not_hide_the_common_one_here(archive: Archive, talk: Talk) -> None:
+    talk.many([f"сервер номер {n}" for n in range(1600)], chat=OPS)
+    talk.say("d1", "уникум", chat=DEV)
+    hits = archive.search("уникум сервер", chat_ids=[OPS]).hits
+    assert hits and all("сервер" in hit.text for hit in hits if hit.text)
+
+
+def test_a_topic_says_how_weak_its_answer_is(
+    with_model: Archive, talk: Talk, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(catalogue.CATALOGUE, "tiny", catalogue.CATALOGUE["all-MiniLM-L6-v2"])
+    talk.say("1", "сервер упал")
+    embedded(talk.url, models_dir / "tiny")
+    found = with_model.context("topic", query="упал")
+    assert found.conversations and found.note and found.note.startswith("The model tiny was made for English")
+
+
 def test_hits_that_hold_no_word_of_the_query_are_said_to_be_found_by_meaning(
     with_model: Archive, talk: Talk, models_dir: Path
 ) -> None:
@@ -286,7 +303,7 @@ def test_hits_that_hold_no_word_of_the_query_are_said_to_be_found_by_meaning(
     embedded(talk.url, models_dir / "tiny")
     found = with_model.search("кофе")
     assert [hit.msg_id for hit in found.hits] == ["1"]
-    assert found.note == "No word of this query was found: these were found by their meaning alone."
+    assert found.note == "No word of this query was found: all this comes from its meaning alone."
     assert (with_model.search("и в").note or "").startswith("This query has no word that can be looked for")
     assert with_model.search("упал").note is None
 

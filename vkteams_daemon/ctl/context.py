@@ -161,6 +161,8 @@ def _users(args: argparse.Namespace, config: Config) -> Answer:
 def _show(screen: Screen, found: Context) -> None:
     if found.profile:
         _show_profile(screen, found.profile)
+    if found.note and found.conversations:
+        screen.line(found.note, "yellow")
     for conversation in found.conversations:
         screen.line(f"{conversation.chat_title or conversation.chat_id} · {conversation.chat_id}", "bold")
         if conversation.left_out:
@@ -168,7 +170,7 @@ def _show(screen: Screen, found: Context) -> None:
         show(screen, conversation.messages, conversation.chat_id, set(conversation.matches))
     shown = sum(len(conversation.messages) for conversation in found.conversations)
     elsewhere = found.left_out - sum(conversation.left_out for conversation in found.conversations)
-    parts = [found.note or _counted(shown), f"about {found.tokens} tokens"]
+    parts = [_counted(shown) if found.conversations else found.note or _counted(shown), f"about {found.tokens} tokens"]
     if found.cut:
         parts.append("cut to fit; --max-tokens gives more room")
     if elsewhere:

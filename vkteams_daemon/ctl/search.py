@@ -140,7 +140,8 @@ def _summary(found: Found) -> str:
     )
     if coverage.gaps:
         parts.append("; ".join(coverage.gaps))
-    if found.mode != "text" and not found.note:
+    # Where there is no model at all, the note has said so.
+    if found.mode != "text" and not (found.note and coverage.model is None):
         parts.append(f"model {coverage.model or 'none yet: no message has a vector'}")
         if coverage.without_vector:
             parts.append(f"{coverage.without_vector} messages still without a vector")

@@ -169,14 +169,13 @@ class Life:
             self._pid_file.restore()
             status_file.write(status, config.status_file, group=group)
 
-        make_service = self._factory()
-        collector.look_seldom()  # everything heavy is loaded by now
-        service = make_service(
+        service = self._factory()(
             config, status, report, reload=self._reload, apply=logs.apply, toggle_debug=logs.toggle_debug
         )
         self._signals.hand_over(service.signal)
         log.info("vkteamsd %s starts as process %d, user %s", __version__, os.getpid(), self._owner.name)
         note = "; ".join(part for part in (service.start(), logs.note) if part)
+        collector.look_seldom()
         announce(note)
         self._notify.ready(note)
         code: int = service.run()

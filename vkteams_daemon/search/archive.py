@@ -10,6 +10,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -204,13 +205,16 @@ class Archive:
         wanted = context.Wanted(kind, query, user_id, message, timeframe)
         within = wanted.within(Scope(chat_ids, since=since), datetime.now(UTC))
         found: list[Hit] = []
+        note = None
         if kind == "topic":
-            found = self.search(
+            topic = self.search(
                 query or "", chat_ids=chat_ids, user_id=user_id, since=within.since, limit=context.LOOKED_AT
-            ).hits
+            )
+            found, note = topic.hits, topic.note
         with self._reading() as connection:
             room = budget.Budget(max_tokens, cost)
-            return context.answer(connection, wanted, Scope(chat_ids, since=since), within, found, room)
+            answer = context.answer(connection, wanted, Scope(chat_ids, since=since), within, found, room)
+        return replace(answer, note=answer.note or note)
 
     def chats(
         self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None, limit: int | None = None

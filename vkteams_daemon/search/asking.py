@@ -29,7 +29,7 @@ DEEPEST = 1000
 """Hits that can be asked for altogether, further pages included."""
 
 _BY_WORDS = "These were found by their words alone: no message has a vector of a model that is installed here."
-_BY_MEANING = "{}: these were found by their meaning alone."
+_BY_MEANING = "{}: all this comes from its meaning alone."
 _FOREIGN = (
     "The model {} was made for English: what it takes for the meaning of Russian words is little more than a guess;"
     f" {catalogue.RECOMMENDED} reads both."
@@ -46,7 +46,7 @@ class Found:
     Attributes:
         showing: the query that these are results for, where it is not the one that was asked.
         relaxed: whether no message holds all of the query's words, so that these hold some.
-        note: what the answer lacks and why, as a sentence; None where it lacks nothing.
+        note: why the answer is weaker than it looks, as a sentence or two; None where nothing is known against it.
         cursor: gives the next page; None after the last.
     """
 

@@ -86,7 +86,7 @@ class Context:
         tokens: an estimate, see `budget.tokens`.
         cut: whether anything was left out or shortened to fit the budget.
         left_out: how many messages were left out, those of chats that are not shown at all included.
-        note: why there is nothing, as a sentence; None where there is something.
+        note: why there is nothing, or why the answer is weaker than it looks; None otherwise.
     """
 
     kind: Kind

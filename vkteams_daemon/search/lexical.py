@@ -51,9 +51,18 @@ def any_word(connection: psycopg.Connection[Any], query: Query, scope: Scope, li
         limit: most messages.
     """
     terms = weigh(connection, query)
-    chosen = _rarest(terms)
-    if not chosen:
-        return []
+    known = [term for term in terms if term.messages]
+    while known:
+        chosen = _rarest(known)
+        if ranked := _with_any(connection, chosen, terms, scope, limit):
+            return ranked
+        known = known[len(chosen) :]  # the rarest are known elsewhere, and not where we look
+    return []
+
+
+def _with_any(
+    connection: psycopg.Connection[Any], chosen: list[Weighed], terms: list[Weighed], scope: Scope, limit: int
+) -> list[Ranked]:
     values: dict[str, Any] = {**scope.parameters, "limit": limit}
     values["chosen"] = " | ".join(f"({term.tsquery})" for term in chosen)
     found = []
@@ -125,11 +134,12 @@ def counted(connection: psycopg.Connection[Any], tsqueries: Sequence[str]) -> li
 
 
 def _rarest(terms: list[Weighed]) -> list[Weighed]:
-    """The terms whose messages are looked at: the rarest that any message has, as many as fit among the candidates."""
+    """The terms whose messages are looked at: the first, which are the rarest, as many as fit among the candidates."""
     chosen: list[Weighed] = []
     total = 0
     for term in terms:
-        if term.messages and (not chosen or total + term.messages <= CANDIDATES):
-            chosen.append(term)
-            total += term.messages
+        if chosen and total + term.messages > CANDIDATES:
+            break
+        chosen.append(term)
+        total += term.messages
     return chosen

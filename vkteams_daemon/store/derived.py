@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
+from psycopg.errors import UniqueViolation
+
 from vkteams_daemon.botapi.facts import Facts
 from vkteams_daemon.store.database import Connection
 from vkteams_daemon.store.fold import COLUMNS, Folding, Message, Version
@@ -57,7 +59,7 @@ _DROP_VERSIONS = (
 _ENQUEUE = (
     "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind)"
     " SELECT i.chat_id, i.msg_id, e.model_id, 'message' FROM (SELECT * FROM {incoming}) AS i"
-    " CROSS JOIN embedding_models e WHERE e.state <> 'retired' ON CONFLICT DO NOTHING"
+    " CROSS JOIN embedding_models e WHERE e.state <> 'retired' ORDER BY i.chat_id, i.msg_id ON CONFLICT DO NOTHING"
 )
 _DROP_VECTORS = (
     "DELETE FROM embeddings e USING {incoming} WHERE e.chat_id = incoming.chat_id AND e.msg_id = incoming.msg_id"
@@ -195,12 +197,17 @@ def _enqueue(connection: Connection, messages: Sequence[Message], copy: bool) ->
         # Whoever registers a model waits for this lock before looking for messages that lack its vectors.
         connection.execute("LOCK TABLE embedding_queue IN ROW EXCLUSIVE MODE")
         models = connection.execute("SELECT model_id FROM embedding_models WHERE state <> 'retired'").fetchall()
-        QUEUE.copy(connection, "embedding_queue", ((*key, *model, "message") for model in models for key in new))
+        try:
+            with connection.transaction():
+                rows = ((*key, *model, "message") for model in models for key in new)
+                QUEUE.copy(connection, "embedding_queue", rows)
+        except UniqueViolation:  # a message was removed while a worker held its row, and has come again
+            KEYS.run(connection, _ENQUEUE, new)
     others = [m.key for m in messages if not copy or m.stored_row is not None]
     if others:
         KEYS.run(connection, _ENQUEUE, others)
 
 
 def prepare(connection: Connection) -> None:
-    """Ready a session for `write`, `save` and `forget`."""
+    """Ready a session for `Derivation`, `save` and `forget`."""
     connection.execute(_SETTINGS)

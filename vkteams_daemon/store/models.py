@@ -16,6 +16,20 @@ KINDS = ("message", "window")
 # Every neighbour of a new vector is a page to write again. Few of them, well chosen, cost half of pgvector's defaults
 # (16 and 64), and a walk that looks at more candidates finds as much: see `search.semantic`.
 _HNSW = "m = 6, ef_construction = 80"
+# A writer that had asked for the models before this one was registered has not committed yet; this waits until it has.
+# One that asks later waits for this lock, a moment, and then sees the model.
+_WAIT_FOR_WRITERS = "LOCK TABLE embedding_queue IN SHARE MODE"
+_PAGE = 5000  # messages
+_ENQUEUE_PAGE = (
+    "WITH page AS MATERIALIZED (SELECT chat_id, msg_id, sent_at, deleted_at IS NULL AND text <> '' AS speaks"
+    " FROM messages WHERE (chat_id, msg_id) > (%(chat)s, %(msg)s) ORDER BY chat_id, msg_id LIMIT %(limit)s),"
+    " added AS (INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at, not_before)"
+    " SELECT p.chat_id, p.msg_id, %(model)s, 'message', p.sent_at, clock_timestamp() FROM page p WHERE p.speaks"
+    " AND NOT EXISTS (SELECT FROM embeddings e WHERE e.chat_id = p.chat_id AND e.msg_id = p.msg_id"
+    " AND e.model_id = %(model)s AND e.kind = 'message') ORDER BY p.chat_id, p.msg_id"
+    " ON CONFLICT DO NOTHING RETURNING 1)"
+    " SELECT (SELECT count(*) FROM added), chat_id, msg_id FROM page ORDER BY chat_id DESC, msg_id DESC LIMIT 1"
+)
 _LOCK = "hashtextextended('vkteams models ' || current_schema(), 0)"
 
 
@@ -86,23 +100,21 @@ def enqueue_missing(connection: Connection, model_id: int) -> int:
 
     They count as queued when they were sent, so that what people say now is embedded before what they said last year.
 
+    Page by page, each a transaction: the writer waits for one, a moment, where somebody edits a message of it.
+
     Args:
         connection: in autocommit mode.
         model_id: of a registered model.
     """
     with translated():
         with connection.transaction():
-            # A writer that had asked for the models before this one was registered has not committed yet; this waits
-            # until it has. One that asks later waits for this lock, a moment, and then sees the model.
-            connection.execute("LOCK TABLE embedding_queue IN SHARE MODE")
-        return connection.execute(
-            "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at, not_before)"
-            " SELECT m.chat_id, m.msg_id, %(model)s, 'message', m.sent_at, clock_timestamp() FROM messages m"
-            " WHERE m.deleted_at IS NULL AND m.text <> '' AND NOT EXISTS (SELECT FROM embeddings e WHERE"
-            " e.chat_id = m.chat_id AND e.msg_id = m.msg_id AND e.model_id = %(model)s AND e.kind = 'message')"
-            " ON CONFLICT DO NOTHING",
-            {"model": model_id},
-        ).rowcount
+            connection.execute(_WAIT_FOR_WRITERS)
+        found = 0
+        place: dict[str, str | int] = {"model": model_id, "chat": "", "msg": "", "limit": _PAGE}
+        while page := connection.execute(_ENQUEUE_PAGE.encode(), place).fetchone():
+            added, place["chat"], place["msg"] = page
+            found += added
+        return found
 
 
 def index_name(model_id: int, kind: str) -> str:

@@ -1,7 +1,7 @@
 """The embedding queue: claiming and finishing work, so that a vector and its queue row change together.
 
 A claim is a row lock (FOR UPDATE SKIP LOCKED) inside the worker's transaction: a worker that dies gives its claims back
-at once. The writer never waits for a claim: what it adds meets the locked row and does nothing, what it takes away
+at once. The writer never waits for a claim: what it adds does nothing where it meets the locked row, what it takes away
 passes it by. In return the worker lets a queue row go, or puts it off, only after it has seen, under a share lock that
 it holds for a moment, that the message still says what it claimed; otherwise the row stays due and comes again.
 """

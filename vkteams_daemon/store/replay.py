@@ -156,9 +156,9 @@ def _restore(connection: Connection, part: Sequence[tuple[Key, Event]], erase: b
     """Put readable events in their rows and derive from them; how many there were, and how many texts are new."""
     if not part:
         return 0, 0
-    events.restore(connection, part)
     said = [(event.facts, event.received_at) for _, event in part]
     derivation = derived.Derivation(connection, said, erase=erase)
+    events.restore(connection, part)
     for facts, at in said:
         derivation.add(facts, at)
     return len(part), derivation.save(connection, copy=True)

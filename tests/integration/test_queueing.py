@@ -1,0 +1,137 @@
+"""What the writer puts into the embedding queue, in small batches and by COPY, and how a new model is queued for."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.harness.batches import CHAT, batch, deleted, edited, new
+from tests.harness.waiting import until
+from vkteams_daemon.store import derived, models, queue
+from vkteams_daemon.store.database import Connection
+from vkteams_daemon.store.rows import Rows
+from vkteams_daemon.store.writing import Writer
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def other(database_url: str) -> Iterator[Connection]:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def writer(database_url: str) -> Iterator[Writer]:
+    writer = Writer(lambda: psycopg.connect(database_url, autocommit=True), "b1")
+    until(writer.acquire, 30, "the lock")
+    yield writer
+    writer.close()
+
+
+@pytest.mark.parametrize("size", [100, 500])
+def test_a_batch_is_queued_for_every_model_in_use(connection: Connection, writer: Writer, size: int) -> None:
+    first = models.register(connection, "a", "fa", 3)
+    connection.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('r', 'fr', 3, 'retired')")
+    writer.store(batch(new(1, "old")))
+    second = models.register(connection, "b", "fb", 3)
+    connection.execute("DELETE FROM embedding_queue")
+    stored = writer.store(
+        batch(
+            *(new(n) for n in range(2, size)), edited(size, "old", "new text"), deleted(size + 1, "m2"),
+            edited(size + 2, "m3", "x"), new(size + 3, text=None),
+        )
+    )  # fmt: skip
+    assert stored.queued == size - 2
+    queued = connection.execute(
+        "SELECT model_id, count(*), bool_or(msg_id = 'old'), bool_or(msg_id = 'm2') FROM embedding_queue"
+        " GROUP BY 1 ORDER BY 1"
+    ).fetchall()
+    assert queued == [(model.model_id, stored.queued, True, False) for model in (first, second)]
+
+
+def test_a_model_that_is_registered_while_a_batch_is_queued_misses_nothing(
+    connection: Connection, other: Connection, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go = threading.Event(), threading.Event()
+    copy = Rows.copy
+
+    def slow(self: Rows, connection: Connection, table: str, rows: Any, **more: Any) -> None:
+        if table == "embedding_queue":
+            reached.set()
+            assert go.wait(30)
+        copy(self, connection, table, rows, **more)
+
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(Rows, "copy", slow)
+        storing = pool.submit(writer.store, batch(*(new(n) for n in range(1, 501))))
+        assert reached.wait(30)
+        model = models.register(connection, "a", "fa", 3)
+        looking = pool.submit(models.enqueue_missing, connection, model.model_id)
+        try:
+            until(
+                lambda: looking.done() or other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall(),
+                what="the wait for the writer",
+            )
+        finally:
+            go.set()
+        looking.result(30)
+        storing.result(30)
+    assert other.execute("SELECT count(*) FROM embedding_queue").fetchone() == (500,)
+
+
+def test_what_is_left_in_the_queue_does_not_halve_a_batch(
+    connection: Connection, other: Connection, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models.register(connection, "a", "fa", 3)
+    writer.store(batch(new(1, "old")))
+    copied: list[str] = []
+    copy = Rows.copy
+
+    def counted(self: Rows, connection: Connection, table: str, rows: Any, **more: Any) -> None:
+        copied.append(table)
+        copy(self, connection, table, rows, **more)
+
+    monkeypatch.setattr(Rows, "copy", counted)
+    with other.transaction():
+        assert len(queue.claim(other, model.model_id, 10)) == 1
+        with connection.transaction():
+            derived.lock(connection, {CHAT})
+            derived.forget(connection, [(CHAT, "old")])
+        stored = writer.store(batch(edited(2, "old", "again"), *(new(n) for n in range(3, 503))))
+    assert copied == ["events", "messages", "embedding_queue"]
+    assert stored.queued == 501
+    assert connection.execute("SELECT count(*) FROM embedding_queue").fetchone() == (501,)
+
+
+def test_a_new_models_queue_is_filled_page_by_page(
+    connection: Connection, other: Connection, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer.store(batch(*(new(n) for n in range(1, 6)), new(6, text=None), new(7), deleted(8, "m7")))
+    model = models.register(connection, "a", "fa", 3)
+    monkeypatch.setattr(models, "_PAGE", 2)
+    with ThreadPoolExecutor(1) as pool:
+        with other.transaction():
+            other.execute(
+                "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind) VALUES (%s, 'm5', %s, 'message')",
+                (CHAT, model.model_id),
+            )
+            # The lock that keeps writers from being overlooked would wait for this one as a whole.
+            monkeypatch.setattr(models, "_WAIT_FOR_WRITERS", "SELECT 1")
+            looking = pool.submit(models.enqueue_missing, connection, model.model_id)
+            until(
+                lambda: other.execute("SELECT count(*) FROM embedding_queue").fetchone() == (5,),
+                what="the pages before the one that waits",
+            )
+            assert not looking.done()
+        assert looking.result(30) == 4
+    assert connection.execute("SELECT count(*) FROM embedding_queue").fetchone() == (5,)
