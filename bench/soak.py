@@ -3,8 +3,8 @@
     python -m bench.soak [TEXTS.jsonl.gz] [--source NAME|DIR|WHEEL] [--hours H] [--rate N]
 
 A real vkteamsd with the bundled PostgreSQL listens to the simulator, which hands out `--rate` events a second: new
-messages, every tenth of them edited, every fiftieth deleted. What the process takes is looked at every ten seconds; the
-slope of its memory is a line through what was seen in the second half, when it is warm. At the end every event has to be
+messages, every tenth of them edited, every fiftieth deleted. What the process takes is looked at every ten seconds; its
+memory's slope is a line through what was seen in the second half, when it is warm. At the end every event has to be
 stored, and every message to have its vector. The limits are those of the project.
 """
 
