@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -135,3 +136,25 @@ def test_a_new_models_queue_is_filled_page_by_page(
             assert not looking.done()
         assert looking.result(30) == 4
     assert connection.execute("SELECT count(*) FROM embedding_queue").fetchone() == (5,)
+
+
+def test_only_the_foreign_key_is_planned_once(connection: Connection, writer: Writer) -> None:
+    """A plan that is kept for anything else may be one that was made while the table was empty."""
+    model = models.register(connection, "a", "fa", 3)
+    writer.store(batch(new(1)))
+    queue.prepare(connection)
+    with connection.transaction():
+        claims = queue.claim(connection, model.model_id, 10)
+        vector = np.array([1, 0, 0], np.float16)
+        done = [queue.Embedded(claim, ((b"hash", vector),)) for claim in claims]
+        assert queue.finish(connection, model.model_id, done) == 1
+        assert connection.execute("SHOW plan_cache_mode").fetchone() == ("force_custom_plan",)
+    assert connection.execute("SHOW plan_cache_mode").fetchone() == ("auto",)
+
+
+@pytest.mark.parametrize("size", [1, 300])
+def test_what_a_message_has_not_is_null_beside_what_it_has(connection: Connection, writer: Writer, size: int) -> None:
+    bold = {"bold": [{"offset": 0, "length": 5}]}
+    writer.store(batch(*(new(n, format=bold) for n in range(1, size + 1))))
+    rows = connection.execute("SELECT format, parts IS NULL, forward IS NULL, thread IS NULL FROM messages").fetchall()
+    assert rows == [(bold, True, True, True)] * size
