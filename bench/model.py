@@ -14,7 +14,7 @@ import argparse
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches, 
 ARRIVAL = 32  # texts in a batch, where they are taken as they come
 
 Loop = Callable[[Sequence[Chunk]], None]
+Cut = Callable[[Sequence[Chunk], int], Iterable[list[int]]]
 
 
 def several_threads(info: ModelInfo, threads: int) -> Model:
@@ -56,11 +57,22 @@ def in_order(model: Model, size: int) -> Loop:
     return loop
 
 
-def sorted_by_length(models: Sequence[Model], budget: int) -> Loop:
+def filled(chunks: Sequence[Chunk], budget: int) -> Iterator[list[int]]:
+    """Indices of the chunks, sorted by length, in batches each as full as the budget allows."""
+    batch: list[int] = []
+    for index in sorted(range(len(chunks)), key=lambda i: len(chunks[i])):
+        if batch and (len(batch) + 1) * len(chunks[index]) > budget:
+            yield batch
+            batch = []
+        batch.append(index)
+    yield batch
+
+
+def sorted_by_length(models: Sequence[Model], budget: int, cut: Cut = filled) -> Loop:
     """Batches of like length under the budget, one thread for each of the models."""
 
     def loop(chunks: Sequence[Chunk]) -> None:
-        parts = list(batches(chunks, budget))
+        parts = list(cut(chunks, budget))
 
         def work(first: int) -> None:
             for part in parts[first :: len(models)]:
@@ -82,9 +94,8 @@ def loops(info: ModelInfo, threads: int, budget: int) -> dict[str, Loop]:
         f"sorted, {budget} tokens, {threads} sessions x 1 thread": sorted_by_length(
             [ours, *(one_thread(info) for _ in range(threads - 1))], budget
         ),
-        f"sorted, {budget} tokens, 1 session shared by {threads} threads (ours)": sorted_by_length(
-            [ours] * threads, budget
-        ),
+        f"sorted, {budget} tokens, 1 session shared by {threads} threads": sorted_by_length([ours] * threads, budget),
+        "the same, cut where the length changes (ours)": sorted_by_length([ours] * threads, budget, batches),
         f"sorted, {budget} tokens, 1 thread": sorted_by_length([ours], budget),
     }
 

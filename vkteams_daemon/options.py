@@ -101,7 +101,7 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     model: Annotated[str, _option("Name of the model; empty: the one that `model use` chose.")] = ""
     models_dir: Annotated[str, _option("Directory of installed models; empty: models/ in state_dir.")] = ""
     workers: Annotated[int, _option("Embedding threads; 0: one per core, four at most.", ge=0, le=64)] = 0
-    token_budget: Annotated[int, _option("Most tokens in one batch of the model.", ge=64, le=65536)] = 384
+    token_budget: Annotated[int, _option("Most tokens in one batch of the model.", ge=64, le=65536)] = 512
     claim: Annotated[int, _option("Most messages one worker takes from the queue at once.", ge=1, le=10000)] = 2048
     max_attempts: Annotated[int, _option("Attempts before a text that fails is parked.", ge=1, le=100)] = 5
     poll_interval: Annotated[

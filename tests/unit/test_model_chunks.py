@@ -106,3 +106,15 @@ def test_batches_hold_each_chunk_once_within_the_budget(lengths: list[int], budg
     for part in parts:
         assert len(part) == 1 or len(part) * max(lengths[index] for index in part) <= budget
     assert [lengths[index] for part in parts for index in part] == sorted(lengths)
+
+
+@given(lengths=st.lists(st.integers(1, 40), max_size=200), budget=st.integers(64, 512))
+def test_a_batch_ends_where_it_is_half_full_and_the_length_changes(lengths: list[int], budget: int) -> None:
+    parts = [[lengths[index] for index in part] for part in batches([Chunk(tuple(range(n))) for n in lengths], budget)]
+    for part in parts:
+        shorter = [length for length in part if length < part[-1]]
+        assert 2 * len(shorter) * max(shorter, default=0) < budget, "padded to the next length though half full"
+    for part, following in pairwise(parts):
+        half_full = 2 * len(part) * part[-1] >= budget
+        full = (len(part) + 1) * following[0] > budget
+        assert full or (half_full and following[0] > part[-1]), "a run that could have taken more"

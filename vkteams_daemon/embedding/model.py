@@ -23,7 +23,7 @@ from vkteams_daemon.embedding.manifest import ModelInfo, Precision
 from vkteams_daemon.errors import ModelError, ModelRefused
 
 OVERLAP = 32  # tokens that neighbouring chunks of one text share, where the window has room for it
-TOKEN_BUDGET = 384  # of one run; what it takes then stays in a core's own cache
+TOKEN_BUDGET = 512  # of one run; what it takes then stays in a core's own cache
 
 # Above this many tokens in one run, what it took is given back at once instead of being kept for the next.
 _KEPT_TOKENS = 4096
@@ -161,11 +161,14 @@ class Model:
 def batches(chunks: Sequence[Chunk], token_budget: int) -> Iterator[list[int]]:
     """Indices of the chunks in batches: sorted by length, and at most `token_budget` tokens with the padding.
 
-    A chunk longer than the budget is a batch of its own.
+    A batch that is half full ends where the length changes: a run of half the tokens costs hardly more by the token,
+    and padding is all waste. A chunk longer than the budget is a batch of its own.
     """
     batch: list[int] = []
     for index in sorted(range(len(chunks)), key=lambda i: len(chunks[i])):
-        if batch and (len(batch) + 1) * len(chunks[index]) > token_budget:
+        longest, length = len(chunks[batch[-1]]) if batch else 0, len(chunks[index])
+        half_full = 2 * len(batch) * longest >= token_budget
+        if batch and ((len(batch) + 1) * length > token_budget or (half_full and length > longest)):
             yield batch
             batch = []
         batch.append(index)
