@@ -3,11 +3,10 @@
     python -m bench.embed [TEXTS.jsonl.gz] [--source NAME|DIR|WHEEL] [--texts N] [--rounds N]
 
 Every way runs `--rounds` times, turn about; the vectors are thrown away in between. The rival and the ceiling do
-without a database altogether, and have their texts in tokens beforehand; the ceiling runs the model over batches of like
-length, as full as so many tokens allow as it is quickest with. Of a way's times the best counts; but its share of the
-ceiling is the median of its shares of what the ceiling took just before and after it, for a processor's speed comes and
-goes. A text that is said again is embedded once. `VKTEAMS_BENCH_DATA` names TEXTS where the command
-line does not.
+without a database altogether, and have their texts in tokens beforehand; the ceiling takes batches of like length, each
+as full as a number of tokens allows, the number it is quickest with. Of a way's times the best counts; but its share of
+the ceiling is the median of its shares of what the ceiling took just before and after it, for a processor's speed comes
+and goes. A text that is said again is embedded once. `VKTEAMS_BENCH_DATA` names TEXTS where the command line does not.
 """
 
 from __future__ import annotations
