@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -10,7 +12,7 @@ import pytest
 
 from tests.harness.batches import CHAT, batch, deleted, edited, event, members, new, pinned, rows, unpinned
 from tests.harness.waiting import until
-from vkteams_daemon.store import maintenance
+from vkteams_daemon.store import fold, maintenance
 from vkteams_daemon.store.writing import Stored, Writer
 
 BOT = "1000000001"
@@ -350,3 +352,51 @@ def test_words_without_end_are_stored_and_found_by_their_beginning(bot: Bot) -> 
     bot.store(batch(new(1, "m", "start " + "слово " * 200_000), new(2, "n", "x" * 2_000_000)))
     assert bot.ask("SELECT msg_id FROM messages WHERE search @@ to_tsquery('vkteams', 'start')") == [("m",)]
     assert bot.ask("SELECT length(text) FROM messages WHERE msg_id = 'n'") == [(2_000_000,)]
+
+
+def test_an_edit_loads_no_more_versions_than_it_may_change(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bot may edit one message for years."""
+    bot.store(batch(new(1, "m1", "0"), *(edited(2 + n, "m1", str(n), after=n) for n in range(500))))
+    loaded = []
+    remember = fold.Message.remember
+
+    def count(message: fold.Message, versions: list[fold.Version], older: int = 0) -> None:
+        loaded.extend(versions)
+        remember(message, versions, older)
+
+    monkeypatch.setattr(fold.Message, "remember", count)
+    bot.store(batch(edited(502, "m1", "newest", after=500)))
+    assert len(loaded) == 1
+    bot.store(batch(edited(503, "m1", "late", after=490)))
+    assert len(loaded) == 1 + 11
+    rows = bot.ask("SELECT version, text, edited_at, replaced_at FROM message_versions ORDER BY version")
+    assert [row[:2] for row in rows[489:493]] == [(490, "488"), (491, "489"), (492, "490"), (493, "late")]
+    assert [number for number, *_ in rows] == list(range(1, 503))
+    assert all(one[3] == following[2] for one, following in pairwise(rows)), "each ends when the next one begins"
+    assert bot.ask("SELECT version, text FROM messages") == [(503, "newest")]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_edits_one_by_one_in_any_order_end_like_all_at_once(open_bot: Callable[..., Bot], seed: int) -> None:
+    dice = random.Random(seed)
+    said = [new(1, "m1", "begin", chat="a"), new(1, "m1", "begin", chat="a")]
+    said += [edited(1, "m1", f"text {dice.randrange(4)}", after=dice.randrange(6), chat="a") for _ in range(14)]
+    said += [
+        {**said[0], "payload": {**said[0]["payload"], "text": "without its time"}},
+        pinned(1, "m1", "pin", chat="a"),
+    ]
+    dice.shuffle(said)
+    numbered = [{**item, "eventId": number} for number, item in enumerate(said, 1)]
+    one, all_at_once = open_bot("1"), open_bot("2")
+    for item in numbered:
+        one.store(batch(item))
+    other = [
+        {**item, "payload": {**item["payload"], "chat": {**item["payload"]["chat"], "chatId": "b"}}}
+        for item in numbered
+    ]
+    all_at_once.store(batch(*other))
+    versions = "SELECT version, edited_at, text, format, parts, replaced_at FROM message_versions WHERE chat_id = '{}'"
+    message = "SELECT version, edited_at, text FROM messages WHERE chat_id = '{}'"
+    for statement in (versions + " ORDER BY version", message):
+        assert one.ask(statement.format("a")) == one.ask(statement.format("b"))
+    assert one.ask(message.format("a"))[0][0] > 3

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from psycopg.errors import UniqueViolation
 
 from vkteams_daemon.botapi.facts import Facts
 from vkteams_daemon.store.database import Connection
-from vkteams_daemon.store.fold import COLUMNS, Folding, Message, Version
+from vkteams_daemon.store.fold import BEGINNING, COLUMNS, Folding, Message, Version, versions_from
 from vkteams_daemon.store.people import People
 from vkteams_daemon.store.rows import COPY_FROM, Rows
 
 KEYS = Rows((("chat_id", "text"), ("msg_id", "text")))
+_SINCE = Rows((*KEYS.columns, ("since", "timestamptz")))
 QUEUE = Rows((*KEYS.columns, ("model_id", "int4"), ("kind", "text")))
 MESSAGES = Rows((
     ("chat_id", "text"), ("msg_id", "text"), ("user_id", "text"), ("sent_at", "timestamptz"),
@@ -36,9 +37,14 @@ _JSON = {"format", "parts", "forward", "thread"}
 _as_text = functools.partial(json.dumps, ensure_ascii=False)
 
 _LOAD = f"SELECT {', '.join('m.' + c for c in COLUMNS)} FROM {{incoming}} JOIN messages m USING (chat_id, msg_id)"
+# A bot may edit one message for years: only the versions from a moment on, and the last before, whose end may change.
 _LOAD_VERSIONS = (
-    "SELECT v.chat_id, v.msg_id, v.edited_at, v.text, v.format, v.parts"
-    " FROM {incoming} JOIN message_versions v USING (chat_id, msg_id) ORDER BY v.chat_id, v.msg_id, v.version"
+    "SELECT v.chat_id, v.msg_id, v.version, v.edited_at, v.text, v.format, v.parts FROM {incoming}"
+    " CROSS JOIN LATERAL (SELECT coalesce((SELECT w.version FROM message_versions w WHERE w.chat_id = incoming.chat_id"
+    f"   AND w.msg_id = incoming.msg_id AND coalesce(w.edited_at, '{BEGINNING.isoformat()}') < incoming.since"
+    "   ORDER BY w.version DESC LIMIT 1), 1) AS first) AS f"
+    " JOIN message_versions v ON v.chat_id = incoming.chat_id AND v.msg_id = incoming.msg_id AND v.version >= f.first"
+    " ORDER BY v.chat_id, v.msg_id, v.version"
 )
 _SAVE_MESSAGES = (
     f"INSERT INTO messages ({', '.join(COLUMNS)})"
@@ -104,9 +110,13 @@ class Derivation:
     """
 
     def __init__(self, connection: Connection, batch: Iterable[tuple[Facts, datetime]], *, erase: bool) -> None:
-        keys = [(f.message.chat_id, f.message.msg_id) for f, _ in batch if f.message]
+        since: dict[tuple[str, str], datetime] = {}
+        for message in (facts.message for facts, _ in batch):
+            if message:
+                key, moment = (message.chat_id, message.msg_id), versions_from(message, erase=erase)
+                since[key] = min(since.get(key, moment), moment)
         self._erase = erase
-        self._folding = Folding(lock_and_load(connection, keys) if keys else {}, erase=erase)
+        self._folding = Folding(lock_and_load(connection, since) if since else {}, erase=erase)
         self._people = People()
 
     def add(self, facts: Facts, at: datetime) -> None:
@@ -126,20 +136,27 @@ class Derivation:
         return save(connection, self._folding.messages(), erase=self._erase, copy=copy)
 
 
-def lock_and_load(connection: Connection, keys: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Message]:
-    """What the database has of these messages, their chats locked until the transaction ends."""
-    distinct = list(dict.fromkeys(keys))
-    lock(connection, {chat_id for chat_id, _ in distinct})
+def lock_and_load(connection: Connection, since: Mapping[tuple[str, str], datetime]) -> dict[tuple[str, str], Message]:
+    """What the database has of these messages, their chats locked until the transaction ends.
+
+    Args:
+        connection: inside a transaction.
+        since: for each message the moment from which on its versions are needed, and the last one before.
+    """
+    lock(connection, {chat_id for chat_id, _ in since})
     known = {}
-    for row in KEYS.run(connection, _LOAD, distinct):
+    for row in KEYS.run(connection, _LOAD, since):
         message = Message(**dict(zip(COLUMNS, row, strict=True)))
         known[message.key] = message
-    versions: dict[tuple[str, str], list[Version]] = {key: [] for key, message in known.items() if message.version > 1}
-    if versions:
-        for chat_id, msg_id, *content in KEYS.run(connection, _LOAD_VERSIONS, list(versions)):
-            versions[chat_id, msg_id].append(Version(*content))
+    edited = [(*key, since[key]) for key, message in known.items() if message.version > 1]
+    versions: dict[tuple[str, str], list[Version]] = {}
+    older: dict[tuple[str, str], int] = {}
+    if edited:
+        for chat_id, msg_id, number, *content in _SINCE.run(connection, _LOAD_VERSIONS, edited):
+            versions.setdefault((chat_id, msg_id), []).append(Version(*content))
+            older.setdefault((chat_id, msg_id), number - 1)
     for key, message in known.items():
-        message.remember(versions.get(key, ()))
+        message.remember(versions.get(key, ()), older.get(key, 0))
     return known
 
 
@@ -167,7 +184,7 @@ def save(connection: Connection, messages: Sequence[Message], *, erase: bool, co
         changed = new + changed
     if changed:
         MESSAGES.run(connection, _SAVE_MESSAGES, (m.row for m in changed), json=_as_text)
-    versions = [row for m in messages if m.earlier for row in m.version_rows if row not in m.stored_versions]
+    versions = [row for m in messages if m.earlier for row in m.changed_version_rows]
     if versions:
         VERSIONS.run(connection, _SAVE_VERSIONS, versions, json=_as_text)
     fewer = [m.key for m in messages if len(m.stored_versions) > len(m.earlier)]

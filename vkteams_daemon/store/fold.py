@@ -11,12 +11,13 @@ from bisect import insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import zip_longest
 from operator import attrgetter
 from typing import Any
 
 from vkteams_daemon.botapi.facts import Content, MessageFact
 
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
+BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 COLUMNS = (
     "chat_id", "msg_id", "user_id", "sent_at", "edited_at", "deleted_at", "pinned_at", "version", "text", "format",
@@ -42,6 +43,7 @@ class Message:
     Attributes:
         version: the number of the current text; 0 while it was only seen in passing, or not at all.
         earlier: the versions before it, oldest first.
+        older: how many versions before `earlier` were not loaded: what is added does not touch them.
         stored_row, stored_versions: what the database has, as `row` and `version_rows` give it; None without a row.
     """
 
@@ -61,6 +63,7 @@ class Message:
     forward: Any = None
     thread: Any = None
     earlier: list[Version] = field(default_factory=list)
+    older: int = 0
     stored_row: tuple[Any, ...] | None = None
     stored_versions: Sequence[tuple[Any, ...]] = ()
 
@@ -80,8 +83,15 @@ class Message:
         following: list[Version | Message] = [*self.earlier[1:], self]
         return [
             (*self.key, number, v.edited_at, v.text, v.format, v.parts, after.edited_at or self.sent_at)
-            for number, (v, after) in enumerate(zip(self.earlier, following, strict=False), 1)
+            for number, (v, after) in enumerate(zip(self.earlier, following, strict=False), self.older + 1)
         ]
+
+    @property
+    def changed_version_rows(self) -> list[tuple[Any, ...]]:
+        """Those of `version_rows` that the database does not have."""
+        # Both are numbered from the same version on, so each is held against the one of its number.
+        pairs = zip_longest(self.version_rows, self.stored_versions)
+        return [row for row, stored in pairs if row is not None and row != stored]
 
     @property
     def silent(self) -> bool:
@@ -99,9 +109,9 @@ class Message:
         """Whether its text is new to the embedding workers."""
         return not self.silent and (self.stored_row is None or self.stored_row[_TEXT] != self.text)
 
-    def remember(self, versions: Iterable[Version]) -> None:
-        """Take what it holds now, with these earlier versions, for what the database has."""
-        self.earlier = list(versions)
+    def remember(self, versions: Iterable[Version], older: int = 0) -> None:
+        """Take what it holds now, with these earlier versions after `older` others, for what the database has."""
+        self.earlier, self.older = list(versions), older
         self.stored_row, self.stored_versions = self.row, self.version_rows
 
     def blank(self) -> None:
@@ -112,6 +122,13 @@ class Message:
 
 
 _TEXT, _DELETED_AT = COLUMNS.index("text"), COLUMNS.index("deleted_at")
+
+
+def versions_from(fact: MessageFact, *, erase: bool) -> datetime:
+    """From when on a message's versions, and the last one before, are needed for adding this fact."""
+    if fact.content and not fact.quoted:
+        return fact.content.edited_at or BEGINNING
+    return BEGINNING if erase and fact.deleted else fact.at
 
 
 def fold(message: Message, fact: MessageFact, *, erase: bool = False) -> None:
@@ -188,7 +205,7 @@ def _add(message: Message, content: Content) -> None:
             insort(message.earlier, late, key=_order)
         # These belong to the message, not to one of its versions: an edit may not repeat them.
         _fill(message, content, "user_id", "reply_to_msg_id", "forward", "thread")
-    message.version = len(message.earlier) + 1
+    message.version = message.older + len(message.earlier) + 1
 
 
 def _see(message: Message, copy: Content) -> None:
@@ -220,4 +237,4 @@ def _fill(message: Message, content: Content, *names: str) -> None:
 
 
 def _order(version: Message | Content | Version) -> tuple[datetime, str]:
-    return version.edited_at or _BEGINNING, version.text or ""
+    return version.edited_at or BEGINNING, version.text or ""

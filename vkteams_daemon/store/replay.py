@@ -20,7 +20,7 @@ from vkteams_daemon.errors import ApiError
 from vkteams_daemon.store import derived, events, halving
 from vkteams_daemon.store.database import Connection, translated
 from vkteams_daemon.store.events import Key
-from vkteams_daemon.store.fold import Message, fold_all
+from vkteams_daemon.store.fold import BEGINNING, Message, fold_all
 from vkteams_daemon.store.people import People
 
 Progress = Callable[[int, int], None]  # how many events of how many have been seen
@@ -170,7 +170,7 @@ def _keep(item: tuple[Key, Event], reason: str) -> tuple[int, int]:
 
 def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: bool, done: Replayed) -> None:
     """Fold these messages from nothing, and write those that come out otherwise than they stand there."""
-    known = derived.lock_and_load(connection, keys)
+    known = derived.lock_and_load(connection, dict.fromkeys(keys, BEGINNING))
     facts: dict[tuple[str, str], list[Facts]] = {key: [] for key in keys}
     erased = set()
     seen = unreadable = 0
