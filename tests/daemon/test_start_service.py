@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -24,7 +25,8 @@ from tests.harness.waiting import until
 from vkteams_daemon.botapi.simulator import Simulator
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.service import Service
-from vkteams_daemon.errors import DatabaseUnavailable
+from vkteams_daemon.daemon.status import new as new_status
+from vkteams_daemon.errors import ConfigError, DatabaseUnavailable
 
 Make = Callable[..., DaemonProcess]
 SOON = {"daemon.start_timeout": 3.0, "api.connect_timeout": 1.0, "api.read_margin": 1.0, "database.connect_timeout": 1}
@@ -196,3 +198,65 @@ def test_a_bundled_database_that_is_killed_is_started_again(
     until(lambda: (s := daemon.status()) and s.events.saved == 2 and s.database.state == "ok", 60, "the next one too")
     assert daemon.answer("database", "stats")["events"] == 2
     assert daemon.stop() < 5
+
+
+def test_workers_that_start_degraded_go_on_trying_whatever_comes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    daemon = {"role": "embed", "start_degraded": True, "start_timeout": 0.1}
+    service = Service(msgspec.convert({"daemon": daemon}, Config), status := new_status("1", "embed"))
+    down, refused = DatabaseUnavailable("nobody listens"), ConfigError("the database refuses the connection")
+    outcome: list[Exception | None] = [down]
+    asked = []
+
+    def open_database() -> None:
+        asked.append(outcome[0])
+        if outcome[0]:
+            raise outcome[0]
+
+    monkeypatch.setattr(service._database, "open", open_database)
+    monkeypatch.setattr(service._embedders, "start", lambda pool: None)
+    monkeypatch.setattr(service._stopping, "wait", lambda seconds: time.sleep(0.01))
+    caplog.set_level("INFO")
+    assert service.start() == "degraded: nobody listens; it goes on trying"
+    try:
+        for error in (refused, down, None):
+            outcome[0] = error
+            until(lambda error=error: asked[-1] is error, 20, "another attempt")
+        until(lambda: (status.database.state, status.database.last_error) == ("ok", None), 20, "an open database")
+    finally:
+        service.stop()
+    said = [record.getMessage() for record in caplog.records if record.name == "vkteams_daemon.daemon.service"]
+    assert said[:4] == [str(down), str(refused), str(down), "the database answers"]
+
+
+def test_workers_are_refused_for_good_while_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(msgspec.convert({"daemon": {"role": "embed", "start_degraded": True}}, Config))
+
+    def refuse() -> None:
+        raise ConfigError("the database refuses the connection")
+
+    monkeypatch.setattr(service._database, "open", refuse)
+    with pytest.raises(ConfigError, match="refuses"):
+        service.start()
+
+
+def test_a_disk_that_hangs_does_not_hold_up_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, hangs, free = threading.Event(), threading.Event(), threading.Event()
+
+    def report() -> None:
+        if wanted.is_set():
+            hangs.set()
+            free.wait(60)
+
+    service = Service(msgspec.convert({"daemon": {"role": "embed"}}, Config), report=report)
+    monkeypatch.setattr(service._database, "open", lambda: None)
+    monkeypatch.setattr(service._embedders, "start", lambda pool: None)
+    service.start()
+    wanted.set()
+    service._reporter.changed()
+    assert hangs.wait(20)
+    begin = time.monotonic()
+    service.stop()
+    assert time.monotonic() - begin < 5 and service.stuck
+    free.set()

@@ -8,13 +8,14 @@ signals, so that TERM is heard whatever the others wait for.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import FrameType
 
@@ -107,7 +108,7 @@ class Service:
         except BaseException:
             self.stop()
             raise
-        self._reporter.now()
+        self._report(STOP_GRACE)
         return note
 
     def run(self) -> int:
@@ -154,13 +155,19 @@ class Service:
         if self._writer and not self.stuck:
             self._writer.close()
         self._database.close()
-        self._reporter.now()
+        self._report(max(0.2, started + STOP_LIMIT - time.monotonic()))
         log.info("stopped after %.1f s", time.monotonic() - started)
 
     @property
     def stuck(self) -> bool:
         """Whether a thread outlived the stop: the process must then leave without waiting for it."""
         return any(thread.is_alive() for thread in self._threads) or self._embedders.busy
+
+    def _report(self, limit: float) -> None:
+        """Write the status file, in `limit` seconds or not at all: its disk may hang."""
+        writing = threading.Thread(target=self._reporter.now, name="report", daemon=True)
+        writing.start()
+        writing.join(limit)
 
     def _wait_for_threads(self, deadline: float) -> None:
         while self.stuck and time.monotonic() < deadline:
@@ -197,27 +204,39 @@ class Service:
 
     def _start_embedding(self) -> str:
         ready: Future[str] = Future()
-        errors: list[VkTeamsError] = []
+        last: VkTeamsError | None = None
 
         def open_database() -> None:
+            nonlocal last
             database = self._status.database
             while not self._stopping.is_set():
                 try:
                     self._database.open()
-                    database.state, database.last_error = "ok", None
                     self._embedders.start(self._work)
-                    ready.set_result("")
-                    return
-                except DatabaseUnavailable as error:
-                    errors.append(error)
-                    database.state, database.last_error = "down", str(error)
-                    self._stopping.wait(1.0)
                 except VkTeamsError as error:
-                    ready.set_exception(error)
+                    if not isinstance(error, DatabaseUnavailable):
+                        with contextlib.suppress(InvalidStateError):  # nobody waits any more: it goes on trying
+                            ready.set_exception(error)
+                            return
+                    last = error.with_traceback(None)
+                    if database.last_error != str(error):
+                        log.error("%s", error)
+                        database.state, database.last_error = "down", str(error)
+                        self._reporter.changed()
+                    self._stopping.wait(1.0)
+                else:
+                    if database.last_error:
+                        log.info("the database answers")
+                    database.state, database.last_error = "ok", None
+                    self._reporter.changed()
+                    with contextlib.suppress(InvalidStateError):
+                        ready.set_result("")
                     return
 
         self._spawn("opening", open_database)
-        return self._await_ready(ready, lambda: errors[-1] if errors else None)
+        note = self._await_ready(ready, lambda: last)
+        # Whatever came just now still counts; what comes from now on is waited out.
+        return note if ready.cancel() else ready.result()
 
     def _await_ready(self, ready: Future[str], last_error: Callable[[], VkTeamsError | None]) -> str:
         deadline = time.monotonic() + self.config.daemon.start_timeout
