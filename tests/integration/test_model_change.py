@@ -154,6 +154,28 @@ def test_clearing_what_a_retired_model_left_goes_batch_by_batch(chat: Chat, old:
     assert chat.chunks() == {} and indexes(chat) == []
 
 
+def test_a_model_taken_up_again_while_it_is_cleared_keeps_what_it_has(
+    chat: Chat, old: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat.say(*(f"message {n}" for n in range(10)))
+    chat.embed(old)
+    chat.execute("UPDATE embedding_models SET state = 'retired'")
+    with chat.connection() as connection:
+        lock = models._drop_retired_index
+        monkeypatch.setattr(models, "_drop_retired_index", lambda *where: None if chat.register(old) else lock(*where))
+        assert models.clear_retired(connection, batch=3) == 0
+    assert len(chat.chunks()) == 10 and indexes(chat) == ["embeddings_hnsw_1_message"]
+    assert states(chat) == {NAME: "active"}
+
+
+def test_registering_a_model_does_not_wait_for_the_build_of_an_index(chat: Chat, old: Model, new: Model) -> None:
+    chat.say(*TEXTS)
+    chat.embed(old)
+    with chat.connection() as busy:
+        busy.execute(f"SELECT pg_advisory_lock({models._BUILD_LOCK})".encode())
+        assert chat.register(new).state == "building"
+
+
 def test_an_interrupted_build_of_the_index_is_repeated(chat: Chat, old: Model) -> None:
     chat.say(*TEXTS)
     chat.embed(old)
@@ -168,8 +190,8 @@ def test_an_interrupted_build_of_the_index_is_repeated(chat: Chat, old: Model) -
 def test_one_builds_the_index_and_the_others_go_on(chat: Chat, old: Model) -> None:
     stored = chat.register(old)
     with chat.connection() as busy, chat.connection() as other:
-        busy.execute(f"SELECT pg_advisory_lock({models._LOCK})".encode())
+        busy.execute(f"SELECT pg_advisory_lock({models._BUILD_LOCK})".encode())
         assert not models.ensure_index(other, stored, "message")
-        busy.execute(f"SELECT pg_advisory_unlock({models._LOCK})".encode())
+        busy.execute(f"SELECT pg_advisory_unlock({models._BUILD_LOCK})".encode())
         assert models.ensure_index(other, stored, "message")
         assert models.ensure_index(other, stored, "message"), "it is there now"

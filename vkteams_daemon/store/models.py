@@ -31,6 +31,8 @@ _ENQUEUE_PAGE = (
     " SELECT (SELECT count(*) FROM added), chat_id, msg_id FROM page ORDER BY chat_id DESC, msg_id DESC LIMIT 1"
 )
 _LOCK = "hashtextextended('vkteams models ' || current_schema(), 0)"
+# A lock of its own: who registers a model must not wait for an index, nor the index for the snapshot of who waits.
+_BUILD_LOCK = "hashtextextended('vkteams index ' || current_schema(), 0)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ def ensure_index(connection: Connection, model: StoredModel, kind: str) -> bool:
         f" WITH ({_HNSW}) WHERE {condition}"
     )
     with translated():
-        row = connection.execute(f"SELECT pg_try_advisory_lock({_LOCK})".encode()).fetchone()
+        row = connection.execute(f"SELECT pg_try_advisory_lock({_BUILD_LOCK})".encode()).fetchone()
         if not row or not row[0]:
             return False
         try:
@@ -178,7 +180,7 @@ def ensure_index(connection: Connection, model: StoredModel, kind: str) -> bool:
                     "RESET maintenance_work_mem; RESET min_parallel_table_scan_size;"
                     " RESET max_parallel_maintenance_workers"
                 )
-                connection.execute(f"SELECT pg_advisory_unlock({_LOCK})".encode())
+                connection.execute(f"SELECT pg_advisory_unlock({_BUILD_LOCK})".encode())
     return True
 
 
@@ -205,23 +207,50 @@ def switch(connection: Connection, model: StoredModel) -> bool:
 
 
 def clear_retired(connection: Connection, *, batch: int = 5000) -> int:
-    """Delete what retired models left (vectors, queue rows, indexes), a batch a transaction; returns rows deleted."""
+    """Delete what retired models left (vectors, queue rows, indexes), a batch a transaction; returns rows deleted.
+
+    A model that is registered again meanwhile keeps what it still has.
+
+    Args:
+        connection: in autocommit mode.
+        batch: most vectors of one transaction.
+    """
     deleted = 0
     with translated():
         retired = connection.execute("SELECT model_id FROM embedding_models WHERE state = 'retired'").fetchall()
         for (model_id,) in retired:
             for kind in KINDS:
-                connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(model_id, kind)}".encode())
-            connection.execute("DELETE FROM embedding_queue WHERE model_id = %s", (model_id,))
+                _drop_retired_index(connection, model_id, kind)
             count = batch
             while count == batch:
-                count = connection.execute(
-                    "DELETE FROM embeddings WHERE (chat_id, msg_id, model_id, kind, chunk) IN (SELECT chat_id, msg_id,"
-                    " model_id, kind, chunk FROM embeddings WHERE model_id = %s LIMIT %s)",
-                    (model_id, batch),
-                ).rowcount
+                with connection.transaction():
+                    connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})".encode())
+                    if not _is_retired(connection, model_id):
+                        break
+                    connection.execute("DELETE FROM embedding_queue WHERE model_id = %s", (model_id,))
+                    count = connection.execute(
+                        "DELETE FROM embeddings WHERE (chat_id, msg_id, model_id, kind, chunk) IN (SELECT chat_id,"
+                        " msg_id, model_id, kind, chunk FROM embeddings WHERE model_id = %s LIMIT %s)",
+                        (model_id, batch),
+                    ).rowcount
                 deleted += count
     return deleted
+
+
+def _drop_retired_index(connection: Connection, model_id: int, kind: str) -> None:
+    # In no transaction, for it waits for whoever uses the index; a lock of the session keeps it from coming to life.
+    connection.execute(f"SELECT pg_advisory_lock({_LOCK})".encode())
+    try:
+        if _is_retired(connection, model_id):
+            connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(model_id, kind)}".encode())
+    finally:
+        if not connection.closed:
+            connection.execute(f"SELECT pg_advisory_unlock({_LOCK})".encode())
+
+
+def _is_retired(connection: Connection, model_id: int) -> bool:
+    row = connection.execute("SELECT state FROM embedding_models WHERE model_id = %s", (model_id,)).fetchone()
+    return row is not None and row[0] == "retired"
 
 
 def model_statistics(connection: Connection) -> list[ModelStatistics]:
