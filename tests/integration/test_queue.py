@@ -111,6 +111,20 @@ def test_embedded_then_deleted_loses_its_vector(chat: Chat, model: WatchedModel)
     assert set(chat.chunks()) == {"m2"}
 
 
+def test_another_text_of_the_same_version_is_embedded_again(chat: Chat, meanwhile: Meanwhile) -> None:
+    """As when two pins show different copies of a message that nobody has seen itself, or a replay reads it anew."""
+    model = meanwhile(
+        lambda: chat.execute("UPDATE messages SET text = 'restart the proxy' WHERE msg_id = 'm1'") and None
+    )
+    chat.register(model)
+    chat.say("the printer is broken")
+    at_work = chat.worker(model)
+    at_work.round()
+    assert chat.queued() == {"m1": 0} and chat.chunks() == {}
+    at_work.round()
+    assert chat.likeness(model, "m1", "restart the proxy") == pytest.approx(1, abs=1e-3)
+
+
 def test_an_edit_that_is_not_committed_yet_is_not_waited_for(chat: Chat, model: WatchedModel) -> None:
     chat.register(model)
     chat.say("one", "two")

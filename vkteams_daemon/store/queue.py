@@ -37,7 +37,6 @@ class Claim:
 
     Attributes:
         text: what to embed; None where the message is gone or deleted.
-        version: of the message when it was claimed.
         age: seconds since the writer queued it; None where it was tried before or queued for a new model.
     """
 
@@ -45,7 +44,6 @@ class Claim:
     msg_id: str
     kind: str
     text: str | None
-    version: int | None
     attempts: int
     age: float | None
 
@@ -98,8 +96,7 @@ def claim(connection: Connection, model_id: int, limit: int) -> list[Claim]:
     connection.execute(_PLANNING)
     rows = connection.execute(
         "SELECT q.chat_id, q.msg_id, q.kind,"
-        " CASE WHEN m.chat_id IS NOT NULL AND m.deleted_at IS NULL THEN coalesce(m.text, '') END, m.version,"
-        " q.attempts,"
+        " CASE WHEN m.chat_id IS NOT NULL AND m.deleted_at IS NULL THEN coalesce(m.text, '') END, q.attempts,"
         " CASE WHEN q.not_before = '-infinity' THEN extract(epoch FROM clock_timestamp() - q.enqueued_at)::float8 END"
         " FROM embedding_queue q LEFT JOIN messages m USING (chat_id, msg_id)"
         " WHERE q.model_id = %s AND q.not_before <= clock_timestamp()"
@@ -205,11 +202,11 @@ def _unchanged(
     if not there:
         return set()
     rows = connection.execute(
-        "SELECT k.place FROM unnest(%b::text[], %b::text[], %b::int[]) WITH ORDINALITY"
-        " AS k(chat_id, msg_id, version, place)"
-        " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id AND m.version = k.version"
+        "SELECT k.place FROM unnest(%b::text[], %b::text[], %b::text[]) WITH ORDINALITY"
+        " AS k(chat_id, msg_id, text, place)"
+        " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id AND coalesce(m.text, '') = k.text"
         f" WHERE m.deleted_at IS NULL FOR {lock} OF m SKIP LOCKED".encode(),
-        ([c.chat_id for c in there], [c.msg_id for c in there], [c.version for c in there]),
+        ([c.chat_id for c in there], [c.msg_id for c in there], [c.text for c in there]),
     ).fetchall()
     return {there[place - 1].key for (place,) in rows}
 
