@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anyio
@@ -18,6 +20,8 @@ from tests.harness.mcp import Office, asked, refused, told, with_client
 from tests.harness.postgres import PostgresServer
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import CannotWrite
+from vkteams_daemon.mcp.access import Access
+from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.options import Daemon as DaemonOptions
 from vkteams_daemon.store.database import Database
 
@@ -196,3 +200,18 @@ def test_lines_that_are_no_protocol_are_survived(office: Office) -> None:
     assert done.returncode == 0
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert any(answer.get("result", {}).get("serverInfo", {}).get("name") == "vkteams" for answer in answers)
+
+
+def test_two_first_questions_at_once_open_one_archive(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Slow:
+        def __init__(self, config: Config) -> None:
+            opened.append(self)
+            time.sleep(0.2)
+
+    monkeypatch.setattr("vkteams_daemon.search.archive.Archive", Slow)
+    reader = Reader(Config(), Access("me"))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: reader._opened(), range(4)))
+    assert len(opened) == 1 and set(map(id, found)) == {id(opened[0])}

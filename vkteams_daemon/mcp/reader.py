@@ -6,6 +6,7 @@ client takes it back; what it runs in the database ends there after `[search] ti
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -40,6 +41,7 @@ class Reader:
         self.config = config
         self._local = local
         self._archive: Archive | None = None
+        self._opening = threading.Lock()
         self._threads = anyio.CapacityLimiter(config.database.pool_size)
 
     @property
@@ -109,9 +111,10 @@ class Reader:
         return question(self._opened())
 
     def _opened(self) -> Archive:
-        if self._archive is None:
-            # Imported by the first question: the handshake need not wait for the database's and the model's libraries.
-            from vkteams_daemon.search.archive import Archive
+        with self._opening:
+            if self._archive is None:
+                # Imported by the first question: the handshake need not wait for the libraries of database and model.
+                from vkteams_daemon.search.archive import Archive
 
-            self._archive = Archive(self.config)
-        return self._archive
+                self._archive = Archive(self.config)
+            return self._archive
