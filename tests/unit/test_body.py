@@ -177,3 +177,11 @@ def test_the_work_is_linear_in_the_length(many: bytes, expected: type[Exception]
 def test_a_string_without_an_end_is_read_once() -> None:
     with pytest.raises(ApiProtocolError):
         split(b'{"events":["' + b'\\"' * 2**20)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("many", [b'"a":x,', b'"a":NaN,', b'"events":[1],', b'"a":{"b":x},'], ids=str)
+def test_fields_that_cannot_be_read_and_many_arrays_are_read_once(many: bytes) -> None:
+    body = split(b"{" + many * (2**20 // len(many)) + b'"ok":false,"events":[1]}')
+    assert body.fields["ok"] is False
+    assert body.elements and body.elements[-1].value == 1

@@ -271,12 +271,12 @@ def test_ids(value: Any, kept: str | None) -> None:
     assert ident(value) == kept
 
 
-@pytest.mark.parametrize("value", [None, True, False, 0, -1, "", "x", "1.5", "²", [], {}, 253402300800, 10**400, 1e300])
+@pytest.mark.parametrize("value", [None, True, False, 0, -1, "", "x", "1.5", "²", [], {}, 253402214400, 10**400, 1e300])
 def test_what_is_no_time(value: Any) -> None:
     assert when(value) is None
 
 
-@pytest.mark.parametrize("value", [1764000000, 1764000000.25, "1764000000", 1e-300, 253402300799, 253402300799.99995])
+@pytest.mark.parametrize("value", [1764000000, 1764000000.25, "1764000000", 1e-300, 253402214399, 253402214399.99994])
 def test_times(value: Any) -> None:
     found = when(value)
     assert found is not None

@@ -89,8 +89,9 @@ def split(body: bytes) -> Body:
             key, at = scanstring(text, _expect(text, at, '"'), False)
             at = _expect(text, _skip_space(text, at), ":")
             if key == "events" and text[at] == "[":
-                found, at = _split_array(text, at + 1)
-                elements = (elements or []) + found  # a second array must not take the place of the first one's events
+                # A second array must not take the place of the first one's events.
+                elements = elements or []
+                at = _split_array(text, at + 1, elements)
             else:
                 at = _field(text, at, key, fields)
             at = _skip_space(text, at)
@@ -106,15 +107,17 @@ def split(body: bytes) -> Body:
 
 def _field(text: str, at: int, key: str, fields: dict[str, Any]) -> int:
     """Read one top-level field, or pass over it where it cannot be read; where it ends."""
+    end = _extent(text, at)
     try:
-        fields[key], at = _lenient.raw_decode(text, at)
+        # Of a slice: the scanner's errors count the lines of all that stands before.
+        fields[key], length = _lenient.raw_decode(text[at:end])
     except (ValueError, RecursionError):
-        at = _extent(text, at)
-    return at
+        return end
+    return at + length
 
 
-def _split_array(text: str, at: int) -> tuple[list[Element], int]:
-    elements = []
+def _split_array(text: str, at: int, elements: list[Element]) -> int:
+    """Add the elements of the array whose first one starts at `at`; where the array ends."""
     sliced = False
     at = _skip_space(text, at)
     while text[at] != "]":
@@ -136,7 +139,7 @@ def _split_array(text: str, at: int) -> tuple[list[Element], int]:
             at = _skip_space(text, at + 1)
         elif text[at] != "]":
             raise ValueError("no comma between events")
-    return elements, at + 1
+    return at + 1
 
 
 def _value(text: str, at: int) -> tuple[Any, str | None, int]:

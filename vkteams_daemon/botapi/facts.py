@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+# Unix seconds. A day is left for sessions whose time zone is east of UTC: a driver cannot read what is later there.
+_LAST = 253402214400
+
 MAX_ID = 255  # characters; far above any real id and far below what an index row holds
 
 
@@ -108,7 +111,7 @@ def when(value: Any) -> datetime | None:
     """Unix seconds (a number, or its decimal text) as a time; None for anything else or beyond the calendar."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 253402300800:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LAST:
         return None
     return datetime.fromtimestamp(value, UTC)
 
@@ -216,8 +219,7 @@ def _searchable(payload: dict[str, Any], parts: list[Any] | None) -> str | None:
         return texts[0] or None
     texts += [_text(part["payload"].get("caption")) for part in _parts(parts, "file")]
     texts += [_text(message.get("text")) for message in _quoted(parts, "forward")]
-    kept = [text for at, text in enumerate(texts) if text and text not in texts[:at]]
-    return "\n".join(kept) if kept else None
+    return "\n".join(dict.fromkeys(filter(None, texts))) or None
 
 
 def _parts(parts: list[Any] | None, kind: str) -> Iterator[dict[str, Any]]:

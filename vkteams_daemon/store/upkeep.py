@@ -23,7 +23,7 @@ TABLES = (
 _WORTH_IT = 8 * 2**20  # bytes that a rebuilt index must give back
 _PAGE = 8192
 _BTREE_ENTRY = 24  # bytes beside the columns themselves: line pointer, header, alignment
-_HNSW_ENTRY = 400  # bytes beside the vector: headers and 32 neighbours (m = 16), measured with pgvector 0.8
+_HNSW_ENTRY = 256  # bytes beside the vector: headers and 12 neighbours (m = 6), measured with pgvector 0.8
 
 
 @dataclass(frozen=True, slots=True)
