@@ -2,7 +2,7 @@
 
 One event is one line: control characters in a message are escaped, and the lines of a traceback are indented, so that
 nothing that a chat or a server says can pass for a line of ours. A log that cannot be written never stops the daemon:
-the loss is counted, and said once there is room again.
+the loss is counted, and that of a file is said once there is room again.
 """
 
 from __future__ import annotations
