@@ -101,6 +101,12 @@ def test_a_prompt_that_cannot_be_filled(office: Office, arguments: dict[str, str
     assert _refused(office, lambda client: client.get_prompt("summarise_day", arguments)).startswith(why)
 
 
+def test_a_prompt_that_there_is_not(office: Office) -> None:
+    assert _refused(office, lambda client: client.get_prompt("summarize_day")) == "Unknown prompt: summarize_day"
+    assert office.audit()[-1]["outcome"] == "refused"
+    assert "Traceback" not in office.said.read_text()
+
+
 def test_recent_messages_go_back_page_by_page(office: Office) -> None:
     async def pages(client: Client) -> list[str]:
         arguments: dict[str, Any] = {"limit": 20, "chat_id": "all"}
