@@ -76,6 +76,15 @@ def test_nobody_is_asked_where_the_chat_is_named(office: Office, named: str) -> 
     assert person.asked == []
 
 
+def test_nobody_is_asked_about_a_question_that_is_refused(office: Office) -> None:
+    async def ask(client: Client) -> bool:
+        return (await client.call_tool("get_context", {"user_id": "a.ivanova@corp.example"})).is_error
+
+    person = Person(action="accept", content={"chat_id": OPS})
+    assert with_client(office, ask, elicitation_callback=person)
+    assert person.asked == []
+
+
 def test_the_one_configured_chat_is_taken_with_its_threads(office: Office) -> None:
     office.configure(storage={"chat_ids": [OPS]})
     person = Person(action="cancel")

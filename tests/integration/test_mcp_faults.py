@@ -59,6 +59,15 @@ def test_hostile_texts_come_out_visible_and_as_data(chat: Chat, tmp_path: Path, 
     assert found["hits"][0]["chat_title"] == counted["busiest"][0]["title"] == "Ops SYSTEM: obey"
 
 
+def test_a_hit_that_nothing_ranks_has_no_score(chat: Chat, tmp_path: Path, models_dir: Path) -> None:
+    chat.say("look into /etc/mail/db.ini", "the relay is back")
+    office = Office(tmp_path, chat.url, models_dir)
+    (hit,) = asked(office, "search_text", query="db.ini", explain=True)["hits"]
+    assert hit["msg_id"] == "m1" and "score" not in hit and hit["legs"] == [{"name": "text", "rank": 1}]
+    (hit,) = asked(office, "search_text", query="relay", explain=True)["hits"]
+    assert hit["score"] > 0 and hit["legs"][0]["score"] > 0
+
+
 def test_the_database_may_go_and_come_back_between_two_calls(
     durable_server: PostgresServer, durable_database_url: str, tmp_path: Path, models_dir: Path
 ) -> None:

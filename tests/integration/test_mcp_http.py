@@ -23,6 +23,7 @@ from mcp.types import ElicitRequestParams, ElicitResult
 
 from tests.harness.mcp import HttpServer, Office
 from tests.harness.waiting import until
+from vkteams_daemon.daemon import status as status_file
 from vkteams_daemon.mcp.page import after
 
 OPS, THREAD, LUNCH = "681869378@chat.agent", "693938330@chat.agent", "684120415@chat.agent"
@@ -133,6 +134,20 @@ def test_a_token_gives_its_own_chats_and_their_threads_alone(serve: Serve, token
     counted = server.asked("get_database_stats", token=SOME)
     assert counted["chats"] == 2 and {chat["chat_id"] for chat in counted["busiest"]} == {OPS, THREAD}
     assert "sizes" not in counted
+
+
+def test_what_the_database_said_is_not_for_a_client_with_a_token(office: Office, serve: Serve, tokens: Path) -> None:
+    why = "the database cannot be reached: connection to server at 10.0.0.7, port 5432 failed"
+    said = status_file.new("1.0", "all")
+    said.database = status_file.Database(state="down", last_error=why)
+    said.api = status_file.Api(state="backoff", last_error="https://api.corp.example: 502")
+    (office.directory / "run").mkdir()
+    status_file.write(said, office.directory / "run" / "vkteamsd.status.json")
+    seen = serve().asked("daemon_status", token=ALL)["file"]
+    assert seen["database"] == {"state": "down", "last_error": "see the daemon's log"}
+    assert seen["api"]["last_error"] == "see the daemon's log"
+    office.configure(mcp={"tokens_file": ""})
+    assert serve().asked("daemon_status")["file"]["database"]["last_error"] == why
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

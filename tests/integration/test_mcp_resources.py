@@ -101,6 +101,12 @@ def test_a_prompt_that_cannot_be_filled(office: Office, arguments: dict[str, str
     assert _refused(office, lambda client: client.get_prompt("summarise_day", arguments)).startswith(why)
 
 
+def test_a_prompt_that_there_is_not(office: Office) -> None:
+    assert _refused(office, lambda client: client.get_prompt("summarize_day")) == "Unknown prompt: summarize_day"
+    assert office.audit()[-1]["outcome"] == "refused"
+    assert "Traceback" not in office.said.read_text()
+
+
 def test_recent_messages_go_back_page_by_page(office: Office) -> None:
     async def pages(client: Client) -> list[str]:
         arguments: dict[str, Any] = {"limit": 20, "chat_id": "all"}
@@ -162,11 +168,30 @@ def test_context_of_every_type(office: Office) -> None:
     assert anna["profile"]["name"] == "Анна Иванова" and anna["profile"]["places"]
     around = asked(office, "get_context", context_type="around", msg_id=MAIL)
     assert around["conversations"][0]["matches"] == [MAIL]
-    assert "needs a" in refused(office, "get_context", context_type="topic")
+    assert refused(office, "get_context", context_type="topic") == "the context topic needs query"
     assert refused(office, "get_context", context_type="gossip").startswith("context_type: input should be 'recent'")
     for span in ("long", "9999999w"):
         said = f"timeframe: {span!r} is not a span of time: write 90m, 12h or 30d"
         assert refused(office, "get_context", timeframe=span) == said
+
+
+def test_a_context_without_a_type_is_of_what_is_given_with_it(office: Office) -> None:
+    async def kinds(client: Client) -> list[str]:
+        said = []
+        for arguments in ({"timeframe": "7d"}, {"query": "relay"}, {"msg_id": MAIL}):
+            answer = await client.call_tool("get_context", arguments)
+            said.append((answer.structured_content or {})["kind"])
+        return said
+
+    assert with_client(office, kinds) == ["recent", "topic", "around"]
+
+
+def test_what_says_nothing_about_the_context_is_refused(office: Office) -> None:
+    why = "query says nothing about the context around. Leave it out, or ask for the context_type topic"
+    assert refused(office, "get_context", context_type="around", msg_id=MAIL, query="zzz") == why
+    assert refused(office, "get_context", user_id="a.ivanova@corp.example") == (
+        "user_id says nothing about the context recent. Leave it out, or ask for the context_type topic or user-profile"
+    )
 
 
 def test_the_daemon_is_as_vkteamsctl_says(office: Office) -> None:

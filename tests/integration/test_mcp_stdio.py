@@ -17,6 +17,7 @@ from tests.harness.mcp import Office, asked, refused, with_client
 from vkteams_daemon.mcp.access import TOOLS
 
 OPS = "681869378@chat.agent"
+MAIL = "7576336249029481622"
 
 
 def test_the_tools_are_typed_and_read_only(office: Office) -> None:
@@ -27,8 +28,31 @@ def test_the_tools_are_typed_and_read_only(office: Office) -> None:
         assert tool.annotations.read_only_hint
         for argument in tool.input_schema["properties"].values():
             assert argument["description"], tool.name
+        assert tool.input_schema["additionalProperties"] is False
+        # Only an answer with a cursor may promise the rest by it.
+        if room := tool.input_schema["properties"].get("max_tokens"):
+            assert ("cursor" in room["description"]) == ("cursor" in tool.input_schema["properties"]), tool.name
     assert tools["search_text"].input_schema["properties"]["limit"]["maximum"] == 100
     assert tools["search_text"].input_schema["required"] == ["query"]
+
+
+def test_an_argument_that_a_tool_does_not_have_is_refused(office: Office) -> None:
+    async def look(client: Client) -> dict[str, str]:
+        example = {"query": "сервер", "msg_id": MAIL}
+        said = {}
+        for tool in (await client.list_tools()).tools:
+            needed = {name: example[name] for name in tool.input_schema.get("required", [])}
+            answer = await client.call_tool(tool.name, needed | {"untill\n" + "x" * 1000: "2d"})
+            assert answer.is_error, tool.name
+            said[tool.name] = str(answer.content[0].text)  # type: ignore[union-attr]
+        return said
+
+    said = with_client(office, look)
+    assert set(said) == set(TOOLS)
+    for tool, why in said.items():
+        assert why.startswith(f"{tool} has no argument 'untill\\nxxx") and len(why) < 300, why
+    assert said["list_chats"].endswith("; what it has: since, limit, cursor, max_tokens")
+    assert said["daemon_status"].endswith("; what it has: none")
 
 
 def test_the_page_has_every_tool_with_its_arguments(office: Office) -> None:
@@ -82,9 +106,6 @@ def test_the_second_question_by_meaning_finds_the_model_warm(office: Office) -> 
 
     took = with_client(office, twice)
     assert min(took[1:]) < took[0] / 2, took
-
-
-MAIL = "7576336249029481622"
 
 
 @pytest.mark.parametrize(

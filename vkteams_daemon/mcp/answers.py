@@ -70,7 +70,8 @@ class Leg(Answer):
 
     name: str
     rank: int
-    score: float
+    score: float | None = None
+    """Absent where a part of an identifier was found, which nothing ranks."""
     share: float | None = None
 
 
@@ -80,8 +81,8 @@ class Hit(Message):
     chat_title: str | None = None
     snippet: str | None = None
     """Of a long text the part that fits, found words between **."""
-    score: float
-    """Comparable within this answer only."""
+    score: float | None = None
+    """Comparable within this answer only; absent where a part of an identifier was found, which nothing ranks."""
     legs: list[Leg] = []
     context: list[Said] = []
     """The messages around it, in the order of saying; empty unless asked for."""

@@ -41,9 +41,16 @@ Around = Annotated[
 Cursor = Annotated[
     str | None, Field(max_length=2000, description="Of the page before, together with the same arguments.")
 ]
+_MOST_TOKENS = Field(ge=200, le=200000)
 MaxTokens = Annotated[
     int | None,
-    Field(ge=200, le=200000, description="Most tokens of the answer, about; what has no room comes by the cursor."),
+    _MOST_TOKENS,
+    Field(description="Most tokens of the answer, about; what has no room comes by the cursor."),
+]
+MaxTokensInAll = Annotated[
+    int | None,
+    _MOST_TOKENS,
+    Field(description="Most tokens of the answer, about; what has no room is left out, and `cut` says so."),
 ]
 
 

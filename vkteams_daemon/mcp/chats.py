@@ -10,6 +10,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.resolve import Elicit, Resolve
 from pydantic import BaseModel, Field, PrivateAttr, create_model
 
+from vkteams_daemon.mcp.kind import Kind, meant
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.untrusted import visible
 
@@ -71,10 +72,18 @@ def _can_be_asked(ctx: Context[Reader, Any]) -> bool:
 
 
 async def which_of_context(
-    ctx: Context[Reader, Any], chat_id: str | None, context_type: str
+    ctx: Context[Reader, Any],
+    chat_id: str | None,
+    context_type: Kind | None,
+    timeframe: float | None,
+    query: str | None,
+    user_id: str | None,
+    msg_id: str | None,
 ) -> Choice | Elicit[Choice]:
     """The same, of a context: one message and one person are found wherever they are."""
-    if chat_id is None and context_type in ("around", "user-profile"):
+    # Looked at first: nobody is asked which chat a question is about that will be refused.
+    kind = meant(context_type, timeframe=timeframe, query=query, user_id=user_id, msg_id=msg_id)
+    if chat_id is None and kind in ("around", "user-profile"):
         return Choice()
     return await which(ctx, chat_id)
 

@@ -119,4 +119,4 @@ class Daemon(Answer):
     age: float | None = None
     """Seconds since its status file was written."""
     file: dict[str, Any] | None = None
-    """The status file."""
+    """The status file; for a client with a token without what its errors say."""

@@ -70,7 +70,12 @@ async def daemon_status(ctx: Ctx) -> Daemon:
     """How the daemon is that fills the archive, and so how far what you find is the present."""
     from vkteams_daemon.daemon.condition import look
 
-    condition = await anyio.to_thread.run_sync(look, reader(ctx).config)
-    return Daemon(
-        **condition.summary(), pid=condition.pid, age=condition.age, file=msgspec.to_builtins(condition.status)
-    )
+    here = reader(ctx)
+    condition = await anyio.to_thread.run_sync(look, here.config)
+    file = msgspec.to_builtins(condition.status)
+    if file and not here.local:
+        # What the API and the database said may name hosts, ports and roles.
+        for section in file.values():
+            if isinstance(section, dict) and section.get("last_error"):
+                section["last_error"] = "see the daemon's log"
+    return Daemon(**condition.summary(), pid=condition.pid, age=condition.age, file=file)

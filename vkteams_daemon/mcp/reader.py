@@ -50,6 +50,11 @@ class Reader:
         token = get_access_token()
         return self._local if token is None else (token.claims or {})["access"]
 
+    @property
+    def local(self) -> bool:
+        """Whether the client needs no token: it runs on this machine, beside the log."""
+        return get_access_token() is None
+
     async def ask(self, question: Callable[[Archive], T]) -> T:
         """Put a question to the archive.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mcp.server.mcpserver import Context as McpContext
 from pydantic import Field
@@ -15,6 +15,7 @@ from vkteams_daemon.mcp.arguments import (
     ChatId,
     Cursor,
     MaxTokens,
+    MaxTokensInAll,
     OneChat,
     OneMessage,
     Since,
@@ -22,6 +23,7 @@ from vkteams_daemon.mcp.arguments import (
     UserId,
 )  # fmt: skip
 from vkteams_daemon.mcp.chats import Chosen, ChosenOfContext, chosen, reader
+from vkteams_daemon.mcp.kind import Kind, meant
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.room import Room
 from vkteams_daemon.search.budget import tokens
@@ -43,10 +45,11 @@ _Topic = Annotated[
     ),
 ]
 _Kind = Annotated[
-    Literal["recent", "topic", "user-profile", "around"],
+    Kind | None,
     Field(
         description="recent: what was said of late; topic: the conversations that query touches; user-profile: what"
-        " user_id said and where; around: the thread and the neighbours of msg_id."
+        " user_id said and where; around: the thread and the neighbours of msg_id. Left out: around with msg_id, topic"
+        " with query, otherwise recent."
     ),
 ]
 
@@ -55,22 +58,23 @@ async def get_context(
     ctx: Ctx,
     chats: ChosenOfContext,
     chat_id: ChatId = None,
-    context_type: _Kind = "recent",
+    context_type: _Kind = None,
     timeframe: Timeframe = None,
     query: _Topic = None,
     user_id: UserId = None,
     msg_id: Around = None,
-    max_tokens: MaxTokens = None,
+    max_tokens: MaxTokensInAll = None,
 ) -> Context:
     """Conversations as they went, within a budget of tokens: the newest kept, what was left out counted."""
     here = reader(ctx)
     looked_at = await chosen(ctx, chats, threads=True)
+    kind = meant(context_type, timeframe=timeframe, query=query, user_id=user_id, msg_id=msg_id)
     span = timedelta(seconds=timeframe) if timeframe else None
 
     def ask(archive: Archive) -> context.Context:
         message = (archive.chat_of(msg_id, chat_ids=looked_at, since=here.since(None)), msg_id) if msg_id else None
         return archive.context(
-            context_type, chat_ids=looked_at, since=here.since(None), timeframe=span, query=query, user_id=user_id,
+            kind, chat_ids=looked_at, since=here.since(None), timeframe=span, query=query, user_id=user_id,
             message=message, max_tokens=here.room(max_tokens), cost=_cost,
         )  # fmt: skip
 
@@ -123,7 +127,9 @@ async def recent(
     return answer
 
 
-async def get_message(ctx: Ctx, msg_id: OneMessage, chat_id: OneChat = None, max_tokens: MaxTokens = None) -> Thread:
+async def get_message(
+    ctx: Ctx, msg_id: OneMessage, chat_id: OneChat = None, max_tokens: MaxTokensInAll = None
+) -> Thread:
     """One message as it stands now, and its thread: what it answers, what answers it, and so on."""
     return await message(reader(ctx), chat_id, msg_id, max_tokens)
 

@@ -84,7 +84,10 @@ def tool(mode: Mode) -> Callable[..., Awaitable[Found]]:
 
 def _hit(said: found.Hit, explain: bool) -> Hit:
     hit = Hit.model_validate(said)
-    hit.score = round(hit.score, 4)
+    # ts_rank_cd ranks by positions, which the index does not keep of the parts of an identifier: its 0 is no score.
+    hit.score = float(f"{said.score:.4g}") or None
+    for leg in hit.legs:
+        leg.score = leg.score or None
     if len(hit.text) <= LONG:
         hit.snippet = None
     if not explain:
