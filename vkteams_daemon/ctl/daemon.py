@@ -14,22 +14,19 @@ import select
 import signal
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vkteams_daemon import config as configuration
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import unit
-from vkteams_daemon.ctl.output import Answer, Screen, cell, size
+from vkteams_daemon.ctl.condition import shown, style
+from vkteams_daemon.ctl.output import Answer, Screen, cell
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.daemon.condition import Condition, look
 from vkteams_daemon.daemon.holder import holder
 from vkteams_daemon.errors import AlreadyRunning, NotRunning, PermissionRefused, UsageError, VkTeamsError
 
-if TYPE_CHECKING:
-    from vkteams_daemon.daemon.status import Status
-
 STATS_TIMEOUT = 10.0  # seconds a daemon has to write its status file when it is asked to
-_STYLES = {"running": "green", "standby": "green", "starting": "yellow", "stopping": "yellow", "degraded": "yellow"}
 _VERBS = {
     "start": "start vkteamsd and wait until it is ready",
     "stop": "stop it and wait until it has gone; nothing to stop is no error",
@@ -83,7 +80,7 @@ def _start(args: argparse.Namespace, _: Config) -> Answer:
     condition = look(_configuration(args))
 
     def render(screen: Screen) -> None:
-        screen.line(f"vkteamsd is {condition.word}, process {cell(condition.pid)}", _STYLES.get(condition.word, ""))
+        screen.line(f"vkteamsd is {condition.word}, process {cell(condition.pid)}", style(condition.word))
         if note:
             screen.line(note)
 
@@ -113,13 +110,13 @@ def _reload(args: argparse.Namespace, _: Config) -> Answer:
 
 
 def _status(args: argparse.Namespace, _: Config) -> Answer:
-    return _shown(_looked_up(args), full=False)
+    return shown(_looked_up(args), full=False)
 
 
 def _stats(args: argparse.Namespace, _: Config) -> Answer:
     condition = _looked_up(args)
     if not condition.alive:
-        return _shown(condition, full=True)
+        return shown(condition, full=True)
     config = _configuration(args)
     before = condition.status.updated_at if condition.status else None
     pid = _send(config, signal.SIGUSR1)
@@ -127,7 +124,7 @@ def _stats(args: argparse.Namespace, _: Config) -> Answer:
     while time.monotonic() < deadline:
         condition = look(config)
         if not condition.alive or (condition.status and (before is None or condition.status.updated_at > before)):
-            return _shown(condition, full=True)
+            return shown(condition, full=True)
         time.sleep(0.02)
     raise NotRunning(
         f"process {pid} has not written {config.status_file} within {STATS_TIMEOUT:g} s", hint="Is it stopped or stuck?"
@@ -139,7 +136,7 @@ def _top(args: argparse.Namespace, _: Config) -> Answer:
 
     if getattr(args, "output", "table") != "table":
         raise UsageError("daemon top is for people", hint="`vkteamsctl --output json daemon status` is for programs.")
-    top.run(lambda: _looked_up(args), args.interval, lambda word: _STYLES.get(word, "red"))
+    top.run(lambda: _looked_up(args), args.interval, style)
     return Answer(None, lambda screen: None)
 
 
@@ -256,63 +253,3 @@ def _end(config: Config, timeout: float, *, force: bool) -> int | None:
         with contextlib.suppress(VkTeamsError):
             PidFile(config.pid_file).break_lock()
     return stopped
-
-
-def _shown(condition: Condition, *, full: bool) -> Answer:
-    sentence = f"vkteamsd: {condition.word}" + (f": {condition.error}" if condition.error else "")
-    data = {**condition.summary(), "pid": condition.pid, "age": condition.age, "file": condition.status}
-
-    def render(screen: Screen) -> None:
-        screen.line(f"vkteamsd is {condition.word}", _STYLES.get(condition.word, "red"))
-        if condition.error:
-            screen.line(condition.error)
-        if condition.status is not None and full:
-            screen.pairs(_all_pairs(condition.status))
-        elif condition.status is not None and condition.alive:
-            screen.pairs(_pairs(condition, condition.status))
-
-    return Answer(data, render, condition.exit_code, sentence if condition.exit_code else None)
-
-
-def _pairs(condition: Condition, status: Status) -> list[tuple[str, Any]]:
-    events, embedding, api, database = status.events, status.embedding, status.api, status.database
-    return [
-        ("process", condition.pid),
-        ("version", status.version),
-        ("uptime", _duration(condition.uptime)),
-        ("role", status.role),
-        ("bot", f"{status.bot.nick or '-'} ({status.bot.id})" if status.bot.id else None),
-        ("api", f"{cell(api.state)}{f', {api.last_error}' if api.last_error else ''}"),
-        ("database", f"{cell(database.state)}{f', {database.last_error}' if database.last_error else ''}"),
-        ("events", f"{events.saved} saved, {events.received} received, {events.per_second:g} a second"),
-        ("last event", events.last_event_at),
-        ("embedding", f"{embedding.state}, {cell(embedding.model)}, {cell(embedding.queued)} queued"),
-        ("memory", size(status.rss_bytes)),
-    ]
-
-
-def _all_pairs(status: Status) -> list[tuple[str, Any]]:
-    from vkteams_daemon.ctl.output import plain
-
-    rows: list[tuple[str, Any]] = []
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                walk(f"{prefix}.{name}" if prefix else name, inner)
-        else:
-            rows.append((prefix, value))
-
-    walk("", plain(status))
-    return rows
-
-
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")]
-    shown = [f"{value}{unit}" for value, unit in parts if value]
-    return " ".join(shown[:2]) or "0s"
