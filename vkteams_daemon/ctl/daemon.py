@@ -18,7 +18,7 @@ from typing import Any
 
 from vkteams_daemon import config as configuration
 from vkteams_daemon.config import Config
-from vkteams_daemon.ctl import unit
+from vkteams_daemon.ctl import checking, unit
 from vkteams_daemon.ctl.condition import shown, style
 from vkteams_daemon.ctl.output import Answer, Screen, cell
 from vkteams_daemon.daemon import arguments
@@ -97,6 +97,12 @@ def _stop(args: argparse.Namespace, _: Config) -> Answer:
 
 def _restart(args: argparse.Namespace, config: Config) -> Answer:
     unit.refuse_start(args, "restart")
+    # Whoever could not come back must not go.
+    flags = {"daemon.pid_file": getattr(args, "pid_file", None), "daemon.role": args.role,
+             "storage.save": args.save, "storage.chat_ids": args.chat_id}  # fmt: skip
+    next_one = checking.as_daemon(getattr(args, "config", None), getattr(args, "instance", ""), flags)
+    for check in checking.checks(next_one, foreground=args.foreground):
+        check()
     _end(_configuration(args), args.timeout, force=args.force)
     return _start(args, config)
 
