@@ -77,7 +77,7 @@ def _run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (("search", "text", " "), 64, "the query is empty"),
         (("config", "show", "--conf", "x"), 64, "unrecognized arguments: --conf x"),
         (("config", "show", "--config", "/no/such.toml"), 78, "/no/such.toml: cannot be read: No such file"),
-        (("--config", "/no/such.toml", "daemon", "status"), 78, "/no/such.toml: cannot be read: No such file"),
+        (("--config", "/no/such.toml", "daemon", "stop"), 78, "/no/such.toml: cannot be read: No such file"),
         (("--instance", "a/b", "config", "check"), 78, "--instance: a/b is not a name"),
     ],
 )  # fmt: skip

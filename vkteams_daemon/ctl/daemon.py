@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import select
 import signal
@@ -24,7 +25,15 @@ from vkteams_daemon.ctl.output import Answer, Screen, cell
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.daemon.condition import Condition, look
 from vkteams_daemon.daemon.holder import holder
-from vkteams_daemon.errors import AlreadyRunning, NotRunning, PermissionRefused, UsageError, VkTeamsError
+from vkteams_daemon.errors import (
+    AlreadyRunning,
+    ConfigError,
+    NotRunning,
+    PermissionRefused,
+    UsageError,
+    VkTeamsError,
+)
+from vkteams_daemon.options import Daemon
 
 STATS_TIMEOUT = 10.0  # seconds a daemon has to write its status file when it is asked to
 _VERBS = {
@@ -89,7 +98,7 @@ def _start(args: argparse.Namespace, _: Config) -> Answer:
 
 
 def _stop(args: argparse.Namespace, _: Config) -> Answer:
-    config = _configuration(args)
+    config, _wrong = _known(args)
     pid = _end(config, args.timeout, force=args.force)
     sentence = f"vkteamsd has stopped, process {pid}" if pid else "vkteamsd is not running"
     return Answer({"status": "not running", "stopped": pid}, lambda screen: screen.line(sentence))
@@ -111,8 +120,11 @@ def _reload(args: argparse.Namespace, _: Config) -> Answer:
     # Loading it here says what is wrong with the file before the daemon is asked; it would keep what it has.
     config = _configuration(args)
     pid = _send(config, signal.SIGHUP)
-    said = f"vkteamsd reads its configuration again, process {pid}; its log says what came of it: {config.log_file}"
-    return Answer({"pid": pid, "log": str(config.log_file)}, lambda screen: screen.line(said))
+    # One that stays in the foreground writes no file, whatever the configuration says.
+    log = config.log_file if config.log.target == "file" and os.access(config.log_file, os.F_OK) else None
+    where = f"its log says what came of it: {log}" if log else "what came of it is on its standard error or in syslog"
+    said = f"vkteamsd reads its configuration again, process {pid}; {where}"
+    return Answer({"pid": pid, "log": log}, lambda screen: screen.line(said))
 
 
 def _status(args: argparse.Namespace, _: Config) -> Answer:
@@ -123,7 +135,7 @@ def _stats(args: argparse.Namespace, _: Config) -> Answer:
     condition = _looked_up(args)
     if not condition.alive:
         return shown(condition, full=True)
-    config = _configuration(args)
+    config, _wrong = _known(args)
     before = condition.status.updated_at if condition.status else None
     pid = _send(config, signal.SIGUSR1)
     deadline = time.monotonic() + STATS_TIMEOUT
@@ -157,11 +169,36 @@ def _interval(text: str) -> float:
 
 
 def _looked_up(args: argparse.Namespace) -> Condition:
-    """The condition, also where the configuration cannot be read by this user: then that is the answer."""
+    """The condition, also where the configuration is wrong or closed to this user: then that is said of it."""
     try:
-        return look(_configuration(args))
-    except PermissionRefused as error:
-        return Condition("unknown", None, None, None, str(error))
+        config, wrong = _known(args)
+    except (ConfigError, PermissionRefused) as error:
+        return Condition("unknown", None, None, None, f"{error}. {error.hint}")
+    condition = look(config)
+    if wrong is None:
+        return condition
+    if condition.alive and (condition.status is None or condition.word == "stale"):
+        # Where its status file is, and how old that may be, the configuration would have said.
+        return Condition("unknown", None, None, None, str(wrong))
+    return dataclasses.replace(condition, error=condition.error or str(wrong))
+
+
+def _known(args: argparse.Namespace) -> tuple[Config, VkTeamsError | None]:
+    """The configuration; or, where it cannot be read and the PID file is named, that alone, and what is wrong.
+
+    A mistake in the file keeps nobody from stopping a daemon that was started before it was made.
+
+    Raises:
+        ConfigError, PermissionRefused: it cannot be read, and no PID file is named.
+    """
+    try:
+        return _configuration(args), None
+    except (ConfigError, PermissionRefused) as error:
+        pid_file = getattr(args, "pid_file", None)
+        if not pid_file:
+            error.hint = "With --pid-file FILE the daemon can be looked at and stopped all the same."
+            raise
+        return Config(daemon=Daemon(pid_file=pid_file)), error
 
 
 def _configuration(args: argparse.Namespace) -> Config:
