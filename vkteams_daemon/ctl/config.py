@@ -60,7 +60,7 @@ def _show(args: argparse.Namespace, config: Config) -> Answer:
 
     def render(screen: Screen) -> None:
         screen.line(f"configuration file: {config.source or 'none'}")
-        screen.table(("option", "value", "source"), [tuple(row.values()) for row in rows])
+        screen.table(("option", "value", "source"), [tuple(row.values()) for row in rows], free=("value",))
         screen.pairs(paths.items())
 
     return Answer(data, render)
