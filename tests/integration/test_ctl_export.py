@@ -7,6 +7,8 @@ import io
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.daemon import ROOT
 from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk
 from vkteams_daemon.ctl import export
 
@@ -116,6 +119,17 @@ def test_where_it_cannot_go_is_said(told: Talk, ask: Ask, tmp_path: Path) -> Non
     assert "standard output cannot hold both" in said["error"]
 
 
+@pytest.mark.parametrize("format", ["jsonl", "csv"])
+def test_a_disk_that_is_full(talk: Talk, database_url: str, format: str) -> None:
+    talk.say("1", "long " * 10_000)  # more than is written at once
+    command = [sys.executable, str(ROOT / "bin" / "vkteamsctl"), "database", "export", "--format", format]
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "DATABASE_URL": database_url, "VKTEAMS_BOT_CONFIG": "/dev/null"}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, env=environ, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    said = "vkteamsctl: standard output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (73, said)
+
+
 def test_hostile_text_reaches_no_terminal(talk: Talk, ask: Ask) -> None:
     talk.say("1", "a\x1b[2Jb\u202ec")
     assert "\x1b" not in ask("database", "export", mode="table")
@@ -140,14 +154,16 @@ def test_cleanup_counts_asks_and_erases(aged: Talk, ask: Ask) -> None:
     data = ask("database", "cleanup", "--older-than", "365d", "--dry-run")
     assert (data["dry_run"], data["found"]["messages"]) == (True, 2)
     said = ask("database", "cleanup", "--older-than", "365d", "--dry-run", mode="table")
-    assert "2 messages with 0 earlier texts and 0 vectors" in said
+    assert "2 messages with 0 earlier texts, 0 vectors and what their events say, and what 0 events say that" in said
     said = ask("database", "cleanup", "--older-than", "365d", code=64, mode="table")
     assert "2 messages" in said
     assert "Add --yes" in said
     assert aged.rows("SELECT count(*) FROM messages") == [(3,)]
     done = ask("database", "cleanup", "--older-than", "365d", "--chat-id", DEV, "--yes")["done"]
     assert done["messages"] == 1
-    assert "1 messages from before" in ask("database", "cleanup", "--older-than", "52w", "--yes", mode="table")
+    said = ask("database", "cleanup", "--older-than", "52w", "--yes", mode="table")
+    assert "1 messages from before" in said
+    assert "are erased, with what their events said; 0 further events emptied" in said
     assert aged.rows("SELECT msg_id FROM messages") == [("3",)]
 
 

@@ -162,10 +162,40 @@ def test_tables_are_aligned_and_numbers_stand_right() -> None:
 def test_a_table_on_a_terminal_fits_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     stream = Terminal()
-    Screen(stream).table(("name", "text"), [("x", "[bold]слово[/bold] " * 20)])
+    Screen(stream).table(("name", "text"), [("x", "[bold]слово[/bold] " * 20)], free=("text",))
     lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
     assert max(map(len, lines)) <= 40
     assert "[bold]" in stream.getvalue()
+
+
+@pytest.mark.parametrize("width", ["20", "60", "80", "200"])
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_what_is_there_to_be_copied_is_never_broken(monkeypatch: pytest.MonkeyPatch, width: str, term: str) -> None:
+    monkeypatch.setenv("COLUMNS", width)
+    monkeypatch.setenv("TERM", term)
+    chat, model, at = "7576322310174586465@chat.agent", "paraphrase-multilingual-MiniLM-L12-v2", "2026-11-24T08:24:00Z"
+    stream = Terminal()
+    Screen(stream).table(
+        ("chat", "title", "the model", "last event id", "changed"),
+        [(chat, "Эксплуатация серверов и баз данных", model, 1234567890, at)],
+        free=("title",),
+    )
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert [chat, model, "1234567890", at] in [[word for word in line.split() if word.isascii()] for line in lines]
+    if width != "200":
+        assert len([line for line in lines if re.search("[А-я]", line)]) > 1, "free text gives way"
+        assert max(map(len, lines)) <= 30 + 16 + 37 + 10 + 20 + 14, "no longer than it must be"
+
+
+def test_headings_give_way_before_the_line_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    Screen(stream).table(
+        ("bot", "nick", "generation", "last event id", "highest stored", "changed"),
+        [("1000000001", "opsbot", 1, 17, 17, "2026-11-24T08:24:00Z")],
+    )
+    assert max(map(len, re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue()).splitlines())) <= 80
 
 
 def test_pairs_are_aligned() -> None:

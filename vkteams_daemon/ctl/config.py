@@ -11,7 +11,9 @@ from typing import Any
 
 from vkteams_daemon import config as configuration
 from vkteams_daemon.config import Config
+from vkteams_daemon.ctl import checking
 from vkteams_daemon.ctl.output import Answer, Screen
+from vkteams_daemon.errors import PermissionRefused
 from vkteams_daemon.options import NOT_OPTIONS
 
 
@@ -58,7 +60,7 @@ def _show(args: argparse.Namespace, config: Config) -> Answer:
 
     def render(screen: Screen) -> None:
         screen.line(f"configuration file: {config.source or 'none'}")
-        screen.table(("option", "value", "source"), [tuple(row.values()) for row in rows])
+        screen.table(("option", "value", "source"), [tuple(row.values()) for row in rows], free=("value",))
         screen.pairs(paths.items())
 
     return Answer(data, render)
@@ -76,10 +78,26 @@ def _source(option: configuration.Option, config: Config, file: dict[str, Any], 
 
 
 def _check(args: argparse.Namespace, config: Config) -> Answer:
-    """What main() read without an error is right; what remains is said as notes."""
+    """What vkteamsd would start with is right; what remains is said as notes.
+
+    Who checks need not be who starts it: what this user alone may not do or read is a note, too.
+    """
+    from vkteams_daemon.store import bundle
+
+    flags = {"daemon.pid_file": getattr(args, "pid_file", None)}
+    config = checking.as_daemon(getattr(args, "config", None), getattr(args, "instance", ""), flags)
     notes = []
+    for check in checking.checks(config, foreground=True, token=False):
+        try:
+            check()
+        except PermissionRefused as error:
+            notes.append(f"for this user: {error}")
     if not config.source:
         notes.append("no configuration file was found; defaults and the environment apply")
+    if not config.database.url and config.storage.save and not bundle.available():
+        notes.append("database.url is not set, and the bundled PostgreSQL is not installed")
+    if not config.storage.save:
+        notes.append("storage.save is false: vkteamsd will start with --foreground alone")
     known = {variable for option in configuration.options() for variable in option.variables}
     for variable in sorted(os.environ.keys() - known - NOT_OPTIONS):
         if variable.startswith("VKTEAMS_"):

@@ -138,6 +138,7 @@ def _chats(args: argparse.Namespace, config: Config) -> Answer:
             ("chat", "type", "title", "messages", "authors", "last"),
             [(c.chat_id, "thread" if c.parent_msg_id else c.type, c.title, c.messages, c.users, c.last_message_at)
              for c in rows],
+            free=("title",),
         )  # fmt: skip
 
     return Answer({"rows": rows}, render, ids=[chat.chat_id for chat in rows])
@@ -153,6 +154,7 @@ def _users(args: argparse.Namespace, config: Config) -> Answer:
         screen.table(
             ("user", "name", "bot", "messages", "chats", "last"),
             [(u.user_id, u.name, u.is_bot, u.messages, u.chats, u.last_message_at) for u in rows],
+            free=("name",),
         )
 
     return Answer({"rows": rows}, render, ids=[user.user_id for user in rows])

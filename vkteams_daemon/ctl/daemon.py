@@ -9,27 +9,33 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import select
 import signal
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vkteams_daemon import config as configuration
 from vkteams_daemon.config import Config
-from vkteams_daemon.ctl import unit
-from vkteams_daemon.ctl.output import Answer, Screen, cell, size
+from vkteams_daemon.ctl import checking, unit
+from vkteams_daemon.ctl.condition import shown, style
+from vkteams_daemon.ctl.output import Answer, Screen, cell
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.daemon.condition import Condition, look
 from vkteams_daemon.daemon.holder import holder
-from vkteams_daemon.errors import AlreadyRunning, NotRunning, PermissionRefused, UsageError, VkTeamsError
-
-if TYPE_CHECKING:
-    from vkteams_daemon.daemon.status import Status
+from vkteams_daemon.errors import (
+    AlreadyRunning,
+    ConfigError,
+    NotRunning,
+    PermissionRefused,
+    UsageError,
+    VkTeamsError,
+)
+from vkteams_daemon.options import Daemon
 
 STATS_TIMEOUT = 10.0  # seconds a daemon has to write its status file when it is asked to
-_STYLES = {"running": "green", "standby": "green", "starting": "yellow", "stopping": "yellow", "degraded": "yellow"}
 _VERBS = {
     "start": "start vkteamsd and wait until it is ready",
     "stop": "stop it and wait until it has gone; nothing to stop is no error",
@@ -83,7 +89,7 @@ def _start(args: argparse.Namespace, _: Config) -> Answer:
     condition = look(_configuration(args))
 
     def render(screen: Screen) -> None:
-        screen.line(f"vkteamsd is {condition.word}, process {cell(condition.pid)}", _STYLES.get(condition.word, ""))
+        screen.line(f"vkteamsd is {condition.word}, process {cell(condition.pid)}", style(condition.word))
         if note:
             screen.line(note)
 
@@ -92,7 +98,7 @@ def _start(args: argparse.Namespace, _: Config) -> Answer:
 
 
 def _stop(args: argparse.Namespace, _: Config) -> Answer:
-    config = _configuration(args)
+    config, _wrong = _known(args)
     pid = _end(config, args.timeout, force=args.force)
     sentence = f"vkteamsd has stopped, process {pid}" if pid else "vkteamsd is not running"
     return Answer({"status": "not running", "stopped": pid}, lambda screen: screen.line(sentence))
@@ -100,6 +106,12 @@ def _stop(args: argparse.Namespace, _: Config) -> Answer:
 
 def _restart(args: argparse.Namespace, config: Config) -> Answer:
     unit.refuse_start(args, "restart")
+    # Whoever could not come back must not go.
+    flags = {"daemon.pid_file": getattr(args, "pid_file", None), "daemon.role": args.role,
+             "storage.save": args.save, "storage.chat_ids": args.chat_id}  # fmt: skip
+    next_one = checking.as_daemon(getattr(args, "config", None), getattr(args, "instance", ""), flags)
+    for check in checking.checks(next_one, foreground=args.foreground):
+        check()
     _end(_configuration(args), args.timeout, force=args.force)
     return _start(args, config)
 
@@ -108,26 +120,29 @@ def _reload(args: argparse.Namespace, _: Config) -> Answer:
     # Loading it here says what is wrong with the file before the daemon is asked; it would keep what it has.
     config = _configuration(args)
     pid = _send(config, signal.SIGHUP)
-    said = f"vkteamsd reads its configuration again, process {pid}; its log says what came of it: {config.log_file}"
-    return Answer({"pid": pid, "log": str(config.log_file)}, lambda screen: screen.line(said))
+    # One that stays in the foreground writes no file, whatever the configuration says.
+    log = config.log_file if config.log.target == "file" and os.access(config.log_file, os.F_OK) else None
+    where = f"its log says what came of it: {log}" if log else "what came of it is on its standard error or in syslog"
+    said = f"vkteamsd reads its configuration again, process {pid}; {where}"
+    return Answer({"pid": pid, "log": log}, lambda screen: screen.line(said))
 
 
 def _status(args: argparse.Namespace, _: Config) -> Answer:
-    return _shown(_looked_up(args), full=False)
+    return shown(_looked_up(args), full=False)
 
 
 def _stats(args: argparse.Namespace, _: Config) -> Answer:
     condition = _looked_up(args)
     if not condition.alive:
-        return _shown(condition, full=True)
-    config = _configuration(args)
+        return shown(condition, full=True)
+    config, _wrong = _known(args)
     before = condition.status.updated_at if condition.status else None
     pid = _send(config, signal.SIGUSR1)
     deadline = time.monotonic() + STATS_TIMEOUT
     while time.monotonic() < deadline:
         condition = look(config)
         if not condition.alive or (condition.status and (before is None or condition.status.updated_at > before)):
-            return _shown(condition, full=True)
+            return shown(condition, full=True)
         time.sleep(0.02)
     raise NotRunning(
         f"process {pid} has not written {config.status_file} within {STATS_TIMEOUT:g} s", hint="Is it stopped or stuck?"
@@ -139,7 +154,7 @@ def _top(args: argparse.Namespace, _: Config) -> Answer:
 
     if getattr(args, "output", "table") != "table":
         raise UsageError("daemon top is for people", hint="`vkteamsctl --output json daemon status` is for programs.")
-    top.run(lambda: _looked_up(args), args.interval, lambda word: _STYLES.get(word, "red"))
+    top.run(lambda: _looked_up(args), args.interval, style)
     return Answer(None, lambda screen: None)
 
 
@@ -154,11 +169,36 @@ def _interval(text: str) -> float:
 
 
 def _looked_up(args: argparse.Namespace) -> Condition:
-    """The condition, also where the configuration cannot be read by this user: then that is the answer."""
+    """The condition, also where the configuration is wrong or closed to this user: then that is said of it."""
     try:
-        return look(_configuration(args))
-    except PermissionRefused as error:
-        return Condition("unknown", None, None, None, str(error))
+        config, wrong = _known(args)
+    except (ConfigError, PermissionRefused) as error:
+        return Condition("unknown", None, None, None, f"{error}. {error.hint}")
+    condition = look(config)
+    if wrong is None:
+        return condition
+    if condition.alive and (condition.status is None or condition.word == "stale"):
+        # Where its status file is, and how old that may be, the configuration would have said.
+        return Condition("unknown", None, None, None, str(wrong))
+    return dataclasses.replace(condition, error=condition.error or str(wrong))
+
+
+def _known(args: argparse.Namespace) -> tuple[Config, VkTeamsError | None]:
+    """The configuration; or, where it cannot be read and the PID file is named, that alone, and what is wrong.
+
+    A mistake in the file keeps nobody from stopping a daemon that was started before it was made.
+
+    Raises:
+        ConfigError, PermissionRefused: it cannot be read, and no PID file is named.
+    """
+    try:
+        return _configuration(args), None
+    except (ConfigError, PermissionRefused) as error:
+        pid_file = getattr(args, "pid_file", None)
+        if not pid_file:
+            error.hint = "With --pid-file FILE the daemon can be looked at and stopped all the same."
+            raise
+        return Config(daemon=Daemon(pid_file=pid_file)), error
 
 
 def _configuration(args: argparse.Namespace) -> Config:
@@ -256,63 +296,3 @@ def _end(config: Config, timeout: float, *, force: bool) -> int | None:
         with contextlib.suppress(VkTeamsError):
             PidFile(config.pid_file).break_lock()
     return stopped
-
-
-def _shown(condition: Condition, *, full: bool) -> Answer:
-    sentence = f"vkteamsd: {condition.word}" + (f": {condition.error}" if condition.error else "")
-    data = {**condition.summary(), "pid": condition.pid, "age": condition.age, "file": condition.status}
-
-    def render(screen: Screen) -> None:
-        screen.line(f"vkteamsd is {condition.word}", _STYLES.get(condition.word, "red"))
-        if condition.error:
-            screen.line(condition.error)
-        if condition.status is not None and full:
-            screen.pairs(_all_pairs(condition.status))
-        elif condition.status is not None and condition.alive:
-            screen.pairs(_pairs(condition, condition.status))
-
-    return Answer(data, render, condition.exit_code, sentence if condition.exit_code else None)
-
-
-def _pairs(condition: Condition, status: Status) -> list[tuple[str, Any]]:
-    events, embedding, api, database = status.events, status.embedding, status.api, status.database
-    return [
-        ("process", condition.pid),
-        ("version", status.version),
-        ("uptime", _duration(condition.uptime)),
-        ("role", status.role),
-        ("bot", f"{status.bot.nick or '-'} ({status.bot.id})" if status.bot.id else None),
-        ("api", f"{cell(api.state)}{f', {api.last_error}' if api.last_error else ''}"),
-        ("database", f"{cell(database.state)}{f', {database.last_error}' if database.last_error else ''}"),
-        ("events", f"{events.saved} saved, {events.received} received, {events.per_second:g} a second"),
-        ("last event", events.last_event_at),
-        ("embedding", f"{embedding.state}, {cell(embedding.model)}, {cell(embedding.queued)} queued"),
-        ("memory", size(status.rss_bytes)),
-    ]
-
-
-def _all_pairs(status: Status) -> list[tuple[str, Any]]:
-    from vkteams_daemon.ctl.output import plain
-
-    rows: list[tuple[str, Any]] = []
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                walk(f"{prefix}.{name}" if prefix else name, inner)
-        else:
-            rows.append((prefix, value))
-
-    walk("", plain(status))
-    return rows
-
-
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")]
-    shown = [f"{value}{unit}" for value, unit in parts if value]
-    return " ".join(shown[:2]) or "0s"

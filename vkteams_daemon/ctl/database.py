@@ -113,6 +113,7 @@ def _quarantine(args: argparse.Namespace, config: Config) -> Answer:
             screen.table(
                 ("bot", "event", "type", "chat", "received", "why"),
                 [(e.bot_id, e.event_id, e.type, e.chat_id, e.received_at, e.error) for e in rows],
+                free=("why",),
             )
         screen.line(f"{total} in quarantine" if total else "nothing is in quarantine")
 

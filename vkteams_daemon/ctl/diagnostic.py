@@ -193,6 +193,7 @@ def _events(args: argparse.Namespace, config: Config) -> Answer:
         screen.table(
             ("event", "received", "type", "chat", "user", "payload"),
             [(e.event_id, e.received_at, e.type, e.chat_id, e.user_id, _short(e.payload)) for e in rows],
+            free=("payload",),
         )
 
     return Answer({"rows": rows}, render, ids=[f"{e.bot_id} {e.event_id}" for e in rows])

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import moments, progress
 from vkteams_daemon.ctl.output import Answer, clean, json_line, plain
+from vkteams_daemon.daemon import streams
 from vkteams_daemon.errors import CannotWrite, UsageError
 from vkteams_daemon.moments import check_span
 
@@ -109,7 +110,13 @@ def cell(value: Any) -> str:
 def _destination(file: str | None, *, overwrite: bool) -> Iterator[TextIO]:
     """Standard output, or a file that is there only when it is whole."""
     if not file:
-        yield sys.stdout
+        try:
+            yield sys.stdout
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise streams.refused(sys.stdout, error) from error
         return
     path = Path(file)
     if path.exists() and not path.is_file():

@@ -64,6 +64,8 @@ class Parser(argparse.ArgumentParser):
         known = message.partition(" (choose from ")
         sentence = known[0].removeprefix("argument ")
         hint = f"There are {known[2].rstrip(')')}." if known[2] else f"See `{self.prog} --help`."
+        if message.endswith("required: QUERY"):
+            hint = f"Before a query that begins with - stands --. {hint}"  # it was taken for an option
         raise UsageError(sentence, hint=hint.replace("'", ""))
 
     def _print_message(self, message: str, file: Any = None) -> None:

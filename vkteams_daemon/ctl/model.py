@@ -95,6 +95,7 @@ def _list(args: argparse.Namespace, config: Config) -> Answer:
         screen.table(
             headings,
             [(r["name"], _state(r), r["precision"], r["dims"], r["languages"], r["note"]) for r in rows],
+            free=("languages", "note"),
         )
         screen.line(f"models lie in {config.models_dir}", "dim")
 
@@ -177,7 +178,7 @@ def _status(args: argparse.Namespace, config: Config) -> Answer:
             screen.table(("in the archive", "state", "messages", "queued", "parked", "indexed"), rows)
         if data["parked"]:
             rows = [tuple(row[key] for key in _PARKED) for row in data["parked"]]
-            screen.table(("parked message", "chat", "attempts", "error"), rows)
+            screen.table(("parked message", "chat", "attempts", "error"), rows, free=("error",))
             screen.line("Try them again: `vkteamsctl model retry`.")
 
     return Answer(data, render)

@@ -15,12 +15,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TextIO
 
 MODES = ("table", "json", "jsonl", "quiet")
+_LEAST = 16  # letters that a column of free text has at least, on a terminal however narrow
 
 # C0 without tab and newline, DEL, C1, line separators, and the marks that turn the direction of text around.
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -73,13 +74,21 @@ class Screen:
         for name, value in shown:
             self._write(f"{self.styled(name.ljust(width), 'bold')}  {value}".rstrip())
 
-    def table(self, headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """A table: drawn and fitted to its width on a terminal, plain aligned columns otherwise."""
+    def table(self, headings: Sequence[str], rows: Iterable[Sequence[Any]], free: Collection[str] = ()) -> None:
+        """A table: drawn and fitted to its width on a terminal, plain aligned columns otherwise.
+
+        Args:
+            headings: of the columns.
+            rows: with a value for each column.
+            free: headings of the columns of free text, which give way on a narrow terminal. What stands in the others
+                is there to be copied, and is whole even where the line becomes longer than the terminal is wide.
+        """
+        giving = [heading in free for heading in headings]
         headings = [one_line(heading) for heading in headings]
         cells = [[cell(value) for value in row] for row in rows]
         numeric = [all(re.fullmatch(r"[\d.,+-]*", row[n]) for row in cells) for n in range(len(headings))]
         if self.terminal:
-            self._draw(headings, cells, numeric)
+            self._draw(headings, cells, numeric, giving)
             return
         for row in (headings, *cells):
             self._write(_aligned(row, [headings, *cells], numeric))
@@ -88,18 +97,41 @@ class Screen:
         """The text in that style, or as it is where there are no colours."""
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if style and self.colours and text else text
 
-    def _draw(self, headings: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:
+    def _draw(
+        self,
+        headings: Sequence[str],
+        cells: Sequence[Sequence[str]],
+        numeric: Sequence[bool],
+        giving: Sequence[bool],
+    ) -> None:
         from rich import box
-        from rich.console import Console
+        from rich.cells import cell_len
+        from rich.console import Console, ConsoleDimensions
         from rich.table import Table
         from rich.text import Text
 
+        def least(headings: Sequence[str]) -> list[int]:
+            widths = []
+            for n, heading in enumerate(headings):
+                needed = max(cell_len(text) for text in (*heading.split("\n"), *(row[n] for row in cells)))
+                widths.append(min(needed, _LEAST) if giving[n] else needed)
+            return widths
+
+        console = Console(file=self._stream, no_color=not self.colours, highlight=False)
+        between = 3 * len(headings) - 1  # the edges, and what stands between the columns
+        if sum(least(headings)) + between > console.width:
+            headings = [heading.replace(" ", "\n") for heading in headings]
+        widths = least(headings)
+        console.size = ConsoleDimensions(max(console.width, sum(widths) + between), console.height)
         table = Table(box=box.SIMPLE_HEAD, header_style="bold" if self.colours else "", pad_edge=False)
-        for heading, right in zip(headings, numeric, strict=True):
-            table.add_column(Text(heading), justify="right" if right else "left", overflow="fold")
+        for n, heading in enumerate(headings):
+            table.add_column(
+                Text(heading), justify="right" if numeric[n] else "left", overflow="fold", no_wrap=not giving[n],
+                min_width=widths[n],
+            )  # fmt: skip
         for row in cells:
             table.add_row(*(Text(value) for value in row))
-        Console(file=self._stream, no_color=not self.colours, highlight=False).print(table)
+        console.print(table)
 
     def _write(self, text: str) -> None:
         self._stream.write(text + "\n")

@@ -83,6 +83,7 @@ def _chart(screen: Screen, headings: Sequence[str], rows: Sequence[tuple[Any, ..
     screen.table(
         (*headings, "") if screen.terminal else headings,
         [(*row, *drawn) for row, drawn in zip(rows, bars, strict=True)],
+        free=("title", "author"),
     )
 
 

@@ -41,21 +41,26 @@ def cleanup(args: argparse.Namespace, config: Config) -> Answer:
     with opened(config) as database, database.connect() as connection:
         chats = existing(connection, args.chat_id, threads=True) if args.chat_id else None
         found = erasing.old(connection, before, chats)
-        there = f"{found.messages} messages with {found.versions} earlier texts and {found.vectors} vectors"
+        # Of the events that arrived before then some may be these messages' own: both are said, they do not add up.
+        there = (
+            f"{found.messages} messages with {found.versions} earlier texts, {found.vectors} vectors and what their"
+            f" events say, and what {found.events} events say that arrived before then"
+        )
         if args.dry_run:
             data = {"before": before, "dry_run": True, "found": found}
-            said = f"{there}, and what {found.events} events say, would be erased: all from before {cell(before)}"
+            said = f"what is from before {cell(before)} would be erased: {there}"
             return Answer(data, lambda screen: screen.line(said))
         if not args.yes:
             raise UsageError(
-                f"not done: {there} from before {cell(before)} would be erased for good", hint="Add --yes."
+                f"not done: what is from before {cell(before)} would be erased for good: {there}", hint="Add --yes."
             )
         with Bar("cleanup", "messages and events") as bar:
             done = erasing.erase(connection, before, chats, progress=bar)
 
     def render(screen: Screen) -> None:
         screen.line(
-            f"{done.messages} messages from before {cell(before)} are erased; {done.events} further events emptied"
+            f"{done.messages} messages from before {cell(before)} are erased, with what their events said;"
+            f" {done.events} further events emptied"
         )
         screen.line("`vkteamsctl database maintenance` gives their room back", "dim")
 
@@ -81,7 +86,9 @@ def maintenance(args: argparse.Namespace, config: Config) -> Answer:
         after = upkeep.database_size(connection)
 
     def render(screen: Screen) -> None:
-        screen.table(("done", "seconds", "remark"), [(s.what, f"{s.seconds:.1f}", s.remark) for s in steps])
+        screen.table(
+            ("done", "seconds", "remark"), [(s.what, f"{s.seconds:.1f}", s.remark) for s in steps], free=("remark",)
+        )
         screen.line(f"the database had {size(before)}, it has {size(after)}")
         if wanted.collation:
             screen.line(_COLLATION, "yellow")

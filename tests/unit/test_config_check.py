@@ -1,0 +1,89 @@
+"""`vkteamsctl config check` refuses what vkteamsd would refuse, without asking anybody."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vkteams_daemon.ctl.main import main
+from vkteams_daemon.store import bundle
+
+Check = Callable[..., str]
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
+    """Check the configuration of these variables alone, and expect the code; what was said."""
+    for name in [name for name in os.environ if name.startswith("VKTEAMS_") or name == "DATABASE_URL"]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("VKTEAMS_BOT_CONFIG", "/dev/null")
+    monkeypatch.setenv("VKTEAMS_DAEMON_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("VKTEAMS_DAEMON_ALLOW_ROOT", "1")
+
+    def run(code: int, **environ: str) -> str:
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        assert main(["--output", "json", "config", "check"]) == code
+        return capsys.readouterr().out
+
+    return run
+
+
+def _notes(said: str) -> list[Any]:
+    notes: list[Any] = json.loads(said)["data"]["notes"]
+    return notes
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("VKTEAMS_BOT_API_URL", "127.0.0.1:18765", "api.url: '127.0.0.1:18765' is not an http:// or https:// URL"),
+        ("VKTEAMS_BOT_API_URL", "myteam.mail.ru", "api.url: 'myteam.mail.ru' is not an http:// or https:// URL"),
+        ("VKTEAMS_BOT_API_URL", "ftp://x", "api.url: 'ftp://x' is not an http:// or https:// URL"),
+        ("VKTEAMS_BOT_API_URL", "http://127.0.0.1:99999", "api.url: 'http://127.0.0.1:99999' is not a URL that can"),
+        ("DATABASE_URL", "nonsense", "database.url: it is neither a postgresql:// URL nor"),
+        ("DATABASE_URL", "mysql://a/b", "database.url: it is neither a postgresql:// URL nor"),
+        ("VKTEAMS_API_CA_FILE", "/nope", "api.ca_file: /nope cannot be used: No such file"),
+        ("VKTEAMS_EMBEDDING_MODEL", "nope", "the model 'nope' is not installed in "),
+        ("VKTEAMS_DAEMON_USER", "nosuch", "daemon.user: there is no user 'nosuch'"),
+    ],
+)
+def test_what_vkteamsd_would_refuse(check: Check, variable: str, value: str, said: str) -> None:
+    assert json.loads(check(78, **{variable: value}))["error"].startswith(said)
+
+
+def test_a_relative_path_in_the_file(check: Check, tmp_path: Path) -> None:
+    file = tmp_path / "d.toml"
+    file.write_text("[api]\nca_file = 'ca.pem'\n")
+    said = check(78, VKTEAMS_BOT_CONFIG=str(file))
+    assert "api.ca_file: 'ca.pem' is relative, and the daemon works in /" in said
+
+
+def test_only_what_the_role_needs_is_looked_at(check: Check) -> None:
+    check(0, VKTEAMS_BOT_API_URL="ftp://x", VKTEAMS_DAEMON_ROLE="embed")
+    check(78, VKTEAMS_DAEMON_ROLE="listen")
+    check(0, VKTEAMS_BOT_API_URL="http://x", VKTEAMS_EMBEDDING_MODEL="nope")
+
+
+def test_what_may_be_right_elsewhere_is_a_note(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who checks is not always who starts it, and systemd hands a token over only then."""
+    monkeypatch.setattr(bundle, "available", lambda: True)
+    assert _notes(check(0)) == ["api.token is not set: vkteamsd will not start with role all or listen"]
+    assert _notes(check(0, VKTEAMS_API_TOKEN="1.2.3:4")) == []
+    monkeypatch.setattr(bundle, "available", lambda: False)
+    assert _notes(check(0)) == ["database.url is not set, and the bundled PostgreSQL is not installed"]
+    assert _notes(check(0, DATABASE_URL="postgresql://x/y")) == []
+    assert _notes(check(0, VKTEAMS_STORAGE_SAVE="no")) == [
+        "storage.save is false: vkteamsd will start with --foreground alone"
+    ]
+
+
+def test_what_this_user_may_not_do_is_a_note(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    notes = _notes(check(0, VKTEAMS_DAEMON_USER="root", VKTEAMS_API_TOKEN="1.2.3:4", DATABASE_URL="postgresql://x/y"))
+    assert notes == ["for this user: only root can start vkteamsd as root"]
