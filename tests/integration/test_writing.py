@@ -109,12 +109,75 @@ def test_repetition_within_a_batch_is_a_duplicate(bot: Bot) -> None:
     assert bot.store(batch(new(1), new(1), new(2))) == Stored(saved=2, duplicate=1, queued=2, moved=True)
 
 
-def test_late_event_is_stored_and_the_cursor_stays(bot: Bot) -> None:
+def test_late_event_is_stored_and_nothing_above_it_is_acknowledged_again(bot: Bot) -> None:
+    """It may be the first of new ids that have fallen into a gap of ours: 4 may be yet to come."""
     bot.store(batch(new(1), new(5)))
     outcome = bot.store(batch(new(3)))
-    assert (outcome.saved, outcome.late, outcome.moved) == (1, 1, False)
+    assert (outcome.saved, outcome.late, outcome.moved) == (1, 1, True)
+    assert bot.last == 3
+    assert bot.store(batch(new(5))) == Stored(duplicate=1, moved=True)
     assert bot.last == 5
     assert bot.ids() == [1, 3, 5]
+
+
+def test_late_event_among_others_that_are_not(bot: Bot) -> None:
+    bot.store(batch(new(1), new(5)))
+    assert bot.store(batch(new(3), new(7))).late == 1
+    assert bot.last == 7
+
+
+def test_ids_that_start_over_in_gaps_of_ours_are_followed_until_they_collide(bot: Bot) -> None:
+    bot.store(batch(*(new(number) for number in range(10, 101, 10))))
+    for number in (1, 2):
+        bot.store(batch(new(number, f"n{number}")))
+        assert bot.last == number, "what is above it has not been delivered yet"
+    outcome = bot.store(batch(*(new(number, f"n{number}") for number in range(3, 13))))
+    assert outcome.restarted and (bot.last, bot.cursor and bot.cursor.generation) == (12, 2)
+    assert len(bot.ids()) == 10 + 12
+
+
+def test_ids_that_start_over_among_filtered_events_are_followed_too(open_bot: Callable[..., Bot]) -> None:
+    bot = open_bot(chat_ids=[CHAT])
+    bot.store(batch(new(100)))
+    bot.store(batch(new(1, chat="other@chat.agent"), new(2, chat="other@chat.agent")))
+    assert bot.last == 2
+    bot.store(batch(new(3)))
+    assert bot.last == 3 and bot.ids() == [3, 100]
+
+
+def test_ids_that_start_over_in_the_middle_of_an_answer(bot: Bot) -> None:
+    bot.store(batch(*(new(number) for number in range(1, 998))))
+    outcome = bot.store(batch(*(new(n) for n in (998, 999, 1000)), *(new(n, f"n{n}") for n in (1, 2, 3))))
+    assert (outcome.saved, outcome.restarted) == (6, True)
+    assert (bot.last, bot.cursor and bot.cursor.generation) == (3, 2)
+    assert bot.ask("SELECT event_id FROM events WHERE generation = 2 ORDER BY 1") == [(1,), (2,), (3,)]
+    assert not bot.store(batch(new(4, "n4"))).restarted
+
+
+def test_two_events_under_one_id_may_come_again_in_another_order(bot: Bot) -> None:
+    one, other = new(5, "m1", "one"), new(5, "m2", "two")
+    assert bot.store(batch(one, other)).saved == 2
+    for again in ((other, one), (one, other), (one,), (other,)):
+        assert bot.store(batch(*again)) == Stored(duplicate=len(again))
+    bot.store(batch(new(6, "m6", "six")))
+    assert bot.store(batch(new(6, "m7", "seven"), new(6, "m6", "six"))).saved == 1
+    assert len(bot.ids()) == 4
+
+
+def test_an_unreadable_event_in_another_dress_opens_no_generation(bot: Bot) -> None:
+    bot.store(batch('{"eventId":1,"type":"newMessage","payload":{"msgId":"m1","b":2}}', new(2)))
+    assert bot.store(batch('{"eventId":1,"type":"newMessage","payload":{"b":2, "msgId":"m1"}}', new(2))).duplicate == 2
+    assert (bot.last, bot.ids()) == (2, [1, 2])
+
+
+def test_what_happens_in_a_thread_may_come_before_the_thread(open_bot: Callable[..., Bot]) -> None:
+    bot = open_bot(chat_ids=[CHAT])
+    topic = {"chatId": "thread@chat.agent", "type": "group"}
+    said = new(
+        1, "t1", "first", chat="thread@chat.agent", parent_topic={"chatId": CHAT, "messageId": "m0", "type": "thread"}
+    )
+    events = batch(deleted(3, "t1", chat="thread@chat.agent"), edited(2, "t1", "x", chat="thread@chat.agent"), said)
+    assert bot.store(events).saved == 3, topic
 
 
 def test_gap_is_passed_over(bot: Bot) -> None:
@@ -168,7 +231,11 @@ def test_quarantined_event_that_comes_again_is_no_restart(bot: Bot) -> None:
     broken = event(1, "newMessage", msgId="a")
     assert bot.store(batch(broken)).quarantined == 1
     assert bot.store(batch(broken)) == Stored(duplicate=1)
-    assert bot.store(batch(event(1, "newMessage", msgId="b"))).restarted
+    other = event(1, "newMessage", msgId="b")
+    for outcome in (bot.store(batch(other)), bot.store(batch(new(2)))):
+        assert (outcome.saved, outcome.restarted) == (1, False), "what nobody can read proves nothing, and is kept"
+    assert bot.store(batch(other)) == bot.store(batch(broken)) == Stored(duplicate=1)
+    assert bot.store(batch(new(2, "another"), other)).restarted
 
 
 def test_quarantined_event_read_by_a_later_version_is_no_restart(bot: Bot) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from vkteams_daemon.botapi.events import Event
 
@@ -18,11 +18,12 @@ class ChosenChats:
         self.chat_ids = frozenset(chat_ids)
         self.threads: set[str] = set()
 
-    def __contains__(self, event: Event) -> bool:
-        """Whether the event is kept; one that belongs to no chat is."""
-        if not self.chat_ids or event.chat_id is None:
-            return True
-        for chat in event.facts.chats:
-            if chat.parent_chat_id in self.chat_ids:
-                self.threads.add(chat.chat_id)
-        return event.chat_id in self.chat_ids or event.chat_id in self.threads
+    def of(self, batch: Sequence[Event]) -> list[Event]:
+        """The events of a batch that are kept; those that belong to no chat are."""
+        if not self.chat_ids:
+            return list(batch)
+        # All at once: what happens in a thread may come before what tells whose thread it is.
+        for event in batch:
+            self.threads.update(chat.chat_id for chat in event.facts.chats if chat.parent_chat_id in self.chat_ids)
+        wanted = self.chat_ids | self.threads
+        return [event for event in batch if event.chat_id is None or event.chat_id in wanted]

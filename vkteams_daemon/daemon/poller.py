@@ -228,6 +228,8 @@ class Poller:
         self._database_answered()
         if stored.restarted:
             log.error("the server has started its event ids over: a new generation is open (%s)", cursor)
+        elif stored.late:
+            log.warning("%d events came with ids below those that were acknowledged; %s", stored.late, cursor)
         if stored.quarantined:
             log.warning("%d events were quarantined; see `vkteamsctl database quarantine`", stored.quarantined)
         if stored.queued:

@@ -48,7 +48,7 @@ class Printer:
             OutputLost: not all of it could be written; nothing of it is acknowledged.
         """
         before = self.cursor or Cursor(1, 0, 0)
-        kept = [event for event in events if event in self._chosen]
+        kept = self._chosen.of(events)
         try:
             for event in kept:
                 # What is no JSON is printed as a JSON string: one line an event, and no byte of it steers a terminal.

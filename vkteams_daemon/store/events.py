@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,10 +49,20 @@ class Known:
 
     def is_of(self, event: Event) -> bool:
         """Whether the event is the one that is stored."""
-        # Of a quarantined event only its bytes are certain: another version of this program may read more of it.
+        # Of a quarantined event only what came is certain: another version of this program may read more of it.
         if self.quarantined and self.raw is not None:
-            return self.raw == source(event)
+            return _says_the_same(self.raw, source(event))
         return self.identity == _identity(event)
+
+
+def _says_the_same(one: bytes, other: bytes) -> bool:
+    """Whether it is the same event, however the API has written it."""
+    if one == other:
+        return True
+    try:
+        return bool(json.loads(one) == json.loads(other))
+    except (ValueError, RecursionError):
+        return False
 
 
 def insert(connection: Connection, bot_id: str, batch: Iterable[Keyed], copy: bool) -> None:
@@ -90,14 +101,21 @@ def highest(connection: Connection, bot_id: str, generation: int) -> int:
     return row[0] or 0 if row else 0
 
 
-def distinct(events: Sequence[Event]) -> list[Event]:
-    """Without an event's repetitions in its own batch; a second event under a used id gets a key of its own."""
+def distinct(events: Sequence[Event]) -> tuple[list[Event], dict[int, int]]:
+    """Without an event's repetitions in its own batch; a second event under a used id gets a key of its own.
+
+    Returns:
+        The events, and for each key that was given the id that it stands for.
+    """
     kept: dict[int, Event] = {}
+    ids: dict[int, int] = {}
     for event in events:
         first = kept.setdefault(event.event_id, event)
         if first is not event and not _same(first, event):
-            kept.setdefault(own_key(event), replace(event, event_id=own_key(event)))
-    return list(kept.values())
+            key = own_key(event)
+            ids[key] = event.event_id
+            kept.setdefault(key, replace(event, event_id=key))
+    return list(kept.values()), ids
 
 
 def _same(one: Event, other: Event) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, replace
 from vkteams_daemon.botapi.chosen import ChosenChats
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import FenceLost
-from vkteams_daemon.store import derived, events, halving
+from vkteams_daemon.store import derived, events, halving, numbering
 from vkteams_daemon.store.database import Connection
 from vkteams_daemon.store.events import Keyed
 from vkteams_daemon.store.rows import COPY_FROM
@@ -162,44 +162,59 @@ class Writer:
         insert: Callable[[Connection, Sequence[Keyed]], tuple[int, int]],
     ) -> tuple[Cursor, Stored]:
         """One transaction; `insert` writes events and returns how many were quarantined and how many texts are new."""
-        kept = [event for event in batch if event in self._chosen]
+        kept = self._chosen.of(batch)
         with connection.transaction():
             self._fence(connection, before)
-            new, restarted = self._sort_out(connection, kept, before)
-            generation = before.generation + restarted
+            new, colliding = self._sort_out(connection, kept, before)
+            late = [event for event in new if event.numbered and event.event_id <= before.last_event_id]
+            generations = {}
+            if colliding:
+                # What goes on from the cursor, before the place where the ids start over, is of the old ones.
+                old = batch[: numbering.begins(batch, colliding[0])]
+                generations = {id(event): before.generation for event in old if event.event_id > before.last_event_id}
+            current = before.generation + bool(colliding)
+            keyed = [(generations.get(id(event), current), event) for event in new + colliding]
             # In the order of their ids, however the API has arranged them: replay goes by it too.
-            keyed = [(generation, event) for event in sorted(new, key=lambda event: event.event_id)]
+            keyed.sort(key=lambda item: (item[0], item[1].event_id))
             bad, queued = insert(connection, keyed) if keyed else (0, 0)
-            passed = [event.event_id for event in (new if restarted else batch) if event.numbered]
-            after = _advanced(before, passed, restarted)
+            after = _advanced(before, batch, kept, restarted=bool(colliding), late=bool(late))
             if after != before:
                 self._move(connection, before, after)
-        late = 0 if restarted else sum(event.numbered and event.event_id <= before.last_event_id for event in new)
+        saved = len(new) + len(colliding)
         return after, Stored(
-            saved=len(new),
-            duplicate=len(kept) - len(new),
+            saved=saved,
+            duplicate=len(kept) - saved,
             filtered=len(batch) - len(kept),
             quarantined=bad,
-            late=late,
+            late=0 if colliding else len(late),
             queued=queued,
             moved=after != before,
-            restarted=restarted,
+            restarted=bool(colliding),
         )
 
-    def _sort_out(self, connection: Connection, kept: list[Event], before: Cursor) -> tuple[list[Event], bool]:
-        """The events that are not stored yet, and whether their ids have started over."""
+    def _sort_out(self, connection: Connection, kept: list[Event], before: Cursor) -> tuple[list[Event], list[Event]]:
+        """The events that are not stored yet, and those whose ids are other events': so the ids have started over."""
         where = connection, self._bot_id, before.generation
-        distinct = events.distinct(kept)
+        distinct, ids = events.distinct(kept)
         # Above the highest that was ever stored there is nothing: the fence sees to that.
         known = events.stored(*where, [event.event_id for event in distinct if event.event_id <= self._highest])
-        new = [event for event in distinct if event.event_id not in known]
+
+        def is_known(event: Event) -> bool:
+            # One that shares its id with another of this answer may have come first the last time, and have it.
+            stored = known.get(ids.get(event.event_id, 0))
+            return event.event_id in known or (stored is not None and stored.is_of(event))
+
+        new = [event for event in distinct if not is_known(event)]
         others = [e for e in distinct if e.event_id in known and e.numbered and not known[e.event_id].is_of(e)]
         if not others:
-            return new, False
+            return new, []
         # It may have shared its id with another event when it came first, and have been given a key of its own.
         twins = events.stored(*where, [events.own_key(event) for event in others])
         others = [event for event in others if events.own_key(event) not in twins]
-        return new + others, bool(others)
+        if all(known[event.event_id].quarantined for event in others):
+            # What could not be read is no proof of anything.
+            return new + [replace(event, event_id=events.own_key(event)) for event in others], []
+        return new, others
 
     def _insert(self, connection: Connection, batch: Sequence[Keyed]) -> tuple[int, int]:
         copy = len(batch) >= COPY_FROM
@@ -245,7 +260,15 @@ class Writer:
             raise FenceLost("another process has taken over this bot")
 
 
-def _advanced(before: Cursor, passed: list[int], restarted: bool) -> Cursor:
+def _advanced(before: Cursor, batch: Sequence[Event], kept: Sequence[Event], *, restarted: bool, late: bool) -> Cursor:
+    """Where the cursor stands after this answer, of which `kept` was not filtered out."""
     if restarted:
-        return Cursor(before.generation + 1, max(passed, default=0), before.epoch)
-    return replace(before, last_event_id=max([before.last_event_id, *passed]))
+        return Cursor(before.generation + 1, numbering.safe(batch), before.epoch)
+    if not late and len(kept) < len(batch):
+        there = set(map(id, kept))
+        late = any(e.numbered and e.event_id <= before.last_event_id for e in batch if id(e) not in there)
+    if late:
+        # What was acknowledged is gone from the API. If it has something below that, its ids may have started over and
+        # have met none of ours yet: to acknowledge the old number again could cost what it has not delivered.
+        return replace(before, last_event_id=numbering.safe(batch))
+    return replace(before, last_event_id=max([before.last_event_id, *(e.event_id for e in batch if e.numbered)]))
