@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from tests.harness.mcp import embedded
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.errors import ModelAbsent, UsageError
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
@@ -244,6 +245,49 @@ def test_a_model_for_english_says_that_russian_is_a_guess(
 
 
 # Hybrid
+
+
+@pytest.mark.parametrize(
+    ("query", "said", "showing"),
+    [
+        # A guess beside good words spoils what they mean.
+        ("why did the mail stop", "why did the mail stop", "why did the mail стоп"),
+        ("why did the stop", "why did the stop", "why did the стоп"),
+        ("printer broken", "printer broken", "принтер broken"),
+        ("mail stopped", "mail stopped", "mail stepped"),
+        ('"the mail" stop -обед', "the mail stop", '"the mail" стоп -обед'),
+        # Where no word is good in that script, or the keys say it, the corrected words are what is meant.
+        ("ghbynth", "принтер", "принтер"),
+        ("printer", "принтер", "принтер"),
+        ("принтер stop", "принтер стоп", "принтер стоп"),
+        ("mail ghbynth", "mail принтер", "mail принтер"),
+        ("OPS-142 printer", "OPS-142 принтер", "OPS-142 принтер"),
+    ],
+)
+def test_the_meaning_is_that_of_what_was_typed_unless_no_word_of_it_is_known(
+    with_model: Archive,
+    talk: Talk,
+    models_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    query: str,
+    said: str,
+    showing: str,
+) -> None:
+    monkeypatch.setitem(catalogue.CATALOGUE, "tiny", catalogue.CATALOGUE["all-MiniLM-L6-v2"])
+    talk.say("1", "the mail is broken, she stepped out, OPS-142")
+    talk.say("2", "стоп, принтер", at=60)
+    embedded(talk.url, models_dir / "tiny")
+    asked: list[str] = []
+    embed = Model.embed_texts
+
+    def spied(model: Model, texts: Sequence[str], **more: bool) -> object:
+        asked.extend(texts)
+        return embed(model, texts, **more)
+
+    monkeypatch.setattr(Model, "embed_texts", spied)
+    found = with_model.search(query)
+    assert (asked, found.showing) == ([said], showing)
+    assert ("made for English" in (found.note or "")) is not said.isascii()
 
 
 def test_an_answer_without_a_common_word_is_found_by_its_conversation(archive: Archive, talk: Talk) -> None:

@@ -11,7 +11,7 @@ import psycopg
 
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.search import conversation, lexical, stats
-from vkteams_daemon.search.correction import corrected
+from vkteams_daemon.search.correction import corrected, understood
 from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
 from vkteams_daemon.search.hit import Hit, Ranked, hits
 from vkteams_daemon.search.hybrid import LEG, fuse
@@ -152,13 +152,15 @@ def _ranking(
     if question.mode == "semantic":
         near, note = _by_meaning(connection, text, meaning, scope, limit)
         return _Ranking(near, note=note)
-    query = read(connection, text)
-    if query.terms and not lexical.all_known(connection, query):
+    query = said = read(connection, text)
+    known = lexical.known(connection, query)
+    if any(term.tsquery not in known for term in query.terms):
         query = corrected(connection, query, words())
+        said = understood(said, query, known)
     scope = replace(scope, without=query.without)
     leg = max(LEG, limit)
     by_words = lexical.any_word(connection, query, scope, leg)
-    wanted = query.wanted if query.changed or query.without else text
+    wanted = said.wanted if query.changed or query.without else text
     by_meaning, note = _by_meaning(connection, wanted, meaning, scope, leg, effort=ROUGH)
     if meaning is None:
         note = _BY_WORDS

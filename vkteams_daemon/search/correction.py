@@ -7,7 +7,7 @@ sound in the other script, where the archive knows that; otherwise the archive's
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from vkteams_daemon.search.vocabulary import Near, Vocabulary, slips
 _MOST_NEAR = 5  # nearest words that stand in for one
 _SOUNDS = 4  # spellings in the other script that are looked up with slips
 _SHORT = 3  # letters of a word that may be a preposition in the other layout
+_PLAIN = re.compile(rf"\W*[^\W\d_]{{{_SHORT}}}[^\d_]*")  # no identifier: those are of no language
 _LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)+)'")
 
 
@@ -63,6 +64,33 @@ def corrected(
     if not any(term.tsquery for term in changed.values() if term.meant is not None):
         changed = {typed: term for typed, term in changed.items() if term.tsquery}
     return query.with_terms(changed)
+
+
+def understood(typed: Query, meant: Query, known: Collection[str]) -> Query:
+    """The query as its meaning is to be taken: what its words stand for, but no guesses beside words that are good.
+
+    A guess costs the words' leg one word, and the vector its language: "why did the mail стоп". What the keys give in
+    the other layout is no guess. Good is a word that the archive knows or that is never looked for (the, для); it says
+    what language is meant, and so speaks for words in its own script alone.
+
+    Args:
+        typed: as it was read.
+        meant: as it was corrected.
+        known: what finds the typed words that some message holds.
+    """
+    good = {
+        term.typed.isascii()
+        for terms in typed.alternatives
+        for term in terms
+        if _PLAIN.fullmatch(term.typed) and (term.tsquery in known or not term.tsquery)
+    }
+    guesses = {
+        term.typed: replace(term, meant=None)
+        for terms in meant.alternatives
+        for term in terms
+        if term.typed.isascii() in good and term.meant not in (None, other_layout(term.typed))
+    }
+    return meant.with_terms(guesses)
 
 
 def _changed(term: Term, typed: _Form, others: list[_Form], vocabulary: Vocabulary, wider: bool) -> Term:
