@@ -181,6 +181,44 @@ def test_a_letter_is_a_preposition_beside_words_of_the_other_layout_alone(
     assert archive.search("d jabct", mode=mode).showing == "в офисе"
 
 
+@pytest.mark.parametrize(
+    ("said", "elsewhere", "query"),
+    [
+        ("мы с Сергеем на обеде", "сервер упал", "сервер"),
+        ("lunch is served", "server down", "server"),
+        ("вид из окна", "видео не идёт", "видео"),
+    ],
+)
+def test_no_other_word_stands_in_for_one_that_the_archive_knows(
+    archive: Archive, talk: Talk, said: str, elsewhere: str, query: str
+) -> None:
+    talk.say("1", said)
+    talk.say("2", elsewhere, chat=DEV, at=1)
+    assert ids(archive, query, "text") == ["2"]
+    found = archive.search(query, mode="text", chat_ids=[OPS])
+    assert (found.hits, found.showing, found.relaxed) == ([], None, False)
+
+
+@pytest.mark.parametrize(
+    ("query", "showing"),
+    [
+        ("ошибок", "ошибки"),
+        ("ошибок порта", "ошибки порта"),
+        ("wiki", "вики"),
+        ("порт ошибок -wiki", "порт ошибки -wiki"),
+        ("доставка ошибок", "доставка ошибки"),
+    ],
+)
+def test_another_form_or_spelling_of_a_known_word_is_said(
+    archive: Archive, talk: Talk, query: str, showing: str
+) -> None:
+    talk.say("1", "ошибки на портах, доставку отложили, см. вики")
+    talk.say("2", "wiki без ошибок, доставят", chat=DEV, at=1)
+    found = archive.search(query, mode="text", chat_ids=[OPS])
+    assert ([hit.msg_id for hit in found.hits], found.relaxed) == (["1"], False)
+    assert found.showing == showing
+
+
 @pytest.mark.parametrize("mode", BY_WORDS)
 def test_what_is_found_as_typed_is_not_corrected(archive: Archive, talk: Talk, mode: Mode) -> None:
     talk.say("1", "принтир")

@@ -19,7 +19,7 @@ from vkteams_daemon.search.meaning import Meaning
 from vkteams_daemon.search.query import Query, read
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.semantic import EFFORT, ROUGH, search_semantic
-from vkteams_daemon.search.text import search_text, snippets, spelled_out
+from vkteams_daemon.search.text import search_text, shown_for, snippets
 from vkteams_daemon.search.vocabulary import Vocabulary
 
 Mode = Literal["hybrid", "semantic", "text"]
@@ -122,7 +122,7 @@ def answer(connection: psycopg.Connection[Any], question: Question, meaning: Mea
     marked = snippets(connection, shown, ranking.query) if ranking.query else None
     showing = None
     if ranking.query and ranking.query.changed and marked:
-        showing = spelled_out(ranking.query, marked[0]).shown
+        showing = shown_for(connection, ranking.query, shown[0], marked[0])
     chat_ids = None if scope.chat_ids is None else sorted(scope.chat_ids)
     return Found(
         question.query,
