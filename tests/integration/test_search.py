@@ -282,6 +282,30 @@ def test_a_model_for_english_says_that_russian_is_a_guess(
     assert with_model.search("упал", mode="text").note is None
 
 
+@pytest.mark.parametrize("query", ["the", "и", "OR", "!!!", "-- -сервер"])
+def test_a_query_without_a_word_to_look_for_says_so(
+    archive: Archive, with_model: Archive, talk: Talk, models_dir: Path, query: str
+) -> None:
+    talk.say("1", "сервер упал")
+    assert archive.search(query, mode="text").note == "This query has no word that can be looked for."
+    without = archive.search(query)
+    assert (without.hits, without.note) == (
+        [],
+        "This query has no word that can be looked for, and no message has a vector of a model that is installed here.",
+    )
+    embedded(talk.url, models_dir / "tiny")
+    assert (with_model.search(query).note or "").startswith("This query has no word that can be looked for")
+    assert archive.search("обед", mode="text").note is None
+
+
+def test_what_is_only_excluded_has_no_meaning(with_model: Archive, talk: Talk, models_dir: Path) -> None:
+    talk.say("1", "обед")
+    talk.say("2", "сервер", at=60)
+    embedded(talk.url, models_dir / "tiny")
+    found = with_model.search("-сервер")
+    assert (found.hits, found.note) == ([], "This query has no word that can be looked for.")
+
+
 # Hybrid
 
 

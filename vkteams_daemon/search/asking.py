@@ -28,7 +28,9 @@ MODES: tuple[Mode, ...] = ("hybrid", "semantic", "text")
 DEEPEST = 1000
 """Hits that can be asked for altogether, further pages included."""
 
-_BY_WORDS = "These were found by their words alone: no message has a vector of a model that is installed here."
+_NO_VECTOR = "no message has a vector of a model that is installed here"
+_BY_WORDS = f"These were found by their words alone: {_NO_VECTOR}."
+_WORDLESS = "This query has no word that can be looked for"
 _BY_MEANING = "{}: all this comes from its meaning alone."
 _FOREIGN = (
     "The model {} was made for English: what it takes for the meaning of Russian words is little more than a guess;"
@@ -148,7 +150,8 @@ def _ranking(
     text = question.query
     if question.mode == "text":
         matches = search_text(connection, text, scope, limit, words)
-        return _Ranking(matches.ranked, matches.query, matches.relaxed)
+        note = None if matches.query.terms else f"{_WORDLESS}."
+        return _Ranking(matches.ranked, matches.query, matches.relaxed, note=note)
     if question.mode == "semantic":
         near, note = _by_meaning(connection, text, meaning, scope, limit)
         return _Ranking(near, note=note)
@@ -163,9 +166,11 @@ def _ranking(
     wanted = said.wanted if query.changed or query.without else text
     by_meaning, note = _by_meaning(connection, wanted, meaning, scope, leg, effort=ROUGH)
     if meaning is None:
-        note = _BY_WORDS
+        note = _BY_WORDS if query.terms else f"{_WORDLESS}, and {_NO_VECTOR}."
+    elif not query.terms and not by_meaning:
+        note = f"{_WORDLESS}. {note or ''}".rstrip()
     elif by_meaning and not by_words:
-        why = "No word of this query was found" if query.terms else "This query has no word that can be looked for"
+        why = "No word of this query was found" if query.terms else _WORDLESS
         note = f"{_BY_MEANING.format(why)} {note or ''}".rstrip()
     ranked = fuse(connection, by_words, by_meaning, scope, limit, half_life=question.recency, now=now)
     return _Ranking(ranked, query, note=note)
@@ -180,7 +185,7 @@ def _by_meaning(
     effort: int = EFFORT,
 ) -> tuple[list[Ranked], str | None]:
     """What is near to the text, and what there is to say of that."""
-    if meaning is None:
+    if meaning is None or not text:
         return [], None
     vector = meaning.model.embed_texts([text], query=True)[0]
     if not vector.any():
