@@ -13,7 +13,7 @@ from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.model import Model
-from vkteams_daemon.errors import ModelAbsent, UsageError
+from vkteams_daemon.errors import ModelAbsent, NotFound, UsageError
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.asking import MODES, Mode
@@ -107,6 +107,20 @@ def test_filters(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) 
     assert sorted(ids(with_model, "сервер упал", mode, since=moment(10))) == ["2", "3"]
     assert ids(with_model, "сервер упал", mode, until=moment(10)) == ["1"]
     assert len(ids(with_model, "сервер упал", mode, limit=2)) == 2
+
+
+def test_a_person_is_unknown_who_neither_spoke_nor_was_named(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "сервер упал", who=ANNA)
+    talk.say("2", "пароль сезам", who=VERA, at=1)
+    talk.delete("2")
+    talk.execute("DELETE FROM users WHERE user_id = ANY(%s)", [ANNA, VERA])
+    talk.execute("INSERT INTO users (user_id, seen_at) VALUES (%s, now())", PETR)
+    for known in (ANNA, VERA, PETR, None):
+        assert archive.existing(None, user_id=known) is None
+        assert archive.existing([OPS], user_id=known) == [OPS]
+    for chats in (None, [OPS]):
+        with pytest.raises(NotFound, match="the archive has no user nobody"):
+            archive.existing(chats, user_id="nobody")
 
 
 def test_conversations_are_followed_within_the_filters_alone(archive: Archive, talk: Talk) -> None:
