@@ -261,7 +261,9 @@ def test_search_filters(ask: Callable[..., Any], archive: Chat) -> None:
     assert ask("search", "text", "сервер", "--chat-id", ROOM, "--chat-id", "x", code=69)["error"].startswith(
         "the archive has no chat x. "
     )
-    assert ask("search", "text", "сервер", "--user-id", "nobody")["hits"] == []
+    assert ask("search", "text", "сервер", "--user-id", "nobody", code=69)["error"].startswith(
+        "the archive has no user nobody. "
+    )
     assert len(ask("search", "text", "сервер", "--since", "2025-11-24", "--until", "2025-11-24")["hits"]) == 2
     assert ask("search", "text", "сервер", "--until", "2025-11-23")["hits"] == []
     assert ask("search", "text", "сервер", "--since", "1h")["hits"] == []

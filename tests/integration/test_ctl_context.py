@@ -118,7 +118,8 @@ def test_chats_and_users(talk: Talk, ask: Callable[..., Any]) -> None:
         (("--timeframe", "soon"), 64, "is not a span of time"),
         (("--timeframe", "0h"), 64, "is not above zero"),
         (("--around", "99"), 69, "the archive has no message 99"),
-        (("--context-type", "user-profile", "--user-id", "x"), 69, "the archive has no message of user x there"),
+        (("--context-type", "user-profile", "--user-id", "x"), 69, "the archive has no user x"),
+        (("--query", "x", "--user-id", "x"), 69, "the archive has no user x"),
     ],
 )  # fmt: skip
 def test_mistakes(talk: Talk, ask: Callable[..., Any], words: tuple[str, ...], code: int, said: str) -> None:

@@ -36,6 +36,11 @@ def told(talk: Talk) -> Talk:
     return talk
 
 
+def test_a_person_of_whom_nothing_is_known_is_a_mistake(told: Talk, ask: Ask) -> None:
+    said = ask("database", "export", "--user-id", "nobody", code=69, mode="table")
+    assert "the archive has no user nobody" in said
+
+
 def _lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 

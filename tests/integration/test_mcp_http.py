@@ -131,6 +131,8 @@ def test_a_token_gives_its_own_chats_and_their_threads_alone(serve: Serve, token
     assert server.refused("get_message", token=SOME, chat_id=LUNCH, msg_id=lunch["msg_id"]) == why
     assert "no message" in server.refused("get_message", token=SOME, msg_id=lunch["msg_id"])
     assert server.refused("get_database_stats", token=SOME, chat_id=LUNCH) == why
+    assert server.refused("search_text", token=ALL, query="сервер", user_id="x").startswith("the archive has no user x")
+    assert server.asked("search_text", token=SOME, query="сервер", user_id="x")["hits"] == [], "nor who is elsewhere"
     counted = server.asked("get_database_stats", token=SOME)
     assert counted["chats"] == 2 and {chat["chat_id"] for chat in counted["busiest"]} == {OPS, THREAD}
     assert "sizes" not in counted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from tests.harness.mcp import embedded
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import catalogue
-from vkteams_daemon.errors import ModelAbsent, UsageError
+from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.errors import ModelAbsent, NotFound, UsageError
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.asking import MODES, Mode
@@ -108,6 +109,20 @@ def test_filters(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) 
     assert len(ids(with_model, "сервер упал", mode, limit=2)) == 2
 
 
+def test_a_person_is_unknown_who_neither_spoke_nor_was_named(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "сервер упал", who=ANNA)
+    talk.say("2", "пароль сезам", who=VERA, at=1)
+    talk.delete("2")
+    talk.execute("DELETE FROM users WHERE user_id = ANY(%s)", [ANNA, VERA])
+    talk.execute("INSERT INTO users (user_id, seen_at) VALUES (%s, now())", PETR)
+    for known in (ANNA, VERA, PETR, None):
+        assert archive.existing(None, user_id=known) is None
+        assert archive.existing([OPS], user_id=known) == [OPS]
+    for chats in (None, [OPS]):
+        with pytest.raises(NotFound, match="the archive has no user nobody"):
+            archive.existing(chats, user_id="nobody")
+
+
 def test_conversations_are_followed_within_the_filters_alone(archive: Archive, talk: Talk) -> None:
     talk.say("1", "почему упал сервер", who=ANNA)
     talk.say("2", "кабель выдернули", who=PETR, answers="1", at=1)
@@ -180,6 +195,44 @@ def test_a_letter_is_a_preposition_beside_words_of_the_other_layout_alone(
     assert archive.search("d jabct", mode=mode).showing == "в офисе"
 
 
+@pytest.mark.parametrize(
+    ("said", "elsewhere", "query"),
+    [
+        ("мы с Сергеем на обеде", "сервер упал", "сервер"),
+        ("lunch is served", "server down", "server"),
+        ("вид из окна", "видео не идёт", "видео"),
+    ],
+)
+def test_no_other_word_stands_in_for_one_that_the_archive_knows(
+    archive: Archive, talk: Talk, said: str, elsewhere: str, query: str
+) -> None:
+    talk.say("1", said)
+    talk.say("2", elsewhere, chat=DEV, at=1)
+    assert ids(archive, query, "text") == ["2"]
+    found = archive.search(query, mode="text", chat_ids=[OPS])
+    assert (found.hits, found.showing, found.relaxed) == ([], None, False)
+
+
+@pytest.mark.parametrize(
+    ("query", "showing"),
+    [
+        ("ошибок", "ошибки"),
+        ("ошибок порта", "ошибки порта"),
+        ("wiki", "вики"),
+        ("порт ошибок -wiki", "порт ошибки -wiki"),
+        ("доставка ошибок", "доставка ошибки"),
+    ],
+)
+def test_another_form_or_spelling_of_a_known_word_is_said(
+    archive: Archive, talk: Talk, query: str, showing: str
+) -> None:
+    talk.say("1", "ошибки на портах, доставку отложили, см. вики")
+    talk.say("2", "wiki без ошибок, доставят", chat=DEV, at=1)
+    found = archive.search(query, mode="text", chat_ids=[OPS])
+    assert ([hit.msg_id for hit in found.hits], found.relaxed) == (["1"], False)
+    assert found.showing == showing
+
+
 @pytest.mark.parametrize("mode", BY_WORDS)
 def test_what_is_found_as_typed_is_not_corrected(archive: Archive, talk: Talk, mode: Mode) -> None:
     talk.say("1", "принтир")
@@ -243,7 +296,74 @@ def test_a_model_for_english_says_that_russian_is_a_guess(
     assert with_model.search("упал", mode="text").note is None
 
 
+@pytest.mark.parametrize("query", ["the", "и", "OR", "!!!", "-- -сервер"])
+def test_a_query_without_a_word_to_look_for_says_so(
+    archive: Archive, with_model: Archive, talk: Talk, models_dir: Path, query: str
+) -> None:
+    talk.say("1", "сервер упал")
+    assert archive.search(query, mode="text").note == "This query has no word that can be looked for."
+    without = archive.search(query)
+    assert (without.hits, without.note) == (
+        [],
+        "This query has no word that can be looked for, and no message has a vector of a model that is installed here.",
+    )
+    embedded(talk.url, models_dir / "tiny")
+    assert (with_model.search(query).note or "").startswith("This query has no word that can be looked for")
+    assert archive.search("обед", mode="text").note is None
+
+
+def test_what_is_only_excluded_has_no_meaning(with_model: Archive, talk: Talk, models_dir: Path) -> None:
+    talk.say("1", "обед")
+    talk.say("2", "сервер", at=60)
+    embedded(talk.url, models_dir / "tiny")
+    found = with_model.search("-сервер")
+    assert (found.hits, found.note) == ([], "This query has no word that can be looked for.")
+
+
 # Hybrid
+
+
+@pytest.mark.parametrize(
+    ("query", "said", "showing"),
+    [
+        # A guess beside good words spoils what they mean.
+        ("why did the mail stop", "why did the mail stop", "why did the mail стоп"),
+        ("why did the stop", "why did the stop", "why did the стоп"),
+        ("printer broken", "printer broken", "принтер broken"),
+        ("mail stopped", "mail stopped", "mail stepped"),
+        ('"the mail" stop -обед', "the mail stop", '"the mail" стоп -обед'),
+        # Where no word is good in that script, or the keys say it, the corrected words are what is meant.
+        ("ghbynth", "принтер", "принтер"),
+        ("printer", "принтер", "принтер"),
+        ("принтер stop", "принтер стоп", "принтер стоп"),
+        ("mail ghbynth", "mail принтер", "mail принтер"),
+        ("OPS-142 printer", "OPS-142 принтер", "OPS-142 принтер"),
+    ],
+)
+def test_the_meaning_is_that_of_what_was_typed_unless_no_word_of_it_is_known(
+    with_model: Archive,
+    talk: Talk,
+    models_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    query: str,
+    said: str,
+    showing: str,
+) -> None:
+    monkeypatch.setitem(catalogue.CATALOGUE, "tiny", catalogue.CATALOGUE["all-MiniLM-L6-v2"])
+    talk.say("1", "the mail is broken, she stepped out, OPS-142")
+    talk.say("2", "стоп, принтер", at=60)
+    embedded(talk.url, models_dir / "tiny")
+    asked: list[str] = []
+    embed = Model.embed_texts
+
+    def spied(model: Model, texts: Sequence[str], **more: bool) -> object:
+        asked.extend(texts)
+        return embed(model, texts, **more)
+
+    monkeypatch.setattr(Model, "embed_texts", spied)
+    found = with_model.search(query)
+    assert (asked, found.showing) == ([said], showing)
+    assert ("made for English" in (found.note or "")) is not said.isascii()
 
 
 def test_an_answer_without_a_common_word_is_found_by_its_conversation(archive: Archive, talk: Talk) -> None:

@@ -70,7 +70,7 @@ def _get(args: argparse.Namespace, config: Config) -> Answer:
         raise UsageError(f"--max-tokens: {most} is out of range", hint=f"At least {_LEAST}, at most {_MOST}.")
     kind = _kind(args)
     with Archive(config) as archive:
-        chats = archive.existing(args.chat_id, threads=True)
+        chats = archive.existing(args.chat_id, threads=True, user_id=args.user_id)
         message = (archive.chat_of(args.around, chat_ids=chats), args.around) if args.around else None
         found = archive.context(
             kind,

@@ -56,7 +56,7 @@ def answer(args: argparse.Namespace, config: Config) -> Answer:
     check_span(args.since, args.until)
     write = _csv if args.format == "csv" else _json_lines
     with Archive(config) as archive:
-        chats = archive.existing(args.chat_id, threads=True)
+        chats = archive.existing(args.chat_id, threads=True, user_id=args.user_id)
         with (
             archive.export(
                 chat_ids=chats, user_id=args.user_id, since=args.since, until=args.until, deleted=args.deleted

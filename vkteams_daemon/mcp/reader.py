@@ -90,6 +90,17 @@ class Reader:
             return await self.ask(lambda archive: archive.with_threads([chat_id])) if threads else [chat_id]
         return await self.ask(lambda archive: archive.existing([chat_id], threads=threads))
 
+    async def known(self, user_id: str | None) -> None:
+        """Refuse a person of whom the archive has nothing.
+
+        A client that may not see every chat is not told: who is elsewhere is none of its business.
+
+        Raises:
+            NotFound: the archive has no such person.
+        """
+        if user_id is not None and self.access.chats is None:
+            await self.ask(lambda archive: archive.existing(None, user_id=user_id))
+
     def since(self, asked: datetime | None) -> datetime | None:
         """From when on the client may see what was sent, and wants to."""
         return self.access.from_then_on(asked)

@@ -67,6 +67,7 @@ async def get_context(
 ) -> Context:
     """Conversations as they went, within a budget of tokens: the newest kept, what was left out counted."""
     here = reader(ctx)
+    await here.known(user_id)
     looked_at = await chosen(ctx, chats, threads=True)
     kind = meant(context_type, timeframe=timeframe, query=query, user_id=user_id, msg_id=msg_id)
     span = timedelta(seconds=timeframe) if timeframe else None
@@ -110,6 +111,7 @@ async def recent(
     max_tokens: int | None = None,
 ) -> Recent:
     """A page of messages, the newest first into the room there is."""
+    await here.known(user_id)
     before = page.message(cursor) if cursor else None
     start = here.since(since)
     found = await here.ask(

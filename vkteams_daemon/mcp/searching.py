@@ -60,6 +60,7 @@ def tool(mode: Mode) -> Callable[..., Awaitable[Found]]:
     ) -> Found:
         here = reader(ctx)
         check_span(since, until)
+        await here.known(user_id)
         looked_at = await chosen(ctx, chats)
         start = here.since(since)
 

@@ -257,16 +257,16 @@ class Archive:
         with self._reading() as connection:
             return stats.statistics(connection, chat_ids=chat_ids, since=since)
 
-    def existing(self, chat_ids: Collection[str] | None, *, threads: bool = False) -> list[str] | None:
+    def existing(
+        self, chat_ids: Collection[str] | None, *, threads: bool = False, user_id: str | None = None
+    ) -> list[str] | None:
         """These chats, as somebody has named them, and with `threads` theirs; None, every chat, stays None.
 
         Raises:
-            NotFound: the archive has no such chat.
+            NotFound: the archive has no such chat, or no such person.
         """
-        if chat_ids is None:
-            return None
         with self._reading() as connection:
-            return existing(connection, chat_ids, threads=threads)
+            return existing(connection, chat_ids, threads=threads, user_id=user_id)
 
     def with_threads(self, chat_ids: Collection[str]) -> list[str]:
         """These chats, and the threads that hang on their messages."""

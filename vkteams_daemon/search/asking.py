@@ -11,7 +11,7 @@ import psycopg
 
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.search import conversation, lexical, stats
-from vkteams_daemon.search.correction import corrected
+from vkteams_daemon.search.correction import corrected, understood
 from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
 from vkteams_daemon.search.hit import Hit, Ranked, hits
 from vkteams_daemon.search.hybrid import LEG, fuse
@@ -19,7 +19,7 @@ from vkteams_daemon.search.meaning import Meaning
 from vkteams_daemon.search.query import Query, read
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.semantic import EFFORT, ROUGH, search_semantic
-from vkteams_daemon.search.text import search_text, snippets, spelled_out
+from vkteams_daemon.search.text import search_text, shown_for, snippets
 from vkteams_daemon.search.vocabulary import Vocabulary
 
 Mode = Literal["hybrid", "semantic", "text"]
@@ -28,7 +28,9 @@ MODES: tuple[Mode, ...] = ("hybrid", "semantic", "text")
 DEEPEST = 1000
 """Hits that can be asked for altogether, further pages included."""
 
-_BY_WORDS = "These were found by their words alone: no message has a vector of a model that is installed here."
+_NO_VECTOR = "no message has a vector of a model that is installed here"
+_BY_WORDS = f"These were found by their words alone: {_NO_VECTOR}."
+_WORDLESS = "This query has no word that can be looked for"
 _BY_MEANING = "{}: all this comes from its meaning alone."
 _FOREIGN = (
     "The model {} was made for English: what it takes for the meaning of Russian words is little more than a guess;"
@@ -122,7 +124,7 @@ def answer(connection: psycopg.Connection[Any], question: Question, meaning: Mea
     marked = snippets(connection, shown, ranking.query) if ranking.query else None
     showing = None
     if ranking.query and ranking.query.changed and marked:
-        showing = spelled_out(ranking.query, marked[0]).shown
+        showing = shown_for(connection, ranking.query, shown[0], marked[0])
     chat_ids = None if scope.chat_ids is None else sorted(scope.chat_ids)
     return Found(
         question.query,
@@ -148,22 +150,27 @@ def _ranking(
     text = question.query
     if question.mode == "text":
         matches = search_text(connection, text, scope, limit, words)
-        return _Ranking(matches.ranked, matches.query, matches.relaxed)
+        note = None if matches.query.terms else f"{_WORDLESS}."
+        return _Ranking(matches.ranked, matches.query, matches.relaxed, note=note)
     if question.mode == "semantic":
         near, note = _by_meaning(connection, text, meaning, scope, limit)
         return _Ranking(near, note=note)
-    query = read(connection, text)
-    if query.terms and not lexical.all_known(connection, query):
+    query = said = read(connection, text)
+    known = lexical.known(connection, query)
+    if any(term.tsquery not in known for term in query.terms):
         query = corrected(connection, query, words())
+        said = understood(said, query, known)
     scope = replace(scope, without=query.without)
     leg = max(LEG, limit)
     by_words = lexical.any_word(connection, query, scope, leg)
-    wanted = query.wanted if query.changed or query.without else text
+    wanted = said.wanted if query.changed or query.without else text
     by_meaning, note = _by_meaning(connection, wanted, meaning, scope, leg, effort=ROUGH)
     if meaning is None:
-        note = _BY_WORDS
+        note = _BY_WORDS if query.terms else f"{_WORDLESS}, and {_NO_VECTOR}."
+    elif not query.terms and not by_meaning:
+        note = f"{_WORDLESS}. {note or ''}".rstrip()
     elif by_meaning and not by_words:
-        why = "No word of this query was found" if query.terms else "This query has no word that can be looked for"
+        why = "No word of this query was found" if query.terms else _WORDLESS
         note = f"{_BY_MEANING.format(why)} {note or ''}".rstrip()
     ranked = fuse(connection, by_words, by_meaning, scope, limit, half_life=question.recency, now=now)
     return _Ranking(ranked, query, note=note)
@@ -178,7 +185,7 @@ def _by_meaning(
     effort: int = EFFORT,
 ) -> tuple[list[Ranked], str | None]:
     """What is near to the text, and what there is to say of that."""
-    if meaning is None:
+    if meaning is None or not text:
         return [], None
     vector = meaning.model.embed_texts([text], query=True)[0]
     if not vector.any():

@@ -7,7 +7,7 @@ sound in the other script, where the archive knows that; otherwise the archive's
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from vkteams_daemon.search.vocabulary import Near, Vocabulary, slips
 _MOST_NEAR = 5  # nearest words that stand in for one
 _SOUNDS = 4  # spellings in the other script that are looked up with slips
 _SHORT = 3  # letters of a word that may be a preposition in the other layout
+_PLAIN = re.compile(rf"\W*[^\W\d_]{{{_SHORT}}}[^\d_]*")  # no identifier: those are of no language
 _LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)+)'")
 
 
@@ -48,7 +49,7 @@ def corrected(
         connection: any connection to the archive.
         query: as it was read.
         vocabulary: the archive's words.
-        wider: known words, too, may stand for their other readings and for words much like them.
+        wider: known words, too, may stand for their other readings and for forms of theirs that the stemmer missed.
     """
     terms = list({term.typed: term for term in query.terms if not term.phrase}.values())
     readings = [[term.typed, *_readings(term.typed)] for term in terms]
@@ -60,9 +61,36 @@ def corrected(
             continue
         changed[term.typed] = _changed(term, typed, others, vocabulary, wider)
     # A letter is a preposition in the other layout beside words in that layout: `b tree` is no `и tree`.
-    if not any(term.tsquery for term in changed.values() if term.meant is not None):
+    if not any(t.tsquery for typed, t in changed.items() if t.meant is not None and not forms[typed].known):
         changed = {typed: term for typed, term in changed.items() if term.tsquery}
     return query.with_terms(changed)
+
+
+def understood(typed: Query, meant: Query, known: Collection[str]) -> Query:
+    """The query as its meaning is to be taken: what its words stand for, but no guesses beside words that are good.
+
+    A guess costs the words' leg one word, and the vector its language: "why did the mail стоп". What the keys give in
+    the other layout is no guess. Good is a word that the archive knows or that is never looked for (the, для); it says
+    what language is meant, and so speaks for words in its own script alone.
+
+    Args:
+        typed: as it was read.
+        meant: as it was corrected.
+        known: what finds the typed words that some message holds.
+    """
+    good = {
+        term.typed.isascii()
+        for terms in typed.alternatives
+        for term in terms
+        if _PLAIN.fullmatch(term.typed) and (term.tsquery in known or not term.tsquery)
+    }
+    guesses = {
+        term.typed: replace(term, meant=None)
+        for terms in meant.alternatives
+        for term in terms
+        if term.typed.isascii() in good and term.meant not in (None, other_layout(term.typed))
+    }
+    return meant.with_terms(guesses)
 
 
 def _changed(term: Term, typed: _Form, others: list[_Form], vocabulary: Vocabulary, wider: bool) -> Term:
@@ -70,8 +98,11 @@ def _changed(term: Term, typed: _Form, others: list[_Form], vocabulary: Vocabula
     if len(term.typed) <= _SHORT and any(not form.tsquery for form in others):
         return replace(term, tsquery="", meant=next(form.text for form in others if not form.tsquery))
     if typed.known:
-        near = [n for stem in typed.stems for n in vocabulary.near(stem, slips(stem)) if _akin(stem, n.word)]
-        return replace(term, tsquery=_any([typed.tsquery, *(f.tsquery for f in known), *_quoted(near)]))
+        near = _forms_missed(typed.stems[0], vocabulary) if len(typed.stems) == 1 else []
+        if not known and not near:
+            return term
+        tsquery = _any([typed.tsquery, *(form.tsquery for form in known), *_quoted(near)])
+        return replace(term, tsquery=tsquery, meant=known[0].text if known else near[0].word)
     if known and not wider:
         return replace(term, tsquery=_any([form.tsquery for form in known]), meant=known[0].text)
     near = _nearest([typed, *others[: 1 + _SOUNDS]], vocabulary, wider)
@@ -105,10 +136,18 @@ def _begins_alike(stem: str, word: str) -> bool:
     return stem[0] in word[:2] or word[0] in stem[:2]
 
 
-def _akin(stem: str, word: str) -> bool:
-    """Whether they may be forms of one word that the stemmer did not bring together: ошибок, ошибк."""
-    begin = max(_SHORT, min(len(stem), len(word)) - 2)
-    return stem != word and stem[:begin] == word[:begin]
+def _forms_missed(stem: str, vocabulary: Vocabulary) -> list[Near]:
+    """Words that may be forms of this known one which the stemmer did not bring together: ошибок, ошибк.
+
+    Those with one letter too many or missing, at the end or before the last one. A known word is no slip for another:
+    `Сергея` is no answer to `сервер`, nor `вид` to `видео`.
+    """
+    found = []
+    for near in vocabulary.near(stem, min(1, slips(stem))):
+        short, long = sorted((stem, near.word), key=len)
+        if len(short) > _SHORT and len(short) < len(long) and short[:-1] == long[: len(short) - 1]:
+            found.append(near)
+    return found
 
 
 def _readings(typed: str) -> list[str]:

@@ -89,9 +89,9 @@ def _with_any(
     ]
 
 
-def all_known(connection: psycopg.Connection[Any], query: Query) -> bool:
-    """Whether some message holds each of the query's words."""
-    return all(term.messages for term in weigh(connection, query))
+def known(connection: psycopg.Connection[Any], query: Query) -> set[str]:
+    """What finds the query's words that some message holds."""
+    return {term.tsquery for term in weigh(connection, query) if term.messages}
 
 
 def weigh(connection: psycopg.Connection[Any], query: Query) -> list[Weighed]:

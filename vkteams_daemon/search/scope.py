@@ -89,13 +89,28 @@ def with_threads(connection: psycopg.Connection[Any], chat_ids: Collection[str])
         return [chat_id for (chat_id,) in cursor]
 
 
-def existing(connection: psycopg.Connection[Any], chat_ids: Collection[str], *, threads: bool) -> list[str]:
-    """These chats, as somebody has named them, and with `threads` those that hang on their messages.
+def existing(
+    connection: psycopg.Connection[Any], chat_ids: Collection[str] | None, *, threads: bool, user_id: str | None = None
+) -> list[str] | None:
+    """These chats, as somebody has named them, and with `threads` those that hang on their messages; None stays None.
 
     Raises:
-        NotFound: of one of them nothing has ever been seen; an answer about it would look like that of a quiet one.
+        NotFound: of one of them, or of the person, nothing has ever been seen; the answer would look like that of a
+            quiet one.
     """
     with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            "SELECT WHERE %(user)s::text IS NOT NULL AND NOT EXISTS (SELECT FROM users WHERE user_id = %(user)s)"
+            " AND NOT EXISTS (SELECT FROM messages WHERE user_id = %(user)s)",
+            {"user": user_id},
+        )
+        if cursor.fetchone() is not None:
+            raise NotFound(
+                f"the archive has no user {user_id}",
+                hint="`vkteamsctl context users` and the tool list_users name those it has.",
+            )
+        if chat_ids is None:
+            return None
         cursor.execute(
             "SELECT chat_id FROM unnest(%s::text[]) AS c (chat_id) WHERE NOT EXISTS (SELECT FROM chats"
             " WHERE chats.chat_id = c.chat_id) AND NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id)",

@@ -17,7 +17,7 @@ from rapidfuzz.distance import Prefix
 
 from vkteams_daemon.search import correction, lexical
 from vkteams_daemon.search.hit import MARKS, Leg, Ranked
-from vkteams_daemon.search.query import Query, read
+from vkteams_daemon.search.query import Query, Term, read, tsqueries
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.vocabulary import Vocabulary
 
@@ -133,15 +133,36 @@ def _marked(headline: str) -> str:
     return headline.replace(_END + _BEGIN, "").replace(_BEGIN, MARKS[0]).replace(_END, MARKS[1])
 
 
-def spelled_out(query: Query, marked: str) -> Query:
-    """The query with the words of its best hit's marked snippet in the place of the lexemes that stand for them."""
+def shown_for(connection: psycopg.Connection[Any], query: Query, best: Ranked, marked: str) -> str | None:
+    """The query that these are results for, in the words of the best hit; None where it holds what was typed.
+
+    Args:
+        connection: any connection to the archive.
+        query: what found the hits.
+        best: the first hit.
+        marked: its snippet; its marked words come in the place of the lexemes that stand for them.
+    """
     words = marked.split(MARKS[0])[1::2]
+    terms = [term for term in query.terms if term.meant is not None and not term.phrase]
     changed = {}
-    for term in query.terms:
-        meant = term.meant
-        if meant is None or term.phrase:
+    for term, as_typed in zip(terms, _holds(connection, best, [term.typed for term in terms]), strict=True):
+        meant = term.meant or ""
+        if as_typed:
+            changed[term.typed] = replace(term, meant=None)
             continue
         likeliest = max(words, key=lambda word: Prefix.similarity(word.lower(), meant), default="")
         if Prefix.similarity(likeliest.lower(), meant) >= min(3, len(meant)):
             changed[term.typed] = replace(term, meant=likeliest)
-    return query.with_terms(changed)
+    shown = query.with_terms(changed)
+    return shown.shown if shown.changed else None
+
+
+def _holds(connection: psycopg.Connection[Any], ranked: Ranked, words: list[str]) -> list[bool]:
+    """Whether the message holds each of these words."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(
+            b"SELECT m.search @@ q.tsquery::tsquery FROM unnest(%s::text[]) WITH ORDINALITY AS q (tsquery, place)"
+            b" JOIN messages m ON m.chat_id = %s AND m.msg_id = %s ORDER BY q.place",
+            (tsqueries(connection, [Term(word) for word in words]), ranked.chat_id, ranked.msg_id),
+        )
+        return [bool(holds) for (holds,) in cursor]
