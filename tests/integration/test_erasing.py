@@ -65,6 +65,7 @@ def test_nothing_comes_back_by_replay_or_from_the_api(told: Talk) -> None:
     with told.connection() as connection:
         done = replay.everything(connection, erase=False)
         replay.quarantined(connection, erase=False)
+        assert replay.everything(connection, erase=True).messages == 0
     assert done.messages == 0
     assert (told.rows("SELECT * FROM messages ORDER BY 2"), told.rows("SELECT * FROM events ORDER BY 3")) == before
     again = told.writer.store(told.written)
