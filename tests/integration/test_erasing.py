@@ -108,6 +108,25 @@ def test_many_messages_of_one_second(talk: Talk) -> None:
     assert _erase(talk).messages == 1200
 
 
+def test_a_message_from_the_future_is_as_old_as_its_arrival(told: Talk) -> None:
+    far = 70 * 365 * 24 * 60
+    told.say("6", "old, from the future", at=far)
+    told.say("7", "old elsewhere, from the future", at=far, chat=DEV)
+    told.say("8", "new, from the future", at=far)
+    told.execute("UPDATE messages SET received_at = %s WHERE msg_id IN ('6', '7')", moment(5))
+    with told.connection() as connection:
+        assert (erasing.old(connection, CUT).messages, erasing.old(connection, CUT, [DEV]).messages) == (5, 2)
+    assert _erase(told, DEV).messages == 2
+    assert _left(told, "messages") == ["1", "2", "4", "5", "6", "8"]
+    assert _erase(told).messages == 3
+    assert _left(told, "messages") == ["4", "5", "8"]
+    assert told.rows("SELECT subject FROM events WHERE payload IS NOT NULL ORDER BY event_id") == [
+        ("4",),
+        ("5",),
+        ("8",),
+    ]
+
+
 def test_it_waits_for_a_chat_that_is_being_written(told: Talk) -> None:
     with told.connection() as holder, holder.transaction():
         derived.lock(holder, [OPS])
