@@ -65,6 +65,7 @@ def test_nothing_comes_back_by_replay_or_from_the_api(told: Talk) -> None:
     with told.connection() as connection:
         done = replay.everything(connection, erase=False)
         replay.quarantined(connection, erase=False)
+        assert replay.everything(connection, erase=True).messages == 0
     assert done.messages == 0
     assert (told.rows("SELECT * FROM messages ORDER BY 2"), told.rows("SELECT * FROM events ORDER BY 3")) == before
     again = told.writer.store(told.written)
@@ -105,6 +106,25 @@ def test_it_goes_batch_by_batch_and_can_be_stopped_and_gone_on_with(talk: Talk) 
 def test_many_messages_of_one_second(talk: Talk) -> None:
     talk.many(["x"] * 1200, seconds=0)
     assert _erase(talk).messages == 1200
+
+
+def test_a_message_from_the_future_is_as_old_as_its_arrival(told: Talk) -> None:
+    far = 70 * 365 * 24 * 60
+    told.say("6", "old, from the future", at=far)
+    told.say("7", "old elsewhere, from the future", at=far, chat=DEV)
+    told.say("8", "new, from the future", at=far)
+    told.execute("UPDATE messages SET received_at = %s WHERE msg_id IN ('6', '7')", moment(5))
+    with told.connection() as connection:
+        assert (erasing.old(connection, CUT).messages, erasing.old(connection, CUT, [DEV]).messages) == (5, 2)
+    assert _erase(told, DEV).messages == 2
+    assert _left(told, "messages") == ["1", "2", "4", "5", "6", "8"]
+    assert _erase(told).messages == 3
+    assert _left(told, "messages") == ["4", "5", "8"]
+    assert told.rows("SELECT subject FROM events WHERE payload IS NOT NULL ORDER BY event_id") == [
+        ("4",),
+        ("5",),
+        ("8",),
+    ]
 
 
 def test_it_waits_for_a_chat_that_is_being_written(told: Talk) -> None:

@@ -135,6 +135,21 @@ def test_back_to_the_old_model_in_the_middle(chat: Chat, old: Model, new: Model)
     assert third.embedded == 2, "what was done is not done again"
 
 
+def test_a_third_model_takes_the_place_of_a_half_built_one(
+    chat: Chat, models_dir: Path, tmp_path: Path, old: Model, new: Model
+) -> None:
+    chat.say(*TEXTS)
+    chat.embed(old)
+    worker = chat.worker(new, claim=1)
+    worker.keep(idle=True)
+    worker.round()
+    catalogue.install(str(write_encoder(tmp_path / "third", seed=3, hidden=48)), models_dir, precision="fp32")
+    chat.embed(Model.load(models_dir / "third"))
+    assert states(chat) == {NAME: "retired", "wider": "retired", "third": "active"}
+    assert vectors(chat) == {NAME: 0, "wider": 0, "third": 3}
+    assert chat.rows("SELECT count(*) FROM embedding_queue") == [(0,)]
+
+
 def test_a_retired_model_taken_up_again_is_built_anew(chat: Chat, old: Model, new: Model) -> None:
     chat.say(*TEXTS)
     chat.embed(old)

@@ -53,9 +53,9 @@ class Archive:
             cursor = connection.execute(statement.encode(), values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def everything(self, **options: Any) -> Replayed:
+    def everything(self, *, erase: bool = False, **options: Any) -> Replayed:
         with self.connect() as connection:
-            return replay.everything(connection, erase=False, **options)
+            return replay.everything(connection, erase=erase, **options)
 
     def quarantined(self, *, erase: bool = False) -> Replayed:
         with self.connect() as connection:
@@ -154,6 +154,23 @@ def test_erased_messages_stay_erased(archive: Archive) -> None:
     assert (done.erased, done.messages) == (1, 0)
     assert derived_rows(archive.url) == live
     assert "secret" not in str(live)
+
+
+def test_what_came_of_an_erased_message_while_deleted_ones_were_kept_goes_as_well(archive: Archive) -> None:
+    archive.bots[0].erase = True
+    archive.store(new(1, "m", "secret"), new(2, "n", "secret"), deleted(3, "m"), deleted(4, "n"))
+    # The second bot tells all of one message again, of the other only what was pinned: that says nothing to its row.
+    archive.store(new(1, "m", "secret"), edited(2, "m", "secret two"), deleted(3, "m"), pinned(4, "n", "secret"), bot=1)
+    assert archive.execute("SELECT msg_id, text FROM messages ORDER BY 1") == [("m", "secret two"), ("n", None)]
+    kept = rows(archive.url, "messages"), rows(archive.url, "message_versions")
+    assert archive.everything().erased == 2
+    assert (rows(archive.url, "messages"), rows(archive.url, "message_versions")) == kept
+    done = archive.everything(erase=True)
+    assert (done.erased, done.messages) == (1, 1)
+    assert archive.execute("SELECT msg_id FROM messages WHERE deleted_at IS NOT NULL ORDER BY 1") == [("m",), ("n",)]
+    assert "secret" not in str(derived_rows(archive.url))
+    assert archive.execute("SELECT count(*) FROM events WHERE payload IS NOT NULL OR raw IS NOT NULL") == [(0,)]
+    assert archive.everything(erase=True).messages == 0
 
 
 def _quarantine(archive: Archive, event_id: int) -> None:

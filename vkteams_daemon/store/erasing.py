@@ -19,11 +19,16 @@ Progress = Callable[[int, int], None]  # how many messages and events of how man
 
 _BATCH = 500
 _OF_CHATS = "(%(chats)s::text[] IS NULL OR m.chat_id = ANY(%(chats)s))"
-_OLD = f"m.sent_at < %(before)s AND {_OF_CHATS}"
+_SENT = "m.sent_at < %(before)s"
+# A clock that was wrong, or somebody who wants to stay: a message from the future is as old as its arrival.
+_AHEAD = "m.sent_at > now() AND m.received_at < %(before)s"
+_OLD = f"({_SENT} OR {_AHEAD}) AND {_OF_CHATS}"
 _FULL = f"m.received_at < %(before)s AND (m.payload IS NOT NULL OR m.raw IS NOT NULL) AND {_OF_CHATS}"
-_MESSAGES = (
-    f"SELECT m.sent_at, m.chat_id, m.msg_id FROM messages m WHERE {_OLD} AND m.sent_at >= %(last)s"
+# One after the other, for the index on sent_at answers each, and would be read to its end for both at once.
+_MESSAGES = tuple(
+    f"SELECT m.sent_at, m.chat_id, m.msg_id FROM messages m WHERE {when} AND {_OF_CHATS} AND m.sent_at >= %(last)s"
     " ORDER BY m.sent_at LIMIT %(batch)s"
+    for when in (_SENT, _AHEAD)
 )
 _EVENTS = (
     f"SELECT m.received_at, m.bot_id, m.generation, m.event_id FROM events m WHERE {_FULL}"
@@ -51,7 +56,7 @@ class Old:
 
     Attributes:
         versions, vectors: of these messages.
-        events: that arrived before it and still say something; those of messages that were sent before it come on top.
+        events: that arrived before it and still say something; later ones of these messages come on top.
     """
 
     messages: int
@@ -86,6 +91,8 @@ def erase(
 ) -> Erased:
     """Erase the messages that were sent, and the events that arrived, before a moment.
 
+    A message that says it was sent in the future goes by its arrival.
+
     Args:
         connection: of the caller's own, in autocommit mode.
         before: the moment (aware).
@@ -103,9 +110,11 @@ def erase(
         def tell() -> None:
             progress(min(done.messages + done.events, total), total)
 
-        while not stopped() and (page := _page(connection, _MESSAGES, asked)):
-            done.messages += _forget(connection, [(chat_id, msg_id) for _, chat_id, msg_id in page])
-            tell()
+        for query in _MESSAGES:
+            asked["last"] = "-infinity"
+            while not stopped() and (page := _page(connection, query, asked)):
+                done.messages += _forget(connection, [(chat_id, msg_id) for _, chat_id, msg_id in page])
+                tell()
         asked["last"] = "-infinity"
         while not stopped() and (page := _page(connection, _EVENTS, asked)):
             columns = [list(column) for column in zip(*page, strict=True)][1:]

@@ -3,7 +3,8 @@
 `quarantined` reads again what this program could not read when it came; `everything` rebuilds all that is derived.
 Both are safe beside a running daemon and may be ended and begun again at any point: each page is a transaction that
 holds the locks of its chats, and what is already right is not written. A message that was erased stays as it is, for
-its events say nothing any more; a text that did not change keeps its vectors, a changed one is queued.
+its events say nothing any more; where another bot has brought it again since, `erase` takes that as well. A text that
+did not change keeps its vectors, a changed one is queued.
 """
 
 from __future__ import annotations
@@ -189,14 +190,19 @@ def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: boo
         said = [f.message for f in facts[key] if f.message]
         if key not in erased and said:
             messages += fold_all({}, said, erase=erase)
+        elif key in erased and erase and (left := known.get(key)) and left.deleted_at is not None:
+            # Another bot brought it again while deleted messages were kept: what has come since goes too.
+            left.blank()
+            messages.append(left)
     for message in messages:
         if (old := known.get(message.key)) is not None:
             message.stored_row, message.stored_versions = old.stored_row, old.stored_versions
     changed = [m for m in messages if m.row != m.stored_row or m.version_rows != list(m.stored_versions)]
-    queued = derived.save(connection, changed, erase=erase, copy=True)
+    # Not only those: a deleted message may be as it should be while an event still tells what it said.
+    queued = derived.save(connection, messages, erase=erase, copy=True)
     done.events += seen
     done.unreadable += unreadable
-    done.erased += len(erased)
+    done.erased += len(erased.difference(m.key for m in changed))
     done.messages += len(changed)
     done.queued += queued
 
