@@ -20,6 +20,7 @@ from vkteams_daemon.botapi import events as api_events
 from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.daemon.backoff import Backoff
+from vkteams_daemon.daemon.clock import Clock
 from vkteams_daemon.daemon.printing import OutputLost
 from vkteams_daemon.daemon.status import Status
 from vkteams_daemon.errors import (
@@ -115,6 +116,7 @@ class Poller:
         self._database = Backoff(backoff_max)
         self._repeats = Backoff(REPEAT_MAX)
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=10_000)
+        self._clock = Clock()
 
     @property
     def standby(self) -> bool:
@@ -186,9 +188,9 @@ class Poller:
             return 0.0
         asked = time.monotonic()
         body = client.poll(cursor.last_event_id, self.poll_time)
-        arrived, received_at = time.monotonic(), datetime.now(UTC)
+        arrived, received_at = time.monotonic(), self._clock.now()
         events = api_events.read(body, received_at)
-        self._api_answered(received_at)
+        self._api_answered()
         if not events:
             if arrived - asked >= self.poll_time / 2:
                 self._repeats.succeeded()
@@ -286,9 +288,9 @@ class Poller:
             self._changed()
         return wait
 
-    def _api_answered(self, at: datetime) -> None:
+    def _api_answered(self) -> None:
         api = self._status.api
-        api.last_poll_at = at
+        api.last_poll_at = datetime.now(UTC)
         if api.state != "ok":
             if api.state is not None:
                 log.info("the Bot API answers again after %d failures", self._api.failures)
