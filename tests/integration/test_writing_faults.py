@@ -428,9 +428,9 @@ def test_one_copy_may_take_longer_than_one_that_is_stuck(archive: Archive, proxy
     assert proxy._listener is not None
     proxy._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
     writer = archive.holder(proxy.before(archive.url), write_timeout=2)
-    proxy.slow(1_000_000)
+    proxy.delay(0.1)  # each piece of 64 KiB at most
     started = time.monotonic()
-    events = batch(*(new(n, text="x" * 15_000) for n in range(1, 201)))
+    events = batch(*(new(n, text="x" * 10_000) for n in range(1, 201)))
     assert writer.store(events).saved == 200
     assert time.monotonic() - started > 2
     assert archive.state() == (200, list(range(1, 201)))
