@@ -226,7 +226,7 @@ def test_workers_that_start_degraded_go_on_trying_whatever_comes(
         until(lambda: (status.database.state, status.database.last_error) == ("ok", None), 20, "an open database")
     finally:
         service.stop()
-    said = [record.getMessage() for record in caplog.records if record.name == "vkteams_daemon.daemon.service"]
+    said = [record.getMessage() for record in caplog.records if record.name == "vkteams_daemon.daemon.opening"]
     assert said[:4] == [str(down), str(refused), str(down), "the database answers"]
 
 

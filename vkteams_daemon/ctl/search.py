@@ -125,10 +125,15 @@ def _show_hit(screen: Screen, hit: Hit, explain: bool) -> None:
     for said in hit.context[len(before) :]:
         screen.line(f"    {said.author or 'nobody'}: {one_line(said.text)}", "dim")
     reply = f" · answers {hit.reply_to_msg_id}" if hit.reply_to_msg_id else ""
-    screen.line(f"    chat {hit.chat_id} · message {hit.msg_id}{reply} · score {hit.score:.3f}", "dim")
+    screen.line(f"    chat {hit.chat_id} · message {hit.msg_id}{reply}{_score(hit.score, ' · ')}", "dim")
     for leg in hit.legs if explain else ():
         share = "" if leg.share is None else f", {leg.share:.0%} of the query"
-        screen.line(f"    {leg.name}: place {leg.rank}, score {leg.score:.3f}{share}", "dim")
+        screen.line(f"    {leg.name}: place {leg.rank}{_score(leg.score, ', ')}{share}", "dim")
+
+
+def _score(score: float, before: str) -> str:
+    # The parts of an identifier stand at no place in their text, and the server's rank of such a hit is 0.
+    return f"{before}score {score:.3f}" if score else ""
 
 
 def _summary(found: Found) -> str:

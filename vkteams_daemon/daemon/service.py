@@ -8,14 +8,13 @@ signals, so that TERM is heard whatever the others wait for.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import FrameType
 
@@ -24,6 +23,7 @@ from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import chores
 from vkteams_daemon.daemon.embedders import Embedders
+from vkteams_daemon.daemon.opening import Opening
 from vkteams_daemon.daemon.poller import Poller, Sink
 from vkteams_daemon.daemon.printing import Printer
 from vkteams_daemon.daemon.reload import Reload, client
@@ -203,40 +203,17 @@ class Service:
         return self._await_ready(poller.ready, lambda: poller.last_error)
 
     def _start_embedding(self) -> str:
-        ready: Future[str] = Future()
-        last: VkTeamsError | None = None
-
-        def open_database() -> None:
-            nonlocal last
-            database = self._status.database
-            while not self._stopping.is_set():
-                try:
-                    self._database.open()
-                    self._embedders.start(self._work)
-                except VkTeamsError as error:
-                    if not isinstance(error, DatabaseUnavailable):
-                        with contextlib.suppress(InvalidStateError):  # nobody waits any more: it goes on trying
-                            ready.set_exception(error)
-                            return
-                    last = error.with_traceback(None)
-                    if database.last_error != str(error):
-                        log.error("%s", error)
-                        database.state, database.last_error = "down", str(error)
-                        self._reporter.changed()
-                    self._stopping.wait(1.0)
-                else:
-                    if database.last_error:
-                        log.info("the database answers")
-                    database.state, database.last_error = "ok", None
-                    self._reporter.changed()
-                    with contextlib.suppress(InvalidStateError):
-                        ready.set_result("")
-                    return
-
-        self._spawn("opening", open_database)
-        note = self._await_ready(ready, lambda: last)
+        opening = Opening(
+            self._database,
+            self._status.database,
+            self._stopping,
+            opened=lambda: self._embedders.start(self._work),
+            changed=self._reporter.changed,
+        )
+        self._spawn("opening", opening.run)
+        note = self._await_ready(opening.ready, lambda: opening.last_error)
         # Whatever came just now still counts; what comes from now on is waited out.
-        return note if ready.cancel() else ready.result()
+        return note if opening.ready.cancel() else opening.ready.result()
 
     def _await_ready(self, ready: Future[str], last_error: Callable[[], VkTeamsError | None]) -> str:
         deadline = time.monotonic() + self.config.daemon.start_timeout
