@@ -154,6 +154,17 @@ def test_ids_that_start_over_in_the_middle_of_an_answer(bot: Bot) -> None:
     assert not bot.store(batch(new(4, "n4"))).restarted
 
 
+def test_what_stands_above_a_cursor_that_went_back_may_come_again(bot: Bot) -> None:
+    bot.store(batch(new(1000)))
+    assert bot.store(batch(new(1001), new(3))).late == 1
+    assert bot.last == 3
+    assert bot.store(batch(new(1001))) == Stored(duplicate=1, moved=True)
+    other = [new(1001, "a"), new(1000, "b")]
+    assert bot.store(batch(*other)).restarted and bot.last == 1000
+    assert bot.store(batch(other[0])) == Stored(duplicate=1, moved=True)
+    assert bot.last == 1001
+
+
 def test_two_events_under_one_id_may_come_again_in_another_order(bot: Bot) -> None:
     one, other = new(5, "m1", "one"), new(5, "m2", "two")
     assert bot.store(batch(one, other)).saved == 2

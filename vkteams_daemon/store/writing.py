@@ -126,7 +126,8 @@ class Writer:
                     raise
                 # Now with savepoints: they cost something, and data is refused once in a blue moon.
                 after, outcome = self._commit(connection, batch, before, self._insert_healthy)
-            self._highest = after.last_event_id if outcome.restarted else max(self._highest, after.last_event_id)
+            # The cursor may stand below what was stored.
+            self._highest = max([0 if outcome.restarted else self._highest, *(event.event_id for event in batch)])
             self._cursor = after
             return outcome
 
