@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.harness.daemon import DaemonProcess
+from tests.harness.waiting import until
 
 Make = Callable[..., DaemonProcess]
 
@@ -74,7 +75,7 @@ def test_how_it_is_can_be_told_by_its_pid_file(running: DaemonProcess) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"vkteamsd is running\n{TYPO}")
     assert str(running.pid) in done.stdout
-    assert running.answer("daemon", "stats", *named)["file"]["events"]["saved"] == 1
+    until(lambda: running.answer("daemon", "stats", *named)["file"]["events"]["saved"] == 1, 20, "the event's count")
     running.kill9()
     assert running.ctl("daemon", "status", *named).returncode == 1
     running.pid_file.unlink()

@@ -154,6 +154,13 @@ def test_ids_that_start_over_in_the_middle_of_an_answer(bot: Bot) -> None:
     assert not bot.store(batch(new(4, "n4"))).restarted
 
 
+def test_what_came_before_the_ids_started_over_may_come_once_more(bot: Bot) -> None:
+    bot.store(batch(*(new(number) for number in range(1, 8))))
+    assert bot.store(batch(new(8), new(9), new(1, "n1"))).restarted
+    assert bot.store(batch(new(2, "n2"), new(9), new(10, "n10"))) == Stored(saved=2, duplicate=1, queued=2, moved=True)
+    assert (bot.last, len(bot.ids())) == (10, 9 + 3)
+
+
 def test_what_stands_above_a_cursor_that_went_back_may_come_again(bot: Bot) -> None:
     bot.store(batch(new(1000)))
     assert bot.store(batch(new(1001), new(3))).late == 1

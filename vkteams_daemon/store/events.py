@@ -111,14 +111,15 @@ def distinct(events: Sequence[Event]) -> tuple[list[Event], dict[int, int]]:
     ids: dict[int, int] = {}
     for event in events:
         first = kept.setdefault(event.event_id, event)
-        if first is not event and not _same(first, event):
+        if first is not event and not same(first, event):
             key = own_key(event)
             ids[key] = event.event_id
             kept.setdefault(key, replace(event, event_id=key))
     return list(kept.values()), ids
 
 
-def _same(one: Event, other: Event) -> bool:
+def same(one: Event, other: Event) -> bool:
+    """Whether two events under one id are one event."""
     if one.error or other.error:
         return source(one) == source(other)
     return _identity(one) == _identity(other)

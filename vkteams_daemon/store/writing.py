@@ -69,6 +69,7 @@ class Writer:
         self._nick = nick
         self._chosen = ChosenChats(chat_ids)
         self._highest = 0
+        self._carried: dict[int, Event] = {}
         self._cursor: Cursor | None = None
         self.erase = False
 
@@ -172,7 +173,8 @@ class Writer:
             if colliding:
                 # What goes on from the cursor, before the place where the ids start over, is of the old ones.
                 old = batch[: numbering.begins(batch, colliding[0])]
-                generations = {id(event): before.generation for event in old if event.event_id > before.last_event_id}
+                carried = [event for event in old if event.event_id > before.last_event_id]
+                generations = {id(event): before.generation for event in carried}
             current = before.generation + bool(colliding)
             keyed = [(generations.get(id(event), current), event) for event in new + colliding]
             # In the order of their ids, however the API has arranged them: replay goes by it too.
@@ -181,6 +183,8 @@ class Writer:
             after = _advanced(before, batch, kept, restarted=bool(colliding), late=bool(late))
             if after != before:
                 self._move(connection, before, after)
+        if colliding:
+            self._carried = {event.event_id: event for event in carried}
         saved = len(new) + len(colliding)
         return after, Stored(
             saved=saved,
@@ -206,6 +210,8 @@ class Writer:
             return event.event_id in known or (stored is not None and stored.is_of(event))
 
         new = [event for event in distinct if not is_known(event)]
+        # What stood before the place where the ids started over may come once more, as it was.
+        new = [e for e in new if (old := self._carried.get(e.event_id)) is None or not events.same(old, e)]
         others = [e for e in distinct if e.event_id in known and e.numbered and not known[e.event_id].is_of(e)]
         if not others:
             return new, []
