@@ -1,0 +1,97 @@
+"""A server that counts anew now and then: in gaps of its ids, in any order, in answers of any size; nothing is lost."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import psycopg
+import pytest
+
+from tests.harness.batches import CHAT, batch, new
+from vkteams_daemon.store.writing import Writer
+
+OTHER = "other@chat.agent"
+
+
+@dataclass
+class Server:
+    """The API, with its ids and what it has not got rid of."""
+
+    dice: random.Random
+    lenient: bool
+    gap: int
+    size: int | None
+    shuffles: bool
+    number: int = 0
+    highest: int = 0
+    restarts: int = 0
+    said: int = 0
+    events: list[tuple[int, str, str]] = field(default_factory=list)
+
+    def say(self, chat: str, skip: int = 0) -> str:
+        """A message, and its name."""
+        self.said += 1
+        self.number += 1 + skip + self.dice.randint(0, self.gap)
+        self.highest = self.number
+        self.events.append((self.number, f"m{self.said}", chat))
+        return f"m{self.said}"
+
+    def answer(self, acknowledged: int) -> list[tuple[int, str, str]]:
+        """What is above the id; a strict server forgets what is not. An id that it never gave means nothing to it."""
+        asked = acknowledged if acknowledged <= self.highest else 0
+        above = [event for event in self.events if event[0] > asked]
+        if not self.lenient:
+            self.events = above
+        found = above[: self.size]
+        if self.shuffles:
+            self.dice.shuffle(found)
+        return found
+
+    def restart(self) -> None:
+        """Begin with id 1 again."""
+        self.number, self.highest, self.events = 0, 0, []
+        self.restarts += 1
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_ids_that_start_over_lose_and_double_nothing(database_url: str, seed: int) -> None:
+    dice = random.Random(seed)
+    filtered = seed % 2 == 1
+    server = Server(dice, dice.random() < 0.3, dice.choice([0, 0, 1, 3]), dice.choice([None, 1, 2, 5]), seed % 3 == 0)
+    writer = Writer(lambda: psycopg.connect(database_url, autocommit=True), "1", chat_ids=[CHAT] if filtered else [])
+    assert writer.acquire()
+    wanted = []
+
+    def say(skip: int = 0, chat: str = CHAT) -> None:
+        name = server.say(chat, skip)
+        if chat == CHAT:
+            wanted.append(name)
+
+    def poll() -> bool:
+        assert writer.cursor
+        answer = server.answer(writer.cursor.last_event_id)
+        events = batch(*(new(number, name, chat=chat) for number, name, chat in answer))
+        for _ in range(dice.choice([1, 1, 1, 2]) if events else 0):
+            writer.store(events)
+        return bool(answer)
+
+    def drain() -> None:
+        assert any(not poll() for _ in range(500)), "it stands still"
+
+    for _ in range(50):
+        for _ in range(dice.randint(0, 5)):
+            say(chat=OTHER if filtered and dice.random() < 0.5 else CHAT)
+        for _ in range(dice.randint(1, 3)):
+            poll()
+        if dice.random() < 0.1:
+            # Far above all that comes after the restart: what is said of that the server cannot take for its own.
+            say(skip=1000 * (server.restarts + 1))
+            drain()
+            server.restart()
+    drain()
+    writer.close()
+    with psycopg.connect(database_url) as connection:
+        stored = [row[0] for row in connection.execute("SELECT subject FROM events").fetchall()]
+    assert server.restarts
+    assert sorted(stored) == sorted(wanted)
