@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vkteams_daemon.store.database import Connection
 
-# Rows; the server says nothing while a statement runs, and one of any size could not be told from one that is stuck.
-_AT_ONCE = 10_000
 COPY_FROM = 200  # rows; below it the arrays' place in a pipeline is quicker than COPY's round trip
 
 
@@ -32,10 +29,7 @@ class Rows:
         prefix: str = "",
         json: Callable[[Any], str] = str,
     ) -> Any:
-        """Execute `statement`, whose `{incoming}` stands for the rows; returns an iterator over what it returns.
-
-        Many rows are brought in parts, in their order: what becomes of one must not depend on the others. For no rows
-        nothing is executed.
+        """Execute `statement`, whose `{incoming}` stands for the rows; returns the cursor.
 
         Args:
             connection: in a transaction or not, in pipeline mode or not.
@@ -44,14 +38,12 @@ class Rows:
             prefix: what stands for `{prefix}` in the statement.
             json: writes a value of a JSON column that is not None.
         """
-        written = iter(self._with_json(rows, json))
-        parts = iter(lambda: list(itertools.islice(written, _AT_ONCE)), [])
+        arrays = list(zip(*self._with_json(rows, json), strict=True)) or [()] * len(self.columns)
         places = ", ".join(f"%b::{'text' if kind == 'jsonb' else kind}[]" for _, kind in self.columns)
         names = ", ".join(name for name, _ in self.columns)
         source = f"unnest({places}) AS incoming({names})"
-        query = statement.format(incoming=source, prefix=prefix).encode()
-        return itertools.chain.from_iterable(
-            [connection.execute(query, [list(column) for column in zip(*part, strict=True)]) for part in parts]
+        return connection.execute(
+            statement.format(incoming=source, prefix=prefix).encode(), [list(array) for array in arrays]
         )
 
     def copy(

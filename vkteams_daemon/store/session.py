@@ -7,15 +7,10 @@ as well. What a session is known to do is worth more than the few milliseconds t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
-import sys
-import termios
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator
 
 import psycopg
 
@@ -31,14 +26,13 @@ _SETTINGS = (
     " DO $$ BEGIN SET client_connection_check_interval = '2s'; EXCEPTION WHEN data_exception THEN NULL; END $$"
 )
 _KEY = "hashtextextended('vkteams bot ' || current_schema() || ' ' || %(bot)s, 0)"
-# No timeout of the server ends a session that waits in mid-statement for a client that was stopped. A COPY may last as
-# long as it goes on, and waits for its client now and then.
-_DEAF_HOLDER = (
-    "SELECT a.pid, a.query_start, c.bytes_processed FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
-    " LEFT JOIN pg_stat_progress_copy c ON c.pid = a.pid"
+# No timeout of the server ends a session that waits in mid-statement for a client that was stopped.
+_END_DEAF_HOLDER = (
+    "SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
     " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND a.datname = current_database()"
     f" AND (l.classid::bigint << 32 | l.objid::bigint) = {_KEY} AND a.usename = current_user"
     " AND a.state = 'active' AND a.wait_event_type = 'Client'"
+    " AND a.query_start < clock_timestamp() - make_interval(secs => %(patience)s)"
 )
 
 
@@ -47,8 +41,7 @@ class Session:
 
     Args:
         connect: opens a connection of its own.
-        limit: seconds without progress after which whatever the connection waits for is abandoned. Progress is what
-            the server has taken in or answered, be it a piece of a statement.
+        limit: seconds after which whatever the connection waits for is abandoned.
     """
 
     def __init__(self, connect: Callable[[], Connection], limit: float) -> None:
@@ -56,9 +49,6 @@ class Session:
         self._limit = limit
         self._connection: Connection | None = None
         self._busy = threading.Lock()
-        self._given_up = False
-        self._deaf: tuple[Any, ...] | None = None
-        self._deaf_since = 0.0
 
     @property
     def open(self) -> bool:
@@ -75,7 +65,7 @@ class Session:
         """
         with self._busy:
             try:
-                with self._translated():
+                with translated(), self._limited():
                     if not self.open:
                         if not fresh:
                             raise DatabaseUnavailable("the writer's connection is closed")
@@ -88,15 +78,11 @@ class Session:
 
     def lock(self, connection: Connection, bot_id: str) -> bool:
         """Try to take the bot's lock, which the session then keeps; ends a holder that has turned deaf."""
-        bot = {"bot": bot_id}
+        bot = {"bot": bot_id, "patience": self._limit}
         row = connection.execute(f"SELECT pg_try_advisory_lock({_KEY})".encode(), bot).fetchone()
         if row and row[0]:
             return True
-        deaf = connection.execute(_DEAF_HOLDER.encode(), bot).fetchone()
-        if deaf != self._deaf:
-            self._deaf, self._deaf_since = deaf, time.monotonic()
-        elif deaf and time.monotonic() - self._deaf_since > self._limit:
-            connection.execute("SELECT pg_terminate_backend(%s)", deaf[:1])
+        connection.execute(_END_DEAF_HOLDER.encode(), bot)
         return False
 
     def ping(self) -> None:
@@ -109,7 +95,7 @@ class Session:
             return
         try:
             if self._connection is not None:
-                with self._translated():
+                with translated(), self._limited():
                     self._connection.execute("SELECT 1")
         except Exception:
             self._drop()
@@ -134,51 +120,18 @@ class Session:
             self._drop()
 
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        with translated():
-            try:
-                yield
-            except psycopg.Error:
-                if not self._given_up:
-                    raise
-                raise DatabaseUnavailable(
-                    f"the database was given up after {self._limit:g} s without progress (database.write_timeout)"
-                ) from None
-
-    def _watch(self, connection: Connection) -> None:
-        """Give the connection up when it has waited for `limit` seconds in which nothing came or went.
-
-        Whatever it waits for, it waits for in `wait`, which drives a generator: that is told every 0.1 s what the
-        connection is ready for. What happens between two waits is our own work.
-        """
-        wait = connection.wait
-
-        def watched(steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-            since, left = time.monotonic(), 0
-            try:
-                awaited = next(steps)
-                while True:
-                    ready = yield awaited
-                    before, left = left, 0 if ready else _not_taken(connection)
-                    if ready or left != before:
-                        since = time.monotonic()
-                    elif time.monotonic() - since > self._limit:
-                        self._given_up = True
-                        self.abort()
-                    awaited = steps.send(ready)
-            except StopIteration as end:
-                return end.value
-
-        def limited(steps: Any, *how: Any, **more: Any) -> Any:
-            return wait(watched(steps), *how, **more)
-
-        connection.wait = cast(Any, limited)  # type: ignore[method-assign]
+    def _limited(self) -> Iterator[None]:
+        timer = threading.Timer(self._limit, self.abort)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _open(self) -> None:
         # Kept before it is used: `abort` must be able to end whatever this waits for.
         self._connection = self._connect()
-        self._given_up = False
-        self._watch(self._connection)
         self._connection.execute(_SETTINGS)
         derived.prepare(self._connection)
 
@@ -186,11 +139,3 @@ class Session:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-
-def _not_taken(connection: Connection) -> int:
-    """How many bytes the system still holds that the other side has not taken; megabytes, where the network is slow."""
-    left = bytearray(4)
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, left)
-    return int.from_bytes(left, sys.byteorder)

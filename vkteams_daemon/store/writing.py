@@ -52,7 +52,7 @@ class Writer:
         bot_id: whose events these are.
         nick: the bot's nick, for the `bots` table.
         chat_ids: keep only these chats and their threads; empty keeps everything.
-        write_timeout: seconds without progress after which a transaction is abandoned.
+        write_timeout: seconds after which a stuck transaction is abandoned.
     """
 
     def __init__(
