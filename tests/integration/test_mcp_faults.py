@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -213,11 +214,13 @@ def test_lines_that_are_no_protocol_are_survived(office: Office) -> None:
 
 def test_two_first_questions_at_once_open_one_archive(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
+    both = threading.Barrier(2)  # passed where a second one is opened while the first is
 
     class Slow:
         def __init__(self, config: Config) -> None:
             opened.append(self)
-            time.sleep(0.2)
+            with contextlib.suppress(threading.BrokenBarrierError):
+                both.wait(0.5)
 
     monkeypatch.setattr("vkteams_daemon.search.archive.Archive", Slow)
     reader = Reader(Config(), Access("me"))

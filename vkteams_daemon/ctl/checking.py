@@ -40,7 +40,7 @@ def checks(config: Config, *, foreground: bool, token: bool = True) -> Iterator[
 
     if not token and not config.api.token:
         config = msgspec.structs.replace(config, api=msgspec.structs.replace(config.api, token="later"))
-    yield lambda: vkteamsd._check(config, foreground)
+    yield lambda: vkteamsd.check(config, foreground)
     yield lambda: privileges.user(config)
     if config.daemon.role != "embed":
         yield lambda: client(config).close()

@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace, secrets: Secrets, service: Callable[..., Any]
     settings = Settings(args.config, args.instance, flags)
     config = settings.read()
     secrets.learn(config)
-    _check(config, args.foreground)
+    check(config, args.foreground)
     owner = privileges.user(config)
     privileges.make_directories(config, owner, log=not args.foreground)
     _refuse_second(config)
@@ -102,8 +102,8 @@ def _run(args: argparse.Namespace, secrets: Secrets, service: Callable[..., Any]
     return verdict.exit_code
 
 
-def _check(config: Config, foreground: bool) -> None:
-    """What is wrong already, before anything is made."""
+def check(config: Config, foreground: bool) -> None:
+    """Raise the ConfigError of what is wrong already, before anything is made."""
     if not config.storage.save and not foreground:
         raise ConfigError(
             "storage.save: false needs --foreground", hint="It prints events, and a daemon has nowhere to print."
