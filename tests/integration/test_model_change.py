@@ -191,6 +191,19 @@ def test_registering_a_model_does_not_wait_for_the_build_of_an_index(chat: Chat,
         assert chat.register(new).state == "building"
 
 
+def test_what_a_retired_model_left_is_cleared_without_waiting_for_a_build(chat: Chat, old: Model) -> None:
+    chat.say(*TEXTS)
+    chat.embed(old)
+    chat.execute("UPDATE embedding_models SET state = 'retired'")
+    with chat.connection() as busy, chat.connection() as connection:
+        busy.execute(f"SELECT pg_advisory_lock({models._BUILD_LOCK})".encode())
+        assert models.clear_retired(connection) == 3
+        assert indexes(chat) == ["embeddings_hnsw_1_message"], "for the next time"
+        busy.execute(f"SELECT pg_advisory_unlock({models._BUILD_LOCK})".encode())
+        models.clear_retired(connection)
+    assert indexes(chat) == []
+
+
 def test_an_interrupted_build_of_the_index_is_repeated(chat: Chat, old: Model) -> None:
     chat.say(*TEXTS)
     chat.embed(old)

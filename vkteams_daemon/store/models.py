@@ -239,13 +239,17 @@ def clear_retired(connection: Connection, *, batch: int = 5000) -> int:
 
 def _drop_retired_index(connection: Connection, model_id: int, kind: str) -> None:
     # In no transaction, for it waits for whoever uses the index; a lock of the session keeps it from coming to life.
-    connection.execute(f"SELECT pg_advisory_lock({_LOCK})".encode())
+    # Beside a build it would wait for that, and the build for the snapshot of whoever waits for the lock: next time.
+    row = connection.execute(f"SELECT pg_try_advisory_lock({_BUILD_LOCK})".encode()).fetchone()
+    if not row or not row[0]:
+        return
     try:
+        connection.execute(f"SELECT pg_advisory_lock({_LOCK})".encode())
         if _is_retired(connection, model_id):
             connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(model_id, kind)}".encode())
     finally:
         if not connection.closed:
-            connection.execute(f"SELECT pg_advisory_unlock({_LOCK})".encode())
+            connection.execute(f"SELECT pg_advisory_unlock({_LOCK}), pg_advisory_unlock({_BUILD_LOCK})".encode())
 
 
 def _is_retired(connection: Connection, model_id: int) -> bool:
