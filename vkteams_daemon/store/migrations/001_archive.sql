@@ -80,13 +80,18 @@ CREATE TABLE messages (
     received_at     timestamptz NOT NULL,
     -- Words and identifiers as they stand; then, without positions, the parts of what the parser takes for a path, a host,
     -- a number with its sign or a tag (/start, host-01.corp, JIRA-1234, List<String>); of words with a hyphen it gives
-    -- the parts itself.
+    -- the parts itself. Most texts have neither that nor a ё, and are parsed as they are.
     search          tsvector GENERATED ALWAYS AS
-                    (to_tsvector('vkteams'::regconfig, replace(replace(left(text, 100000), 'ё', 'е'), 'Ё', 'Е'))
-                     || CASE WHEN text ~ '[-+][[:digit:].]|[./~<&][^[:alnum:][:space:]]*[[:alnum:]]|://'
-                             THEN strip(to_tsvector('vkteams'::regconfig,
-                                  translate(left(text, 100000), 'ёЁ-+./~<&', 'еЕ       ')))
-                             ELSE ''::tsvector END) STORED,
+                    (CASE WHEN text !~ '[ёЁ]|[-+][[:digit:].]|[./~<&][^[:alnum:][:space:]]*[[:alnum:]]|://'
+                               AND octet_length(text) <= 100000
+                          THEN to_tsvector('vkteams'::regconfig, text)
+                          ELSE to_tsvector('vkteams'::regconfig,
+                                           replace(replace(left(text, 100000), 'ё', 'е'), 'Ё', 'Е'))
+                               || CASE WHEN text ~ '[-+][[:digit:].]|[./~<&][^[:alnum:][:space:]]*[[:alnum:]]|://'
+                                       THEN strip(to_tsvector('vkteams'::regconfig, regexp_replace(replace(replace(
+                                            left(text, 100000), 'ё', 'е'), 'Ё', 'Е'), '[-+./~<&]', ' ', 'g')))
+                                       ELSE ''::tsvector END
+                     END) STORED,
     PRIMARY KEY (chat_id, msg_id)
 );
 CREATE INDEX messages_chat_time ON messages (chat_id, sent_at);
@@ -148,7 +153,7 @@ CREATE TABLE embedding_queue (
     msg_id      text NOT NULL,
     model_id    integer NOT NULL,
     kind        text NOT NULL,
-    enqueued_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    enqueued_at timestamptz NOT NULL DEFAULT statement_timestamp(),
     attempts    integer NOT NULL DEFAULT 0,
     not_before  timestamptz NOT NULL DEFAULT '-infinity',
     last_error  text,
