@@ -1,8 +1,9 @@
 """From the Bot API's answers to committed rows, against what most code does and against COPY.
 
-    python -m bench.ingest [TEXTS.jsonl.gz] [--events N] [--batch N] [--rounds N]
+    python -m bench.ingest [TEXTS.jsonl.gz] [--events N] [--batch N ...] [--rounds N]
 
-Ours: answers of events/get with `--batch` new messages each are stored, one transaction an answer. The rival: one
+Ours: answers of events/get with `--batch` new messages each are stored, one transaction an answer; by default all at
+once, as they come where so many wait, and then in answers of 1,000. The rival: one
 transaction an event, with the same rows, from ten threads that keep their connections. The ceiling: COPY of the very
 rows that ours has written into the same tables with the same indexes, in transactions of the same size; once from
 Python's values, as a program that has them would, and once from bytes that the server itself had encoded beforehand.
@@ -194,8 +195,7 @@ def _count(connection: Connection, table: str) -> int:
 def measure(database: Database, texts: Sequence[str], batch: int, rounds: int, meter: Meter) -> None:
     """Run every way turn about and print events a second and ratios."""
     bodies = archive.bodies(texts, batch)
-    with database.connection() as connection:
-        models.register(connection, "bench", "bench", 384)
+    empty(database)
     with ours(database, bodies) as work:
         work()
     rows = portions(database, batch)
@@ -231,12 +231,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, metavar="TEXTS.jsonl.gz")
     parser.add_argument("--events", type=int, default=10000, metavar="N")
-    parser.add_argument("--batch", type=int, default=500, metavar="N")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    parser.add_argument("--batch", type=int, nargs="+", metavar="N")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
     options = parser.parse_args()
     with archive.place() as directory, archive.database(directory) as database:
         texts = archive.read_texts(options.file, options.events)
-        measure(database, texts, options.batch, options.rounds, Meter(directory))
+        with database.connection() as connection:
+            models.register(connection, "bench", "bench", 384)
+        for batch in options.batch or (len(texts), 1000):
+            measure(database, texts, batch, options.rounds, Meter(directory))
+            print()
 
 
 if __name__ == "__main__":

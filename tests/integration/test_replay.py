@@ -25,8 +25,8 @@ from tests.harness.batches import (
     unpinned,
 )
 from vkteams_daemon.botapi.facts import MessageFact
-from vkteams_daemon.store import replay
-from vkteams_daemon.store.fold import Folding
+from vkteams_daemon.store import fold, replay
+from vkteams_daemon.store.fold import Message
 from vkteams_daemon.store.replay import Replayed
 from vkteams_daemon.store.writing import Writer
 
@@ -214,15 +214,15 @@ def test_replay_of_the_quarantine_obeys_the_erasure(archive: Archive) -> None:
 def test_event_that_a_fault_of_this_program_stumbles_over_waits_for_the_next_version(
     archive: Archive, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    add = Folding.add
+    add = fold.fold
 
-    def faulty(folding: Folding, fact: MessageFact) -> None:
+    def faulty(message: Message, fact: MessageFact, *, erase: bool) -> None:
         if fact.msg_id == "poison":
             raise TypeError("no such thing\x00\ud800")
-        add(folding, fact)
+        add(message, fact, erase=erase)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Folding, "add", faulty)
+        patched.setattr(fold, "fold", faulty)
         archive.store(*(new(n) for n in range(1, size + 1)), new(1000, "poison"), new(1001))
     assert archive.execute("SELECT last_event_id FROM bots WHERE bot_id = 'bot1'") == [(1001,)]
     assert archive.execute("SELECT count(*) FROM messages") == [(size + 1,)]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.harness.batches import CHAT, batch, deleted, edited, event, members, new, pinned, rows, unpinned
 from tests.harness.waiting import until
-from vkteams_daemon.store import fold, maintenance
+from vkteams_daemon.store import derived, fold, maintenance
 from vkteams_daemon.store.writing import Stored, Writer
 
 BOT = "1000000001"
@@ -86,6 +86,28 @@ def test_ten_thousand_events_in_one_batch(bot: Bot) -> None:
     assert bot.store(events) == Stored(saved=10_000, queued=10_000, moved=True)
     assert bot.last == 10_000
     assert bot.ask("SELECT count(*), count(DISTINCT text) FROM messages") == [(10_000, 10_000)]
+
+
+def test_what_another_bot_has_stored_is_met_once_and_then_looked_for(
+    open_bot: Callable[..., Bot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many new messages are written without a look at what is there, until something is there."""
+    looked: list[int] = []
+    load = derived.load
+    monkeypatch.setattr(derived, "load", lambda c, keys, since: looked.append(len(keys)) or load(c, keys, since))
+    first, second = open_bot("1"), open_bot("2")
+    heard = [new(n) for n in range(1, 601)]
+    edits = [edited(n + 1000, f"m{n}", "edited") for n in (7, 601)]
+    first.store(batch(*heard[:300], deleted(2000, "m9")))
+    first.store(batch(edits[0]))
+    assert looked == [1], "what is said in the same answer need not be looked for"
+    assert second.store(batch(*heard, edits[0], new(601), edits[1])) == Stored(saved=603, queued=301, moved=True)
+    assert second.store(batch(*(new(n) for n in range(3001, 3301)))) == Stored(saved=300, queued=300, moved=True)
+    assert looked[1:] == [601, 300]
+    assert first.ask("SELECT count(*), count(*) FILTER (WHERE version = 2), count(deleted_at) FROM messages") == [
+        (901, 2, 1)
+    ]
+    assert first.ask("SELECT msg_id, text FROM message_versions ORDER BY 1") == [("m601", "hello"), ("m7", "hello")]
 
 
 def test_what_an_event_says_is_stored_as_it_came(bot: Bot) -> None:

@@ -106,7 +106,7 @@ def test_a_row_that_came_past_the_lock_quarantines_nothing(archive: Archive, mon
     """A large batch relies on the chats' locks that its messages are new; a small one takes what is there."""
     writer = archive.holder()
     writer.store(batch(new(1)))
-    monkeypatch.setattr(derived, "lock_and_load", lambda connection, since: {})
+    monkeypatch.setattr(derived, "load", lambda connection, keys, since: {})
     again = [replace(event, event_id=event.event_id + 1000) for event in batch(*(new(n) for n in range(1, 501)))]
     outcome = writer.store(again)
     assert (outcome.saved, outcome.quarantined) == (500, 0)

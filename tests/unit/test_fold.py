@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vkteams_daemon.botapi.facts import Content, MessageFact
-from vkteams_daemon.store.fold import Message, fold_all
+from vkteams_daemon.store.fold import Message, first_seen, fold_all
 
 SENT = datetime(2025, 11, 24, 16, 0, tzinfo=UTC)
 KEY = ("chat", "1")
@@ -31,14 +31,12 @@ def fact(arrival: float, what: Content | None = None, **more: Any) -> MessageFac
 
 def result(facts: list[MessageFact], *, erase: bool = False, cuts: tuple[int, ...] = ()) -> Message:
     """The message after these facts, folded in batches that end at `cuts`."""
-    known: dict[tuple[str, str], Message] = {}
+    message = first_seen(facts[0])
     bounds = [0, *sorted(cuts), len(facts)]
     for first, end in itertools.pairwise(bounds):
-        for message in fold_all(known, facts[first:end], erase=erase):
-            again = copy.deepcopy(message)  # as it comes back from the database
-            again.remember(again.earlier)
-            known[message.key] = again
-    return known[KEY]
+        message = copy.deepcopy(fold_all(message, facts[first:end], erase=erase))
+        message.remember(message.earlier)  # as it comes back from the database
+    return message
 
 
 def texts(message: Message) -> list[tuple[int, str | None]]:
@@ -88,7 +86,7 @@ def test_deletion_before_its_message_is_final() -> None:
     message = result(facts)
     assert message.deleted_at == at(1)
     assert message.text == "one"
-    assert not fold_all({}, facts, erase=False)[0].to_embed
+    assert not fold_all(first_seen(facts[0]), facts, erase=False).to_embed
 
 
 def test_ghost_after_a_deletion_changes_nothing() -> None:
@@ -112,7 +110,7 @@ def test_copy_in_a_pin_stands_in_for_a_message_that_was_never_seen() -> None:
     copies = [fact(1, content("old"), quoted=True, pinned=True), fact(2, content("newer"), quoted=True)]
     message = result(copies)
     assert (message.text, message.version, texts(message)) == ("newer", 0, [])
-    assert fold_all({}, copies, erase=False)[0].to_embed
+    assert fold_all(first_seen(copies[0]), copies, erase=False).to_embed
 
 
 def test_copy_in_a_pin_never_makes_a_version() -> None:
@@ -140,13 +138,12 @@ def test_only_a_new_text_is_embedded() -> None:
     message = result([fact(1, content("one"))])
     assert not message.to_embed, "the database has it"
     for what, wanted in ((content("one"), False), (content("two", 30), True), (content("", 30), False)):
-        known = {KEY: copy.deepcopy(message)}
-        assert fold_all(known, [fact(9, what)], erase=False)[0].to_embed is wanted, what
+        assert fold_all(copy.deepcopy(message), [fact(9, what)], erase=False).to_embed is wanted, what
 
 
 def test_a_late_edit_is_not_embedded() -> None:
-    known = {KEY: result([fact(1, content("one")), fact(2, content("three", 60))])}
-    assert not fold_all(known, [fact(9, content("two", 30))], erase=False)[0].to_embed
+    known = result([fact(1, content("one")), fact(2, content("three", 60))])
+    assert not fold_all(known, [fact(9, content("two", 30))], erase=False).to_embed
 
 
 _edits = st.tuples(st.integers(0, 3), st.sampled_from(["", "a", "b", "c"]))

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Any
 
 from psycopg.errors import UniqueViolation
 
-from vkteams_daemon.botapi.facts import Facts
+from vkteams_daemon.botapi.facts import Facts, MessageFact
 from vkteams_daemon.store.database import Connection
-from vkteams_daemon.store.fold import BEGINNING, COLUMNS, Folding, Message, Version, versions_from
+from vkteams_daemon.store.fold import BEGINNING, COLUMNS, Message, Version, first_seen, fold_all, is_said, versions_from
 from vkteams_daemon.store.people import People
 from vkteams_daemon.store.rows import COPY_FROM, Rows
+
+Key = tuple[str, str]  # chat_id, msg_id
 
 KEYS = Rows((("chat_id", "text"), ("msg_id", "text")))
 _SINCE = Rows((*KEYS.columns, ("since", "timestamptz")))
@@ -101,56 +104,68 @@ _NOTIFY = "SELECT pg_notify('vkteams_queue', '')"
 
 
 class Derivation:
-    """What the events of a batch say, added up one by one, then saved.
+    """What the events of a batch say, gathered one by one, then saved.
 
     Args:
-        connection: inside a transaction, until it is saved.
-        batch: (facts, arrival) of each event that will be added.
         erase: whether a deletion erases the text (`[storage] on_delete`).
+        expect_new: whether many messages that the batch says for the first time are added without a look at what is
+            there; where one is, the database refuses the batch.
     """
 
-    def __init__(self, connection: Connection, batch: Iterable[tuple[Facts, datetime]], *, erase: bool) -> None:
-        since: dict[tuple[str, str], datetime] = {}
-        for message in (facts.message for facts, _ in batch):
-            if message:
-                key, moment = (message.chat_id, message.msg_id), versions_from(message, erase=erase)
-                since[key] = min(since.get(key, moment), moment)
+    def __init__(self, *, erase: bool, expect_new: bool = False) -> None:
         self._erase = erase
-        self._folding = Folding(lock_and_load(connection, since) if since else {}, erase=erase)
+        self._expect_new = expect_new
+        self._facts: dict[Key, list[MessageFact]] = {}
         self._people = People()
 
     def add(self, facts: Facts, at: datetime) -> None:
         """What the next event says, and when it arrived."""
         self._people.add(facts, at)
-        if facts.message:
-            self._folding.add(facts.message)
+        if (fact := facts.message) is not None:
+            self._facts.setdefault((fact.chat_id, fact.msg_id), []).append(fact)
 
     def save(self, connection: Connection, *, copy: bool) -> int:
-        """Write it all; returns how many messages have a new text to embed.
+        """Write it all, inside a transaction; returns how many messages have a new text to embed.
 
         Args:
-            connection: the same; in pipeline mode unless `copy`.
+            connection: in pipeline mode unless `copy`.
             copy: whether many new messages go by COPY.
         """
+        if self._facts:
+            lock(connection, {chat_id for chat_id, _ in self._facts})
         self._people.save(connection)
-        return save(connection, self._folding.messages(), erase=self._erase, copy=copy)
+        said = [key for key, facts in self._facts.items() if is_said(facts[0])] if copy and self._expect_new else []
+        # COPY, and nothing else, refuses what is there all the same.
+        asked = self._facts.keys() - said if len(said) >= COPY_FROM else self._facts.keys()
+        known = load(connection, asked, self._since) if asked else {}
+        new = [facts for key, facts in self._facts.items() if key not in known]
+        return save(
+            connection,
+            [fold_all(message, self._facts[key], erase=self._erase) for key, message in known.items()],
+            (fold_all(first_seen(facts[0]), facts, erase=self._erase) for facts in new),
+            erase=self._erase,
+            copy=copy and len(new) >= COPY_FROM,
+        )
+
+    def _since(self, key: Key) -> datetime:
+        return min(versions_from(fact, erase=self._erase) for fact in self._facts[key])
 
 
-def lock_and_load(connection: Connection, since: Mapping[tuple[str, str], datetime]) -> dict[tuple[str, str], Message]:
-    """What the database has of these messages, their chats locked until the transaction ends.
+def load(connection: Connection, keys: Collection[Key], since: Callable[[Key], datetime]) -> dict[Key, Message]:
+    """What the database has of these messages.
 
     Args:
-        connection: inside a transaction.
-        since: for each message the moment from which on its versions are needed, and the last one before.
+        connection: in a transaction, the messages' chats locked.
+        keys: the messages.
+        since: the moment from which on a message's versions are needed, and the last one before.
     """
-    lock(connection, {chat_id for chat_id, _ in since})
     known = {}
-    for row in KEYS.run(connection, _LOAD, since):
+    for row in KEYS.run(connection, _LOAD, keys):
         message = Message(**dict(zip(COLUMNS, row, strict=True)))
         known[message.key] = message
-    edited = [(*key, since[key]) for key, message in known.items() if message.version > 1]
-    versions: dict[tuple[str, str], list[Version]] = {}
-    older: dict[tuple[str, str], int] = {}
+    edited = [(*key, since(key)) for key, message in known.items() if message.version > 1]
+    versions: dict[Key, list[Version]] = {}
+    older: dict[Key, int] = {}
     if edited:
         for chat_id, msg_id, number, *content in _SINCE.run(connection, _LOAD_VERSIONS, edited):
             versions.setdefault((chat_id, msg_id), []).append(Version(*content))
@@ -165,64 +180,83 @@ def lock(connection: Connection, chat_ids: Iterable[str]) -> None:
     connection.execute(_LOCK_CHATS.encode(), [list(chat_ids)])
 
 
-def forget(connection: Connection, keys: Sequence[tuple[str, str]]) -> None:
+def forget(connection: Connection, keys: Sequence[Key]) -> None:
     """Delete these messages with their versions, vectors and queue rows, and empty their events; under `lock`."""
     KEYS.run(connection, _DROP_QUEUED, keys)
     KEYS.run(connection, _ERASE, keys)
     KEYS.run(connection, _DROP_MESSAGES, keys)
 
 
-def save(connection: Connection, messages: Sequence[Message], *, erase: bool, copy: bool) -> int:
-    """Write the messages that differ from what the database has; returns how many have a new text to embed."""
-    new = [m for m in messages if m.stored_row is None]
-    changed = [m for m in messages if m.stored_row is not None and m.row != m.stored_row]
+def save(connection: Connection, known: Sequence[Message], new: Iterable[Message], *, erase: bool, copy: bool) -> int:
+    """Write messages as they should stand; returns how many have a new text to embed.
+
+    Args:
+        connection: in a transaction, the messages' chats locked.
+        known: those that the database has; what differs is written.
+        new: those that it does not have.
+        erase: whether the events of those that were deleted are emptied.
+        copy: whether the new ones go by COPY, and are made while the server takes in those that were sent before.
+    """
+    versions = [row for m in known if m.earlier for row in m.changed_version_rows]
+    deleted = [m.key for m in known if m.deleted_at is not None]
+    to_embed = [m.key for m in known if m.to_embed]
+    new_texts: list[Key] = []
+
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for message in new:
+            yield message.row
+            if message.earlier:
+                versions.extend(message.version_rows)
+            if message.to_embed:
+                new_texts.append(message.key)
+            elif message.deleted_at is not None:
+                deleted.append(message.key)
+
+    changed = [m.row for m in known if m.row != m.stored_row]
     # Whoever else may add messages to these chats waits for their locks.
-    copy = copy and len(new) >= COPY_FROM
     if copy:
-        MESSAGES.copy(connection, "messages", (m.row for m in new), json=_as_text)
+        MESSAGES.copy(connection, "messages", rows(), json=_as_text)
     else:
-        changed = new + changed
+        changed += rows()
     if changed:
-        MESSAGES.run(connection, _SAVE_MESSAGES, (m.row for m in changed), json=_as_text)
-    versions = [row for m in messages if m.earlier for row in m.changed_version_rows]
+        MESSAGES.run(connection, _SAVE_MESSAGES, changed, json=_as_text)
     if versions:
         VERSIONS.run(connection, _SAVE_VERSIONS, versions, json=_as_text)
-    fewer = [m.key for m in messages if len(m.stored_versions) > len(m.earlier)]
+    fewer = [m.key for m in known if len(m.stored_versions) > len(m.earlier)]
     if fewer:
         KEYS.run(connection, _DROP_VERSIONS, fewer)
-    silenced = [m.key for m in messages if m.silent and not m.was_silent]
+    silenced = [m.key for m in known if m.silent and not m.was_silent]
     if silenced:
         KEYS.run(connection, _DROP_VECTORS, silenced)
-    to_embed = [m for m in messages if m.to_embed]
     # An edited text that had been put off, or parked, is a new text.
-    stale = silenced + [m.key for m in to_embed if not m.was_silent]
+    stale = silenced + [m.key for m in known if m.to_embed and not m.was_silent]
     if stale:
         KEYS.run(connection, _DROP_QUEUED, stale)
-    erased = [m.key for m in messages if erase and m.deleted_at is not None]
-    if erased:
-        KEYS.run(connection, _ERASE, erased)
+    if erase and deleted:
+        KEYS.run(connection, _ERASE, deleted)
+    queued = len(to_embed) + len(new_texts)
+    if copy and new_texts:
+        _copy_queue(connection, new_texts)
+    else:
+        to_embed += new_texts
     if to_embed:
-        _enqueue(connection, to_embed, copy)
+        KEYS.run(connection, _ENQUEUE, to_embed)
+    if queued:
         connection.execute(_NOTIFY.encode())
-    return len(to_embed)
+    return queued
 
 
-def _enqueue(connection: Connection, messages: Sequence[Message], copy: bool) -> None:
-    """Queue messages for every model; with `copy` those that are new go by COPY."""
-    new = [m.key for m in messages if copy and m.stored_row is None]
-    if new:
-        # Whoever registers a model waits for this lock before looking for messages that lack its vectors.
-        connection.execute("LOCK TABLE embedding_queue IN ROW EXCLUSIVE MODE")
-        models = connection.execute("SELECT model_id FROM embedding_models WHERE state <> 'retired'").fetchall()
-        try:
-            with connection.transaction():
-                rows = ((*key, *model, "message") for model in models for key in new)
-                QUEUE.copy(connection, "embedding_queue", rows)
-        except UniqueViolation:  # a message was removed while a worker held its row, and has come again
-            KEYS.run(connection, _ENQUEUE, new)
-    others = [m.key for m in messages if not copy or m.stored_row is not None]
-    if others:
-        KEYS.run(connection, _ENQUEUE, others)
+def _copy_queue(connection: Connection, keys: Sequence[Key]) -> None:
+    """Queue messages that are new, for every model."""
+    # Whoever registers a model waits for this lock before looking for messages that lack its vectors.
+    connection.execute("LOCK TABLE embedding_queue IN ROW EXCLUSIVE MODE")
+    models = connection.execute("SELECT model_id FROM embedding_models WHERE state <> 'retired'").fetchall()
+    try:
+        with connection.transaction():
+            rows = ((*key, *model, "message") for model in models for key in keys)
+            QUEUE.copy(connection, "embedding_queue", rows)
+    except UniqueViolation:  # a message was removed while a worker held its row, and has come again
+        KEYS.run(connection, _ENQUEUE, keys)
 
 
 def prepare(connection: Connection) -> None:

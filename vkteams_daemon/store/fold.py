@@ -149,43 +149,29 @@ def fold(message: Message, fact: MessageFact, *, erase: bool = False) -> None:
         _add(message, fact.content)
 
 
-class Folding:
-    """Folds facts, in the order of their arrival, into the rows the database has.
+def first_seen(fact: MessageFact) -> Message:
+    """A message of which nothing is known yet, before its first fact is added."""
+    return Message(fact.chat_id, fact.msg_id, fact.sent_at, fact.at)
+
+
+def is_said(fact: MessageFact) -> bool:
+    """Whether this is the message itself, said for the first time."""
+    return fact.content is not None and fact.content.edited_at is None and not fact.quoted
+
+
+def fold_all(message: Message, facts: Iterable[MessageFact], *, erase: bool) -> Message:
+    """The message after these facts, in the order of their arrival.
 
     Args:
-        known: the messages of the database that the facts speak of.
+        message: as the database has it, or first_seen; it is changed.
+        facts: what was said of it.
         erase: whether a deleted message loses what it said.
     """
-
-    def __init__(self, known: dict[tuple[str, str], Message], *, erase: bool) -> None:
-        self._known = known
-        self._erase = erase
-        self._touched: dict[tuple[str, str], Message] = {}
-
-    def add(self, fact: MessageFact) -> None:
-        """Fold one fact."""
-        key = (fact.chat_id, fact.msg_id)
-        message = self._touched.get(key)
-        if message is None:
-            message = self._known.get(key) or Message(fact.chat_id, fact.msg_id, fact.sent_at, fact.at)
-            self._touched[key] = message
-        fold(message, fact, erase=self._erase)
-
-    def messages(self) -> list[Message]:
-        """Every message that was touched, as it stands after the last fact."""
-        if self._erase:
-            for message in self._touched.values():
-                if message.deleted_at is not None:
-                    message.blank()
-        return list(self._touched.values())
-
-
-def fold_all(known: dict[tuple[str, str], Message], facts: Iterable[MessageFact], *, erase: bool) -> list[Message]:
-    """Fold these facts at once."""
-    folding = Folding(known, erase=erase)
     for fact in facts:
-        folding.add(fact)
-    return folding.messages()
+        fold(message, fact, erase=erase)
+    if erase and message.deleted_at is not None:
+        message.blank()
+    return message
 
 
 def _add(message: Message, content: Content) -> None:

@@ -21,8 +21,9 @@ from vkteams_daemon.errors import ApiError
 from vkteams_daemon.store import derived, events, halving
 from vkteams_daemon.store.database import Connection, translated
 from vkteams_daemon.store.events import Key
-from vkteams_daemon.store.fold import BEGINNING, Message, fold_all
+from vkteams_daemon.store.fold import BEGINNING, Message, first_seen, fold_all
 from vkteams_daemon.store.people import People
+from vkteams_daemon.store.rows import COPY_FROM
 
 Progress = Callable[[int, int], None]  # how many events of how many have been seen
 
@@ -157,11 +158,12 @@ def _restore(connection: Connection, part: Sequence[tuple[Key, Event]], erase: b
     """Put readable events in their rows and derive from them; how many there were, and how many texts are new."""
     if not part:
         return 0, 0
-    said = [(event.facts, event.received_at) for _, event in part]
-    derivation = derived.Derivation(connection, said, erase=erase)
+    # Before the events' rows, as whoever erases does.
+    derived.lock(connection, {event.facts.message.chat_id for _, event in part if event.facts.message})
     events.restore(connection, part)
-    for facts, at in said:
-        derivation.add(facts, at)
+    derivation = derived.Derivation(erase=erase)
+    for _, event in part:
+        derivation.add(event.facts, event.received_at)
     return len(part), derivation.save(connection, copy=True)
 
 
@@ -171,7 +173,8 @@ def _keep(item: tuple[Key, Event], reason: str) -> tuple[int, int]:
 
 def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: bool, done: Replayed) -> None:
     """Fold these messages from nothing, and write those that come out otherwise than they stand there."""
-    known = derived.lock_and_load(connection, dict.fromkeys(keys, BEGINNING))
+    derived.lock(connection, {chat_id for chat_id, _ in keys})
+    known = derived.load(connection, keys, lambda key: BEGINNING)
     facts: dict[tuple[str, str], list[Facts]] = {key: [] for key in keys}
     erased = set()
     seen = unreadable = 0
@@ -189,7 +192,7 @@ def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: boo
     for key in keys:
         said = [f.message for f in facts[key] if f.message]
         if key not in erased and said:
-            messages += fold_all({}, said, erase=erase)
+            messages.append(fold_all(first_seen(said[0]), said, erase=erase))
         elif key in erased and erase and (left := known.get(key)) and left.deleted_at is not None:
             # Another bot brought it again while deleted messages were kept: what has come since goes too.
             left.blank()
@@ -198,8 +201,10 @@ def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: boo
         if (old := known.get(message.key)) is not None:
             message.stored_row, message.stored_versions = old.stored_row, old.stored_versions
     changed = [m for m in messages if m.row != m.stored_row or m.version_rows != list(m.stored_versions)]
-    # Not only those: a deleted message may be as it should be while an event still tells what it said.
-    queued = derived.save(connection, messages, erase=erase, copy=True)
+    new = [m for m in messages if m.stored_row is None]
+    # Not only what has changed: a deleted message may be as it should be while an event still tells what it said.
+    there = [m for m in messages if m.stored_row is not None]
+    queued = derived.save(connection, there, new, erase=erase, copy=len(new) >= COPY_FROM)
     done.events += seen
     done.unreadable += unreadable
     done.erased += len(erased.difference(m.key for m in changed))

@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 
+from psycopg.errors import UniqueViolation
+
 from vkteams_daemon.botapi.chosen import ChosenChats
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import FenceLost
@@ -70,6 +72,8 @@ class Writer:
         self._chosen = ChosenChats(chat_ids)
         self._highest = 0
         self._carried: dict[int, Event] = {}
+        # While no other bot is known to hear the same chats, what has just been said is taken for new.
+        self._alone = True
         self._cursor: Cursor | None = None
         self.erase = False
 
@@ -105,7 +109,7 @@ class Writer:
             self._chosen.threads = self._known_threads(connection)
             # A cursor that was set back by hand has stored events above it.
             self._highest = max(cursor.last_event_id, events.highest(connection, self._bot_id, cursor.generation))
-            self._cursor = cursor
+            self._cursor, self._alone = cursor, True
             return True
 
     def store(self, batch: Sequence[Event]) -> Stored:
@@ -125,6 +129,8 @@ class Writer:
             except Exception as error:
                 if not halving.is_refusal(error):
                     raise
+                if isinstance(error, UniqueViolation):
+                    self._alone = False
                 # Now with savepoints: they cost something, and data is refused once in a blue moon.
                 after, outcome = self._commit(connection, batch, before, self._insert_healthy)
             # The cursor may stand below what was stored.
@@ -225,21 +231,24 @@ class Writer:
 
     def _insert(self, connection: Connection, batch: Sequence[Keyed]) -> tuple[int, int]:
         copy = len(batch) >= COPY_FROM
-        readable = [(event.facts, event.received_at) for _, event in batch if event.error is None]
+        derivation = derived.Derivation(erase=self.erase, expect_new=self._alone)
+        bad = 0
 
         def adding() -> Iterator[Keyed]:
-            # What the events say is added up while the server takes in those that were sent before.
+            # What the events say is gathered while the server takes in those that were sent before.
+            nonlocal bad
             for item in batch:
                 if item[1].error is None:
                     derivation.add(item[1].facts, item[1].received_at)
+                else:
+                    bad += 1
                 yield item
 
         # Few round trips for a small batch; a pipeline does not take COPY.
         with contextlib.nullcontext() if copy else connection.pipeline():
-            derivation = derived.Derivation(connection, readable, erase=self.erase)
             events.insert(connection, self._bot_id, adding(), copy)
             queued = derivation.save(connection, copy=copy)
-        return len(batch) - len(readable), queued
+        return bad, queued
 
     def _insert_healthy(self, connection: Connection, batch: Sequence[Keyed]) -> tuple[int, int]:
         """Insert a batch of which something cannot be written; that is quarantined."""
