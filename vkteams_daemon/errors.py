@@ -163,6 +163,10 @@ class DatabaseUnavailable(StoreError):
     """No connection to the database can be had, or the one there was broke."""
 
 
+class DatabaseSlow(DatabaseUnavailable):
+    """The database had not done within `[database] write_timeout` what it was to do, and the connection was ended."""
+
+
 class CannotWrite(StoreError):
     """The database is there and refuses to write (disk full, read-only)."""
 

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -21,6 +20,7 @@ from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.daemon.backoff import Backoff
 from vkteams_daemon.daemon.clock import Clock
+from vkteams_daemon.daemon.held import Held
 from vkteams_daemon.daemon.printing import OutputLost
 from vkteams_daemon.daemon.status import Status
 from vkteams_daemon.errors import (
@@ -28,6 +28,7 @@ from vkteams_daemon.errors import (
     ApiUnreachable,
     CannotWrite,
     ConfigError,
+    DatabaseSlow,
     FenceLost,
     NotBotApi,
     SchemaError,
@@ -55,15 +56,6 @@ class Sink(Protocol):
     def acquire(self) -> bool: ...
     def store(self, events: list[Event]) -> Stored: ...
     def ping(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Events that are not committed yet, the generation they were polled under, and when they came (monotonic)."""
-
-    events: list[Event]
-    generation: int
-    arrived: float
 
 
 class Poller:
@@ -109,7 +101,7 @@ class Poller:
         self._stop = threading.Event()
         self._awake = threading.Event()
         self._bot: BotInfo | None = None
-        self._held: Batch | None = None
+        self._held: Held | None = None
         self._lost_at: float | None = None
         self._standby = False
         self._api = Backoff(backoff_max)
@@ -199,26 +191,31 @@ class Poller:
             return self._repeats.failed()
         self._status.events.received += len(events)
         self._arrivals.append((arrived, len(events)))
-        self._held = Batch(events, cursor.generation, arrived)
+        self._held = Held(events, cursor.generation, arrived)
         return self._store(sink, self._held)
 
-    def _store(self, sink: Sink, batch: Batch) -> float:
+    def _store(self, sink: Sink, held: Held) -> float:
         cursor = sink.cursor
-        if cursor is not None and cursor.generation != batch.generation:
+        if cursor is not None and cursor.generation != held.generation:
             # Somebody has begun a new generation meanwhile: these ids mean nothing there. They were not acknowledged.
-            log.warning("%d events polled under an earlier generation are fetched again", len(batch.events))
+            log.warning("%d events polled under an earlier generation are fetched again", len(held.events))
             self._held = None
             return 0.0
-        stored = self._work.submit(sink.store, batch.events).result()
-        self._held = None
-        self._count(batch, stored, sink.cursor)
-        if stored.moved or stored.saved:
+        part = held.part()
+        try:
+            stored = self._work.submit(sink.store, part.events).result()
+        except DatabaseSlow:
+            self._held = held.halved()
+            raise
+        self._held = held.after(part)
+        self._count(part, stored, sink.cursor)
+        if stored.moved or stored.saved or self._held:
             self._repeats.succeeded()
             return 0.0
         # The API repeats what is stored already, and the cursor does not move: do not spin on it.
         return self._repeats.failed()
 
-    def _count(self, batch: Batch, stored: Stored, cursor: Cursor | None) -> None:
+    def _count(self, batch: Held, stored: Stored, cursor: Cursor | None) -> None:
         self.latencies.append(1000 * (time.monotonic() - batch.arrived))
         counts = self._status.events
         counts.saved += stored.saved

@@ -27,6 +27,11 @@ def safe(batch: Sequence[Event]) -> int:
     return max((event.event_id for event in batch[_runs(batch)[-1] :] if event.numbered), default=0)
 
 
+def ascending(batch: Sequence[Event]) -> bool:
+    """Whether no id is below one that stands before it."""
+    return len(_runs(batch)) == 1
+
+
 def _runs(batch: Sequence[Event]) -> list[int]:
     """The places where a run of ascending ids begins."""
     starts, last = [0], 0

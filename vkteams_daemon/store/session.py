@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 
-from vkteams_daemon.errors import DatabaseUnavailable
+from vkteams_daemon.errors import DatabaseSlow, DatabaseUnavailable
 from vkteams_daemon.store import derived
 from vkteams_daemon.store.database import Connection, translated
 
@@ -41,7 +41,7 @@ class Session:
 
     Args:
         connect: opens a connection of its own.
-        limit: seconds after which whatever the connection waits for is abandoned.
+        limit: seconds after which whatever the connection waits for is abandoned, with DatabaseSlow.
     """
 
     def __init__(self, connect: Callable[[], Connection], limit: float) -> None:
@@ -121,11 +121,23 @@ class Session:
 
     @contextlib.contextmanager
     def _limited(self) -> Iterator[None]:
-        timer = threading.Timer(self._limit, self.abort)
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            self.abort()
+
+        timer = threading.Timer(self._limit, end)
         timer.daemon = True
         timer.start()
         try:
             yield
+        except psycopg.Error as error:
+            if not late.is_set():
+                raise
+            raise DatabaseSlow(
+                f"the database has not finished within {self._limit:g} seconds (write_timeout)"
+            ) from error
         finally:
             timer.cancel()
 
