@@ -90,9 +90,9 @@ class Database(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     url_file: Annotated[str, _option("File whose first line is the URL.")] = ""
     pool_size: Annotated[int, _option("Most connections of one process beside the writer's own.", ge=1, le=100)] = 4
     connect_timeout: Annotated[int, _option("Seconds for one connection attempt.", ge=1, le=120)] = 5
-    write_timeout: Annotated[float, _option("Seconds after which a stuck transaction is abandoned.", ge=1, le=600)] = (
-        30.0
-    )
+    write_timeout: Annotated[
+        float, _option("Seconds after which a transaction is abandoned, and a large one tried in halves.", ge=1, le=600)
+    ] = 30.0
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

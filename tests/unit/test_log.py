@@ -40,7 +40,7 @@ def own_logging() -> Iterator[None]:
             handler.close()
     root.handlers[:], logging.raiseExceptions = kept[0], kept[2]
     root.setLevel(kept[1])
-    logging.getLogger("psycopg.pool").setLevel(logging.NOTSET)
+    logging.getLogger("psycopg").setLevel(logging.NOTSET)
     logging.captureWarnings(False)
     sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
     for number, descriptor in zip((1, 2), descriptors, strict=True):
@@ -213,14 +213,15 @@ def test_debug_is_switched_on_and_off_again(tmp_path: Path) -> None:
     assert [line.rpartition(" ")[2] for line in _lines(tmp_path)] == ["yes", "still"]
 
 
-def test_what_the_pool_tries_on_its_own_is_said_only_at_debug(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["psycopg", "psycopg.pool"])
+def test_what_the_driver_meets_on_its_own_is_said_only_at_debug(tmp_path: Path, name: str) -> None:
     logs = Log(_config(tmp_path), foreground=False)
-    pool = logging.getLogger("psycopg.pool")
+    driver = logging.getLogger(name)
     for debug in (False, True, False):
-        pool.warning("error connecting, at debug: %s", debug)
+        driver.warning("error connecting, at debug: %s", debug)
         logs.toggle_debug()
-    pool.error("worse")
-    said = [line.partition("psycopg.pool: ")[2] for line in _lines(tmp_path)]
+    driver.error("worse")
+    said = [line.partition(f"{name}: ")[2] for line in _lines(tmp_path)]
     assert [line for line in said if line] == ["error connecting, at debug: True", "worse"]
 
 

@@ -30,7 +30,7 @@ from vkteams_daemon.errors import CannotCreate
 SYSLOG = Path("/dev/log")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PACKAGE = "vkteams_daemon."
-_POOL = "psycopg.pool"
+_DRIVER = "psycopg"
 
 log = logging.getLogger(__name__)
 
@@ -96,8 +96,9 @@ class Log:
     def _set_level(self) -> str:
         level = "debug" if self._debug else self._level
         logging.getLogger().setLevel(level.upper())
-        # The pool warns at every attempt of its own to connect; who asked it for a connection says once what is wrong.
-        logging.getLogger(_POOL).setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
+        # The pool warns at every attempt of its own to connect, a pipeline of every error that ends it; who asked for
+        # them says once what is wrong.
+        logging.getLogger(_DRIVER).setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
         return level
 
     def _target(self, config: Config, foreground: bool) -> logging.Handler:
