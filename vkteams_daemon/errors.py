@@ -22,6 +22,7 @@
     │   └── ApiUnreachable      69  no connection, or none in time
     ├── StoreError              69  the database did not do what was asked
     │   ├── DatabaseUnavailable 69  no connection, or it broke
+    │   │   └── DatabaseSlow    69  it did not finish in time
     │   ├── CannotWrite         73  the disk or the database refuses to write
     │   ├── SchemaError         78  the schema does not fit this version
     │   └── FenceLost           75  another writer has taken over this bot
