@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from vkteams_daemon.ctl.moments import age, positive, since, until
+from vkteams_daemon.ctl import moments as types
+from vkteams_daemon.errors import UsageError
+from vkteams_daemon.moments import age, since, until
 
 NOW = datetime(2026, 11, 25, 12, 30, tzinfo=UTC)
 
@@ -51,25 +53,30 @@ def test_now_is_now() -> None:
 )  # fmt: skip
 def test_what_is_no_moment(said: str) -> None:
     for read in (since, until):
-        with pytest.raises(argparse.ArgumentTypeError, match="is not a moment: write 2h, 7d, 2026-11-24"):
+        with pytest.raises(UsageError, match="is not a moment: write 2h, 7d, 2026-11-24"):
             read(said, NOW)
+    for read_argument in (types.since, types.until):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a moment: write 2h, 7d, 2026-11-24"):
+            read_argument(said)
 
 
 @pytest.mark.parametrize("said", ["0d", "yesterday", "9999999w", "999999999w"])
 def test_what_is_no_span_of_time(said: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is not"):
+    with pytest.raises(UsageError, match="is not"):
         age(said)
+    with pytest.raises(argparse.ArgumentTypeError, match="is not"):
+        types.age(said)
     assert age("9999d") == timedelta(days=9999)
 
 
 def test_the_last_day_of_the_calendar_has_no_next() -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="is not a moment"):
+    with pytest.raises(UsageError, match="is not a moment"):
         until("9999-12-31", NOW)
 
 
 def test_whole_numbers() -> None:
-    assert positive("1") == 1
-    assert positive("999999999") == 999_999_999
+    assert types.positive("1") == 1
+    assert types.positive("999999999") == 999_999_999
     for said in ("0", "-1", "", "1.5", "x", "1e3", "٥", "9999999999", " 1"):
         with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number from 1 on"):
-            positive(said)
+            types.positive(said)

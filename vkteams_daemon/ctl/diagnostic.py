@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import moments
+from vkteams_daemon.ctl.opening import opened
 from vkteams_daemon.ctl.output import Answer, Screen, cell, size
 from vkteams_daemon.errors import ConfigError, VkTeamsError
 
@@ -90,18 +91,13 @@ def _api(config: Config, problems: list[str]) -> str:
 def _database(config: Config, problems: list[str]) -> tuple[str, str]:
     """The states of the database and of the vectors in it: ok, failed; of the vectors also off and unindexed."""
     from vkteams_daemon.store import maintenance
-    from vkteams_daemon.store.database import Database
 
-    database = Database(config, application="vkteamsctl")
     try:
-        database.open(migrate=False)
-        with database.connection() as connection:
+        with opened(config) as database, database.connection() as connection:
             vectors = maintenance.vector_store(connection)
     except VkTeamsError as error:
         problems.append(f"database: {error}")
         return "failed", "failed"
-    finally:
-        database.close()
     if vectors.extension is None:
         problems.append("vector store: the extension vector is not installed in the database")
         return "ok", "failed"
@@ -176,15 +172,9 @@ def _client(config: Config, patience: float | None = None) -> BotClient:
 
 def _events(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store import maintenance
-    from vkteams_daemon.store.database import Database
 
-    database = Database(config, application="vkteamsctl")
-    try:
-        database.open(migrate=False)
-        with database.connection() as connection:
-            rows = maintenance.last_events(connection, limit=args.limit, chat_id=args.chat_id, event_type=args.type)
-    finally:
-        database.close()
+    with opened(config) as database, database.connection() as connection:
+        rows = maintenance.last_events(connection, limit=args.limit, chat_id=args.chat_id, event_type=args.type)
 
     def render(screen: Screen) -> None:
         if not rows:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon.config import Config
+from vkteams_daemon.ctl.opening import opened
 from vkteams_daemon.ctl.output import Answer, Screen
 from vkteams_daemon.daemon import streams
 from vkteams_daemon.errors import VkTeamsError
@@ -186,15 +187,9 @@ def _status(args: argparse.Namespace, config: Config) -> Answer:
 
 def _retry(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store import queue
-    from vkteams_daemon.store.database import Database
 
-    database = Database(config, application="vkteamsctl")
-    try:
-        database.open(migrate=False)
-        with database.connection() as connection:
-            count = queue.retry(connection)
-    finally:
-        database.close()
+    with opened(config) as database, database.connection() as connection:
+        count = queue.retry(connection)
 
     def render(screen: Screen) -> None:
         screen.line(f"parked texts that are tried again: {count}", "green" if count else "")
@@ -212,18 +207,13 @@ def _archive(config: Config) -> tuple[list[dict[str, Any]] | None, list[dict[str
     if not config.database.url and not (config.state_dir / "postgresql").exists():
         return None, None, "there is no archive yet"  # asking would make one
     from vkteams_daemon.store import models, queue
-    from vkteams_daemon.store.database import Database
 
-    database = Database(config, application="vkteamsctl")
     try:
-        database.open(migrate=False)
-        with database.connection() as connection:
+        with opened(config) as database, database.connection() as connection:
             found = models.model_statistics(connection)
             parked = [asdict(text) for text in queue.parked(connection)]
     except VkTeamsError as error:
         return None, None, str(error)
-    finally:
-        database.close()
     rows = [
         {
             "name": entry.model.name,

@@ -1,49 +1,31 @@
-"""Moments and whole numbers as types for argparse."""
+"""What `vkteams_daemon.moments` reads, and whole numbers, as types for argparse."""
 
 from __future__ import annotations
 
 import argparse
 import re
-from datetime import datetime, timedelta
+from collections.abc import Callable
+from typing import TypeVar
 
 from vkteams_daemon import moments
 from vkteams_daemon.errors import UsageError
 
-
-def since(text: str, now: datetime | None = None) -> datetime:
-    """The moment from which on; see `vkteams_daemon.moments.since`.
-
-    Raises:
-        argparse.ArgumentTypeError: it is no moment.
-    """
-    try:
-        return moments.since(text, now)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+Value = TypeVar("Value")
 
 
-def until(text: str, now: datetime | None = None) -> datetime:
-    """The moment before which; see `vkteams_daemon.moments.until`.
+def _type(read: Callable[[str], Value]) -> Callable[[str], Value]:
+    def parsed(text: str) -> Value:
+        try:
+            return read(text)
+        except UsageError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
 
-    Raises:
-        argparse.ArgumentTypeError: it is no moment.
-    """
-    try:
-        return moments.until(text, now)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    return parsed
 
 
-def age(text: str) -> timedelta:
-    """A span of time; see `vkteams_daemon.moments.age`.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
-    try:
-        return moments.age(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+since = _type(moments.since)
+until = _type(moments.until)
+age = _type(moments.age)
 
 
 def positive(text: str) -> int:
