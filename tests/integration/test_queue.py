@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.harness.embedding import Chat, WatchedModel
+from tests.harness.embedding import ROOM, Chat, WatchedModel
 from tests.harness.waiting import until
 from vkteams_daemon.embedding.model import Chunk, Model
-from vkteams_daemon.store import models, queue
+from vkteams_daemon.store import derived, models, queue
 
 Meanwhile = Callable[[Callable[[], None]], WatchedModel]
 
@@ -84,6 +84,37 @@ def test_cleaned_up_while_being_embedded_has_no_vector(chat: Chat, meanwhile: Me
     chat.say("gone in a moment", "stays")
     chat.embed(model)
     assert chat.queued() == {} and set(chat.chunks()) == {"m2"}
+
+
+def test_a_message_that_comes_back_while_what_was_left_of_it_is_cleared_is_embedded(chat: Chat, model: Model) -> None:
+    stored = chat.register(model)
+    chat.say("cleaned up")
+    chat.execute("DELETE FROM messages")  # as the clean-up does, which passes by what a worker has in hand
+    with chat.connection() as at_work:
+        queue.prepare(at_work)
+        with at_work.transaction():
+            claims = queue.claim(at_work, stored.model_id, 10)
+            assert [claim.text for claim in claims] == [None]
+            chat.say("here again")
+            queue.finish(at_work, stored.model_id, [queue.Embedded(claim, ()) for claim in claims])
+    assert chat.queued() == {"m1": 0}
+    chat.embed(model)
+    assert chat.likeness(model, "m1", "here again") == pytest.approx(1, abs=1e-3)
+
+
+def test_what_is_left_of_a_message_waits_while_somebody_writes_to_its_chat(chat: Chat, model: Model) -> None:
+    stored = chat.register(model)
+    chat.say("cleaned up")
+    chat.execute("DELETE FROM messages")
+    with chat.connection() as writing, chat.connection() as at_work:
+        queue.prepare(at_work)
+        for left in ({"m1": 0}, {}):
+            with writing.transaction(), at_work.transaction():
+                if left:
+                    derived.lock(writing, {ROOM})  # it may be about to bring the message again
+                claims = queue.claim(at_work, stored.model_id, 10)
+                queue.finish(at_work, stored.model_id, [queue.Embedded(claim, ()) for claim in claims])
+            assert chat.queued() == left
 
 
 def test_emptied_while_being_embedded_has_no_vector(chat: Chat, meanwhile: Meanwhile) -> None:

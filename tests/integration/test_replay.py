@@ -210,6 +210,17 @@ def test_replay_of_the_quarantine_obeys_the_erasure(archive: Archive) -> None:
     assert archive.execute("SELECT count(*) FROM events WHERE payload IS NOT NULL OR raw IS NOT NULL") == [(0,)]
 
 
+def test_replay_keeps_what_only_an_erased_event_has_told_of_its_chat(archive: Archive) -> None:
+    archive.bots[0].erase = True
+    topic = {"chatId": "parent", "messageId": "root"}
+    archive.store(new(1, "m1", chat="thread", parent_topic=topic), new(2, "m2", chat="thread"))
+    archive.store(deleted(3, "m1", chat="thread"))
+    live = rows(archive.url, "chats")
+    assert archive.execute("SELECT parent_chat_id FROM chats WHERE chat_id = 'thread'") == [("parent",)]
+    archive.everything(erase=True)
+    assert rows(archive.url, "chats") == live
+
+
 @pytest.mark.parametrize("size", [1, 300])
 def test_event_that_a_fault_of_this_program_stumbles_over_waits_for_the_next_version(
     archive: Archive, monkeypatch: pytest.MonkeyPatch, size: int

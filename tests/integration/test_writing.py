@@ -384,6 +384,15 @@ def test_erasing_blanks_the_message_its_versions_and_its_events(bot: Bot, togeth
     assert "secret" not in str([rows(bot.url, table) for table in ("events", "messages", "message_versions")])
 
 
+def test_erasing_blanks_every_one_of_many_versions(bot: Bot) -> None:
+    bot.erase = True
+    bot.store(batch(new(1, "m", "secret 0")))
+    for n in range(1, 5):
+        bot.store(batch(edited(n + 1, "m", f"secret {n}", 10 * n)))
+    bot.store(batch(deleted(9, "m")))
+    assert bot.ask("SELECT version, text FROM message_versions ORDER BY 1") == [(n, None) for n in range(1, 5)]
+
+
 def test_what_comes_after_an_erasure_is_erased_too(bot: Bot) -> None:
     bot.erase = True
     bot.store(batch(new(1, "m", "secret"), deleted(3, "m")))

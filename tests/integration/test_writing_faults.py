@@ -102,6 +102,22 @@ def test_what_the_database_refuses_is_quarantined_alone(archive: Archive, size: 
     assert writer.store([culprit]) == Stored(duplicate=1)
 
 
+def test_a_batch_with_something_refused_is_looked_up_and_not_cut_up(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is known to another bot in it must not be taken for what the database refuses."""
+    archive.holder().store(batch(*(new(n) for n in range(1, 801, 2))))
+    archive.execute("UPDATE events SET bot_id = 'another'")
+    archive.execute("UPDATE bots SET last_event_id = 0")
+    archive.writers[-1].close()
+    looked: list[int] = []
+    load = derived.load
+    monkeypatch.setattr(derived, "load", lambda c, keys, since: looked.append(len(keys)) or load(c, keys, since))
+    outcome = archive.holder().store([refused(77777, "payload"), *batch(*(new(n) for n in range(1, 801)))])
+    assert (outcome.saved, outcome.quarantined) == (801, 1)
+    assert max(looked) == 400, "the half without the culprit went in as a whole"
+
+
 def test_a_row_that_came_past_the_lock_quarantines_nothing(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large batch relies on the chats' locks that its messages are new; a small one takes what is there."""
     writer = archive.holder()

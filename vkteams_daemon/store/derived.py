@@ -93,6 +93,9 @@ _LOCK_CHATS = (
     "SELECT pg_advisory_xact_lock(7691, bucket) FROM"
     " (SELECT DISTINCT hashtext(chat_id) & 1023 AS bucket FROM unnest(%s::text[]) AS chat_id ORDER BY bucket) AS b"
 )
+_TRY_LOCK_CHATS = (
+    "SELECT chat_id FROM unnest(%s::text[]) AS chat_id WHERE pg_try_advisory_xact_lock(7691, hashtext(chat_id) & 1023)"
+)
 # Folding reads a row and writes it back under a lock taken before, so every statement must see what was committed
 # until then. Only a few rows by their keys are ever joined, and no guess may scan the archive: least of all a plan that
 # was made, and kept, while it was empty.
@@ -134,7 +137,7 @@ class Derivation:
         if self._facts:
             lock(connection, {chat_id for chat_id, _ in self._facts})
         self._people.save(connection)
-        said = [key for key, facts in self._facts.items() if is_said(facts[0])] if copy and self._expect_new else []
+        said = [key for key, facts in self._facts.items() if is_said(facts[0])] if self._expect_new else []
         # COPY, and nothing else, refuses what is there all the same.
         asked = self._facts.keys() - said if len(said) >= COPY_FROM else self._facts.keys()
         known = load(connection, asked, self._since) if asked else {}
@@ -178,6 +181,11 @@ def load(connection: Connection, keys: Collection[Key], since: Callable[[Key], d
 def lock(connection: Connection, chat_ids: Iterable[str]) -> None:
     """Keep others from folding messages of these chats until the transaction ends."""
     connection.execute(_LOCK_CHATS.encode(), [list(chat_ids)])
+
+
+def try_lock(connection: Connection, chat_ids: Collection[str]) -> set[str]:
+    """The same for those of these chats that nobody else has locked; returns them."""
+    return {row[0] for row in connection.execute(_TRY_LOCK_CHATS.encode(), [list(chat_ids)]).fetchall()}
 
 
 def forget(connection: Connection, keys: Sequence[Key]) -> None:

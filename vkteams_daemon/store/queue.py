@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 
+from vkteams_daemon.store import derived
 from vkteams_daemon.store.database import Connection, translated
 
 Vector = npt.NDArray[np.float16]
@@ -146,7 +147,7 @@ def finish(connection: Connection, model_id: int, done: Sequence[Embedded], fail
     for item in failed:
         if item.claim.key in current:
             _put_off(connection, model_id, item)
-    gone = [claim for claim in claims if claim.text is None]
+    gone = _gone(connection, [claim for claim in claims if claim.text is None])
     _dequeue(connection, model_id, [*(item.claim for item in stored), *gone])
     changed = [claim for claim in claims if claim.text is not None and claim.key not in current]
     _start_over(connection, model_id, [claim for claim in changed if claim.attempts])
@@ -209,6 +210,21 @@ def _unchanged(
         ([c.chat_id for c in there], [c.msg_id for c in there], [c.text for c in there]),
     ).fetchall()
     return {there[place - 1].key for (place,) in rows}
+
+
+def _gone(connection: Connection, claims: Sequence[Claim]) -> list[Claim]:
+    """Those whose message is still not there, and is not being written now; it may come back as long as they wait."""
+    if not claims:
+        return []
+    # Whoever writes to a chat holds its lock until that is committed, and is seen by whoever has the lock after that.
+    free = derived.try_lock(connection, {claim.chat_id for claim in claims})
+    rows = connection.execute(
+        "SELECT k.place FROM unnest(%b::text[], %b::text[]) WITH ORDINALITY AS k(chat_id, msg_id, place)"
+        " WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = k.chat_id AND m.msg_id = k.msg_id"
+        " AND m.deleted_at IS NULL)",
+        ([c.chat_id for c in claims], [c.msg_id for c in claims]),
+    ).fetchall()
+    return [claim for (place,) in rows if (claim := claims[place - 1]).chat_id in free]
 
 
 _KEYS = "unnest(%b::text[], %b::text[], %b::text[]) AS k(chat_id, msg_id, kind)"

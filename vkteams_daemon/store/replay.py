@@ -54,15 +54,21 @@ _STAGE = "; ".join(
     f" TRUNCATE {_STAGED}{table}"
     for table in _PEOPLE
 )
+
+
+def _told(table: str, *columns: str) -> str:
+    """SET clauses; where events were erased, what the others do not tell stays."""
+    return ", ".join(f"{c} = coalesce(excluded.{c}, CASE WHEN %(erased)s THEN {table}.{c} END)" for c in columns)
+
+
 # What the table has learnt later stays: from an event that is erased by now, or one committed behind our back.
 _UNSTAGE = (
-    f"INSERT INTO chats AS c SELECT * FROM {_STAGED}chats ON CONFLICT (chat_id) DO UPDATE SET type = excluded.type,"
-    " title = excluded.title, parent_chat_id = excluded.parent_chat_id, parent_msg_id = excluded.parent_msg_id,"
+    f"INSERT INTO chats AS c SELECT * FROM {_STAGED}chats ON CONFLICT (chat_id) DO UPDATE SET"
+    f" {_told('c', 'type', 'title', 'parent_chat_id', 'parent_msg_id')},"
     " first_seen_at = least(c.first_seen_at, excluded.first_seen_at), seen_at = excluded.seen_at"
     " WHERE excluded.seen_at >= c.seen_at AND c IS DISTINCT FROM excluded",
     f"INSERT INTO users AS u SELECT * FROM {_STAGED}users ON CONFLICT (user_id) DO UPDATE SET"
-    " first_name = excluded.first_name, last_name = excluded.last_name, nick = excluded.nick,"
-    " is_bot = excluded.is_bot, seen_at = excluded.seen_at"
+    f" {_told('u', 'first_name', 'last_name', 'nick', 'is_bot')}, seen_at = excluded.seen_at"
     " WHERE excluded.seen_at >= u.seen_at AND u IS DISTINCT FROM excluded",
     f"INSERT INTO chat_members AS m SELECT * FROM {_STAGED}chat_members ON CONFLICT (chat_id, user_id) DO UPDATE SET"
     " joined_at = excluded.joined_at, left_at = excluded.left_at, added_by = excluded.added_by,"
@@ -112,6 +118,8 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
             readable = [(key, event) for key, event in again if event and event.error is None]
             done.events += len(page)
             with connection.transaction():
+                # Before the events' rows, as whoever erases does.
+                derived.lock(connection, {event.facts.message.chat_id for _, event in readable if event.facts.message})
                 restored = halving.write(connection, readable, lambda part: _restore(connection, part, erase), _keep)
             done.readable += sum(count for count, _ in restored)
             done.queued += sum(queued for _, queued in restored)
@@ -136,6 +144,7 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
         while keys := connection.execute(_MESSAGES.encode(), (*after, _PAGE)).fetchall():
             after = keys[-1]
             with connection.transaction():
+                derived.lock(connection, {chat_id for chat_id, _ in keys})
                 halving.write(
                     connection, keys, lambda part: _rebuild(connection, part, erase, done), lambda key, reason: None
                 )
@@ -158,8 +167,6 @@ def _restore(connection: Connection, part: Sequence[tuple[Key, Event]], erase: b
     """Put readable events in their rows and derive from them; how many there were, and how many texts are new."""
     if not part:
         return 0, 0
-    # Before the events' rows, as whoever erases does.
-    derived.lock(connection, {event.facts.message.chat_id for _, event in part if event.facts.message})
     events.restore(connection, part)
     derivation = derived.Derivation(erase=erase)
     for _, event in part:
@@ -173,7 +180,6 @@ def _keep(item: tuple[Key, Event], reason: str) -> tuple[int, int]:
 
 def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: bool, done: Replayed) -> None:
     """Fold these messages from nothing, and write those that come out otherwise than they stand there."""
-    derived.lock(connection, {chat_id for chat_id, _ in keys})
     known = derived.load(connection, keys, lambda key: BEGINNING)
     facts: dict[tuple[str, str], list[Facts]] = {key: [] for key in keys}
     erased = set()
@@ -217,13 +223,15 @@ def _rebuild_people(connection: Connection, progress: Callable[[int], None]) -> 
     connection.execute(_STAGE.encode())
     last: dict[str, Any] = {"at": "-infinity", "bot": "", "gen": 0, "id": 0, "limit": _PAGE}
     seen = 0
+    erased = False
 
     def page() -> bool:
-        nonlocal seen
+        nonlocal seen, erased
         rows = connection.execute(_IN_ORDER.encode(), last).fetchall()
         for at, bot, generation, event_id, *_ in rows[-1:]:
             last.update(at=at, bot=bot, gen=generation, id=event_id)
         seen += len(rows)
+        erased = erased or any(payload is None and not broken for *_, payload, broken in rows)
         with connection.transaction():
             people = People()
             for found, arrival in _known(rows):
@@ -239,7 +247,7 @@ def _rebuild_people(connection: Connection, progress: Callable[[int], None]) -> 
         while page():
             pass
         for statement in _UNSTAGE:
-            connection.execute(statement.encode())
+            connection.execute(statement.encode(), {"erased": erased})
 
 
 def _known(rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Facts, datetime]]:

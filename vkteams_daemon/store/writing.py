@@ -8,6 +8,7 @@ successful `store` or `acquire` may be sent to the API as lastEventId.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 
@@ -109,7 +110,7 @@ class Writer:
             self._chosen.threads = self._known_threads(connection)
             # A cursor that was set back by hand has stored events above it.
             self._highest = max(cursor.last_event_id, events.highest(connection, self._bot_id, cursor.generation))
-            self._cursor, self._alone = cursor, True
+            self._cursor = cursor
             return True
 
     def store(self, batch: Sequence[Event]) -> Stored:
@@ -125,12 +126,12 @@ class Writer:
             raise FenceLost("the bot's lock is not held")
         with self._session.exclusive(fresh=False) as connection:
             try:
-                after, outcome = self._commit(connection, batch, before, self._insert)
+                insert = functools.partial(self._insert, expect_new=self._alone)
+                after, outcome = self._commit(connection, batch, before, insert)
             except Exception as error:
                 if not halving.is_refusal(error):
                     raise
-                if isinstance(error, UniqueViolation):
-                    self._alone = False
+                self._alone = self._alone and not isinstance(error, UniqueViolation)
                 # Now with savepoints: they cost something, and data is refused once in a blue moon.
                 after, outcome = self._commit(connection, batch, before, self._insert_healthy)
             # The cursor may stand below what was stored.
@@ -229,9 +230,9 @@ class Writer:
             return new + [replace(event, event_id=events.own_key(event)) for event in others], []
         return new, others
 
-    def _insert(self, connection: Connection, batch: Sequence[Keyed]) -> tuple[int, int]:
+    def _insert(self, connection: Connection, batch: Sequence[Keyed], *, expect_new: bool) -> tuple[int, int]:
         copy = len(batch) >= COPY_FROM
-        derivation = derived.Derivation(erase=self.erase, expect_new=self._alone)
+        derivation = derived.Derivation(erase=self.erase, expect_new=expect_new)
         bad = 0
 
         def adding() -> Iterator[Keyed]:
@@ -253,10 +254,15 @@ class Writer:
     def _insert_healthy(self, connection: Connection, batch: Sequence[Keyed]) -> tuple[int, int]:
         """Insert a batch of which something cannot be written; that is quarantined."""
 
-        def quarantine(item: Keyed, reason: str) -> tuple[int, int]:
-            return self._insert(connection, [(item[0], events.quarantined(item[1], reason))])
+        def insert(part: Sequence[Keyed]) -> tuple[int, int]:
+            return self._insert(connection, part, expect_new=False)
 
-        written = halving.write(connection, batch, lambda part: self._insert(connection, part), quarantine)
+        def quarantine(item: Keyed, reason: str) -> tuple[int, int]:
+            return insert([(item[0], events.quarantined(item[1], reason))])
+
+        # All chats at once: part by part, two bots could wait for each other.
+        derived.lock(connection, {event.facts.message.chat_id for _, event in batch if event.facts.message})
+        written = halving.write(connection, batch, insert, quarantine)
         return sum(bad for bad, _ in written), sum(queued for _, queued in written)
 
     def _fence(self, connection: Connection, before: Cursor) -> None:
