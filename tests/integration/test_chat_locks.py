@@ -53,15 +53,14 @@ def test_an_edit_waits_for_whoever_has_read_its_message(
             until(lambda: watcher.execute(_WAITING).fetchone() == (1,) or not second.is_alive(), 30, "the other")
         return save(connection, *args, **options)
 
-    with connect() as connection:
-        connection.execute("UPDATE messages SET text = 'damaged'")
-        monkeypatch.setattr(derived, "save", saving)
-        if first == "replay":
+    monkeypatch.setattr(derived, "save", saving)
+    if first == "replay":
+        with connect() as connection:
+            connection.execute("UPDATE messages SET text = 'damaged'")
             replay.everything(connection, erase=False)
-        else:
-            bots[0].store(batch(edited(3, "m", "three", 30)))
-        second.join(30)
-        replay.everything(connection, erase=False)
+    else:
+        bots[0].store(batch(edited(3, "m", "three", 30)))
+    second.join(30)
     expected = [("(2,two)",)] if first == "replay" else [("(3,three)",)]
     assert rows(database_url, "messages", "version, text") == expected
     earlier = {"replay": [("(1,one)",)], "bot": [("(1,one)",), ("(2,two)",)]}[first]
