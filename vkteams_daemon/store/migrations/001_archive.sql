@@ -85,11 +85,10 @@ CREATE TABLE messages (
                     (CASE WHEN text !~ '[ёЁ]|[-+][[:digit:].]|[./~<&][^[:alnum:][:space:]]*[[:alnum:]]|://'
                                AND octet_length(text) <= 100000
                           THEN to_tsvector('vkteams'::regconfig, text)
-                          ELSE to_tsvector('vkteams'::regconfig,
-                                           replace(replace(left(text, 100000), 'ё', 'е'), 'Ё', 'Е'))
+                          ELSE to_tsvector('vkteams'::regconfig, translate(left(text, 100000), 'ёЁ', 'еЕ'))
                                || CASE WHEN text ~ '[-+][[:digit:].]|[./~<&][^[:alnum:][:space:]]*[[:alnum:]]|://'
-                                       THEN strip(to_tsvector('vkteams'::regconfig, regexp_replace(replace(replace(
-                                            left(text, 100000), 'ё', 'е'), 'Ё', 'Е'), '[-+./~<&]', ' ', 'g')))
+                                       THEN strip(to_tsvector('vkteams'::regconfig,
+                                            translate(left(text, 100000), 'ёЁ-+./~<&', 'еЕ       ')))
                                        ELSE ''::tsvector END
                      END) STORED,
     PRIMARY KEY (chat_id, msg_id)
