@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import psycopg
 
 from tests.harness.batches import batch, new
 from tests.harness.waiting import until
-from vkteams_daemon.botapi.client import BotClient
+from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.botapi.simulator import Simulator
 from vkteams_daemon.daemon.held import FEWEST, Held
 from vkteams_daemon.daemon.poller import Poller
+from vkteams_daemon.daemon.status import Status
 from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.store.writing import Writer
 
@@ -46,14 +49,48 @@ def test_ids_that_do_not_ascend_stay_together() -> None:
     assert whole.halved().part().events == whole.events
 
 
+def test_events_under_one_id_are_not_parted() -> None:
+    """The cursor that covers the first would cover the second, stored or not."""
+    ids: list[int | None] = [*range(1, 1001), None, 1000, *range(1001, 2001)]
+    whole = Held(batch(*(new(n, f"m{place}") for place, n in enumerate(ids))), generation=1, arrived=0.0)
+    part = whole.halved().part()
+    assert len(part.events) == 1002
+    rest = whole.after(part)
+    assert rest is not None
+    assert [event.event_id for event in rest.events] == list(range(1001, 2001))
+
+
+@contextmanager
+def polling(simulator: Simulator, database_url: str, write_timeout: float) -> Iterator[tuple[Status, list[str | None]]]:
+    """The loop and its writer; the status, and the states of the database so far."""
+    states: list[str | None] = []
+    client, status = BotClient(simulator.url, simulator.token), new_status("0", "listen")
+
+    def writer(bot: BotInfo) -> Writer:
+        return Writer(lambda: psycopg.connect(database_url, autocommit=True), bot.user_id, write_timeout=write_timeout)
+
+    with ThreadPoolExecutor(1) as work:
+        poller = Poller(
+            client, writer, work, status, poll_time=30, backoff_max=0.5,
+            changed=lambda: states.append(status.database.state), queued=lambda: None, ended=lambda error: None,
+        )  # fmt: skip
+        thread = threading.Thread(target=poller.run)
+        thread.start()
+        try:
+            yield status, states
+        finally:
+            poller.stop()
+            client.abort()
+            thread.join(30)
+            client.close()
+            if poller.sink is not None:
+                poller.sink.close()
+
+
 def test_a_slow_database_gets_an_answer_in_parts(simulator: Simulator, database_url: str) -> None:
     for n in range(1200):
         simulator.say("1@chat.agent", "anna", f"message {n}")
     simulator.say("1@chat.agent", "anna", "the last")
-
-    def writer(bot_id: str) -> Writer:
-        return Writer(lambda: psycopg.connect(database_url, autocommit=True), bot_id, write_timeout=3.0)
-
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
             "CREATE FUNCTION overwhelmed() RETURNS trigger LANGUAGE plpgsql AS"
@@ -61,24 +98,26 @@ def test_a_slow_database_gets_an_answer_in_parts(simulator: Simulator, database_
             "CREATE TRIGGER overwhelmed AFTER INSERT ON events REFERENCING NEW TABLE AS added"
             " FOR EACH STATEMENT EXECUTE FUNCTION overwhelmed()"
         )
-        client, status = BotClient(simulator.url, simulator.token), new_status("0", "listen")
-        with ThreadPoolExecutor(1) as work:
-            poller = Poller(
-                client, lambda bot: writer(bot.user_id), work, status,
-                poll_time=30, backoff_max=0.5, changed=lambda: None, queued=lambda: None, ended=lambda error: None,
-            )  # fmt: skip
-            thread = threading.Thread(target=poller.run)
-            thread.start()
-            try:
-                until(lambda: status.events.saved == 1201, 120, "everything stored")
-            finally:
-                poller.stop()
-                client.abort()
-                thread.join(30)
-                client.close()
-                if poller.sink is not None:
-                    poller.sink.close()
+        with polling(simulator, database_url, 3.0) as (status, _):
+            until(lambda: status.events.saved == 1201, 120, "everything stored")
         rows = connection.execute("SELECT count(*), count(DISTINCT event_id), count(DISTINCT xmin::text) FROM events")
-        stored, different, transactions = rows.fetchone() or (0, 0, 0)
-    assert (stored, different) == (1201, 1201)
-    assert transactions == 3, "600, 600 and the last"
+        assert rows.fetchone() == (1201, 1201, 3), "600, 600 and the last"
+
+
+def test_a_database_that_connects_and_does_not_store_is_down(simulator: Simulator, database_url: str) -> None:
+    with psycopg.connect(database_url) as blocker, psycopg.connect(database_url, autocommit=True) as watcher:
+        blocker.execute("LOCK TABLE events IN SHARE MODE")
+        for n in range(3):
+            simulator.say("1@chat.agent", "anna", f"message {n}")
+
+        def epoch() -> int:
+            return int((watcher.execute("SELECT max(epoch) FROM bots").fetchone() or (0,))[0] or 0)
+
+        with polling(simulator, database_url, 1.0) as (status, states):
+            until(lambda: epoch() >= 3, 60, "two more sessions that could not store either")
+            assert "ok" not in states[states.index("down") :]
+            assert (status.database.state, status.events.failed) == ("down", 3)
+            blocker.rollback()
+            until(lambda: status.events.saved == 3, 60, "everything stored")
+            until(lambda: status.database.state == "ok", 30, "state ok")
+            assert status.events.failed == 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.store import numbering
 
-FEWEST = 500  # events; a database that has not taken so many in time would not have taken fewer, either
+FEWEST = 10  # events in a part; after an hour of a hanging database there must not be a transaction for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,12 @@ class Held:
         # In any other order the answer as a whole tells where ids have started over.
         if self.most is None or not numbering.ascending(self.events):
             return self
-        return replace(self, events=self.events[: self.most])
+        end = self.most
+        last = max((event.event_id for event in self.events[:end] if event.numbered), default=0)
+        # Two events may have one id, and the cursor that covers the first one covers both.
+        while end < len(self.events) and self.events[end].event_id <= last:
+            end += 1
+        return self if end >= len(self.events) else replace(self, events=self.events[:end])
 
     def halved(self) -> Held:
         """The same, half as many at a time."""

@@ -204,8 +204,6 @@ class Life:
         """End the process now, without waiting for threads; the PID file goes all the same."""
         with contextlib.suppress(Exception):
             self._pid_file.__exit__()
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
         os._exit(0)
 
 

@@ -46,10 +46,9 @@ def main(argv: Sequence[str] | None = None, *, service: Callable[..., Any] | Non
         Path("/proc/self/comm").write_text("vkteamsd")
     code = _sheltered(argv, service)
     if threading.active_count() > 1:
-        # In the foreground, a thread may hang in a call that cannot be ended; what it held was not acknowledged.
+        # In the foreground, a thread may hang in a call that cannot be ended, such as printing to somebody who does not
+        # read; what it held was not acknowledged. Standard output is its own: to flush it would be to hang as well.
         logging.shutdown()
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
         os._exit(code)
     return code
 

@@ -206,6 +206,8 @@ class Poller:
             stored = self._work.submit(sink.store, part.events).result()
         except DatabaseSlow:
             self._held = held.halved()
+            if self._held.most != held.most:
+                log.warning("%d events go into the database %d at a time now", len(held.events), self._held.most)
             raise
         self._held = held.after(part)
         self._count(part, stored, sink.cursor)
@@ -241,7 +243,7 @@ class Poller:
             log.info("took over as the listener of bot %s", self._status.bot.id)
         self._standby = False
         self._status.events.last_event_id = cursor.last_event_id if cursor else None
-        self._database_answered()
+        self._database_connects()
         self._become_ready("")
         self._changed()
 
@@ -252,7 +254,7 @@ class Poller:
         grace = OWN_SESSION_GRACE if self._status.database.state is not None else 1.0
         if now - self._lost_at < grace and not self._standby:
             return 0.1
-        self._database_answered()
+        self._database_connects()
         if not self._standby:
             self._standby = True
             log.info("another process listens to bot %s; waiting as its standby", self._status.bot.id)
@@ -317,6 +319,11 @@ class Poller:
         if changed:
             self._changed()
         return wait
+
+    def _database_connects(self) -> None:
+        """It lets itself be asked; whether it stores is known when nothing waits for that any more."""
+        if self._held is None:
+            self._database_answered()
 
     def _database_answered(self) -> None:
         database = self._status.database
