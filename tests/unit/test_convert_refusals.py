@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,17 @@ def test_whole_numbers_are_no_weights(directory: Path) -> None:
     save_file({name: tensor.astype("int32") for name, tensor in load_file(file).items()}, file)
     with pytest.raises(ModelRefused, match="is I32, not a 16 to 64 bit float"):
         Encoder(directory)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, 1e300])
+def test_a_weight_that_is_not_finite_is_refused(directory: Path, tmp_path: Path, number: float) -> None:
+    file = directory / "model.safetensors"
+    tensors = {name: tensor.astype("float64") for name, tensor in load_file(file).items()}
+    # No text that the model is tried with has this token.
+    tensors["embeddings.word_embeddings.weight"][4, 0] = number
+    save_file(tensors, file)
+    with pytest.raises(ModelRefused, match=r"word_embeddings\.weight holds a number that is not finite"):
+        made(directory, tmp_path, "fp32")
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:

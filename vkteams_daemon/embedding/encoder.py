@@ -78,8 +78,19 @@ class Encoder:
                 raise ModelRefused(f"{directory / WEIGHTS}: {name} is {tensor.get_dtype()}, not a 16 to 64 bit float")
 
     def tensor(self, name: str) -> Floats:
-        """One tensor by its name in BertModel."""
-        return np.ascontiguousarray(self._file.get_tensor(self._names[name]), dtype=np.float32)
+        """One tensor by its name in BertModel.
+
+        Raises:
+            ModelRefused: a number of it is not finite, at least not as float32.
+        """
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(self._file.get_tensor(self._names[name]), dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise ModelRefused(
+                f"{self.directory / WEIGHTS}: {name} holds a number that is not finite",
+                hint="The file is damaged: fetch it again.",
+            )
+        return values
 
     def weight(self, name: str) -> Floats:
         """The matrix of a dense layer as `(inputs, outputs)`; the file has it the other way round."""
