@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -16,6 +17,7 @@ from vkteams_daemon.embedding import acceptance
 from vkteams_daemon.embedding import encoder as encoders
 from vkteams_daemon.embedding.convert import Choice, convert
 from vkteams_daemon.embedding.encoder import Encoder
+from vkteams_daemon.embedding.graph import Graph
 from vkteams_daemon.embedding.manifest import ModelInfo, Settings
 from vkteams_daemon.embedding.samples import texts
 from vkteams_daemon.errors import ModelError, ModelRefused
@@ -31,6 +33,9 @@ def directory(tmp_path: Path) -> Path:
     [
         ({"architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta"}, "only BertModel can be converted"),
         ({"architectures": ["BertForSequenceClassification"]}, "only BertModel can be converted"),
+        ({"architectures": 5}, r"is of a 5 \(bert\)"),
+        ({"architectures": [["x"]]}, "only BertModel can be converted"),
+        ({"architectures": "T5Model"}, r"is of a T5Model \(bert\)"),
         ({"hidden_act": "relu"}, "activation 'relu' is not known"),
         ({"position_embedding_type": "relative_key"}, "only absolute is known"),
         ({"is_decoder": True}, "only an encoder can be converted"),
@@ -83,12 +88,36 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
         convert(Encoder(other), Settings(64), tmp_path / "model", name="x")
 
 
+def test_a_tokenizer_without_a_token_for_the_unknown_is_refused(directory: Path, tmp_path: Path) -> None:
+    file = directory / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["model"]["vocab"]["[OTHER]"] = content["model"]["vocab"].pop("[UNK]")
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "[UNK]"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ModelRefused, match=r"tokenizer\.json: cannot make tokens of '.*UNK"):
+        made(directory, tmp_path, "fp32")
+
+
+def test_a_configuration_nested_too_deep_is_refused(directory: Path) -> None:
+    (directory / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelRefused, match=r"config\.json: cannot be read"):
+        Encoder(directory)
+
+
+def test_a_model_larger_than_an_onnx_file_is_refused() -> None:
+    graph = Graph()
+    graph.constant(np.zeros(1000))
+    with pytest.raises(ModelRefused, match="at most 2 GiB"):
+        graph.constant(np.broadcast_to(np.float32(0), 1 << 29))  # 2 GiB that take no memory
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         (Settings(8), "a window of 8 tokens"),
         (Settings(1000), "a window of 1000 tokens is not within 16 and 128"),
         (Settings(64, query_prefix="ищи " * 40), "fills half of the window"),
+        (Settings(64, query_prefix="\ud800 "), r"cannot make tokens of '\\ud800 '"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(directory: Path, settings: Settings, sentence: str) -> None:

@@ -47,6 +47,7 @@ def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory,
         ('[files."tokenizer.json"]', '[files."other.json"]'),
         ('[files."tokenizer.json"]', '[files."tokenizer.json"]\nsha256 = "twice"'),
         ('[files."tokenizer.json"]', '[files."../tokenizer.json"]\nsha256 = ""\nsize = 1\n[files."tokenizer.json"]'),
+        ('[files."tokenizer.json"]', '[files."a\\u0000b"]\nsha256 = ""\nsize = 1\n[files."tokenizer.json"]'),
         ('name = "x"', 'name = "\x00"'),
     ],
 )

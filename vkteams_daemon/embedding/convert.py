@@ -19,6 +19,8 @@ from vkteams_daemon.embedding.quantise import Int8Layers
 from vkteams_daemon.embedding.samples import texts
 from vkteams_daemon.errors import CannotCreate, ModelRefused
 
+_RARE = "\U00020000"  # in no vocabulary: a tokenizer without a token for the unknown fails at it, and not before
+
 Choice = Literal["auto", "int8", "fp32"]
 Report = Callable[[str], None]
 
@@ -130,7 +132,11 @@ def _checked_tokenizer(encoder: Encoder, settings: Settings) -> Tokenizer:
     most = encoder.shape.max_position_embeddings
     if not 16 <= settings.max_tokens <= most:
         raise ModelRefused(f"{encoder.directory}: a window of {settings.max_tokens} tokens is not within 16 and {most}")
-    for prefix in (settings.query_prefix, settings.passage_prefix):
-        if len(tokenizer.encode(prefix, add_special_tokens=False)) > settings.max_tokens // 2:
-            raise ModelRefused(f"{encoder.directory}: the prefix {prefix!r} fills half of the window")
+    for text in (_RARE, settings.query_prefix, settings.passage_prefix):
+        try:
+            tokens = len(tokenizer.encode(text, add_special_tokens=False))
+        except Exception as error:  # the library raises Exception itself
+            raise ModelRefused(f"{file}: cannot make tokens of {text!r}: {error}") from error
+        if tokens > settings.max_tokens // 2:
+            raise ModelRefused(f"{encoder.directory}: the prefix {text!r} fills half of the window")
     return tokenizer

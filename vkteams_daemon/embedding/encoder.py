@@ -148,7 +148,9 @@ def settings(directory: Path, shape: Shape) -> Settings:
 def _shape(file: Path) -> Shape:
     config = _json(file, None)
     architectures = config.get("architectures") or ["BertModel"]
-    if config.get("model_type", "bert") != "bert" or not set(architectures) & set(_ARCHITECTURES):
+    if not isinstance(architectures, list):
+        architectures = [architectures]
+    if config.get("model_type", "bert") != "bert" or not any(name in _ARCHITECTURES for name in architectures):
         kind = ", ".join(map(str, architectures))
         raise ModelRefused(f"{file}: is of a {kind} ({config.get('model_type')}); only BertModel can be converted")
     if config.get("hidden_act", "gelu") != "gelu":
@@ -191,7 +193,7 @@ def _json(file: Path, default: Mapping[str, Any] | None) -> Mapping[str, Any]:
 def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelRefused(f"{file}: cannot be read: {error}") from error
 
 
