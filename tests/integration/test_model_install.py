@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -121,6 +122,17 @@ def test_known_weights_take_name_and_settings_from_the_catalogue(
         info = catalogue.install(source, home, precision="fp32")
         assert (info.name, info.revision, info.max_tokens) == ("small", COMMIT, 48)
         assert (info.query_prefix, info.passage_prefix) == ("query: ", "passage: ")
+
+
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
+def test_known_weights_beside_another_file_are_not_the_known_model(
+    encoder: Path, home: Path, tmp_path: Path, file: str
+) -> None:
+    other = shutil.copytree(encoder, tmp_path / "other")
+    (other / file).write_bytes((other / file).read_bytes() + b"\n")
+    info = catalogue.install(str(other), home, precision="fp32")
+    assert (info.name, info.revision, info.max_tokens, info.query_prefix) == ("other", "", 64, "")
 
 
 @pytest.mark.parametrize(

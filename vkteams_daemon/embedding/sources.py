@@ -108,8 +108,9 @@ def _local(directory: Path, name: str, source: str) -> Obtained:
     weights = directory / WEIGHTS
     if not weights.is_file():
         raise ModelRefused(f"{directory}: holds neither {manifest.MANIFEST} nor {WEIGHTS}")
-    digest = manifest.sha256(weights)
-    entry = next((known for known in CATALOGUE.values() if known.files[WEIGHTS] == digest), None)
+    # Known weights with another tokenizer are another model.
+    digests = {file: manifest.sha256(directory / file) for file in FILES if (directory / file).is_file()}
+    entry = next((known for known in CATALOGUE.values() if known.files == digests), None)
     return Obtained(directory, entry.name if entry else name, entry, source, entry.revision if entry else "")
 
 
