@@ -151,6 +151,7 @@ def test_a_default_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "default").mkdir()
     with pytest.raises(CannotCreate, match="default: cannot be written"):
         catalogue.choose(tmp_path, "good")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["default", "good"]
 
 
 def test_asking_for_the_chosen_model_loads_nothing_heavy() -> None:
