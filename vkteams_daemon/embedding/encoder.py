@@ -75,7 +75,9 @@ class Encoder:
             if tuple(tensor.get_shape()) != expected:
                 raise ModelRefused(f"{directory / WEIGHTS}: {name} is {tensor.get_shape()} and not {list(expected)}")
             if tensor.get_dtype() not in _DTYPES:
-                raise ModelRefused(f"{directory / WEIGHTS}: {name} is {tensor.get_dtype()}, not a 16 to 64 bit float")
+                raise ModelRefused(
+                    f"{directory / WEIGHTS}: {name} is {tensor.get_dtype()}; only {', '.join(_DTYPES)} are known"
+                )
 
     def tensor(self, name: str) -> Floats:
         """One tensor by its name in BertModel.
