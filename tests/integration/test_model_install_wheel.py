@@ -43,7 +43,15 @@ def test_a_wheel_that_carries_a_model(encoder: Path, home: Path, tmp_path: Path)
             {"record": False, "more": {"carrier-0.1.0.dist-info/RECORD": b"x" * 200_000}},
             "field larger than field limit",
         ),
-        ({"more": {"carrier/model/modules.json": b'[{"type": "models.Dense"}]'}}, "has a step Dense"),
+        (
+            {
+                "more": {
+                    "carrier/model/modules.json": b'[{"type": "models.Dense"}]',
+                    "carrier/model/2_Dense/model.safetensors": b"x",
+                }
+            },
+            "has a step Dense",
+        ),
         ({"more": {"carrier/second/model.safetensors": b"x"}}, "carries 2 models"),
     ],
 )

@@ -183,6 +183,8 @@ def _check_members(file: Path, archive: zipfile.ZipFile) -> None:
 def _model_inside(file: Path, archive: zipfile.ZipFile) -> PurePosixPath:
     paths = [PurePosixPath(name) for name in archive.namelist()]
     directories = {path.parent for path in paths if path.name in (WEIGHTS, manifest.MANIFEST)}
+    # What lies inside a model's directory is a part of that model.
+    directories = {path for path in directories if directories.isdisjoint(path.parents)}
     if len(directories) != 1:
         raise ModelRefused(f"{file}: carries {len(directories) or 'no'} models, and not one")
     return directories.pop()
