@@ -14,11 +14,13 @@ from safetensors.numpy import load_file, save_file
 
 from tests.harness.models import write_encoder
 from vkteams_daemon.embedding import acceptance
+from vkteams_daemon.embedding import convert as conversion
 from vkteams_daemon.embedding import encoder as encoders
 from vkteams_daemon.embedding.convert import Choice, convert
-from vkteams_daemon.embedding.encoder import Encoder
+from vkteams_daemon.embedding.encoder import Encoder, Floats
 from vkteams_daemon.embedding.graph import Graph
 from vkteams_daemon.embedding.manifest import ModelInfo, Settings
+from vkteams_daemon.embedding.quantise import Int8Layers
 from vkteams_daemon.embedding.samples import texts
 from vkteams_daemon.errors import ModelError, ModelRefused
 
@@ -176,6 +178,19 @@ def test_int8_that_is_too_far_is_refused_and_auto_takes_fp32(
     with pytest.raises(ModelRefused, match=r"too far from its source: mean cosine 0\.\d+") as caught:
         made(directory, tmp_path / "one", "int8")
     assert "--precision fp32" in caught.value.hint
+    assert made(directory, tmp_path / "two", "auto").precision == "fp32"
+
+
+def test_int8_that_the_runtime_cannot_run_is_refused_and_auto_takes_fp32(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unknown(Int8Layers):
+        def table(self, values: Floats, ids: str) -> str:
+            return self._graph.add("com.microsoft.OfALaterRuntime", super().table(values, ids))
+
+    monkeypatch.setitem(conversion._LAYERS, "int8", Unknown)
+    with pytest.raises(ModelError, match="the runtime cannot load it"):
+        made(directory, tmp_path / "one", "int8")
     assert made(directory, tmp_path / "two", "auto").precision == "fp32"
 
 

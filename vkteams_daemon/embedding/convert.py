@@ -17,7 +17,7 @@ from vkteams_daemon.embedding.manifest import ModelInfo, Precision, Settings
 from vkteams_daemon.embedding.model import Model, load_session, load_tokenizer
 from vkteams_daemon.embedding.quantise import Int8Layers
 from vkteams_daemon.embedding.samples import texts
-from vkteams_daemon.errors import CannotCreate, ModelRefused
+from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused
 
 _RARE = "\U00020000"  # in no vocabulary: a tokenizer without a token for the unknown fails at it, and not before
 
@@ -98,17 +98,18 @@ def _make(encoder: Encoder, info: ModelInfo) -> ModelInfo:
         shutil.copyfile(encoder.directory / manifest.TOKENIZER, info.directory / manifest.TOKENIZER)
     except OSError as error:
         raise CannotCreate(f"{info.directory}: cannot be written: {error.strerror}") from error
-    info = dataclasses.replace(info, files=manifest.record(info.directory))
-    manifest.write(info)
-    return info
+    return dataclasses.replace(info, files=manifest.record(info.directory))
 
 
 def _accepted(exact: ModelInfo, small: ModelInfo, tokenizer: Tokenizer, precision: Choice) -> ModelInfo:
-    # One tokenizer for both: that of a multilingual model takes more memory than the weights.
-    full, quantised = (Model(info, tokenizer, load_session(info.directory / manifest.ONNX)) for info in (exact, small))
     try:
+        # One tokenizer for both: that of a multilingual model takes more memory than the weights.
+        full, quantised = (
+            Model(info, tokenizer, load_session(info.directory / manifest.ONNX)) for info in (exact, small)
+        )
         found = acceptance.compare(full, quantised, texts())
-    except ModelRefused:
+    except ModelError:
+        # Too far from its source, or a runtime that cannot run it; whether fp32 runs is tried when it is installed.
         if precision == "int8":
             raise
         return exact
