@@ -121,6 +121,11 @@ def install_tiny(models_dir: Path, work: Path, *, precision: Choice = "fp32", se
     return catalogue.install(str(write_encoder(work / NAME, seed=seed)), models_dir, precision=precision)
 
 
+def left(models_dir: Path) -> list[str]:
+    """What lies in the models directory, apart from the lock."""
+    return sorted(path.name for path in models_dir.iterdir() if path.name != ".lock") if models_dir.exists() else []
+
+
 @pytest.fixture(scope="session")
 def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models directory with `tiny` installed and chosen; for reading only."""

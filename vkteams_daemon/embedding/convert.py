@@ -17,7 +17,9 @@ from vkteams_daemon.embedding.manifest import ModelInfo, Precision, Settings
 from vkteams_daemon.embedding.model import Model, load_session, load_tokenizer
 from vkteams_daemon.embedding.quantise import Int8Layers
 from vkteams_daemon.embedding.samples import texts
-from vkteams_daemon.errors import CannotCreate, ModelRefused
+from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused
+
+_RARE = "\U00020000"  # in no vocabulary: a tokenizer without a token for the unknown fails at it, and not before
 
 Choice = Literal["auto", "int8", "fp32"]
 Report = Callable[[str], None]
@@ -96,17 +98,18 @@ def _make(encoder: Encoder, info: ModelInfo) -> ModelInfo:
         shutil.copyfile(encoder.directory / manifest.TOKENIZER, info.directory / manifest.TOKENIZER)
     except OSError as error:
         raise CannotCreate(f"{info.directory}: cannot be written: {error.strerror}") from error
-    info = dataclasses.replace(info, files=manifest.record(info.directory))
-    manifest.write(info)
-    return info
+    return dataclasses.replace(info, files=manifest.record(info.directory))
 
 
 def _accepted(exact: ModelInfo, small: ModelInfo, tokenizer: Tokenizer, precision: Choice) -> ModelInfo:
-    # One tokenizer for both: that of a multilingual model takes more memory than the weights.
-    full, quantised = (Model(info, tokenizer, load_session(info.directory / manifest.ONNX)) for info in (exact, small))
     try:
+        # One tokenizer for both: that of a multilingual model takes more memory than the weights.
+        full, quantised = (
+            Model(info, tokenizer, load_session(info.directory / manifest.ONNX)) for info in (exact, small)
+        )
         found = acceptance.compare(full, quantised, texts())
-    except ModelRefused:
+    except ModelError:
+        # Too far from its source, or a runtime that cannot run it; whether fp32 runs is tried when it is installed.
         if precision == "int8":
             raise
         return exact
@@ -130,7 +133,11 @@ def _checked_tokenizer(encoder: Encoder, settings: Settings) -> Tokenizer:
     most = encoder.shape.max_position_embeddings
     if not 16 <= settings.max_tokens <= most:
         raise ModelRefused(f"{encoder.directory}: a window of {settings.max_tokens} tokens is not within 16 and {most}")
-    for prefix in (settings.query_prefix, settings.passage_prefix):
-        if len(tokenizer.encode(prefix, add_special_tokens=False)) > settings.max_tokens // 2:
-            raise ModelRefused(f"{encoder.directory}: the prefix {prefix!r} fills half of the window")
+    for text in (_RARE, settings.query_prefix, settings.passage_prefix):
+        try:
+            tokens = len(tokenizer.encode(text, add_special_tokens=False))
+        except Exception as error:  # the library raises Exception itself
+            raise ModelRefused(f"{file}: cannot make tokens of {text!r}: {error}") from error
+        if tokens > settings.max_tokens // 2:
+            raise ModelRefused(f"{encoder.directory}: the prefix {text!r} fills half of the window")
     return tokenizer

@@ -23,11 +23,17 @@ from vkteams_daemon.errors import ModelError, ModelRefused
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+POOLING = "1_Pooling/config.json"
+WINDOW = "sentence_bert_config.json"
+PROMPTS = "config_sentence_transformers.json"
+MODULES = "modules.json"
 FILES = (CONFIG, WEIGHTS, manifest.TOKENIZER)
+BESIDE = (POOLING, WINDOW, PROMPTS, MODULES)  # of sentence-transformers; each may be missing
 
 Floats = npt.NDArray[np.float32]
 
 _ARCHITECTURES = ("BertModel", "BertForPreTraining", "BertForMaskedLM")
+_MODULES = ("Transformer", "Pooling", "Normalize")  # what the graph computes, see graph.py
 _DTYPES = ("F16", "F32", "F64")
 _MAX_TOKENS = 512  # where nothing says otherwise; a longer window costs more than it finds
 
@@ -69,11 +75,24 @@ class Encoder:
             if tuple(tensor.get_shape()) != expected:
                 raise ModelRefused(f"{directory / WEIGHTS}: {name} is {tensor.get_shape()} and not {list(expected)}")
             if tensor.get_dtype() not in _DTYPES:
-                raise ModelRefused(f"{directory / WEIGHTS}: {name} is {tensor.get_dtype()}, not a 16 to 64 bit float")
+                raise ModelRefused(
+                    f"{directory / WEIGHTS}: {name} is {tensor.get_dtype()}; only {', '.join(_DTYPES)} are known"
+                )
 
     def tensor(self, name: str) -> Floats:
-        """One tensor by its name in BertModel."""
-        return np.ascontiguousarray(self._file.get_tensor(self._names[name]), dtype=np.float32)
+        """One tensor by its name in BertModel.
+
+        Raises:
+            ModelRefused: a number of it is not finite, at least not as float32.
+        """
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(self._file.get_tensor(self._names[name]), dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise ModelRefused(
+                f"{self.directory / WEIGHTS}: {name} holds a number that is not finite",
+                hint="The file is damaged: fetch it again.",
+            )
+        return values
 
     def weight(self, name: str) -> Floats:
         """The matrix of a dense layer as `(inputs, outputs)`; the file has it the other way round."""
@@ -95,17 +114,25 @@ def settings(directory: Path, shape: Shape) -> Settings:
     Where they are missing: the mean, no prefixes, and a window of 512 tokens or what the encoder has positions for.
 
     Raises:
-        ModelRefused: they ask for a pooling other than mean or cls, or cannot be read.
+        ModelRefused: they ask for a pooling other than mean or cls or for a step that is not known, or cannot be read.
     """
-    pooling = _json(directory / "1_Pooling" / CONFIG, {"pooling_mode_mean_tokens": True})
+    for module in _modules(directory / MODULES):
+        if module not in _MODULES:
+            raise ModelRefused(f"{directory}: has a step {module}; only {', '.join(_MODULES)} are known")
+    pooling = _json(directory / POOLING, {"pooling_mode_mean_tokens": True})
     modes = sorted(mode for mode, on in pooling.items() if mode.startswith("pooling_mode_") and on is True)
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     if len(modes) != 1 or modes[0] not in known:
         raise ModelRefused(
             f"{directory}: pools by {', '.join(modes) or 'nothing'}; mean_tokens and cls_token are known"
         )
-    window = _json(directory / "sentence_bert_config.json", {}).get("max_seq_length") or _MAX_TOKENS
-    prompts = _json(directory / "config_sentence_transformers.json", {}).get("prompts") or {}
+    if not pooling.get("include_prompt", True):
+        raise ModelRefused(f"{directory}: pools without the prompt (include_prompt), which is not known")
+    transformer = _json(directory / WINDOW, {})
+    if transformer.get("do_lower_case"):
+        raise ModelRefused(f"{directory}: wants its texts in lower case (do_lower_case), which is not known")
+    window = transformer.get("max_seq_length") or _MAX_TOKENS
+    prompts = _json(directory / PROMPTS, {}).get("prompts") or {}
     try:
         return msgspec.convert(
             {
@@ -123,13 +150,17 @@ def settings(directory: Path, shape: Shape) -> Settings:
 def _shape(file: Path) -> Shape:
     config = _json(file, None)
     architectures = config.get("architectures") or ["BertModel"]
-    if config.get("model_type", "bert") != "bert" or not set(architectures) & set(_ARCHITECTURES):
+    if not isinstance(architectures, list):
+        architectures = [architectures]
+    if config.get("model_type", "bert") != "bert" or not any(name in _ARCHITECTURES for name in architectures):
         kind = ", ".join(map(str, architectures))
         raise ModelRefused(f"{file}: is of a {kind} ({config.get('model_type')}); only BertModel can be converted")
     if config.get("hidden_act", "gelu") != "gelu":
         raise ModelRefused(f"{file}: its activation {config['hidden_act']!r} is not known; only gelu is")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise ModelRefused(f"{file}: its positions are {config['position_embedding_type']!r}; only absolute is known")
+    if config.get("is_decoder"):
+        raise ModelRefused(f"{file}: is of a decoder (is_decoder); only an encoder can be converted")
     try:
         shape = msgspec.convert(config, Shape)
     except msgspec.ValidationError as error:
@@ -141,17 +172,31 @@ def _shape(file: Path) -> Shape:
     return shape
 
 
+def _modules(file: Path) -> list[str]:
+    """The kinds of the steps from a text to its vector; none where there is no such file."""
+    if not file.is_file():
+        return []
+    try:
+        return [str(module["type"]).rpartition(".")[2] for module in _read(file)]
+    except (TypeError, LookupError) as error:
+        raise ModelRefused(f"{file}: is not a list of steps") from error
+
+
 def _json(file: Path, default: Mapping[str, Any] | None) -> Mapping[str, Any]:
     """The object in the file; the default where there is no file and there need not be one."""
     if default is not None and not file.is_file():
         return default
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelRefused(f"{file}: cannot be read: {error}") from error
+    value = _read(file)
     if not isinstance(value, dict):
         raise ModelRefused(f"{file}: is not an object")
     return value
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelRefused(f"{file}: cannot be read: {error}") from error
 
 
 def _safetensors(file: Path) -> Any:

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from vkteams_daemon.embedding.encoder import Encoder, Floats, missing_extra
 from vkteams_daemon.embedding.manifest import Pooling
+from vkteams_daemon.errors import ModelRefused
 
 IDS = "input_ids"
 MASK = "attention_mask"
@@ -29,6 +30,7 @@ FLOAT, UINT8, INT32, INT64 = 1, 2, 6, 7  # onnx.TensorProto's numbers
 
 _OPSET = 18
 _MICROSOFT = "com.microsoft"
+_LARGEST = (2 << 30) - (16 << 20)  # bytes of constants: an ONNX file has at most 2 GiB, with room for the nodes
 _IR_VERSION = 9  # what onnxruntime reads since 1.17
 
 
@@ -41,12 +43,22 @@ class Graph:
         except ImportError as error:
             raise missing_extra("onnx") from error
         self._onnx = onnx
+        self._bytes = 0
         # Filled in place: the package's own builders copy every constant twice, and a table may have 400 MB.
         self._model = onnx.ModelProto(ir_version=_IR_VERSION, producer_name="vkteams-daemon")
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
-        """A constant; its name."""
+        """A constant; its name.
+
+        Raises:
+            ModelRefused: all of them together are more than an ONNX file takes.
+        """
         array = np.asarray(value, dtype=dtype)
+        self._bytes += array.nbytes
+        if self._bytes > _LARGEST:
+            raise ModelRefused(
+                "the model is too large: an ONNX file has at most 2 GiB", hint="Choose one with fewer weights."
+            )
         constants = self._model.graph.initializer
         tensor = constants.add()
         tensor.name = f"c{len(constants)}"

@@ -1,7 +1,8 @@
 """Installing a model: everything is made in a directory beside the models, checked, and renamed into its place.
 
 So an installation that is interrupted leaves nothing but a directory whose name starts with a dot, which the next one
-removes. One installation runs at a time; a running daemon keeps the model that it has loaded.
+removes; a model in it that was just being replaced gets its name back first. One installation runs at a time; a running
+daemon keeps the model that it has loaded.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused
 
 _WORK = ".installing-"
 _LOCK = ".lock"
+_REPLACED = "replaced"  # in the workplace; what is in it keeps its name
 # The daemon that reads the model may be another user than the one who installs it.
 _DIRECTORY_MODE, _FILE_MODE = 0o755, 0o644
 _PROBE = "Проверка связи, a check of the line, 123"
@@ -82,13 +84,21 @@ def _workplace(models_dir: Path, report: Report) -> Iterator[Path]:
             report("waiting for another installation to end")
             fcntl.flock(lock, fcntl.LOCK_EX)
         for left in models_dir.glob(f"{_WORK}*"):
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
         work = Path(tempfile.mkdtemp(prefix=_WORK, dir=models_dir))
         (work / "source").mkdir()
         try:
             yield work
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            _remove(work)
+
+
+def _remove(work: Path) -> None:
+    """Remove a workplace; a model that was to be replaced and has no successor gets its name back before."""
+    for old in (work / _REPLACED).glob("*"):
+        if not (work.parent / old.name).exists():
+            old.rename(work.parent / old.name)
+    shutil.rmtree(work, ignore_errors=True)
 
 
 def _make(obtained: Obtained, directory: Path, precision: Choice, report: Report) -> ModelInfo:
@@ -141,7 +151,8 @@ def _publish(info: ModelInfo, models_dir: Path, work: Path) -> ModelInfo:
     made.chmod(_DIRECTORY_MODE)
     _sync(made)
     if target.exists():
-        target.rename(work / "replaced")
+        (work / _REPLACED).mkdir()
+        target.rename(work / _REPLACED / info.name)
     made.rename(target)
     _sync(models_dir)
     return dataclasses.replace(info, directory=target)

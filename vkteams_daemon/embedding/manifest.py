@@ -103,7 +103,7 @@ def read(directory: Path) -> ModelInfo:
     except (OSError, ValueError) as error:
         raise ModelRefused(f"{file}: not a model's description: {error}", hint=_REPAIR) from error
     missing = {ONNX, TOKENIZER} - info.files.keys()
-    if missing or any(Path(name).name != name for name in info.files):
+    if missing or any(Path(name).name != name or "\0" in name for name in info.files):
         raise ModelRefused(f"{file}: its list of files is not right", hint=_REPAIR)
     return info
 

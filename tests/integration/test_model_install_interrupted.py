@@ -1,0 +1,131 @@
+"""An installation that is killed, fails at its end, or meets another one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.harness.models import NAME, left, write_encoder
+from tests.harness.waiting import until
+from vkteams_daemon.embedding import catalogue, manifest
+from vkteams_daemon.errors import CannotCreate
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_encoder(tmp_path_factory.mktemp("source") / NAME)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "models"
+
+
+_SLOW_INSTALL = """
+import sys, time
+from pathlib import Path
+from vkteams_daemon.embedding import catalogue
+
+def progress(line):
+    print(line, flush=True)
+    if line == "trying the model":
+        time.sleep(60)
+
+catalogue.install(sys.argv[1], Path(sys.argv[2]), precision="fp32", progress=progress)
+"""
+
+
+def test_a_killed_installation_leaves_nothing_half_made(encoder: Path, home: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW_INSTALL, str(encoder), str(home)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    with process.stdout:
+        assert any(line == "trying the model\n" for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+        process.wait(60)
+    (remains,) = left(home)
+    assert remains.startswith(".installing-")
+    assert catalogue.installed(home) == []
+    catalogue.install(str(encoder), home, precision="fp32")
+    assert left(home) == ["default", NAME]
+
+
+_KILLED_BETWEEN = """
+import os, signal, sys
+from pathlib import Path
+from vkteams_daemon.embedding import catalogue
+
+real = Path.rename
+
+def rename(self, target):
+    real(self, target)
+    if self == Path(sys.argv[2]) / "tiny":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Path.rename = rename
+catalogue.install(sys.argv[1], Path(sys.argv[2]), precision="fp32")
+"""
+
+
+def test_a_kill_while_a_model_is_replaced_loses_no_model(encoder: Path, home: Path, tmp_path: Path) -> None:
+    before = catalogue.install(str(encoder), home, precision="int8")
+    done = subprocess.run([sys.executable, "-c", _KILLED_BETWEEN, str(encoder), str(home)], check=False)
+    assert done.returncode == -signal.SIGKILL and catalogue.installed(home) == []
+    other = shutil.copytree(encoder, tmp_path / "other")
+    catalogue.install(str(other), home, precision="fp32")
+    assert left(home) == ["default", "other", NAME]
+    assert manifest.read(home / NAME) == before
+    manifest.check_hashes(before)
+
+
+def test_a_model_whose_successor_cannot_take_its_place_stays(
+    encoder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = catalogue.install(str(encoder), home, precision="int8")
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.name == "model":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(CannotCreate, match="No space left on device"):
+        catalogue.install(str(encoder), home, precision="fp32")
+    assert left(home) == ["default", NAME]
+    assert manifest.read(home / NAME) == before
+
+
+def test_an_installation_waits_for_another(encoder: Path, home: Path) -> None:
+    first_is_in, first_may_go = threading.Event(), threading.Event()
+    said: list[str] = []
+
+    def slow(line: str) -> None:
+        first_is_in.set()
+        assert first_may_go.wait(20)
+
+    first = threading.Thread(
+        target=catalogue.install, args=(str(encoder), home), kwargs={"precision": "fp32", "progress": slow}
+    )
+    second = threading.Thread(
+        target=catalogue.install, args=(str(encoder), home), kwargs={"precision": "int8", "progress": said.append}
+    )
+    first.start()
+    assert first_is_in.wait(20)
+    second.start()
+    until(lambda: said, what="the second installation")
+    assert said == ["waiting for another installation to end"]
+    first_may_go.set()
+    first.join(30)
+    second.join(30)
+    assert manifest.read(home / NAME).precision == "int8"
+    assert left(home) == ["default", NAME]
