@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import socket
+import sys
+import termios
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +135,26 @@ def test_printing_to_nobody_ends_it(vkteamsd: Make, simulator: Simulator) -> Non
     assert log.endswith("vkteamsd: standard output cannot be written: No space left on device\n")
     assert "Traceback" not in log
     assert simulator.state()["acknowledged"] == 0
+
+
+def test_printing_to_somebody_who_does_not_read_can_be_ended(vkteamsd: Make, simulator: Simulator) -> None:
+    _say(simulator, 1000)
+    process = vkteamsd(api_url=simulator.url).spawn("--foreground", "--no-save")
+    try:
+        assert process.stdout
+        waiting = bytearray(4)
+
+        def full() -> bool:
+            fcntl.ioctl(process.stdout, termios.FIONREAD, waiting)
+            return int.from_bytes(waiting, sys.byteorder) > 60_000
+
+        until(full, 30, "a full pipe")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert simulator.state()["acknowledged"] == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_in_the_foreground_it_logs_to_the_terminal_and_tells_the_service_manager(
