@@ -243,7 +243,8 @@ class Poller:
             log.info("took over as the listener of bot %s", self._status.bot.id)
         self._standby = False
         self._status.events.last_event_id = cursor.last_event_id if cursor else None
-        self._database_connects()
+        if self._held is None:  # otherwise it connects; whether it stores has still to be seen
+            self._database_answered()
         self._become_ready("")
         self._changed()
 
@@ -254,7 +255,7 @@ class Poller:
         grace = OWN_SESSION_GRACE if self._status.database.state is not None else 1.0
         if now - self._lost_at < grace and not self._standby:
             return 0.1
-        self._database_connects()
+        self._database_answered()
         if not self._standby:
             self._standby = True
             log.info("another process listens to bot %s; waiting as its standby", self._status.bot.id)
@@ -319,11 +320,6 @@ class Poller:
         if changed:
             self._changed()
         return wait
-
-    def _database_connects(self) -> None:
-        """It lets itself be asked; whether it stores is known when nothing waits for that any more."""
-        if self._held is None:
-            self._database_answered()
 
     def _database_answered(self) -> None:
         database = self._status.database
