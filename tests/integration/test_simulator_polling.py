@@ -174,6 +174,16 @@ def test_ids_started_over_are_answered_to_a_cursor_from_before(simulator: Simula
     assert ids(poll(simulator, 1)) == [2]
 
 
+def test_ids_started_over_that_pass_the_cursor_of_a_held_poll_at_once(simulator: Simulator) -> None:
+    issue(simulator, 5)
+    with ThreadPoolExecutor() as threads:
+        held = threads.submit(poll, simulator, 5, 60)
+        wait_polled(simulator)
+        simulator.restart_ids()
+        issue(simulator, 10)
+        assert ids(held.result(30)) == list(range(1, 11))
+
+
 def test_a_cursor_from_before_gets_all_even_when_the_ids_pass_it_at_once(simulator: Simulator) -> None:
     with ThreadPoolExecutor() as threads:
         held = threads.submit(poll, simulator, 5, 60)

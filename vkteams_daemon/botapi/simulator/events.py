@@ -93,6 +93,7 @@ class EventLog:
         self._bells: list[Bell] = []
         self._next = 1
         self._highest = 0
+        self._era = 0  # how often the ids were started over
         self._acknowledged = 0
         self._issued = self._polls = 0
         self._open = True
@@ -134,13 +135,15 @@ class EventLog:
             Gone: the client hung up.
         """
         with self._lock:
-            foreign = self._is_foreign(last_event_id)
+            era, foreign = self._era, self._is_foreign(last_event_id)
             if not foreign:
                 self._acknowledge(last_event_id)
         deadline = time.monotonic() + poll_time
         with _Held(self, connection, alone=self._traits.one_poller) as bell:
             while True:
-                events = self._answer(0 if foreign else last_event_id)
+                with self._lock:
+                    # Started over while this poll was held, the ids are not those that its cursor is of.
+                    events = self._answer(0 if foreign or era != self._era else last_event_id)
                 if events or not self._open or bell.dismissed or disturbed() or time.monotonic() >= deadline:
                     return events
                 if not bell.wait(deadline):
@@ -188,6 +191,7 @@ class EventLog:
         with self._lock:
             unread = [event for event in self._unread if self._is_unread(event, self._acknowledged)]
             self._next, self._highest, self._acknowledged = first, 0, 0
+            self._era += 1
             self._write("restart", firstId=first)
             self._unread = [self._renumbered(event) for event in unread]
             for event in self._unread:
@@ -257,13 +261,10 @@ class EventLog:
         return event.number > cursor or (event.late and event.number not in self._answered_late)
 
     def _answer(self, cursor: int) -> list[Event]:
-        with self._lock:
-            # The ids may have been started over while the poll was held.
-            cursor = 0 if self._is_foreign(cursor) else cursor
-            events = [event for event in self._unread if self._is_unread(event, cursor)]
-            events = events[: self._traits.batch or None]
-            self._answered_late.update(event.number for event in events if event.late)
-            return events
+        events = [event for event in self._unread if self._is_unread(event, cursor)]
+        events = events[: self._traits.batch or None]
+        self._answered_late.update(event.number for event in events if event.late)
+        return events
 
     def _ring(self) -> None:
         for bell in self._bells:
