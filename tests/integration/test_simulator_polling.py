@@ -210,8 +210,9 @@ def test_a_cursor_from_before_may_acknowledge_what_is_unread(make_simulator: Cal
 def test_a_late_event_is_answered_once_below_the_cursor(simulator: Simulator) -> None:
     issue(simulator, 3)
     assert poll(simulator, 3) == []
-    simulator.event("newMessage", {"msgId": "late"}, event_id=2)
-    assert ids(poll(simulator, 3)) == [2]
+    for _ in range(2):  # a second one with the same id is another event
+        simulator.event("newMessage", {"msgId": "late"}, event_id=2)
+        assert ids(poll(simulator, 3)) == [2]
     assert poll(simulator, 3) == []
 
 

@@ -36,9 +36,12 @@ class Draft:
     raw: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """One event as it was issued: `number` is its place among the ids, `body` what the answer holds."""
+    """One event as it was issued: `number` is its place among the ids, `body` what the answer holds.
+
+    Equal to itself alone: two events may have the same id, and say the same.
+    """
 
     number: int
     type: str | None
@@ -89,7 +92,7 @@ class EventLog:
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
         self._unread: list[Event] = []  # or, where lenient, every event since the ids began
-        self._answered_late: set[int] = set()
+        self._answered_late: set[Event] = set()
         self._bells: list[Bell] = []
         self._next = 1
         self._highest = 0
@@ -253,17 +256,17 @@ class EventLog:
 
     def _acknowledge(self, last_event_id: int) -> None:
         self._acknowledged = max(self._acknowledged, last_event_id)
-        self._answered_late &= {event.number for event in self._unread if event.late}
+        self._answered_late.intersection_update(self._unread)
         if not self._traits.lenient:
             self._unread = [event for event in self._unread if self._is_unread(event, self._acknowledged)]
 
     def _is_unread(self, event: Event, cursor: int) -> bool:
-        return event.number > cursor or (event.late and event.number not in self._answered_late)
+        return event.number > cursor or (event.late and event not in self._answered_late)
 
     def _answer(self, cursor: int) -> list[Event]:
         events = [event for event in self._unread if self._is_unread(event, cursor)]
         events = events[: self._traits.batch or None]
-        self._answered_late.update(event.number for event in events if event.late)
+        self._answered_late.update(event for event in events if event.late)
         return events
 
     def _ring(self) -> None:
