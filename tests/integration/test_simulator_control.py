@@ -54,6 +54,28 @@ def test_a_person_speaks_replies_forwards_and_edits(steering: SimulatorClient) -
     assert later["parts"][0]["payload"]["message"]["text"] == "Where to?"
 
 
+def test_a_reply_to_a_reply_shows_the_message_it_replies_to_alone(steering: SimulatorClient) -> None:
+    said = steering.say(GROUP, ANNA, "0", parts=[{"type": "file", "payload": {"fileId": "a"}}, "odd"])["payload"]
+    for n in range(1, 4):
+        before, said = said, steering.say(GROUP, ANNA, str(n), replyMsgId=said["msgId"])["payload"]
+        shown = said["parts"][0]["payload"]["message"]
+        assert (len(said["parts"]), shown["msgId"]) == (1, before["msgId"])
+        assert shown.get("parts") == (before["parts"] if n == 1 else None)
+    for _ in range(400):
+        said = steering.say(GROUP, ANNA, "x", replyMsgId=said["msgId"])["payload"]
+    assert steering.state()["highestEventId"] == 404
+    steering.ask("/events", {"type": "newMessage", "payload": {"msgId": "7", "chat": {"chatId": GROUP}, "parts": 7}})
+    assert steering.say(GROUP, ANNA, "x", replyMsgId="7")["payload"]["parts"][0]["payload"]["message"]["parts"] == 7
+
+
+def test_events_too_deep_to_be_written_take_no_id(simulator: Simulator, steering: SimulatorClient) -> None:
+    for depth in range(800, 1000):
+        body = f'[{{"type": "x", "payload": 1}}, {{"type": "x", "payload": {"[" * depth}{"]" * depth}}}]'
+        assert requests.post(f"{simulator.address}/simulator/events", data=body, timeout=30).status_code in (200, 400)
+    issued = steering.state()
+    assert issued["issued"] == issued["highestEventId"]
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -25,6 +25,8 @@ def answer(simulator: Simulator, command: str, path: str, given: Parameters, bod
         return ok(action(simulator, given, _json(body) if body else None))
     except (Refused, ValueError) as error:
         return refused(str(error), 400)
+    except RecursionError:
+        return refused("what is asked for is nested too deeply", 400)
 
 
 def _state(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]:

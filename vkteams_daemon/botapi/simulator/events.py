@@ -104,7 +104,12 @@ class EventLog:
     def issue(self, drafts: Iterable[Draft]) -> list[Event]:
         """Give each draft an id and wake the waiting polls; the events."""
         with self._lock:
-            events = [self._event(draft) for draft in drafts]
+            before = self._next, self._highest
+            try:
+                events = [self._event(draft) for draft in drafts]
+            except BaseException:  # an event that has no JSON: it and those with it take no id
+                self._next, self._highest = before
+                raise
             for event in events:
                 self._write("event", event)
             self._unread += events
@@ -209,14 +214,11 @@ class EventLog:
     def state(self) -> dict[str, int]:
         """Counts, for a quick look."""
         with self._lock:
-            unread = self._unread
-            if self._traits.lenient:
-                unread = [event for event in unread if event.number > self._acknowledged]
             return {
                 "issued": self._issued,
                 "highestEventId": self._highest,
                 "acknowledged": self._acknowledged,
-                "unread": len(unread),
+                "unread": sum(self._is_unread(event, self._acknowledged) for event in self._unread),
                 "polls": self._polls,
                 "waiting": len(self._bells),
                 "logged": len(self._entries),

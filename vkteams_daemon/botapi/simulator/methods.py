@@ -181,14 +181,23 @@ def _quotes(world: World, given: Parameters, chat_id: str) -> list[dict[str, Any
         raise Refused("Bad request: forwardChatId and forwardMsgId go together")
     if forwards and replies:
         raise Refused("Bad request: a message is a reply or a forward")
-    quoted = [("reply", quote(world.message(chat_id, msg_id))) for msg_id in replies]
-    quoted += [("forward", quote(world.message(source or "", msg_id))) for msg_id in forwards]
-    return [{"type": kind, "payload": {"message": message}} for kind, message in quoted]
+    quoted = [quote("reply", world.message(chat_id, msg_id)) for msg_id in replies]
+    return quoted + [quote("forward", world.message(source or "", msg_id)) for msg_id in forwards]
 
 
-def quote(message: dict[str, Any]) -> dict[str, Any]:
-    """A message as a reply or a forward shows it."""
-    return {key: message[key] for key in ("msgId", "from", "text", "timestamp", "parts") if key in message}
+def quote(kind: str, message: dict[str, Any]) -> dict[str, Any]:
+    """The part that shows a message as replied to, or as forwarded."""
+    shown = {key: message[key] for key in ("msgId", "from", "text", "timestamp", "parts") if key in message}
+    if isinstance(shown.get("parts"), list):
+        # What it quotes itself is not shown again: each reply of a chain would hold all those before it.
+        shown["parts"] = [part for part in shown["parts"] if not _is_quote(part)]
+    if not shown.get("parts"):
+        shown.pop("parts", None)
+    return {"type": kind, "payload": {"message": shown}}
+
+
+def _is_quote(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in ("reply", "forward")
 
 
 def _file(world: World, given: Parameters) -> str:

@@ -64,7 +64,7 @@ def _check(body: dict[str, Any]) -> None:
 def _quotes(world: World, body: dict[str, Any]) -> list[dict[str, Any]]:
     quoted = []
     if reply := body.get("replyMsgId"):
-        quoted.append(("reply", world.message(body["chatId"], reply)))
+        quoted.append(quote("reply", world.message(body["chatId"], reply)))
     if forward := body.get("forwardMsgId"):
-        quoted.append(("forward", world.message(body.get("forwardChatId") or body["chatId"], forward)))
-    return [{"type": kind, "payload": {"message": quote(message)}} for kind, message in quoted]
+        quoted.append(quote("forward", world.message(body.get("forwardChatId") or body["chatId"], forward)))
+    return quoted
