@@ -17,6 +17,7 @@ import requests
 from tests.harness.simulator import wait_polled
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.botapi.simulator.bell import Bell
 from vkteams_daemon.botapi.simulator.events import Draft
 
 GROUP = {"chatId": "681869378@chat.agent", "type": "group", "title": "Ops"}
@@ -152,6 +153,21 @@ def test_the_newest_poller_takes_the_events(make_simulator: Callable[..., Simula
         assert older.result(30) == []
         issue(simulator, 1)
         assert ids(newer.result(30)) == [1]
+
+
+def test_a_poll_that_another_ended_answers_nothing_that_comes_after(
+    make_simulator: Callable[..., Simulator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator = make_simulator(one_poller=True)
+    with ThreadPoolExecutor(2) as threads:
+        older = threads.submit(poll, simulator, 0, 60)
+        wait_polled(simulator)
+        with monkeypatch.context() as patch:
+            patch.setattr(Bell, "ring", lambda bell: None)  # so that it looks up only when the event is there
+            newer = threads.submit(poll, simulator, 0, 60)
+            wait_polled(simulator, 2)
+        issue(simulator, 1)
+        assert (ids(older.result(30)), ids(newer.result(30))) == ([], [1])
 
 
 def test_ids_with_gaps_and_answers_with_a_cap(make_simulator: Callable[..., Simulator]) -> None:

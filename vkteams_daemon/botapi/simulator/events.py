@@ -151,7 +151,8 @@ class EventLog:
             while True:
                 with self._lock:
                     # Started over while this poll was held, the ids are not those that its cursor is of.
-                    events = self._answer(0 if foreign or era != self._era else last_event_id)
+                    cursor = 0 if foreign or era != self._era else last_event_id
+                    events = [] if bell.dismissed else self._answer(cursor)
                 if events or not self._open or bell.dismissed or disturbed() or time.monotonic() >= deadline:
                     return events
                 if not bell.wait(deadline):
