@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import pytest
 import requests
 
 from tests.harness.simulator import SimulatorClient, wait_polled
+from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.botapi.simulator.faults import FAULTS
+from vkteams_daemon.botapi.simulator.faults import FAULTS, Fault
 from vkteams_daemon.errors import (
     ApiError,
     ApiProtocolError,
@@ -208,6 +209,30 @@ def test_a_held_poll_has_a_fault_at_once(simulator: Simulator, client: BotClient
         wait_polled(simulator)
         simulator.faults(fault)
         assert isinstance(held.exception(30), ApiError)
+
+
+@pytest.mark.parametrize("fault", ["refused", "replayed"])
+def test_of_two_held_polls_one_has_the_fault_and_the_other_is_held_on(
+    simulator: Simulator, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    take = simulator.take_fault
+
+    def together(method: str, stage: str, names: tuple[str, ...] = ()) -> Fault | None:
+        looks.append(stage)
+        until(lambda: len(looks) >= 2, 30, "both polls looking for a fault before one takes it")
+        return take(method, stage, names)
+
+    with ThreadPoolExecutor(2) as threads:
+        polls = [threads.submit(plain, simulator, 0, 60) for _ in range(2)]
+        wait_polled(simulator, 2)
+        monkeypatch.setattr(simulator, "take_fault", together)
+        simulator.faults(fault)
+        first = next(as_completed(polls, 30)).result()
+        spoken(simulator, 1)
+        answers = [held.result(60) for held in polls]
+    assert [answer for answer in answers if not answer.json().get("events")] == [first]
+    assert [entry.kind for entry in simulator.log()].count("fault") == 1
 
 
 def test_a_token_that_is_no_longer_the_bots(simulator: Simulator, client: BotClient) -> None:

@@ -137,7 +137,7 @@ class EventLog:
             last_event_id: the client's cursor.
             poll_time: seconds.
             connection: the client's; when it closes, the poll ends.
-            disturbed: asked whenever the poll is woken; true ends it without events.
+            disturbed: asked whenever the poll is woken and has no events; true ends it.
 
         Raises:
             Gone: the client hung up.

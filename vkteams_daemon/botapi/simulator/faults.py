@@ -64,9 +64,9 @@ class Fault:
         """Where in a request it happens."""
         return FAULTS[self.name].stage
 
-    def fits(self, method: str, stages: tuple[str, ...]) -> bool:
-        """Whether a request of that method has it at one of these stages."""
-        if self.left == 0 or self.stage not in stages:
+    def fits(self, method: str, stage: str) -> bool:
+        """Whether a request of that method has it at this stage."""
+        if self.left == 0 or self.stage != stage:
             return False
         return method == "events/get" if self.stage == "events" else self.method in (None, method)
 
@@ -106,16 +106,11 @@ class Faults:
         with self._lock:
             self._faults.clear()
 
-    def due(self, method: str, *stages: str, names: tuple[str, ...] = ()) -> bool:
-        """Whether the next request of that method would have one."""
-        with self._lock:
-            return any(fault.fits(method, stages) and (not names or fault.name in names) for fault in self._faults)
-
-    def take(self, method: str, *stages: str, names: tuple[str, ...] = ()) -> Fault | None:
+    def take(self, method: str, stage: str, names: tuple[str, ...] = ()) -> Fault | None:
         """The fault that this request has, counted; with `names` only one of these."""
         with self._lock:
             for fault in self._faults:
-                if fault.fits(method, stages) and (not names or fault.name in names):
+                if fault.fits(method, stage) and (not names or fault.name in names):
                     fault.played += 1
                     if fault.left is not None:
                         fault.left -= 1

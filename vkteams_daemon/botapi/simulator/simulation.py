@@ -155,7 +155,7 @@ class Simulator:
 
     def take_fault(self, method: str, stage: str, names: tuple[str, ...] = ()) -> Fault | None:
         """The fault that this request has at that stage, counted and written down."""
-        fault = self.fault_list.take(method, stage, names=names)
+        fault = self.fault_list.take(method, stage, names)
         if fault:
             self.events.note("fault", fault=fault.name, method=method)
         return fault
