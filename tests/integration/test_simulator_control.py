@@ -87,6 +87,9 @@ def test_events_too_deep_to_be_written_take_no_id(simulator: Simulator, steering
         {"chatId": GROUP, "userId": ANNA, "text": "x", "colour": "red"},
         {"chatId": GROUP, "userId": ANNA, "text": "x", "msgId": "1"},
         {"chatId": GROUP, "userId": ANNA, "text": "x", "replyMsgId": "1"},
+        {"chatId": GROUP, "userId": ANNA, "text": "x", "chat_id": GROUP},
+        {"chatId": GROUP, "userId": ANNA, "text": "x", "self": "1"},
+        {"chatId": GROUP, "userId": ANNA, "text": "x", "\ud800": "1"},
         [],
     ],
 )

@@ -94,6 +94,18 @@ def test_a_proxy_gives_up_after_its_own_time(simulator: Simulator) -> None:
     assert 0.4 <= time.monotonic() - began < 25
 
 
+@pytest.mark.parametrize(("fault", "span"), [("deaf", {"seconds": 1e9}), ("early_timeout", {"after": 1e7})])
+def test_a_request_may_be_held_for_years(simulator: Simulator, fault: str, span: Any) -> None:
+    simulator.faults(fault, **span)
+    with ThreadPoolExecutor() as threads:
+        held = threads.submit(plain, simulator)
+        wait_polled(simulator)
+        simulator.events.wake()
+        assert simulator.state()["waiting"] == 1
+        simulator.stop()
+        held.exception(30)
+
+
 def test_a_page_of_html_is_one(simulator: Simulator) -> None:
     simulator.faults("html")
     response = plain(simulator)
@@ -272,10 +284,23 @@ def test_faults_over_http(simulator: Simulator) -> None:
         {"fault": "html", "method": "self/got"},
         {"fault": "slow_body", "pause": -1},
         {"fault": "slow_body", "pause": None},
+        {"fault": []},
+        {"fault": "html", "name": "html"},
+        {"fault": "html", "self": 1},
+        {"fault": "html", "method": []},
+        {"fault": "html", "\ud800": 1},
+        {"fault": "html", "status": 5e20},
+        {"fault": "html", "status": 99},
+        {"fault": "server_error", "status": float("inf")},
+        {"fault": "slow_body", "octets": float("inf")},
+        {"fault": "deaf", "seconds": float("nan")},
+        {"fault": "answer", "type": "текст"},
+        {"fault": "answer", "type": "a\r\nb"},
+        [{"fault": "html"}, {"fault": "html", "count": 0}],
     ],
 )
-def test_a_fault_that_does_not_exist_is_refused(simulator: Simulator, fault: dict[str, Any]) -> None:
-    response = requests.post(f"{simulator.address}/simulator/faults", json=fault, timeout=30)
+def test_a_fault_that_does_not_exist_is_refused(simulator: Simulator, fault: Any) -> None:
+    response = requests.post(f"{simulator.address}/simulator/faults", data=json.dumps(fault), timeout=30)
     assert response.status_code == 400 and response.json()["ok"] is False
     assert simulator.fault_list.shown() == []
 

@@ -43,7 +43,9 @@ def ok(fields: dict[str, Any]) -> Answer:
 
 def refused(description: str, status: int = 200) -> Answer:
     """What the Bot API answers to whatever it does not do."""
-    return Answer(status, json.dumps({"ok": False, "description": description}, ensure_ascii=False).encode())
+    return Answer(
+        status, json.dumps({"ok": False, "description": description}, ensure_ascii=False).encode("utf-8", "replace")
+    )
 
 
 def page(status: int) -> Answer:

@@ -34,8 +34,7 @@ def _state(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]
 
 
 def _say(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]:
-    fields = dict(_object(body))
-    return simulator.say(fields.pop("chatId", ""), fields.pop("userId", ""), **fields)
+    return simulator.speak(_object(body))
 
 
 def _issue(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]:
@@ -70,9 +69,7 @@ def _faults(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any
 
 
 def _add_faults(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]:
-    for one in body if isinstance(body, list) else [body]:
-        fields = dict(_object(one))
-        simulator.faults(fields.pop("fault", None), **fields)
+    simulator.add_faults([_object(one) for one in (body if isinstance(body, list) else [body])])
     return _faults(simulator, given, None)
 
 

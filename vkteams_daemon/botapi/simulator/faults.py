@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+_MOST = 10**9  # of any number: seconds, bytes, events
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,27 @@ class Fault:
         return of | self.parameters
 
 
+def asked(fields: dict[str, Any]) -> Fault:
+    """The fault that is meant: `fault` is its name, then `count`, `method` and its own parameters.
+
+    Raises:
+        ValueError: an unknown fault, or a parameter that it does not have.
+    """
+    parameters = {"fault": None, "count": 1, "method": None} | fields
+    name, count, method = (parameters.pop(key) for key in ("fault", "count", "method"))
+    kind = FAULTS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
+    if count is not None and (type(count) is not int or count < 1):
+        raise ValueError("count: it is a whole number from 1 on, or null for no end")
+    if unknown := parameters.keys() - kind.defaults:
+        raise ValueError(f"{name}: it has no parameter {', '.join(sorted(unknown))}")
+    for key, value in parameters.items():
+        if not _fits(key, value, kind.defaults[key]):
+            raise ValueError(f"{name}: {key} cannot be {value!r}")
+    return Fault(name, count, method, kind.defaults | parameters)
+
+
 class Faults:
     """Those that were asked for, in that order; a request has the first that fits."""
 
@@ -83,23 +107,10 @@ class Faults:
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
 
-    def add(self, name: str, count: int | None = 1, method: str | None = None, **parameters: Any) -> None:
-        """Have this fault for the next `count` requests.
-
-        Raises:
-            ValueError: an unknown fault, or a parameter that it does not have.
-        """
-        kind = FAULTS.get(name)
-        if kind is None:
-            raise ValueError(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
-        if count is not None and (type(count) is not int or count < 1):
-            raise ValueError("count: it is a whole number from 1 on, or null for no end")
-        if unknown := parameters.keys() - kind.defaults:
-            raise ValueError(f"{name}: it has no parameter {', '.join(sorted(unknown))}")
-        for key, value in parameters.items():
-            _check(name, key, value, kind.defaults[key])
+    def add(self, faults: Iterable[Fault]) -> None:
+        """Have these too."""
         with self._lock:
-            self._faults.append(Fault(name, count, method, kind.defaults | parameters))
+            self._faults += faults
 
     def clear(self) -> None:
         """Have none."""
@@ -123,11 +134,11 @@ class Faults:
             return [fault.shown() for fault in self._faults]
 
 
-def _check(name: str, key: str, value: Any, default: Any) -> None:
+def _fits(key: str, value: Any, default: Any) -> bool:
     if isinstance(default, str):
-        fits = isinstance(value, str)
-    else:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-        fits = fits or (value is None and key == "retry_after")
-    if not fits:
-        raise ValueError(f"{name}: {key} cannot be {value!r}")
+        # A type goes into the head of an answer, which has no other letters.
+        return isinstance(value, str) and (key != "type" or (value.isascii() and value.isprintable()))
+    if value is None:
+        return key == "retry_after"
+    lowest, highest = (100, 999) if key == "status" else (0, _MOST)
+    return isinstance(value, int | float) and not isinstance(value, bool) and lowest <= value <= highest

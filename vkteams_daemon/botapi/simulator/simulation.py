@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from vkteams_daemon.botapi.simulator.api import known
 from vkteams_daemon.botapi.simulator.events import Draft, Entry, Event, EventLog
-from vkteams_daemon.botapi.simulator.faults import Fault, Faults
+from vkteams_daemon.botapi.simulator.faults import Fault, Faults, asked
 from vkteams_daemon.botapi.simulator.saying import said
 from vkteams_daemon.botapi.simulator.script import Line, Telling, read_script
 from vkteams_daemon.botapi.simulator.server import Server
@@ -107,7 +107,14 @@ class Simulator:
         Raises:
             Refused: something is missing, unknown or of the wrong type.
         """
-        body = {"chatId": chat_id, "userId": user_id, **({} if text is None else {"text": text}), **more}
+        return self.speak({"chatId": chat_id, "userId": user_id, **({} if text is None else {"text": text}), **more})
+
+    def speak(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A person says what POST /simulator/messages takes; the event.
+
+        Raises:
+            Refused: something is missing, unknown or of the wrong type.
+        """
         with self.world.lock:
             draft = said(self.world, body)
             (event,) = self.issue([draft])
@@ -144,9 +151,19 @@ class Simulator:
         Raises:
             ValueError: an unknown fault, method or parameter.
         """
-        if method is not None and not known(method):
-            raise ValueError(f"method: the Bot API has no {method!r}")
-        self.fault_list.add(name, count, method, **parameters)
+        self.add_faults([{"fault": name, "count": count, "method": method, **parameters}])
+
+    def add_faults(self, bodies: Sequence[dict[str, Any]]) -> None:
+        """Have these faults, each as POST /simulator/faults takes it, or none of them where one is wrong.
+
+        Raises:
+            ValueError: an unknown fault, method or parameter.
+        """
+        faults = [asked(body) for body in bodies]
+        for fault in faults:
+            if fault.method is not None and not (isinstance(fault.method, str) and known(fault.method)):
+                raise ValueError(f"method: the Bot API has no {fault.method!r}")
+        self.fault_list.add(faults)
         self.events.wake()
 
     def clear_faults(self) -> None:
