@@ -148,10 +148,23 @@ def test_unknown_paths_and_bodies_that_are_not_json(simulator: Simulator) -> Non
     assert requests.post(f"{simulator.address}/simulator/events", data=b"{", timeout=30).status_code == 400
 
 
-def test_only_this_machine_may_steer(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("client", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("::1", 200),
+        ("::ffff:127.0.0.1", 200),
+        ("203.0.113.5", 403),
+        ("::ffff:203.0.113.5", 403),
+        ("fe80::1%eth0", 403),
+    ],
+)
+def test_only_this_machine_may_steer(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, client: str, status: int
+) -> None:
     accept = Server.get_request
-    monkeypatch.setattr(Server, "get_request", lambda self: (accept(self)[0], ("203.0.113.5", 40000)))
-    assert requests.get(f"{simulator.address}/simulator", timeout=30).status_code == 403
+    monkeypatch.setattr(Server, "get_request", lambda self: (accept(self)[0], (client, 40000)))
+    assert requests.get(f"{simulator.address}/simulator", timeout=30).status_code == status
     api = requests.get(f"{simulator.url}/self/get", params={"token": simulator.token}, timeout=30)
     assert api.json()["ok"] is True
 

@@ -122,7 +122,7 @@ class Exchange(http.server.BaseHTTPRequestHandler):
         simulator = self.server.simulator
         target = urlsplit(self.path)
         steering = target.path == "/simulator" or target.path.startswith("/simulator/")
-        if steering and not ipaddress.ip_address(self.client_address[0].partition("%")[0]).is_loopback:
+        if steering and not _is_here(self.client_address[0]):
             return refused("only from this machine", HTTPStatus.FORBIDDEN)
         try:
             content_type = "" if steering else self.headers.get("Content-Type", "")
@@ -164,3 +164,10 @@ class Exchange(http.server.BaseHTTPRequestHandler):
             # Closing with a linger time of zero sends RST in place of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
+
+
+def _is_here(address: str) -> bool:
+    """Whether a client of that address is on this machine."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    # Where IPv6 is listened on, 127.0.0.1 comes as ::ffff:127.0.0.1, which Python takes for an address from elsewhere.
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback
