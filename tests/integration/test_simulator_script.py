@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -150,6 +151,20 @@ def test_a_script_at_a_rate_loops_until_the_simulator_stops(simulator: Simulator
     assert all(new_id == deleted for new_id, deleted in zip(ids[::2], ids[1::2], strict=False))
     assert len(set(ids[::2])) == len(ids[::2])
     assert simulator.state()["issued"] == issued
+
+
+def test_an_empty_script_has_an_end(simulator: Simulator) -> None:
+    simulator.play([], rate=1, loop=True)
+    assert "script" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize(("rate", "loop"), [(None, True), (0, False), (-1, True), (float("nan"), False)])
+def test_a_loop_without_a_rate_and_a_rate_that_is_none_are_refused(
+    simulator: Simulator, rate: float | None, loop: bool
+) -> None:
+    with pytest.raises(UsageError):
+        simulator.play([new("1", "one", 0)], rate=rate, loop=loop)
+    assert simulator.state()["issued"] == 0
 
 
 def test_a_rate_is_kept(simulator: Simulator) -> None:

@@ -17,6 +17,7 @@ from vkteams_daemon.botapi.simulator.script import Line, Telling, read_script
 from vkteams_daemon.botapi.simulator.server import Server
 from vkteams_daemon.botapi.simulator.traits import Traits
 from vkteams_daemon.botapi.simulator.world import World
+from vkteams_daemon.errors import UsageError
 
 TOKEN = "001.0123456789.9876543210:1000000001"
 
@@ -185,11 +186,15 @@ class Simulator:
         """Issue a script's events: all at once, or in the background `rate` a second, with `loop` again and again.
 
         Raises:
-            UsageError: the script cannot be read, or `loop` without a rate.
+            UsageError: the script cannot be read, `loop` without a rate, or a rate that is not above zero.
         """
+        if loop and rate is None:
+            raise UsageError("a script that is told again and again needs a rate")
+        if rate is not None and not rate > 0:
+            raise UsageError(f"{rate} is not a number of events a second")
         lines = read_script(script) if isinstance(script, Path) else script
         telling = Telling(lines, self.world.new_msg_id)
-        if rate is None:
+        if rate is None or not lines:  # a player of no lines would have no moment in which it sees the end
             self.issue([telling.draft(line) for line in lines])
             return
         player = threading.Thread(target=self._play, args=(telling, rate, loop), name="script", daemon=True)
