@@ -123,6 +123,8 @@ def test_the_log_is_read_page_by_page(simulator: Simulator, steering: SimulatorC
     assert ([entry["event"]["payload"] for entry in page["entries"]], page["next"]) == ([1, 2], 3)
     assert len(steering.log(3)) == 2
     assert steering.ask("/log?since=5") == {"entries": [], "next": 5}
+    for odd in ("since=-5", "limit=-1", "since=x"):
+        assert requests.get(f"{simulator.address}/simulator/log?{odd}", timeout=30).status_code == 400
     simulator.raw("not JSON")
     assert steering.log(5)[0]["event"] == "not JSON"
 

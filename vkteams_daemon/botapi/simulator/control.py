@@ -58,9 +58,8 @@ def _draft(value: Any) -> Draft:
 
 
 def _log(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]:
-    since = given.whole("since") if given.optional("since") else 0
-    most = given.whole("limit") if given.optional("limit") else MOST
-    entries = simulator.events.entries(since, most)
+    since = given.count("since", 0)
+    entries = simulator.events.entries(since, given.count("limit", MOST))
     return {"entries": [entry.shown() for entry in entries], "next": since + len(entries)}
 
 

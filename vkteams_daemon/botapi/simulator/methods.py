@@ -6,8 +6,9 @@ import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote as urlquote
 
-from vkteams_daemon.botapi.simulator.parameters import Parameters, Refused
+from vkteams_daemon.botapi.simulator.parameters import Parameters, Refused, whole_number
 from vkteams_daemon.botapi.simulator.world import Chat, World
 
 Answer = dict[str, Any]
@@ -80,7 +81,7 @@ def get_info(world: World, given: Parameters) -> Answer:
 def get_members(world: World, given: Parameters) -> Answer:
     """Who is in a chat, page by page."""
     members = [_member(user_id, role) for user_id, role in _group(world, given).members.items()]
-    start = given.whole("cursor") if given.optional("cursor") else 0
+    start = given.count("cursor", 0)
     more = {"cursor": str(start + PAGE)} if start + PAGE < len(members) else {}
     return {"members": members[start : start + PAGE], **more}
 
@@ -125,7 +126,7 @@ def file_info(world: World, given: Parameters) -> Answer:
     kind = upload.type.partition("/")[0]
     return {
         "type": kind if kind in ("image", "video", "audio") else "file",
-        "size": len(upload.content), "filename": upload.name, "url": f"/files/{file_id}",
+        "size": len(upload.content), "filename": upload.name, "url": f"/files/{urlquote(file_id, safe='')}",
     }  # fmt: skip
 
 
@@ -135,7 +136,8 @@ def add_thread(world: World, given: Parameters) -> Answer:
     world.message(chat_id, msg_id)
     digits = int.from_bytes(hashlib.sha256(f"{chat_id} {msg_id}".encode()).digest()[:4], "big")
     thread = world.chat(f"{digits}@chat.agent", "group")
-    thread.topic = {"chatId": chat_id, "messageId": int(msg_id) if msg_id.isdigit() else msg_id, "type": "message"}
+    number = whole_number(msg_id)
+    thread.topic = {"chatId": chat_id, "messageId": msg_id if number is None else number, "type": "message"}
     return {"threadId": thread.chat_id}
 
 
