@@ -69,11 +69,16 @@ def test_a_reply_to_a_reply_shows_the_message_it_replies_to_alone(steering: Simu
 
 
 def test_events_too_deep_to_be_written_take_no_id(simulator: Simulator, steering: SimulatorClient) -> None:
+    issued = []
     for depth in range(800, 1000):
-        body = f'[{{"type": "x", "payload": 1}}, {{"type": "x", "payload": {"[" * depth}{"]" * depth}}}]'
-        assert requests.post(f"{simulator.address}/simulator/events", data=body, timeout=30).status_code in (200, 400)
-    issued = steering.state()
-    assert issued["issued"] == issued["highestEventId"]
+        payload = f'{{"chat": {{"chatId": "{depth}"}}, "x": {"[" * depth}{"]" * depth}}}'
+        body = f'[{{"type": "x", "payload": 1}}, {{"type": "x", "payload": {payload}}}]'
+        response = requests.post(f"{simulator.address}/simulator/events", data=body, timeout=30)
+        assert response.status_code == 200 or response.json()["description"]
+        issued += [str(depth)] * response.ok
+    state = steering.state()
+    assert state["issued"] == state["highestEventId"] == 2 * len(issued)
+    assert list(simulator.world.chats) == issued, "what was not issued is not known either"
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,7 @@ def test_what_cannot_be_said_is_refused(simulator: Simulator, body: Any) -> None
     response = requests.post(f"{simulator.address}/simulator/messages", json=body, timeout=30)
     assert response.status_code == 400 and response.json()["description"]
     assert simulator.state()["issued"] == 0
+    assert not simulator.world.chats and list(simulator.world.users) == [simulator.world.bot["userId"]]
 
 
 def test_events_one_many_and_raw(simulator: Simulator, steering: SimulatorClient) -> None:

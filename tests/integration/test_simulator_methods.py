@@ -204,6 +204,10 @@ def test_chats_are_known_from_what_happened_in_them(ask: Asking) -> None:
     ask.simulator.event("newChatMembers", {"chat": {"chatId": GROUP, "type": "group"}, "newMembers": [{"userId": "p"}]})
     info = ask("chats/getInfo", chatId=GROUP)
     assert (info["type"], info["title"]) == ("group", "Ops")
+    ask.simulator.event("changedChatInfo", {"chat": {"chatId": "9@chat.agent"}})
+    assert ask("chats/getInfo", chatId="9@chat.agent")["type"] == "group"
+    ask.simulator.event("changedChatInfo", {"chat": {"chatId": "9@chat.agent", "type": "channel"}})
+    assert ask("chats/getInfo", chatId="9@chat.agent")["type"] == "channel", "the type may come later"
     assert ask("chats/getInfo", chatId=ANNA)["firstName"] == "Anna"
     members = ask("chats/getMembers", chatId=GROUP)["members"]
     bot = ask.simulator.world.bot["userId"]

@@ -134,9 +134,12 @@ class Simulator:
         """Issue events, all of them before any poll is answered."""
         if self.traits.ghosts:
             drafts = [ghost for draft in drafts for ghost in _with_ghost(draft)]
-        for draft in drafts:
-            self.world.learn(draft.type, draft.payload)
-        return self.events.issue(drafts)
+        # Whoever asks about an event waits until the world knows of it; one that cannot be issued it never learns of.
+        with self.world.lock:
+            events = self.events.issue(drafts)
+            for draft in drafts:
+                self.world.learn(draft.type, draft.payload)
+        return events
 
     def log(self, since: int = 0) -> list[Entry]:
         """What happened after entry number `since`."""
