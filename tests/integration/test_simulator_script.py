@@ -70,6 +70,24 @@ def test_members_and_chats_have_no_time() -> None:
         assert payload == {"chat": CHAT}
 
 
+def test_one_msg_id_in_two_chats_and_messages_without_one_are_no_ghosts(simulator: Simulator) -> None:
+    other = {"chatId": "2@chat.agent", "type": "group"}
+    lines = [
+        new("1", "one", 3600),
+        new("1", "uno", 60, chat=other),
+        about("editedMessage", "1", 30, text="One"),
+        new("2", "two", 20, parts=quoting("reply", "1")),
+        new("3", "three", 10, parts=quoting("forward", "1"), chat={"chatId": "3@chat.agent"}),
+        *(Line("newMessage", {"chat": CHAT, "text": text}, ago) for text, ago in (("a", 500), ("b", 5))),
+    ]
+    simulator.play(lines)
+    one, uno, edit, reply, forward, a, b = (entry.event.shown()["payload"] for entry in simulator.log() if entry.event)
+    assert [payload for payload in (uno, a, b) if "editedTimestamp" in payload] == []
+    assert near(uno["timestamp"], 60) and near(a["timestamp"], 500) and near(b["timestamp"], 5)
+    assert edit["timestamp"] == one["timestamp"]
+    assert reply["parts"][0]["payload"]["message"]["text"] == forward["parts"][0]["payload"]["message"]["text"] == "One"
+
+
 def test_what_a_script_says_of_time_stays() -> None:
     first, edit = told(
         new("1", "one", 10, timestamp=1764000000), about("editedMessage", "1", 5, editedTimestamp=1764000030)
