@@ -221,6 +221,13 @@ def test_a_cursor_from_before_may_acknowledge_what_is_unread(make_simulator: Cal
     issue(simulator, 2)
     assert poll(simulator, 500) == []
     assert poll(simulator, 0) == []
+    with ThreadPoolExecutor() as threads:
+        held = threads.submit(poll, simulator, 500, 60)
+        wait_polled(simulator)
+        issue(simulator, 1)
+        assert ids(held.result(30)) == [3]
+    assert [ids(poll(simulator, 0)) for _ in range(2)] == [[3], [3]], "nothing that comes later is acknowledged"
+    assert simulator.state()["acknowledged"] == 2
 
 
 def test_a_late_event_is_answered_once_below_the_cursor(simulator: Simulator) -> None:

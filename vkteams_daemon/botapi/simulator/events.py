@@ -143,16 +143,16 @@ class EventLog:
             Gone: the client hung up.
         """
         with self._lock:
-            era, foreign = self._era, self._is_foreign(last_event_id)
-            if not foreign:
-                self._acknowledge(last_event_id)
+            era, known = self._era, last_event_id
+            if known > self._highest:  # not from these ids: it says nothing of events that are still to come
+                known = self._highest if self._traits.obey_foreign_cursor else 0
+            self._acknowledge(known)
         deadline = time.monotonic() + poll_time
         with _Held(self, connection, alone=self._traits.one_poller) as bell:
             while True:
                 with self._lock:
                     # Started over while this poll was held, the ids are not those that its cursor is of.
-                    cursor = 0 if foreign or era != self._era else last_event_id
-                    events = [] if bell.dismissed else self._answer(cursor)
+                    events = [] if bell.dismissed else self._answer(known if era == self._era else 0)
                 if events or not self._open or bell.dismissed or disturbed() or time.monotonic() >= deadline:
                     return events
                 if not bell.wait(deadline):
@@ -252,10 +252,6 @@ class EventLog:
         number = self._next
         self._next += 1 + self._traits.gap
         return number
-
-    def _is_foreign(self, cursor: int) -> bool:
-        """Whether a cursor is not from these ids, and such ones are not obeyed."""
-        return cursor > self._highest and not self._traits.obey_foreign_cursor
 
     def _acknowledge(self, last_event_id: int) -> None:
         self._acknowledged = max(self._acknowledged, last_event_id)
