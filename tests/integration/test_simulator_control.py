@@ -54,6 +54,33 @@ def test_a_person_speaks_replies_forwards_and_edits(steering: SimulatorClient) -
     assert later["parts"][0]["payload"]["message"]["text"] == "Where to?"
 
 
+def test_a_reply_to_a_reply_shows_the_message_it_replies_to_alone(steering: SimulatorClient) -> None:
+    said = steering.say(GROUP, ANNA, "0", parts=[{"type": "file", "payload": {"fileId": "a"}}, "odd"])["payload"]
+    for n in range(1, 4):
+        before, said = said, steering.say(GROUP, ANNA, str(n), replyMsgId=said["msgId"])["payload"]
+        shown = said["parts"][0]["payload"]["message"]
+        assert (len(said["parts"]), shown["msgId"]) == (1, before["msgId"])
+        assert shown.get("parts") == (before["parts"] if n == 1 else None)
+    for _ in range(400):
+        said = steering.say(GROUP, ANNA, "x", replyMsgId=said["msgId"])["payload"]
+    assert steering.state()["highestEventId"] == 404
+    steering.ask("/events", {"type": "newMessage", "payload": {"msgId": "7", "chat": {"chatId": GROUP}, "parts": 7}})
+    assert steering.say(GROUP, ANNA, "x", replyMsgId="7")["payload"]["parts"][0]["payload"]["message"]["parts"] == 7
+
+
+def test_events_too_deep_to_be_written_take_no_id(simulator: Simulator, steering: SimulatorClient) -> None:
+    issued = []
+    for depth in range(800, 1000):
+        payload = f'{{"chat": {{"chatId": "{depth}"}}, "x": {"[" * depth}{"]" * depth}}}'
+        body = f'[{{"type": "x", "payload": 1}}, {{"type": "x", "payload": {payload}}}]'
+        response = requests.post(f"{simulator.address}/simulator/events", data=body, timeout=30)
+        assert response.status_code == 200 or response.json()["description"]
+        issued += [str(depth)] * response.ok
+    state = steering.state()
+    assert state["issued"] == state["highestEventId"] == 2 * len(issued)
+    assert list(simulator.world.chats) == issued, "what was not issued is not known either"
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -65,6 +92,9 @@ def test_a_person_speaks_replies_forwards_and_edits(steering: SimulatorClient) -
         {"chatId": GROUP, "userId": ANNA, "text": "x", "colour": "red"},
         {"chatId": GROUP, "userId": ANNA, "text": "x", "msgId": "1"},
         {"chatId": GROUP, "userId": ANNA, "text": "x", "replyMsgId": "1"},
+        {"chatId": GROUP, "userId": ANNA, "text": "x", "chat_id": GROUP},
+        {"chatId": GROUP, "userId": ANNA, "text": "x", "self": "1"},
+        {"chatId": GROUP, "userId": ANNA, "text": "x", "\ud800": "1"},
         [],
     ],
 )
@@ -72,6 +102,7 @@ def test_what_cannot_be_said_is_refused(simulator: Simulator, body: Any) -> None
     response = requests.post(f"{simulator.address}/simulator/messages", json=body, timeout=30)
     assert response.status_code == 400 and response.json()["description"]
     assert simulator.state()["issued"] == 0
+    assert not simulator.world.chats and list(simulator.world.users) == [simulator.world.bot["userId"]]
 
 
 def test_events_one_many_and_raw(simulator: Simulator, steering: SimulatorClient) -> None:
@@ -98,6 +129,8 @@ def test_the_log_is_read_page_by_page(simulator: Simulator, steering: SimulatorC
     assert ([entry["event"]["payload"] for entry in page["entries"]], page["next"]) == ([1, 2], 3)
     assert len(steering.log(3)) == 2
     assert steering.ask("/log?since=5") == {"entries": [], "next": 5}
+    for odd in ("since=-5", "limit=-1", "since=x"):
+        assert requests.get(f"{simulator.address}/simulator/log?{odd}", timeout=30).status_code == 400
     simulator.raw("not JSON")
     assert steering.log(5)[0]["event"] == "not JSON"
 
@@ -123,10 +156,23 @@ def test_unknown_paths_and_bodies_that_are_not_json(simulator: Simulator) -> Non
     assert requests.post(f"{simulator.address}/simulator/events", data=b"{", timeout=30).status_code == 400
 
 
-def test_only_this_machine_may_steer(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("client", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("::1", 200),
+        ("::ffff:127.0.0.1", 200),
+        ("203.0.113.5", 403),
+        ("::ffff:203.0.113.5", 403),
+        ("fe80::1%eth0", 403),
+    ],
+)
+def test_only_this_machine_may_steer(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch, client: str, status: int
+) -> None:
     accept = Server.get_request
-    monkeypatch.setattr(Server, "get_request", lambda self: (accept(self)[0], ("203.0.113.5", 40000)))
-    assert requests.get(f"{simulator.address}/simulator", timeout=30).status_code == 403
+    monkeypatch.setattr(Server, "get_request", lambda self: (accept(self)[0], (client, 40000)))
+    assert requests.get(f"{simulator.address}/simulator", timeout=30).status_code == status
     api = requests.get(f"{simulator.url}/self/get", params={"token": simulator.token}, timeout=30)
     assert api.json()["ok"] is True
 

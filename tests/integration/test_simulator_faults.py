@@ -6,7 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ import pytest
 import requests
 
 from tests.harness.simulator import SimulatorClient, wait_polled
+from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.botapi.simulator.faults import FAULTS
+from vkteams_daemon.botapi.simulator.faults import FAULTS, Fault
 from vkteams_daemon.errors import (
     ApiError,
     ApiProtocolError,
@@ -86,11 +87,29 @@ def test_an_answer_in_the_methods_place(
     assert [entry.kind for entry in simulator.log() if entry.kind != "event"] == ["poll", "fault"] * 2 + ["poll"]
 
 
+@pytest.mark.parametrize(("seconds", "header"), [(1234567, "1234567"), (0.5, "0.5"), (2.0, "2")])
+def test_retry_after_is_written_in_full(simulator: Simulator, seconds: float, header: str) -> None:
+    simulator.faults("rate_limit", retry_after=seconds)
+    assert plain(simulator).headers["Retry-After"] == header
+
+
 def test_a_proxy_gives_up_after_its_own_time(simulator: Simulator) -> None:
     simulator.faults("early_timeout", after=0.4)
     began = time.monotonic()
     assert plain(simulator, poll_time=30).status_code == 504
     assert 0.4 <= time.monotonic() - began < 25
+
+
+@pytest.mark.parametrize(("fault", "span"), [("deaf", {"seconds": 1e9}), ("early_timeout", {"after": 1e7})])
+def test_a_request_may_be_held_for_years(simulator: Simulator, fault: str, span: Any) -> None:
+    simulator.faults(fault, **span)
+    with ThreadPoolExecutor() as threads:
+        held = threads.submit(plain, simulator)
+        wait_polled(simulator)
+        simulator.events.wake()
+        assert simulator.state()["waiting"] == 1
+        simulator.stop()
+        held.exception(30)
 
 
 def test_a_page_of_html_is_one(simulator: Simulator) -> None:
@@ -183,9 +202,9 @@ def test_events_out_of_order(simulator: Simulator, client: BotClient) -> None:
 
 def test_answers_without_ok_until_cleared(simulator: Simulator, client: BotClient) -> None:
     simulator.faults("without_ok", count=None)
-    spoken(simulator, 1)
+    simulator.event("newMessage", {"ok": True})
     for _ in range(3):
-        assert plain(simulator).json().keys() == {"events"}
+        assert plain(simulator).json() == {"events": [{"eventId": 1, "type": "newMessage", "payload": {"ok": True}}]}
         assert ids(client, 0) == [1]
         assert client.self_get().nick == "opsbot"
         assert client.call("chats/sendActions", chatId="1@chat.agent") == {}
@@ -208,6 +227,30 @@ def test_a_held_poll_has_a_fault_at_once(simulator: Simulator, client: BotClient
         wait_polled(simulator)
         simulator.faults(fault)
         assert isinstance(held.exception(30), ApiError)
+
+
+@pytest.mark.parametrize("fault", ["refused", "replayed"])
+def test_of_two_held_polls_one_has_the_fault_and_the_other_is_held_on(
+    simulator: Simulator, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    take = simulator.take_fault
+
+    def together(method: str, stage: str, names: tuple[str, ...] = ()) -> Fault | None:
+        looks.append(stage)
+        until(lambda: len(looks) >= 2, 30, "both polls looking for a fault before one takes it")
+        return take(method, stage, names)
+
+    with ThreadPoolExecutor(2) as threads:
+        polls = [threads.submit(plain, simulator, 0, 60) for _ in range(2)]
+        wait_polled(simulator, 2)
+        monkeypatch.setattr(simulator, "take_fault", together)
+        simulator.faults(fault)
+        first = next(as_completed(polls, 30)).result()
+        spoken(simulator, 1)
+        answers = [held.result(60) for held in polls]
+    assert [answer for answer in answers if not answer.json().get("events")] == [first]
+    assert [entry.kind for entry in simulator.log()].count("fault") == 1
 
 
 def test_a_token_that_is_no_longer_the_bots(simulator: Simulator, client: BotClient) -> None:
@@ -247,10 +290,23 @@ def test_faults_over_http(simulator: Simulator) -> None:
         {"fault": "html", "method": "self/got"},
         {"fault": "slow_body", "pause": -1},
         {"fault": "slow_body", "pause": None},
+        {"fault": []},
+        {"fault": "html", "name": "html"},
+        {"fault": "html", "self": 1},
+        {"fault": "html", "method": []},
+        {"fault": "html", "\ud800": 1},
+        {"fault": "html", "status": 5e20},
+        {"fault": "html", "status": 99},
+        {"fault": "server_error", "status": float("inf")},
+        {"fault": "slow_body", "octets": float("inf")},
+        {"fault": "deaf", "seconds": float("nan")},
+        {"fault": "answer", "type": "текст"},
+        {"fault": "answer", "type": "a\r\nb"},
+        [{"fault": "html"}, {"fault": "html", "count": 0}],
     ],
 )
-def test_a_fault_that_does_not_exist_is_refused(simulator: Simulator, fault: dict[str, Any]) -> None:
-    response = requests.post(f"{simulator.address}/simulator/faults", json=fault, timeout=30)
+def test_a_fault_that_does_not_exist_is_refused(simulator: Simulator, fault: Any) -> None:
+    response = requests.post(f"{simulator.address}/simulator/faults", data=json.dumps(fault), timeout=30)
     assert response.status_code == 400 and response.json()["ok"] is False
     assert simulator.fault_list.shown() == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -112,12 +113,14 @@ def test_a_reply_and_a_forward_quote_the_message(ask: Asking) -> None:
         ("chats/pinMessage", {"chatId": "9@chat.agent", "msgId": "1"}, "Bad request: unknown chatId"),
         ("files/getInfo", {"fileId": "nothing"}, "Bad request: unknown fileId"),
         ("threads/add", {"chatId": GROUP, "msgId": "1"}, "Bad request: unknown msgId"),
+        ("chats/getMembers", {"chatId": "7@chat.agent", "cursor": "-3"}, "Bad request: cursor is below zero"),
         ("events/get", {"lastEventId": "0"}, "Missing required parameter 'pollTime'"),
         ("events/get", {"lastEventId": "1.5", "pollTime": "1"}, "Bad request: lastEventId"),
         ("events/get", {"lastEventId": "0", "pollTime": "nan"}, "Bad request: pollTime"),
     ],
 )
 def test_wrong_parameters_are_refused(simulator: Simulator, method: str, params: Any, description: str) -> None:
+    simulator.event("newChatMembers", {"chat": {"chatId": "7@chat.agent", "type": "group"}})
     for way in WAYS:
         assert _refusal(Asking(simulator, way)(method, **params)).startswith(description)
 
@@ -147,8 +150,42 @@ def test_a_file_is_uploaded_described_fetched_and_sent_again(simulator: Simulato
 
 
 def test_a_file_that_somebody_sent_is_known(simulator: Simulator) -> None:
-    simulator.say(GROUP, ANNA, parts=[{"type": "file", "payload": {"fileId": "0AbC"}}])
-    assert Asking(simulator)("files/getInfo", fileId="0AbC")["filename"] == "0AbC"
+    for file_id in ("0AbC", "a b?c#d/é%20"):
+        simulator.say(GROUP, ANNA, parts=[{"type": "file", "payload": {"fileId": file_id}}])
+        info = Asking(simulator)("files/getInfo", fileId=file_id)
+        assert info["filename"] == file_id
+        assert requests.get(info["url"], timeout=30).status_code == 200
+
+
+def test_a_file_of_a_type_that_no_header_can_name_is_fetched(simulator: Simulator) -> None:
+    body = '--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\nContent-Type: текст\r\n\r\n1\r\n--x--'
+    sent = requests.post(
+        f"{simulator.url}/messages/sendFile",
+        params={"token": simulator.token, "chatId": GROUP},
+        data=body.encode(),
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+        timeout=30,
+    ).json()
+    fetched = requests.get(Asking(simulator)("files/getInfo", fileId=sent["fileId"])["url"], timeout=30)
+    assert (fetched.content, fetched.headers["Content-Type"]) == (b"1", "application/octet-stream")
+
+
+def test_a_thread_at_a_message_whose_id_is_no_number(simulator: Simulator) -> None:
+    for msg_id in ("²", "9" * 5000):
+        simulator.event("newMessage", {"msgId": msg_id, "chat": {"chatId": GROUP}})
+        thread = Asking(simulator, "urlencoded")("threads/add", chatId=GROUP, msgId=msg_id)["threadId"]
+        assert simulator.say(thread, ANNA, "x")["payload"]["parent_topic"]["messageId"] == msg_id
+
+
+@pytest.mark.parametrize(
+    ("request_line", "length", "status"), [("/", "9" * 5000, 411), ("/", "-1", 411), ("http://[/x", "0", 400)]
+)
+def test_a_request_that_makes_no_sense_is_answered(
+    simulator: Simulator, request_line: str, length: str, status: int
+) -> None:
+    with socket.create_connection(("127.0.0.1", simulator.port), 30) as client:
+        client.sendall(f"GET {request_line} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n".encode())
+        assert client.recv(65536).startswith(f"HTTP/1.1 {status} ".encode())
 
 
 def test_a_body_that_is_not_multipart_is_refused(simulator: Simulator) -> None:
@@ -167,6 +204,10 @@ def test_chats_are_known_from_what_happened_in_them(ask: Asking) -> None:
     ask.simulator.event("newChatMembers", {"chat": {"chatId": GROUP, "type": "group"}, "newMembers": [{"userId": "p"}]})
     info = ask("chats/getInfo", chatId=GROUP)
     assert (info["type"], info["title"]) == ("group", "Ops")
+    ask.simulator.event("changedChatInfo", {"chat": {"chatId": "9@chat.agent"}})
+    assert ask("chats/getInfo", chatId="9@chat.agent")["type"] == "group"
+    ask.simulator.event("changedChatInfo", {"chat": {"chatId": "9@chat.agent", "type": "channel"}})
+    assert ask("chats/getInfo", chatId="9@chat.agent")["type"] == "channel", "the type may come later"
     assert ask("chats/getInfo", chatId=ANNA)["firstName"] == "Anna"
     members = ask("chats/getMembers", chatId=GROUP)["members"]
     bot = ask.simulator.world.bot["userId"]

@@ -17,6 +17,7 @@ import requests
 from tests.harness.simulator import wait_polled
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.botapi.simulator.bell import Bell
 from vkteams_daemon.botapi.simulator.events import Draft
 
 GROUP = {"chatId": "681869378@chat.agent", "type": "group", "title": "Ops"}
@@ -154,6 +155,21 @@ def test_the_newest_poller_takes_the_events(make_simulator: Callable[..., Simula
         assert ids(newer.result(30)) == [1]
 
 
+def test_a_poll_that_another_ended_answers_nothing_that_comes_after(
+    make_simulator: Callable[..., Simulator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator = make_simulator(one_poller=True)
+    with ThreadPoolExecutor(2) as threads:
+        older = threads.submit(poll, simulator, 0, 60)
+        wait_polled(simulator)
+        with monkeypatch.context() as patch:
+            patch.setattr(Bell, "ring", lambda bell: None)  # so that it looks up only when the event is there
+            newer = threads.submit(poll, simulator, 0, 60)
+            wait_polled(simulator, 2)
+        issue(simulator, 1)
+        assert (ids(older.result(30)), ids(newer.result(30))) == ([], [1])
+
+
 def test_ids_with_gaps_and_answers_with_a_cap(make_simulator: Callable[..., Simulator]) -> None:
     simulator = make_simulator(gap=9, batch=2)
     issue(simulator, 3)
@@ -172,6 +188,16 @@ def test_ids_started_over_are_answered_to_a_cursor_from_before(simulator: Simula
         assert ids(held.result(30))[0] == 1
     assert ids(poll(simulator, 5)) == [1, 2]
     assert ids(poll(simulator, 1)) == [2]
+
+
+def test_ids_started_over_that_pass_the_cursor_of_a_held_poll_at_once(simulator: Simulator) -> None:
+    issue(simulator, 5)
+    with ThreadPoolExecutor() as threads:
+        held = threads.submit(poll, simulator, 5, 60)
+        wait_polled(simulator)
+        simulator.restart_ids()
+        issue(simulator, 10)
+        assert ids(held.result(30)) == list(range(1, 11))
 
 
 def test_a_cursor_from_before_gets_all_even_when_the_ids_pass_it_at_once(simulator: Simulator) -> None:
@@ -195,13 +221,21 @@ def test_a_cursor_from_before_may_acknowledge_what_is_unread(make_simulator: Cal
     issue(simulator, 2)
     assert poll(simulator, 500) == []
     assert poll(simulator, 0) == []
+    with ThreadPoolExecutor() as threads:
+        held = threads.submit(poll, simulator, 500, 60)
+        wait_polled(simulator)
+        issue(simulator, 1)
+        assert ids(held.result(30)) == [3]
+    assert [ids(poll(simulator, 0)) for _ in range(2)] == [[3], [3]], "nothing that comes later is acknowledged"
+    assert simulator.state()["acknowledged"] == 2
 
 
 def test_a_late_event_is_answered_once_below_the_cursor(simulator: Simulator) -> None:
     issue(simulator, 3)
     assert poll(simulator, 3) == []
-    simulator.event("newMessage", {"msgId": "late"}, event_id=2)
-    assert ids(poll(simulator, 3)) == [2]
+    for _ in range(2):  # a second one with the same id is another event
+        simulator.event("newMessage", {"msgId": "late"}, event_id=2)
+        assert ids(poll(simulator, 3)) == [2]
     assert poll(simulator, 3) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
@@ -67,6 +68,24 @@ def test_members_and_chats_have_no_time() -> None:
     for kind in ("newChatMembers", "leftChatMembers", "changedChatInfo"):
         (payload,) = told(Line(kind, {"chat": CHAT}, 60))
         assert payload == {"chat": CHAT}
+
+
+def test_one_msg_id_in_two_chats_and_messages_without_one_are_no_ghosts(simulator: Simulator) -> None:
+    other = {"chatId": "2@chat.agent", "type": "group"}
+    lines = [
+        new("1", "one", 3600),
+        new("1", "uno", 60, chat=other),
+        about("editedMessage", "1", 30, text="One"),
+        new("2", "two", 20, parts=quoting("reply", "1")),
+        new("3", "three", 10, parts=quoting("forward", "1"), chat={"chatId": "3@chat.agent"}),
+        *(Line("newMessage", {"chat": CHAT, "text": text}, ago) for text, ago in (("a", 500), ("b", 5))),
+    ]
+    simulator.play(lines)
+    one, uno, edit, reply, forward, a, b = (entry.event.shown()["payload"] for entry in simulator.log() if entry.event)
+    assert [payload for payload in (uno, a, b) if "editedTimestamp" in payload] == []
+    assert near(uno["timestamp"], 60) and near(a["timestamp"], 500) and near(b["timestamp"], 5)
+    assert edit["timestamp"] == one["timestamp"]
+    assert reply["parts"][0]["payload"]["message"]["text"] == forward["parts"][0]["payload"]["message"]["text"] == "One"
 
 
 def test_what_a_script_says_of_time_stays() -> None:
@@ -150,6 +169,20 @@ def test_a_script_at_a_rate_loops_until_the_simulator_stops(simulator: Simulator
     assert all(new_id == deleted for new_id, deleted in zip(ids[::2], ids[1::2], strict=False))
     assert len(set(ids[::2])) == len(ids[::2])
     assert simulator.state()["issued"] == issued
+
+
+def test_an_empty_script_has_an_end(simulator: Simulator) -> None:
+    simulator.play([], rate=1, loop=True)
+    assert "script" not in [thread.name for thread in threading.enumerate()]
+
+
+@pytest.mark.parametrize(("rate", "loop"), [(None, True), (0, False), (-1, True), (float("nan"), False)])
+def test_a_loop_without_a_rate_and_a_rate_that_is_none_are_refused(
+    simulator: Simulator, rate: float | None, loop: bool
+) -> None:
+    with pytest.raises(UsageError):
+        simulator.play([new("1", "one", 0)], rate=rate, loop=loop)
+    assert simulator.state()["issued"] == 0
 
 
 def test_a_rate_is_kept(simulator: Simulator) -> None:

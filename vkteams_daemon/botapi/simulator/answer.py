@@ -43,7 +43,9 @@ def ok(fields: dict[str, Any]) -> Answer:
 
 def refused(description: str, status: int = 200) -> Answer:
     """What the Bot API answers to whatever it does not do."""
-    return Answer(status, json.dumps({"ok": False, "description": description}, ensure_ascii=False).encode())
+    return Answer(
+        status, json.dumps({"ok": False, "description": description}, ensure_ascii=False).encode("utf-8", "replace")
+    )
 
 
 def page(status: int) -> Answer:
@@ -61,7 +63,7 @@ def spoilt(answer: Answer, fault: Fault) -> Answer:
     body = answer.body
     half = body[: len(body) // 2]
     if fault.name == "without_ok":
-        return replace(answer, body=body.replace(b'"ok":true,', b"", 1).replace(b'"ok":true', b"", 1))
+        return replace(answer, body=b"{" + body.removeprefix(b'{"ok":true').removeprefix(b","))
     if fault.name == "truncated":
         return replace(answer, body=half)
     if fault.name == "cut":
@@ -74,7 +76,7 @@ def spoilt(answer: Answer, fault: Fault) -> Answer:
 
 
 def _failed(status: float, retry_after: float | None) -> Answer:
-    headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
+    headers = {} if retry_after is None else {"Retry-After": f"{retry_after:.15g}"}
     return replace(refused("Ratelimit" if status == 429 else "Server error: id=0x1", int(status)), headers=headers)
 
 

@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from vkteams_daemon.botapi.simulator.answer import Answer, instead, ok, refused, spoilt
-from vkteams_daemon.botapi.simulator.events import Event
+from vkteams_daemon.botapi.simulator.faults import Fault
 from vkteams_daemon.botapi.simulator.methods import METHODS
 from vkteams_daemon.botapi.simulator.parameters import Parameters, Refused
 
@@ -47,31 +47,33 @@ def answer(simulator: Simulator, method: str, given: Parameters, connection: soc
 
 def _polled(simulator: Simulator, given: Parameters, connection: socket.socket) -> Answer:
     last_event_id, poll_time = given.whole("lastEventId"), given.seconds("pollTime")
-    log, faults = simulator.events, simulator.fault_list
-    log.received(last_event_id, poll_time)
+    simulator.events.received(last_event_id, poll_time)
     if simulator.on_poll:
         simulator.on_poll(last_event_id)
     if fault := simulator.take_fault(POLL, "instead"):
         return instead(fault)
-    events = log.poll(
-        last_event_id,
-        poll_time,
-        connection,
-        lambda: faults.due(POLL, "instead") or faults.due(POLL, "events", names=("replayed",)),
-    )
-    # One that was asked for while this poll was held is this poll's.
-    if not events and (fault := simulator.take_fault(POLL, "instead")):
+    taken: list[Fault] = []
+
+    def disturbed() -> bool:
+        # Taken, not only looked at: of several polls that are held one has it, and the others are held on.
+        fault = simulator.take_fault(POLL, "instead") or _replayed(simulator)
+        taken.extend([fault] if fault else [])
+        return fault is not None
+
+    events = simulator.events.poll(last_event_id, poll_time, connection, disturbed)
+    fault = taken[0] if taken else _replayed(simulator)
+    if fault and fault.stage == "instead":
         return instead(fault)
-    bodies = b",".join(event.body for event in _disordered(simulator, events))
-    return _spoilt(simulator, POLL, Answer(body=b'{"ok":true,"events":[' + bodies + b"]}"))
-
-
-def _disordered(simulator: Simulator, events: list[Event]) -> list[Event]:
-    if fault := simulator.take_fault(POLL, "events", names=("replayed",)):
+    if fault:
         events = simulator.events.acknowledged_events(int(fault.parameters["most"])) + events
     if len(events) > 1 and simulator.take_fault(POLL, "events", names=("out_of_order",)):
         events = events[::-1]
-    return events
+    bodies = b",".join(event.body for event in events)
+    return _spoilt(simulator, POLL, Answer(body=b'{"ok":true,"events":[' + bodies + b"]}"))
+
+
+def _replayed(simulator: Simulator) -> Fault | None:
+    return simulator.take_fault(POLL, "events", names=("replayed",))
 
 
 def _spoilt(simulator: Simulator, method: str, whole: Answer) -> Answer:

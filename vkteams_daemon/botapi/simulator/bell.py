@@ -7,6 +7,8 @@ import select
 import socket
 import time
 
+_LONGEST = 86400  # seconds of one sleep: poll takes no number of milliseconds above 2**31
+
 
 class Bell:
     """Waits on one client's connection and on being rung, without using any CPU.
@@ -29,7 +31,7 @@ class Bell:
     def wait(self, deadline: float) -> bool:
         """Wait until it is rung or `deadline` (time.monotonic) has come; False when the client has hung up."""
         while (left := deadline - time.monotonic()) > 0:
-            ready = dict(self._poll.poll(left * 1000 + 1))
+            ready = dict(self._poll.poll(min(left, _LONGEST) * 1000 + 1))
             if self._connection.fileno() in ready:
                 if self._hung_up():
                     return False

@@ -25,6 +25,8 @@ def answer(simulator: Simulator, command: str, path: str, given: Parameters, bod
         return ok(action(simulator, given, _json(body) if body else None))
     except (Refused, ValueError) as error:
         return refused(str(error), 400)
+    except RecursionError:
+        return refused("what is asked for is nested too deeply", 400)
 
 
 def _state(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]:
@@ -32,8 +34,7 @@ def _state(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]
 
 
 def _say(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]:
-    fields = dict(_object(body))
-    return simulator.say(fields.pop("chatId", ""), fields.pop("userId", ""), **fields)
+    return simulator.speak(_object(body))
 
 
 def _issue(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]:
@@ -57,9 +58,8 @@ def _draft(value: Any) -> Draft:
 
 
 def _log(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]:
-    since = given.whole("since") if given.optional("since") else 0
-    most = given.whole("limit") if given.optional("limit") else MOST
-    entries = simulator.events.entries(since, most)
+    since = given.count("since", 0)
+    entries = simulator.events.entries(since, given.count("limit", MOST))
     return {"entries": [entry.shown() for entry in entries], "next": since + len(entries)}
 
 
@@ -68,9 +68,7 @@ def _faults(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any
 
 
 def _add_faults(simulator: Simulator, given: Parameters, body: Any) -> dict[str, Any]:
-    for one in body if isinstance(body, list) else [body]:
-        fields = dict(_object(one))
-        simulator.faults(fields.pop("fault", None), **fields)
+    simulator.add_faults([_object(one) for one in (body if isinstance(body, list) else [body])])
     return _faults(simulator, given, None)
 
 

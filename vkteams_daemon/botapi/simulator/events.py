@@ -36,9 +36,12 @@ class Draft:
     raw: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """One event as it was issued: `number` is its place among the ids, `body` what the answer holds."""
+    """One event as it was issued: `number` is its place among the ids, `body` what the answer holds.
+
+    Equal to itself alone: two events may have the same id, and say the same.
+    """
 
     number: int
     type: str | None
@@ -89,10 +92,11 @@ class EventLog:
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
         self._unread: list[Event] = []  # or, where lenient, every event since the ids began
-        self._answered_late: set[int] = set()
+        self._answered_late: set[Event] = set()
         self._bells: list[Bell] = []
         self._next = 1
         self._highest = 0
+        self._era = 0  # how often the ids were started over
         self._acknowledged = 0
         self._issued = self._polls = 0
         self._open = True
@@ -100,7 +104,12 @@ class EventLog:
     def issue(self, drafts: Iterable[Draft]) -> list[Event]:
         """Give each draft an id and wake the waiting polls; the events."""
         with self._lock:
-            events = [self._event(draft) for draft in drafts]
+            before = self._next, self._highest
+            try:
+                events = [self._event(draft) for draft in drafts]
+            except BaseException:  # an event that has no JSON: it and those with it take no id
+                self._next, self._highest = before
+                raise
             for event in events:
                 self._write("event", event)
             self._unread += events
@@ -128,19 +137,22 @@ class EventLog:
             last_event_id: the client's cursor.
             poll_time: seconds.
             connection: the client's; when it closes, the poll ends.
-            disturbed: asked whenever the poll is woken; true ends it without events.
+            disturbed: asked whenever the poll is woken and has no events; true ends it.
 
         Raises:
             Gone: the client hung up.
         """
         with self._lock:
-            foreign = self._is_foreign(last_event_id)
-            if not foreign:
-                self._acknowledge(last_event_id)
+            era, known = self._era, last_event_id
+            if known > self._highest:  # not from these ids: it says nothing of events that are still to come
+                known = self._highest if self._traits.obey_foreign_cursor else 0
+            self._acknowledge(known)
         deadline = time.monotonic() + poll_time
         with _Held(self, connection, alone=self._traits.one_poller) as bell:
             while True:
-                events = self._answer(0 if foreign else last_event_id)
+                with self._lock:
+                    # Started over while this poll was held, the ids are not those that its cursor is of.
+                    events = [] if bell.dismissed else self._answer(known if era == self._era else 0)
                 if events or not self._open or bell.dismissed or disturbed() or time.monotonic() >= deadline:
                     return events
                 if not bell.wait(deadline):
@@ -188,6 +200,7 @@ class EventLog:
         with self._lock:
             unread = [event for event in self._unread if self._is_unread(event, self._acknowledged)]
             self._next, self._highest, self._acknowledged = first, 0, 0
+            self._era += 1
             self._write("restart", firstId=first)
             self._unread = [self._renumbered(event) for event in unread]
             for event in self._unread:
@@ -202,14 +215,11 @@ class EventLog:
     def state(self) -> dict[str, int]:
         """Counts, for a quick look."""
         with self._lock:
-            unread = self._unread
-            if self._traits.lenient:
-                unread = [event for event in unread if event.number > self._acknowledged]
             return {
                 "issued": self._issued,
                 "highestEventId": self._highest,
                 "acknowledged": self._acknowledged,
-                "unread": len(unread),
+                "unread": sum(self._is_unread(event, self._acknowledged) for event in self._unread),
                 "polls": self._polls,
                 "waiting": len(self._bells),
                 "logged": len(self._entries),
@@ -243,27 +253,20 @@ class EventLog:
         self._next += 1 + self._traits.gap
         return number
 
-    def _is_foreign(self, cursor: int) -> bool:
-        """Whether a cursor is not from these ids, and such ones are not obeyed."""
-        return cursor > self._highest and not self._traits.obey_foreign_cursor
-
     def _acknowledge(self, last_event_id: int) -> None:
         self._acknowledged = max(self._acknowledged, last_event_id)
-        self._answered_late &= {event.number for event in self._unread if event.late}
+        self._answered_late.intersection_update(self._unread)
         if not self._traits.lenient:
             self._unread = [event for event in self._unread if self._is_unread(event, self._acknowledged)]
 
     def _is_unread(self, event: Event, cursor: int) -> bool:
-        return event.number > cursor or (event.late and event.number not in self._answered_late)
+        return event.number > cursor or (event.late and event not in self._answered_late)
 
     def _answer(self, cursor: int) -> list[Event]:
-        with self._lock:
-            # The ids may have been started over while the poll was held.
-            cursor = 0 if self._is_foreign(cursor) else cursor
-            events = [event for event in self._unread if self._is_unread(event, cursor)]
-            events = events[: self._traits.batch or None]
-            self._answered_late.update(event.number for event in events if event.late)
-            return events
+        events = [event for event in self._unread if self._is_unread(event, cursor)]
+        events = events[: self._traits.batch or None]
+        self._answered_late.update(event for event in events if event.late)
+        return events
 
     def _ring(self) -> None:
         for bell in self._bells:

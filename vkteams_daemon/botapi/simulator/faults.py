@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+_MOST = 10**9  # of any number: seconds, bytes, events
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,9 @@ class Fault:
         """Where in a request it happens."""
         return FAULTS[self.name].stage
 
-    def fits(self, method: str, stages: tuple[str, ...]) -> bool:
-        """Whether a request of that method has it at one of these stages."""
-        if self.left == 0 or self.stage not in stages:
+    def fits(self, method: str, stage: str) -> bool:
+        """Whether a request of that method has it at this stage."""
+        if self.left == 0 or self.stage != stage:
             return False
         return method == "events/get" if self.stage == "events" else self.method in (None, method)
 
@@ -76,6 +79,27 @@ class Fault:
         return of | self.parameters
 
 
+def asked(fields: dict[str, Any]) -> Fault:
+    """The fault that is meant: `fault` is its name, then `count`, `method` and its own parameters.
+
+    Raises:
+        ValueError: an unknown fault, or a parameter that it does not have.
+    """
+    parameters = {"fault": None, "count": 1, "method": None} | fields
+    name, count, method = (parameters.pop(key) for key in ("fault", "count", "method"))
+    kind = FAULTS.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise ValueError(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
+    if count is not None and (type(count) is not int or count < 1):
+        raise ValueError("count: it is a whole number from 1 on, or null for no end")
+    if unknown := parameters.keys() - kind.defaults:
+        raise ValueError(f"{name}: it has no parameter {', '.join(sorted(unknown))}")
+    for key, value in parameters.items():
+        if not _fits(key, value, kind.defaults[key]):
+            raise ValueError(f"{name}: {key} cannot be {value!r}")
+    return Fault(name, count, method, kind.defaults | parameters)
+
+
 class Faults:
     """Those that were asked for, in that order; a request has the first that fits."""
 
@@ -83,39 +107,21 @@ class Faults:
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
 
-    def add(self, name: str, count: int | None = 1, method: str | None = None, **parameters: Any) -> None:
-        """Have this fault for the next `count` requests.
-
-        Raises:
-            ValueError: an unknown fault, or a parameter that it does not have.
-        """
-        kind = FAULTS.get(name)
-        if kind is None:
-            raise ValueError(f"there is no fault {name!r}; there are {', '.join(FAULTS)}")
-        if count is not None and (type(count) is not int or count < 1):
-            raise ValueError("count: it is a whole number from 1 on, or null for no end")
-        if unknown := parameters.keys() - kind.defaults:
-            raise ValueError(f"{name}: it has no parameter {', '.join(sorted(unknown))}")
-        for key, value in parameters.items():
-            _check(name, key, value, kind.defaults[key])
+    def add(self, faults: Iterable[Fault]) -> None:
+        """Have these too."""
         with self._lock:
-            self._faults.append(Fault(name, count, method, kind.defaults | parameters))
+            self._faults += faults
 
     def clear(self) -> None:
         """Have none."""
         with self._lock:
             self._faults.clear()
 
-    def due(self, method: str, *stages: str, names: tuple[str, ...] = ()) -> bool:
-        """Whether the next request of that method would have one."""
-        with self._lock:
-            return any(fault.fits(method, stages) and (not names or fault.name in names) for fault in self._faults)
-
-    def take(self, method: str, *stages: str, names: tuple[str, ...] = ()) -> Fault | None:
+    def take(self, method: str, stage: str, names: tuple[str, ...] = ()) -> Fault | None:
         """The fault that this request has, counted; with `names` only one of these."""
         with self._lock:
             for fault in self._faults:
-                if fault.fits(method, stages) and (not names or fault.name in names):
+                if fault.fits(method, stage) and (not names or fault.name in names):
                     fault.played += 1
                     if fault.left is not None:
                         fault.left -= 1
@@ -128,11 +134,11 @@ class Faults:
             return [fault.shown() for fault in self._faults]
 
 
-def _check(name: str, key: str, value: Any, default: Any) -> None:
+def _fits(key: str, value: Any, default: Any) -> bool:
     if isinstance(default, str):
-        fits = isinstance(value, str)
-    else:
-        fits = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-        fits = fits or (value is None and key == "retry_after")
-    if not fits:
-        raise ValueError(f"{name}: {key} cannot be {value!r}")
+        # A type goes into the head of an answer, which has no other letters.
+        return isinstance(value, str) and (key != "type" or (value.isascii() and value.isprintable()))
+    if value is None:
+        return key == "retry_after"
+    lowest, highest = (100, 999) if key == "status" else (0, _MOST)
+    return isinstance(value, int | float) and not isinstance(value, bool) and lowest <= value <= highest

@@ -6,8 +6,9 @@ import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote as urlquote
 
-from vkteams_daemon.botapi.simulator.parameters import Parameters, Refused
+from vkteams_daemon.botapi.simulator.parameters import Parameters, Refused, whole_number
 from vkteams_daemon.botapi.simulator.world import Chat, World
 
 Answer = dict[str, Any]
@@ -80,7 +81,7 @@ def get_info(world: World, given: Parameters) -> Answer:
 def get_members(world: World, given: Parameters) -> Answer:
     """Who is in a chat, page by page."""
     members = [_member(user_id, role) for user_id, role in _group(world, given).members.items()]
-    start = given.whole("cursor") if given.optional("cursor") else 0
+    start = given.count("cursor", 0)
     more = {"cursor": str(start + PAGE)} if start + PAGE < len(members) else {}
     return {"members": members[start : start + PAGE], **more}
 
@@ -125,7 +126,7 @@ def file_info(world: World, given: Parameters) -> Answer:
     kind = upload.type.partition("/")[0]
     return {
         "type": kind if kind in ("image", "video", "audio") else "file",
-        "size": len(upload.content), "filename": upload.name, "url": f"/files/{file_id}",
+        "size": len(upload.content), "filename": upload.name, "url": f"/files/{urlquote(file_id, safe='')}",
     }  # fmt: skip
 
 
@@ -135,7 +136,8 @@ def add_thread(world: World, given: Parameters) -> Answer:
     world.message(chat_id, msg_id)
     digits = int.from_bytes(hashlib.sha256(f"{chat_id} {msg_id}".encode()).digest()[:4], "big")
     thread = world.chat(f"{digits}@chat.agent", "group")
-    thread.topic = {"chatId": chat_id, "messageId": int(msg_id) if msg_id.isdigit() else msg_id, "type": "message"}
+    number = whole_number(msg_id)
+    thread.topic = {"chatId": chat_id, "messageId": msg_id if number is None else number, "type": "message"}
     return {"threadId": thread.chat_id}
 
 
@@ -181,14 +183,23 @@ def _quotes(world: World, given: Parameters, chat_id: str) -> list[dict[str, Any
         raise Refused("Bad request: forwardChatId and forwardMsgId go together")
     if forwards and replies:
         raise Refused("Bad request: a message is a reply or a forward")
-    quoted = [("reply", quote(world.message(chat_id, msg_id))) for msg_id in replies]
-    quoted += [("forward", quote(world.message(source or "", msg_id))) for msg_id in forwards]
-    return [{"type": kind, "payload": {"message": message}} for kind, message in quoted]
+    quoted = [quote("reply", world.message(chat_id, msg_id)) for msg_id in replies]
+    return quoted + [quote("forward", world.message(source or "", msg_id)) for msg_id in forwards]
 
 
-def quote(message: dict[str, Any]) -> dict[str, Any]:
-    """A message as a reply or a forward shows it."""
-    return {key: message[key] for key in ("msgId", "from", "text", "timestamp", "parts") if key in message}
+def quote(kind: str, message: dict[str, Any]) -> dict[str, Any]:
+    """The part that shows a message as replied to, or as forwarded."""
+    shown = {key: message[key] for key in ("msgId", "from", "text", "timestamp", "parts") if key in message}
+    if isinstance(shown.get("parts"), list):
+        # What it quotes itself is not shown again: each reply of a chain would hold all those before it.
+        shown["parts"] = [part for part in shown["parts"] if not _is_quote(part)]
+    if not shown.get("parts"):
+        shown.pop("parts", None)
+    return {"type": kind, "payload": {"message": shown}}
+
+
+def _is_quote(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in ("reply", "forward")
 
 
 def _file(world: World, given: Parameters) -> str:

@@ -55,10 +55,21 @@ class Parameters:
         Raises:
             Refused: it is missing, or is none.
         """
-        text = self.text(name)
-        if not text.removeprefix("-").isascii() or not text.removeprefix("-").isdigit() or len(text) > 40:
+        number = whole_number(self.text(name))
+        if number is None:
             raise Refused(f"Bad request: {name} is not a whole number")
-        return int(text)
+        return number
+
+    def count(self, name: str, default: int) -> int:
+        """A whole number from 0 on, or `default` where there is none.
+
+        Raises:
+            Refused: it is no such number.
+        """
+        number = self.whole(name) if self.optional(name) else default
+        if number < 0:
+            raise Refused(f"Bad request: {name} is below zero")
+        return number
 
     def seconds(self, name: str) -> float:
         """A time span.
@@ -95,6 +106,12 @@ class Parameters:
         """What the log keeps: everything but the token and the files' contents."""
         values = {name: many if len(many) > 1 else many[0] for name, many in self.values.items() if name != "token"}
         return values | {name: f"{upload.name}, {len(upload.content)} bytes" for name, upload in self.files.items()}
+
+
+def whole_number(text: str) -> int | None:
+    """The number that a text is, None where it is none or longer than any that is meant."""
+    digits = text.removeprefix("-")
+    return int(text) if digits.isascii() and digits.isdigit() and len(text) <= 40 else None
 
 
 def read(query: str, content_type: str, body: bytes) -> Parameters:
@@ -136,7 +153,10 @@ def _parts(body: bytes, boundary: str) -> list[tuple[email.message.Message, str,
             raise Refused("Bad request: the multipart body cannot be read")
         disposition = email.message.Message()
         disposition["Content-Disposition"] = headers["content-disposition"]
-        parts.append((disposition, headers.get("content-type", "application/octet-stream"), content))
+        kind = headers.get("content-type", "")
+        # The file is fetched with this type in the head of the answer, which has no other letters.
+        kind = kind if kind.isascii() and kind.isprintable() else ""
+        parts.append((disposition, kind or "application/octet-stream", content))
     return parts
 
 

@@ -21,20 +21,22 @@ def said(world: World, body: dict[str, Any]) -> Draft:
     """The event of what is said.
 
     Args:
-        world: what is known; it learns nothing here.
+        world: what is known; it learns of the chat and the person, unless it is refused.
         body: as POST /simulator/messages takes it; with a msgId that message is edited.
 
     Raises:
         Refused: something is missing, unknown or of the wrong type.
     """
     _check(body)
+    quotes = _quotes(world, body)
+    edited = world.message(body["chatId"], body["msgId"]) if body.get("msgId") else None
+    # Nothing is refused from here on.
     chat = world.chat(body["chatId"], body.get("chatType", ""), body.get("title", ""))
     person = world.user(body["userId"], **{key: body.get(key) for key in ("firstName", "lastName", "nick")})
     now = int(time.time())
     payload: dict[str, Any] = {"msgId": body.get("msgId"), "chat": chat.shown(), "from": dict(person)}
-    if body.get("msgId"):
-        first = world.message(chat.chat_id, body["msgId"])
-        payload |= {"timestamp": first.get("timestamp", now), "editedTimestamp": now}
+    if edited is not None:
+        payload |= {"timestamp": edited.get("timestamp", now), "editedTimestamp": now}
     else:
         payload |= {"msgId": world.new_msg_id(), "timestamp": now}
     if chat.topic:
@@ -43,9 +45,9 @@ def said(world: World, body: dict[str, Any]) -> Draft:
         payload["text"] = body["text"]
     if body.get("format"):
         payload["format"] = body["format"]
-    if parts := [*body.get("parts", ()), *_quotes(world, body)]:
+    if parts := [*body.get("parts", ()), *quotes]:
         payload["parts"] = parts
-    return Draft("editedMessage" if body.get("msgId") else "newMessage", payload)
+    return Draft("newMessage" if edited is None else "editedMessage", payload)
 
 
 def _check(body: dict[str, Any]) -> None:
@@ -64,7 +66,7 @@ def _check(body: dict[str, Any]) -> None:
 def _quotes(world: World, body: dict[str, Any]) -> list[dict[str, Any]]:
     quoted = []
     if reply := body.get("replyMsgId"):
-        quoted.append(("reply", world.message(body["chatId"], reply)))
+        quoted.append(quote("reply", world.message(body["chatId"], reply)))
     if forward := body.get("forwardMsgId"):
-        quoted.append(("forward", world.message(body.get("forwardChatId") or body["chatId"], forward)))
-    return [{"type": kind, "payload": {"message": quote(message)}} for kind, message in quoted]
+        quoted.append(quote("forward", world.message(body.get("forwardChatId") or body["chatId"], forward)))
+    return quoted

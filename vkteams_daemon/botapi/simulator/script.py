@@ -80,6 +80,11 @@ def _quoted(parts: Any) -> Iterator[dict[str, Any]]:
                 yield message
 
 
+def _chat_of(message: dict[str, Any]) -> str | None:
+    chat = message.get("chat")
+    return str(chat.get("chatId")) if isinstance(chat, dict) else None
+
+
 class Telling:
     """One telling of a script after another: the first has the script's own ids, each later one fresh ones.
 
@@ -92,7 +97,7 @@ class Telling:
         self.lines = lines
         self._new_msg_id = new_msg_id
         self._round = 1
-        self._said: dict[str, dict[str, Any]] = {}
+        self._said: dict[tuple[str | None, str], dict[str, Any]] = {}  # by chat and msgId; of None by msgId alone
         self._renamed: dict[str, str] = {}
 
     def start_over(self) -> None:
@@ -105,26 +110,36 @@ class Telling:
         """The line as an event of this moment."""
         payload = copy.deepcopy(line.payload) if self._round == 1 else self._fresh(line.payload)
         at = int(time.time() - line.ago)
-        said = self._said.get(str(payload.get("msgId")), {})
+        said = self._find(payload, _chat_of(payload))
         if line.type == "newMessage" and said:
             payload.setdefault("timestamp", said["timestamp"])
             payload.setdefault("editedTimestamp", at)
         elif line.type == "newMessage":
             payload.setdefault("timestamp", at)
-            self._said[str(payload.get("msgId"))] = payload
+            self._keep(payload)
         elif line.type in _OF_A_MESSAGE:
             payload.setdefault("timestamp", said.get("timestamp", at))
             if line.type == "editedMessage":
                 payload.setdefault("editedTimestamp", at)
-                self._said[str(payload.get("msgId"))] = said | payload
+                self._keep(said | payload)
         elif line.type == "callbackQuery" and isinstance(payload.get("message"), dict):
-            self._complete(payload["message"], at)
+            self._complete(payload["message"], _chat_of(payload["message"]), at)
         for message in _quoted(payload.get("parts")):
-            self._complete(message, at)
+            self._complete(message, _chat_of(payload), at)
         return Draft(line.type, payload)
 
-    def _complete(self, message: dict[str, Any], at: int) -> None:
-        said = self._said.get(str(message.get("msgId")), {})
+    def _find(self, message: dict[str, Any], chat_id: str | None) -> dict[str, Any]:
+        """What was said in that chat under the message's id; empty where nothing was."""
+        return self._said.get((chat_id, str(message.get("msgId"))), {})
+
+    def _keep(self, payload: dict[str, Any]) -> None:
+        # Without an id it is no other's edit, ghost or quote; in two chats one id is two messages.
+        if (msg_id := payload.get("msgId")) is not None:
+            self._said[_chat_of(payload), str(msg_id)] = self._said[None, str(msg_id)] = payload
+
+    def _complete(self, message: dict[str, Any], chat_id: str | None, at: int) -> None:
+        # A forward, and whatever names no chat, may be of a message of any other chat.
+        said = self._find(message, chat_id) or self._find(message, None)
         for key in ("from", "text", "timestamp"):
             if key in said:
                 message.setdefault(key, said[key])
@@ -137,7 +152,7 @@ class Telling:
         if isinstance(value, list):
             return [self._fresh(entry) for entry in value]
         if key in ("msgId", "messageId") and isinstance(value, str | int):
-            fresh = self._renamed.setdefault(str(value), "") or self._new_msg_id()
-            self._renamed[str(value)] = fresh
-            return type(value)(fresh)
+            if str(value) not in self._renamed:
+                self._renamed[str(value)] = self._new_msg_id()
+            return type(value)(self._renamed[str(value)])
         return f"{value}-{self._round}" if key == "queryId" else value

@@ -11,12 +11,12 @@ import struct
 import threading
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from vkteams_daemon.botapi.simulator import api, control
 from vkteams_daemon.botapi.simulator.answer import Answer, page, refused
 from vkteams_daemon.botapi.simulator.events import Gone
-from vkteams_daemon.botapi.simulator.parameters import Refused, read
+from vkteams_daemon.botapi.simulator.parameters import Refused, read, whole_number
 from vkteams_daemon.errors import CannotCreate
 
 if TYPE_CHECKING:
@@ -105,24 +105,22 @@ class Exchange(http.server.BaseHTTPRequestHandler):
         """The log is the simulator's own."""
 
     def _exchange(self) -> None:
-        length = self.headers.get("Content-Length", "0")
-        if (
-            not length.isascii()
-            or not length.isdigit()
-            or int(length) > _LARGEST
-            or self.headers.get("Transfer-Encoding")
-        ):
+        length = whole_number(self.headers.get("Content-Length", "0"))
+        if length is None or not 0 <= length <= _LARGEST or self.headers.get("Transfer-Encoding"):
             self.close_connection = True
             self._send(page(HTTPStatus.LENGTH_REQUIRED))
             return
-        body = self.rfile.read(int(length))
+        body = self.rfile.read(length)
         self._send(self._answer(body))
 
     def _answer(self, body: bytes) -> Answer:
         simulator = self.server.simulator
-        target = urlsplit(self.path)
+        try:
+            target = urlsplit(self.path)
+        except ValueError:
+            return page(HTTPStatus.BAD_REQUEST)
         steering = target.path == "/simulator" or target.path.startswith("/simulator/")
-        if steering and not ipaddress.ip_address(self.client_address[0].partition("%")[0]).is_loopback:
+        if steering and not _is_here(self.client_address[0]):
             return refused("only from this machine", HTTPStatus.FORBIDDEN)
         try:
             content_type = "" if steering else self.headers.get("Content-Type", "")
@@ -134,7 +132,7 @@ class Exchange(http.server.BaseHTTPRequestHandler):
         method = target.path.removeprefix(_BASE)
         if self.command in ("GET", "POST") and target.path.startswith(_BASE) and api.known(method):
             return api.answer(simulator, method, given, self.connection)
-        upload = simulator.world.files.get(target.path.removeprefix("/files/"))
+        upload = simulator.world.files.get(unquote(target.path.removeprefix("/files/")))
         return Answer(body=upload.content, type=upload.type) if upload else page(HTTPStatus.NOT_FOUND)
 
     def _send(self, answer: Answer) -> None:
@@ -164,3 +162,10 @@ class Exchange(http.server.BaseHTTPRequestHandler):
             # Closing with a linger time of zero sends RST in place of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
+
+
+def _is_here(address: str) -> bool:
+    """Whether a client of that address is on this machine."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    # Where IPv6 is listened on, 127.0.0.1 comes as ::ffff:127.0.0.1, which Python takes for an address from elsewhere.
+    return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback

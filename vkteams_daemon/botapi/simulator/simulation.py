@@ -11,12 +11,13 @@ from typing import Any, Self
 
 from vkteams_daemon.botapi.simulator.api import known
 from vkteams_daemon.botapi.simulator.events import Draft, Entry, Event, EventLog
-from vkteams_daemon.botapi.simulator.faults import Fault, Faults
+from vkteams_daemon.botapi.simulator.faults import Fault, Faults, asked
 from vkteams_daemon.botapi.simulator.saying import said
 from vkteams_daemon.botapi.simulator.script import Line, Telling, read_script
 from vkteams_daemon.botapi.simulator.server import Server
 from vkteams_daemon.botapi.simulator.traits import Traits
 from vkteams_daemon.botapi.simulator.world import World
+from vkteams_daemon.errors import UsageError
 
 TOKEN = "001.0123456789.9876543210:1000000001"
 
@@ -107,7 +108,14 @@ class Simulator:
         Raises:
             Refused: something is missing, unknown or of the wrong type.
         """
-        body = {"chatId": chat_id, "userId": user_id, **({} if text is None else {"text": text}), **more}
+        return self.speak({"chatId": chat_id, "userId": user_id, **({} if text is None else {"text": text}), **more})
+
+    def speak(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A person says what POST /simulator/messages takes; the event.
+
+        Raises:
+            Refused: something is missing, unknown or of the wrong type.
+        """
         with self.world.lock:
             draft = said(self.world, body)
             (event,) = self.issue([draft])
@@ -126,9 +134,12 @@ class Simulator:
         """Issue events, all of them before any poll is answered."""
         if self.traits.ghosts:
             drafts = [ghost for draft in drafts for ghost in _with_ghost(draft)]
-        for draft in drafts:
-            self.world.learn(draft.type, draft.payload)
-        return self.events.issue(drafts)
+        # Whoever asks about an event waits until the world knows of it; one that cannot be issued it never learns of.
+        with self.world.lock:
+            events = self.events.issue(drafts)
+            for draft in drafts:
+                self.world.learn(draft.type, draft.payload)
+        return events
 
     def log(self, since: int = 0) -> list[Entry]:
         """What happened after entry number `since`."""
@@ -144,9 +155,19 @@ class Simulator:
         Raises:
             ValueError: an unknown fault, method or parameter.
         """
-        if method is not None and not known(method):
-            raise ValueError(f"method: the Bot API has no {method!r}")
-        self.fault_list.add(name, count, method, **parameters)
+        self.add_faults([{"fault": name, "count": count, "method": method, **parameters}])
+
+    def add_faults(self, bodies: Sequence[dict[str, Any]]) -> None:
+        """Have these faults, each as POST /simulator/faults takes it, or none of them where one is wrong.
+
+        Raises:
+            ValueError: an unknown fault, method or parameter.
+        """
+        faults = [asked(body) for body in bodies]
+        for fault in faults:
+            if fault.method is not None and not (isinstance(fault.method, str) and known(fault.method)):
+                raise ValueError(f"method: the Bot API has no {fault.method!r}")
+        self.fault_list.add(faults)
         self.events.wake()
 
     def clear_faults(self) -> None:
@@ -155,7 +176,7 @@ class Simulator:
 
     def take_fault(self, method: str, stage: str, names: tuple[str, ...] = ()) -> Fault | None:
         """The fault that this request has at that stage, counted and written down."""
-        fault = self.fault_list.take(method, stage, names=names)
+        fault = self.fault_list.take(method, stage, names)
         if fault:
             self.events.note("fault", fault=fault.name, method=method)
         return fault
@@ -168,11 +189,15 @@ class Simulator:
         """Issue a script's events: all at once, or in the background `rate` a second, with `loop` again and again.
 
         Raises:
-            UsageError: the script cannot be read, or `loop` without a rate.
+            UsageError: the script cannot be read, `loop` without a rate, or a rate that is not above zero.
         """
+        if loop and rate is None:
+            raise UsageError("a script that is told again and again needs a rate")
+        if rate is not None and not rate > 0:
+            raise UsageError(f"{rate} is not a number of events a second")
         lines = read_script(script) if isinstance(script, Path) else script
         telling = Telling(lines, self.world.new_msg_id)
-        if rate is None:
+        if rate is None or not lines:  # a player of no lines would have no moment in which it sees the end
             self.issue([telling.draft(line) for line in lines])
             return
         player = threading.Thread(target=self._play, args=(telling, rate, loop), name="script", daemon=True)

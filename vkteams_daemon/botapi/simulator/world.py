@@ -68,6 +68,7 @@ class World:
                 if kind == "private":
                     self.user(chat_id)
                     self.join(known, chat_id)
+            known.type = kind or known.type
             known.title = title or known.title
             return known
 
