@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("file", nargs="?", type=Path, metavar="TEXTS.jsonl.gz")
     parser.add_argument("--source", default="all-MiniLM-L6-v2", metavar="NAME|DIR|WHEEL")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="of ours and of the bare loop")
-    parser.add_argument("--texts", type=int, default=5000, metavar="N")
+    parser.add_argument("--texts", type=int, default=12_000, metavar="N")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     options = parser.parse_args()
