@@ -145,3 +145,15 @@ def tiny_int8_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the same model in int8; for reading only."""
     models = tmp_path_factory.mktemp("models-int8")
     return install_tiny(models, tmp_path_factory.mktemp("encoder"), precision="int8").directory
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small encoder to install from."""
+    return write_encoder(tmp_path_factory.mktemp("source") / NAME)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where models are installed."""
+    return tmp_path / "models"

@@ -22,16 +22,6 @@ from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused, UsageE
 COMMIT = "5" * 40
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_encoder(tmp_path_factory.mktemp("source") / NAME)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "models"
-
-
 def entry(encoder: Path, wheel: Wheel | None = None) -> Entry:
     """A catalogue entry for the small encoder."""
     files = {name: manifest.sha256(encoder / name) for name in ("config.json", "tokenizer.json", "model.safetensors")}

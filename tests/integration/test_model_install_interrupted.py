@@ -13,21 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.models import NAME, left, write_encoder
+from tests.harness.models import NAME, left
 from tests.harness.waiting import until
 from vkteams_daemon.embedding import catalogue, manifest
 from vkteams_daemon.errors import CannotCreate
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_encoder(tmp_path_factory.mktemp("source") / NAME)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "models"
-
 
 _SLOW_INSTALL = """
 import sys, time

@@ -8,20 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.models import NAME, left, write_encoder
+from tests.harness.models import left
 from tests.harness.wheels import write_wheel
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.errors import ModelRefused
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_encoder(tmp_path_factory.mktemp("source") / NAME)
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "models"
 
 
 def test_a_wheel_that_carries_a_model(encoder: Path, home: Path, tmp_path: Path) -> None:
