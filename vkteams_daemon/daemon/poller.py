@@ -206,8 +206,8 @@ class Poller:
             stored = self._work.submit(sink.store, part.events).result()
         except DatabaseSlow:
             self._held = held.halved()
-            if self._held.most != held.most:
-                log.warning("%d events go into the database %d at a time now", len(held.events), self._held.most)
+            if (fewer := len(self._held.part().events)) < len(part.events):
+                log.warning("%d events go into the database %d at a time now", len(held.events), fewer)
             raise
         self._held = held.after(part)
         self._count(part, stored, sink.cursor)
