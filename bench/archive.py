@@ -19,7 +19,7 @@ from pathlib import Path
 
 from vkteams_daemon.botapi.events import Event, read
 from vkteams_daemon.config import Config
-from vkteams_daemon.embedding import samples
+from vkteams_daemon.embedding.install import samples
 from vkteams_daemon.options import Daemon
 from vkteams_daemon.store.database import Database
 

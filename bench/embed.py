@@ -23,17 +23,17 @@ from statistics import median
 from bench import archive
 from bench.archive import Best, Cost, Meter
 from bench.model import ARRIVAL, in_order, one_thread, several_threads, sorted_by_length
-from vkteams_daemon.daemon import collector
-from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.daemon.process.daemon_process import relax_gc
+from vkteams_daemon.daemon.workers.worker import Worker
+from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
+from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import Chunk, Model
-from vkteams_daemon.embedding.tally import Tally
-from vkteams_daemon.embedding.worker import Worker
 from vkteams_daemon.options import Embedding
 from vkteams_daemon.store import models
 from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.models import StoredModel
-from vkteams_daemon.store.writing import Writer
 
 BUDGETS = (512, 768, 1024)  # of the bare loop; which is best is tried beforehand
 RIVAL_SHARE = 5  # the rival gets every fifth text only: it is slow
@@ -71,7 +71,7 @@ class Run:
 
     def embed(self) -> None:
         """Work the queue off, as the daemon's threads do."""
-        options, tally, stop = Embedding(), Tally(), threading.Event()
+        options, tally, stop = Embedding(), WorkerStats(), threading.Event()
 
         def work(number: int) -> None:
             worker = Worker(
@@ -131,7 +131,7 @@ def measure(
     with archive.database(directory) as database:
         run, meter = Run(database, model, threads), Meter(directory)
         run.fill(texts)
-        collector.look_seldom()
+        relax_gc()
         for _ in range(rounds):
             best.note("rival", meter.cost(lambda: rival(chunks[::RIVAL_SHARE])) * RIVAL_SHARE)
             before = bare()
@@ -177,7 +177,7 @@ def main() -> None:
     options = parser.parse_args()
     with archive.place() as directory:
         infos = {
-            precision: catalogue.install(options.source, directory / precision, precision=precision)
+            precision: installer.install(options.source, directory / precision, precision=precision)
             for precision in ("fp32", "int8")
         }
         texts = archive.read_texts(options.file, options.texts)

@@ -28,10 +28,11 @@ from psycopg.types.json import Jsonb
 from bench import archive
 from bench.archive import Best, Meter
 from vkteams_daemon.botapi.events import Event, read
-from vkteams_daemon.daemon import collector
+from vkteams_daemon.daemon.process.daemon_process import relax_gc
 from vkteams_daemon.store import models
-from vkteams_daemon.store.database import Connection, Database
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.ingest.writer import Writer
 
 BOT = "1000000001"
 THREADS = 10
@@ -207,7 +208,7 @@ def measure(database: Database, texts: Sequence[str], batch: int, rounds: int, m
         "reading the answers alone": lambda: contextlib.nullcontext(lambda: _read(bodies)),
     }
     _, one_by_one, values, encoded, _ = ways
-    collector.look_seldom()  # as in the daemon; and none of the ways suffers from what the others have in memory
+    relax_gc()  # as in the daemon; and none of the ways suffers from what the others have in memory
     best = Best()
     for _ in range(rounds):
         for name, way in ways.items():

@@ -21,7 +21,8 @@ from pathlib import Path
 import onnxruntime
 
 from bench.archive import read_texts
-from vkteams_daemon.embedding import catalogue, manifest
+from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches, load_session, load_tokenizer
 
@@ -134,7 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         infos = [
-            catalogue.install(options.source, Path(work, precision), precision=precision)
+            installer.install(options.source, Path(work, precision), precision=precision)
             for precision in ("fp32", "int8")
         ]
         for info in infos:

@@ -28,17 +28,19 @@ from pathlib import Path
 
 from vkteams_daemon.botapi import events
 from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.workers.worker import Worker
+from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.model import Model
-from vkteams_daemon.embedding.tally import Tally
-from vkteams_daemon.embedding.worker import Worker
 from vkteams_daemon.options import Daemon, Embedding
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.asking import Mode
-from vkteams_daemon.search.hit import Hit
-from vkteams_daemon.store import models, words
+from vkteams_daemon.search.question import Mode
+from vkteams_daemon.search.results import Hit
+from vkteams_daemon.store import models
+from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.database import Database
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store.ingest.writer import Writer
 
 TOP = 10
 _BATCH = 2000
@@ -48,7 +50,7 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ArchivedMessage:
     """One message of the data."""
 
     chat: str
@@ -67,11 +69,11 @@ class Said:
 class Question:
     """A question and the keys of the messages that it should find."""
 
-    said: Said
+    said: ArchivedMessage
     relevant: frozenset[Key]
 
 
-def read(data: Path, part: str, chats: int | None) -> tuple[list[Said], list[Question]]:
+def read(data: Path, part: str, chats: int | None) -> tuple[list[ArchivedMessage], list[Question]]:
     """The messages, and one question for each conversation that has one.
 
     Args:
@@ -80,7 +82,7 @@ def read(data: Path, part: str, chats: int | None) -> tuple[list[Said], list[Que
         chats: only the first so many chats.
     """
     with gzip.open(data / f"ubuntu-irc-{part}.jsonl.gz", "rt", encoding="utf-8") as lines:
-        messages = [Said(**json.loads(line)) for line in lines]
+        messages = [ArchivedMessage(**json.loads(line)) for line in lines]
     kept = set(list(dict.fromkeys(said.chat for said in messages))[:chats])
     messages = [said for said in messages if said.chat in kept]
     by_place = {(said.chat, said.n): said for said in messages}
@@ -119,11 +121,11 @@ def configuration(directory: Path, part: str, chats: int | None, model: str) -> 
         embedding=Embedding(model=model, models_dir=str(directory / "models")),
     )
     if model not in [installed.name for installed in catalogue.installed(config.models_dir)]:
-        catalogue.install(model, config.models_dir)
+        installer.install(model, config.models_dir)
     return config
 
 
-def fill(config: Config, messages: Sequence[Said]) -> None:
+def fill(config: Config, messages: Sequence[ArchivedMessage]) -> None:
     """Write what the archive lacks of these messages, and embed it; takes minutes the first time."""
     database = Database(config)
     database.open()
@@ -141,7 +143,7 @@ def fill(config: Config, messages: Sequence[Said]) -> None:
         database.close()
 
 
-def _event(number: int, said: Said) -> dict[str, object]:
+def _event(number: int, said: ArchivedMessage) -> dict[str, object]:
     chat_id, msg_id = said.key
     return {
         "eventId": number,
@@ -164,7 +166,7 @@ def embed(config: Config, database: Database, workers: int = 2) -> None:
         models.enqueue_missing(connection, stored.model_id)
 
     def work(_: int) -> None:
-        worker = Worker(database, lambda _: model, Tally(), keeper=False)
+        worker = Worker(database, lambda _: model, WorkerStats(), keeper=False)
         while worker.round():
             pass
 
@@ -172,7 +174,7 @@ def embed(config: Config, database: Database, workers: int = 2) -> None:
         list(pool.map(work, range(workers)))
     with database.connect() as connection:
         models.ensure_index(connection, stored, "message")
-        words.count(connection)
+        word_counts.count(connection)
         connection.execute("VACUUM ANALYZE")
 
 

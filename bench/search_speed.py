@@ -18,13 +18,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.relevance import TOP, Question, Said, configuration, fill, percentile, read
+from bench.relevance import TOP, ArchivedMessage, Question, configuration, fill, percentile, read
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.asking import MODES, Mode
-from vkteams_daemon.store.database import Connection, Database
+from vkteams_daemon.search.question import MODES, Mode
+from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.models import active_model
 
 
@@ -36,7 +37,7 @@ class Cost:
     processor: float
 
 
-def queries(messages: Sequence[Said], count: int) -> list[str]:
+def queries(messages: Sequence[ArchivedMessage], count: int) -> list[str]:
     """Two or three words of a message each; words of four letters and more, so that few are stop words."""
     chosen = random.Random(1)
     found: list[str] = []

@@ -23,9 +23,9 @@ import numpy as np
 
 from bench import archive
 from bench.start import Daemon, running, show
-from vkteams_daemon.botapi.simulator import Simulator
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Daemon as Options
+from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.store.database import Database
 
 _CHATS = ("681869378@chat.agent", "681869379@chat.agent", "anna@corp.example")

@@ -20,10 +20,10 @@ from pathlib import Path
 from statistics import median
 
 from bench import archive
-from vkteams_daemon.botapi.simulator import TOKEN, Simulator
 from vkteams_daemon.daemon import status as status_file
 from vkteams_daemon.daemon.status import Status
-from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.embedding.install import installer
+from vkteams_daemon.simulator import TOKEN, Simulator
 
 _BIN = Path(__file__).parents[1] / "bin"
 _STARTS, _ASKED = 5, 10
@@ -72,7 +72,7 @@ class Daemon:
 @contextmanager
 def running(directory: Path, source: str) -> Iterator[tuple[Daemon, Simulator]]:
     """A daemon that has been started once, with an int8 model; stopped at the end."""
-    catalogue.install(source, directory / "state" / "models", precision="int8")
+    installer.install(source, directory / "state" / "models", precision="int8")
     with Simulator() as simulator:
         daemon = Daemon(directory, simulator.url)
         daemon.run("vkteamsd")

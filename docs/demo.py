@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vkteams_daemon import config as configuration
-from vkteams_daemon.daemon.condition import look
+from vkteams_daemon.daemon.health import probe
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.search.archive import Archive
 
@@ -130,7 +130,7 @@ def _wait(events: int) -> None:
             # What is nowhere in the queue is embedded: stickers and deleted messages need no vector.
             with_vector = max((model.messages for model in found.models), default=0)
             bars.update(embedded, completed=with_vector, total=with_vector + found.queued or None)
-            daemon = look(config).status
+            daemon = probe(config).status
             if found.events >= events and with_vector and daemon and daemon.embedding.queued == found.queued == 0:
                 break
             if time.monotonic() - began > PATIENCE:

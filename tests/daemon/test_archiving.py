@@ -15,8 +15,8 @@ from pathlib import Path
 from tests.harness.daemon import DaemonProcess
 from tests.harness.oracle import BOT, Oracle
 from tests.harness.waiting import until
-from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.botapi.simulator.events import Draft
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.simulator.event_log import Draft
 
 Make = Callable[..., DaemonProcess]
 
@@ -115,7 +115,7 @@ def test_no_save_prints_and_stores_nothing(vkteamsd: Make, simulator: Simulator)
         _, log = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "nothing is stored" in log
-        assert "INFO daemon.life: ready" in log
+        assert "INFO daemon.process.daemon_process: ready" in log
     finally:
         process.kill()
         process.communicate()

@@ -17,9 +17,9 @@ import pytest
 
 from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.waiting import until
-from vkteams_daemon.ctl import daemon as room
-from vkteams_daemon.ctl import starter
-from vkteams_daemon.daemon.holder import Holder, holder
+from vkteams_daemon.ctl.commands.daemon import command as room
+from vkteams_daemon.ctl.commands.daemon import starter
+from vkteams_daemon.daemon.process.holder import Holder, holder
 from vkteams_daemon.options import Config, Daemon
 
 Make = Callable[..., DaemonProcess]

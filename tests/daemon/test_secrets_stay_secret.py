@@ -12,8 +12,8 @@ import pytest
 from tests.harness.daemon import TOKEN, DaemonProcess
 from tests.harness.oracle import Oracle
 from tests.harness.waiting import until
-from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.botapi.simulator.faults import FAULTS
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.simulator.faults import FAULTS
 
 Make = Callable[..., DaemonProcess]
 PASSWORD = "hunter-2-p@ss"

@@ -22,11 +22,11 @@ from tests.harness.simulator import wait_polled
 from tests.harness.temporary import servers
 from tests.harness.traffic import talk
 from tests.harness.waiting import until
-from vkteams_daemon.botapi.simulator import Simulator
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.service import Service
 from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.errors import ConfigError, DatabaseUnavailable
+from vkteams_daemon.simulator import Simulator
 
 Make = Callable[..., DaemonProcess]
 SOON = {"daemon.start_timeout": 3.0, "api.connect_timeout": 1.0, "api.read_margin": 1.0, "database.connect_timeout": 1}
@@ -226,7 +226,7 @@ def test_workers_that_start_degraded_go_on_trying_whatever_comes(
         until(lambda: (status.database.state, status.database.last_error) == ("ok", None), 20, "an open database")
     finally:
         service.stop()
-    said = [record.getMessage() for record in caplog.records if record.name == "vkteams_daemon.daemon.opening"]
+    said = [record.getMessage() for record in caplog.records if record.name == "vkteams_daemon.daemon.opener"]
     assert said[:4] == [str(down), str(refused), str(down), "the database answers"]
 
 

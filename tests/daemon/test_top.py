@@ -18,7 +18,7 @@ import pytest
 
 from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.waiting import until
-from vkteams_daemon.ctl.top import Rates
+from vkteams_daemon.ctl.commands.daemon.top import Rates
 from vkteams_daemon.daemon.status import Status
 
 Make = Callable[..., DaemonProcess]

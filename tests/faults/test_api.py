@@ -12,8 +12,8 @@ from tests.harness.oracle import Oracle
 from tests.harness.simulator import wait_polled
 from tests.harness.traffic import Traffic, talk
 from tests.harness.waiting import until
-from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.botapi.simulator.faults import FAULTS
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.simulator.faults import FAULTS
 
 Make = Callable[..., DaemonProcess]
 OPTIONS = {"api.backoff_max": 2.0, "api.poll_time": 2, "api.read_margin": 2.0, "api.connect_timeout": 2.0}
@@ -71,7 +71,7 @@ def test_a_revoked_token_is_loud_and_not_tried_in_a_hot_loop(
     before = len(simulator.log())
     simulator.faults("revoked", None)
     until(lambda: (s := daemon.status()) and s.api.state == "unauthorized", 20, "state unauthorized")
-    assert "ERROR daemon.poller: the Bot API fails: the Bot API refused the token" in daemon.log_text()
+    assert "ERROR daemon.polling.poller: the Bot API fails: the Bot API refused the token" in daemon.log_text()
     until(lambda: (s := daemon.status()) and s.api.consecutive_failures >= 3, 60, "three failures")
     asked = sum(entry.kind in ("poll", "fault", "call") for entry in simulator.log()[before:])
     assert asked <= 2 * 4, "one request a back-off (and its line of the log)"

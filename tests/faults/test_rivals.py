@@ -14,7 +14,7 @@ from tests.harness.oracle import Oracle
 from tests.harness.simulator import wait_acknowledged, wait_polled
 from tests.harness.traffic import Traffic, talk
 from tests.harness.waiting import until
-from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.simulator import Simulator
 
 Make = Callable[..., DaemonProcess]
 

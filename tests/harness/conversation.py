@@ -6,13 +6,13 @@ import json
 from datetime import UTC, datetime
 
 from vkteams_daemon.botapi.events import Event, read
-from vkteams_daemon.botapi.simulator.script import CONVERSATION, Telling, read_script
+from vkteams_daemon.simulator.script import CONVERSATION, ScriptPlayer, read_script
 
 
 def all_events() -> list[Event]:
     """Every event of it, numbered from 1, as an answer to events/get brings it."""
     script = read_script(CONVERSATION)
-    telling = Telling(script, new_msg_id=lambda: "")  # the first telling has the script's own ids
+    telling = ScriptPlayer(script, new_msg_id=lambda: "")  # the first telling has the script's own ids
     drafts = [telling.draft(line) for line in script]
     events = [{"eventId": n, "type": draft.type, "payload": draft.payload} for n, draft in enumerate(drafts, 1)]
     return read(json.dumps({"events": events}).encode(), datetime.now(UTC))

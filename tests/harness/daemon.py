@@ -21,7 +21,7 @@ import pytest
 
 from tests.harness.waiting import until
 from vkteams_daemon.daemon import status as status_file
-from vkteams_daemon.daemon.holder import holder
+from vkteams_daemon.daemon.process.holder import holder
 from vkteams_daemon.daemon.status import Status
 
 ROOT = Path(__file__).parents[2]

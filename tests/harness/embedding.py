@@ -19,14 +19,15 @@ import pytest
 
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.workers.worker import Worker
+from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import Chunk, Model, Vectors
-from vkteams_daemon.embedding.tally import Tally
-from vkteams_daemon.embedding.worker import Worker
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store import models
-from vkteams_daemon.store.database import Connection, Database
+from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.models import StoredModel
-from vkteams_daemon.store.writing import Writer
 
 _ROOT = Path(__file__).parents[2]
 ROOM = "681869378@chat.agent"
@@ -69,13 +70,13 @@ class Chat:
         with self.database.connection() as connection:
             return models.register(connection, model.name, model.fingerprint, model.dims)
 
-    def worker(self, model: Model, tally: Tally | None = None, **settings: Any) -> Worker:
+    def worker(self, model: Model, tally: WorkerStats | None = None, **settings: Any) -> Worker:
         """A worker with that model."""
-        return Worker(self.database, lambda _: model, tally or Tally(), **settings)
+        return Worker(self.database, lambda _: model, tally or WorkerStats(), **settings)
 
-    def embed(self, model: Model, **settings: Any) -> Tally:
+    def embed(self, model: Model, **settings: Any) -> WorkerStats:
         """Work off everything that is due and settle; what was done."""
-        tally = Tally()
+        tally = WorkerStats()
         worker = self.worker(model, tally, **settings)
         while worker.round() or worker.keep(idle=True):
             pass

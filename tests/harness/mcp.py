@@ -29,13 +29,13 @@ from tests.harness.daemon import ROOT
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.workers.worker import Worker
+from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import Model
-from vkteams_daemon.embedding.tally import Tally
-from vkteams_daemon.embedding.worker import Worker
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store import models
 from vkteams_daemon.store.database import Database
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store.ingest.writer import Writer
 
 T = TypeVar("T")
 SCRIPT = ROOT / "bin" / "vkteamsctl"
@@ -126,7 +126,7 @@ def embedded(url: str, model_dir: Path) -> None:
     with Database(Config(database=DatabaseOptions(url=url))) as database:
         with database.connection() as connection:
             models.register(connection, model.name, model.fingerprint, model.dims)
-        worker = Worker(database, lambda _: model, Tally())
+        worker = Worker(database, lambda _: model, WorkerStats())
         while worker.round() or worker.keep(idle=True):
             pass
 

@@ -16,10 +16,10 @@ import pytest
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from vkteams_daemon.embedding import catalogue
-from vkteams_daemon.embedding.convert import Choice
+from vkteams_daemon.embedding.install import installer
+from vkteams_daemon.embedding.install.convert import Choice
+from vkteams_daemon.embedding.install.samples import texts
 from vkteams_daemon.embedding.manifest import ModelInfo
-from vkteams_daemon.embedding.samples import texts
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NAME = "tiny"
@@ -118,7 +118,7 @@ def write_encoder(
 
 def install_tiny(models_dir: Path, work: Path, *, precision: Choice = "fp32", seed: int = 1) -> ModelInfo:
     """Install the small encoder as `tiny`; `work` is an empty directory for its source."""
-    return catalogue.install(str(write_encoder(work / NAME, seed=seed)), models_dir, precision=precision)
+    return installer.install(str(write_encoder(work / NAME, seed=seed)), models_dir, precision=precision)
 
 
 def left(models_dir: Path) -> list[str]:

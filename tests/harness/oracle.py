@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from tests.harness.waiting import until
-from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.simulator import Simulator
 
 BOT = "1000000001"
 

@@ -27,8 +27,9 @@ from psycopg import sql
 
 from tests.harness.temporary import servers
 from tests.harness.waiting import until
-from vkteams_daemon.store import bundle, owner
-from vkteams_daemon.store.database import migrate
+from vkteams_daemon.store.bundled import programs
+from vkteams_daemon.store.schema import migrate
+from vkteams_daemon.system import user
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1", "shared_buffers": "64MB", "max_connections": "60", "max_wal_size": "256MB",
@@ -50,10 +51,10 @@ class PostgresServer:
     user = "vkteams"
 
     def __init__(self, directory: Path, *, durable: bool, **settings: str) -> None:
-        self._owner = owner.choose("")
+        self._owner = user.choose("")
         self._home = directory / "postgres"
         self._owner.make(self._home, 0o755)
-        self._programs = bundle.programs(self._owner, self._home)
+        self._programs = programs.programs(self._owner, self._home)
         self._data = self._home / "data"
         self._process: subprocess.Popen[str] | None = None
         self._paused: list[int] = []

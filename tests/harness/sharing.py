@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from vkteams_daemon.store.embedded import Embedded
+from vkteams_daemon.store.bundled.server import BundledServer
 
 T = TypeVar("T")
 
@@ -36,9 +36,9 @@ _HOLD = """
 import sys
 from pathlib import Path
 from vkteams_daemon.errors import VkTeamsError
-from vkteams_daemon.store.embedded import Embedded
+from vkteams_daemon.store.bundled.server import BundledServer
 
-share = Embedded(Path(sys.argv[1]) / "state", Path(sys.argv[1]) / "run")
+share = BundledServer(Path(sys.argv[1]) / "state", Path(sys.argv[1]) / "run")
 try:
     share.acquire(60)
 except VkTeamsError as error:
@@ -71,8 +71,9 @@ class Holder:
         )  # fmt: skip
         self.said = ""
         self.server = 0
-        if wait:
-            self.listen()
+        # A test that signals `server` must not signal its own process group, which is what PID 0 names.
+        if wait and not self.listen():
+            raise AssertionError("the holder ended before it said anything")
 
     def __enter__(self) -> Holder:
         return self
@@ -110,7 +111,7 @@ class Holder:
 @pytest.fixture(scope="session")
 def _bundled(session_tmp: Path) -> Path:
     base = session_tmp / "bundled"
-    share = Embedded(base / "state", base / "run")
+    share = BundledServer(base / "state", base / "run")
     share.acquire()
     share.release()
     return base
@@ -123,7 +124,7 @@ def bundled_base(_bundled: Path) -> Iterator[Path]:
     It is this run's only one, because making one takes a second: a test that damages it takes `bundled_copy`.
     """
     yield _bundled
-    assert Embedded(_bundled / "state", _bundled / "run").stop(10)
+    assert BundledServer(_bundled / "state", _bundled / "run").stop(10)
 
 
 @pytest.fixture
@@ -135,12 +136,12 @@ def bundled_copy(open_tmp: Path, bundled_base: Path) -> Path:
 
 
 @pytest.fixture
-def embedded() -> Iterator[Callable[..., Embedded]]:
-    """`Embedded` itself; what the test made with it is released afterwards, whatever becomes of the test."""
+def embedded() -> Iterator[Callable[..., BundledServer]]:
+    """`BundledServer` itself; what the test made with it is released afterwards, whatever becomes of the test."""
     with contextlib.ExitStack() as made:
 
-        def make(state_dir: Path, runtime_dir: Path, user: str = "") -> Embedded:
-            share = Embedded(state_dir, runtime_dir, user)
+        def make(state_dir: Path, runtime_dir: Path, user: str = "") -> BundledServer:
+            share = BundledServer(state_dir, runtime_dir, user)
             made.callback(share.release)
             return share
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.harness.waiting import until
-from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.simulator import Simulator
 
 
 class SimulatorClient:

@@ -15,8 +15,9 @@ import pytest
 from vkteams_daemon.botapi.events import Event, read
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Database as DatabaseOptions
-from vkteams_daemon.store.database import Connection, Database
-from vkteams_daemon.store.writing import Stored, Writer
+from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.ingest.writer import Stored, Writer
 
 OPS, DEV = "681869378@chat.agent", "681869379@chat.agent"
 ANNA, PETR, VERA = "a.ivanova@corp.example", "p.petrov@corp.example", "v.lis@corp.example"

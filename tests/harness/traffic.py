@@ -7,7 +7,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.simulator import Simulator
 
 CHATS = ("681869378@chat.agent", "693938330@chat.agent")
 PEOPLE = ("a.ivanova@corp.example", "p.petrov@corp.example", "o.smirnova@corp.example")

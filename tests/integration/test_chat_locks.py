@@ -11,8 +11,10 @@ import pytest
 
 from tests.harness.batches import CHAT, batch, edited, new, rows
 from tests.harness.waiting import until
-from vkteams_daemon.store import derived, halving, replay
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.ingest import refused_rows
+from vkteams_daemon.store.ingest.writer import Writer
+from vkteams_daemon.store.rebuild import replay
 
 _LOCKS = "FROM pg_locks WHERE locktype = 'advisory' AND classid = 7691"
 _HELD = f"SELECT count(*) {_LOCKS} AND granted AND pid = pg_backend_pid()".encode()
@@ -44,16 +46,16 @@ def test_an_edit_waits_for_whoever_has_read_its_message(
 ) -> None:
     bots[0].store(batch(new(1, "m", "one")))
     second = threading.Thread(target=lambda: bots[1].store(batch(edited(2, "m", "two", 20))))
-    save = derived.save
+    save = projection.save
 
     def saving(connection: psycopg.Connection[Any], *args: Any, **options: Any) -> int:
-        monkeypatch.setattr(derived, "save", save)
+        monkeypatch.setattr(projection, "save", save)
         second.start()
         with connect() as watcher:
             until(lambda: watcher.execute(_WAITING).fetchone() == (1,) or not second.is_alive(), 30, "the other")
         return save(connection, *args, **options)
 
-    monkeypatch.setattr(derived, "save", saving)
+    monkeypatch.setattr(projection, "save", saving)
     if first == "replay":
         with connect() as connection:
             connection.execute("UPDATE messages SET text = 'damaged'")
@@ -72,15 +74,15 @@ def test_halving_begins_with_the_locks_of_all_chats(
 ) -> None:
     """Taken part by part, two of them could wait for each other."""
     held: list[int] = []
-    write = halving.write
+    write = refused_rows.write
 
     def writing(connection: Any, *args: Any) -> Any:
         held.append((connection.execute(_HELD).fetchone() or (0,))[0])
         with monkeypatch.context() as inside:  # it calls itself for each half
-            inside.setattr(halving, "write", write)
+            inside.setattr(refused_rows, "write", write)
             return write(connection, *args)
 
-    monkeypatch.setattr(halving, "write", writing)
+    monkeypatch.setattr(refused_rows, "write", writing)
     chats = [CHAT, "second@chat.agent", "third@chat.agent"]
     with connect() as connection:
         different = connection.execute("SELECT count(DISTINCT hashtext(c) & 1023) FROM unnest(%s::text[]) c", (chats,))

@@ -10,9 +10,9 @@ import pytest
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon.errors import NotFound, UsageError
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.budget import CUT, Budget, as_read, tokens
-from vkteams_daemon.search.context import Context
-from vkteams_daemon.search.conversation import Said
+from vkteams_daemon.search.history.context import Context
+from vkteams_daemon.search.history.token_budget import CUT, TokenBudget, as_read, tokens
+from vkteams_daemon.search.messages import ArchivedMessage
 
 THREAD = "693938330@chat.agent"
 
@@ -27,8 +27,8 @@ def _ids(context: Context) -> list[tuple[str, list[str]]]:
     return [(c.chat_id, [said.msg_id for said in c.messages]) for c in context.conversations]
 
 
-def _said(text: str, author: str = "Anna") -> Said:
-    return Said(OPS, "1", ANNA, author, moment(0), text, None, False, ())
+def _said(text: str, author: str = "Anna") -> ArchivedMessage:
+    return ArchivedMessage(OPS, "1", ANNA, author, moment(0), text, None, False, ())
 
 
 # Threads
@@ -300,7 +300,7 @@ def test_what_a_kind_needs_is_asked_for(archive: Archive, kind: str) -> None:
 
 
 def test_a_budget_is_never_overdrawn() -> None:
-    budget = Budget(200)
+    budget = TokenBudget(200)
     kept = [said for n in range(50) if (said := budget.fit(_said("слово " * 5), first=n == 0))]
     assert budget.used == 48 + sum(map(as_read, kept)) <= 200
     assert budget.left == 200 - budget.used
@@ -309,7 +309,7 @@ def test_a_budget_is_never_overdrawn() -> None:
 
 
 def test_a_long_text_takes_a_quarter_of_the_room_and_says_so() -> None:
-    budget = Budget(400)
+    budget = TokenBudget(400)
     said = budget.fit(_said("ж" * 10_000))
     assert said is not None
     assert said.text.endswith(CUT)
@@ -318,7 +318,7 @@ def test_a_long_text_takes_a_quarter_of_the_room_and_says_so() -> None:
 
 
 def test_what_a_message_costs_can_be_told() -> None:
-    budget = Budget(100, lambda said: 50)
+    budget = TokenBudget(100, lambda said: 50)
     assert budget.fit(_said("a"))
     assert budget.fit(_said("a"))
     assert budget.fit(_said("a")) is None

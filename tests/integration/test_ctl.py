@@ -22,9 +22,9 @@ from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.embedding import ROOM, Chat
 from tests.harness.samples import ARRIVAL, GROUP, body, event, message
 from vkteams_daemon.botapi.events import read
-from vkteams_daemon.botapi.simulator import Simulator
 from vkteams_daemon.ctl.main import NOUNS
 from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.simulator import Simulator
 
 Make = Callable[..., DaemonProcess]
 HOSTILE = "сервер \x1b[2J\x1b]0;owned\x07 \u202eупал"
@@ -142,7 +142,7 @@ def test_a_traceback_only_for_those_who_ask() -> None:
 def test_a_fault_of_the_program_is_a_sentence_and_keeps_its_secrets(
     ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vkteams_daemon.ctl import config as room
+    from vkteams_daemon.ctl.commands import config as room
 
     token = "001.1234567890.0987654321:42"
     monkeypatch.setenv("VKTEAMS_BOT_API_TOKEN", token)
@@ -452,7 +452,7 @@ def test_health_where_nothing_is_well(vkteamsd: Make) -> None:
 
 
 def test_a_full_disk_is_not_well(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from vkteams_daemon.ctl import diagnostic
+    from vkteams_daemon.ctl.commands import diagnostic
 
     monkeypatch.setattr(diagnostic.shutil, "disk_usage", lambda path: (10**12, 10**12 - 2**20, 2**20))
     problems = ask("diagnostic", "health", code=69)["data"]["problems"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness.conversation import all_events
 from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk
-from vkteams_daemon.search.budget import tokens
+from vkteams_daemon.search.history.token_budget import tokens
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 
 from tests.harness.daemon import ROOT
 from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk
-from vkteams_daemon.ctl import export
+from vkteams_daemon.ctl.commands.database import export
 
 Ask = Callable[..., Any]
 

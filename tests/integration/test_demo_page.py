@@ -14,7 +14,7 @@ import pytest
 
 from tests.harness.conversation import all_events, last_texts
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store.ingest.writer import Writer
 
 PAGE = Path(__file__).parents[2] / "docs" / "demo.md"
 

@@ -16,12 +16,12 @@ from tests.harness.sharing import Holder
 from tests.harness.temporary import servers
 from tests.harness.waiting import until
 from vkteams_daemon.errors import DatabaseUnavailable
-from vkteams_daemon.store.embedded import Embedded, available
+from vkteams_daemon.store.bundled.server import BundledServer, available
 
 
 @pytest.fixture
-def share(bundled_base: Path) -> Iterator[Embedded]:
-    share = Embedded(bundled_base / "state", bundled_base / "run")
+def share(bundled_base: Path) -> Iterator[BundledServer]:
+    share = BundledServer(bundled_base / "state", bundled_base / "run")
     yield share
     share.release()
 
@@ -33,7 +33,7 @@ def _ask(conninfo: str, question: str) -> object:
         return row[0] if row else None
 
 
-def test_first_user_starts_it_and_gets_a_conninfo(share: Embedded) -> None:
+def test_first_user_starts_it_and_gets_a_conninfo(share: BundledServer) -> None:
     assert available()
     assert share.running() is None
     conninfo = share.acquire()
@@ -50,12 +50,12 @@ _SETTINGS = {
 }  # fmt: skip
 
 
-def test_settings(share: Embedded) -> None:
+def test_settings(share: BundledServer) -> None:
     conninfo = share.acquire()
     assert {name: _ask(conninfo, f"SHOW {name}") for name in _SETTINGS} == _SETTINGS
 
 
-def test_it_knows_russian_and_vectors(share: Embedded) -> None:
+def test_it_knows_russian_and_vectors(share: BundledServer) -> None:
     assert _ask(share.acquire(), "SELECT lower('ПРИВЕТ') || upper('ё')") == "приветЁ"
     assert _ask(share.acquire(), "SELECT to_tsvector('russian', 'Ежики — колючие!')::text") == "'ежик':1 'колюч':2"
     assert _ask(share.acquire(), "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'") == 1
@@ -64,13 +64,13 @@ def test_it_knows_russian_and_vectors(share: Embedded) -> None:
     ) == ("C.UTF-8" * 3)
 
 
-def test_only_peers_are_let_in(share: Embedded) -> None:
+def test_only_peers_are_let_in(share: BundledServer) -> None:
     with psycopg.connect(share.acquire()) as connection:
         methods = connection.execute("SELECT DISTINCT type, auth_method FROM pg_hba_file_rules").fetchall()
     assert methods == [("local", "peer")]
 
 
-def test_nothing_but_the_log_is_noisy_and_it_holds_no_texts(share: Embedded, bundled_base: Path) -> None:
+def test_nothing_but_the_log_is_noisy_and_it_holds_no_texts(share: BundledServer, bundled_base: Path) -> None:
     with psycopg.connect(share.acquire()) as connection, pytest.raises(psycopg.Error):
         connection.execute("SELECT 'what people said'::integer")
     log = bundled_base / "state" / "postgresql" / "log"
@@ -82,8 +82,8 @@ def test_nothing_but_the_log_is_noisy_and_it_holds_no_texts(share: Embedded, bun
     assert "SELECT" not in text()
 
 
-def test_two_shares_have_one_server_and_the_last_release_stops_it(share: Embedded, bundled_base: Path) -> None:
-    other = Embedded(bundled_base / "state", bundled_base / "run")
+def test_two_shares_have_one_server_and_the_last_release_stops_it(share: BundledServer, bundled_base: Path) -> None:
+    other = BundledServer(bundled_base / "state", bundled_base / "run")
     assert share.acquire() == other.acquire()
     pid = share.running()
     share.release()
@@ -93,18 +93,18 @@ def test_two_shares_have_one_server_and_the_last_release_stops_it(share: Embedde
     assert servers(bundled_base) == []
 
 
-def test_data_survives_a_stop(share: Embedded) -> None:
+def test_data_survives_a_stop(share: BundledServer) -> None:
     _ask(share.acquire(), "CREATE TABLE kept_over_a_stop AS SELECT 42 AS n")
     share.release()
     assert _ask(share.acquire(), "SELECT n FROM kept_over_a_stop") == 42
 
 
 def test_release_without_acquire_does_nothing(tmp_path: Path) -> None:
-    Embedded(tmp_path / "state", tmp_path / "run").release()
+    BundledServer(tmp_path / "state", tmp_path / "run").release()
     assert not (tmp_path / "state").exists()
 
 
-def test_releasing_twice_is_releasing_once(share: Embedded, bundled_base: Path) -> None:
+def test_releasing_twice_is_releasing_once(share: BundledServer, bundled_base: Path) -> None:
     with Holder(bundled_base):
         share.acquire()
         share.release()
@@ -112,14 +112,14 @@ def test_releasing_twice_is_releasing_once(share: Embedded, bundled_base: Path) 
         assert share.running()
 
 
-def test_acquiring_twice_is_one_share(share: Embedded) -> None:
+def test_acquiring_twice_is_one_share(share: BundledServer) -> None:
     share.acquire()
     share.acquire()
     share.release()
     assert share.running() is None
 
 
-def test_processes_share_it_and_the_last_one_stops_it(share: Embedded, bundled_base: Path) -> None:
+def test_processes_share_it_and_the_last_one_stops_it(share: BundledServer, bundled_base: Path) -> None:
     with Holder(bundled_base) as first, Holder(bundled_base) as second:
         assert first.server == second.server
         assert first.release() == f"released {first.server}"
@@ -128,7 +128,7 @@ def test_processes_share_it_and_the_last_one_stops_it(share: Embedded, bundled_b
 
 
 def test_server_of_a_killed_starter_lives_on_and_is_stopped_by_the_next_user(
-    share: Embedded, bundled_base: Path
+    share: BundledServer, bundled_base: Path
 ) -> None:
     with Holder(bundled_base) as starter:
         starter.kill()
@@ -138,7 +138,7 @@ def test_server_of_a_killed_starter_lives_on_and_is_stopped_by_the_next_user(
     assert servers(bundled_base) == []
 
 
-def test_killed_user_does_not_keep_it_running(share: Embedded, bundled_base: Path) -> None:
+def test_killed_user_does_not_keep_it_running(share: BundledServer, bundled_base: Path) -> None:
     share.acquire()
     with Holder(bundled_base) as user:
         user.kill()
@@ -168,7 +168,7 @@ def test_users_come_and_go_at_once(bundled_base: Path) -> None:
     failures: list[BaseException] = []
 
     def come_and_go() -> None:
-        share = Embedded(bundled_base / "state", bundled_base / "run")
+        share = BundledServer(bundled_base / "state", bundled_base / "run")
         try:
             for _ in range(8):
                 assert _ask(share.acquire(), "SELECT 1") == 1
@@ -185,7 +185,7 @@ def test_users_come_and_go_at_once(bundled_base: Path) -> None:
     assert servers(bundled_base) == []
 
 
-def test_signals_to_the_starters_group_do_not_reach_it(share: Embedded, bundled_base: Path) -> None:
+def test_signals_to_the_starters_group_do_not_reach_it(share: BundledServer, bundled_base: Path) -> None:
     with Holder(bundled_base) as starter:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             starter.signal_group(number)
@@ -195,7 +195,7 @@ def test_signals_to_the_starters_group_do_not_reach_it(share: Embedded, bundled_
         assert share.running() == starter.server
 
 
-def test_it_inherits_nothing_of_its_starter(share: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_inherits_nothing_of_its_starter(share: BundledServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VKTEAMS_BOT_API_TOKEN", "001.secret")
     monkeypatch.setenv("PGPORT", "1")
     monkeypatch.setenv("LC_ALL", "ru_RU.KOI8-R")
@@ -216,7 +216,7 @@ def test_it_inherits_nothing_of_its_starter(share: Embedded, monkeypatch: pytest
         os.close(writing)
 
 
-def test_forked_child_leaves_its_parents_share_alone(share: Embedded) -> None:
+def test_forked_child_leaves_its_parents_share_alone(share: BundledServer) -> None:
     share.acquire()
     pid = share.running()
     child = os.fork()
@@ -227,7 +227,7 @@ def test_forked_child_leaves_its_parents_share_alone(share: Embedded) -> None:
     assert share.running() == pid
 
 
-def test_starter_that_hangs_is_not_waited_for_longer_than_asked(share: Embedded, bundled_base: Path) -> None:
+def test_starter_that_hangs_is_not_waited_for_longer_than_asked(share: BundledServer, bundled_base: Path) -> None:
     with Holder(bundled_base) as starter:
         os.kill(starter.server, signal.SIGSTOP)
         try:
@@ -238,7 +238,7 @@ def test_starter_that_hangs_is_not_waited_for_longer_than_asked(share: Embedded,
         assert _ask(share.acquire(), "SELECT 1") == 1
 
 
-def test_stop_ends_it_under_its_users(share: Embedded, bundled_base: Path) -> None:
+def test_stop_ends_it_under_its_users(share: BundledServer, bundled_base: Path) -> None:
     with Holder(bundled_base):
-        assert Embedded(bundled_base / "state", bundled_base / "run").stop()
+        assert BundledServer(bundled_base / "state", bundled_base / "run").stop()
         assert share.running() is None

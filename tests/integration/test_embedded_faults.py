@@ -17,12 +17,12 @@ from tests.harness.sharing import CLOSED, Holder
 from tests.harness.temporary import servers
 from tests.harness.waiting import until
 from vkteams_daemon.errors import CannotCreate, ConfigError, DatabaseUnavailable, SchemaError
-from vkteams_daemon.store import bundle, cluster
-from vkteams_daemon.store.embedded import Embedded
+from vkteams_daemon.store.bundled import cluster, programs
+from vkteams_daemon.store.bundled.server import BundledServer
 
 
-def _embedded(base: Path) -> Embedded:
-    return Embedded(base / "state", base / "run")
+def _embedded(base: Path) -> BundledServer:
+    return BundledServer(base / "state", base / "run")
 
 
 def _home(base: Path) -> Path:
@@ -38,13 +38,13 @@ def _keep_owner(file: Path, text: str) -> None:
 
 
 @pytest.fixture
-def share(bundled_base: Path) -> Iterator[Embedded]:
+def share(bundled_base: Path) -> Iterator[BundledServer]:
     share = _embedded(bundled_base)
     yield share
     share.release()
 
 
-def test_killed_postmaster_is_noticed_while_its_sessions_still_run(share: Embedded, bundled_base: Path) -> None:
+def test_killed_postmaster_is_noticed_while_its_sessions_still_run(share: BundledServer, bundled_base: Path) -> None:
     conninfo = share.acquire()
     before = share.running()
     assert before
@@ -59,7 +59,7 @@ def test_killed_postmaster_is_noticed_while_its_sessions_still_run(share: Embedd
     assert not set(orphans) & set(servers(bundled_base))
 
 
-def test_start_waits_for_what_a_killed_postmaster_left(share: Embedded, bundled_base: Path) -> None:
+def test_start_waits_for_what_a_killed_postmaster_left(share: BundledServer, bundled_base: Path) -> None:
     share.acquire()
     pid = share.running()
     assert pid
@@ -74,7 +74,7 @@ def test_start_waits_for_what_a_killed_postmaster_left(share: Embedded, bundled_
     assert share.running()
 
 
-def test_killed_session_does_not_end_the_server(share: Embedded) -> None:
+def test_killed_session_does_not_end_the_server(share: BundledServer) -> None:
     conninfo = share.acquire()
     pid = share.running()
     with psycopg.connect(conninfo) as session:
@@ -83,7 +83,7 @@ def test_killed_session_does_not_end_the_server(share: Embedded) -> None:
     assert share.running() == pid
 
 
-def test_everything_killed_at_once_recovers(share: Embedded, bundled_base: Path) -> None:
+def test_everything_killed_at_once_recovers(share: BundledServer, bundled_base: Path) -> None:
     with psycopg.connect(share.acquire(), autocommit=True) as session:
         session.execute("DROP TABLE IF EXISTS survives; CREATE TABLE survives AS SELECT generate_series(1, 1000) AS n")
         for pid in servers(bundled_base):
@@ -94,7 +94,7 @@ def test_everything_killed_at_once_recovers(share: Embedded, bundled_base: Path)
 
 
 @pytest.mark.parametrize("left", ["another program's number", "empty", "nonsense"])
-def test_stale_lock_files_are_not_believed(share: Embedded, bundled_base: Path, left: str) -> None:
+def test_stale_lock_files_are_not_believed(share: BundledServer, bundled_base: Path, left: str) -> None:
     share.acquire()
     share.release()
     # A process of the server's own user, so that a signal would reach it: PostgreSQL takes it for a server.
@@ -118,9 +118,9 @@ def test_dead_and_uncollected_postmaster_is_dead(bundled_base: Path) -> None:
     script = """
 import ctypes, os, signal, sys
 from pathlib import Path
-from vkteams_daemon.store.embedded import Embedded
+from vkteams_daemon.store.bundled.server import BundledServer
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
-share = Embedded(Path(sys.argv[1]) / "state", Path(sys.argv[1]) / "run")
+share = BundledServer(Path(sys.argv[1]) / "state", Path(sys.argv[1]) / "run")
 share.acquire()
 first = share.running()
 os.kill(first, signal.SIGKILL)
@@ -139,7 +139,7 @@ print("done")
     assert run.stdout == "done\n", run.stderr
 
 
-def test_server_whose_socket_was_taken_away_is_started_again(share: Embedded, bundled_base: Path) -> None:
+def test_server_whose_socket_was_taken_away_is_started_again(share: BundledServer, bundled_base: Path) -> None:
     """systemd removes the runtime directory of a unit that was killed."""
     share.acquire()
     before = share.running()
@@ -224,8 +224,8 @@ def test_half_made_database_of_a_killed_starter_is_removed(open_tmp: Path) -> No
 
 
 def test_without_the_wheel_the_sentence_says_what_to_install(open_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundle, "_PACKAGE", "no_such_package")
-    assert not bundle.available()
+    monkeypatch.setattr(programs, "_PACKAGE", "no_such_package")
+    assert not programs.available()
     with pytest.raises(ConfigError, match="not installed") as caught:
         _embedded(open_tmp).acquire()
     assert "database.url" in caught.value.hint
@@ -234,7 +234,7 @@ def test_without_the_wheel_the_sentence_says_what_to_install(open_tmp: Path, mon
 def test_unwritable_state_directory_is_one_sentence(open_tmp: Path) -> None:
     (open_tmp / "file").write_text("")
     with pytest.raises(CannotCreate, match="cannot be made"):
-        Embedded(open_tmp / "file" / "state", open_tmp / "run").acquire()
+        BundledServer(open_tmp / "file" / "state", open_tmp / "run").acquire()
 
 
 def _named(word: str) -> list[str]:

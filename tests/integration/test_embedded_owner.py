@@ -19,13 +19,13 @@ import pytest
 from tests.harness.sharing import CLOSED, Holder, as_user
 from tests.harness.temporary import servers
 from vkteams_daemon.errors import ConfigError, DatabaseUnavailable, PermissionRefused
-from vkteams_daemon.store import owner
-from vkteams_daemon.store.embedded import Embedded
+from vkteams_daemon.store.bundled.server import BundledServer
+from vkteams_daemon.system import user
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
-Make = Callable[..., Embedded]
-OWNER = owner.choose("").name if os.geteuid() == 0 else ""
+Make = Callable[..., BundledServer]
+OWNER = user.choose("").name if os.geteuid() == 0 else ""
 OTHER = "daemon"  # a user and group that every system has
 
 
@@ -85,7 +85,7 @@ def test_root_and_the_owner_share_one_server(bundled_base: Path, embedded: Make)
     pid = share.running()
 
     def as_owner() -> tuple[str, int | None]:
-        own = Embedded(bundled_base / "state", bundled_base / "run")
+        own = BundledServer(bundled_base / "state", bundled_base / "run")
         conninfo = own.acquire()
         psycopg.connect(conninfo).close()
         own.release()
@@ -97,7 +97,7 @@ def test_root_and_the_owner_share_one_server(bundled_base: Path, embedded: Make)
 @pytest.mark.skipif(CLOSED, reason="this environment is closed to the server's user")
 def test_owners_server_is_stopped_by_root_where_root_is_last(bundled_base: Path, embedded: Make) -> None:
     def start_and_leave() -> int | None:
-        own = Embedded(bundled_base / "state", bundled_base / "run")
+        own = BundledServer(bundled_base / "state", bundled_base / "run")
         own.acquire()
         return own.running()  # the process ends without a release
 
@@ -225,7 +225,7 @@ def test_directory_that_belongs_to_root_is_one_sentence(open_tmp: Path, embedded
 def test_user_without_a_name_is_one_sentence(open_tmp: Path) -> None:
     def acquire() -> None:
         os.setuid(54321)
-        Embedded(open_tmp / "state", open_tmp / "run").acquire()
+        BundledServer(open_tmp / "state", open_tmp / "run").acquire()
 
     open_tmp.chmod(0o777)
     with pytest.raises(PermissionRefused, match="user 54321 has no name"):
@@ -238,7 +238,7 @@ def test_group_member_reads_and_only_reads(bundled_base: Path, embedded: Make) -
         connection.execute("DROP TABLE IF EXISTS said; CREATE TABLE said AS SELECT 'hello' AS text")
 
     def read() -> tuple[object, int | None]:
-        reader = Embedded(bundled_base / "state", bundled_base / "run")
+        reader = BundledServer(bundled_base / "state", bundled_base / "run")
         with psycopg.connect(reader.acquire(), autocommit=True) as session:
             row = session.execute("SELECT current_user, text FROM said").fetchone()
             session.execute("SET default_transaction_read_only = off")
@@ -277,7 +277,7 @@ def test_stranger_is_told_to_start_the_daemon_or_join(bundled_base: Path, embedd
         embedded(bundled_base / "state", bundled_base / "run").acquire()
 
     def ask() -> None:
-        stranger = Embedded(bundled_base / "state", bundled_base / "run")
+        stranger = BundledServer(bundled_base / "state", bundled_base / "run")
         assert stranger.running() is None
         stranger.acquire()
 
@@ -285,7 +285,7 @@ def test_stranger_is_told_to_start_the_daemon_or_join(bundled_base: Path, embedd
         as_user(OTHER, ask, groups=() if runs else _groups())
     assert caught.value.hint.startswith("Start vkteamsd")
     with pytest.raises(PermissionRefused, match="another user's to stop"):
-        as_user(OTHER, lambda: Embedded(bundled_base / "state", bundled_base / "run").stop())
+        as_user(OTHER, lambda: BundledServer(bundled_base / "state", bundled_base / "run").stop())
 
 
 def test_reader_does_not_hold_the_server(bundled_base: Path, embedded: Make) -> None:
@@ -293,7 +293,7 @@ def test_reader_does_not_hold_the_server(bundled_base: Path, embedded: Make) -> 
     share.acquire()
 
     def hold() -> None:
-        Embedded(bundled_base / "state", bundled_base / "run").acquire()
+        BundledServer(bundled_base / "state", bundled_base / "run").acquire()
 
     as_user(OTHER, hold, groups=_groups())
     share.release()

@@ -16,11 +16,11 @@ import pytest
 from tests.harness.sharing import CLOSED
 from tests.harness.temporary import servers
 from vkteams_daemon.errors import CannotCreate
-from vkteams_daemon.store import sockets
-from vkteams_daemon.store.embedded import Embedded
-from vkteams_daemon.store.sockets import NAME
+from vkteams_daemon.store.bundled import listener
+from vkteams_daemon.store.bundled.listener import NAME
+from vkteams_daemon.store.bundled.server import BundledServer
 
-Make = Callable[[Path, Path], Embedded]
+Make = Callable[[Path, Path], BundledServer]
 
 
 def _socket_of(conninfo: str) -> Path:
@@ -43,7 +43,7 @@ def no_private_directories_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
         made.append(tempfile.mkdtemp(**place))
         return made[-1]
 
-    monkeypatch.setattr(sockets, "tempfile", SimpleNamespace(mkdtemp=mkdtemp))
+    monkeypatch.setattr(listener, "tempfile", SimpleNamespace(mkdtemp=mkdtemp))
     yield
     for directory in made:
         Path(directory).rmdir()

@@ -9,7 +9,8 @@ import pytest
 
 from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk, moment
 from tests.harness.waiting import until
-from vkteams_daemon.store import derived, erasing, replay
+from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.rebuild import erasure, replay
 
 CUT = moment(100)
 
@@ -35,9 +36,9 @@ def told(talk: Talk) -> Talk:
     return talk
 
 
-def _erase(talk: Talk, *chats: str) -> erasing.Erased:
+def _erase(talk: Talk, *chats: str) -> erasure.Erased:
     with talk.connection() as connection:
-        return erasing.erase(connection, CUT, list(chats) or None)
+        return erasure.erase(connection, CUT, list(chats) or None)
 
 
 def _left(talk: Talk, table: str, columns: str = "msg_id") -> list[str]:
@@ -83,8 +84,8 @@ def test_one_chat_alone(told: Talk) -> None:
 
 def test_what_would_go_is_counted_and_nothing_touched(told: Talk) -> None:
     with told.connection() as connection:
-        found = erasing.old(connection, CUT)
-        one = erasing.old(connection, CUT, [DEV])
+        found = erasure.old(connection, CUT)
+        one = erasure.old(connection, CUT, [DEV])
     assert (found.messages, found.versions, found.vectors, found.events) == (3, 2, 3, 7)
     assert (one.messages, one.versions, one.vectors, one.events) == (1, 0, 1, 1)
     assert len(_left(told, "messages")) == 5
@@ -94,10 +95,10 @@ def test_it_goes_batch_by_batch_and_can_be_stopped_and_gone_on_with(talk: Talk) 
     talk.many([f"text {n}" for n in range(1800)], seconds=1)
     seen: list[tuple[int, int]] = []
     with talk.connection() as connection:
-        erasing.erase(connection, CUT, progress=lambda *news: seen.append(news), stopped=lambda: len(seen) >= 2)
+        erasure.erase(connection, CUT, progress=lambda *news: seen.append(news), stopped=lambda: len(seen) >= 2)
         assert [done for done, _ in seen] == [500, 1000]
         assert len(_left(talk, "messages")) == 800
-        done = erasing.erase(connection, CUT, progress=lambda *news: seen.append(news))
+        done = erasure.erase(connection, CUT, progress=lambda *news: seen.append(news))
     assert done.messages == 800
     assert _left(talk, "messages") == []
     assert talk.rows("SELECT count(*) FROM events WHERE payload IS NOT NULL") == [(0,)]
@@ -115,7 +116,7 @@ def test_a_message_from_the_future_is_as_old_as_its_arrival(told: Talk) -> None:
     told.say("8", "new, from the future", at=far)
     told.execute("UPDATE messages SET received_at = %s WHERE msg_id IN ('6', '7')", moment(5))
     with told.connection() as connection:
-        assert (erasing.old(connection, CUT).messages, erasing.old(connection, CUT, [DEV]).messages) == (5, 2)
+        assert (erasure.old(connection, CUT).messages, erasure.old(connection, CUT, [DEV]).messages) == (5, 2)
     assert _erase(told, DEV).messages == 2
     assert _left(told, "messages") == ["1", "2", "4", "5", "6", "8"]
     assert _erase(told).messages == 3
@@ -129,7 +130,7 @@ def test_a_message_from_the_future_is_as_old_as_its_arrival(told: Talk) -> None:
 
 def test_it_waits_for_a_chat_that_is_being_written(told: Talk) -> None:
     with told.connection() as holder, holder.transaction():
-        derived.lock(holder, [OPS])
+        projection.lock(holder, [OPS])
         thread = threading.Thread(target=_erase, args=(told,))
         thread.start()
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
@@ -159,4 +160,4 @@ def test_the_cut_is_exact(talk: Talk) -> None:
     assert _erase(talk).messages == 1
     assert _left(talk, "messages") == ["2"]
     with talk.connection() as connection:
-        assert erasing.old(connection, CUT + timedelta(seconds=1)).messages == 1
+        assert erasure.old(connection, CUT + timedelta(seconds=1)).messages == 1

@@ -13,22 +13,22 @@ import psycopg
 from tests.harness.batches import batch, new
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient, BotInfo
-from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.daemon.held import FEWEST, Held
-from vkteams_daemon.daemon.poller import Poller
+from vkteams_daemon.daemon.polling.pending_batch import FEWEST, PendingBatch
+from vkteams_daemon.daemon.polling.poller import Poller
 from vkteams_daemon.daemon.status import Status
 from vkteams_daemon.daemon.status import new as new_status
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.store.ingest.writer import Writer
 
 
-def held(*ids: int) -> Held:
-    return Held(batch(*map(new, ids)), generation=1, arrived=0.0)
+def held(*ids: int) -> PendingBatch:
+    return PendingBatch(batch(*map(new, ids)), generation=1, arrived=0.0)
 
 
 def test_parts_are_the_whole_in_its_order() -> None:
     whole, taken = held(*range(1, 4001)), []
     assert whole.part() is whole
-    left: Held | None = whole.halved().halved()
+    left: PendingBatch | None = whole.halved().halved()
     while left is not None:
         part = left.part()
         taken.append([event.event_id for event in part.events])
@@ -52,7 +52,7 @@ def test_ids_that_do_not_ascend_stay_together() -> None:
 def test_events_under_one_id_are_not_parted() -> None:
     """The cursor that covers the first would cover the second, stored or not."""
     ids: list[int | None] = [*range(1, 1001), None, 1000, *range(1001, 2001)]
-    whole = Held(batch(*(new(n, f"m{place}") for place, n in enumerate(ids))), generation=1, arrived=0.0)
+    whole = PendingBatch(batch(*(new(n, f"m{place}") for place, n in enumerate(ids))), generation=1, arrived=0.0)
     part = whole.halved().part()
     assert len(part.events) == 1002
     rest = whole.after(part)

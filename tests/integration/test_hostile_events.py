@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.harness.hostile import FRAGMENTS, Hostile, hostile_events
 from tests.harness.samples import ARRIVAL, MESSAGE, SAMPLES, body, event, message
 from vkteams_daemon.botapi.events import Event, read
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store.ingest.writer import Writer
 
 
 @pytest.fixture

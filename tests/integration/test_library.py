@@ -15,7 +15,7 @@ import vkteams_daemon
 from tests.harness.daemon import TOKEN
 from tests.harness.waiting import until
 from vkteams_daemon import Archive
-from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.simulator import Simulator
 
 PROJECT = Path(__file__).parents[2]
 PAGE = (PROJECT / "docs" / "library.md").read_text(encoding="utf-8")

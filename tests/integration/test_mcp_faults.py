@@ -19,9 +19,9 @@ from mcp.types import CallToolResult
 from tests.harness.embedding import ROOM, Chat
 from tests.harness.mcp import Office, asked, refused, told, with_client
 from tests.harness.postgres import PostgresServer
+from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import CannotWrite
-from vkteams_daemon.mcp.access import Access
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.options import Daemon as DaemonOptions
 from vkteams_daemon.store.database import Database

@@ -24,7 +24,7 @@ from mcp.types import ElicitRequestParams, ElicitResult
 from tests.harness.mcp import HttpServer, Office
 from tests.harness.waiting import until
 from vkteams_daemon.daemon import status as status_file
-from vkteams_daemon.mcp.page import after
+from vkteams_daemon.mcp.tools.pagination import after
 
 OPS, THREAD, LUNCH = "681869378@chat.agent", "693938330@chat.agent", "684120415@chat.agent"
 MAIL = "7576336249029481622"

@@ -14,7 +14,7 @@ from mcp import Client
 
 from tests.harness.daemon import ROOT
 from tests.harness.mcp import Office, asked, refused, with_client
-from vkteams_daemon.mcp.access import TOOLS
+from vkteams_daemon.access import TOOLS
 
 OPS = "681869378@chat.agent"
 MAIL = "7576336249029481622"

@@ -17,9 +17,9 @@ import pytest
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
 from vkteams_daemon.errors import DatabaseUnavailable, SchemaError
-from vkteams_daemon.store import database as rooms
+from vkteams_daemon.store import connections, schema
 
-LATEST = max(rooms.migrations())
+LATEST = max(schema.migrations())
 DUMPS = sorted((Path(__file__).parents[1] / "schemas").glob("*.sql"))
 
 
@@ -63,41 +63,41 @@ def catalogue(url: str) -> dict[str, list[Any]]:
 
 
 def test_first_migration_makes_the_schema_and_the_second_does_nothing(empty_database_url: str) -> None:
-    assert rooms.migrate(empty_database_url) == list(rooms.migrations())
+    assert schema.migrate(empty_database_url) == list(schema.migrations())
     first = catalogue(empty_database_url)
-    assert rooms.migrate(empty_database_url) == []
+    assert schema.migrate(empty_database_url) == []
     assert catalogue(empty_database_url) == first
     assert [row[1] for row in first["columns"] if row[0] == "bots"]
 
 
 def test_starters_in_threads_migrate_once(empty_database_url: str) -> None:
     with ThreadPoolExecutor(8) as pool:
-        applied = list(pool.map(lambda _: rooms.migrate(empty_database_url), range(8)))
-    assert sorted(version for versions in applied for version in versions) == list(rooms.migrations())
+        applied = list(pool.map(lambda _: schema.migrate(empty_database_url), range(8)))
+    assert sorted(version for versions in applied for version in versions) == list(schema.migrations())
 
 
 def test_starters_in_processes_migrate_once(empty_database_url: str) -> None:
-    program = "import sys; from vkteams_daemon.store.database import migrate; print(len(migrate(sys.argv[1])))"
+    program = "import sys; from vkteams_daemon.store.schema import migrate; print(len(migrate(sys.argv[1])))"
     starters = [
         subprocess.Popen([sys.executable, "-c", program, empty_database_url], stdout=subprocess.PIPE, text=True)
         for _ in range(5)
     ]
     applied = [int(starter.communicate(timeout=100)[0]) for starter in starters]
     assert [starter.returncode for starter in starters] == [0] * 5
-    assert sum(applied) == len(rooms.migrations())
+    assert sum(applied) == len(schema.migrations())
 
 
 _SLOW = """
 import sys
-from vkteams_daemon.store import database
-scripts = database.migrations() | {%(last)d: "CREATE TABLE half (); SELECT pg_sleep(600)"}
-database.migrations = lambda: scripts
-database.migrate(sys.argv[1])
+from vkteams_daemon.store import schema
+scripts = schema.migrations() | {%(last)d: "CREATE TABLE half (); SELECT pg_sleep(600)"}
+schema.migrations = lambda: scripts
+schema.migrate(sys.argv[1])
 """
 
 
 def test_migration_killed_in_the_middle_leaves_the_version_before_it(empty_database_url: str) -> None:
-    rooms.migrate(empty_database_url)
+    schema.migrate(empty_database_url)
     before = catalogue(empty_database_url)
     slow = subprocess.Popen([sys.executable, "-c", _SLOW % {"last": LATEST + 1}, empty_database_url])
     try:
@@ -108,7 +108,7 @@ def test_migration_killed_in_the_middle_leaves_the_version_before_it(empty_datab
         slow.wait(30)
     assert catalogue(empty_database_url) == before
     assert ask(empty_database_url, "SELECT max(version) FROM schema_version") == [(LATEST,)]
-    assert rooms.migrate(empty_database_url) == []
+    assert schema.migrate(empty_database_url) == []
 
 
 def test_first_migration_killed_in_the_middle_is_begun_again(empty_database_url: str) -> None:
@@ -119,37 +119,37 @@ def test_first_migration_killed_in_the_middle_is_begun_again(empty_database_url:
     finally:
         slow.kill()
         slow.wait(30)
-    assert rooms.migrate(empty_database_url) == list(rooms.migrations())
+    assert schema.migrate(empty_database_url) == list(schema.migrations())
 
 
 def test_migration_that_fails_leaves_nothing(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rooms.migrate(empty_database_url)
+    schema.migrate(empty_database_url)
     before = catalogue(empty_database_url)
-    scripts = rooms.migrations() | {LATEST + 1: "CREATE TABLE half (); SELECT 1 / 0"}
-    monkeypatch.setattr(rooms, "migrations", lambda: scripts)
+    scripts = schema.migrations() | {LATEST + 1: "CREATE TABLE half (); SELECT 1 / 0"}
+    monkeypatch.setattr(schema, "migrations", lambda: scripts)
     with pytest.raises(Exception, match="division by zero"):
-        rooms.migrate(empty_database_url)
+        schema.migrate(empty_database_url)
     assert catalogue(empty_database_url) == before
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         monkeypatch.undo()
-        rooms.check_version(connection)
+        schema.check_version(connection)
 
 
 def test_who_waits_too_long_for_another_migration_says_so(empty_database_url: str) -> None:
     with psycopg.connect(empty_database_url, autocommit=True) as holder:
-        holder.execute(f"SELECT pg_advisory_lock({rooms._MIGRATION_LOCK})".encode())
+        holder.execute(f"SELECT pg_advisory_lock({schema._MIGRATION_LOCK})".encode())
         with (
             psycopg.connect(empty_database_url, autocommit=True) as waiting,
             pytest.raises(DatabaseUnavailable, match="another process has been migrating the schema for 0 s"),
         ):
-            rooms.bring_up_to_date(waiting, patience=0)
+            schema.bring_up_to_date(waiting, patience=0)
 
 
 def test_newer_schema_is_refused(database_url: str) -> None:
     ask(database_url, f"INSERT INTO schema_version (version) VALUES ({LATEST + 1})")
     sentence = f"the schema is version {LATEST + 1}, newer than this program's {LATEST}"
     with pytest.raises(SchemaError, match=sentence) as refused:
-        rooms.migrate(database_url)
+        schema.migrate(database_url)
     assert refused.value.hint == "Upgrade vkteams-daemon."
     assert ask(database_url, "SELECT count(*) FROM events") == [(0,)]
 
@@ -159,47 +159,47 @@ def test_older_schema_is_not_worked_on_without_migrating(empty_database_url: str
         psycopg.connect(empty_database_url, autocommit=True) as connection,
         pytest.raises(SchemaError, match="the database holds no archive yet"),
     ):
-        rooms.check_version(connection)
+        schema.check_version(connection)
 
 
 def test_schema_lives_in_the_first_of_the_search_path(empty_database_url: str) -> None:
     ask(empty_database_url, "CREATE SCHEMA archive")
     url = f"{empty_database_url}?options=-csearch_path%3Darchive,public"
-    rooms.migrate(url)
+    schema.migrate(url)
     tables = ask(empty_database_url, "SELECT DISTINCT schemaname FROM pg_tables WHERE tablename = 'events'")
     assert tables == [("archive",)]
-    assert rooms.migrate(url) == []
+    assert schema.migrate(url) == []
 
 
 def test_two_archives_live_beside_each_other(empty_database_url: str) -> None:
     ask(empty_database_url, "CREATE SCHEMA one; CREATE SCHEMA two; CREATE EXTENSION vector")
     urls = [f"{empty_database_url}?options=-csearch_path%3D{schema},public" for schema in ("one", "two")]
-    assert [rooms.migrate(url) for url in urls] == [list(rooms.migrations())] * 2
+    assert [schema.migrate(url) for url in urls] == [list(schema.migrations())] * 2
     ask(urls[0], "INSERT INTO bots (bot_id) VALUES ('b')")
     assert ask(urls[1], "SELECT count(*) FROM bots") == [(0,)]
 
 
 def test_table_of_another_program_is_not_taken_for_ours(empty_database_url: str) -> None:
     ask(empty_database_url, "CREATE SCHEMA archive; CREATE TABLE public.schema_version (version text, script text)")
-    assert rooms.migrate(f"{empty_database_url}?options=-csearch_path%3Darchive,public") == list(rooms.migrations())
+    assert schema.migrate(f"{empty_database_url}?options=-csearch_path%3Darchive,public") == list(schema.migrations())
 
 
 def test_foreign_events_table_is_refused(empty_database_url: str) -> None:
     ask(empty_database_url, "CREATE TABLE events (id int)")
     with pytest.raises(SchemaError, match="has a table `events` that is not ours"):
-        rooms.migrate(empty_database_url)
+        schema.migrate(empty_database_url)
     assert ask(empty_database_url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == [("events",)]
 
 
 def test_search_path_that_does_not_exist_is_said(empty_database_url: str) -> None:
     with pytest.raises(SchemaError, match="no schema of the search_path exists"):
-        rooms.migrate(f"{empty_database_url}?options=-csearch_path%3Dnowhere")
+        schema.migrate(f"{empty_database_url}?options=-csearch_path%3Dnowhere")
 
 
 def test_extension_outside_the_search_path_is_said(empty_database_url: str) -> None:
     ask(empty_database_url, "CREATE SCHEMA archive; CREATE EXTENSION vector SCHEMA public")
     with pytest.raises(SchemaError, match=r"pgvector .* in schema public cannot be used"):
-        rooms.migrate(f"{empty_database_url}?options=-csearch_path%3Darchive")
+        schema.migrate(f"{empty_database_url}?options=-csearch_path%3Darchive")
 
 
 @contextlib.contextmanager
@@ -219,7 +219,7 @@ def test_missing_rights_are_said_in_one_sentence(postgres_server: PostgresServer
         role(postgres_server, empty_database_url) as (_, url),
         pytest.raises(SchemaError, match=r"the database role lacks a right: permission denied for schema public") as e,
     ):
-        rooms.migrate(url)
+        schema.migrate(url)
     assert "docs/schema.md" in e.value.hint
 
 
@@ -227,7 +227,7 @@ def test_role_with_the_documented_rights_can_migrate(postgres_server: PostgresSe
     ask(empty_database_url, "CREATE EXTENSION vector")
     with role(postgres_server, empty_database_url) as (name, url):
         ask(empty_database_url, f"CREATE SCHEMA AUTHORIZATION {name}")
-        assert rooms.migrate(url) == list(rooms.migrations())
+        assert schema.migrate(url) == list(schema.migrations())
 
 
 def test_reader_without_rights_on_the_tables_is_told(postgres_server: PostgresServer, database_url: str) -> None:
@@ -235,7 +235,7 @@ def test_reader_without_rights_on_the_tables_is_told(postgres_server: PostgresSe
         role(postgres_server, database_url) as (_, url),
         pytest.raises(SchemaError, match="permission denied for table schema_version"),
     ):
-        rooms.migrate(url)
+        schema.migrate(url)
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
@@ -244,7 +244,7 @@ def test_wrong_encoding_is_refused(postgres_server: PostgresServer, encoding: st
     postgres_server.execute(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
     try:
         with pytest.raises(SchemaError, match=f"the database's encoding is {encoding}, not UTF8"):
-            rooms.migrate(postgres_server.url(name))
+            schema.migrate(postgres_server.url(name))
     finally:
         postgres_server.drop_database(name)
 
@@ -257,12 +257,12 @@ def test_missing_pgvector_is_said(empty_database_url: str, monkeypatch: pytest.M
         " SELECT * FROM pg_catalog.pg_available_extensions WHERE name <> 'vector'",
     )
     with pytest.raises(SchemaError, match="the server has no pgvector"):
-        rooms.migrate(f"{empty_database_url}?options=-csearch_path%3Dbare,pg_catalog,public")
+        schema.migrate(f"{empty_database_url}?options=-csearch_path%3Dbare,pg_catalog,public")
 
 
 def test_encoding_of_the_environment_is_not_taken(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
-    with psycopg.connect(rooms.parameters(database_url, 5, "test")) as connection:
+    with psycopg.connect(connections.parameters(database_url, 5, "test")) as connection:
         assert connection.execute("SELECT %s", ("ёж",)).fetchone() == ("ёж",)
 
 
@@ -281,6 +281,6 @@ def test_upgrade_of_every_released_schema_equals_a_fresh_one(
         ]
         counts = {table: ask(empty_database_url, f"SELECT count(*) FROM {table}") for table in tables}
         counts.pop("schema_version")
-    rooms.migrate(empty_database_url)
+    schema.migrate(empty_database_url)
     assert catalogue(empty_database_url) == catalogue(database_url)
     assert {table: ask(empty_database_url, f"SELECT count(*) FROM {table}") for table in counts} == counts

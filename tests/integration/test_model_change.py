@@ -10,7 +10,7 @@ import pytest
 from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.models import NAME, write_encoder
 from vkteams_daemon.config import Config
-from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.model import Chunk, Model
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.options import Embedding
@@ -24,8 +24,8 @@ TEXTS = ("the proxy is down again", "the printer is broken", "lunch at noon")
 def models_dir(tmp_path: Path) -> Path:
     """Two models of different width, installed."""
     directory = tmp_path / "models"
-    catalogue.install(str(write_encoder(tmp_path / NAME)), directory, precision="fp32")
-    catalogue.install(str(write_encoder(tmp_path / "wider", seed=2, hidden=48)), directory, precision="fp32")
+    installer.install(str(write_encoder(tmp_path / NAME)), directory, precision="fp32")
+    installer.install(str(write_encoder(tmp_path / "wider", seed=2, hidden=48)), directory, precision="fp32")
     return directory
 
 
@@ -143,7 +143,7 @@ def test_a_third_model_takes_the_place_of_a_half_built_one(
     worker = chat.worker(new, claim=1)
     worker.keep(idle=True)
     worker.round()
-    catalogue.install(str(write_encoder(tmp_path / "third", seed=3, hidden=48)), models_dir, precision="fp32")
+    installer.install(str(write_encoder(tmp_path / "third", seed=3, hidden=48)), models_dir, precision="fp32")
     chat.embed(Model.load(models_dir / "third"))
     assert states(chat) == {NAME: "retired", "wider": "retired", "third": "active"}
     assert vectors(chat) == {NAME: 0, "wider": 0, "third": 3}

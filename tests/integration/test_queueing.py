@@ -13,10 +13,11 @@ import pytest
 
 from tests.harness.batches import CHAT, batch, deleted, edited, new
 from tests.harness.waiting import until
-from vkteams_daemon.store import derived, models, queue
-from vkteams_daemon.store.database import Connection
-from vkteams_daemon.store.rows import Rows
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store import models, queue
+from vkteams_daemon.store.bulk import Rows
+from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.ingest.writer import Writer
 
 
 @pytest.fixture
@@ -106,8 +107,8 @@ def test_what_is_left_in_the_queue_does_not_halve_a_batch(
     with other.transaction():
         assert len(queue.claim(other, model.model_id, 10)) == 1
         with connection.transaction():
-            derived.lock(connection, {CHAT})
-            derived.forget(connection, [(CHAT, "old")])
+            projection.lock(connection, {CHAT})
+            projection.forget(connection, [(CHAT, "old")])
         stored = writer.store(batch(edited(2, "old", "again"), *(new(n) for n in range(3, 503))))
     assert copied == ["events", "messages", "embedding_queue"]
     assert stored.queued == 501
@@ -146,7 +147,7 @@ def test_only_the_foreign_key_is_planned_once(connection: Connection, writer: Wr
     with connection.transaction():
         claims = queue.claim(connection, model.model_id, 10)
         vector = np.array([1, 0, 0], np.float16)
-        done = [queue.Embedded(claim, ((b"hash", vector),)) for claim in claims]
+        done = [queue.EmbeddingResult(claim, ((b"hash", vector),)) for claim in claims]
         assert queue.finish(connection, model.model_id, done) == 1
         assert connection.execute("SHOW plan_cache_mode").fetchone() == ("force_custom_plan",)
     assert connection.execute("SHOW plan_cache_mode").fetchone() == ("auto",)

@@ -25,10 +25,11 @@ from tests.harness.batches import (
     unpinned,
 )
 from vkteams_daemon.botapi.facts import MessageFact
-from vkteams_daemon.store import fold, replay
-from vkteams_daemon.store.fold import Message
-from vkteams_daemon.store.replay import Replayed
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store.derive import fold
+from vkteams_daemon.store.derive.fold import Message
+from vkteams_daemon.store.ingest.writer import Writer
+from vkteams_daemon.store.rebuild import replay
+from vkteams_daemon.store.rebuild.replay import Replayed
 
 MODEL = "INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')"
 

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from tests.harness.batches import batch, edited, event, new
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store.ingest.writer import Writer
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,12 +15,12 @@ from tests.harness.daemon import DaemonProcess
 from tests.harness.oracle import Oracle
 from tests.harness.talk import Talk
 from tests.harness.waiting import until
-from vkteams_daemon.botapi.simulator import Simulator
 from vkteams_daemon.config import load
 from vkteams_daemon.daemon import retention
 from vkteams_daemon.daemon.retention import Retention
 from vkteams_daemon.errors import ConfigError, DatabaseUnavailable
-from vkteams_daemon.store.database import Connection
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.store.connections import Connection
 
 
 class Kept:

@@ -12,8 +12,8 @@ import pytest
 from tests.harness.batches import batch, new
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
-from vkteams_daemon.store import database as rooms
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store import schema
+from vkteams_daemon.store.ingest.writer import Writer
 
 PAGE = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
 _QUERIES = re.findall(r"```sql\n(.*?)```", PAGE.partition("## Ten queries")[2], re.DOTALL)
@@ -88,7 +88,7 @@ def test_documented_rights_are_enough_and_no_more(postgres_server: PostgresServe
     try:
         administrator(_rights("daemon", owner, reader))
         administrator(f"ALTER ROLE {owner} PASSWORD 'x'")
-        rooms.migrate(url(owner))
+        schema.migrate(url(owner))
         writer = Writer(lambda: psycopg.connect(url(owner), autocommit=True), "bot")
         until(writer.acquire, 30, "the lock")
         writer.store(batch(*(new(n) for n in range(1, 301))))

@@ -12,13 +12,13 @@ import pytest
 import requests
 
 from tests.harness.simulator import SimulatorClient
-from vkteams_daemon.botapi.simulator import Simulator, Traits
-from vkteams_daemon.botapi.simulator.control import ACTIONS
-from vkteams_daemon.botapi.simulator.faults import FAULTS
-from vkteams_daemon.botapi.simulator.methods import METHODS
-from vkteams_daemon.botapi.simulator.saying import _OTHERS, _TEXTS
-from vkteams_daemon.botapi.simulator.server import Server
 from vkteams_daemon.ctl.main import main
+from vkteams_daemon.simulator import Quirks, Simulator
+from vkteams_daemon.simulator.control import ACTIONS
+from vkteams_daemon.simulator.faults import FAULTS
+from vkteams_daemon.simulator.http import Server
+from vkteams_daemon.simulator.methods import METHODS
+from vkteams_daemon.simulator.speech import _OTHERS, _TEXTS
 
 GROUP, ANNA = "681869378@chat.agent", "a.ivanova@corp.example"
 PAGE = Path(__file__).parents[2] / "docs" / "simulator.md"
@@ -188,7 +188,7 @@ def test_the_page_names_every_option_of_the_command(capsys: pytest.CaptureFixtur
 
 def test_the_page_names_every_fault_trait_method_endpoint_and_field() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    traits = list(inspect.signature(Traits).parameters)
+    traits = list(inspect.signature(Quirks).parameters)
     for name in (*FAULTS, *traits, *METHODS, *ACTIONS, *_TEXTS, *_OTHERS):
         assert f"`{name}" in page, f"docs/simulator.md does not mention {name}"
     table = page.partition("## Faults")[2].partition("\n## ")[0]

@@ -18,8 +18,6 @@ from tests.harness.simulator import SimulatorClient, wait_polled
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient
 from vkteams_daemon.botapi.events import read
-from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.botapi.simulator.faults import FAULTS, Fault
 from vkteams_daemon.errors import (
     ApiError,
     ApiProtocolError,
@@ -29,6 +27,8 @@ from vkteams_daemon.errors import (
     RateLimited,
     Unauthorised,
 )
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.simulator.faults import FAULTS, Fault
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import requests
 
-from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.botapi.simulator.methods import METHODS, PAGE
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.simulator.methods import METHODS, PAGE
 
 GROUP = "681869378@chat.agent"
 ANNA = "a.ivanova@corp.example"

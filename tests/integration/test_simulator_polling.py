@@ -16,9 +16,9 @@ import requests
 
 from tests.harness.simulator import wait_polled
 from tests.harness.waiting import until
-from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.botapi.simulator.bell import Bell
-from vkteams_daemon.botapi.simulator.events import Draft
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.simulator.event_log import Draft
+from vkteams_daemon.simulator.waiter import PollWaiter
 
 GROUP = {"chatId": "681869378@chat.agent", "type": "group", "title": "Ops"}
 ANNA = {"userId": "a.ivanova@corp.example", "firstName": "Anna"}
@@ -163,7 +163,7 @@ def test_a_poll_that_another_ended_answers_nothing_that_comes_after(
         older = threads.submit(poll, simulator, 0, 60)
         wait_polled(simulator)
         with monkeypatch.context() as patch:
-            patch.setattr(Bell, "ring", lambda bell: None)  # so that it looks up only when the event is there
+            patch.setattr(PollWaiter, "ring", lambda bell: None)  # so that it looks up only when the event is there
             newer = threads.submit(poll, simulator, 0, 60)
             wait_polled(simulator, 2)
         issue(simulator, 1)
@@ -271,7 +271,7 @@ def test_the_unknown_shapes_can_be_had(make_simulator: Callable[..., Simulator])
     assert callback["payload"]["message"]["payload"] == {"msgId": "2"}
     assert (deleted["type"], ghost["type"]) == ("deletedMessage", "newMessage")
     assert ghost["payload"].keys() == {"msgId", "chat", "timestamp", "editedTimestamp"}
-    simulator.traits.change({"format_keys": "snake"})
+    simulator.quirks.change({"format_keys": "snake"})
     simulator.event("newMessage", {"msgId": "3", "format": {"inlineCode": []}})
     assert poll(simulator, 4)[0]["payload"]["format"] == {"inline_code": []}
 

@@ -15,9 +15,9 @@ import pytest
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient
 from vkteams_daemon.botapi.events import read
-from vkteams_daemon.botapi.simulator import Simulator
-from vkteams_daemon.botapi.simulator.script import CONVERSATION, Line, Telling, read_script
 from vkteams_daemon.errors import UsageError
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.simulator.script import CONVERSATION, Line, ScriptPlayer, read_script
 
 CHAT = {"chatId": "1@chat.agent", "type": "group"}
 ANNA, PETR = {"userId": "anna"}, {"userId": "petr"}
@@ -33,7 +33,7 @@ def about(kind: str, msg_id: str, ago: float, **more: Any) -> Line:
 
 def told(*lines: Line, rounds: int = 1) -> list[dict[str, Any]]:
     fresh = iter(range(9000, 9999))
-    telling = Telling(lines, lambda: str(next(fresh)))
+    telling = ScriptPlayer(lines, lambda: str(next(fresh)))
     payloads = []
     for n in range(rounds):
         if n:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness.simulator import wait_acknowledged
 from tests.harness.waiting import until
-from vkteams_daemon.botapi.simulator import Simulator
+from vkteams_daemon.simulator import Simulator
 
 GROUP, ANNA = "681869378@chat.agent", "a.ivanova@corp.example"
 

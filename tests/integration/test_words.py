@@ -10,9 +10,9 @@ import pytest
 
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import chores
+from vkteams_daemon.daemon import word_count
 from vkteams_daemon.options import Database as DatabaseOptions
-from vkteams_daemon.store import words
+from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.database import Database
 
 
@@ -35,52 +35,52 @@ def _words(connection: psycopg.Connection) -> dict[str, int]:
 
 
 def test_a_small_archive_is_left_to_the_search(connection: psycopg.Connection) -> None:
-    _say(connection, 1, words.LEAST - 1, "сервер")
-    assert not words.count(connection)
+    _say(connection, 1, word_counts.LEAST - 1, "сервер")
+    assert not word_counts.count(connection)
     assert _words(connection) == {}
 
 
 def test_each_word_is_counted_once_for_a_message(connection: psycopg.Connection) -> None:
-    _say(connection, 1, words.LEAST, "серверы и server")
+    _say(connection, 1, word_counts.LEAST, "серверы и server")
     _say(connection, 10_000, 2, "сервер, сервера, сервером")
-    assert words.count(connection)
-    assert _words(connection) == {"сервер": words.LEAST + 2, "server": words.LEAST}
+    assert word_counts.count(connection)
+    assert _words(connection) == {"сервер": word_counts.LEAST + 2, "server": word_counts.LEAST}
 
 
 def test_nothing_is_counted_again_before_the_archive_has_grown(connection: psycopg.Connection) -> None:
-    _say(connection, 1, words.LEAST, "сервер")
-    assert words.count(connection)
-    _say(connection, 10_000, words.LEAST - 1, "принтер")
-    assert not words.count(connection)
+    _say(connection, 1, word_counts.LEAST, "сервер")
+    assert word_counts.count(connection)
+    _say(connection, 10_000, word_counts.LEAST - 1, "принтер")
+    assert not word_counts.count(connection)
     _say(connection, 20_000, 1, "принтер")
-    assert words.count(connection)
-    assert _words(connection)["принтер"] == words.LEAST
+    assert word_counts.count(connection)
+    assert _words(connection)["принтер"] == word_counts.LEAST
 
 
 def test_words_of_deleted_messages_are_forgotten_within_a_day(connection: psycopg.Connection) -> None:
-    _say(connection, 1, words.LEAST, "сервер")
+    _say(connection, 1, word_counts.LEAST, "сервер")
     _say(connection, 10_000, 1, "пароль")
-    assert words.count(connection)
+    assert word_counts.count(connection)
     connection.execute("UPDATE messages SET deleted_at = now() WHERE text = 'пароль'")
-    assert not words.count(connection)
+    assert not word_counts.count(connection)
     connection.execute("UPDATE words_counted SET counted_at = counted_at - interval '1 day 1 second'")
-    assert words.count(connection)
-    assert _words(connection) == {"сервер": words.LEAST}
+    assert word_counts.count(connection)
+    assert _words(connection) == {"сервер": word_counts.LEAST}
 
 
 def test_two_do_not_count_at_once(connection: psycopg.Connection, database_url: str) -> None:
-    _say(connection, 1, words.LEAST, "сервер")
+    _say(connection, 1, word_counts.LEAST, "сервер")
     with psycopg.connect(database_url) as other:
         other.execute("SELECT pg_advisory_xact_lock(hashtextextended('vkteams words ' || current_schema(), 0))")
-        assert not words.count(connection)
-    assert words.count(connection)
+        assert not word_counts.count(connection)
+    assert word_counts.count(connection)
 
 
 def test_the_daemon_counts_them(connection: psycopg.Connection, database_url: str) -> None:
-    _say(connection, 1, words.LEAST, "сервер")
+    _say(connection, 1, word_counts.LEAST, "сервер")
     stopping = threading.Event()
     with Database(Config(database=DatabaseOptions(url=database_url))) as database:
-        thread = threading.Thread(target=chores.run, args=(database, stopping, 0.01))
+        thread = threading.Thread(target=word_count.run, args=(database, stopping, 0.01))
         thread.start()
         try:
             until(lambda: _words(connection), 60, "words")

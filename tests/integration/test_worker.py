@@ -11,11 +11,12 @@ import pytest
 from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.models import write_encoder
 from tests.harness.waiting import until
-from vkteams_daemon.embedding import catalogue, worker
+from vkteams_daemon.daemon.workers import worker
+from vkteams_daemon.daemon.workers.worker import Stopped
+from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
+from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.model import Chunk, Model
-from vkteams_daemon.embedding.tally import Tally
-from vkteams_daemon.embedding.worker import Stopped
-from vkteams_daemon.search.stats import coverage, statistics
+from vkteams_daemon.search.history.statistics import coverage, statistics
 from vkteams_daemon.store import queue
 
 TEXTS = ("the proxy is down again", "кто дежурит сегодня?", "restart the proxy please")
@@ -103,7 +104,7 @@ def test_passages_have_the_passage_prefix(chat: Chat, tmp_path: Path) -> None:
     (source / "config_sentence_transformers.json").write_text(
         '{"prompts": {"query": "query: ", "passage": "passage: "}}'
     )
-    info = catalogue.install(str(source), tmp_path / "models", precision="fp32")
+    info = installer.install(str(source), tmp_path / "models", precision="fp32")
     model = Model.load(info.directory)
     assert model.passage_prefix == "passage: "
     chat.register(model)
@@ -182,7 +183,7 @@ def test_statistics_count_what_waits_and_what_is_parked(chat: Chat, model: Watch
         counted = statistics(connection)
         assert (counted.queued, counted.parked) == (3, 1)
         assert coverage(connection).without_vector == 3
-    tally = Tally()
+    tally = WorkerStats()
     at_work = chat.worker(model, tally)
     at_work.round()
     at_work.keep(idle=True)
@@ -198,7 +199,7 @@ def test_an_idle_keeper_sees_what_others_work_off(chat: Chat, model: WatchedMode
     chat.say("the index is built with the first one")
     chat.embed(model)
     chat.say(*TEXTS, first=2)
-    tally, stop, wake = Tally(), threading.Event(), threading.Event()
+    tally, stop, wake = WorkerStats(), threading.Event(), threading.Event()
     keeper = threading.Thread(target=chat.worker(model, tally, stop=stop).run, args=(wake, 600.0), daemon=True)
     try:
         with chat.connection() as other, other.transaction():

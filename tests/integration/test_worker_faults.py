@@ -15,11 +15,11 @@ import pytest
 from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
-from vkteams_daemon.embedding import tally as counting
-from vkteams_daemon.embedding import worker as room
+from vkteams_daemon.daemon.workers import worker as room
+from vkteams_daemon.daemon.workers import worker_stats as counting
+from vkteams_daemon.daemon.workers.worker import Worker
+from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import Chunk, Model, Vectors
-from vkteams_daemon.embedding.tally import Tally
-from vkteams_daemon.embedding.worker import Worker
 from vkteams_daemon.errors import ModelError
 from vkteams_daemon.store import queue
 
@@ -200,7 +200,7 @@ def test_a_model_that_fails_at_everything_parks_nothing(chat: Chat, tiny_model_d
 
     chat.register(model)
     chat.say("one", "two", "three")
-    worker = Worker(chat.database, load, Tally())
+    worker = Worker(chat.database, load, WorkerStats())
     for _ in range(3):
         with pytest.raises(ModelError, match="the model tiny does not work: out of memory"):
             worker.round()
@@ -226,7 +226,7 @@ def test_a_model_that_cannot_be_loaded_is_said_once_and_goes_on_when_mended(
 
     chat.register(model)
     chat.say("one", "two")
-    tally, stop = Tally(), threading.Event()
+    tally, stop = WorkerStats(), threading.Event()
     with (
         running(Worker(chat.database, load, tally, stop=stop), stop),
         running(Worker(chat.database, load, tally, stop=stop, keeper=False), stop),
@@ -255,7 +255,7 @@ def test_an_unforeseen_error_is_logged_with_its_traceback_and_ends_no_worker(
 
     chat.say("one")
     stop = threading.Event()
-    with running(Worker(chat.database, load, Tally(), stop=stop), stop):
+    with running(Worker(chat.database, load, WorkerStats(), stop=stop), stop):
         until(lambda: chat.chunks() == {"m1": 1}, 30, "the vector")
     (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
     assert "a bug" in record.getMessage() and record.exc_info
@@ -285,7 +285,7 @@ def test_the_database_may_go_away_and_come_back(
     model = WatchedModel(Model.load(tiny_model_dir), before)
     chat.register(model)
     chat.say(*(f"message number {n}" for n in range(40)))
-    tally, stop = Tally(), threading.Event()
+    tally, stop = WorkerStats(), threading.Event()
     with running(chat.worker(model, tally, claim=10, stop=stop), stop):
         assert in_the_model.wait(30)
         fault(durable_server)

@@ -12,8 +12,8 @@ import pytest
 from tests.harness.embedding import Chat, WatchedModel, WorkerProcess
 from tests.harness.scale import scaled
 from tests.harness.waiting import until
+from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import Chunk
-from vkteams_daemon.embedding.tally import Tally
 
 Start = Callable[..., WorkerProcess]
 
@@ -42,7 +42,7 @@ def test_threads_neither_double_nor_lose(chat: Chat, model: WatchedModel) -> Non
     count = scaled("messages for several workers", full=2000, quick=400)
     chat.register(model)
     chat.say(*(f"message number {n}" for n in range(count)))
-    tally = Tally()
+    tally = WorkerStats()
 
     def work(number: int) -> int:
         worker = chat.worker(model, tally, claim=16, keeper=False)
@@ -60,7 +60,7 @@ def test_workers_share_the_threads_that_the_model_runs_in(chat: Chat, model: Wat
     chat.register(model)
     chat.say(*(f"message number {n}" for n in range(count)), poison)
     (chunk,) = model.chunks(poison)
-    tally = Tally()
+    tally = WorkerStats()
     ran_in: set[str] = set()
 
     def refuse(batch: Sequence[Chunk]) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from tests.harness.batches import CHAT, batch, deleted, edited, event, members, new, pinned, rows, unpinned
 from tests.harness.waiting import until
-from vkteams_daemon.store import derived, fold, maintenance
-from vkteams_daemon.store.writing import Stored, Writer
+from vkteams_daemon.store.admin import cursors
+from vkteams_daemon.store.derive import fold, projection
+from vkteams_daemon.store.ingest.writer import Stored, Writer
 
 BOT = "1000000001"
 
@@ -93,8 +94,8 @@ def test_what_another_bot_has_stored_is_met_once_and_then_looked_for(
 ) -> None:
     """Many new messages are written without a look at what is there, until something is there."""
     looked: list[int] = []
-    load = derived.load
-    monkeypatch.setattr(derived, "load", lambda c, keys, since: looked.append(len(keys)) or load(c, keys, since))
+    load = projection.load
+    monkeypatch.setattr(projection, "load", lambda c, keys, since: looked.append(len(keys)) or load(c, keys, since))
     first, second = open_bot("1"), open_bot("2")
     heard = [new(n) for n in range(1, 601)]
     edits = [edited(n + 1000, f"m{n}", "edited") for n in (7, 601)]
@@ -292,7 +293,7 @@ def test_cursor_set_back_by_hand_brings_only_duplicates(bot: Bot) -> None:
     events = batch(*(new(n) for n in range(1, 8)))
     bot.store(events)
     bot.close()
-    maintenance.set_cursor(lambda: psycopg.connect(bot.url, autocommit=True), BOT, 3)
+    cursors.set_cursor(lambda: psycopg.connect(bot.url, autocommit=True), BOT, 3)
     until(bot.acquire, 30, "the bot's lock")
     outcome = bot.store(events[3:] + batch(new(8)))
     assert (outcome.duplicate, outcome.saved, outcome.quarantined) == (4, 1, 0)
@@ -303,7 +304,7 @@ def test_cursor_set_back_moves_on_even_when_all_are_duplicates(bot: Bot) -> None
     events = batch(*(new(n) for n in range(1, 8)))
     bot.store(events)
     bot.close()
-    maintenance.set_cursor(lambda: psycopg.connect(bot.url, autocommit=True), BOT, 3)
+    cursors.set_cursor(lambda: psycopg.connect(bot.url, autocommit=True), BOT, 3)
     until(bot.acquire, 30, "the bot's lock")
     assert bot.store(events[3:]) == Stored(duplicate=4, moved=True)
     assert bot.last == 7
@@ -312,7 +313,7 @@ def test_cursor_set_back_moves_on_even_when_all_are_duplicates(bot: Bot) -> None
 def test_generation_opened_by_hand_stores_old_ids_again_and_messages_once(bot: Bot) -> None:
     bot.store(batch(new(1), new(2)))
     bot.close()
-    maintenance.restart_cursor(lambda: psycopg.connect(bot.url, autocommit=True), BOT)
+    cursors.restart_cursor(lambda: psycopg.connect(bot.url, autocommit=True), BOT)
     until(bot.acquire, 30, "the bot's lock")
     assert bot.last == 0
     assert bot.store(batch(new(1), new(2))).saved == 2

@@ -21,9 +21,9 @@ from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import CannotWrite, DatabaseUnavailable, FenceLost, StoreError
-from vkteams_daemon.store import derived
-from vkteams_daemon.store.database import migrate
-from vkteams_daemon.store.writing import Stored, Writer
+from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.ingest.writer import Stored, Writer
+from vkteams_daemon.store.schema import migrate
 
 BOT = "1000000001"
 
@@ -111,8 +111,8 @@ def test_a_batch_with_something_refused_is_looked_up_and_not_cut_up(
     archive.execute("UPDATE bots SET last_event_id = 0")
     archive.writers[-1].close()
     looked: list[int] = []
-    load = derived.load
-    monkeypatch.setattr(derived, "load", lambda c, keys, since: looked.append(len(keys)) or load(c, keys, since))
+    load = projection.load
+    monkeypatch.setattr(projection, "load", lambda c, keys, since: looked.append(len(keys)) or load(c, keys, since))
     outcome = archive.holder().store([refused(77777, "payload"), *batch(*(new(n) for n in range(1, 801)))])
     assert (outcome.saved, outcome.quarantined) == (801, 1)
     assert max(looked) == 400, "the half without the culprit went in as a whole"
@@ -122,7 +122,7 @@ def test_a_row_that_came_past_the_lock_quarantines_nothing(archive: Archive, mon
     """A large batch relies on the chats' locks that its messages are new; a small one takes what is there."""
     writer = archive.holder()
     writer.store(batch(new(1)))
-    monkeypatch.setattr(derived, "load", lambda connection, keys, since: {})
+    monkeypatch.setattr(projection, "load", lambda connection, keys, since: {})
     again = [replace(event, event_id=event.event_id + 1000) for event in batch(*(new(n) for n in range(1, 501)))]
     outcome = writer.store(again)
     assert (outcome.saved, outcome.quarantined) == (500, 0)

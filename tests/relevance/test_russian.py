@@ -23,9 +23,9 @@ from vkteams_daemon.botapi import events
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.asking import Mode
-from vkteams_daemon.store import words
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.search.question import Mode
+from vkteams_daemon.store.admin import word_counts
+from vkteams_daemon.store.ingest.writer import Writer
 
 FIRST = 5
 MISSED = 1  # queries of a kind that may go without an answer; every one of them had one when this was written
@@ -74,7 +74,7 @@ def write(url: str) -> None:
     writer.store(events.read(json.dumps(body).encode(), datetime.now(UTC)))
     writer.close()
     with connect() as connection:
-        words.count(connection)
+        word_counts.count(connection)
 
 
 def _event(number: int, message: russian.Message, people: russian.People) -> dict[str, object]:

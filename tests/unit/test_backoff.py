@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from vkteams_daemon.daemon.backoff import FIRST, Backoff
+from vkteams_daemon.daemon.polling.backoff import FIRST, Backoff
 
 
 def test_each_wait_is_drawn_from_a_range_that_doubles_up_to_the_cap() -> None:

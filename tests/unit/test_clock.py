@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from vkteams_daemon.daemon.clock import Clock
+from vkteams_daemon.daemon.polling.clock import Clock
 
 
 def test_it_stands_still_where_the_clock_is_set_back_and_goes_on_with_it() -> None:

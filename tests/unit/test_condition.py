@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import condition as room
+from vkteams_daemon.daemon import health as room
 from vkteams_daemon.daemon import status as status_file
-from vkteams_daemon.daemon.condition import GRACE, look
-from vkteams_daemon.daemon.pidfile import PidFile
+from vkteams_daemon.daemon.health import GRACE, probe
+from vkteams_daemon.daemon.process.pidfile import PidFile
 from vkteams_daemon.errors import CannotCreate, PermissionRefused, VkTeamsError
 
 
@@ -52,21 +52,21 @@ def _write(config: Config, *, age: float = 0.0, **changes: Any) -> None:
 )  # fmt: skip
 def test_the_word_for_each_state(config: Config, held: ExitStack, state: str, word: str) -> None:
     _write(config, state=state)
-    found = look(config)
-    assert (found.word, found.exit_code, found.pid, found.alive) == (word, 0, os.getpid(), True)
+    found = probe(config)
+    assert (found.state, found.exit_code, found.pid, found.alive) == (word, 0, os.getpid(), True)
     assert found.uptime is not None
 
 
 def test_nothing_there_is_not_running(config: Config) -> None:
-    found = look(config)
-    assert (found.word, found.exit_code, found.pid, found.uptime) == ("not running", 3, None, None)
+    found = probe(config)
+    assert (found.state, found.exit_code, found.pid, found.uptime) == ("not running", 3, None, None)
 
 
 def test_after_a_clean_exit_the_last_file_is_still_shown(config: Config, held: ExitStack) -> None:
     _write(config, state="stopping")
     held.close()
-    found = look(config)
-    assert (found.word, found.exit_code) == ("not running", 3)
+    found = probe(config)
+    assert (found.state, found.exit_code) == ("not running", 3)
     assert found.status is not None
     assert found.uptime is None
 
@@ -74,50 +74,50 @@ def test_after_a_clean_exit_the_last_file_is_still_shown(config: Config, held: E
 def test_a_pid_file_that_nobody_holds_is_dead(config: Config) -> None:
     config.pid_file.write_text(f"{os.getppid()}\n")
     _write(config, state="listening")
-    found = look(config)
-    assert (found.word, found.exit_code, found.pid) == ("dead", 1, None)
+    found = probe(config)
+    assert (found.state, found.exit_code, found.pid) == ("dead", 1, None)
 
 
 def test_a_daemon_that_is_just_coming_is_not_called_dead(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config.pid_file.touch()
     with ExitStack() as stack:
         monkeypatch.setattr(time, "sleep", lambda _: stack.enter_context(PidFile(config.pid_file)))
-        assert look(config).word == "starting"
+        assert probe(config).state == "starting"
 
 
 def test_the_status_of_an_earlier_process_is_not_believed(config: Config, held: ExitStack) -> None:
     _write(config, state="listening", pid=os.getpid() + 1)
-    found = look(config)
-    assert (found.word, found.status) == ("starting", None)
+    found = probe(config)
+    assert (found.state, found.status) == ("starting", None)
 
 
 def test_a_lock_without_a_status_for_long_is_stale(config: Config, held: ExitStack) -> None:
-    assert look(config).word == "starting"
+    assert probe(config).state == "starting"
     old = time.time() - 15 - GRACE - 1
     os.utime(config.pid_file, (old, old))
-    assert (look(config).word, look(config).exit_code) == ("stale", 4)
+    assert (probe(config).state, probe(config).exit_code) == ("stale", 4)
 
 
 def test_a_file_that_is_no_longer_written_is_stale(config: Config, held: ExitStack) -> None:
     _write(config, state="listening", age=3 * 5 + GRACE - 2)
-    assert look(config).word == "running"
+    assert probe(config).state == "running"
     _write(config, state="listening", age=3 * 5 + GRACE + 2)
-    found = look(config)
-    assert (found.word, found.exit_code) == ("stale", 4)
+    found = probe(config)
+    assert (found.state, found.exit_code) == ("stale", 4)
     assert found.age is not None
     assert found.age > 30
     _write(config, state="listening", age=-3600)  # the clock was set back
-    assert look(config).word == "running"
+    assert probe(config).state == "running"
 
 
 def test_a_broken_status_file_is_unknown(config: Config, held: ExitStack) -> None:
     config.status_file.write_text("{")
-    found = look(config)
-    assert (found.word, found.exit_code) == ("unknown", 4)
+    found = probe(config)
+    assert (found.state, found.exit_code) == ("unknown", 4)
     assert found.error is not None
     assert "not a readable status file" in found.error
     held.close()
-    assert look(config).word == "not running"
+    assert probe(config).state == "not running"
 
 
 def test_a_directory_that_may_not_be_looked_into_is_unknown(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,8 +125,8 @@ def test_a_directory_that_may_not_be_looked_into_is_unknown(config: Config, monk
         raise PermissionRefused("x: this user may not look there")
 
     monkeypatch.setattr(room, "holder", closed)
-    found = look(config)
-    assert (found.word, found.exit_code, found.error) == ("unknown", 4, "x: this user may not look there")
+    found = probe(config)
+    assert (found.state, found.exit_code, found.error) == ("unknown", 4, "x: this user may not look there")
 
 
 def test_what_was_processed_and_when(config: Config, held: ExitStack) -> None:
@@ -134,7 +134,7 @@ def test_what_was_processed_and_when(config: Config, held: ExitStack) -> None:
     events = status_file.Events(saved=5, duplicate=2, filtered=1, quarantined=1, last_event_at=moment)
     api = status_file.Api(state="ok", last_poll_at=moment + timedelta(seconds=30))
     _write(config, state="listening", events=events, api=api)
-    found = look(config)
+    found = probe(config)
     assert found.events_processed == 8
     assert found.last_activity == moment + timedelta(seconds=30)
     assert found.summary().keys() == {"status", "uptime", "events_processed", "last_activity"}

@@ -12,7 +12,7 @@ import pytest
 
 from tests.harness.daemon import ROOT
 from vkteams_daemon import config as configuration
-from vkteams_daemon import template
+from vkteams_daemon import config_template
 from vkteams_daemon.config import find_file, load, masked, reloaded, seconds
 from vkteams_daemon.errors import ConfigError, PermissionRefused
 from vkteams_daemon.options import ALIASES, SECTIONS, Config, options
@@ -338,11 +338,11 @@ def test_every_option_says_what_it_is() -> None:
 
 def test_the_file_of_all_options_is_the_table() -> None:
     file = ROOT / "etc" / "vkteamsd.toml"
-    assert file.read_text(encoding="utf-8") == template.toml(), "run `vkteamsctl config show --template`"
+    assert file.read_text(encoding="utf-8") == config_template.toml(), "run `vkteamsctl config show --template`"
 
 
 def test_the_file_of_all_options_changes_nothing_and_is_right_without_its_marks(write: Write) -> None:
-    text = template.toml()
+    text = config_template.toml()
     assert load(write(text), environ={}) == msgspec.structs.replace(Config(), source=str(write(text)))
     assert all(not table for table in tomllib.loads(text).values())
     opened = re.sub(r"(?m)^#(\w+ = )", r"\1", text)
@@ -352,7 +352,7 @@ def test_the_file_of_all_options_changes_nothing_and_is_right_without_its_marks(
 
 def test_the_file_of_all_options_says_what_can_be_reloaded() -> None:
     for option in options():
-        help_line = re.search(rf"# (.*)\n#{option.key} = ", template.toml().split(f"[{option.section}]")[1])
+        help_line = re.search(rf"# (.*)\n#{option.key} = ", config_template.toml().split(f"[{option.section}]")[1])
         assert help_line is not None
         assert option.help in help_line[1]
         assert help_line[1].endswith("(reload)") is option.reload

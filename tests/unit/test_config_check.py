@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from vkteams_daemon.ctl.main import main
-from vkteams_daemon.store import bundle
+from vkteams_daemon.store.bundled import programs
 
 Check = Callable[..., str]
 
@@ -72,10 +72,10 @@ def test_only_what_the_role_needs_is_looked_at(check: Check) -> None:
 
 def test_what_may_be_right_elsewhere_is_a_note(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who checks is not always who starts it, and systemd hands a token over only then."""
-    monkeypatch.setattr(bundle, "available", lambda: True)
+    monkeypatch.setattr(programs, "available", lambda: True)
     assert _notes(check(0)) == ["api.token is not set: vkteamsd will not start with role all or listen"]
     assert _notes(check(0, VKTEAMS_API_TOKEN="1.2.3:4")) == []
-    monkeypatch.setattr(bundle, "available", lambda: False)
+    monkeypatch.setattr(programs, "available", lambda: False)
     assert _notes(check(0)) == ["database.url is not set, and the bundled PostgreSQL is not installed"]
     assert _notes(check(0, DATABASE_URL="postgresql://x/y")) == []
     assert _notes(check(0, VKTEAMS_STORAGE_SAVE="no")) == [

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.harness.conversation import all_events, last_texts
-from vkteams_daemon.botapi.simulator.script import CONVERSATION, Line, read_script
+from vkteams_daemon.simulator.script import CONVERSATION, Line, read_script
 
 OPS, OFFICE = "681869378@chat.agent", "684120415@chat.agent"
 

@@ -13,13 +13,13 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save_file
 
 from tests.harness.models import write_encoder
-from vkteams_daemon.embedding.convert import convert
-from vkteams_daemon.embedding.encoder import Encoder
-from vkteams_daemon.embedding.graph import FLOAT, Graph
+from vkteams_daemon.embedding.install.convert import convert
+from vkteams_daemon.embedding.install.encoder import Encoder
+from vkteams_daemon.embedding.install.graph import FLOAT, Graph
+from vkteams_daemon.embedding.install.quantise import Int8Layers, quantised
+from vkteams_daemon.embedding.install.samples import texts
 from vkteams_daemon.embedding.manifest import Pooling, Settings
 from vkteams_daemon.embedding.model import Chunk, Model
-from vkteams_daemon.embedding.quantise import Int8Layers, quantised
-from vkteams_daemon.embedding.samples import texts
 
 Array = np.ndarray
 erf = np.vectorize(math.erf, otypes=[np.float64])

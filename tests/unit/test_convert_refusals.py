@@ -13,15 +13,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.harness.models import write_encoder
-from vkteams_daemon.embedding import acceptance
-from vkteams_daemon.embedding import convert as conversion
-from vkteams_daemon.embedding import encoder as encoders
-from vkteams_daemon.embedding.convert import Choice, convert
-from vkteams_daemon.embedding.encoder import Encoder, Floats
-from vkteams_daemon.embedding.graph import Graph
+from vkteams_daemon.embedding.install import acceptance
+from vkteams_daemon.embedding.install import convert as conversion
+from vkteams_daemon.embedding.install import encoder as encoders
+from vkteams_daemon.embedding.install.convert import Choice, convert
+from vkteams_daemon.embedding.install.encoder import Encoder, Floats
+from vkteams_daemon.embedding.install.graph import Graph
+from vkteams_daemon.embedding.install.quantise import Int8Layers
+from vkteams_daemon.embedding.install.samples import texts
 from vkteams_daemon.embedding.manifest import ModelInfo, Settings
-from vkteams_daemon.embedding.quantise import Int8Layers
-from vkteams_daemon.embedding.samples import texts
 from vkteams_daemon.errors import ModelError, ModelRefused
 
 

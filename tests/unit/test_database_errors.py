@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from vkteams_daemon.errors import ConfigError, DatabaseUnavailable
-from vkteams_daemon.store.database import as_store_error
+from vkteams_daemon.store.connections import as_store_error
 
 
 @pytest.mark.parametrize("place", ["127.0.0.1", "/nowhere"])

@@ -12,7 +12,7 @@ import pytest
 
 from docs import commands
 from tests.harness.daemon import ROOT
-from vkteams_daemon import errors, template
+from vkteams_daemon import config_template, errors
 from vkteams_daemon.ctl import main as ctl
 from vkteams_daemon.ctl.output import MODES
 from vkteams_daemon.daemon import arguments
@@ -178,7 +178,9 @@ def test_every_variable_that_is_written_exists(page: Path) -> None:
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_option_has_its_row(section: str) -> None:
     text = CONFIGURATION.partition(f"\n### [{section}]\n\n")[2].partition("\n### ")[0].strip()
-    assert text == f"{SECTIONS[section].__doc__}\n\n{template.markdown(section)}", "vkteams_daemon/template.py has it"
+    assert text == f"{SECTIONS[section].__doc__}\n\n{config_template.markdown(section)}", (
+        "vkteams_daemon/config_template.py has it"
+    )
 
 
 def test_no_section_too_many() -> None:

@@ -30,9 +30,9 @@ from vkteams_daemon.botapi.facts import (
     Unreadable,
     User,
     derive,
-    ident,
+    parse_id,
+    parse_time,
     subject_of,
-    when,
 )  # fmt: skip
 
 OPS = Chat("681869378@chat.agent", "group", "Ops")
@@ -268,17 +268,17 @@ def test_odd_payloads_of_parts_are_passed_over(odd: Any) -> None:
     ],
 )  # fmt: skip
 def test_ids(value: Any, kept: str | None) -> None:
-    assert ident(value) == kept
+    assert parse_id(value) == kept
 
 
 @pytest.mark.parametrize("value", [None, True, False, 0, -1, "", "x", "1.5", "²", [], {}, 253402214400, 10**400, 1e300])
 def test_what_is_no_time(value: Any) -> None:
-    assert when(value) is None
+    assert parse_time(value) is None
 
 
 @pytest.mark.parametrize("value", [1764000000, 1764000000.25, "1764000000", 1e-300, 253402214399, 253402214399.99994])
 def test_times(value: Any) -> None:
-    found = when(value)
+    found = parse_time(value)
     assert found is not None
     assert abs(found.timestamp() - float(value)) < 1
 

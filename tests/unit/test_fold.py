@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vkteams_daemon.botapi.facts import Content, MessageFact
-from vkteams_daemon.store.fold import Message, first_seen, fold_all
+from vkteams_daemon.store.derive.fold import Message, first_seen, fold_all
 
 SENT = datetime(2025, 11, 24, 16, 0, tzinfo=UTC)
 KEY = ("chat", "1")

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from vkteams_daemon.search.follow import Line, likelihood
-from vkteams_daemon.search.hit import Leg, Ranked
-from vkteams_daemon.search.hybrid import LEG, relevance
+from vkteams_daemon.search.results import Leg, Ranked
+from vkteams_daemon.search.retrieval.fusion import LEG, relevance
+from vkteams_daemon.search.retrieval.linking import Line, likelihood
 
 START = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 

@@ -15,18 +15,51 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "vkteams_daemon"
 
-# What each room may import beside itself, also inside functions.
-_GROUND = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__"}
-ALLOWED = dict.fromkeys(_GROUND, _GROUND) | {
+# What each folder may import beside itself, also inside functions.
+_MODULES = {file.stem for file in PACKAGE.glob("*.py")} - {"__init__"}
+_GROUND = _MODULES | {"system"}
+ALLOWED = dict.fromkeys(_MODULES, _MODULES) | {
     "errors": set(),
     "options": {"errors"},
+    "simulator": {"errors"},
+    "system": _MODULES,
     "botapi": _GROUND,
     "store": _GROUND | {"botapi"},
-    "embedding": _GROUND | {"store"},
+    "embedding": _GROUND,
     "search": _GROUND | {"botapi", "store", "embedding"},
     "daemon": _GROUND | {"botapi", "store", "embedding"},
-    "ctl": _GROUND | {"botapi", "store", "embedding", "search", "daemon", "mcp"},
     "mcp": _GROUND | {"botapi", "store", "embedding", "search", "daemon"},
+    "ctl": _GROUND | {"botapi", "simulator", "store", "embedding", "search", "daemon", "mcp"},
+}
+# What the parts of a folder may import of that folder, beside themselves.
+_STORE = {"connections", "bulk"}
+INSIDE = {
+    "store": {
+        "connections": {"bundled"},
+        "bulk": {"connections"},
+        "schema": _STORE,
+        "database": _STORE | {"schema", "bundled"},
+        "models": _STORE,
+        "derive": _STORE,
+        "queue": _STORE | {"derive"},
+        "ingest": _STORE | {"derive"},
+        "rebuild": _STORE | {"derive", "ingest"},
+        "admin": _STORE | {"schema", "models", "derive", "ingest", "rebuild"},
+        "bundled": set(),
+    },
+    "embedding": {
+        "manifest": set(),
+        "catalogue": {"manifest"},
+        "model": {"manifest"},
+        "install": {"manifest", "catalogue", "model"},
+    },
+    "search": {
+        "names": set(),
+        "messages": set(),
+        "scope": set(),
+        "results": {"names", "messages"},
+    },
+    "daemon": {},
 }
 _FILES = sorted(PACKAGE.rglob("*.py"))
 _HEAVY = {
@@ -41,7 +74,7 @@ _SQL = re.compile(
 )
 
 
-def _room(file: Path) -> str:
+def _folder(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -60,18 +93,77 @@ def _name(file: Path) -> str:
 
 @pytest.mark.parametrize("file", _FILES, ids=_name)
 def test_imports_run_one_way(file: Path) -> None:
-    room = _room(file)
-    if room == "__init__":
-        return  # the library's face hands on what the rooms have
+    folder = _folder(file)
+    if folder == "__init__":
+        return  # the library's face hands on what the folders have
     wrong = set()
     for module in _imports(file):
         other = module.split(".")[1]
-        if other not in (room, "__version__") and other not in ALLOWED[room]:
+        if other not in (folder, "__version__") and other not in ALLOWED[folder]:
             wrong.add(module)
-    assert not wrong, f"{room} must not import {', '.join(sorted(wrong))}"
+    assert not wrong, f"{folder} must not import {', '.join(sorted(wrong))}"
 
 
-@pytest.mark.parametrize("file", [f for f in _FILES if _room(f) not in ("store", "search")], ids=_name)
+def _module(name: str) -> str | None:
+    """The module that an import of this dotted name loads; None where there is no such file."""
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return name
+    return _module(name.rpartition(".")[0]) if "." in name else None
+
+
+def _circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another, in a circle; empty where there is none."""
+    done: set[str] = set()
+    path: list[str] = []
+
+    def visit(name: str) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        path.append(name)
+        for other in sorted(graph.get(name, ())):
+            if circle := visit(other):
+                return circle
+        path.pop()
+        done.add(name)
+        return []
+
+    return next(filter(None, map(visit, sorted(graph))), [])
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    graph = {}
+    for file in _FILES:
+        name = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+        graph[name] = {module for imported in _imports(file) if (module := _module(imported))} - {
+            name,
+            "vkteams_daemon",
+        }
+    assert not _circle(graph)
+
+
+def test_a_circle_would_be_seen() -> None:
+    assert _circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert not _circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+
+
+@pytest.mark.parametrize("folder", INSIDE)
+def test_imports_inside_a_folder_run_one_way(folder: str) -> None:
+    wrong = set()
+    for file in (PACKAGE / folder).rglob("*.py"):
+        part = file.relative_to(PACKAGE / folder).parts[0].removesuffix(".py")
+        for module in _imports(file):
+            names = module.split(".")
+            other = names[2] if names[1] == folder and len(names) > 2 else part
+            if other != part and part in INSIDE[folder] and other not in INSIDE[folder][part]:
+                wrong.add(f"{file.relative_to(PACKAGE)}: {module}")
+    assert not wrong, f"not the way of {folder}: {', '.join(sorted(wrong))}"
+
+
+@pytest.mark.parametrize("file", [f for f in _FILES if _folder(f) not in ("store", "search")], ids=_name)
 def test_sql_stands_in_the_store_and_in_search_alone(file: Path) -> None:
     found = []
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

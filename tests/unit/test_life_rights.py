@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from vkteams_daemon.daemon.life import Life
-from vkteams_daemon.daemon.notify import Notify
-from vkteams_daemon.daemon.settings import Settings
+from vkteams_daemon.daemon.process.daemon_process import DaemonProcess
+from vkteams_daemon.daemon.process.notify import Notify
+from vkteams_daemon.daemon.process.settings import Settings
 from vkteams_daemon.options import Config, Daemon
-from vkteams_daemon.store.owner import Owner
+from vkteams_daemon.system.user import Owner
 
 
 def _become(owner: Owner, directory: Path) -> dict[str, list[int]]:
@@ -24,7 +24,7 @@ def _become(owner: Owner, directory: Path) -> dict[str, list[int]]:
     if child == 0:
         try:
             sys.stdin = Path(os.devnull).open()  # noqa: SIM115  pytest's has no descriptor that could be redirected
-            life = Life(
+            life = DaemonProcess(
                 Config(daemon=Daemon(runtime_dir=str(directory))), Settings(None, "", {}, {}), owner, Notify({})
             )
             with life._open(life._context(detach_process=False, files_preserve=[writing])):
@@ -43,7 +43,7 @@ def _become(owner: Owner, directory: Path) -> dict[str, list[int]]:
 def test_neither_root_nor_its_group_is_left(open_tmp: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     os.chown(open_tmp, nobody.pw_uid, nobody.pw_gid)
-    found = _become(Owner("nobody", nobody.pw_uid, nobody.pw_gid, lent=True), open_tmp)
+    found = _become(Owner("nobody", nobody.pw_uid, nobody.pw_gid, impersonated=True), open_tmp)
     assert found.get("users") == [nobody.pw_uid] * 3, found
     assert found["groups"] == [nobody.pw_gid] * 3
     assert 0 not in found["others"]

@@ -19,12 +19,12 @@ import pytest
 
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import log as log_room
-from vkteams_daemon.daemon.log import Log, LogFile
 from vkteams_daemon.errors import CannotCreate
+from vkteams_daemon.system import log as log_room
+from vkteams_daemon.system.log import Log, LogFile
 
 TOKEN = "001.0123456789.9876543210:1000000001"
-log = logging.getLogger("vkteams_daemon.daemon.poller")
+log = logging.getLogger("vkteams_daemon.daemon.polling.poller")
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def test_a_text_line_has_its_time_with_offset_process_level_and_place(tmp_path: 
     log.info("went %s", "well")
     moment, process, level, place, text = _lines(tmp_path)[0].split(" ", 4)
     assert datetime.fromisoformat(moment).utcoffset() is not None
-    assert (process, level, place, text) == (f"vkteamsd[{os.getpid()}]", "INFO", "daemon.poller:", "went well")
+    assert (process, level, place, text) == (f"vkteamsd[{os.getpid()}]", "INFO", "daemon.polling.poller:", "went well")
     assert stat.S_IMODE((tmp_path / "x.log").stat().st_mode) & 0o137 == 0
 
 
@@ -135,7 +135,7 @@ def test_a_thread_that_fails_is_in_the_log(tmp_path: Path) -> None:
     thread = threading.Thread(target=fail)
     thread.start()
     thread.join()
-    assert "CRITICAL daemon.log: an exception that nobody caught: with ***" in _lines(tmp_path)[0]
+    assert "CRITICAL system.log: an exception that nobody caught: with ***" in _lines(tmp_path)[0]
     assert "in fail" in (tmp_path / "x.log").read_text()
 
 
@@ -235,7 +235,7 @@ def test_in_the_foreground_it_is_standard_error(tmp_path: Path, capfd: pytest.Ca
     Log(_config(tmp_path, log__target="syslog"), foreground=True, program="vkteamsctl")
     log.info("hello")
     sys.stderr.flush()
-    assert f" vkteamsctl[{os.getpid()}] INFO daemon.poller: hello" in capfd.readouterr().err
+    assert f" vkteamsctl[{os.getpid()}] INFO daemon.polling.poller: hello" in capfd.readouterr().err
     assert not (tmp_path / "x.log").exists()
 
 
@@ -248,7 +248,7 @@ def test_syslog_gets_ident_and_facility(tmp_path: Path, monkeypatch: pytest.Monk
         assert logs.note == ""
         log.error("went\nwrong with %s", TOKEN)
         said = server.recv(65536).decode()
-    assert said == rf"<27>vkteamsd[{os.getpid()}]: ERROR daemon.poller: went\nwrong with ***"
+    assert said == rf"<27>vkteamsd[{os.getpid()}]: ERROR daemon.polling.poller: went\nwrong with ***"
 
 
 def test_syslog_that_does_not_listen_never_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from vkteams_daemon.access import Access, Tokens, read
 from vkteams_daemon.errors import ConfigError, PermissionRefused
-from vkteams_daemon.mcp.access import Access, Tokens, read
 
 LONG = "t" * 40
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from vkteams_daemon.errors import UsageError
-from vkteams_daemon.mcp.kind import Kind, meant
+from vkteams_daemon.mcp.tools.context_kind import Kind, meant
 
 NOTHING = {"msg_id": None, "query": None, "user_id": None, "timeframe": None}
 

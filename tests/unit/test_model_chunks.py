@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tests.harness.models import SPECIAL
 from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding.install.samples import texts
 from vkteams_daemon.embedding.model import OVERLAP, Chunk, Model, batches, load_session, load_tokenizer, windows
-from vkteams_daemon.embedding.samples import texts
 
 CLS, SEP = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
 

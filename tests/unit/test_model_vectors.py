@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding.install.samples import texts
 from vkteams_daemon.embedding.model import Chunk, Model, batches
-from vkteams_daemon.embedding.samples import texts
 from vkteams_daemon.errors import ModelAbsent, ModelError, ModelRefused
 
 SOME = texts()[::3]

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from vkteams_daemon.ctl import moments as types
+from vkteams_daemon.ctl import argument_types as types
 from vkteams_daemon.errors import UsageError
-from vkteams_daemon.moments import age, since, until
+from vkteams_daemon.times import age, since, until
 
 NOW = datetime(2026, 11, 25, 12, 30, tzinfo=UTC)
 

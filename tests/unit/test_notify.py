@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vkteams_daemon.daemon.notify import Notify
+from vkteams_daemon.daemon.process.notify import Notify
 
 
 @pytest.mark.parametrize("abstract", [False, True])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vkteams_daemon.botapi.facts import Membership
-from vkteams_daemon.store import people
+from vkteams_daemon.store.derive import people
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 Table = dict[Any, tuple[Any, ...]]

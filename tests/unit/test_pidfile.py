@@ -12,16 +12,16 @@ import lockfile
 import pytest
 
 from tests.harness.waiting import until
-from vkteams_daemon.daemon import holder as holders
-from vkteams_daemon.daemon.holder import Holder, holder, read_pid
-from vkteams_daemon.daemon.pidfile import Held, PidFile
+from vkteams_daemon.daemon.process import holder as holders
+from vkteams_daemon.daemon.process.holder import Holder, holder, read_pid
+from vkteams_daemon.daemon.process.pidfile import PidFile, PidFileLocked
 from vkteams_daemon.errors import AlreadyRunning, CannotCreate, PermissionRefused
 
 ROOT = Path(__file__).parents[2]
 _HOLD = """
 import sys, time
 from pathlib import Path
-from vkteams_daemon.daemon.pidfile import PidFile
+from vkteams_daemon.daemon.process.pidfile import PidFile
 PidFile(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 time.sleep(600)
@@ -189,7 +189,7 @@ def test_a_lock_on_a_removed_file_is_worth_nothing(path: Path, monkeypatch: pyte
 
 
 def test_break_lock_removes_only_what_nobody_holds(path: Path, other: subprocess.Popen[str]) -> None:
-    with pytest.raises(Held):
+    with pytest.raises(PidFileLocked):
         PidFile(path).break_lock()
     other.kill()
     other.wait()
@@ -229,7 +229,7 @@ def test_looking_never_disturbs_the_lock(path: Path) -> None:
         assert holder(path) == Holder(os.getpid())
         asking = f"""
 from pathlib import Path
-from vkteams_daemon.daemon import holder
+from vkteams_daemon.daemon.process import holder
 holder._LOCKS = Path("/nonexistent")
 print(holder.holder(Path({str(path)!r})))
 """
@@ -262,7 +262,7 @@ def test_on_a_file_system_with_other_device_numbers_the_number_in_the_file_decid
 def test_a_holder_in_another_pid_namespace_has_no_number_here(path: Path, other: subprocess.Popen[str]) -> None:
     asking = f"""
 from pathlib import Path
-from vkteams_daemon.daemon.holder import holder
+from vkteams_daemon.daemon.process.holder import holder
 print(holder(Path({str(path)!r})))
 """
     inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", asking]
@@ -278,7 +278,7 @@ def test_of_many_who_want_it_one_has_it_at_a_time(path: Path, tmp_path: Path) ->
     program = """
 import os, sys, time
 from pathlib import Path
-from vkteams_daemon.daemon.pidfile import PidFile, Held
+from vkteams_daemon.daemon.process.pidfile import PidFile, PidFileLocked
 path, marker = Path(sys.argv[1]), Path(sys.argv[2])
 turns, end = 0, time.monotonic() + 1.0
 while time.monotonic() < end or turns < 5:
@@ -287,7 +287,7 @@ while time.monotonic() < end or turns < 5:
             os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
             marker.unlink()
             turns += 1
-    except Held:
+    except PidFileLocked:
         pass
 print(turns)
 """

@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness.samples import ARRIVAL, GROUP, body, message
 from vkteams_daemon.botapi.events import read
-from vkteams_daemon.daemon.printing import Printer
+from vkteams_daemon.daemon.polling.printer import Printer
 
 HOSTILE = "привет \x9b31m \u202e \x7f \u2028 конец"
 

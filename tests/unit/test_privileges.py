@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import privileges
+from vkteams_daemon.daemon.process import privileges
 from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused
-from vkteams_daemon.store.owner import Owner
+from vkteams_daemon.system.user import Owner
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 NOBODY = pwd.getpwnam("nobody")
@@ -40,7 +40,7 @@ def _be(monkeypatch: pytest.MonkeyPatch, uid: int, *, exists: bool = False) -> N
 
 def test_root_becomes_the_packages_user_where_it_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     _be(monkeypatch, 0, exists=True)
-    assert privileges.user(_config()) == Owner("_vkteams", 990, 990, lent=True)
+    assert privileges.user(_config()) == Owner("_vkteams", 990, 990, impersonated=True)
     assert privileges.user(_config(user="nobody")).name == "nobody"
 
 
@@ -50,7 +50,7 @@ def test_root_is_refused_unless_it_is_meant(monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(PermissionRefused, match="does not run as root") as refusal:
             privileges.user(config)
         assert "VKTEAMS_DAEMON_ALLOW_ROOT=1" in refusal.value.hint
-    assert privileges.user(_config(allow_root=True)) == Owner("root", 0, 0, lent=False)
+    assert privileges.user(_config(allow_root=True)) == Owner("root", 0, 0, impersonated=False)
     _be(monkeypatch, 0, exists=True)
     assert privileges.user(_config(user="root", allow_root=True)).uid == 0
 
@@ -63,8 +63,8 @@ def test_a_user_that_does_not_exist_is_a_configuration_error(monkeypatch: pytest
 
 def test_an_ordinary_user_runs_as_itself_and_cannot_become_another(monkeypatch: pytest.MonkeyPatch) -> None:
     _be(monkeypatch, 65534, exists=True)
-    assert privileges.user(_config()) == Owner("nobody", 65534, 65534, lent=False)
-    assert privileges.user(_config(user="nobody")).lent is False
+    assert privileges.user(_config()) == Owner("nobody", 65534, 65534, impersonated=False)
+    assert privileges.user(_config(user="nobody")).impersonated is False
     with pytest.raises(PermissionRefused, match="only root can start vkteamsd as _vkteams"):
         privileges.user(_config(user="_vkteams"))
     _be(monkeypatch, 4242)
@@ -73,7 +73,7 @@ def test_an_ordinary_user_runs_as_itself_and_cannot_become_another(monkeypatch: 
 
 
 def _own() -> Owner:
-    return Owner(pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid(), lent=False)
+    return Owner(pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid(), impersonated=False)
 
 
 @as_root
@@ -114,7 +114,7 @@ def test_in_a_directory_of_everybody_nobody_else_gets_in(tmp_path: Path) -> None
 def test_directories_belong_to_the_user_that_root_becomes(tmp_path: Path) -> None:
     for directory in (tmp_path, *tmp_path.parents[:-2]):
         directory.chmod(0o755)
-    owner = Owner("nobody", NOBODY.pw_uid, NOBODY.pw_gid, lent=True)
+    owner = Owner("nobody", NOBODY.pw_uid, NOBODY.pw_gid, impersonated=True)
     config = _config(runtime_dir=str(tmp_path / "run" / "sales"), state_dir=str(tmp_path / "state" / "sales"))
     config = msgspec.structs.replace(config, instance="sales")
     privileges.make_directories(config, owner)
@@ -165,6 +165,6 @@ def test_whoever_cannot_read_the_program_or_write_its_files_is_told(
 def test_the_home_of_whoever_started_it_is_left_behind(tmp_path: Path) -> None:
     config = _config(runtime_dir=str(tmp_path), state_dir=str(tmp_path))
     environ = {"HOME": "/root", "XDG_RUNTIME_DIR": "/run/user/0", "USER": "root", "TZ": "UTC"}
-    owner = Owner("nobody", NOBODY.pw_uid, NOBODY.pw_gid, lent=True)
+    owner = Owner("nobody", NOBODY.pw_uid, NOBODY.pw_gid, impersonated=True)
     privileges.settle(config, owner, [], environ)
     assert environ == {"HOME": NOBODY.pw_dir, "USER": "nobody", "LOGNAME": "nobody", "TZ": "UTC"}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from vkteams_daemon.search.query import MOST_TERMS, Query, Term, parse
+from vkteams_daemon.search.retrieval.query import MOST_TERMS, Query, Term, parse
 
 
 def _read(text: str) -> list[list[str]]:

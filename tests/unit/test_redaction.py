@@ -5,8 +5,8 @@ from urllib.parse import quote
 import pytest
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon.redaction import MASK, Secrets
 from vkteams_daemon.options import Api, Database
+from vkteams_daemon.system.redaction import MASK, Secrets
 
 TOKEN = "001.1234567890.0987654321:1000000042"
 

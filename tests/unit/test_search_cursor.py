@@ -9,7 +9,7 @@ import pytest
 
 from vkteams_daemon.errors import UsageError
 from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
-from vkteams_daemon.search.hit import Ranked
+from vkteams_daemon.search.results import Ranked
 
 ASKED = datetime(2026, 11, 25, 12, 0, 0, 123456, tzinfo=UTC)
 RANKED = [Ranked("c", str(n), 1.0) for n in range(6)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vkteams_daemon.daemon.settings import Settings
+from vkteams_daemon.daemon.process.settings import Settings
 from vkteams_daemon.errors import ConfigError
 
 

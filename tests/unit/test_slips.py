@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vkteams_daemon.search.slips import MOST_SPELLINGS, fold, other_layout, other_script
+from vkteams_daemon.search.spelling.keyboard import MOST_SPELLINGS, fold, other_layout, other_script
 
 
 @pytest.mark.parametrize(

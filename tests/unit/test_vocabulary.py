@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vkteams_daemon.search.vocabulary import Vocabulary, slips
+from vkteams_daemon.search.spelling.vocabulary import Vocabulary, slips
 
 WORDS = Vocabulary({"сервер": 40, "север": 3, "сервиз": 2, "принтер": 7, "server": 9, "ерш": 1, "му": 1})
 

@@ -15,10 +15,9 @@ from typing import Any
 import requests
 import urllib3
 
-from vkteams_daemon.botapi.facts import ident
-from vkteams_daemon.botapi.failure import failure
-from vkteams_daemon.botapi.refusal import refusal
-from vkteams_daemon.botapi.sockets import Adapter, Sockets
+from vkteams_daemon.botapi.facts import parse_id
+from vkteams_daemon.botapi.failures import failure, refusal
+from vkteams_daemon.botapi.transport import Adapter, Sockets
 from vkteams_daemon.errors import (
     ApiProtocolError,
     ApiServerError,
@@ -100,7 +99,7 @@ class BotClient:
             raise NotBotApi(
                 f"{self.url}: what answers there is not the Bot API", hint="Check api.url, and the proxy on the way."
             ) from error
-        user_id = _printable(ident(answer.get("userId")))
+        user_id = _printable(parse_id(answer.get("userId")))
         if user_id is None:
             raise NotBotApi(f"{self.url}: self/get answers without a userId", hint="Check api.url.")
         return BotInfo(user_id, _printable(answer.get("nick")), _printable(answer.get("firstName")))

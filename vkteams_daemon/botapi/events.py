@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from vkteams_daemon.botapi.body import Element, split
-from vkteams_daemon.botapi.facts import Facts, Unreadable, derive, ident, subject_of, when
-from vkteams_daemon.botapi.refusal import refusal
+from vkteams_daemon.botapi.facts import Facts, Unreadable, derive, parse_id, parse_time, subject_of
+from vkteams_daemon.botapi.failures import refusal
 from vkteams_daemon.errors import ApiProtocolError
 
 MAX_EVENT_ID = 2**63 - 1
@@ -115,12 +115,12 @@ def _name(value: Any, error: str | None) -> tuple[str | None, str | None]:
 
 
 def _timestamp(payload: Any) -> datetime | None:
-    return when(payload.get("timestamp")) if isinstance(payload, dict) else None
+    return parse_time(payload.get("timestamp")) if isinstance(payload, dict) else None
 
 
 def _event_id(value: Any, source: bytes) -> int:
     """The API's id where it is one that a bigint holds and a cursor can pass; otherwise the hash of the event."""
-    text = ident(value)
+    text = parse_id(value)
     if text is not None and text.isascii() and text.isdigit() and len(text) <= 19 and 0 < int(text) <= MAX_EVENT_ID:
         return int(text)
     return hashed_id(source)

@@ -98,7 +98,7 @@ class Facts:
     members: tuple[Membership, ...] = ()
 
 
-def ident(value: Any) -> str | None:
+def parse_id(value: Any) -> str | None:
     """An id as text: a string, or an int as its digits; None for anything else. Never by way of a float."""
     if isinstance(value, str):
         return value or None
@@ -107,7 +107,7 @@ def ident(value: Any) -> str | None:
     return None
 
 
-def when(value: Any) -> datetime | None:
+def parse_time(value: Any) -> datetime | None:
     """Unix seconds (a number, or its decimal text) as a time; None for anything else or beyond the calendar."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
         value = int(value)
@@ -118,7 +118,7 @@ def when(value: Any) -> datetime | None:
 
 def subject_of(payload: dict[str, Any]) -> str | None:
     """What tells two events under one id apart: the message, the query, or the members."""
-    own = ident(payload.get("msgId")) or ident(payload.get("queryId"))
+    own = parse_id(payload.get("msgId")) or parse_id(payload.get("queryId"))
     if own:
         return own[:MAX_ID]
     members = [m.user_id for key in ("newMembers", "leftMembers") for m in _users(payload.get(key))]
@@ -151,7 +151,7 @@ def derive(kind: str | None, payload: dict[str, Any], received_at: datetime) -> 
     facts = Facts(
         chat_id=chat.chat_id if chat else None,
         user_id=author.user_id if author else None,
-        occurred_at=when(payload.get("editedTimestamp")) or when(payload.get("timestamp")),
+        occurred_at=parse_time(payload.get("editedTimestamp")) or parse_time(payload.get("timestamp")),
         chats=(chat,) if chat else (),
         users=users,
         message=message,
@@ -174,7 +174,7 @@ def _carrier(kind: str | None, payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def _message(kind: str, payload: dict[str, Any], chat: Chat, received_at: datetime) -> MessageFact:
-    msg_id = ident(payload.get("msgId"))
+    msg_id = parse_id(payload.get("msgId"))
     if msg_id is None:
         raise Unreadable(f"{kind} without a msgId")
     speaks = kind in ("newMessage", "editedMessage", "pinnedMessage") and _says_something(payload)
@@ -182,7 +182,7 @@ def _message(kind: str, payload: dict[str, Any], chat: Chat, received_at: dateti
         chat_id=chat.chat_id,
         msg_id=msg_id,
         at=received_at,
-        sent_at=when(payload.get("timestamp")) or received_at,
+        sent_at=parse_time(payload.get("timestamp")) or received_at,
         content=_content(kind, payload, received_at) if speaks else None,
         deleted=kind == "deletedMessage",
         pinned={"pinnedMessage": True, "unpinnedMessage": False}.get(kind),
@@ -197,7 +197,7 @@ def _says_something(payload: dict[str, Any]) -> bool:
 
 def _content(kind: str, payload: dict[str, Any], received_at: datetime) -> Content:
     author = _user(payload.get("from"))
-    edited_at = when(payload.get("editedTimestamp"))
+    edited_at = parse_time(payload.get("editedTimestamp"))
     parts = _list(payload.get("parts")) or None
     topic = payload.get("parent_topic")
     return Content(
@@ -206,7 +206,7 @@ def _content(kind: str, payload: dict[str, Any], received_at: datetime) -> Conte
         text=_searchable(payload, parts),
         format=payload.get("format") if isinstance(payload.get("format"), dict) else None,
         parts=parts,
-        reply_to_msg_id=next((ident(m.get("msgId")) for m in _quoted(parts, "reply")), None) if parts else None,
+        reply_to_msg_id=next((parse_id(m.get("msgId")) for m in _quoted(parts, "reply")), None) if parts else None,
         forward=list(_quoted(parts, "forward")) or None if parts else None,
         thread=topic if isinstance(topic, dict) else None,
     )
@@ -244,17 +244,17 @@ def _memberships(kind: str, payload: dict[str, Any], chat_id: str, at: datetime)
 
 def _chat(carrier: dict[str, Any]) -> Chat | None:
     value = carrier.get("chat")
-    chat_id = ident(value.get("chatId")) if isinstance(value, dict) else None
+    chat_id = parse_id(value.get("chatId")) if isinstance(value, dict) else None
     if chat_id is None or not isinstance(value, dict):
         return None
     topic = carrier.get("parent_topic")
     parent = topic if isinstance(topic, dict) else {}
     return Chat(chat_id, _text(value.get("type")), _text(value.get("title")),
-                ident(parent.get("chatId")), ident(parent.get("messageId")))  # fmt: skip
+                parse_id(parent.get("chatId")), parse_id(parent.get("messageId")))  # fmt: skip
 
 
 def _user(value: Any) -> User | None:
-    user_id = ident(value.get("userId")) if isinstance(value, dict) else None
+    user_id = parse_id(value.get("userId")) if isinstance(value, dict) else None
     if user_id is None:
         return None
     bot = value.get("isBot")

@@ -25,19 +25,19 @@ from typing import Any, NoReturn
 
 from vkteams_daemon import __version__
 from vkteams_daemon.ctl import output
-from vkteams_daemon.daemon import streams
 from vkteams_daemon.errors import UsageError, VkTeamsError
+from vkteams_daemon.system import streams
 
 NOUNS = {
-    "daemon": ("vkteams_daemon.ctl.daemon", "start, stop and look at vkteamsd"),
-    "search": ("vkteams_daemon.ctl.search", "find what was said"),
-    "context": ("vkteams_daemon.ctl.context", "conversations as they went, and who took part"),
-    "database": ("vkteams_daemon.ctl.database", "the archive's tables, numbers and repairs"),
-    "model": ("vkteams_daemon.ctl.model", "install and choose the embedding model"),
-    "diagnostic": ("vkteams_daemon.ctl.diagnostic", "is everything well, and what came last"),
-    "config": ("vkteams_daemon.ctl.config", "show and check the configuration"),
-    "mcp": ("vkteams_daemon.ctl.mcp", "the archive for Claude and other agents"),
-    "simulator": ("vkteams_daemon.ctl.simulator", "a Bot API on this machine to try things with"),
+    "daemon": ("vkteams_daemon.ctl.commands.daemon.command", "start, stop and look at vkteamsd"),
+    "search": ("vkteams_daemon.ctl.commands.search", "find what was said"),
+    "context": ("vkteams_daemon.ctl.commands.context.command", "conversations as they went, and who took part"),
+    "database": ("vkteams_daemon.ctl.commands.database.command", "the archive's tables, numbers and repairs"),
+    "model": ("vkteams_daemon.ctl.commands.model", "install and choose the embedding model"),
+    "diagnostic": ("vkteams_daemon.ctl.commands.diagnostic", "is everything well, and what came last"),
+    "config": ("vkteams_daemon.ctl.commands.config", "show and check the configuration"),
+    "mcp": ("vkteams_daemon.ctl.commands.mcp", "the archive for Claude and other agents"),
+    "simulator": ("vkteams_daemon.ctl.commands.simulator", "a Bot API on this machine to try things with"),
 }
 
 _EXAMPLES = """examples:
@@ -203,7 +203,7 @@ class _Run:
     def _masked(self, text: str) -> str:
         if self.config is None:
             return text
-        from vkteams_daemon.daemon.redaction import Secrets
+        from vkteams_daemon.system.redaction import Secrets
 
         secrets = Secrets()
         secrets.learn(self.config)

@@ -6,8 +6,8 @@ import argparse
 from typing import Any, NoReturn
 
 from vkteams_daemon import __version__
-from vkteams_daemon.daemon import streams
 from vkteams_daemon.errors import UsageError
+from vkteams_daemon.system import streams
 
 _EXAMPLES = """examples:
   vkteamsd

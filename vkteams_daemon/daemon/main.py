@@ -25,13 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import arguments, detach, privileges, streams
-from vkteams_daemon.daemon.life import Life
-from vkteams_daemon.daemon.notify import Notify
-from vkteams_daemon.daemon.pidfile import PidFile, holder
-from vkteams_daemon.daemon.redaction import Secrets
-from vkteams_daemon.daemon.settings import Settings
+from vkteams_daemon.daemon import arguments
+from vkteams_daemon.daemon.process import detach, privileges
+from vkteams_daemon.daemon.process.daemon_process import DaemonProcess
+from vkteams_daemon.daemon.process.notify import Notify
+from vkteams_daemon.daemon.process.pidfile import PidFile, holder
+from vkteams_daemon.daemon.process.settings import Settings
 from vkteams_daemon.errors import AlreadyRunning, ConfigError, UsageError, VkTeamsError
+from vkteams_daemon.system import streams
+from vkteams_daemon.system.redaction import Secrets
 
 
 def main(argv: Sequence[str] | None = None, *, service: Callable[..., Any] | None = None) -> int:
@@ -86,7 +88,7 @@ def _run(args: argparse.Namespace, secrets: Secrets, service: Callable[..., Any]
     owner = privileges.user(config)
     privileges.make_directories(config, owner, log=not args.foreground)
     _refuse_second(config)
-    life = Life(config, settings, owner, Notify(), service)
+    life = DaemonProcess(config, settings, owner, Notify(), service)
     if args.foreground:
         return life.in_foreground()
     verdict = detach.start(
@@ -132,7 +134,7 @@ def _refuse_second(config: Config) -> None:
         )
 
 
-def _detached(life: Life, pipe: detach.Pipe, secrets: Secrets) -> int:
+def _detached(life: DaemonProcess, pipe: detach.Pipe, secrets: Secrets) -> int:
     """The daemon's whole life after the fork; whatever goes wrong becomes the verdict, or a line of the log."""
     try:
         return life.detached(pipe)

@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 from vkteams_daemon.config import seconds
 from vkteams_daemon.errors import VkTeamsError
-from vkteams_daemon.store import erasing
-from vkteams_daemon.store.database import Connection
+from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.rebuild import erasure
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Retention:
         self._done = age
         try:
             with self._connect() as connection:
-                done = erasing.erase(connection, before, stopped=self._stopping.is_set)
+                done = erasure.erase(connection, before, stopped=self._stopping.is_set)
         except VkTeamsError as error:
             log.warning("retention: what is older than %s could not be erased: %s", age, error)
             self._due = time.monotonic() + RETRY

@@ -21,19 +21,19 @@ from types import FrameType
 from vkteams_daemon import __version__
 from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import chores
-from vkteams_daemon.daemon.embedders import Embedders
-from vkteams_daemon.daemon.opening import Opening
-from vkteams_daemon.daemon.poller import Poller, Sink
-from vkteams_daemon.daemon.printing import Printer
+from vkteams_daemon.daemon import word_count
+from vkteams_daemon.daemon.opener import DatabaseOpener
+from vkteams_daemon.daemon.polling.poller import Poller, Sink
+from vkteams_daemon.daemon.polling.printer import Printer
 from vkteams_daemon.daemon.reload import Reload, client
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.retention import Retention
 from vkteams_daemon.daemon.status import State, Status
 from vkteams_daemon.daemon.status import new as new_status
+from vkteams_daemon.daemon.workers.pool import WorkerPool
 from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, StoppedEarly, VkTeamsError
 from vkteams_daemon.store.database import Database
-from vkteams_daemon.store.writing import Writer
+from vkteams_daemon.store.ingest.writer import Writer
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Service:
         self._database = Database(config, application="vkteamsd")
         self._writer: Writer | None = None
         self._poller: Poller | None = None
-        self._embedders = Embedders(config, self._database)
+        self._embedders = WorkerPool(config, self._database)
         self._work = ThreadPoolExecutor(1 + self._embedders.workers, thread_name_prefix="work")
         self._threads: list[threading.Thread] = []
 
@@ -194,7 +194,7 @@ class Service:
         )
         if config.storage.save:
             # Nobody waits for these when the daemon stops: what is cut off in the middle changes nothing.
-            self._beside("chores", lambda: chores.run(self._database, self._stopping))
+            self._beside("chores", lambda: word_count.run(self._database, self._stopping))
             self._beside("retention", Retention(
                 self._database.connect, lambda: self.config.storage.retention, self._holds, self._stopping
             ).run)  # fmt: skip
@@ -203,7 +203,7 @@ class Service:
         return self._await_ready(poller.ready, lambda: poller.last_error)
 
     def _start_embedding(self) -> str:
-        opening = Opening(
+        opening = DatabaseOpener(
             self._database,
             self._status.database,
             self._stopping,

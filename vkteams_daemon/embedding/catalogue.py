@@ -8,18 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.manifest import ModelInfo, Settings
 from vkteams_daemon.errors import CannotCreate, ConfigError, ModelAbsent, ModelError, PermissionRefused
-
-if TYPE_CHECKING:
-    from vkteams_daemon.embedding.convert import Choice
 
 DEFAULT = "default"  # the file that names the chosen model, beside the models
 
@@ -243,17 +238,3 @@ def checked(name: str) -> str:
             f"{name!r} cannot be a model's name", hint="Rename the directory: letters, digits, '.', '_' and '-'."
         )
     return name
-
-
-def install(
-    source: str,
-    models_dir: Path,
-    *,
-    precision: Choice = "auto",
-    progress: Callable[[str], None] | None = None,
-) -> ModelInfo:
-    """Install a model; see `install.install`."""
-    # It brings in numpy, the runtime and the converter.
-    from vkteams_daemon.embedding.install import install as run
-
-    return run(source, models_dir, precision=precision, progress=progress)

@@ -23,6 +23,7 @@ from vkteams_daemon.errors import CannotCreate, ModelAbsent, ModelRefused
 ONNX = "model.onnx"
 TOKENIZER = "tokenizer.json"
 MANIFEST = "model.toml"
+IDS, MASK = "input_ids", "attention_mask"  # the inputs of the graph in model.onnx
 
 Pooling = Literal["mean", "cls"]
 Precision = Literal["int8", "fp32"]

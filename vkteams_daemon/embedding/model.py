@@ -18,7 +18,6 @@ import onnxruntime
 from tokenizers import Encoding, Tokenizer
 
 from vkteams_daemon.embedding import manifest
-from vkteams_daemon.embedding.graph import IDS, MASK
 from vkteams_daemon.embedding.manifest import ModelInfo, Precision
 from vkteams_daemon.errors import ModelError, ModelRefused
 
@@ -109,7 +108,7 @@ class Model:
             options = onnxruntime.RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
-            vectors: Vectors = self._session.run(None, {IDS: ids, MASK: mask}, options)[0]
+            vectors: Vectors = self._session.run(None, {manifest.IDS: ids, manifest.MASK: mask}, options)[0]
         except Exception as error:  # the runtime's errors have no common base
             raise ModelError(f"{self.name}: the model failed: {error}") from error
         return vectors

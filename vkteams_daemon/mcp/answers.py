@@ -100,7 +100,7 @@ class Coverage(Answer):
     """What may be missing, a sentence each."""
 
 
-class Found(Answer):
+class SearchResult(Answer):
     """The answer to a search."""
 
     query: str

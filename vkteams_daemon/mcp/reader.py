@@ -17,9 +17,9 @@ import anyio.to_thread
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.mcpserver.exceptions import ToolError
 
+from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import DatabaseUnavailable
-from vkteams_daemon.mcp.access import Access
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Archive

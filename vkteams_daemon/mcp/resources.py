@@ -12,10 +12,10 @@ from mcp.server.mcpserver.prompts.base import UserMessage
 from mcp.types import EmbeddedResource, Resource, TextContent, TextResourceContents
 from pydantic import Field
 
-from vkteams_daemon import moments
-from vkteams_daemon.mcp import reading
-from vkteams_daemon.mcp.chats import reader
+from vkteams_daemon import times
 from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.tools import history
+from vkteams_daemon.mcp.tools.chat_choice import reader
 from vkteams_daemon.mcp.untrusted import visible
 
 CHAT = "vkteams://chat/{chat_id}"
@@ -36,12 +36,12 @@ def tool_of(uri: str) -> str:
 async def chat(ctx: Ctx, chat_id: str) -> str:
     """The newest messages of a chat, oldest first."""
     here = reader(ctx)
-    return (await reading.recent(here, await here.visible(chat_id), limit=_NEWEST)).model_dump_json()
+    return (await history.recent(here, await here.visible(chat_id), limit=_NEWEST)).model_dump_json()
 
 
 async def message(ctx: Ctx, chat_id: str, msg_id: str) -> str:
     """One message and its thread."""
-    return (await reading.message(reader(ctx), chat_id, msg_id)).model_dump_json()
+    return (await history.message(reader(ctx), chat_id, msg_id)).model_dump_json()
 
 
 async def listed(here: Reader) -> list[Resource]:
@@ -73,8 +73,8 @@ async def summarise_day(
             raise ToolError("chat_id: there are several chats; say which one")
     else:
         chats = await here.visible(chat_id)
-    start = moments.since(day) if day else datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    said = await reading.recent(here, chats, since=start, until=start + timedelta(days=1), limit=_OF_A_DAY)
+    start = times.since(day) if day else datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    said = await history.recent(here, chats, since=start, until=start + timedelta(days=1), limit=_OF_A_DAY)
     date = f"{start:%Y-%m-%d}"
     task = (
         f"Summarise what was said on {date} (UTC) in the chat whose messages follow as JSON: what was decided, what is"

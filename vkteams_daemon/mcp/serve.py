@@ -7,13 +7,13 @@ import os
 import pwd
 from pathlib import Path
 
+from vkteams_daemon.access import Access, Tokens
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon.log import Log
-from vkteams_daemon.daemon.redaction import Secrets
-from vkteams_daemon.mcp.access import Access, Tokens
 from vkteams_daemon.mcp.audit import Audit
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.server import Server
+from vkteams_daemon.system.log import Log
+from vkteams_daemon.system.redaction import Secrets
 
 
 def over_stdio(config: Config) -> None:

@@ -19,16 +19,17 @@ import psycopg
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import NotFound, StoreError
 from vkteams_daemon.options import Database as DatabaseOptions
-from vkteams_daemon.search import budget, context, conversation, directory, stats
-from vkteams_daemon.search.asking import Found, Mode, Question, answer
-from vkteams_daemon.search.context import Context, Kind
-from vkteams_daemon.search.conversation import Message, Said
-from vkteams_daemon.search.export import Export
-from vkteams_daemon.search.hit import Hit, chat_titles
-from vkteams_daemon.search.meaning import Meanings
+from vkteams_daemon.search.history import context, conversation, directory, statistics, token_budget
+from vkteams_daemon.search.history.context import Context, Kind
+from vkteams_daemon.search.history.export import Export
+from vkteams_daemon.search.messages import ArchivedMessage, MessageWithThread
+from vkteams_daemon.search.names import chat_titles
+from vkteams_daemon.search.question import Mode, Question, SearchResult, answer
+from vkteams_daemon.search.results import Hit
+from vkteams_daemon.search.retrieval.query_encoder import QueryEncoderCache
 from vkteams_daemon.search.scope import Scope, existing, with_threads
-from vkteams_daemon.search.vocabulary import Vocabulary
-from vkteams_daemon.store.cluster import READER
+from vkteams_daemon.search.spelling.vocabulary import Vocabulary
+from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.models import active_model
 
@@ -50,7 +51,7 @@ class Archive:
         self._database = Database(self._config, application="vkteams-search")
         self._opened = False
         self._lock = threading.Lock()
-        self._meanings = Meanings(self._config)
+        self._encoders = QueryEncoderCache(self._config)
         self._vocabulary: tuple[float, Vocabulary] | None = None
 
     def __enter__(self) -> Archive:
@@ -64,7 +65,7 @@ class Archive:
         with self._lock:
             self._database.close()
             self._opened, self._vocabulary = False, None
-        self._meanings.forget()
+        self._encoders.forget()
 
     def search(
         self,
@@ -79,7 +80,7 @@ class Archive:
         context: int = 0,
         recency: timedelta | None = None,
         cursor: str | None = None,
-    ) -> Found:
+    ) -> SearchResult:
         """The messages that answer the query.
 
         Args:
@@ -108,13 +109,13 @@ class Archive:
         if mode != "text":
             with self._reading() as connection:
                 active = active_model(connection)
-            meaning = self._meanings.of(active, required=mode == "semantic")
+            meaning = self._encoders.of(active, required=mode == "semantic")
         with self._reading() as connection:
             return answer(connection, question, meaning, lambda: self._words(connection))
 
     def thread(
         self, chat_id: str, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
-    ) -> list[Said]:
+    ) -> list[ArchivedMessage]:
         """One message with what it answers, what answers it, and what its thread hangs on; oldest first.
 
         Args:
@@ -134,13 +135,13 @@ class Archive:
 
     def message(
         self, chat_id: str, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
-    ) -> Message:
+    ) -> MessageWithThread:
         """One message and its thread; arguments and errors are those of `thread`."""
         linked = self.thread(chat_id, msg_id, chat_ids=chat_ids, since=since)
         middle = next(said for said in linked if said.key == (chat_id, msg_id))
         with self._reading() as connection:
             title = chat_titles(connection, [chat_id]).get(chat_id)
-        return Message(middle, title, [said for said in linked if said is not middle])
+        return MessageWithThread(middle, title, [said for said in linked if said is not middle])
 
     def latest(
         self,
@@ -151,7 +152,7 @@ class Archive:
         until: datetime | None = None,
         before: tuple[datetime, str, str] | None = None,
         limit: int | None = None,
-    ) -> list[Said]:
+    ) -> list[ArchivedMessage]:
         """The newest messages, in the order they were said in.
 
         Args:
@@ -181,8 +182,8 @@ class Archive:
         query: str | None = None,
         user_id: str | None = None,
         message: tuple[str, str] | None = None,
-        max_tokens: int = budget.MOST,
-        cost: Callable[[Said], int] = budget.as_read,
+        max_tokens: int = token_budget.MOST,
+        cost: Callable[[ArchivedMessage], int] = token_budget.as_read,
     ) -> Context:
         """Conversations for a reader with little room: what does not fit is left out, the newest kept.
 
@@ -212,7 +213,7 @@ class Archive:
             )
             found, note = topic.hits, topic.note
         with self._reading() as connection:
-            room = budget.Budget(max_tokens, cost)
+            room = token_budget.TokenBudget(max_tokens, cost)
             answer = context.answer(connection, wanted, Scope(chat_ids, since=since), within, found, room)
         return replace(answer, note=answer.note or note)
 
@@ -252,10 +253,12 @@ class Archive:
         with self._reading() as connection:
             yield Export(connection, Scope(chat_ids, user_id, since, until), deleted=deleted)
 
-    def statistics(self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> stats.Statistics:
+    def statistics(
+        self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
+    ) -> statistics.Statistics:
         """The archive in numbers."""
         with self._reading() as connection:
-            return stats.statistics(connection, chat_ids=chat_ids, since=since)
+            return statistics.statistics(connection, chat_ids=chat_ids, since=since)
 
     def existing(
         self, chat_ids: Collection[str] | None, *, threads: bool = False, user_id: str | None = None

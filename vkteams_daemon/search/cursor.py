@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vkteams_daemon.errors import UsageError
-from vkteams_daemon.search.hit import Ranked
+from vkteams_daemon.search.results import Ranked
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from vkteams_daemon.errors import StoreError
-from vkteams_daemon.store.database import Connection, translated
+from vkteams_daemon.store.connections import Connection, translated
 
 KINDS = ("message", "window")
 # Every neighbour of a new vector is a page to write again. Few of them, well chosen, cost half of pgvector's defaults
@@ -276,3 +277,22 @@ def _checked(kind: str) -> str:
     if kind not in KINDS:
         raise StoreError(f"{kind!r} is no kind of vector")
     return kind
+
+
+@dataclass(frozen=True, slots=True)
+class VectorStore:
+    """What semantic search stands on: pgvector's version, the active model's name, and whether its index is whole."""
+
+    extension: str | None
+    model: str | None
+    indexed: bool
+
+
+def vector_store(connection: Connection) -> VectorStore:
+    """Whether vectors can be stored and searched."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
+        row = cursor.fetchone()
+    model = active_model(connection)
+    indexed = model is not None and has_index(connection, model.model_id, "message")
+    return VectorStore(row[0] if row else None, model.name if model else None, indexed)

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 
-from vkteams_daemon.store import derived
-from vkteams_daemon.store.database import Connection, translated
+from vkteams_daemon.store.connections import Connection, translated
+from vkteams_daemon.store.derive import projection
 
 Vector = npt.NDArray[np.float16]
 
@@ -55,7 +55,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
+class EmbeddingResult:
     """One claim's vectors: a (text hash, halfvec) pair per chunk, in the order of the text; none without a token."""
 
     claim: Claim
@@ -122,7 +122,9 @@ def known_vectors(connection: Connection, model_id: int, hashes: Sequence[bytes]
     return {bytes(text_hash): _numpy(vector) for text_hash, vector in rows}
 
 
-def finish(connection: Connection, model_id: int, done: Sequence[Embedded], failed: Sequence[Failed] = ()) -> int:
+def finish(
+    connection: Connection, model_id: int, done: Sequence[EmbeddingResult], failed: Sequence[Failed] = ()
+) -> int:
     """Store vectors and let their queue rows go, and put off what failed, in the claims' own transaction.
 
     Args:
@@ -185,7 +187,7 @@ def retry(connection: Connection) -> int:
     return count
 
 
-def wake_ups(connection: Connection, seconds: float) -> bool:
+def wait_for_notify(connection: Connection, seconds: float) -> bool:
     """Wait up to `seconds` for the writer's notification; the connection listens from the first call on."""
     with translated():
         connection.execute("LISTEN vkteams_queue")
@@ -217,7 +219,7 @@ def _gone(connection: Connection, claims: Sequence[Claim]) -> list[Claim]:
     if not claims:
         return []
     # Whoever writes to a chat holds its lock until that is committed, and is seen by whoever has the lock after that.
-    free = derived.try_lock(connection, {claim.chat_id for claim in claims})
+    free = projection.try_lock(connection, {claim.chat_id for claim in claims})
     rows = connection.execute(
         "SELECT k.place FROM unnest(%b::text[], %b::text[]) WITH ORDINALITY AS k(chat_id, msg_id, place)"
         " WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = k.chat_id AND m.msg_id = k.msg_id"
@@ -267,7 +269,7 @@ def _put_off(connection: Connection, model_id: int, failed: Failed) -> None:
     )
 
 
-def _copy(connection: Connection, model_id: int, stored: Sequence[Embedded]) -> None:
+def _copy(connection: Connection, model_id: int, stored: Sequence[EmbeddingResult]) -> None:
     if not stored:
         return
     connection.execute(_PLANNING_ONCE)

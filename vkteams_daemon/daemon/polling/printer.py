@@ -1,0 +1,74 @@
+"""`--no-save`: each event as a JSON line on standard output, and nothing stored. The named exception to the promise."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any, TextIO
+
+from vkteams_daemon.botapi.chat_filter import ChatFilter
+from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.errors import CannotCreate
+from vkteams_daemon.store.ingest.writer import Cursor, Stored
+
+# DEL, C1, line separators, marks that turn the direction of text around, and halves of characters.
+_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+
+
+class OutputLost(CannotCreate):
+    """Nobody reads what is printed any more, or it finds no room."""
+
+
+class Printer:
+    """Takes the writer's place in the poll loop. Its cursor lives in memory: what it acknowledges is gone."""
+
+    def __init__(self, chat_ids: Collection[str] = (), out: TextIO | None = None) -> None:
+        self._chat_filter = ChatFilter(chat_ids)
+        self._out = out or sys.stdout
+        self.cursor: Cursor | None = Cursor(1, 0, 0)
+        self.holds = False
+
+    def acquire(self) -> bool:
+        """Nobody else can hold it."""
+        self.holds = True
+        return True
+
+    def ping(self) -> None:
+        """Nothing to keep alive."""
+
+    def store(self, events: list[Event]) -> Stored:
+        """Print a batch and move on.
+
+        Raises:
+            OutputLost: not all of it could be written; nothing of it is acknowledged.
+        """
+        before = self.cursor or Cursor(1, 0, 0)
+        kept = self._chat_filter.apply(events)
+        try:
+            for event in kept:
+                # What is no JSON is printed as a JSON string: one line an event, and no byte of it steers a terminal.
+                value = json.loads(event.json) if event.json else (event.raw or b"").decode("utf-8", "replace")
+                self._out.write(self._line(value) + "\n")
+            self._out.flush()
+        except OSError as error:
+            self._discard()
+            raise OutputLost(f"standard output cannot be written: {error.strerror}") from error
+        last = max([before.last_event_id, *(e.event_id for e in events if e.numbered)])
+        self.cursor = replace(before, last_event_id=last)
+        return Stored(saved=0, filtered=len(events) - len(kept), moved=last != before.last_event_id)
+
+    def _discard(self) -> None:
+        """Let the interpreter's own last flush find room, so that the exit code is ours."""
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
+
+    def _line(self, value: Any) -> str:
+        """One line of JSON; what json leaves as it is and a terminal could take as a command is escaped too."""
+        utf8 = (self._out.encoding or "utf-8").lower().replace("-", "") == "utf8"
+        text = json.dumps(value, ensure_ascii=not utf8)
+        return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

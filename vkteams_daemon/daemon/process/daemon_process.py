@@ -1,0 +1,232 @@
+"""One life of the daemon, from the moment DaemonContext opens to its exit code.
+
+The order matters: DaemonContext first (user, directory, descriptors, signals, PID file), then the log, then the heavy
+imports and everything with a thread; what is made before the double fork does not survive it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import daemon
+
+from vkteams_daemon import __version__
+from vkteams_daemon.config import Config
+from vkteams_daemon.daemon import status as status_file
+from vkteams_daemon.daemon.process import privileges
+from vkteams_daemon.daemon.process.detach import Pipe
+from vkteams_daemon.daemon.process.notify import Notify
+from vkteams_daemon.daemon.process.pidfile import PidFile
+from vkteams_daemon.daemon.process.settings import Settings
+from vkteams_daemon.errors import StoppedEarly, VkTeamsError
+from vkteams_daemon.system.log import Log
+from vkteams_daemon.system.user import Owner
+
+log = logging.getLogger(__name__)
+
+UMASK = 0o027
+_NEW = 200_000  # objects, more than an answer of 10,000 events becomes; Python's own threshold is 700
+
+
+class Signals:
+    """The handler of every signal, from DaemonContext's first moment on; keeps what comes before there is a service."""
+
+    def __init__(self, notify: Notify, leave: Callable[[], None]) -> None:
+        self._notify = notify
+        self._leave = leave
+        self._early: list[int] = []
+        self._service: Callable[[int, FrameType | None], None] | None = None
+        self._endings = 0
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        """Record it; the second TERM or INT leaves at once."""
+        if signum in (signal.SIGTERM, signal.SIGINT):
+            self._endings += 1
+            if self._endings > 1:
+                self._leave()
+            self._notify.stopping()
+        if self._service is None:
+            self._early.append(signum)
+        else:
+            self._service(signum, frame)
+
+    def hand_over(self, service: Callable[[int, FrameType | None], None]) -> None:
+        """Let the service have them, those that have come already first."""
+        while self._early:
+            service(self._early.pop(0), None)
+        self._service = service
+        while self._early:  # one that came in between
+            service(self._early.pop(0), None)
+
+
+class DaemonProcess:
+    """What a daemon needs to live; made by the starter, lived by the daemon.
+
+    Args:
+        config: in force, with absolute paths.
+        settings: reads it again on HUP.
+        owner: the user to run as.
+        notify: the service manager.
+        service: makes the service; daemon.service.Service where it is None.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        settings: Settings,
+        owner: Owner,
+        notify: Notify,
+        service: Callable[..., Any] | None = None,
+    ) -> None:
+        self._config = config
+        self._settings = settings
+        self._owner = owner
+        self._notify = notify
+        self._make_service = service
+        self._program = privileges.program()
+        self._pid_file = PidFile(config.pid_file)
+        self._signals = Signals(notify, self._leave)
+        self._log: Log | None = None
+        self._foreground = False
+
+    def detached(self, pipe: Pipe) -> int:
+        """Detach, live, and return the exit code.
+
+        Raises:
+            VkTeamsError: it could not start; the PID file is gone again.
+        """
+        context = self._context(detach_process=True, files_preserve=[pipe.descriptor])
+        with self._open(context):
+            pipe.running()
+            return self._live(pipe.ready)
+
+    def in_foreground(self) -> int:
+        """The same without detaching, on the terminal's streams."""
+        self._foreground = True
+        context = self._context(
+            detach_process=False, stdin=sys.stdin, stdout=sys.stdout, stderr=sys.stderr, files_preserve=_own_files()
+        )
+        with self._open(context):
+            try:
+                return self._live(lambda note: log.info("ready%s", f" ({note})" if note else ""))
+            except StoppedEarly:
+                return 0  # whoever told it to stop is content; nobody waits for a verdict
+
+    def log_failure(self, error: BaseException) -> None:
+        """Write down why this life ended, where there is a log already."""
+        if self._log is not None:
+            expected = isinstance(error, VkTeamsError)
+            log.error("the daemon ends: %s", error, exc_info=None if expected else error)
+
+    def _context(self, **settings: Any) -> Any:
+        takes = dict.fromkeys(
+            (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2), self._signals
+        )
+        terminal = () if self._foreground else (signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP)
+        return daemon.DaemonContext(
+            working_directory="/",
+            umask=UMASK,
+            uid=self._owner.uid,
+            gid=self._owner.gid,
+            initgroups=self._owner.impersonated,
+            prevent_core=True,
+            pidfile=self._pid_file,
+            signal_map={**takes, **dict.fromkeys(terminal)},
+            **settings,
+        )
+
+    @contextlib.contextmanager
+    def _open(self, context: Any) -> Any:
+        try:
+            if self._owner.impersonated:
+                os.setgid(self._owner.gid)  # with initgroups, DaemonContext sets the other groups alone
+            context.open()
+        except daemon.daemon.DaemonError as error:
+            raise VkTeamsError(f"cannot become a daemon: {error}") from error
+        try:
+            yield
+        finally:
+            context.close()
+
+    def _live(self, announce: Callable[[str], None]) -> int:
+        config = self._config
+        privileges.settle(config, self._owner, self._program, os.environ, log=not self._foreground)
+        self._log = logs = Log(config, foreground=self._foreground)
+        with contextlib.suppress(OSError, ValueError):
+            faulthandler.enable(2)
+        status = status_file.new(__version__, config.daemon.role)
+        group = privileges.status_group(self._owner)
+
+        def report() -> None:
+            self._pid_file.restore()
+            status_file.write(status, config.status_file, group=group)
+
+        service = self._factory()(
+            config, status, report, reload=self._reload, apply=logs.apply, toggle_debug=logs.toggle_debug
+        )
+        self._signals.hand_over(service.signal)
+        log.info("vkteamsd %s starts as process %d, user %s", __version__, os.getpid(), self._owner.name)
+        note = "; ".join(part for part in (service.start(), logs.note) if part)
+        relax_gc()
+        announce(note)
+        self._notify.ready(note)
+        code: int = service.run()
+        return code
+
+    def _factory(self) -> Callable[..., Any]:
+        if self._make_service is not None:
+            return self._make_service
+        from vkteams_daemon.daemon.service import Service
+
+        return Service
+
+    def _reload(self) -> Config:
+        logs = self._log
+        assert logs is not None
+        self._notify.reloading()
+        try:
+            logs.reopen()
+            config = self._settings.read_again()
+            logs.secrets.learn(config)  # before anybody tries the new token
+            return config
+        finally:
+            self._notify.reloaded()
+
+    def _leave(self) -> None:
+        """End the process now, without waiting for threads; the PID file goes all the same."""
+        with contextlib.suppress(Exception):
+            self._pid_file.__exit__()
+        os._exit(0)
+
+
+def _own_files() -> list[int]:
+    """What this process has opened itself, and has not inherited.
+
+    In the foreground it returns to whoever called it, such as a script that is still open while it is being run.
+    """
+    own = []
+    for entry in list(Path("/proc/self/fd").iterdir()):
+        with contextlib.suppress(OSError):  # the listing's own is closed by now
+            if not os.get_inheritable(int(entry.name)):
+                own.append(int(entry.name))
+    return own
+
+
+def relax_gc() -> None:
+    """Leave what is there by now alone, and look through what comes later only when there is much of it.
+
+    An answer of the Bot API becomes tens of thousands of objects without a cycle among them, and all of them would be
+    looked through several times while they are stored: an eighth of the time that storing takes.
+    """
+    gc.freeze()
+    gc.set_threshold(_NEW, 20, 20)

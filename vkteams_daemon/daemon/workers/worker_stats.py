@@ -1,0 +1,68 @@
+"""What the embedding workers of this process have done, for its status."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vkteams_daemon.errors import VkTeamsError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class WorkerStats:
+    """What the workers of this process have done; shared by them.
+
+    Attributes:
+        state: `ok`, `off` without a model, `failing` while the model or the database does not answer.
+        row_to_vector: milliseconds from queued to stored, the last thousand.
+    """
+
+    state: Literal["ok", "off", "failing"] = "off"
+    model: str | None = None
+    embedded: int = 0
+    failed: int = 0
+    queued: int | None = None
+    row_to_vector: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=1000))
+    troubled: set[object] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def add(self, embedded: int, failed: int, ages: Iterable[float]) -> None:
+        """Count one round."""
+        with self.lock:
+            self.embedded += embedded
+            self.failed += failed
+            self.row_to_vector.extend(1000 * age for age in ages)
+            self.rounds.append((time.monotonic(), embedded))
+
+    def trouble(self, worker: object, error: Exception) -> None:
+        """This worker cannot go on; said once for all of them, until none has trouble any more."""
+        with self.lock:
+            first = not self.troubled
+            self.troubled.add(worker)
+            self.state = "failing"
+        if first:
+            unforeseen = not isinstance(error, VkTeamsError)
+            log.warning("embedding waits: %s", error or type(error).__name__, exc_info=unforeseen)
+
+    def well(self, worker: object) -> None:
+        """This worker works."""
+        with self.lock:
+            last = self.troubled == {worker}
+            self.troubled.discard(worker)
+            self.state = "failing" if self.troubled else "ok"
+        if last:
+            log.info("embedding goes on")
+
+    def per_second(self, window: float = 60.0) -> float:
+        """Messages a second over the last `window` seconds."""
+        with self.lock:
+            since = time.monotonic() - window
+            return round(sum(count for at, count in self.rounds if at >= since) / window, 3)

@@ -1,0 +1,126 @@
+"""The cursors of the archive's bots, and setting one by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import class_row
+
+from vkteams_daemon.errors import AlreadyRunning, NotFound, UsageError
+from vkteams_daemon.store.connections import Connection, translated
+from vkteams_daemon.store.ingest.writer import Writer
+
+_BIGGEST_ID = 2**63 - 1
+_FAREWELL = 2.0  # seconds; the server may take a moment to end the session of a daemon that has just stopped
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Where a bot's archive stands.
+
+    Attributes:
+        generation: from 1 on; one more each time the server has started its ids over.
+        last_event_id: the cursor: what the next poll sends as lastEventId.
+        epoch: the fence, raised at each take-over.
+        highest_stored: the highest event id of this generation in `events`; None before the first.
+    """
+
+    bot_id: str
+    nick: str | None
+    generation: int
+    last_event_id: int
+    epoch: int
+    updated_at: datetime
+    highest_stored: int | None
+
+
+def cursors(connection: psycopg.Connection[Any]) -> list[Cursor]:
+    """The cursor of every bot that this archive has listened with."""
+    with connection.cursor(row_factory=class_row(Cursor)) as cursor:
+        cursor.execute(
+            "SELECT b.bot_id, b.nick, b.generation, b.last_event_id, b.epoch, b.updated_at,"
+            " (SELECT max(e.event_id) FROM events e WHERE e.bot_id = b.bot_id AND e.generation = b.generation)"
+            " AS highest_stored FROM bots b ORDER BY b.bot_id"
+        )
+        return cursor.fetchall()
+
+
+def cursor_of(connection: psycopg.Connection[Any], bot_id: str | None) -> Cursor:
+    """The cursor of that bot, or of the only one there is.
+
+    Raises:
+        NotFound: there is none.
+        UsageError: there are several, and none is named.
+    """
+    known = cursors(connection)
+    if bot_id is None and len(known) > 1:
+        names = ", ".join(bot.bot_id for bot in known)
+        raise UsageError("the archive has several bots", hint=f"Name one with --bot: {names}.")
+    for bot in known:
+        if bot_id in (None, bot.bot_id):
+            return bot
+    name = f"bot {bot_id}" if bot_id else "bot"
+    raise NotFound(f"the archive has no {name}", hint="A bot enters the archive when vkteamsd first listens with it.")
+
+
+def set_cursor(connect: Callable[[], Connection], bot_id: str, event_id: int) -> Cursor:
+    """Make `event_id` the next lastEventId; a writer that wakes up late is fenced off.
+
+    Args:
+        connect: opens a connection of the caller's own.
+        bot_id: a bot of this archive.
+        event_id: what the next poll sends: everything up to it counts as received, stored or not.
+
+    Raises:
+        UsageError: it is not an event id.
+        AlreadyRunning: a daemon listens with this bot.
+    """
+    if not 0 <= event_id <= _BIGGEST_ID:
+        raise UsageError(f"{event_id} is not an event id", hint=f"Event ids are whole numbers from 0 to {_BIGGEST_ID}.")
+    return _change(connect, bot_id, "last_event_id = %(id)s", {"id": event_id})
+
+
+def restart_cursor(connect: Callable[[], Connection], bot_id: str) -> Cursor:
+    """Open a new generation: the server starts its ids over, and ids seen before are new events again.
+
+    Raises:
+        AlreadyRunning: a daemon listens with this bot.
+    """
+    return _change(connect, bot_id, "generation = generation + 1, last_event_id = 0", {})
+
+
+@contextlib.contextmanager
+def held(connect: Callable[[], Connection], bot_id: str) -> Iterator[None]:
+    """Holds the bot's lock for a few seconds at most, so that no daemon listens meanwhile; its epoch is raised.
+
+    Raises:
+        AlreadyRunning: a daemon listens with this bot.
+    """
+    writer = Writer(connect, bot_id)
+    deadline = time.monotonic() + _FAREWELL
+    try:
+        while not writer.acquire():
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            raise AlreadyRunning(
+                f"a daemon listens with bot {bot_id}", hint="Stop it first: `vkteamsctl daemon stop` on its host."
+            )
+        yield
+    finally:
+        writer.close()
+
+
+def _change(connect: Callable[[], Connection], bot_id: str, change: str, values: dict[str, Any]) -> Cursor:
+    with held(connect, bot_id), translated(), connect() as connection, connection.transaction():
+        connection.execute(
+            f"UPDATE bots SET {change}, updated_at = now() WHERE bot_id = %(bot)s".encode(),
+            {**values, "bot": bot_id},
+        )
+        return cursor_of(connection, bot_id)

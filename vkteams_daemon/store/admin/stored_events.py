@@ -1,0 +1,69 @@
+"""Events as an administrator looks at them: the newest ones, and those that are quarantined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import class_row, tuple_row
+
+from vkteams_daemon.store.admin.cursors import cursors
+
+_EVENT = "bot_id, generation, event_id, type, chat_id, user_id, occurred_at, received_at, payload, error"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """A row of `events`; `error` says why it is quarantined, otherwise it is None."""
+
+    bot_id: str
+    generation: int
+    event_id: int
+    type: str | None
+    chat_id: str | None
+    user_id: str | None
+    occurred_at: datetime
+    received_at: datetime
+    payload: Any
+    error: str | None
+
+
+def last_events(
+    connection: psycopg.Connection[Any], *, limit: int = 20, chat_id: str | None = None, event_type: str | None = None
+) -> list[StoredEvent]:
+    """The newest stored events of every bot, newest first."""
+    found: list[StoredEvent] = []
+    for bot in cursors(connection):
+        # Bot by bot, so that each is a walk back along the primary key and never a sort of the whole table.
+        with connection.cursor(row_factory=class_row(StoredEvent)) as cursor:
+            cursor.execute(
+                f"SELECT {_EVENT} FROM events WHERE bot_id = %(bot)s"
+                " AND (%(chat)s::text IS NULL OR chat_id = %(chat)s) AND (%(type)s::text IS NULL OR type = %(type)s)"
+                " ORDER BY generation DESC, event_id DESC LIMIT %(limit)s".encode(),
+                {"bot": bot.bot_id, "chat": chat_id, "type": event_type, "limit": limit},
+                prepare=False,
+            )
+            found += cursor
+    found.sort(key=lambda event: (event.received_at, event.generation, event.event_id), reverse=True)
+    return found[:limit]
+
+
+def quarantined(connection: psycopg.Connection[Any], *, limit: int = 100) -> list[StoredEvent]:
+    """The events that this program could not read, oldest first."""
+    with connection.cursor(row_factory=class_row(StoredEvent)) as cursor:
+        cursor.execute(
+            f"SELECT {_EVENT} FROM events WHERE error IS NOT NULL"
+            " ORDER BY bot_id, generation, event_id LIMIT %s".encode(),
+            (limit,),
+        )
+        return cursor.fetchall()
+
+
+def count_quarantined(connection: psycopg.Connection[Any]) -> int:
+    """How many events are quarantined."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute("SELECT count(*) FROM events WHERE error IS NOT NULL")
+        row = cursor.fetchone()
+    return int(row[0]) if row else 0

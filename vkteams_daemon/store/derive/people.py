@@ -1,0 +1,130 @@
+"""What a batch says about chats, users and members, as rows for statements that take each row once.
+
+The newest known value of every column wins, and the time beside a row is that of its last change. So that it does not
+matter how events were cut into batches, a row that changes again within a batch is written once for each change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from operator import attrgetter
+from typing import Any
+
+from vkteams_daemon.botapi.facts import Facts, Membership
+from vkteams_daemon.store.bulk import Rows
+from vkteams_daemon.store.connections import Connection
+
+Row = tuple[Any, ...]
+
+CHATS = Rows((
+    ("chat_id", "text"), ("type", "text"), ("title", "text"), ("parent_chat_id", "text"), ("parent_msg_id", "text"),
+    ("seen_at", "timestamptz"),
+))  # fmt: skip
+USERS = Rows((
+    ("user_id", "text"), ("first_name", "text"), ("last_name", "text"), ("nick", "text"), ("is_bot", "bool"),
+    ("seen_at", "timestamptz"),
+))  # fmt: skip
+MEMBERS = Rows((
+    ("chat_id", "text"), ("user_id", "text"), ("joined_at", "timestamptz"), ("left_at", "timestamptz"),
+    ("added_by", "text"), ("removed_by", "text"),
+))  # fmt: skip
+
+_CHAT = attrgetter(*(name for name, _ in CHATS.columns[:-1]))
+_USER = attrgetter(*(name for name, _ in USERS.columns[:-1]))
+
+_SAVE_CHATS = (
+    "INSERT INTO {prefix}chats AS c (chat_id, type, title, parent_chat_id, parent_msg_id, first_seen_at, seen_at)"
+    " SELECT chat_id, type, title, parent_chat_id, parent_msg_id, seen_at, seen_at FROM {incoming}"
+    " ON CONFLICT (chat_id) DO UPDATE SET type = coalesce(excluded.type, c.type),"
+    " title = coalesce(excluded.title, c.title), parent_chat_id = coalesce(excluded.parent_chat_id, c.parent_chat_id),"
+    " parent_msg_id = coalesce(excluded.parent_msg_id, c.parent_msg_id), seen_at = excluded.seen_at"
+    " WHERE excluded.seen_at >= c.seen_at AND (coalesce(excluded.type, c.type), coalesce(excluded.title, c.title),"
+    " coalesce(excluded.parent_chat_id, c.parent_chat_id), coalesce(excluded.parent_msg_id, c.parent_msg_id))"
+    " IS DISTINCT FROM (c.type, c.title, c.parent_chat_id, c.parent_msg_id)"
+)
+_SAVE_USERS = (
+    "INSERT INTO {prefix}users AS u (user_id, first_name, last_name, nick, is_bot, seen_at)"
+    " SELECT user_id, first_name, last_name, nick, is_bot, seen_at FROM {incoming}"
+    " ON CONFLICT (user_id) DO UPDATE SET first_name = coalesce(excluded.first_name, u.first_name),"
+    " last_name = coalesce(excluded.last_name, u.last_name), nick = coalesce(excluded.nick, u.nick),"
+    " is_bot = coalesce(excluded.is_bot, u.is_bot), seen_at = excluded.seen_at"
+    " WHERE excluded.seen_at >= u.seen_at AND (coalesce(excluded.first_name, u.first_name),"
+    " coalesce(excluded.last_name, u.last_name), coalesce(excluded.nick, u.nick), coalesce(excluded.is_bot, u.is_bot))"
+    " IS DISTINCT FROM (u.first_name, u.last_name, u.nick, u.is_bot)"
+)
+_SAVE_MEMBERS = (
+    "INSERT INTO {prefix}chat_members AS m (chat_id, user_id, joined_at, left_at, added_by, removed_by)"
+    " SELECT chat_id, user_id, joined_at, left_at, added_by, removed_by FROM {incoming}"
+    " ON CONFLICT (chat_id, user_id) DO UPDATE SET joined_at = coalesce(excluded.joined_at, m.joined_at),"
+    " left_at = excluded.left_at, removed_by = excluded.removed_by,"
+    " added_by = CASE WHEN excluded.joined_at IS NULL THEN m.added_by ELSE excluded.added_by END"
+    " WHERE coalesce(excluded.left_at, excluded.joined_at) >= greatest(m.left_at, m.joined_at)"
+)
+
+
+class People:
+    """What the events of a batch say about chats, users and members, added up one by one, then saved."""
+
+    def __init__(self) -> None:
+        self._chats, self._users = Seen(), Seen()
+        self._members: list[Membership] = []
+
+    def add(self, facts: Facts, at: datetime) -> None:
+        """What the next event says, and when it arrived."""
+        for chat in facts.chats:
+            self._chats.add(chat.chat_id, _CHAT(chat), at)
+        for user in facts.users:
+            self._users.add(user.user_id, _USER(user), at)
+        self._members += facts.members
+
+    def save(self, connection: Connection, prefix: str = "") -> None:
+        """Write it, inside a transaction, to the tables whose names begin with `prefix`."""
+        # One round for each change of a row within this batch, so that batches of any size come to the same result.
+        for rows in self._chats.rounds():
+            CHATS.run(connection, _SAVE_CHATS, rows, prefix=prefix)
+        for rows in self._users.rounds():
+            USERS.run(connection, _SAVE_USERS, rows, prefix=prefix)
+        if self._members:
+            MEMBERS.run(connection, _SAVE_MEMBERS, memberships(self._members), prefix=prefix)
+
+
+class Seen:
+    """Rows of one table, in the order of arrival, each written once for each time that it changed."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, list[Row]] = {}
+        self._latest: dict[str, Row] = {}
+
+    def add(self, key: str, row: Row, at: datetime) -> None:
+        """What an event that arrived `at` says; None in a column means that nothing is known."""
+        if self._latest.get(key) == row:
+            return  # most messages come from where, and from whom, many came before
+        self._latest[key] = row
+        known = self._states.setdefault(key, [])
+        if not known:
+            known.append((*row, at))
+            return
+        merged = tuple(new if new is not None else old for new, old in zip(row, known[-1][:-1], strict=True))
+        if merged != known[-1][:-1]:
+            known.append((*merged, at))
+
+    def rounds(self) -> Iterator[list[Row]]:
+        """The rows to write, in rounds in which every key occurs once; each row ends with the time of its change."""
+        # Sorted, so that two bots' transactions lock the rows they share in one order.
+        ordered = [self._states[key] for key in sorted(self._states)]
+        for number in range(max(map(len, ordered), default=0)):
+            yield [rows[number] for rows in ordered if number < len(rows)]
+
+
+def memberships(seen: Iterable[Membership]) -> list[Row]:
+    """One row for each member: key, joined_at, left_at, added_by, removed_by; None is what the batch does not say."""
+    members: dict[tuple[str, str], Row] = {}
+    for member in seen:
+        key = (member.chat_id, member.user_id)
+        if member.joined:
+            members[key] = (*key, member.at, None, member.by, None)
+        else:
+            joined_at, added_by = (members[key][2], members[key][4]) if key in members else (None, None)
+            members[key] = (*key, joined_at, member.at, added_by, member.by)
+    return [members[key] for key in sorted(members)]

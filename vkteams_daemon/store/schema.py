@@ -1,0 +1,151 @@
+"""The schema's version and its migrations."""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import class_row
+
+from vkteams_daemon.errors import DatabaseUnavailable, SchemaError
+from vkteams_daemon.store.connections import Connection, parameters, translated
+
+_MIGRATION_LOCK = "hashtextextended('vkteams migration ' || current_schema(), 0)"
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedMigration:
+    """A row of `schema_version`."""
+
+    version: int
+    applied_at: datetime
+
+
+def migrations() -> dict[int, str]:
+    """The numbered migrations as {version: SQL}."""
+    folder = importlib.resources.files("vkteams_daemon.store") / "migrations"
+    found = {}
+    for file in folder.iterdir():
+        match = re.fullmatch(r"(\d{3})_\w+\.sql", file.name)
+        if match:
+            found[int(match[1])] = file.read_text(encoding="utf-8")
+    return dict(sorted(found.items()))
+
+
+def schema_version(connection: Connection) -> int:
+    """The version of the schema that the connection sees; 0 where there is none."""
+    # In the schema that is written to: further down the search_path another program may have such a table.
+    present = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'schema_version')"
+    ).fetchone()
+    if not present or not present[0]:
+        return 0
+    row = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
+    return int(row[0]) if row else 0
+
+
+def check_version(connection: Connection) -> None:
+    """Raises SchemaError unless the schema is the one this program was written for."""
+    with translated():
+        found, known = schema_version(connection), max(migrations())
+    if found > known:
+        raise SchemaError(
+            f"the schema is version {found}, newer than this program's {known}", hint="Upgrade vkteams-daemon."
+        )
+    if not found:
+        raise SchemaError(
+            "the database holds no archive yet", hint="Start vkteamsd, or run `vkteamsctl database init`."
+        )
+    if found < known:
+        raise SchemaError(
+            f"the schema is version {found}, this program needs {known}", hint="Run `vkteamsctl database migrate`."
+        )
+
+
+def bring_up_to_date(connection: Connection, *, patience: float = 60.0) -> list[int]:
+    """Apply the missing migrations, each in a transaction of its own; whoever comes first does, the others wait.
+
+    Returns:
+        The versions that this call applied.
+    """
+    applied = []
+    with translated():
+        if schema_version(connection) == max(migrations()):
+            return []
+        _check_fit(connection)
+        _lock(connection, patience)
+        try:
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_version"
+                " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+            version = schema_version(connection)
+            for number, script in migrations().items():
+                if number <= version:
+                    continue
+                with connection.transaction():
+                    connection.execute(script.encode())
+                    connection.execute("INSERT INTO schema_version (version) VALUES (%s)", (number,))
+                applied.append(number)
+        finally:
+            if not connection.closed and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
+                connection.execute(f"SELECT pg_advisory_unlock({_MIGRATION_LOCK})".encode())
+    check_version(connection)
+    return applied
+
+
+def _lock(connection: Connection, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        row = connection.execute(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})".encode()).fetchone()
+        if row and row[0]:
+            return
+        if time.monotonic() > deadline:
+            raise DatabaseUnavailable(f"another process has been migrating the schema for {patience:g} s")
+        time.sleep(0.1)
+
+
+def _check_fit(connection: Connection) -> None:
+    row = connection.execute(
+        "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_schema(),"
+        " ARRAY(SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()),"
+        " (SELECT extversion FROM pg_extension WHERE extname = 'vector'),"
+        " (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'),"
+        " to_regtype('halfvec') IS NOT NULL,"
+        " EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')"
+    ).fetchone()
+    assert row is not None
+    version, encoding, schema, tables, installed, place, usable, available = row
+    if version < 140000:
+        raise SchemaError(f"PostgreSQL {version // 10000} is too old: 14 or newer is needed")
+    if encoding != "UTF8":
+        raise SchemaError(f"the database's encoding is {encoding}, not UTF8", hint="Create it with ENCODING 'UTF8'.")
+    if schema is None:
+        raise SchemaError("no schema of the search_path exists", hint="Create one, or set the role's search_path.")
+    if "events" in tables and "schema_version" not in tables:
+        raise SchemaError(f"schema {schema} has a table `events` that is not ours", hint="Use a schema of its own.")
+    if not installed and not available:
+        raise SchemaError("the server has no pgvector", hint="Install pgvector for this PostgreSQL.")
+    if installed and not usable:
+        raise SchemaError(
+            f"pgvector {installed} in schema {place} cannot be used: it is older than 0.7, or not in the search_path",
+            hint=f"Upgrade it, or add {place} to the role's search_path.",
+        )
+
+
+def migrate(url: str) -> list[int]:
+    """Bring the database at this URL up to date; returns the versions applied."""
+    with translated(), psycopg.connect(parameters(url, 5, "vkteams"), autocommit=True) as connection:
+        return bring_up_to_date(connection)
+
+
+def schema_history(connection: psycopg.Connection[Any]) -> list[AppliedMigration]:
+    """The migrations that this database has seen, oldest first."""
+    with connection.cursor(row_factory=class_row(AppliedMigration)) as cursor:
+        cursor.execute("SELECT version, applied_at FROM schema_version ORDER BY version")
+        return cursor.fetchall()

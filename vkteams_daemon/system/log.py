@@ -1,0 +1,288 @@
+"""The log: a file that follows its own name, syslog, or standard error; text or JSON lines; no secret in any of them.
+
+One event is one line: control characters in a message are escaped, and the lines of a traceback are indented, so that
+nothing that a chat or a server says can pass for a line of ours. A log that cannot be written never stops the daemon:
+the loss is counted, and that of a file is said once there is room again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import logging.handlers
+import os
+import re
+import stat
+import sys
+import threading
+import traceback
+from datetime import UTC, datetime
+from io import TextIOWrapper
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vkteams_daemon.config import Config
+from vkteams_daemon.errors import CannotCreate
+from vkteams_daemon.system.redaction import Secrets
+
+SYSLOG = Path("/dev/log")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_PACKAGE = "vkteams_daemon."
+_DRIVER = "psycopg"
+
+log = logging.getLogger(__name__)
+
+
+class Log:
+    """Everything that this process logs, from the moment it exists. Made once, after the daemon has detached.
+
+    Args:
+        config: `[log]`, the log file, and the secrets to mask.
+        foreground: write to standard error, whatever the target.
+        program: whose lines these are.
+
+    Attributes:
+        note: what whoever starts the daemon must know (syslog was not there), or "".
+
+    Raises:
+        CannotCreate: the log file cannot be written.
+    """
+
+    def __init__(self, config: Config, *, foreground: bool, program: str = "vkteamsd") -> None:
+        self.note = ""
+        self._program = program
+        self.secrets = Secrets()
+        self._debug = False
+        self._level = config.log.level
+        self._handler = self._target(config, foreground)
+        self.apply(config)
+        root = logging.getLogger()
+        for handler in list(root.handlers):
+            root.removeHandler(handler)
+        root.addHandler(self._handler)
+        logging.raiseExceptions = False
+        logging.captureWarnings(True)
+        sys.excepthook = _log_uncaught
+        sys.unraisablehook = lambda fault: _log_uncaught(fault.exc_type, fault.exc_value, fault.exc_traceback)
+        threading.excepthook = lambda fault: _log_uncaught(fault.exc_type, fault.exc_value, fault.exc_traceback)
+        if self.note:
+            log.warning("%s", self.note)
+
+    @property
+    def lost(self) -> int:
+        """How many lines could not be written since the last that could."""
+        return getattr(self._handler, "lost", 0)
+
+    def apply(self, config: Config) -> None:
+        """Take the reloadable options of a configuration: level, format and new secrets."""
+        self.secrets.learn(config)
+        self._level = config.log.level
+        lines = _JsonLines if config.log.format == "json" else self._text
+        self._handler.setFormatter(lines(self.secrets, self._program))
+        self._set_level()
+
+    def toggle_debug(self) -> str:
+        """Switch to debug, or back to the configured level; the level that is now in force."""
+        self._debug = not self._debug
+        return self._set_level()
+
+    def reopen(self) -> None:
+        """Open the log file, or the syslog socket, anew: after this nothing more goes into a file that was renamed."""
+        if isinstance(self._handler, LogFile):
+            self._handler.reopen()
+
+    def _set_level(self) -> str:
+        level = "debug" if self._debug else self._level
+        logging.getLogger().setLevel(level.upper())
+        # The pool warns at every attempt of its own to connect, a pipeline of every error that ends it; who asked for
+        # them says once what is wrong.
+        logging.getLogger(_DRIVER).setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
+        return level
+
+    def _target(self, config: Config, foreground: bool) -> logging.Handler:
+        self._text: type[_Lines] = _TextLines
+        if foreground:
+            return logging.StreamHandler(sys.stderr)
+        if config.log.target == "syslog":
+            try:
+                handler = Syslog()
+                self._text = _SyslogLines
+                return handler
+            except OSError as error:
+                self.note = f"syslog cannot be reached at {SYSLOG} ({error.strerror}); the log is {config.log_file}"
+        return LogFile(config.log_file, streams=True)
+
+
+class LogFile(logging.handlers.WatchedFileHandler):
+    """A log file, 0640, opened anew when its name stands for another file.
+
+    Args:
+        path: the file; its directory exists.
+        streams: let the process's standard output and error end there too, for what libraries and the interpreter
+            itself write to them, a crash included.
+
+    Attributes:
+        lost: lines that could not be written since the last that could.
+    """
+
+    def __init__(self, path: Path, *, streams: bool = False) -> None:
+        self.lost = 0
+        self._streams = streams
+        try:
+            super().__init__(path, encoding="utf-8")
+        except OSError as error:
+            raise CannotCreate(f"{path}: the log cannot be written: {error.strerror}") from error
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record; whatever goes wrong is counted, and never the caller's trouble."""
+        try:
+            if self.lost:
+                self._own_up()
+            super().emit(record)
+        except Exception:  # noqa: BLE001  the caller is in the middle of something that matters more
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Count the loss, and drop the stream with whatever it could not write."""
+        self.lost += 1
+        self._drop()
+
+    def reopen(self) -> None:
+        """Close the file; the next line opens what has its name then."""
+        with self._locked():
+            self._drop()
+
+    def _locked(self) -> Any:
+        return self.lock if self.lock is not None else contextlib.nullcontext()
+
+    def _drop(self) -> None:
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.close()
+
+    def _own_up(self) -> None:
+        message = "%d lines of the log could not be written before this one"
+        record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (self.lost,), None)
+        self.stream = self.stream or self._open()
+        # The last line may have been cut in the middle.
+        self.stream.write(f"\n{self.format(record)}\n")
+        self.stream.flush()
+        self.lost = 0
+
+    def _open(self) -> TextIOWrapper:
+        path = Path(self.baseFilename)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+        if stat.S_IMODE(path.parent.stat().st_mode) & 0o022:
+            flags |= os.O_NOFOLLOW  # others could have put a link there
+        descriptor = os.open(path, flags, 0o640)
+        if self._streams:
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+        return os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace")
+
+
+class Syslog(logging.handlers.SysLogHandler):
+    """The system's log, facility daemon; one that does not listen costs a line, never a wait.
+
+    Attributes:
+        lost: lines that it did not take.
+
+    Raises:
+        OSError: nobody is there.
+    """
+
+    def __init__(self) -> None:
+        self.lost = 0
+        super().__init__(str(SYSLOG), facility=self.LOG_DAEMON)
+        self.ident = f"vkteamsd[{os.getpid()}]: "
+        self.append_nul = False
+        getattr(self, "socket").close()  # noqa: B009
+        self._connect_unixsocket(str(SYSLOG))  # the base class keeps it to itself when nobody is there
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Count the loss."""
+        self.lost += 1
+
+    def _connect_unixsocket(self, address: str) -> None:
+        super()._connect_unixsocket(address)  # type: ignore[misc]
+        getattr(self, "socket").setblocking(False)  # noqa: B009  the stubs do not know it
+
+
+class _Lines(logging.Formatter):
+    """A record as text without secrets."""
+
+    def __init__(self, secrets: Secrets, program: str) -> None:
+        super().__init__()
+        self._secrets = secrets
+        self._program = program
+
+    def message(self, record: logging.LogRecord) -> str:
+        """What is said; a message whose arguments do not fit is shown as it is, not lost."""
+        try:
+            text = record.getMessage()
+        except Exception as error:  # noqa: BLE001  whatever somebody's __str__ raises
+            text = f"{record.msg} {record.args!r} (cannot be formatted: {type(error).__name__})"
+        return self._secrets.hide(text)
+
+    def trouble(self, record: logging.LogRecord) -> str:
+        """The traceback and the stack of a record, or ""."""
+        parts = []
+        if record.exc_info and record.exc_info[1] is not None:
+            parts.append("".join(traceback.format_exception(record.exc_info[1])).rstrip())
+        elif record.exc_text:
+            parts.append(record.exc_text)
+        if record.stack_info:
+            parts.append(record.stack_info)
+        return self._secrets.hide("\n".join(parts))
+
+
+class _TextLines(_Lines):
+    """`2026-11-24T08:52:01.123+03:00 vkteamsd[812] INFO daemon.polling.poller: message`, local time with its offset."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(timespec="milliseconds")
+        return f"{moment} {self._program}[{record.process}] {self.body(record)}"
+
+    def body(self, record: logging.LogRecord) -> str:
+        """Level, place and message; a traceback on indented lines below."""
+        line = f"{record.levelname} {record.name.removeprefix(_PACKAGE)}: {_escaped(self.message(record))}"
+        below = self.trouble(record).splitlines()
+        return "\n  ".join([line, *(_escaped(text) for text in below)])
+
+
+class _SyslogLines(_TextLines):
+    """The same without time and process, which syslog adds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.body(record).replace("\n  ", " | ")
+
+
+class _JsonLines(_Lines):
+    """One JSON object a line, times in UTC."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        fields = {
+            "time": moment.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name.removeprefix(_PACKAGE),
+            "pid": record.process,
+            "thread": record.threadName,
+            "message": self.message(record),
+        }
+        trouble = self.trouble(record)
+        if trouble:
+            fields["exception"] = trouble
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def _escaped(text: str) -> str:
+    return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
+
+
+def _log_uncaught(kind: type[BaseException], value: BaseException | None, trace: TracebackType | None) -> None:
+    if value is not None and not issubclass(kind, SystemExit):
+        log.critical("an exception that nobody caught: %s", value, exc_info=(kind, value, trace))
