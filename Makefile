@@ -3,6 +3,7 @@
 # make check    ruff, mypy, documentation and tests: what must hold before a change is merged
 # make run      vkteamsd in the foreground for a real bot: VKTEAMS_BOT_API_URL and VKTEAMS_BOT_API_TOKEN
 # make bench    the figures of docs/benchmarks.md, as ratios within one run
+# make options  the table of options again in etc/vkteamsd.toml and docs/configuration.md
 # make deb      the Debian package, in dist/
 # make package-test   installs it into a small Debian of its own, and sees that it does what it should (as root)
 # make faults   the fault table at full size (hours)
@@ -16,7 +17,7 @@ PYTEST ?= $(BIN)/python -m pytest
 # Much of a test is waiting: more of them than cores run at once. WORKERS=0 runs one after the other.
 WORKERS ?= 4
 
-.PHONY: demo run test check lint bench faults deb package-test clean
+.PHONY: demo options run test check lint bench faults deb package-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python docs/demo.py
@@ -36,6 +37,9 @@ lint: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
+
+options: $(VENV)/.installed
+	$(BIN)/python -m docs.options
 
 faults: $(VENV)/.installed-test
 	FAULTS=full $(PYTEST) tests/faults --timeout=0

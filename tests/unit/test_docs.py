@@ -210,3 +210,51 @@ def test_no_variable_is_named_that_nobody_reads() -> None:
     source = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "vkteams_daemon").rglob("*.py"))
     for name in rows - FOREIGN:
         assert f'"{name}"' in source, name
+
+
+# The code
+
+
+def _folders() -> list[str]:
+    package = ROOT / "vkteams_daemon"
+    places = {file.parent for kind in ("*.py", "*.sql") for file in package.rglob(kind)} - {package}
+    return sorted(f"{place.relative_to(package)}/" for place in places)
+
+
+def test_the_map_has_every_folder_and_no_other() -> None:
+    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("\n## Where things are")[2]
+    rows = re.findall(r"(?m)^\| (`.*?`) \|", table)
+    places = {name for row in rows for name in re.findall(r"`(.+?)`", row)}
+    modules = {file.name for file in (ROOT / "vkteams_daemon").glob("*.py")} - {"__init__.py"}
+    assert places == {*_folders(), *modules}
+
+
+_WRITTEN = sorted([*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"])
+
+
+@pytest.mark.parametrize("page", _WRITTEN, ids=lambda page: page.name)
+def test_every_file_that_is_written_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:[\w.]+/)+(?:\w+\.(?:py|sql|md|toml|txt))?)`", text):
+        folders = (ROOT, ROOT / "vkteams_daemon")
+        if name.split("/")[0] in ("vkteams_daemon", *(path.name for path in (ROOT / "vkteams_daemon").iterdir())):
+            assert any((folder / name).exists() for folder in folders), name
+        elif name.startswith(("tests/", "docs/", "bench/", "etc/", "debian/")):
+            assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\((?!https?:)([\w./-]+)(?:#[\w-]+)?\)", text):
+        assert (page.parent / name).exists(), name
+
+
+def test_the_recipes_name_the_files_they_need() -> None:
+    recipes = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Recipes")[2]
+    for name in ("An option", "A command", "A migration", "An MCP tool", "A model of the catalogue"):
+        recipe = recipes.partition(f"\n**{name}.**")[2].partition("\n**")[0]
+        assert "vkteams_daemon/" in recipe and "tests/" in recipe, name
+
+
+def test_the_glossary_has_each_term_once() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    terms = [term for term in re.findall(r"(?m)^\| ([^|]+) \| [^|]+ \|$", text) if term not in ("term", "---")]
+    assert len(terms) > 50
+    assert len(terms) == len(set(terms))
+    assert all(re.search(rf"(?m)^\| {re.escape(term)} \| \S", text) for term in terms)
