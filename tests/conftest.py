@@ -1,35 +1,32 @@
-"""The fixtures: each comes from its room in tests/harness."""
+"""The fixtures: each comes from a module of tests/harness."""
 
 from __future__ import annotations
 
 import signal
-from importlib.util import find_spec
 
 from hypothesis import settings
 
-_ROOMS = (
-    "scale",
-    "reports",
-    "temporary",
-    "postgres",
-    "sharing",
-    "proxy",
-    "listener",
-    "simulator",
-    "models",
-    "daemon",
-    "oracle",
-    "embedding",
-    "mcp",
-    "talk",
-    "asking",
-)
-
-pytest_plugins = [f"tests.harness.{room}" for room in _ROOMS if find_spec(f"tests.harness.{room}")]
+pytest_plugins = [
+    "tests.harness.scale",
+    "tests.harness.reports",
+    "tests.harness.temporary",
+    "tests.harness.postgres",
+    "tests.harness.sharing",
+    "tests.harness.proxy",
+    "tests.harness.listener",
+    "tests.harness.simulator",
+    "tests.harness.models",
+    "tests.harness.daemon",
+    "tests.harness.oracle",
+    "tests.harness.embedding",
+    "tests.harness.mcp",
+    "tests.harness.talk",
+    "tests.harness.asking",
+]
 
 # No database of examples: the checkout may belong to another user. No deadline: the machine may be busy.
 settings.register_profile("tests", database=None, deadline=None)
 settings.load_profile("tests")
 
-# Whoever starts the tests in the background has the shell ignore Ctrl-C for them, and so for all that they start.
+# A shell that starts the tests in the background ignores Ctrl-C for them, and so for every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
