@@ -59,13 +59,13 @@ class Run:
 
     def prepare(self, *, indexed: bool) -> None:
         """No vectors, everything queued, and the index there or not."""
-        name = models.index_name(self.stored.model_id, "message")
+        name = models.index_name(self.stored.model_id)
         with self._database.connection() as connection:
             connection.execute(f"DROP INDEX IF EXISTS {name}".encode())
             connection.execute("TRUNCATE embeddings, embedding_queue")
             models.enqueue_missing(connection, self.stored.model_id)
             if indexed:
-                models.ensure_index(connection, self.stored, "message")
+                models.ensure_index(connection, self.stored)
             connection.execute("ANALYZE")
             connection.execute("CHECKPOINT")
 
@@ -87,7 +87,7 @@ class Run:
     def index(self) -> None:
         """Build the index over what is there."""
         with self._database.connection() as connection:
-            models.ensure_index(connection, self.stored, "message")
+            models.ensure_index(connection, self.stored)
 
     def count(self) -> int:
         """How many vectors there are."""

@@ -173,8 +173,8 @@ def embed(config: Config, database: Database, workers: int = 2) -> None:
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, range(workers)))
     with database.connect() as connection:
-        models.ensure_index(connection, stored, "message")
-        word_counts.count(connection)
+        models.ensure_index(connection, stored)
+        word_counts.count_words(connection)
         connection.execute("VACUUM ANALYZE")
 
 

@@ -162,7 +162,7 @@ def test_making_the_bundled_database_does_not_count_against_the_start() -> None:
     ready: Future[str] = Future()
     with pytest.raises(DatabaseUnavailable, match="was not ready within 0 s"):
         service._await_ready(ready, lambda: None)
-    service._database.making = True
+    service._database.initialising = True
     timer = threading.Timer(0.5, ready.set_result, ("",))
     timer.start()
     assert service._await_ready(ready, lambda: None) == ""

@@ -8,9 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
+import pytest
 
 from vkteams_daemon.botapi import events
 from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.derive import projection
 
 CHAT = "681869378@chat.agent"
 ANNA = {"userId": "a.ivanova@corp.example", "firstName": "Anna", "lastName": "Ivanova"}
@@ -107,3 +110,16 @@ def chunks(items: list[Any], sizes: Iterator[int]) -> Iterator[list[Any]]:
         size = next(sizes)
         yield items[at : at + size]
         at += size
+
+
+def record_lookups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many messages each batch looks up in the database, from now on."""
+    counts: list[int] = []
+    load = projection.load_messages
+
+    def recording(connection: Connection, keys: Any, since: Any) -> Any:
+        counts.append(len(keys))
+        return load(connection, keys, since)
+
+    monkeypatch.setattr(projection, "load_messages", recording)
+    return counts

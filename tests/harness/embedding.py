@@ -47,7 +47,7 @@ class Chat:
     @property
     def writer(self) -> Writer:
         """The writer, holding the bot's lock."""
-        if self._writer is None or not self._writer.holds:
+        if self._writer is None or not self._writer.holds_lock:
             self._writer = Writer(self.database.connect, "1000000001")
             assert self._writer.acquire()
         return self._writer

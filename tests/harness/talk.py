@@ -17,7 +17,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
-from vkteams_daemon.store.ingest.writer import Stored, Writer
+from vkteams_daemon.store.ingest.writer import StoreResult, Writer
 
 OPS, DEV = "681869378@chat.agent", "681869379@chat.agent"
 ANNA, PETR, VERA = "a.ivanova@corp.example", "p.petrov@corp.example", "v.lis@corp.example"
@@ -70,7 +70,7 @@ class Talk:
         """A deletion."""
         self._store("deletedMessage", msgId=msg_id, chat=self._chat(chat), timestamp=self._sent[chat, msg_id])
 
-    def event(self, kind: str, **payload: Any) -> Stored:
+    def event(self, kind: str, **payload: Any) -> StoreResult:
         """Any other event."""
         return self._store(kind, **payload)
 
@@ -102,10 +102,10 @@ class Talk:
         self.writer.close()
         self.database.close()
 
-    def _store(self, kind: str, **payload: Any) -> Stored:
+    def _store(self, kind: str, **payload: Any) -> StoreResult:
         return self._write([self._event(kind, **payload)])
 
-    def _write(self, events: list[dict[str, Any]]) -> Stored:
+    def _write(self, events: list[dict[str, Any]]) -> StoreResult:
         body = json.dumps({"ok": True, "events": events}, ensure_ascii=False).encode()
         batch = read(body, datetime.now(UTC))
         self.written += batch

@@ -46,16 +46,16 @@ def test_an_edit_waits_for_whoever_has_read_its_message(
 ) -> None:
     bots[0].store(batch(new(1, "m", "one")))
     second = threading.Thread(target=lambda: bots[1].store(batch(edited(2, "m", "two", 20))))
-    save = projection.save
+    save = projection.save_messages
 
     def saving(connection: psycopg.Connection[Any], *args: Any, **options: Any) -> int:
-        monkeypatch.setattr(projection, "save", save)
+        monkeypatch.setattr(projection, "save_messages", save)
         second.start()
         with connect() as watcher:
             until(lambda: watcher.execute(_WAITING).fetchone() == (1,) or not second.is_alive(), 30, "the other")
         return save(connection, *args, **options)
 
-    monkeypatch.setattr(projection, "save", saving)
+    monkeypatch.setattr(projection, "save_messages", saving)
     if first == "replay":
         with connect() as connection:
             connection.execute("UPDATE messages SET text = 'damaged'")
@@ -74,15 +74,15 @@ def test_halving_begins_with_the_locks_of_all_chats(
 ) -> None:
     """Taken part by part, two of them could wait for each other."""
     held: list[int] = []
-    write = refused_rows.write
+    write = refused_rows.insert_or_quarantine
 
     def writing(connection: Any, *args: Any) -> Any:
         held.append((connection.execute(_HELD).fetchone() or (0,))[0])
         with monkeypatch.context() as inside:  # it calls itself for each half
-            inside.setattr(refused_rows, "write", write)
+            inside.setattr(refused_rows, "insert_or_quarantine", write)
             return write(connection, *args)
 
-    monkeypatch.setattr(refused_rows, "write", writing)
+    monkeypatch.setattr(refused_rows, "insert_or_quarantine", writing)
     chats = [CHAT, "second@chat.agent", "third@chat.agent"]
     with connect() as connection:
         different = connection.execute("SELECT count(DISTINCT hashtext(c) & 1023) FROM unnest(%s::text[]) c", (chats,))

@@ -359,7 +359,7 @@ def test_database_cursor(ask: Callable[..., Any], archive: Chat) -> None:
 
 
 def test_a_cursor_that_a_daemon_holds_is_left_alone(ask: Callable[..., Any], archive: Chat) -> None:
-    assert archive.writer.holds
+    assert archive.writer.holds_lock
     assert "a daemon listens" in ask("database", "cursor", "--restart", "--yes", code=75)["error"]
 
 

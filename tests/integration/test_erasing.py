@@ -36,7 +36,7 @@ def told(talk: Talk) -> Talk:
     return talk
 
 
-def _erase(talk: Talk, *chats: str) -> erasure.Erased:
+def _erase(talk: Talk, *chats: str) -> erasure.ErasureResult:
     with talk.connection() as connection:
         return erasure.erase(connection, CUT, list(chats) or None)
 
@@ -84,8 +84,8 @@ def test_one_chat_alone(told: Talk) -> None:
 
 def test_what_would_go_is_counted_and_nothing_touched(told: Talk) -> None:
     with told.connection() as connection:
-        found = erasure.old(connection, CUT)
-        one = erasure.old(connection, CUT, [DEV])
+        found = erasure.count_expired(connection, CUT)
+        one = erasure.count_expired(connection, CUT, [DEV])
     assert (found.messages, found.versions, found.vectors, found.events) == (3, 2, 3, 7)
     assert (one.messages, one.versions, one.vectors, one.events) == (1, 0, 1, 1)
     assert len(_left(told, "messages")) == 5
@@ -116,7 +116,10 @@ def test_a_message_from_the_future_is_as_old_as_its_arrival(told: Talk) -> None:
     told.say("8", "new, from the future", at=far)
     told.execute("UPDATE messages SET received_at = %s WHERE msg_id IN ('6', '7')", moment(5))
     with told.connection() as connection:
-        assert (erasure.old(connection, CUT).messages, erasure.old(connection, CUT, [DEV]).messages) == (5, 2)
+        assert (
+            erasure.count_expired(connection, CUT).messages,
+            erasure.count_expired(connection, CUT, [DEV]).messages,
+        ) == (5, 2)
     assert _erase(told, DEV).messages == 2
     assert _left(told, "messages") == ["1", "2", "4", "5", "6", "8"]
     assert _erase(told).messages == 3
@@ -130,7 +133,7 @@ def test_a_message_from_the_future_is_as_old_as_its_arrival(told: Talk) -> None:
 
 def test_it_waits_for_a_chat_that_is_being_written(told: Talk) -> None:
     with told.connection() as holder, holder.transaction():
-        projection.lock(holder, [OPS])
+        projection.lock_chats(holder, [OPS])
         thread = threading.Thread(target=_erase, args=(told,))
         thread.start()
         waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
@@ -160,4 +163,4 @@ def test_the_cut_is_exact(talk: Talk) -> None:
     assert _erase(talk).messages == 1
     assert _left(talk, "messages") == ["2"]
     with talk.connection() as connection:
-        assert erasure.old(connection, CUT + timedelta(seconds=1)).messages == 1
+        assert erasure.count_expired(connection, CUT + timedelta(seconds=1)).messages == 1

@@ -37,7 +37,7 @@ with Database(Config(daemon=Daemon(state_dir=state, runtime_dir=run)), applicati
             connection.execute("CREATE INDEX ON embeddings USING hnsw ((embedding::halfvec(3)) halfvec_cosine_ops)")
         except psycopg.errors.DiskFull as error:
             print("short:", error)
-        print("built:", models.ensure_index(connection, model, "message"))
+        print("built:", models.ensure_index(connection, model))
 """
 
 

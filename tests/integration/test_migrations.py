@@ -142,7 +142,7 @@ def test_who_waits_too_long_for_another_migration_says_so(empty_database_url: st
             psycopg.connect(empty_database_url, autocommit=True) as waiting,
             pytest.raises(DatabaseUnavailable, match="another process has been migrating the schema for 0 s"),
         ):
-            schema.bring_up_to_date(waiting, patience=0)
+            schema.apply_migrations(waiting, lock_timeout=0)
 
 
 def test_newer_schema_is_refused(database_url: str) -> None:
@@ -262,7 +262,7 @@ def test_missing_pgvector_is_said(empty_database_url: str, monkeypatch: pytest.M
 
 def test_encoding_of_the_environment_is_not_taken(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
-    with psycopg.connect(connections.parameters(database_url, 5, "test")) as connection:
+    with psycopg.connect(connections.build_conninfo(database_url, 5, "test")) as connection:
         assert connection.execute("SELECT %s", ("ёж",)).fetchone() == ("ёж",)
 
 

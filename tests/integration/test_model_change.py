@@ -165,7 +165,7 @@ def test_clearing_what_a_retired_model_left_goes_batch_by_batch(chat: Chat, old:
     chat.embed(old)
     chat.execute("UPDATE embedding_models SET state = 'retired'")
     with chat.connection() as connection:
-        assert models.clear_retired(connection, batch=3) == 10
+        assert models.delete_retired(connection, batch=3) == 10
     assert chat.chunks() == {} and indexes(chat) == []
 
 
@@ -178,7 +178,7 @@ def test_a_model_taken_up_again_while_it_is_cleared_keeps_what_it_has(
     with chat.connection() as connection:
         lock = models._drop_retired_index
         monkeypatch.setattr(models, "_drop_retired_index", lambda *where: None if chat.register(old) else lock(*where))
-        assert models.clear_retired(connection, batch=3) == 0
+        assert models.delete_retired(connection, batch=3) == 0
     assert len(chat.chunks()) == 10 and indexes(chat) == ["embeddings_hnsw_1_message"]
     assert states(chat) == {NAME: "active"}
 
@@ -197,10 +197,10 @@ def test_what_a_retired_model_left_is_cleared_without_waiting_for_a_build(chat: 
     chat.execute("UPDATE embedding_models SET state = 'retired'")
     with chat.connection() as busy, chat.connection() as connection:
         busy.execute(f"SELECT pg_advisory_lock({models._BUILD_LOCK})".encode())
-        assert models.clear_retired(connection) == 3
+        assert models.delete_retired(connection) == 3
         assert indexes(chat) == ["embeddings_hnsw_1_message"], "for the next time"
         busy.execute(f"SELECT pg_advisory_unlock({models._BUILD_LOCK})".encode())
-        models.clear_retired(connection)
+        models.delete_retired(connection)
     assert indexes(chat) == []
 
 
@@ -209,17 +209,17 @@ def test_an_interrupted_build_of_the_index_is_repeated(chat: Chat, old: Model) -
     chat.embed(old)
     chat.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'embeddings_hnsw_1_message'::regclass")
     with chat.connection() as connection:
-        assert not models.has_index(connection, 1, "message")
+        assert not models.has_index(connection, 1)
     chat.embed(old)
     with chat.connection() as connection:
-        assert models.has_index(connection, 1, "message")
+        assert models.has_index(connection, 1)
 
 
 def test_one_builds_the_index_and_the_others_go_on(chat: Chat, old: Model) -> None:
     stored = chat.register(old)
     with chat.connection() as busy, chat.connection() as other:
         busy.execute(f"SELECT pg_advisory_lock({models._BUILD_LOCK})".encode())
-        assert not models.ensure_index(other, stored, "message")
+        assert not models.ensure_index(other, stored)
         busy.execute(f"SELECT pg_advisory_unlock({models._BUILD_LOCK})".encode())
-        assert models.ensure_index(other, stored, "message")
-        assert models.ensure_index(other, stored, "message"), "it is there now"
+        assert models.ensure_index(other, stored)
+        assert models.ensure_index(other, stored), "it is there now"

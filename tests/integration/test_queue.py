@@ -92,7 +92,7 @@ def test_a_message_that_comes_back_while_what_was_left_of_it_is_cleared_is_embed
     chat.say("cleaned up")
     chat.execute("DELETE FROM messages")  # as the clean-up does, which passes by what a worker has in hand
     with chat.connection() as at_work:
-        queue.prepare(at_work)
+        queue.prepare_connection(at_work)
         with at_work.transaction():
             claims = queue.claim(at_work, stored.model_id, 10)
             assert [claim.text for claim in claims] == [None]
@@ -108,11 +108,11 @@ def test_what_is_left_of_a_message_waits_while_somebody_writes_to_its_chat(chat:
     chat.say("cleaned up")
     chat.execute("DELETE FROM messages")
     with chat.connection() as writing, chat.connection() as at_work:
-        queue.prepare(at_work)
+        queue.prepare_connection(at_work)
         for left in ({"m1": 0}, {}):
             with writing.transaction(), at_work.transaction():
                 if left:
-                    projection.lock(writing, {ROOM})  # it may be about to bring the message again
+                    projection.lock_chats(writing, {ROOM})  # it may be about to bring the message again
                 claims = queue.claim(at_work, stored.model_id, 10)
                 queue.finish(at_work, stored.model_id, [queue.EmbeddingResult(claim, ()) for claim in claims])
             assert chat.queued() == left
@@ -172,7 +172,7 @@ def test_an_edit_waits_until_the_vector_is_stored_and_is_then_queued(chat: Chat,
     stored = chat.register(model)
     chat.say("one")
     with chat.connection() as connection, ThreadPoolExecutor(1) as pool:
-        queue.prepare(connection)
+        queue.prepare_connection(connection)
         with connection.transaction():
             (claim,) = queue.claim(connection, stored.model_id, 10)
             vector = model.embed(model.chunks("one"))[0].astype("float16")
@@ -257,7 +257,7 @@ def test_a_stopped_workers_session_does_not_keep_its_claims_for_ever(
     stored = chat.register(model)
     chat.say("one")
     stuck = chat.connection()
-    queue.prepare(stuck)
+    queue.prepare_connection(stuck)
     stuck.execute("BEGIN")
     assert len(queue.claim(stuck, stored.model_id, 10)) == 1
     with chat.connection() as other:

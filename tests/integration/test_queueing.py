@@ -14,7 +14,7 @@ import pytest
 from tests.harness.batches import CHAT, batch, deleted, edited, new
 from tests.harness.waiting import until
 from vkteams_daemon.store import models, queue
-from vkteams_daemon.store.bulk import Rows
+from vkteams_daemon.store.bulk import ColumnSet
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.ingest.writer import Writer
@@ -65,16 +65,16 @@ def test_a_model_that_is_registered_while_a_batch_is_queued_misses_nothing(
     connection: Connection, other: Connection, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached, go = threading.Event(), threading.Event()
-    copy = Rows.copy
+    copy = ColumnSet.copy
 
-    def slow(self: Rows, connection: Connection, table: str, rows: Any, **more: Any) -> None:
+    def slow(self: ColumnSet, connection: Connection, table: str, rows: Any, **more: Any) -> None:
         if table == "embedding_queue":
             reached.set()
             assert go.wait(30)
         copy(self, connection, table, rows, **more)
 
     with ThreadPoolExecutor(2) as pool:
-        monkeypatch.setattr(Rows, "copy", slow)
+        monkeypatch.setattr(ColumnSet, "copy", slow)
         storing = pool.submit(writer.store, batch(*(new(n) for n in range(1, 501))))
         assert reached.wait(30)
         model = models.register(connection, "a", "fa", 3)
@@ -97,18 +97,18 @@ def test_what_is_left_in_the_queue_does_not_halve_a_batch(
     model = models.register(connection, "a", "fa", 3)
     writer.store(batch(new(1, "old")))
     copied: list[str] = []
-    copy = Rows.copy
+    copy = ColumnSet.copy
 
-    def counted(self: Rows, connection: Connection, table: str, rows: Any, **more: Any) -> None:
+    def counted(self: ColumnSet, connection: Connection, table: str, rows: Any, **more: Any) -> None:
         copied.append(table)
         copy(self, connection, table, rows, **more)
 
-    monkeypatch.setattr(Rows, "copy", counted)
+    monkeypatch.setattr(ColumnSet, "copy", counted)
     with other.transaction():
         assert len(queue.claim(other, model.model_id, 10)) == 1
         with connection.transaction():
-            projection.lock(connection, {CHAT})
-            projection.forget(connection, [(CHAT, "old")])
+            projection.lock_chats(connection, {CHAT})
+            projection.delete_messages(connection, [(CHAT, "old")])
         stored = writer.store(batch(edited(2, "old", "again"), *(new(n) for n in range(3, 503))))
     assert copied == ["events", "messages", "embedding_queue"]
     assert stored.queued == 501
@@ -143,7 +143,7 @@ def test_only_the_foreign_key_is_planned_once(connection: Connection, writer: Wr
     """A plan that is kept for anything else may be one that was made while the table was empty."""
     model = models.register(connection, "a", "fa", 3)
     writer.store(batch(new(1)))
-    queue.prepare(connection)
+    queue.prepare_connection(connection)
     with connection.transaction():
         claims = queue.claim(connection, model.model_id, 10)
         vector = np.array([1, 0, 0], np.float16)

@@ -29,7 +29,7 @@ from vkteams_daemon.store.derive import fold
 from vkteams_daemon.store.derive.fold import Message
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.rebuild import replay
-from vkteams_daemon.store.rebuild.replay import Replayed
+from vkteams_daemon.store.rebuild.replay import ReplayResult
 
 MODEL = "INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')"
 
@@ -54,11 +54,11 @@ class Archive:
             cursor = connection.execute(statement.encode(), values or None)
             return cursor.fetchall() if cursor.description else []
 
-    def everything(self, *, erase: bool = False, **options: Any) -> Replayed:
+    def everything(self, *, erase: bool = False, **options: Any) -> ReplayResult:
         with self.connect() as connection:
             return replay.everything(connection, erase=erase, **options)
 
-    def quarantined(self, *, erase: bool = False) -> Replayed:
+    def quarantined(self, *, erase: bool = False) -> ReplayResult:
         with self.connect() as connection:
             return replay.quarantined(connection, erase=erase)
 
@@ -197,7 +197,7 @@ def test_quarantined_event_that_has_become_readable_is_derived(archive: Archive)
     assert rows(archive.url, "events WHERE event_id < 4", "event_id, chat_id, subject, payload") == stored
     assert rows(archive.url, "message_versions") == live["message_versions"]
     assert archive.execute("SELECT text, version FROM messages") == [("two", 2)]
-    assert archive.quarantined() == Replayed(events=1, unreadable=1)
+    assert archive.quarantined() == ReplayResult(events=1, unreadable=1)
 
 
 def test_replay_of_the_quarantine_obeys_the_erasure(archive: Archive) -> None:

@@ -20,13 +20,13 @@ def connection(talk: Talk) -> Iterator[Connection]:
         yield opened
 
 
-def _names(indexes: list[maintenance.Index]) -> list[str]:
+def _names(indexes: list[maintenance.IndexState]) -> list[str]:
     return [index.name for index in indexes]
 
 
 def test_a_new_archive_needs_nothing_and_can_be_seen_to_all_the_same(talk: Talk, connection: Connection) -> None:
     talk.say("1", "one")
-    wanted = maintenance.need(connection)
+    wanted = maintenance.plan(connection)
     assert (wanted.invalid, wanted.grown, wanted.retired, wanted.collation) == ([], [], [], False)
     steps = maintenance.maintain(connection)
     assert sorted(step.what for step in steps) == sorted(
@@ -40,11 +40,11 @@ def test_dead_rows_are_counted_and_gone_afterwards(talk: Talk, connection: Conne
     connection.execute("ALTER TABLE messages SET (autovacuum_enabled = off)")
     connection.execute("DELETE FROM messages")
     connection.execute("SELECT pg_stat_force_next_flush()")
-    until(lambda: maintenance.need(connection).dead.get("messages") == 2000, 30, "the server's count of dead rows")
-    before = next(table.octets for table in maintenance.tables(connection) if table.name == "messages")
+    until(lambda: maintenance.plan(connection).dead.get("messages") == 2000, 30, "the server's count of dead rows")
+    before = next(table.octets for table in maintenance.table_sizes(connection) if table.name == "messages")
     maintenance.maintain(connection)
-    until(lambda: "messages" not in maintenance.need(connection).dead, 30, "no dead rows")
-    assert next(table.octets for table in maintenance.tables(connection) if table.name == "messages") < before
+    until(lambda: "messages" not in maintenance.plan(connection).dead, 30, "no dead rows")
+    assert next(table.octets for table in maintenance.table_sizes(connection) if table.name == "messages") < before
 
 
 def test_an_index_that_has_grown_is_rebuilt(
@@ -56,13 +56,13 @@ def test_an_index_that_has_grown_is_rebuilt(
     # A message here and there keeps every page of the index.
     connection.execute("DELETE FROM messages WHERE substr(msg_id, 2)::int % 40 <> 0")
     connection.execute("VACUUM (ANALYZE) messages")
-    grown = maintenance.need(connection).grown
+    grown = maintenance.plan(connection).grown
     assert "messages_pkey" in _names(grown)
     steps = maintenance.maintain(connection)
     assert "messages_pkey rebuilt, which had grown" in [step.what for step in steps]
-    assert maintenance.need(connection).grown == []
+    assert maintenance.plan(connection).grown == []
     before = next(index.octets for index in grown if index.name == "messages_pkey")
-    after = next(index for index in maintenance.indexes(connection) if index.name == "messages_pkey")
+    after = next(index for index in maintenance.index_states(connection) if index.name == "messages_pkey")
     assert after.octets < before / 4
     assert after.fresh is not None
     assert after.fresh / 3 < after.octets < after.fresh * 2
@@ -73,10 +73,10 @@ def test_an_index_that_was_half_built_is_mended_or_dropped(talk: Talk, connectio
     with pytest.raises(psycopg.errors.UniqueViolation):
         connection.execute("CREATE UNIQUE INDEX CONCURRENTLY messages_once_ccnew ON messages (text)")
     connection.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'messages_time'::regclass")
-    assert _names(maintenance.need(connection).invalid) == ["messages_once_ccnew", "messages_time"]
+    assert _names(maintenance.plan(connection).invalid) == ["messages_once_ccnew", "messages_time"]
     maintenance.maintain(connection)
-    assert maintenance.need(connection).invalid == []
-    known = _names(maintenance.indexes(connection))
+    assert maintenance.plan(connection).invalid == []
+    known = _names(maintenance.index_states(connection))
     assert "messages_time" in known
     assert "messages_once_ccnew" not in known
 
@@ -89,9 +89,9 @@ def test_what_a_retired_model_left_is_deleted(talk: Talk, connection: Connection
         "INSERT INTO embeddings SELECT chat_id, msg_id, m, 'message', 0, 'h', '[1,0]'"
         " FROM messages, generate_series(1, 2) AS m"
     )
-    assert maintenance.need(connection).retired == ["old"]
+    assert maintenance.plan(connection).retired == ["old"]
     assert maintenance.maintain(connection)[0].what == "remains of old deleted"
-    assert maintenance.need(connection).retired == []
+    assert maintenance.plan(connection).retired == []
     assert talk.rows("SELECT model_id FROM embeddings") == [(2,)]
 
 
@@ -105,8 +105,8 @@ def test_an_index_of_vectors_is_reckoned(talk: Talk, connection: Connection) -> 
     )
     model = models.active_model(connection)
     assert model is not None
-    assert models.ensure_index(connection, model, "message")
-    index = next(index for index in maintenance.indexes(connection) if index.kind == "hnsw")
+    assert models.ensure_index(connection, model)
+    index = next(index for index in maintenance.index_states(connection) if index.kind == "hnsw")
     assert index.fresh is not None
     assert 0.75 < index.octets / index.fresh < 1.25
     assert not index.grown

@@ -35,49 +35,49 @@ def _words(connection: psycopg.Connection) -> dict[str, int]:
 
 
 def test_a_small_archive_is_left_to_the_search(connection: psycopg.Connection) -> None:
-    _say(connection, 1, word_counts.LEAST - 1, "сервер")
-    assert not word_counts.count(connection)
+    _say(connection, 1, word_counts.MIN_MESSAGES - 1, "сервер")
+    assert not word_counts.count_words(connection)
     assert _words(connection) == {}
 
 
 def test_each_word_is_counted_once_for_a_message(connection: psycopg.Connection) -> None:
-    _say(connection, 1, word_counts.LEAST, "серверы и server")
+    _say(connection, 1, word_counts.MIN_MESSAGES, "серверы и server")
     _say(connection, 10_000, 2, "сервер, сервера, сервером")
-    assert word_counts.count(connection)
-    assert _words(connection) == {"сервер": word_counts.LEAST + 2, "server": word_counts.LEAST}
+    assert word_counts.count_words(connection)
+    assert _words(connection) == {"сервер": word_counts.MIN_MESSAGES + 2, "server": word_counts.MIN_MESSAGES}
 
 
 def test_nothing_is_counted_again_before_the_archive_has_grown(connection: psycopg.Connection) -> None:
-    _say(connection, 1, word_counts.LEAST, "сервер")
-    assert word_counts.count(connection)
-    _say(connection, 10_000, word_counts.LEAST - 1, "принтер")
-    assert not word_counts.count(connection)
+    _say(connection, 1, word_counts.MIN_MESSAGES, "сервер")
+    assert word_counts.count_words(connection)
+    _say(connection, 10_000, word_counts.MIN_MESSAGES - 1, "принтер")
+    assert not word_counts.count_words(connection)
     _say(connection, 20_000, 1, "принтер")
-    assert word_counts.count(connection)
-    assert _words(connection)["принтер"] == word_counts.LEAST
+    assert word_counts.count_words(connection)
+    assert _words(connection)["принтер"] == word_counts.MIN_MESSAGES
 
 
 def test_words_of_deleted_messages_are_forgotten_within_a_day(connection: psycopg.Connection) -> None:
-    _say(connection, 1, word_counts.LEAST, "сервер")
+    _say(connection, 1, word_counts.MIN_MESSAGES, "сервер")
     _say(connection, 10_000, 1, "пароль")
-    assert word_counts.count(connection)
+    assert word_counts.count_words(connection)
     connection.execute("UPDATE messages SET deleted_at = now() WHERE text = 'пароль'")
-    assert not word_counts.count(connection)
+    assert not word_counts.count_words(connection)
     connection.execute("UPDATE words_counted SET counted_at = counted_at - interval '1 day 1 second'")
-    assert word_counts.count(connection)
-    assert _words(connection) == {"сервер": word_counts.LEAST}
+    assert word_counts.count_words(connection)
+    assert _words(connection) == {"сервер": word_counts.MIN_MESSAGES}
 
 
 def test_two_do_not_count_at_once(connection: psycopg.Connection, database_url: str) -> None:
-    _say(connection, 1, word_counts.LEAST, "сервер")
+    _say(connection, 1, word_counts.MIN_MESSAGES, "сервер")
     with psycopg.connect(database_url) as other:
         other.execute("SELECT pg_advisory_xact_lock(hashtextextended('vkteams words ' || current_schema(), 0))")
-        assert not word_counts.count(connection)
-    assert word_counts.count(connection)
+        assert not word_counts.count_words(connection)
+    assert word_counts.count_words(connection)
 
 
 def test_the_daemon_counts_them(connection: psycopg.Connection, database_url: str) -> None:
-    _say(connection, 1, word_counts.LEAST, "сервер")
+    _say(connection, 1, word_counts.MIN_MESSAGES, "сервер")
     stopping = threading.Event()
     with Database(Config(database=DatabaseOptions(url=database_url))) as database:
         thread = threading.Thread(target=word_count.run, args=(database, stopping, 0.01))

@@ -10,11 +10,23 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.harness.batches import CHAT, batch, deleted, edited, event, members, new, pinned, rows, unpinned
+from tests.harness.batches import (
+    CHAT,
+    batch,
+    deleted,
+    edited,
+    event,
+    members,
+    new,
+    pinned,
+    record_lookups,
+    rows,
+    unpinned,
+)
 from tests.harness.waiting import until
 from vkteams_daemon.store.admin import cursors
-from vkteams_daemon.store.derive import fold, projection
-from vkteams_daemon.store.ingest.writer import Stored, Writer
+from vkteams_daemon.store.derive import fold
+from vkteams_daemon.store.ingest.writer import StoreResult, Writer
 
 BOT = "1000000001"
 
@@ -84,27 +96,25 @@ def test_one_transaction_for_a_batch_of_any_size(bot: Bot, size: int) -> None:
 
 def test_ten_thousand_events_in_one_batch(bot: Bot) -> None:
     events = batch(*(new(n, text=f"message {n}") for n in range(1, 10_001)))
-    assert bot.store(events) == Stored(saved=10_000, queued=10_000, moved=True)
+    assert bot.store(events) == StoreResult(saved=10_000, queued=10_000, moved=True)
     assert bot.last == 10_000
     assert bot.ask("SELECT count(*), count(DISTINCT text) FROM messages") == [(10_000, 10_000)]
 
 
-def test_what_another_bot_has_stored_is_met_once_and_then_looked_for(
+def test_what_another_bot_has_stored_is_met_once_and_then_lookups_for(
     open_bot: Callable[..., Bot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Many new messages are written without a look at what is there, until something is there."""
-    looked: list[int] = []
-    load = projection.load
-    monkeypatch.setattr(projection, "load", lambda c, keys, since: looked.append(len(keys)) or load(c, keys, since))
+    lookups = record_lookups(monkeypatch)
     first, second = open_bot("1"), open_bot("2")
     heard = [new(n) for n in range(1, 601)]
     edits = [edited(n + 1000, f"m{n}", "edited") for n in (7, 601)]
     first.store(batch(*heard[:300], deleted(2000, "m9")))
     first.store(batch(edits[0]))
-    assert looked == [1], "what is said in the same answer need not be looked for"
-    assert second.store(batch(*heard, edits[0], new(601), edits[1])) == Stored(saved=603, queued=301, moved=True)
-    assert second.store(batch(*(new(n) for n in range(3001, 3301)))) == Stored(saved=300, queued=300, moved=True)
-    assert looked[1:] == [601, 300]
+    assert lookups == [1], "what is said in the same answer need not be lookups for"
+    assert second.store(batch(*heard, edits[0], new(601), edits[1])) == StoreResult(saved=603, queued=301, moved=True)
+    assert second.store(batch(*(new(n) for n in range(3001, 3301)))) == StoreResult(saved=300, queued=300, moved=True)
+    assert lookups[1:] == [601, 300]
     assert first.ask("SELECT count(*), count(*) FILTER (WHERE version = 2), count(deleted_at) FROM messages") == [
         (901, 2, 1)
     ]
@@ -124,12 +134,12 @@ def test_repeated_batch_is_all_duplicates(bot: Bot) -> None:
     events = batch(new(1), new(2), edited(3, "m1", "x"))
     bot.store(events)
     before = {table: rows(bot.url, table) for table in ("events", "messages", "message_versions", "bots")}
-    assert bot.store(events) == Stored(duplicate=3)
+    assert bot.store(events) == StoreResult(duplicate=3)
     assert {table: rows(bot.url, table) for table in before} == before
 
 
 def test_repetition_within_a_batch_is_a_duplicate(bot: Bot) -> None:
-    assert bot.store(batch(new(1), new(1), new(2))) == Stored(saved=2, duplicate=1, queued=2, moved=True)
+    assert bot.store(batch(new(1), new(1), new(2))) == StoreResult(saved=2, duplicate=1, queued=2, moved=True)
 
 
 def test_late_event_is_stored_and_nothing_above_it_is_acknowledged_again(bot: Bot) -> None:
@@ -138,7 +148,7 @@ def test_late_event_is_stored_and_nothing_above_it_is_acknowledged_again(bot: Bo
     outcome = bot.store(batch(new(3)))
     assert (outcome.saved, outcome.late, outcome.moved) == (1, 1, True)
     assert bot.last == 3
-    assert bot.store(batch(new(5))) == Stored(duplicate=1, moved=True)
+    assert bot.store(batch(new(5))) == StoreResult(duplicate=1, moved=True)
     assert bot.last == 5
     assert bot.ids() == [1, 3, 5]
 
@@ -180,7 +190,9 @@ def test_ids_that_start_over_in_the_middle_of_an_answer(bot: Bot) -> None:
 def test_what_came_before_the_ids_started_over_may_come_once_more(bot: Bot) -> None:
     bot.store(batch(*(new(number) for number in range(1, 8))))
     assert bot.store(batch(new(8), new(9), new(1, "n1"))).restarted
-    assert bot.store(batch(new(2, "n2"), new(9), new(10, "n10"))) == Stored(saved=2, duplicate=1, queued=2, moved=True)
+    assert bot.store(batch(new(2, "n2"), new(9), new(10, "n10"))) == StoreResult(
+        saved=2, duplicate=1, queued=2, moved=True
+    )
     assert (bot.last, len(bot.ids())) == (10, 9 + 3)
 
 
@@ -188,10 +200,10 @@ def test_what_stands_above_a_cursor_that_went_back_may_come_again(bot: Bot) -> N
     bot.store(batch(new(1000)))
     assert bot.store(batch(new(1001), new(3))).late == 1
     assert bot.last == 3
-    assert bot.store(batch(new(1001))) == Stored(duplicate=1, moved=True)
+    assert bot.store(batch(new(1001))) == StoreResult(duplicate=1, moved=True)
     other = [new(1001, "a"), new(1000, "b")]
     assert bot.store(batch(*other)).restarted and bot.last == 1000
-    assert bot.store(batch(other[0])) == Stored(duplicate=1, moved=True)
+    assert bot.store(batch(other[0])) == StoreResult(duplicate=1, moved=True)
     assert bot.last == 1001
 
 
@@ -199,7 +211,7 @@ def test_two_events_under_one_id_may_come_again_in_another_order(bot: Bot) -> No
     one, other = new(5, "m1", "one"), new(5, "m2", "two")
     assert bot.store(batch(one, other)).saved == 2
     for again in ((other, one), (one, other), (one,), (other,)):
-        assert bot.store(batch(*again)) == Stored(duplicate=len(again))
+        assert bot.store(batch(*again)) == StoreResult(duplicate=len(again))
     bot.store(batch(new(6, "m6", "six")))
     assert bot.store(batch(new(6, "m7", "seven"), new(6, "m6", "six"))).saved == 1
     assert len(bot.ids()) == 4
@@ -234,7 +246,7 @@ def test_unordered_batch_moves_the_cursor_to_its_highest_id(bot: Bot) -> None:
 def test_event_without_a_usable_id_is_stored_once_and_moves_nothing(bot: Bot) -> None:
     nameless = [new(value, "m") for value in (None, "x", -5, 2**63, 1.5, True)]
     assert bot.store(batch(*nameless)).saved == 6
-    assert bot.store(batch(*nameless)) == Stored(duplicate=6)
+    assert bot.store(batch(*nameless)) == StoreResult(duplicate=6)
     assert bot.last == 0
     assert len(bot.ids()) == 6
     assert all(event_id < 0 for event_id in bot.ids())
@@ -246,8 +258,8 @@ def test_second_event_under_an_id_of_its_batch_gets_a_key_of_its_own(bot: Bot) -
     assert (outcome.saved, outcome.restarted) == (2, False)
     assert bot.text("a") == bot.text("b") == "hello"
     assert bot.last == 4
-    assert bot.store(batch(*twins)) == Stored(duplicate=2)
-    assert bot.store(batch(twins[1])) == Stored(duplicate=1), "alone it is still the same event"
+    assert bot.store(batch(*twins)) == StoreResult(duplicate=2)
+    assert bot.store(batch(twins[1])) == StoreResult(duplicate=1), "alone it is still the same event"
 
 
 def test_ids_that_start_over_open_a_generation(bot: Bot) -> None:
@@ -264,17 +276,17 @@ def test_ids_that_start_over_open_a_generation(bot: Bot) -> None:
 
 def test_generation_does_not_open_for_the_same_event_in_another_dress(bot: Bot) -> None:
     bot.store(batch(new(1, "a", "hello")))
-    assert bot.store(batch(new(1, "a", "hello", added="field"))) == Stored(duplicate=1)
+    assert bot.store(batch(new(1, "a", "hello", added="field"))) == StoreResult(duplicate=1)
 
 
 def test_quarantined_event_that_comes_again_is_no_restart(bot: Bot) -> None:
     broken = event(1, "newMessage", msgId="a")
     assert bot.store(batch(broken)).quarantined == 1
-    assert bot.store(batch(broken)) == Stored(duplicate=1)
+    assert bot.store(batch(broken)) == StoreResult(duplicate=1)
     other = event(1, "newMessage", msgId="b")
     for outcome in (bot.store(batch(other)), bot.store(batch(new(2)))):
         assert (outcome.saved, outcome.restarted) == (1, False), "what nobody can read proves nothing, and is kept"
-    assert bot.store(batch(other)) == bot.store(batch(broken)) == Stored(duplicate=1)
+    assert bot.store(batch(other)) == bot.store(batch(broken)) == StoreResult(duplicate=1)
     assert bot.store(batch(new(2, "another"), other)).restarted
 
 
@@ -286,7 +298,7 @@ def test_quarantined_event_read_by_a_later_version_is_no_restart(bot: Bot) -> No
         connection.execute(
             "UPDATE events SET error = 'unknown', raw = %s, chat_id = NULL, subject = NULL, payload = NULL", (source,)
         )
-    assert bot.store(batch(new(1, "a"))) == Stored(duplicate=1)
+    assert bot.store(batch(new(1, "a"))) == StoreResult(duplicate=1)
 
 
 def test_cursor_set_back_by_hand_brings_only_duplicates(bot: Bot) -> None:
@@ -306,7 +318,7 @@ def test_cursor_set_back_moves_on_even_when_all_are_duplicates(bot: Bot) -> None
     bot.close()
     cursors.set_cursor(lambda: psycopg.connect(bot.url, autocommit=True), BOT, 3)
     until(bot.acquire, 30, "the bot's lock")
-    assert bot.store(events[3:]) == Stored(duplicate=4, moved=True)
+    assert bot.store(events[3:]) == StoreResult(duplicate=4, moved=True)
     assert bot.last == 7
 
 
@@ -327,7 +339,7 @@ def test_filter_drops_other_chats_and_the_cursor_passes(open_bot: Callable[..., 
     assert (outcome.saved, outcome.filtered) == (1, 2)
     assert bot.last == 9
     assert bot.ids() == [1]
-    assert bot.store(batch(new(12, chat="theirs"))) == Stored(filtered=1, moved=True)
+    assert bot.store(batch(new(12, chat="theirs"))) == StoreResult(filtered=1, moved=True)
 
 
 def test_thread_follows_its_parent_through_the_filter(open_bot: Callable[..., Bot]) -> None:
@@ -439,7 +451,7 @@ def test_deletion_does_not_wait_for_a_worker_that_has_claimed_the_message(bot: B
 
 
 def test_empty_batch_changes_nothing(bot: Bot) -> None:
-    assert bot.store([]) == Stored()
+    assert bot.store([]) == StoreResult()
 
 
 @pytest.mark.parametrize("where", ["msg", "chat", "author"])

@@ -15,14 +15,14 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.harness.batches import batch, deleted, edited, new
+from tests.harness.batches import batch, deleted, edited, new, record_lookups
 from tests.harness.postgres import PostgresServer
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import CannotWrite, DatabaseUnavailable, FenceLost, StoreError
 from vkteams_daemon.store.derive import projection
-from vkteams_daemon.store.ingest.writer import Stored, Writer
+from vkteams_daemon.store.ingest.writer import StoreResult, Writer
 from vkteams_daemon.store.schema import migrate
 
 BOT = "1000000001"
@@ -99,10 +99,10 @@ def test_what_the_database_refuses_is_quarantined_alone(archive: Archive, size: 
     ((payload, raw, error),) = archive.execute("SELECT payload, raw, error FROM events WHERE error IS NOT NULL")
     assert (payload, bytes(raw)) == (None, culprit.json.encode())
     assert error
-    assert writer.store([culprit]) == Stored(duplicate=1)
+    assert writer.store([culprit]) == StoreResult(duplicate=1)
 
 
-def test_a_batch_with_something_refused_is_looked_up_and_not_cut_up(
+def test_a_batch_with_something_refused_is_lookups_up_and_not_cut_up(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is known to another bot in it must not be taken for what the database refuses."""
@@ -110,19 +110,17 @@ def test_a_batch_with_something_refused_is_looked_up_and_not_cut_up(
     archive.execute("UPDATE events SET bot_id = 'another'")
     archive.execute("UPDATE bots SET last_event_id = 0")
     archive.writers[-1].close()
-    looked: list[int] = []
-    load = projection.load
-    monkeypatch.setattr(projection, "load", lambda c, keys, since: looked.append(len(keys)) or load(c, keys, since))
+    lookups = record_lookups(monkeypatch)
     outcome = archive.holder().store([refused(77777, "payload"), *batch(*(new(n) for n in range(1, 801)))])
     assert (outcome.saved, outcome.quarantined) == (801, 1)
-    assert max(looked) == 400, "the half without the culprit went in as a whole"
+    assert max(lookups) == 400, "the half without the culprit went in as a whole"
 
 
 def test_a_row_that_came_past_the_lock_quarantines_nothing(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large batch relies on the chats' locks that its messages are new; a small one takes what is there."""
     writer = archive.holder()
     writer.store(batch(new(1)))
-    monkeypatch.setattr(projection, "load", lambda connection, keys, since: {})
+    monkeypatch.setattr(projection, "load_messages", lambda connection, keys, since: {})
     again = [replace(event, event_id=event.event_id + 1000) for event in batch(*(new(n) for n in range(1, 501)))]
     outcome = writer.store(again)
     assert (outcome.saved, outcome.quarantined) == (500, 0)
@@ -153,7 +151,7 @@ def test_fenced_holder_cannot_commit(archive: Archive) -> None:
     archive.execute("UPDATE bots SET epoch = epoch + 1")
     with pytest.raises(FenceLost):
         late.store(batch(new(2)))
-    assert not late.holds
+    assert not late.holds_lock
     assert archive.state() == (1, [1])
 
 
@@ -170,7 +168,7 @@ def test_holder_that_lost_its_session_cannot_commit_after_a_take_over(archive: A
     first, second = archive.holder(), archive.writer()
     first.store(batch(new(1)))
     assert not second.acquire()
-    assert not second.holds
+    assert not second.holds_lock
     archive.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
     acquire(second)
     assert second.cursor
@@ -311,7 +309,7 @@ def test_kills_at_random_moments(archive: Archive) -> None:
         at, deadline = 1, time.monotonic() + 90
         while (at < 600 or kills < 30) and time.monotonic() < deadline:
             try:
-                if not writer.holds and not writer.acquire():
+                if not writer.holds_lock and not writer.acquire():
                     continue
                 assert writer.cursor
                 if writer.cursor.last_event_id >= at:
@@ -425,7 +423,7 @@ def test_ping_says_that_the_session_is_gone(archive: Archive) -> None:
     archive.server.terminate_backends(archive.name)
     with pytest.raises(DatabaseUnavailable):
         writer.ping()
-    assert not writer.holds
+    assert not writer.holds_lock
 
 
 def test_two_bots_in_one_chat_fold_into_the_same_messages(archive: Archive) -> None:
@@ -450,7 +448,7 @@ def test_two_bots_in_one_chat_fold_into_the_same_messages(archive: Archive) -> N
             part = story[at : at + size]
             chance.shuffle(part)
             try:
-                if writer.holds or writer.acquire():
+                if writer.holds_lock or writer.acquire():
                     writer.store(batch(*part))
                     at += size
             except StoreError as error:

@@ -74,7 +74,7 @@ def write(url: str) -> None:
     writer.store(events.read(json.dumps(body).encode(), datetime.now(UTC)))
     writer.close()
     with connect() as connection:
-        word_counts.count(connection)
+        word_counts.count_words(connection)
 
 
 def _event(number: int, message: russian.Message, people: russian.People) -> dict[str, object]:

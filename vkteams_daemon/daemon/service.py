@@ -223,7 +223,7 @@ class Service:
             except FutureTimeout:
                 if self._told_to_stop:
                     raise StoppedEarly("stopped by a signal before it was ready") from None
-                if self._database.making:
+                if self._database.initialising:
                     deadline = time.monotonic() + self.config.daemon.start_timeout
                     continue
                 if time.monotonic() < deadline:
@@ -265,7 +265,7 @@ class Service:
         return self._writer
 
     def _holds(self) -> bool:
-        return self._writer is not None and self._writer.holds
+        return self._writer is not None and self._writer.holds_lock
 
     def _beside(self, name: str, target: Callable[[], None]) -> None:
         threading.Thread(target=target, name=name, daemon=True).start()
@@ -279,7 +279,7 @@ class Service:
         """Ping the writer's session; where that fails the lock is gone, and the poll in flight must end too."""
         while not self._stopping.wait(PING_INTERVAL):
             writer, poller = self._writer, self._poller
-            if writer is None or poller is None or not writer.holds:
+            if writer is None or poller is None or not writer.holds_lock:
                 continue
             try:
                 writer.ping()

@@ -22,7 +22,7 @@ def run(database: Database, stopping: threading.Event, interval: float = INTERVA
     while not stopping.wait(interval):
         try:
             with database.connection() as connection:
-                if word_counts.count(connection):
+                if word_counts.count_words(connection):
                     log.debug("the archive's words are counted")
         except VkTeamsError as error:
             log.debug("the archive's words are not counted: %s", error)

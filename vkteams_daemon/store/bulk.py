@@ -8,11 +8,11 @@ from typing import Any
 
 from vkteams_daemon.store.connections import Connection
 
-COPY_FROM = 200  # rows; below it the arrays' place in a pipeline is quicker than COPY's round trip
+COPY_THRESHOLD = 200  # rows; below it the arrays' place in a pipeline is quicker than COPY's round trip
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ColumnSet:
     """The columns of a set of rows on its way into the database: (name, PostgreSQL type).
 
     A statement gets JSON as text, and casts it itself.
@@ -20,7 +20,7 @@ class Rows:
 
     columns: tuple[tuple[str, str], ...]
 
-    def run(
+    def execute(
         self,
         connection: Connection,
         statement: str,

@@ -24,7 +24,7 @@ _KEEPALIVE = {
 _ENDED = ("25P03", "25P04", "57P05")
 
 
-def parameters(url: str, connect_timeout: int, application: str) -> str:
+def build_conninfo(url: str, connect_timeout: int, application: str) -> str:
     """The URL or conninfo with our time limits, where it does not set its own; ConfigError where it cannot be read."""
     # The driver would take another encoding from PGCLIENTENCODING, and not every text fits into that.
     defaults = {
@@ -40,7 +40,7 @@ def parameters(url: str, connect_timeout: int, application: str) -> str:
 
 
 @contextlib.contextmanager
-def translated() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Turns the driver's errors into StoreErrors, in one sentence and without passwords."""
     try:
         yield

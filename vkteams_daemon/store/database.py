@@ -11,8 +11,8 @@ from psycopg_pool import ConnectionPool
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import DatabaseUnavailable, VkTeamsError
-from vkteams_daemon.store.connections import Connection, parameters, translated
-from vkteams_daemon.store.schema import bring_up_to_date, check_version
+from vkteams_daemon.store.connections import Connection, build_conninfo, translate_errors
+from vkteams_daemon.store.schema import apply_migrations, check_version
 
 
 class Database:
@@ -24,18 +24,18 @@ class Database:
         application: what the server lists the connections as.
 
     Attributes:
-        making: the bundled database is being made, which happens once and takes its time.
+        initialising: the bundled database is being made, which happens once and takes its time.
     """
 
     def __init__(self, config: Config, *, url: str | None = None, application: str = "vkteams") -> None:
         self._config = config
         self._url = url or config.database.url
         self._application = application
-        self.making = False
-        self._embedded: Any = None
+        self.initialising = False
+        self._bundled_server: Any = None
         self._pool: ConnectionPool[Connection] | None = None
 
-    def open(self, *, migrate: bool = True, timeout: float | None = None) -> None:
+    def open(self, *, migrate: bool = True) -> None:
         """Find the server (starting the bundled one), bring the schema up to date and open the pool.
 
         Raises:
@@ -47,16 +47,16 @@ class Database:
             from vkteams_daemon.store.bundled.server import BundledServer
 
             config = self._config
-            embedded = BundledServer(config.state_dir, config.runtime_dir, config.daemon.user)
-            self.making = not embedded.made
+            bundled_server = BundledServer(config.state_dir, config.runtime_dir, config.daemon.user)
+            self.initialising = not bundled_server.made
             try:
-                self._url = embedded.acquire() if timeout is None else embedded.acquire(timeout=timeout)
+                self._url = bundled_server.acquire()
             finally:
-                self.making = False
-            self._embedded = embedded
+                self.initialising = False
+            self._bundled_server = bundled_server
         with self.connect() as connection:
             if migrate:
-                bring_up_to_date(connection)
+                apply_migrations(connection)
             else:
                 check_version(connection)
         if self._pool is None:
@@ -77,9 +77,9 @@ class Database:
         if self._pool is not None:
             self._pool.close(timeout=2)
             self._pool = None
-        if self._embedded is not None:
-            self._embedded.release()
-            self._embedded, self._url = None, self._config.database.url
+        if self._bundled_server is not None:
+            self._bundled_server.release()
+            self._bundled_server, self._url = None, self._config.database.url
 
     def __enter__(self) -> Database:
         self.open()
@@ -91,7 +91,7 @@ class Database:
     @property
     def conninfo(self) -> str:
         """The connection string, time limits and name included. It holds the password: not for printing."""
-        return parameters(self._url, self._config.database.connect_timeout, self._application)
+        return build_conninfo(self._url, self._config.database.connect_timeout, self._application)
 
     @property
     def pool(self) -> ConnectionPool[Connection]:
@@ -103,19 +103,19 @@ class Database:
     @contextlib.contextmanager
     def connection(self) -> Iterator[Connection]:
         """A pooled autocommit connection; the driver's errors come out as ours."""
-        with translated(), self.pool.connection() as connection:
+        with translate_errors(), self.pool.connection() as connection:
             yield connection
 
     def connect(self) -> Connection:
         """A connection of the caller's own, in autocommit mode."""
-        with translated():
+        with translate_errors():
             return psycopg.connect(self._reachable(), autocommit=True)
 
     def _reachable(self) -> str:
         """The connection string, the bundled server started again where it has died since."""
-        if self._embedded is not None:
+        if self._bundled_server is not None:
             try:
-                self._url = self._embedded.acquire()
+                self._url = self._bundled_server.acquire()
             except VkTeamsError as error:
                 raise psycopg.OperationalError(str(error)) from error  # what the pool's own threads understand
         return self.conninfo

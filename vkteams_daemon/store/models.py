@@ -10,10 +10,8 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.rows import tuple_row
 
-from vkteams_daemon.errors import StoreError
-from vkteams_daemon.store.connections import Connection, translated
+from vkteams_daemon.store.connections import Connection, translate_errors
 
-KINDS = ("message", "window")
 # Every neighbour of a new vector is a page to write again. Few of them, well chosen, cost half of pgvector's defaults
 # (16 and 64), and a walk that looks at more candidates finds as much: see `search.semantic`.
 _HNSW = "m = 6, ef_construction = 80"
@@ -63,7 +61,7 @@ _COLUMNS = "model_id, name, fingerprint, dims, state"
 
 def active_model(connection: Connection) -> StoredModel | None:
     """The model that semantic search uses, or None before the first."""
-    with translated():
+    with translate_errors():
         row = connection.execute(f"SELECT {_COLUMNS} FROM embedding_models WHERE state = 'active'".encode()).fetchone()
     return StoredModel(*row) if row else None
 
@@ -74,7 +72,7 @@ def register(connection: Connection, name: str, fingerprint: str, dims: int) -> 
     The first model is active at once; a further one is `building` until `switch` finds it complete. What was written
     before is queued by `enqueue_missing`.
     """
-    with translated(), connection.transaction():
+    with translate_errors(), connection.transaction():
         connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})".encode())
         row = connection.execute(
             f"SELECT {_COLUMNS} FROM embedding_models WHERE fingerprint = %s".encode(), (fingerprint,)
@@ -109,7 +107,7 @@ def enqueue_missing(connection: Connection, model_id: int) -> int:
         connection: in autocommit mode.
         model_id: of a registered model.
     """
-    with translated():
+    with translate_errors():
         with connection.transaction():
             connection.execute(_WAIT_FOR_WRITERS)
         found = 0
@@ -120,48 +118,47 @@ def enqueue_missing(connection: Connection, model_id: int) -> int:
         return found
 
 
-def index_name(model_id: int, kind: str) -> str:
+def index_name(model_id: int) -> str:
     """The name of the model's HNSW index over vectors of this kind."""
-    return f"embeddings_hnsw_{int(model_id)}_{_checked(kind)}"
+    return f"embeddings_hnsw_{int(model_id)}_message"
 
 
-def index_expression(model: StoredModel, kind: str) -> tuple[str, str]:
+def index_expression(model: StoredModel) -> tuple[str, str]:
     """The indexed expression and the index's condition; a query uses the index only when it repeats both."""
     return (
         f"(embedding::halfvec({int(model.dims)}))",
-        f"model_id = {int(model.model_id)} AND kind = '{_checked(kind)}'",
+        f"model_id = {int(model.model_id)} AND kind = 'message'",
     )
 
 
-def has_index(connection: Connection, model_id: int, kind: str) -> bool:
+def has_index(connection: Connection, model_id: int) -> bool:
     """Whether the index is there and whole."""
-    with translated():
+    with translate_errors():
         row = connection.execute(
-            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (index_name(model_id, kind),)
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (index_name(model_id),)
         ).fetchone()
     return bool(row and row[0])
 
 
-def ensure_index(connection: Connection, model: StoredModel, kind: str) -> bool:
+def ensure_index(connection: Connection, model: StoredModel) -> bool:
     """Build the model's HNSW index without blocking anybody, unless it is there or somebody is at it.
 
     Args:
         connection: in autocommit mode; the build may take minutes for a large archive.
         model: whose vectors.
-        kind: `message` or `window`.
 
     Returns:
         Whether it is there now.
     """
-    if has_index(connection, model.model_id, kind):
+    if has_index(connection, model.model_id):
         return True
-    name = index_name(model.model_id, kind)
-    expression, condition = index_expression(model, kind)
+    name = index_name(model.model_id)
+    expression, condition = index_expression(model)
     statement = (
         f"CREATE INDEX CONCURRENTLY {name} ON embeddings USING hnsw ({expression} halfvec_cosine_ops)"
         f" WITH ({_HNSW}) WHERE {condition}"
     )
-    with translated():
+    with translate_errors():
         row = connection.execute(f"SELECT pg_try_advisory_lock({_BUILD_LOCK})".encode()).fetchone()
         if not row or not row[0]:
             return False
@@ -191,9 +188,9 @@ def _build(connection: Connection, name: str, statement: str) -> None:
     connection.execute(statement.encode())
 
 
-def switch(connection: Connection, model: StoredModel) -> bool:
+def activate_if_complete(connection: Connection, model: StoredModel) -> bool:
     """Make a building model active once nothing waits for it, and retire the one before; returns whether it did."""
-    with translated(), connection.transaction():
+    with translate_errors(), connection.transaction():
         connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})".encode())
         row = connection.execute(
             "SELECT state = 'building' AND NOT EXISTS (SELECT FROM embedding_queue q WHERE q.model_id = m.model_id"
@@ -207,7 +204,7 @@ def switch(connection: Connection, model: StoredModel) -> bool:
     return True
 
 
-def clear_retired(connection: Connection, *, batch: int = 5000) -> int:
+def delete_retired(connection: Connection, *, batch: int = 5000) -> int:
     """Delete what retired models left (vectors, queue rows, indexes), a batch a transaction; returns rows deleted.
 
     A model that is registered again meanwhile keeps what it still has.
@@ -217,11 +214,10 @@ def clear_retired(connection: Connection, *, batch: int = 5000) -> int:
         batch: most vectors of one transaction.
     """
     deleted = 0
-    with translated():
+    with translate_errors():
         retired = connection.execute("SELECT model_id FROM embedding_models WHERE state = 'retired'").fetchall()
         for (model_id,) in retired:
-            for kind in KINDS:
-                _drop_retired_index(connection, model_id, kind)
+            _drop_retired_index(connection, model_id)
             count = batch
             while count == batch:
                 with connection.transaction():
@@ -238,7 +234,7 @@ def clear_retired(connection: Connection, *, batch: int = 5000) -> int:
     return deleted
 
 
-def _drop_retired_index(connection: Connection, model_id: int, kind: str) -> None:
+def _drop_retired_index(connection: Connection, model_id: int) -> None:
     # In no transaction, for it waits for whoever uses the index; a lock of the session keeps it from coming to life.
     # Beside a build it would wait for that, and the build for the snapshot of whoever waits for the lock: next time.
     row = connection.execute(f"SELECT pg_try_advisory_lock({_BUILD_LOCK})".encode()).fetchone()
@@ -247,7 +243,7 @@ def _drop_retired_index(connection: Connection, model_id: int, kind: str) -> Non
     try:
         connection.execute(f"SELECT pg_advisory_lock({_LOCK})".encode())
         if _is_retired(connection, model_id):
-            connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(model_id, kind)}".encode())
+            connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(model_id)}".encode())
     finally:
         if not connection.closed:
             connection.execute(f"SELECT pg_advisory_unlock({_LOCK}), pg_advisory_unlock({_BUILD_LOCK})".encode())
@@ -260,7 +256,7 @@ def _is_retired(connection: Connection, model_id: int) -> bool:
 
 def model_statistics(connection: Connection) -> list[ModelStatistics]:
     """Every model the archive knows, the active one first."""
-    with translated():
+    with translate_errors():
         rows = connection.execute(
             f"SELECT {_COLUMNS},"
             " (SELECT count(*) FROM embeddings e WHERE e.model_id = m.model_id AND e.kind = 'message' AND e.chunk = 0),"
@@ -268,15 +264,7 @@ def model_statistics(connection: Connection) -> list[ModelStatistics]:
             " (SELECT count(*) FROM embedding_queue q WHERE q.model_id = m.model_id AND q.not_before = 'infinity')"
             " FROM embedding_models m ORDER BY state = 'active' DESC, state = 'building' DESC, model_id".encode()
         ).fetchall()
-    return [
-        ModelStatistics(StoredModel(*r[:5]), r[5], r[6], r[7], has_index(connection, r[0], "message")) for r in rows
-    ]
-
-
-def _checked(kind: str) -> str:
-    if kind not in KINDS:
-        raise StoreError(f"{kind!r} is no kind of vector")
-    return kind
+    return [ModelStatistics(StoredModel(*r[:5]), r[5], r[6], r[7], has_index(connection, r[0])) for r in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,5 +282,5 @@ def vector_store(connection: Connection) -> VectorStore:
         cursor.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
         row = cursor.fetchone()
     model = active_model(connection)
-    indexed = model is not None and has_index(connection, model.model_id, "message")
+    indexed = model is not None and has_index(connection, model.model_id)
     return VectorStore(row[0] if row else None, model.name if model else None, indexed)

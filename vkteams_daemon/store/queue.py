@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 
-from vkteams_daemon.store.connections import Connection, translated
+from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 
 Vector = npt.NDArray[np.float16]
@@ -63,7 +63,7 @@ class EmbeddingResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class EmbeddingFailure:
     """One claim that has no vectors, and why; tried again after `delay` seconds, or parked where that is None."""
 
     claim: Claim
@@ -72,7 +72,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class ParkedText:
     """A text that failed too often and is not tried again until it is edited or `retry` is called."""
 
     chat_id: str
@@ -83,9 +83,9 @@ class Parked:
     enqueued_at: datetime
 
 
-def prepare(connection: Connection) -> None:
+def prepare_connection(connection: Connection) -> None:
     """Ready a pooled connection for claims and vectors; cheap the second time."""
-    with translated():
+    with translate_errors():
         if not getattr(connection, "_knows_vectors", False):
             register_vector(connection)
             connection.execute(_SESSION)
@@ -107,7 +107,7 @@ def claim(connection: Connection, model_id: int, limit: int) -> list[Claim]:
     return [Claim(*row) for row in rows]
 
 
-def known_vectors(connection: Connection, model_id: int, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
+def stored_vectors(connection: Connection, model_id: int, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
     """The vectors that this model has already given to these texts."""
     # One row of each: a word that was said ten thousand times has as many.
     rows = (
@@ -123,7 +123,7 @@ def known_vectors(connection: Connection, model_id: int, hashes: Sequence[bytes]
 
 
 def finish(
-    connection: Connection, model_id: int, done: Sequence[EmbeddingResult], failed: Sequence[Failed] = ()
+    connection: Connection, model_id: int, done: Sequence[EmbeddingResult], failed: Sequence[EmbeddingFailure] = ()
 ) -> int:
     """Store vectors and let their queue rows go, and put off what failed, in the claims' own transaction.
 
@@ -157,28 +157,28 @@ def finish(
 
 
 def length(connection: Connection, model_id: int) -> int:
-    """Rows that wait for this model, parked ones left out."""
+    """ColumnSet that wait for this model, parked ones left out."""
     row = connection.execute(
         "SELECT count(*) FROM embedding_queue WHERE model_id = %s AND not_before < 'infinity'", (model_id,)
     ).fetchone()
     return int(row[0]) if row else 0
 
 
-def parked(connection: Connection, *, limit: int = 20) -> list[Parked]:
+def parked(connection: Connection, *, limit: int = 20) -> list[ParkedText]:
     """The parked texts of models in use, the newest first."""
-    with translated():
+    with translate_errors():
         rows = connection.execute(
             "SELECT q.chat_id, q.msg_id, m.name, q.attempts, q.last_error, q.enqueued_at"
             " FROM embedding_queue q JOIN embedding_models m USING (model_id)"
             " WHERE q.not_before = 'infinity' AND m.state <> 'retired' ORDER BY q.enqueued_at DESC LIMIT %s",
             (limit,),
         ).fetchall()
-    return [Parked(*row) for row in rows]
+    return [ParkedText(*row) for row in rows]
 
 
 def retry(connection: Connection) -> int:
     """Make every parked text due again, as if it had never been tried; returns how many there were."""
-    with translated(), connection.transaction():
+    with translate_errors(), connection.transaction():
         count = connection.execute(
             "UPDATE embedding_queue SET attempts = 0, not_before = clock_timestamp(), last_error = NULL"
             " WHERE not_before = 'infinity'"
@@ -189,7 +189,7 @@ def retry(connection: Connection) -> int:
 
 def wait_for_notify(connection: Connection, seconds: float) -> bool:
     """Wait up to `seconds` for the writer's notification; the connection listens from the first call on."""
-    with translated():
+    with translate_errors():
         connection.execute("LISTEN vkteams_queue")
         return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))
 
@@ -219,7 +219,7 @@ def _gone(connection: Connection, claims: Sequence[Claim]) -> list[Claim]:
     if not claims:
         return []
     # Whoever writes to a chat holds its lock until that is committed, and is seen by whoever has the lock after that.
-    free = projection.try_lock(connection, {claim.chat_id for claim in claims})
+    free = projection.try_lock_chats(connection, {claim.chat_id for claim in claims})
     rows = connection.execute(
         "SELECT k.place FROM unnest(%b::text[], %b::text[]) WITH ORDINALITY AS k(chat_id, msg_id, place)"
         " WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = k.chat_id AND m.msg_id = k.msg_id"
@@ -257,7 +257,7 @@ def _start_over(connection: Connection, model_id: int, claims: Sequence[Claim]) 
         )
 
 
-def _put_off(connection: Connection, model_id: int, failed: Failed) -> None:
+def _put_off(connection: Connection, model_id: int, failed: EmbeddingFailure) -> None:
     claim = failed.claim
     if failed.delay is None:
         _drop_vectors(connection, model_id, [claim])  # of what the message said before

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from vkteams_daemon.errors import DatabaseUnavailable, SchemaError
-from vkteams_daemon.store.connections import Connection, parameters, translated
+from vkteams_daemon.store.connections import Connection, build_conninfo, translate_errors
 
 _MIGRATION_LOCK = "hashtextextended('vkteams migration ' || current_schema(), 0)"
 
@@ -51,7 +51,7 @@ def schema_version(connection: Connection) -> int:
 
 def check_version(connection: Connection) -> None:
     """Raises SchemaError unless the schema is the one this program was written for."""
-    with translated():
+    with translate_errors():
         found, known = schema_version(connection), max(migrations())
     if found > known:
         raise SchemaError(
@@ -67,18 +67,18 @@ def check_version(connection: Connection) -> None:
         )
 
 
-def bring_up_to_date(connection: Connection, *, patience: float = 60.0) -> list[int]:
+def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0) -> list[int]:
     """Apply the missing migrations, each in a transaction of its own; whoever comes first does, the others wait.
 
     Returns:
         The versions that this call applied.
     """
     applied = []
-    with translated():
+    with translate_errors():
         if schema_version(connection) == max(migrations()):
             return []
         _check_fit(connection)
-        _lock(connection, patience)
+        _lock(connection, lock_timeout)
         try:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS schema_version"
@@ -99,14 +99,14 @@ def bring_up_to_date(connection: Connection, *, patience: float = 60.0) -> list[
     return applied
 
 
-def _lock(connection: Connection, patience: float) -> None:
-    deadline = time.monotonic() + patience
+def _lock(connection: Connection, lock_timeout: float) -> None:
+    deadline = time.monotonic() + lock_timeout
     while True:
         row = connection.execute(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})".encode()).fetchone()
         if row and row[0]:
             return
         if time.monotonic() > deadline:
-            raise DatabaseUnavailable(f"another process has been migrating the schema for {patience:g} s")
+            raise DatabaseUnavailable(f"another process has been migrating the schema for {lock_timeout:g} s")
         time.sleep(0.1)
 
 
@@ -140,8 +140,8 @@ def _check_fit(connection: Connection) -> None:
 
 def migrate(url: str) -> list[int]:
     """Bring the database at this URL up to date; returns the versions applied."""
-    with translated(), psycopg.connect(parameters(url, 5, "vkteams"), autocommit=True) as connection:
-        return bring_up_to_date(connection)
+    with translate_errors(), psycopg.connect(build_conninfo(url, 5, "vkteams"), autocommit=True) as connection:
+        return apply_migrations(connection)
 
 
 def schema_history(connection: psycopg.Connection[Any]) -> list[AppliedMigration]:

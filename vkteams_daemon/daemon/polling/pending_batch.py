@@ -29,7 +29,7 @@ class PendingBatch:
     def part(self) -> PendingBatch:
         """What goes into the next transaction: the first events, which no later one precedes in the order of ids."""
         # In any other order the answer as a whole tells where ids have started over.
-        if self.most is None or not id_restart.ascending(self.events):
+        if self.most is None or not id_restart.is_ascending(self.events):
             return self
         end = self.most
         last = max((event.event_id for event in self.events[:end] if event.numbered), default=0)

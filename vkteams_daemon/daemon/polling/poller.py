@@ -36,7 +36,7 @@ from vkteams_daemon.errors import (
     Unauthorised,
     VkTeamsError,
 )
-from vkteams_daemon.store.ingest.writer import Cursor, Stored
+from vkteams_daemon.store.ingest.writer import Cursor, StoreResult
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +52,9 @@ class Sink(Protocol):
     @property
     def cursor(self) -> Cursor | None: ...
     @property
-    def holds(self) -> bool: ...
+    def holds_lock(self) -> bool: ...
     def acquire(self) -> bool: ...
-    def store(self, events: list[Event]) -> Stored: ...
+    def store(self, events: list[Event]) -> StoreResult: ...
     def ping(self) -> None: ...
 
 
@@ -167,7 +167,7 @@ class Poller:
         if self.sink is None:
             self.sink = self._open_sink(self._bot)
         sink = self.sink
-        if not sink.holds:
+        if not sink.holds_lock:
             if not sink.acquire():
                 return self._locked_out()
             self._taken()
@@ -217,7 +217,7 @@ class Poller:
         # The API repeats what is stored already, and the cursor does not move: do not spin on it.
         return self._repeats.failed()
 
-    def _count(self, batch: PendingBatch, stored: Stored, cursor: Cursor | None) -> None:
+    def _count(self, batch: PendingBatch, stored: StoreResult, cursor: Cursor | None) -> None:
         self.latencies.append(1000 * (time.monotonic() - batch.arrived))
         counts = self._status.events
         counts.saved += stored.saved
@@ -275,7 +275,7 @@ class Poller:
         if self._stop.is_set():
             return 0.0
         state = "unauthorized" if isinstance(error, Unauthorised) else "backoff"
-        if isinstance(error, ApiUnreachable) and self.sink is not None and not self.sink.holds:
+        if isinstance(error, ApiUnreachable) and self.sink is not None and not self.sink.holds_lock:
             return 0.0  # the keeper ended the poll because the lock is gone
         if api.state != state:
             level = logging.ERROR if state == "unauthorized" else logging.WARNING

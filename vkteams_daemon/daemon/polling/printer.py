@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from vkteams_daemon.botapi.chat_filter import ChatFilter
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import CannotCreate
-from vkteams_daemon.store.ingest.writer import Cursor, Stored
+from vkteams_daemon.store.ingest.writer import Cursor, StoreResult
 
 # DEL, C1, line separators, marks that turn the direction of text around, and halves of characters.
 _UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -31,17 +31,17 @@ class Printer:
         self._chat_filter = ChatFilter(chat_ids)
         self._out = out or sys.stdout
         self.cursor: Cursor | None = Cursor(1, 0, 0)
-        self.holds = False
+        self.holds_lock = False
 
     def acquire(self) -> bool:
         """Nobody else can hold it."""
-        self.holds = True
+        self.holds_lock = True
         return True
 
     def ping(self) -> None:
         """Nothing to keep alive."""
 
-    def store(self, events: list[Event]) -> Stored:
+    def store(self, events: list[Event]) -> StoreResult:
         """Print a batch and move on.
 
         Raises:
@@ -60,7 +60,7 @@ class Printer:
             raise OutputLost(f"standard output cannot be written: {error.strerror}") from error
         last = max([before.last_event_id, *(e.event_id for e in events if e.numbered)])
         self.cursor = replace(before, last_event_id=last)
-        return Stored(saved=0, filtered=len(events) - len(kept), moved=last != before.last_event_id)
+        return StoreResult(saved=0, filtered=len(events) - len(kept), moved=last != before.last_event_id)
 
     def _discard(self) -> None:
         """Let the interpreter's own last flush find room, so that the exit code is ours."""

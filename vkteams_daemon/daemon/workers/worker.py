@@ -27,7 +27,7 @@ from vkteams_daemon.store import models, queue
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.models import StoredModel
-from vkteams_daemon.store.queue import Claim, EmbeddingResult, Failed, Vector
+from vkteams_daemon.store.queue import Claim, EmbeddingFailure, EmbeddingResult, Vector
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Worker:
         """
         model, stored = self._ready()
         with self._database.connection() as connection:
-            queue.prepare(connection)
+            queue.prepare_connection(connection)
             with connection.transaction():
                 claims = queue.claim(connection, stored.model_id, self._claim)
                 claimed_at = time.monotonic()
@@ -160,14 +160,14 @@ class Worker:
         return False
 
     def _settle(self, connection: Connection, stored: StoredModel) -> None:
-        self._indexed = self._indexed or models.ensure_index(connection, stored, "message")
-        if stored.state == "building" and self._indexed and models.switch(connection, stored):
+        self._indexed = self._indexed or models.ensure_index(connection, stored)
+        if stored.state == "building" and self._indexed and models.activate_if_complete(connection, stored):
             log.info("model %s is complete and in use", stored.name)
             assert self._use is not None
             self._use = (self._use[0], replace(stored, state="active"))
             self._cleared = False
         if not self._cleared:
-            models.clear_retired(connection)
+            models.delete_retired(connection)
             self._cleared = True
 
     def _ready(self) -> tuple[Model, StoredModel]:
@@ -182,7 +182,7 @@ class Worker:
 
     def _embed(
         self, connection: Connection, model: Model, stored: StoredModel, claims: list[Claim]
-    ) -> tuple[list[EmbeddingResult], list[Failed]]:
+    ) -> tuple[list[EmbeddingResult], list[EmbeddingFailure]]:
         """The claims with their vectors, and those that failed; claims beyond `ROUND_TOKENS` are in neither list."""
         hashed: list[tuple[Claim, list[bytes]]] = []
         distinct: dict[bytes, Chunk] = {}
@@ -198,7 +198,7 @@ class Worker:
             hashed.append((claim, hashes))
             distinct.update(zip(hashes, parts, strict=True))
             tokens += sum(map(len, parts))
-        vectors = queue.known_vectors(connection, stored.model_id, list(distinct))
+        vectors = queue.stored_vectors(connection, stored.model_id, list(distinct))
         missing = {text_hash: chunk for text_hash, chunk in distinct.items() if text_hash not in vectors}
         computed, broken = self._vectors(model, missing)
         vectors.update(computed)
@@ -209,7 +209,7 @@ class Worker:
                 errors[claim] = reason
             else:
                 done.append(EmbeddingResult(claim, tuple((text_hash, vectors[text_hash]) for text_hash in hashes)))
-        return done, [Failed(claim, reason, self._delay(claim)) for claim, reason in errors.items()]
+        return done, [EmbeddingFailure(claim, reason, self._delay(claim)) for claim, reason in errors.items()]
 
     def _vectors(self, model: Model, chunks: dict[bytes, Chunk]) -> tuple[dict[bytes, Vector], dict[bytes, str]]:
         """The vectors of these chunks, and the errors of those that have none.

@@ -12,7 +12,7 @@ from psycopg.rows import tuple_row
 
 from vkteams_daemon.search.history import message_counts
 from vkteams_daemon.search.history.message_counts import ChatStatistics, DayStatistics, Lag, Part, UserStatistics
-from vkteams_daemon.store.admin.maintenance import TableSize, database_size, tables
+from vkteams_daemon.store.admin.maintenance import TableSize, database_size, table_sizes
 from vkteams_daemon.store.models import active_model, has_index
 
 
@@ -152,7 +152,7 @@ def statistics(
         f" FROM embedding_queue q {part.of_messages('q')}",
         part.values,
     )
-    sizes = tables(connection) if part.whole else []
+    sizes = table_sizes(connection) if part.whole else []
     return Statistics(
         events=events[0],
         quarantined=events[1],
@@ -192,7 +192,7 @@ def _models(connection: psycopg.Connection[Any], part: Part) -> list[ModelStatis
             prepare=False,
         )
         rows = cursor.fetchall()
-    return [ModelStatistics(*(*row, has_index(connection, row[0], "message"))) for row in rows]
+    return [ModelStatistics(*(*row, has_index(connection, row[0]))) for row in rows]
 
 
 def _row(connection: psycopg.Connection[Any], sql: str, values: dict[str, Any]) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from vkteams_daemon.errors import AlreadyRunning, NotFound, UsageError
-from vkteams_daemon.store.connections import Connection, translated
+from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.ingest.writer import Writer
 
 _BIGGEST_ID = 2**63 - 1
@@ -21,7 +21,7 @@ _FAREWELL = 2.0  # seconds; the server may take a moment to end the session of a
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class BotCursor:
     """Where a bot's archive stands.
 
     Attributes:
@@ -40,9 +40,9 @@ class Cursor:
     highest_stored: int | None
 
 
-def cursors(connection: psycopg.Connection[Any]) -> list[Cursor]:
+def list_cursors(connection: psycopg.Connection[Any]) -> list[BotCursor]:
     """The cursor of every bot that this archive has listened with."""
-    with connection.cursor(row_factory=class_row(Cursor)) as cursor:
+    with connection.cursor(row_factory=class_row(BotCursor)) as cursor:
         cursor.execute(
             "SELECT b.bot_id, b.nick, b.generation, b.last_event_id, b.epoch, b.updated_at,"
             " (SELECT max(e.event_id) FROM events e WHERE e.bot_id = b.bot_id AND e.generation = b.generation)"
@@ -51,14 +51,14 @@ def cursors(connection: psycopg.Connection[Any]) -> list[Cursor]:
         return cursor.fetchall()
 
 
-def cursor_of(connection: psycopg.Connection[Any], bot_id: str | None) -> Cursor:
+def find_cursor(connection: psycopg.Connection[Any], bot_id: str | None) -> BotCursor:
     """The cursor of that bot, or of the only one there is.
 
     Raises:
         NotFound: there is none.
         UsageError: there are several, and none is named.
     """
-    known = cursors(connection)
+    known = list_cursors(connection)
     if bot_id is None and len(known) > 1:
         names = ", ".join(bot.bot_id for bot in known)
         raise UsageError("the archive has several bots", hint=f"Name one with --bot: {names}.")
@@ -69,7 +69,7 @@ def cursor_of(connection: psycopg.Connection[Any], bot_id: str | None) -> Cursor
     raise NotFound(f"the archive has no {name}", hint="A bot enters the archive when vkteamsd first listens with it.")
 
 
-def set_cursor(connect: Callable[[], Connection], bot_id: str, event_id: int) -> Cursor:
+def set_cursor(connect: Callable[[], Connection], bot_id: str, event_id: int) -> BotCursor:
     """Make `event_id` the next lastEventId; a writer that wakes up late is fenced off.
 
     Args:
@@ -86,7 +86,7 @@ def set_cursor(connect: Callable[[], Connection], bot_id: str, event_id: int) ->
     return _change(connect, bot_id, "last_event_id = %(id)s", {"id": event_id})
 
 
-def restart_cursor(connect: Callable[[], Connection], bot_id: str) -> Cursor:
+def restart_cursor(connect: Callable[[], Connection], bot_id: str) -> BotCursor:
     """Open a new generation: the server starts its ids over, and ids seen before are new events again.
 
     Raises:
@@ -96,7 +96,7 @@ def restart_cursor(connect: Callable[[], Connection], bot_id: str) -> Cursor:
 
 
 @contextlib.contextmanager
-def held(connect: Callable[[], Connection], bot_id: str) -> Iterator[None]:
+def bot_lock(connect: Callable[[], Connection], bot_id: str) -> Iterator[None]:
     """Holds the bot's lock for a few seconds at most, so that no daemon listens meanwhile; its epoch is raised.
 
     Raises:
@@ -117,10 +117,10 @@ def held(connect: Callable[[], Connection], bot_id: str) -> Iterator[None]:
         writer.close()
 
 
-def _change(connect: Callable[[], Connection], bot_id: str, change: str, values: dict[str, Any]) -> Cursor:
-    with held(connect, bot_id), translated(), connect() as connection, connection.transaction():
+def _change(connect: Callable[[], Connection], bot_id: str, change: str, values: dict[str, Any]) -> BotCursor:
+    with bot_lock(connect, bot_id), translate_errors(), connect() as connection, connection.transaction():
         connection.execute(
             f"UPDATE bots SET {change}, updated_at = now() WHERE bot_id = %(bot)s".encode(),
             {**values, "bot": bot_id},
         )
-        return cursor_of(connection, bot_id)
+        return find_cursor(connection, bot_id)

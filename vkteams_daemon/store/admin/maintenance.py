@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from vkteams_daemon.store import models
-from vkteams_daemon.store.connections import Connection, translated
+from vkteams_daemon.store.connections import Connection, translate_errors
 
 TABLES = (
     "events", "messages", "message_versions", "embeddings", "embedding_queue", "chats", "users", "chat_members", "bots",
@@ -50,7 +50,7 @@ class TableSize:
     indexes: list[IndexSize] = field(default_factory=list)
 
 
-def tables(connection: psycopg.Connection[Any]) -> list[TableSize]:
+def table_sizes(connection: psycopg.Connection[Any]) -> list[TableSize]:
     """Our tables, the largest first."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
@@ -78,7 +78,7 @@ def database_size(connection: psycopg.Connection[Any]) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
+class IndexState:
     """An index and how it does.
 
     Attributes:
@@ -101,7 +101,7 @@ class Index:
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class MaintenancePlan:
     """What is to be done.
 
     Attributes:
@@ -113,14 +113,14 @@ class Need:
     """
 
     dead: dict[str, int]
-    invalid: list[Index]
-    grown: list[Index]
+    invalid: list[IndexState]
+    grown: list[IndexState]
     retired: list[str]
     collation: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class MaintenanceStep:
     """Something that was done, what the server remarked on it, and how long it took."""
 
     what: str
@@ -128,9 +128,9 @@ class Step:
     remark: str = ""
 
 
-def need(connection: Connection) -> Need:
+def plan(connection: Connection) -> MaintenancePlan:
     """Look at what is to be done; changes nothing."""
-    with translated():
+    with translate_errors():
         dead = connection.execute(
             "SELECT relname::text, n_dead_tup FROM pg_stat_user_tables WHERE relid = ANY(%s::regclass[])"
             " AND n_dead_tup > 0 ORDER BY n_dead_tup DESC",
@@ -140,8 +140,8 @@ def need(connection: Connection) -> Need:
             "SELECT m.name FROM embedding_models m WHERE state = 'retired'"
             " AND EXISTS (SELECT FROM embeddings e WHERE e.model_id = m.model_id) ORDER BY model_id"
         ).fetchall()
-        known = indexes(connection)
-        return Need(
+        known = index_states(connection)
+        return MaintenancePlan(
             dict(dead),
             [index for index in known if not index.valid],
             [index for index in known if index.valid and index.grown],
@@ -150,7 +150,7 @@ def need(connection: Connection) -> Need:
         )
 
 
-def indexes(connection: Connection) -> list[Index]:
+def index_states(connection: Connection) -> list[IndexState]:
     """The indexes of our tables, but for those that are being built."""
     rows = connection.execute(
         "SELECT i.oid::regclass::text, am.amname::text, x.indisvalid, pg_relation_size(i.oid), i.reltuples::float8,"
@@ -165,7 +165,7 @@ def indexes(connection: Connection) -> list[Index]:
         (list(TABLES),),
     ).fetchall()
     return [
-        Index(name, kind, valid, octets, _fresh(kind, count, width, dims))
+        IndexState(name, kind, valid, octets, _fresh(kind, count, width, dims))
         for name, kind, valid, octets, count, width, dims in rows
     ]
 
@@ -181,14 +181,16 @@ def _fresh(kind: str, rows: float, width: int, dims: int | None) -> int | None:
     return None
 
 
-def maintain(connection: Connection, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Step]:
+def maintain(
+    connection: Connection, progress: Callable[[int, int], None] = lambda done, total: None
+) -> list[MaintenanceStep]:
     """Do what is to be done, beside a running daemon: nothing here blocks reading or writing.
 
     Args:
         connection: of the caller's own, in autocommit mode, of the owner of the tables.
         progress: called after each step.
     """
-    done: list[Step] = []
+    done: list[MaintenanceStep] = []
     remarks: list[str] = []
     connection.add_notice_handler(lambda notice: remarks.append(notice.message_primary or ""))
 
@@ -196,18 +198,18 @@ def maintain(connection: Connection, progress: Callable[[int, int], None] = lamb
         started = time.monotonic()
         remarks.clear()
         work()
-        done.append(Step(what, time.monotonic() - started, "; ".join(remarks)))
+        done.append(MaintenanceStep(what, time.monotonic() - started, "; ".join(remarks)))
         progress(len(done), len(done) + left)
 
-    with translated():
-        wanted = need(connection)
-        left = len(TABLES) + len(wanted.invalid) + bool(wanted.retired)
-        if wanted.retired:
+    with translate_errors():
+        agenda = plan(connection)
+        left = len(TABLES) + len(agenda.invalid) + bool(agenda.retired)
+        if agenda.retired:
             left -= 1
-            step(f"remains of {', '.join(wanted.retired)} deleted", lambda: models.clear_retired(connection), left)
-        for index in wanted.invalid:
+            step(f"remains of {', '.join(agenda.retired)} deleted", lambda: models.delete_retired(connection), left)
+        for index in agenda.invalid:
             left -= 1
-            # What a REINDEX has left is a copy; anything else is the index itself, and wanted.
+            # What a REINDEX has left is a copy; anything else is the index itself, and agenda.
             half = re.search(r"_cc(new|old)\d*$", index.name)
             statement = f"DROP INDEX CONCURRENTLY {index.name}" if half else f"REINDEX INDEX CONCURRENTLY {index.name}"
             step(
@@ -215,10 +217,10 @@ def maintain(connection: Connection, progress: Callable[[int, int], None] = lamb
                 _run(connection, statement),
                 left,
             )
-        for table in tables(connection):
+        for table in table_sizes(connection):
             left -= 1
             step(f"{table.name} vacuumed and analysed", _run(connection, f"VACUUM (ANALYZE) {table.name}"), left)
-        grown = [index for index in indexes(connection) if index.valid and index.grown]
+        grown = [index for index in index_states(connection) if index.valid and index.grown]
         connection.execute("SET maintenance_work_mem = '256MB'")
         for number, index in enumerate(grown, 1):
             rebuild = _run(connection, f"REINDEX INDEX CONCURRENTLY {index.name}")

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row, tuple_row
 
-from vkteams_daemon.store.admin.cursors import cursors
+from vkteams_daemon.store.admin.cursors import list_cursors
 
 _EVENT = "bot_id, generation, event_id, type, chat_id, user_id, occurred_at, received_at, payload, error"
 
@@ -35,7 +35,7 @@ def last_events(
 ) -> list[StoredEvent]:
     """The newest stored events of every bot, newest first."""
     found: list[StoredEvent] = []
-    for bot in cursors(connection):
+    for bot in list_cursors(connection):
         # Bot by bot, so that each is a walk back along the primary key and never a sort of the whole table.
         with connection.cursor(row_factory=class_row(StoredEvent)) as cursor:
             cursor.execute(
@@ -50,7 +50,7 @@ def last_events(
     return found[:limit]
 
 
-def quarantined(connection: psycopg.Connection[Any], *, limit: int = 100) -> list[StoredEvent]:
+def quarantined_events(connection: psycopg.Connection[Any], *, limit: int = 100) -> list[StoredEvent]:
     """The events that this program could not read, oldest first."""
     with connection.cursor(row_factory=class_row(StoredEvent)) as cursor:
         cursor.execute(

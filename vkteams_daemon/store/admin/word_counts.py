@@ -7,17 +7,17 @@ which also forgets the words of what was deleted.
 
 from __future__ import annotations
 
-from vkteams_daemon.store.connections import Connection, translated
+from vkteams_daemon.store.connections import Connection, translate_errors
 
 GROWTH = 0.05  # of the messages counted last: then they are counted again
-LEAST = 500  # messages; below it a search counts the newest ones itself, see search.vocabulary
+MIN_MESSAGES = 500  # messages; below it a search counts the newest ones itself, see search.vocabulary
 _DAY = "1 day"  # after which they are counted again, however little was added: deleted words must go
 
 _LOCK = "hashtextextended('vkteams words ' || current_schema(), 0)"
 _SOURCE = "SELECT search FROM messages WHERE deleted_at IS NULL"
 
 
-def count(connection: Connection) -> bool:
+def count_words(connection: Connection) -> bool:
     """Count every word if it is time; a second for each 200,000 messages, and a look at two rows if it is not.
 
     Args:
@@ -26,7 +26,7 @@ def count(connection: Connection) -> bool:
     Returns:
         Whether they were counted.
     """
-    with translated(), connection.transaction():
+    with translate_errors(), connection.transaction():
         row = connection.execute(f"SELECT pg_try_advisory_xact_lock({_LOCK})".encode()).fetchone()
         if not row or not row[0] or not _due(connection):
             return False
@@ -57,9 +57,9 @@ def _due(connection: Connection) -> bool:
     # Statistics of the planner, not a count: this is asked every minute.
     row = connection.execute("SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass").fetchone()
     estimate = row[0] if row else 0
-    if estimate < before + LEAST:
+    if estimate < before + MIN_MESSAGES:
         row = connection.execute(
-            "SELECT count(*) FROM (SELECT FROM messages LIMIT %s) AS few", (before + LEAST,)
+            "SELECT count(*) FROM (SELECT FROM messages LIMIT %s) AS few", (before + MIN_MESSAGES,)
         ).fetchone()
-        estimate = row[0] if row and before < 10 * LEAST else estimate
-    return bool(estimate >= before + max(LEAST, GROWTH * before))
+        estimate = row[0] if row and before < 10 * MIN_MESSAGES else estimate
+    return bool(estimate >= before + max(MIN_MESSAGES, GROWTH * before))

@@ -12,20 +12,20 @@ from operator import attrgetter
 from typing import Any
 
 from vkteams_daemon.botapi.facts import Facts, Membership
-from vkteams_daemon.store.bulk import Rows
+from vkteams_daemon.store.bulk import ColumnSet
 from vkteams_daemon.store.connections import Connection
 
 Row = tuple[Any, ...]
 
-CHATS = Rows((
+CHATS = ColumnSet((
     ("chat_id", "text"), ("type", "text"), ("title", "text"), ("parent_chat_id", "text"), ("parent_msg_id", "text"),
     ("seen_at", "timestamptz"),
 ))  # fmt: skip
-USERS = Rows((
+USERS = ColumnSet((
     ("user_id", "text"), ("first_name", "text"), ("last_name", "text"), ("nick", "text"), ("is_bot", "bool"),
     ("seen_at", "timestamptz"),
 ))  # fmt: skip
-MEMBERS = Rows((
+MEMBERS = ColumnSet((
     ("chat_id", "text"), ("user_id", "text"), ("joined_at", "timestamptz"), ("left_at", "timestamptz"),
     ("added_by", "text"), ("removed_by", "text"),
 ))  # fmt: skip
@@ -82,15 +82,15 @@ class People:
         """Write it, inside a transaction, to the tables whose names begin with `prefix`."""
         # One round for each change of a row within this batch, so that batches of any size come to the same result.
         for rows in self._chats.rounds():
-            CHATS.run(connection, _SAVE_CHATS, rows, prefix=prefix)
+            CHATS.execute(connection, _SAVE_CHATS, rows, prefix=prefix)
         for rows in self._users.rounds():
-            USERS.run(connection, _SAVE_USERS, rows, prefix=prefix)
+            USERS.execute(connection, _SAVE_USERS, rows, prefix=prefix)
         if self._members:
-            MEMBERS.run(connection, _SAVE_MEMBERS, memberships(self._members), prefix=prefix)
+            MEMBERS.execute(connection, _SAVE_MEMBERS, memberships(self._members), prefix=prefix)
 
 
 class Seen:
-    """Rows of one table, in the order of arrival, each written once for each time that it changed."""
+    """ColumnSet of one table, in the order of arrival, each written once for each time that it changed."""
 
     def __init__(self) -> None:
         self._states: dict[str, list[Row]] = {}

@@ -15,7 +15,7 @@ from typing import Any
 from psycopg.errors import UniqueViolation
 
 from vkteams_daemon.botapi.facts import Facts, MessageFact
-from vkteams_daemon.store.bulk import COPY_FROM, Rows
+from vkteams_daemon.store.bulk import COPY_THRESHOLD, ColumnSet
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive.fold import (
     BEGINNING,
@@ -31,16 +31,16 @@ from vkteams_daemon.store.derive.people import People
 
 Key = tuple[str, str]  # chat_id, msg_id
 
-KEYS = Rows((("chat_id", "text"), ("msg_id", "text")))
-_SINCE = Rows((*KEYS.columns, ("since", "timestamptz")))
-QUEUE = Rows((*KEYS.columns, ("model_id", "int4"), ("kind", "text")))
-MESSAGES = Rows((
+KEYS = ColumnSet((("chat_id", "text"), ("msg_id", "text")))
+_SINCE = ColumnSet((*KEYS.columns, ("since", "timestamptz")))
+QUEUE = ColumnSet((*KEYS.columns, ("model_id", "int4"), ("kind", "text")))
+MESSAGES = ColumnSet((
     ("chat_id", "text"), ("msg_id", "text"), ("user_id", "text"), ("sent_at", "timestamptz"),
     ("edited_at", "timestamptz"), ("deleted_at", "timestamptz"), ("pinned_at", "timestamptz"), ("version", "int4"),
     ("text", "text"), ("format", "jsonb"), ("parts", "jsonb"), ("reply_to_msg_id", "text"), ("forward", "jsonb"),
     ("thread", "jsonb"), ("received_at", "timestamptz"),
 ))  # fmt: skip
-VERSIONS = Rows((
+VERSIONS = ColumnSet((
     ("chat_id", "text"), ("msg_id", "text"), ("version", "int4"), ("edited_at", "timestamptz"), ("text", "text"),
     ("format", "jsonb"), ("parts", "jsonb"), ("replaced_at", "timestamptz"),
 ))  # fmt: skip
@@ -144,26 +144,28 @@ class Projection:
             copy: whether many new messages go by COPY.
         """
         if self._facts:
-            lock(connection, {chat_id for chat_id, _ in self._facts})
+            lock_chats(connection, {chat_id for chat_id, _ in self._facts})
         self._people.save(connection)
         said = [key for key, facts in self._facts.items() if is_said(facts[0])] if self._expect_new else []
         # COPY, and nothing else, refuses what is there all the same.
-        asked = self._facts.keys() - said if len(said) >= COPY_FROM else self._facts.keys()
-        known = load(connection, asked, self._since) if asked else {}
+        asked = self._facts.keys() - said if len(said) >= COPY_THRESHOLD else self._facts.keys()
+        known = load_messages(connection, asked, self._since) if asked else {}
         new = [facts for key, facts in self._facts.items() if key not in known]
-        return save(
+        return save_messages(
             connection,
             [fold_all(message, self._facts[key], erase=self._erase) for key, message in known.items()],
             (fold_all(first_seen(facts[0]), facts, erase=self._erase) for facts in new),
             erase=self._erase,
-            copy=copy and len(new) >= COPY_FROM,
+            copy=copy and len(new) >= COPY_THRESHOLD,
         )
 
     def _since(self, key: Key) -> datetime:
         return min(versions_from(fact, erase=self._erase) for fact in self._facts[key])
 
 
-def load(connection: Connection, keys: Collection[Key], since: Callable[[Key], datetime]) -> dict[Key, Message]:
+def load_messages(
+    connection: Connection, keys: Collection[Key], since: Callable[[Key], datetime]
+) -> dict[Key, Message]:
     """What the database has of these messages.
 
     Args:
@@ -172,14 +174,14 @@ def load(connection: Connection, keys: Collection[Key], since: Callable[[Key], d
         since: the moment from which on a message's versions are needed, and the last one before.
     """
     known = {}
-    for row in KEYS.run(connection, _LOAD, keys):
+    for row in KEYS.execute(connection, _LOAD, keys):
         message = Message(**dict(zip(COLUMNS, row, strict=True)))
         known[message.key] = message
     edited = [(*key, since(key)) for key, message in known.items() if message.version > 1]
     versions: dict[Key, list[Version]] = {}
     older: dict[Key, int] = {}
     if edited:
-        for chat_id, msg_id, number, *content in _SINCE.run(connection, _LOAD_VERSIONS, edited):
+        for chat_id, msg_id, number, *content in _SINCE.execute(connection, _LOAD_VERSIONS, edited):
             versions.setdefault((chat_id, msg_id), []).append(Version(*content))
             older.setdefault((chat_id, msg_id), number - 1)
     for key, message in known.items():
@@ -187,24 +189,26 @@ def load(connection: Connection, keys: Collection[Key], since: Callable[[Key], d
     return known
 
 
-def lock(connection: Connection, chat_ids: Iterable[str]) -> None:
+def lock_chats(connection: Connection, chat_ids: Iterable[str]) -> None:
     """Keep others from folding messages of these chats until the transaction ends."""
     connection.execute(_LOCK_CHATS.encode(), [list(chat_ids)])
 
 
-def try_lock(connection: Connection, chat_ids: Collection[str]) -> set[str]:
+def try_lock_chats(connection: Connection, chat_ids: Collection[str]) -> set[str]:
     """The same for those of these chats that nobody else has locked; returns them."""
     return {row[0] for row in connection.execute(_TRY_LOCK_CHATS.encode(), [list(chat_ids)]).fetchall()}
 
 
-def forget(connection: Connection, keys: Sequence[Key]) -> None:
-    """Delete these messages with their versions, vectors and queue rows, and empty their events; under `lock`."""
-    KEYS.run(connection, _DROP_QUEUED, keys)
-    KEYS.run(connection, _ERASE, keys)
-    KEYS.run(connection, _DROP_MESSAGES, keys)
+def delete_messages(connection: Connection, keys: Sequence[Key]) -> None:
+    """Delete these messages with their versions, vectors and queue rows, and empty their events; under `lock_chats`."""
+    KEYS.execute(connection, _DROP_QUEUED, keys)
+    KEYS.execute(connection, _ERASE, keys)
+    KEYS.execute(connection, _DROP_MESSAGES, keys)
 
 
-def save(connection: Connection, known: Sequence[Message], new: Iterable[Message], *, erase: bool, copy: bool) -> int:
+def save_messages(
+    connection: Connection, known: Sequence[Message], new: Iterable[Message], *, erase: bool, copy: bool
+) -> int:
     """Write messages as they should stand; returns how many have a new text to embed.
 
     Args:
@@ -236,28 +240,28 @@ def save(connection: Connection, known: Sequence[Message], new: Iterable[Message
     else:
         changed += rows()
     if changed:
-        MESSAGES.run(connection, _SAVE_MESSAGES, changed, json=_as_text)
+        MESSAGES.execute(connection, _SAVE_MESSAGES, changed, json=_as_text)
     if versions:
-        VERSIONS.run(connection, _SAVE_VERSIONS, versions, json=_as_text)
+        VERSIONS.execute(connection, _SAVE_VERSIONS, versions, json=_as_text)
     fewer = [m.key for m in known if len(m.stored_versions) > len(m.earlier)]
     if fewer:
-        KEYS.run(connection, _DROP_VERSIONS, fewer)
+        KEYS.execute(connection, _DROP_VERSIONS, fewer)
     silenced = [m.key for m in known if m.silent and not m.was_silent]
     if silenced:
-        KEYS.run(connection, _DROP_VECTORS, silenced)
+        KEYS.execute(connection, _DROP_VECTORS, silenced)
     # An edited text that had been put off, or parked, is a new text.
     stale = silenced + [m.key for m in known if m.to_embed and not m.was_silent]
     if stale:
-        KEYS.run(connection, _DROP_QUEUED, stale)
+        KEYS.execute(connection, _DROP_QUEUED, stale)
     if erase and deleted:
-        KEYS.run(connection, _ERASE, deleted)
+        KEYS.execute(connection, _ERASE, deleted)
     queued = len(to_embed) + len(new_texts)
     if copy and new_texts:
         _copy_queue(connection, new_texts)
     else:
         to_embed += new_texts
     if to_embed:
-        KEYS.run(connection, _ENQUEUE, to_embed)
+        KEYS.execute(connection, _ENQUEUE, to_embed)
     if queued:
         connection.execute(_NOTIFY.encode())
     return queued
@@ -273,9 +277,9 @@ def _copy_queue(connection: Connection, keys: Sequence[Key]) -> None:
             rows = ((*key, *model, "message") for model in models for key in keys)
             QUEUE.copy(connection, "embedding_queue", rows)
     except UniqueViolation:  # a message was removed while a worker held its row, and has come again
-        KEYS.run(connection, _ENQUEUE, keys)
+        KEYS.execute(connection, _ENQUEUE, keys)
 
 
-def prepare(connection: Connection) -> None:
+def prepare_connection(connection: Connection) -> None:
     """Ready a session for `Projection`, `save` and `forget`."""
     connection.execute(_SETTINGS)

@@ -9,10 +9,10 @@ from typing import Any
 
 from vkteams_daemon.botapi.events import Event, hashed_id
 from vkteams_daemon.botapi.facts import Facts
-from vkteams_daemon.store.bulk import Rows
+from vkteams_daemon.store.bulk import ColumnSet
 from vkteams_daemon.store.connections import Connection
 
-EVENTS = Rows((
+EVENTS = ColumnSet((
     ("bot_id", "text"), ("generation", "int4"), ("event_id", "int8"), ("type", "text"), ("chat_id", "text"),
     ("user_id", "text"), ("subject", "text"), ("occurred_at", "timestamptz"), ("received_at", "timestamptz"),
     ("payload", "jsonb"), ("raw", "bytea"), ("error", "text"),
@@ -71,12 +71,12 @@ def insert(connection: Connection, bot_id: str, batch: Iterable[Keyed], copy: bo
     if copy:
         EVENTS.copy(connection, "events", rows)
     else:
-        EVENTS.run(connection, _INSERT, rows)
+        EVENTS.execute(connection, _INSERT, rows)
 
 
 def restore(connection: Connection, readable: Sequence[tuple[Key, Event]]) -> None:
     """Put events that could not be read before in their rows, and end their quarantine."""
-    EVENTS.run(connection, _RESTORE, [_row(key, event) for key, event in readable])
+    EVENTS.execute(connection, _RESTORE, [_row(key, event) for key, event in readable])
 
 
 def _row(key: Key, e: Event) -> tuple[Any, ...]:

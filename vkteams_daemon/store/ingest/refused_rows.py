@@ -31,7 +31,7 @@ def is_refusal(error: Exception) -> bool:
     return not isinstance(error, VkTeamsError | OSError | MemoryError)
 
 
-def write(
+def insert_or_quarantine(
     connection: Connection,
     items: Sequence[Item],
     insert: Callable[[Sequence[Item]], Result],
@@ -59,8 +59,8 @@ def write(
         return [quarantine(items[0], _reason(failure))]
     half = len(items) // 2
     return [
-        *write(connection, items[:half], insert, quarantine),
-        *write(connection, items[half:], insert, quarantine),
+        *insert_or_quarantine(connection, items[:half], insert, quarantine),
+        *insert_or_quarantine(connection, items[half:], insert, quarantine),
     ]
 
 

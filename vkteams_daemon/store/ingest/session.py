@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 
 from vkteams_daemon.errors import DatabaseSlow, DatabaseUnavailable
-from vkteams_daemon.store.connections import Connection, translated
+from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 
 _SETTINGS = (
@@ -57,17 +57,17 @@ class Session:
         return connection is not None and not connection.closed
 
     @contextlib.contextmanager
-    def exclusive(self, *, fresh: bool = True) -> Iterator[Connection]:
+    def exclusive(self, *, reconnect: bool = True) -> Iterator[Connection]:
         """The connection, for this thread alone; any exception ends it. The driver's errors come out as ours.
 
         Raises:
-            DatabaseUnavailable: there is none, and without `fresh` none is opened.
+            DatabaseUnavailable: there is none, and without `reconnect` none is opened.
         """
         with self._busy:
             try:
-                with translated(), self._limited():
+                with translate_errors(), self._limited():
                     if not self.open:
-                        if not fresh:
+                        if not reconnect:
                             raise DatabaseUnavailable("the writer's connection is closed")
                         self._open()
                     assert self._connection is not None
@@ -95,7 +95,7 @@ class Session:
             return
         try:
             if self._connection is not None:
-                with translated(), self._limited():
+                with translate_errors(), self._limited():
                     self._connection.execute("SELECT 1")
         except Exception:
             self._drop()
@@ -145,7 +145,7 @@ class Session:
         # Kept before it is used: `abort` must be able to end whatever this waits for.
         self._connection = self._connect()
         self._connection.execute(_SETTINGS)
-        projection.prepare(self._connection)
+        projection.prepare_connection(self._connection)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

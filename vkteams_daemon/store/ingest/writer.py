@@ -17,7 +17,7 @@ from psycopg.errors import UniqueViolation
 from vkteams_daemon.botapi.chat_filter import ChatFilter
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import FenceLost
-from vkteams_daemon.store.bulk import COPY_FROM
+from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.ingest import event_rows, id_restart, refused_rows
@@ -35,7 +35,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoreResult:
     """What became of one batch; `queued` is how many messages have a new text to embed."""
 
     saved: int = 0
@@ -73,7 +73,7 @@ class Writer:
         self._nick = nick
         self._chat_filter = ChatFilter(chat_ids)
         self._highest = 0
-        self._carried: dict[int, Event] = {}
+        self._pre_restart: dict[int, Event] = {}
         # While no other bot is known to hear the same chats, what has just been said is taken for new.
         self._alone = True
         self._cursor: Cursor | None = None
@@ -85,7 +85,7 @@ class Writer:
         return self._cursor if self._session.open else None
 
     @property
-    def holds(self) -> bool:
+    def holds_lock(self) -> bool:
         """Whether the last that is known of the connection is that it holds the bot's lock."""
         return self.cursor is not None
 
@@ -114,7 +114,7 @@ class Writer:
             self._cursor = cursor
             return True
 
-    def store(self, batch: Sequence[Event]) -> Stored:
+    def store(self, batch: Sequence[Event]) -> StoreResult:
         """Commit one batch and the cursor that covers it, in one transaction.
 
         Raises:
@@ -125,7 +125,7 @@ class Writer:
         before = self._cursor
         if before is None:
             raise FenceLost("the bot's lock is not held")
-        with self._session.exclusive(fresh=False) as connection:
+        with self._session.exclusive(reconnect=False) as connection:
             try:
                 insert = functools.partial(self._insert, expect_new=self._alone)
                 after, outcome = self._commit(connection, batch, before, insert)
@@ -170,17 +170,17 @@ class Writer:
         batch: Sequence[Event],
         before: Cursor,
         insert: Callable[[Connection, Sequence[Keyed]], tuple[int, int]],
-    ) -> tuple[Cursor, Stored]:
+    ) -> tuple[Cursor, StoreResult]:
         """One transaction; `insert` writes events and returns how many were quarantined and how many texts are new."""
         kept = self._chat_filter.apply(batch)
         with connection.transaction():
             self._fence(connection, before)
-            new, colliding = self._sort_out(connection, kept, before)
+            new, colliding = self._classify(connection, kept, before)
             late = [event for event in new if event.numbered and event.event_id <= before.last_event_id]
             generations = {}
             if colliding:
                 # What goes on from the cursor, before the place where the ids start over, is of the old ones.
-                old = batch[: id_restart.begins(batch, colliding[0])]
+                old = batch[: id_restart.restart_index(batch, colliding[0])]
                 carried = [event for event in old if event.event_id > before.last_event_id]
                 generations = {id(event): before.generation for event in carried}
             current = before.generation + bool(colliding)
@@ -192,9 +192,9 @@ class Writer:
             if after != before:
                 self._move(connection, before, after)
         if colliding:
-            self._carried = {event.event_id: event for event in carried}
+            self._pre_restart = {event.event_id: event for event in carried}
         saved = len(new) + len(colliding)
-        return after, Stored(
+        return after, StoreResult(
             saved=saved,
             duplicate=len(kept) - saved,
             filtered=len(batch) - len(kept),
@@ -205,7 +205,7 @@ class Writer:
             restarted=bool(colliding),
         )
 
-    def _sort_out(self, connection: Connection, kept: list[Event], before: Cursor) -> tuple[list[Event], list[Event]]:
+    def _classify(self, connection: Connection, kept: list[Event], before: Cursor) -> tuple[list[Event], list[Event]]:
         """The events that are not stored yet, and those whose ids are other events': so the ids have started over."""
         where = connection, self._bot_id, before.generation
         distinct, ids = event_rows.distinct(kept)
@@ -219,7 +219,7 @@ class Writer:
 
         new = [event for event in distinct if not is_known(event)]
         # What stood before the place where the ids started over may come once more, as it was.
-        new = [e for e in new if (old := self._carried.get(e.event_id)) is None or not event_rows.same(old, e)]
+        new = [e for e in new if (old := self._pre_restart.get(e.event_id)) is None or not event_rows.same(old, e)]
         others = [e for e in distinct if e.event_id in known and e.numbered and not known[e.event_id].is_of(e)]
         if not others:
             return new, []
@@ -232,7 +232,7 @@ class Writer:
         return new, others
 
     def _insert(self, connection: Connection, batch: Sequence[Keyed], *, expect_new: bool) -> tuple[int, int]:
-        copy = len(batch) >= COPY_FROM
+        copy = len(batch) >= COPY_THRESHOLD
         derivation = projection.Projection(erase=self.erase, expect_new=expect_new)
         bad = 0
 
@@ -262,8 +262,8 @@ class Writer:
             return insert([(item[0], event_rows.quarantined(item[1], reason))])
 
         # All chats at once: part by part, two bots could wait for each other.
-        projection.lock(connection, {event.facts.message.chat_id for _, event in batch if event.facts.message})
-        written = refused_rows.write(connection, batch, insert, quarantine)
+        projection.lock_chats(connection, {event.facts.message.chat_id for _, event in batch if event.facts.message})
+        written = refused_rows.insert_or_quarantine(connection, batch, insert, quarantine)
         return sum(bad for bad, _ in written), sum(queued for _, queued in written)
 
     def _fence(self, connection: Connection, before: Cursor) -> None:
@@ -286,12 +286,12 @@ class Writer:
 def _advanced(before: Cursor, batch: Sequence[Event], kept: Sequence[Event], *, restarted: bool, late: bool) -> Cursor:
     """Where the cursor stands after this answer, of which `kept` was not filtered out."""
     if restarted:
-        return Cursor(before.generation + 1, id_restart.safe(batch), before.epoch)
+        return Cursor(before.generation + 1, id_restart.safe_cursor(batch), before.epoch)
     if not late and len(kept) < len(batch):
         there = set(map(id, kept))
         late = any(e.numbered and e.event_id <= before.last_event_id for e in batch if id(e) not in there)
     if late:
         # What was acknowledged is gone from the API. If it has something below that, its ids may have started over and
         # have met none of ours yet: to acknowledge the old number again could cost what it has not delivered.
-        return replace(before, last_event_id=id_restart.safe(batch))
+        return replace(before, last_event_id=id_restart.safe_cursor(batch))
     return replace(before, last_event_id=max([before.last_event_id, *(e.event_id for e in batch if e.numbered)]))

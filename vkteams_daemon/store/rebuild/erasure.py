@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from vkteams_daemon.store.connections import Connection, translated
+from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 
 Progress = Callable[[int, int], None]  # how many messages and events of how many are done
@@ -51,7 +51,7 @@ _COUNT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Old:
+class ExpiredCounts:
     """What is older than some moment.
 
     Attributes:
@@ -66,19 +66,19 @@ class Old:
 
 
 @dataclass(slots=True)
-class Erased:
+class ErasureResult:
     """What was done: messages deleted, further events emptied."""
 
     messages: int = 0
     events: int = 0
 
 
-def old(connection: Connection, before: datetime, chat_ids: Sequence[str] | None = None) -> Old:
+def count_expired(connection: Connection, before: datetime, chat_ids: Sequence[str] | None = None) -> ExpiredCounts:
     """Count what `erase` would take."""
-    with translated():
+    with translate_errors():
         row = connection.execute(_COUNT.encode(), _asked(before, chat_ids)).fetchone()
     assert row is not None
-    return Old(*row)
+    return ExpiredCounts(*row)
 
 
 def erase(
@@ -88,7 +88,7 @@ def erase(
     *,
     progress: Progress = lambda done, total: None,
     stopped: Callable[[], bool] = lambda: False,
-) -> Erased:
+) -> ErasureResult:
     """Erase the messages that were sent, and the events that arrived, before a moment.
 
     A message that says it was sent in the future goes by its arrival.
@@ -100,11 +100,11 @@ def erase(
         progress: called after each batch.
         stopped: asked between the batches whether to leave it at that.
     """
-    done = Erased()
+    done = ErasureResult()
     asked = _asked(before, chat_ids)
-    with translated():
-        projection.prepare(connection)
-        found = old(connection, before, chat_ids)
+    with translate_errors():
+        projection.prepare_connection(connection)
+        found = count_expired(connection, before, chat_ids)
         total = found.messages + found.events
 
         def tell() -> None:
@@ -141,6 +141,6 @@ def _page(connection: Connection, query: str, asked: dict[str, Any]) -> list[tup
 
 def _forget(connection: Connection, keys: Sequence[tuple[str, str]]) -> int:
     with connection.transaction():
-        projection.lock(connection, {chat_id for chat_id, _ in keys})
-        projection.forget(connection, keys)
+        projection.lock_chats(connection, {chat_id for chat_id, _ in keys})
+        projection.delete_messages(connection, keys)
     return len(keys)

@@ -18,8 +18,8 @@ from vkteams_daemon.botapi import events as api
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.botapi.facts import MESSAGE_EVENTS, Facts, Unreadable, derive
 from vkteams_daemon.errors import ApiError
-from vkteams_daemon.store.bulk import COPY_FROM
-from vkteams_daemon.store.connections import Connection, translated
+from vkteams_daemon.store.bulk import COPY_THRESHOLD
+from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.derive.fold import BEGINNING, Message, first_seen, fold_all
 from vkteams_daemon.store.derive.people import People
@@ -80,7 +80,7 @@ _UNSTAGE = (
 
 
 @dataclass(slots=True)
-class Replayed:
+class ReplayResult:
     """What a replay has done.
 
     Attributes:
@@ -100,7 +100,7 @@ class Replayed:
     queued: int = 0
 
 
-def quarantined(connection: Connection, *, erase: bool, progress: Progress = lambda done, total: None) -> Replayed:
+def quarantined(connection: Connection, *, erase: bool, progress: Progress = lambda done, total: None) -> ReplayResult:
     """Read the quarantined events again; what has become readable is derived, and its error cleared.
 
     Args:
@@ -108,9 +108,9 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
         erase: as `[storage] on_delete` says.
         progress: called after each page.
     """
-    done = Replayed()
-    with translated():
-        projection.prepare(connection)
+    done = ReplayResult()
+    with translate_errors():
+        projection.prepare_connection(connection)
         total = _count(connection, "error IS NOT NULL AND raw IS NOT NULL")
         last: Key = ("", 0, 0)
         while page := connection.execute(_QUARANTINED.encode(), (*last, _PAGE)).fetchall():
@@ -120,10 +120,10 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
             done.events += len(page)
             with connection.transaction():
                 # Before the events' rows, as whoever erases does.
-                projection.lock(
+                projection.lock_chats(
                     connection, {event.facts.message.chat_id for _, event in readable if event.facts.message}
                 )
-                restored = refused_rows.write(
+                restored = refused_rows.insert_or_quarantine(
                     connection, readable, lambda part: _restore(connection, part, erase), _keep
                 )
             done.readable += sum(count for count, _ in restored)
@@ -133,7 +133,7 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
     return done
 
 
-def everything(connection: Connection, *, erase: bool, progress: Progress = lambda done, total: None) -> Replayed:
+def everything(connection: Connection, *, erase: bool, progress: Progress = lambda done, total: None) -> ReplayResult:
     """Rebuild everything derived from every stored event that is not quarantined.
 
     Args:
@@ -141,16 +141,16 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
         erase: as `[storage] on_delete` says.
         progress: called after each page; every event is seen twice.
     """
-    done = Replayed()
-    with translated():
-        projection.prepare(connection)
+    done = ReplayResult()
+    with translate_errors():
+        projection.prepare_connection(connection)
         total = 2 * _count(connection, "true")
         after = ("", "")
         while keys := connection.execute(_MESSAGES.encode(), (*after, _PAGE)).fetchall():
             after = keys[-1]
             with connection.transaction():
-                projection.lock(connection, {chat_id for chat_id, _ in keys})
-                refused_rows.write(
+                projection.lock_chats(connection, {chat_id for chat_id, _ in keys})
+                refused_rows.insert_or_quarantine(
                     connection, keys, lambda part: _rebuild(connection, part, erase, done), lambda key, reason: None
                 )
             progress(min(done.events, total // 2), total)
@@ -183,13 +183,13 @@ def _keep(item: tuple[Key, Event], reason: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: bool, done: Replayed) -> None:
+def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: bool, done: ReplayResult) -> None:
     """Fold these messages from nothing, and write those that come out otherwise than they stand there."""
-    known = projection.load(connection, keys, lambda key: BEGINNING)
+    known = projection.load_messages(connection, keys, lambda key: BEGINNING)
     facts: dict[tuple[str, str], list[Facts]] = {key: [] for key in keys}
     erased = set()
     seen = unreadable = 0
-    rows = projection.KEYS.run(connection, _OF_MESSAGES, keys)
+    rows = projection.KEYS.execute(connection, _OF_MESSAGES, keys)
     for chat_id, msg_id, kind, payload, received_at, broken, has_raw in rows:
         seen += 1
         if payload is None and not has_raw:
@@ -215,7 +215,7 @@ def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: boo
     new = [m for m in messages if m.stored_row is None]
     # Not only what has changed: a deleted message may be as it should be while an event still tells what it said.
     there = [m for m in messages if m.stored_row is not None]
-    queued = projection.save(connection, there, new, erase=erase, copy=len(new) >= COPY_FROM)
+    queued = projection.save_messages(connection, there, new, erase=erase, copy=len(new) >= COPY_THRESHOLD)
     done.events += seen
     done.unreadable += unreadable
     done.erased += len(erased.difference(m.key for m in changed))

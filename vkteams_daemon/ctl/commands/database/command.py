@@ -14,7 +14,7 @@ from vkteams_daemon.ctl.progress import Bar
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
-    from vkteams_daemon.store.admin.cursors import Cursor
+    from vkteams_daemon.store.admin.cursors import BotCursor
 
 
 def register(nouns: Any, common: argparse.ArgumentParser) -> None:
@@ -106,7 +106,7 @@ def _quarantine(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store.admin import stored_events
 
     with opened(config) as database, database.connection() as connection:
-        rows = stored_events.quarantined(connection, limit=args.limit)
+        rows = stored_events.quarantined_events(connection, limit=args.limit)
         total = stored_events.count_quarantined(connection)
 
     def render(screen: Screen) -> None:
@@ -153,8 +153,8 @@ def _cursor(args: argparse.Namespace, config: Config) -> Answer:
     with opened(config) as database:
         with database.connection() as connection:
             if args.set is None and not args.restart:
-                return _show_cursors(cursors.cursors(connection))
-            bot = cursors.cursor_of(connection, args.bot)
+                return _show_cursors(cursors.list_cursors(connection))
+            bot = cursors.find_cursor(connection, args.bot)
         if args.set is not None:
             if bot.highest_stored is None or args.set > bot.highest_stored:
                 risk = (
@@ -168,7 +168,7 @@ def _cursor(args: argparse.Namespace, config: Config) -> Answer:
         return _show_cursors([cursors.restart_cursor(database.connect, bot.bot_id)])
 
 
-def _show_cursors(cursors: list[Cursor]) -> Answer:
+def _show_cursors(cursors: list[BotCursor]) -> Answer:
     def render(screen: Screen) -> None:
         if not cursors:
             screen.line("the archive has no bot yet")

@@ -14,7 +14,7 @@ from vkteams_daemon.ctl.progress import Bar
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
-    from vkteams_daemon.store.admin.maintenance import Need
+    from vkteams_daemon.store.admin.maintenance import MaintenancePlan
 
 _COLLATION = (
     "the system sorts text otherwise than when the indexes were built: let the database's owner run REINDEX DATABASE"
@@ -40,7 +40,7 @@ def cleanup(args: argparse.Namespace, config: Config) -> Answer:
     before = datetime.now(UTC) - args.older_than
     with opened(config) as database, database.connect() as connection:
         chats = existing(connection, args.chat_id, threads=True) if args.chat_id else None
-        found = erasure.old(connection, before, chats)
+        found = erasure.count_expired(connection, before, chats)
         # Of the events that arrived before then some may be these messages' own: both are said, they do not add up.
         there = (
             f"{found.messages} messages with {found.versions} earlier texts, {found.vectors} vectors and what their"
@@ -77,9 +77,9 @@ def maintenance(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store.admin import maintenance
 
     with opened(config) as database, database.connect() as connection:
-        wanted = maintenance.need(connection)
+        plan = maintenance.plan(connection)
         if args.check:
-            return Answer({"need": wanted, "rows": []}, lambda screen: _show_need(screen, wanted))
+            return Answer({"need": plan, "rows": []}, lambda screen: _show_need(screen, plan))
         before = maintenance.database_size(connection)
         with Bar("maintenance", "steps") as bar:
             steps = maintenance.maintain(connection, bar)
@@ -90,21 +90,21 @@ def maintenance(args: argparse.Namespace, config: Config) -> Answer:
             ("done", "seconds", "remark"), [(s.what, f"{s.seconds:.1f}", s.remark) for s in steps], free=("remark",)
         )
         screen.line(f"the database had {size(before)}, it has {size(after)}")
-        if wanted.collation:
+        if plan.collation:
             screen.line(_COLLATION, "yellow")
 
-    return Answer({"need": wanted, "rows": steps, "size_before": before, "size_after": after}, render)
+    return Answer({"need": plan, "rows": steps, "size_before": before, "size_after": after}, render)
 
 
-def _show_need(screen: Screen, wanted: Need) -> None:
-    lines = [f"{table}: {count} dead rows" for table, count in wanted.dead.items()]
-    lines += [f"index {index.name}: half built" for index in wanted.invalid]
+def _show_need(screen: Screen, plan: MaintenancePlan) -> None:
+    lines = [f"{table}: {count} dead rows" for table, count in plan.dead.items()]
+    lines += [f"index {index.name}: half built" for index in plan.invalid]
     lines += [
         f"index {index.name}: {size(index.octets)}, about {size(index.fresh or 0)} if built anew"
-        for index in wanted.grown
+        for index in plan.grown
     ]
-    lines += [f"model {name}: retired, its vectors are still there" for name in wanted.retired]
-    if wanted.collation:
+    lines += [f"model {name}: retired, its vectors are still there" for name in plan.retired]
+    if plan.collation:
         lines.append(_COLLATION)
     for line in lines or ["nothing needs to be done"]:
         screen.line(line)
