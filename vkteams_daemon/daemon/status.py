@@ -5,7 +5,6 @@ Only msgspec and the standard library are imported here: `vkteamsctl daemon stat
 
 from __future__ import annotations
 
-import contextlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from vkteams_daemon.errors import CannotCreate, PermissionRefused, VkTeamsError
+from vkteams_daemon.system import files
 
 State = Literal["starting", "listening", "standby", "embedding", "degraded", "stopping"]
 
@@ -112,7 +112,7 @@ def rss_bytes() -> int:
 
 
 def write(status: Status, path: Path, *, group: int | None = None) -> None:
-    """Replace the file by this status: a temporary file beside it, fsync, os.replace; mode 0640.
+    """Replace the file by this status, mode 0640.
 
     Raises:
         CannotCreate: the directory does not take it; the old file is as it was.
@@ -121,23 +121,11 @@ def write(status: Status, path: Path, *, group: int | None = None) -> None:
     status.updated_at = now
     status.uptime_seconds = round((now - status.started_at).total_seconds(), 3)
     status.rss_bytes = rss_bytes()
-    # There is one writer, the holder of the PID file: a fixed name leaves no litter behind after a kill -9.
-    temporary = path.with_name(f".{path.name}.new")
+    content = msgspec.json.format(msgspec.json.encode(status), indent=1) + b"\n"
     try:
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(temporary, flags, 0o640), "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(status), indent=1) + b"\n")
-            file.flush()
-            os.fchmod(file.fileno(), 0o640)
-            if group is not None:
-                os.fchown(file.fileno(), -1, group)
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        # There is one writer, the holder of the PID file: what a kill -9 leaves behind, the next one takes away.
+        files.atomic_write(path, content, 0o640, group=group)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise CannotCreate(f"{path}: the status file cannot be written: {error.strerror}") from error
 
 

@@ -5,7 +5,6 @@ Nothing heavy is imported here: a daemon asks for the chosen model before it kno
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.manifest import ModelInfo, Settings
 from vkteams_daemon.errors import CannotCreate, ConfigError, ModelAbsent, ModelError, PermissionRefused
+from vkteams_daemon.system import files
 
 DEFAULT = "default"  # the file that names the chosen model, beside the models
 
@@ -212,17 +212,9 @@ def choose(models_dir: Path, name: str) -> ModelInfo:
         CannotCreate: the directory cannot be written.
     """
     info = manifest.read(find(models_dir, name))
-    temporary = models_dir / f".{DEFAULT}.{os.getpid()}"
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(f"{name}\n")
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        temporary.replace(models_dir / DEFAULT)
+        files.atomic_write(models_dir / DEFAULT, f"{name}\n".encode(), 0o644, writer=str(os.getpid()))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise CannotCreate(f"{models_dir / DEFAULT}: cannot be written: {error.strerror}") from error
     return info
 

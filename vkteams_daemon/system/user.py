@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused
+from vkteams_daemon.system import files
 
 # The server's environment is readable by its user: nothing of ours (a token, say) goes into it.
 _HANDED_ON = ("PATH", "TZ", "LD_LIBRARY_PATH")
@@ -127,18 +128,12 @@ class Owner:
 
     def write(self, file: Path, text: str, mode: int) -> None:
         """Replace the file by this text, as the owner, unless it holds it already."""
+        content = text.encode()
         with self.acting():
-            with contextlib.suppress(OSError, UnicodeDecodeError):
-                if file.read_text(encoding="utf-8") == text:
+            with contextlib.suppress(OSError):
+                if file.read_bytes() == content:
                     return
-            fresh = file.with_name(f".{file.name}.new")
-            fresh.unlink(missing_ok=True)
-            with fresh.open("x", encoding="utf-8") as out:
-                os.fchmod(out.fileno(), mode)
-                out.write(text)
-                out.flush()
-                os.fsync(out.fileno())
-            fresh.replace(file)
+            files.atomic_write(file, content, mode)
 
     def open(self, file: Path, flags: int) -> int:
         """A descriptor of the file, opened (and made with mode 0600) as the owner; no child inherits it."""

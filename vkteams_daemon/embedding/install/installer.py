@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from vkteams_daemon.embedding.install.sources import Obtained, Report
 from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused
+from vkteams_daemon.system.files import fsync_path
 
 _WORK = ".installing-"
 _LOCK = ".lock"
@@ -148,20 +148,12 @@ def _publish(info: ModelInfo, models_dir: Path, work: Path) -> ModelInfo:
     made, target = info.directory, models_dir / info.name
     for file in made.iterdir():
         file.chmod(_FILE_MODE)
-        _sync(file)
+        fsync_path(file)
     made.chmod(_DIRECTORY_MODE)
-    _sync(made)
+    fsync_path(made)
     if target.exists():
         (work / _REPLACED).mkdir()
         target.rename(work / _REPLACED / info.name)
     made.rename(target)
-    _sync(models_dir)
+    fsync_path(models_dir)
     return dataclasses.replace(info, directory=target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

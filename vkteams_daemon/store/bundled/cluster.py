@@ -20,6 +20,7 @@ from pathlib import Path
 from vkteams_daemon.errors import CannotCreate, CannotWrite, DatabaseUnavailable, SchemaError, StoreError
 from vkteams_daemon.store.bundled.listener import DATABASE, NAME, PORT
 from vkteams_daemon.store.bundled.programs import MAJOR
+from vkteams_daemon.system.files import fsync_path
 from vkteams_daemon.system.user import Owner
 
 ROLE, READER = "vkteams", "vkteams_reader"
@@ -240,7 +241,7 @@ class Cluster:
                 self._initdb(programs, beside, timeout)
                 with owner.acting():
                     beside.rename(self.data)
-                    _flush(self.home)
+                    fsync_path(self.home)
             finally:
                 with owner.acting():
                     shutil.rmtree(beside, ignore_errors=True)
@@ -265,12 +266,3 @@ class Cluster:
                 raise CannotCreate(f"{self.data}: the database was not made within {timeout:g} s") from None
             if status != 0:
                 raise CannotCreate(f"{self.data}: the database cannot be made: {complaint(printed, status)}")
-
-
-def _flush(directory: Path) -> None:
-    """Make the names in the directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import argument_types, progress
 from vkteams_daemon.ctl.output import Answer, clean, json_line, plain
 from vkteams_daemon.errors import CannotWrite, UsageError
-from vkteams_daemon.system import streams
+from vkteams_daemon.system import files, streams
 from vkteams_daemon.times import check_span
 
 if TYPE_CHECKING:
@@ -123,13 +124,10 @@ def _destination(file: str | None, *, overwrite: bool) -> Iterator[TextIO]:
         raise UsageError(f"{file} is no ordinary file", hint="Redirect standard output to it instead.")
     if path.exists() and not overwrite:
         raise UsageError(f"{file} is there already", hint="Name another, or add --overwrite.")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as out:
+        with files.replace_when_whole(path, 0o640, writer=f"{os.getpid()}.part") as binary:
+            out = io.TextIOWrapper(binary, encoding="utf-8", newline="")
             yield out
-        part.replace(path)
+            out.flush()
     except OSError as error:
         raise CannotWrite(f"{file} cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
