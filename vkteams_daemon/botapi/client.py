@@ -7,7 +7,6 @@ import email.utils
 import json
 import re
 import ssl
-import threading
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from vkteams_daemon.errors import (
     PermissionRefused,
     RateLimited,
 )
+from vkteams_daemon.system.deadlines import DEADLINES
 
 MAX_BODY = 256 * 2**20  # bytes after decompression
 LONGEST_WAIT = 7 * 86400.0  # seconds; a Retry-After beyond it is a fault of the server's
@@ -142,20 +142,21 @@ class BotClient:
         self._session.close()
 
     def _get(self, method: str, params: dict[str, Any], limit: float) -> bytes:
-        # requests' read timeout starts anew with every byte; the timer bounds the whole of a trickling answer.
-        deadline = threading.Timer(limit + self._connect_timeout + self._read_margin, self.abort)
-        deadline.daemon = True
+        # The read timeout of requests starts anew with every byte. The deadline bounds an answer that trickles.
+        deadline = limit + self._connect_timeout + self._read_margin
         self._sockets.begin()
-        deadline.start()
         try:
-            with self._session.get(
-                f"{self.url}/{method}",
-                params={"token": self._token, **params},
-                timeout=(self._connect_timeout, limit),
-                stream=True,
-                allow_redirects=False,
-                **self._settings,
-            ) as response:
+            with (
+                DEADLINES.limit(deadline, self.abort),
+                self._session.get(
+                    f"{self.url}/{method}",
+                    params={"token": self._token, **params},
+                    timeout=(self._connect_timeout, limit),
+                    stream=True,
+                    allow_redirects=False,
+                    **self._settings,
+                ) as response,
+            ):
                 body = _bounded(response)
                 if self._sockets.ended:
                     raise ConnectionAbortedError("aborted")  # a body without a length looks whole wherever it ends
@@ -163,8 +164,6 @@ class BotClient:
                 return body
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
             problem = failure(self.url, method, error)
-        finally:
-            deadline.cancel()
         # Raised outside the except clause: the library's exception holds the URL, and with it the token, and would
         # stay reachable as __context__.
         raise problem

@@ -33,6 +33,7 @@ from vkteams_daemon.daemon.process.pidfile import PidFile, holder
 from vkteams_daemon.daemon.process.settings import Settings
 from vkteams_daemon.errors import AlreadyRunning, ConfigError, UsageError, VkTeamsError
 from vkteams_daemon.system import streams
+from vkteams_daemon.system.deadlines import DEADLINES
 from vkteams_daemon.system.redaction import Secrets
 
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None, *, service: Callable[..., Any] | Non
     with contextlib.suppress(OSError):  # what ps and pgrep show; after root is dropped it could not be written
         Path("/proc/self/comm").write_text("vkteamsd")
     code = _sheltered(argv, service)
+    DEADLINES.stop()
     if threading.active_count() > 1:
         # In the foreground, a thread may hang in a call that cannot be ended, such as printing to somebody who does not
         # read; what it held was not acknowledged. Standard output is its own: to flush it would be to hang as well.

@@ -17,6 +17,7 @@ import psycopg
 from vkteams_daemon.errors import DatabaseSlow, DatabaseUnavailable
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
+from vkteams_daemon.system.deadlines import DEADLINES
 
 _SETTINGS = (
     "SET synchronous_commit = on; SET statement_timeout = 0;"
@@ -127,19 +128,15 @@ class Session:
             late.set()
             self.abort()
 
-        timer = threading.Timer(self._limit, end)
-        timer.daemon = True
-        timer.start()
         try:
-            yield
+            with DEADLINES.limit(self._limit, end):
+                yield
         except psycopg.Error as error:
             if not late.is_set():
                 raise
             raise DatabaseSlow(
                 f"the database has not finished within {self._limit:g} seconds (write_timeout)"
             ) from error
-        finally:
-            timer.cancel()
 
     def _open(self) -> None:
         # Kept before it is used: `abort` must be able to end whatever this waits for.
