@@ -76,7 +76,7 @@ class Run:
         def work(number: int) -> None:
             worker = Worker(
                 self._database, lambda _: self._model, tally, runs=runs, claim=options.claim,
-                token_budget=options.token_budget, stop=stop, keeper=False,
+                token_budget=options.token_budget, stop=stop, is_leader=False,
             )  # fmt: skip
             while worker.round():
                 pass

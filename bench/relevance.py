@@ -166,7 +166,7 @@ def embed(config: Config, database: Database, workers: int = 2) -> None:
         models.enqueue_missing(connection, stored.model_id)
 
     def work(_: int) -> None:
-        worker = Worker(database, lambda _: model, WorkerStats(), keeper=False)
+        worker = Worker(database, lambda _: model, WorkerStats(), is_leader=False)
         while worker.round():
             pass
 

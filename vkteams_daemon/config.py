@@ -92,7 +92,7 @@ def masked(config: Config) -> dict[str, dict[str, Any]]:
     return shown
 
 
-def seconds(duration: str) -> float:
+def parse_duration(duration: str) -> float:
     """`90s`, `15m`, `2h`, `7d`, `4w` in seconds; ConfigError for anything else."""
     match = re.fullmatch(r"([0-9]{1,9})([smhdw])", duration.strip())
     if not match:
@@ -236,7 +236,7 @@ def _first_line(file: str, name: str) -> str:
     return line
 
 
-def reloaded(old: Config, new: Config) -> tuple[Config, list[str]]:
+def merge_reloadable(old: Config, new: Config) -> tuple[Config, list[str]]:
     """The running configuration with the reloadable options of a new one, and the names of changes that must wait."""
     waiting = []
     for option in options():
@@ -251,4 +251,4 @@ def reloaded(old: Config, new: Config) -> tuple[Config, list[str]]:
     return old, waiting
 
 
-__all__ = ["Config", "Option", "find_file", "load", "masked", "options", "reloaded", "seconds"]
+__all__ = ["Config", "Option", "find_file", "load", "masked", "merge_reloadable", "options", "parse_duration"]

@@ -8,13 +8,13 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 
-from vkteams_daemon.config import seconds
+from vkteams_daemon.config import parse_duration
 from vkteams_daemon.errors import ConfigError, UsageError
 
 _EXAMPLES = "write 2h, 7d, 2026-11-24, 2026-11-24T08:30 or 2026-11-24T08:30+03:00"
 
 
-def since(text: str, now: datetime | None = None) -> datetime:
+def parse_since(text: str, now: datetime | None = None) -> datetime:
     """The moment from which on: `2h` is two hours ago, a date its first moment.
 
     Raises:
@@ -23,7 +23,7 @@ def since(text: str, now: datetime | None = None) -> datetime:
     return _moment(text, now or datetime.now(UTC), day_ends=False)
 
 
-def until(text: str, now: datetime | None = None) -> datetime:
+def parse_until(text: str, now: datetime | None = None) -> datetime:
     """The moment before which: `2h` is two hours ago, a date the first moment of the day after it.
 
     Raises:
@@ -45,14 +45,14 @@ def check_span(since: datetime | None, until: datetime | None) -> None:
         )
 
 
-def age(text: str) -> timedelta:
+def parse_age(text: str) -> timedelta:
     """A span of time above zero: `90s`, `12h`, `30d`.
 
     Raises:
         UsageError: it is none.
     """
     try:
-        span = timedelta(seconds=seconds(text))
+        span = timedelta(seconds=parse_duration(text))
         datetime.now(UTC) - span  # what is older than the calendar is asked of nobody
     except (OverflowError, ConfigError) as error:
         raise UsageError(f"{text!r} is not a span of time: write 90m, 12h or 30d") from error
@@ -64,7 +64,7 @@ def age(text: str) -> timedelta:
 def _moment(text: str, now: datetime, *, day_ends: bool) -> datetime:
     try:
         if re.fullmatch(r"\s*[0-9]+[smhdw]\s*", text):
-            return now - timedelta(seconds=seconds(text))
+            return now - timedelta(seconds=parse_duration(text))
         moment = datetime.fromisoformat(text.strip())
         moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         whole_day = re.fullmatch(r"\s*\d{4}-?\d{2}-?\d{2}\s*", text)

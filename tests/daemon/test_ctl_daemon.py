@@ -19,7 +19,7 @@ from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.waiting import until
 from vkteams_daemon.ctl.commands.daemon import command as room
 from vkteams_daemon.ctl.commands.daemon import starter
-from vkteams_daemon.daemon.process.holder import Holder, holder
+from vkteams_daemon.daemon.process.holder import Holder, find_holder
 from vkteams_daemon.options import Config, Daemon
 
 Make = Callable[..., DaemonProcess]
@@ -92,7 +92,7 @@ def test_start_hands_its_options_on(daemon: DaemonProcess) -> None:
     (daemon.directory / "run").mkdir()
     pid_file = daemon.directory / "run" / "other.pid"
     _data(daemon, "start", "--pid-file", str(pid_file), "--chat-id", "a@chat.agent", "--role", "listen", "--auto-save")
-    found = holder(pid_file)
+    found = find_holder(pid_file)
     assert found is not None
     assert found.pid is not None
     told = (Path("/proc") / str(found.pid) / "cmdline").read_bytes().decode().split("\0")
@@ -299,7 +299,7 @@ def test_a_daemon_that_gives_way_to_another_at_that_moment(tmp_path: Path, monke
     """Between looking and opening, the number may have become another program's: the holder is asked again."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         answers = iter([Holder(os.getpid()), Holder(other.pid), Holder(other.pid), Holder(other.pid)])
-        monkeypatch.setattr(room, "holder", lambda _: next(answers))
+        monkeypatch.setattr(room, "find_holder", lambda _: next(answers))
         with room._daemon(Config(daemon=Daemon(pid_file=str(tmp_path / "x.pid")))) as (pid, _):
             assert pid == other.pid
         assert other.stdin is not None

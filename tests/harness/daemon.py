@@ -21,7 +21,7 @@ import pytest
 
 from tests.harness.waiting import until
 from vkteams_daemon.daemon import status as status_file
-from vkteams_daemon.daemon.process.holder import holder
+from vkteams_daemon.daemon.process.holder import find_holder
 from vkteams_daemon.daemon.status import Status
 
 ROOT = Path(__file__).parents[2]
@@ -131,7 +131,7 @@ class DaemonProcess:
     @property
     def pid(self) -> int | None:
         """The process that holds the lock, or None."""
-        found = holder(self.pid_file)
+        found = find_holder(self.pid_file)
         return found.pid if found else None
 
     def status(self) -> Status | None:
@@ -166,7 +166,7 @@ class DaemonProcess:
 
     def wait_gone(self, timeout: float = 30.0) -> None:
         """Wait until nobody holds the lock."""
-        until(lambda: holder(self.pid_file) is None, timeout, "the daemon's end")
+        until(lambda: find_holder(self.pid_file) is None, timeout, "the daemon's end")
 
     def stop(self, timeout: float = 30.0) -> float:
         """TERM, and wait for the end; the seconds it took."""

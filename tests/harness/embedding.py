@@ -78,7 +78,7 @@ class Chat:
         """Work off everything that is due and settle; what was done."""
         tally = WorkerStats()
         worker = self.worker(model, tally, **settings)
-        while worker.round() or worker.keep(idle=True):
+        while worker.round() or worker.maintain(idle=True):
             pass
         return tally
 
@@ -170,7 +170,7 @@ def before(chunks):
         sys.stdin.readline()
 
 chat = Chat(sys.argv[1])
-worker = chat.worker(WatchedModel(Model.load(Path(sys.argv[2])), before), claim=int(sys.argv[4]), keeper=False)
+worker = chat.worker(WatchedModel(Model.load(Path(sys.argv[2])), before), claim=int(sys.argv[4]), is_leader=False)
 print("ready", flush=True)
 sys.stdin.readline()
 while worker.round():

@@ -127,7 +127,7 @@ def embedded(url: str, model_dir: Path) -> None:
         with database.connection() as connection:
             models.register(connection, model.name, model.fingerprint, model.dims)
         worker = Worker(database, lambda _: model, WorkerStats())
-        while worker.round() or worker.keep(idle=True):
+        while worker.round() or worker.maintain(idle=True):
             pass
 
 

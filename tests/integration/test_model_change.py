@@ -70,7 +70,7 @@ def test_the_switch_comes_when_the_new_vectors_are_complete(
 
         assert first_hit() == "m1"
         worker = chat.worker(new, claim=1)
-        assert worker.round() == 0 and worker.keep(idle=True)
+        assert worker.round() == 0 and worker.maintain(idle=True)
         assert states(chat) == {NAME: "active", "wider": "building"}
         for done in range(1, 4):
             assert worker.round() == 1
@@ -80,7 +80,7 @@ def test_the_switch_comes_when_the_new_vectors_are_complete(
         chat.embed(old)  # another host that still has the old model
         assert vectors(chat) == {NAME: 4, "wider": 3}
         assert worker.round() == 1 and worker.round() == 0
-        assert not worker.keep(idle=True)
+        assert not worker.maintain(idle=True)
         assert states(chat) == {NAME: "retired", "wider": "active"}
         assert vectors(chat) == {NAME: 0, "wider": 4}
         assert indexes(chat) == ["embeddings_hnsw_2_message"]
@@ -101,11 +101,11 @@ def test_a_text_that_waits_for_its_next_attempt_puts_the_switch_off_and_a_parked
             raise RuntimeError("bad tensor")
 
     worker = chat.worker(WatchedModel(new, before), max_attempts=2)  # type: ignore[arg-type]
-    while worker.round() or worker.keep(idle=True):
+    while worker.round() or worker.maintain(idle=True):
         pass
     assert states(chat)["wider"] == "building", "one text is to be tried again"
     chat.execute("UPDATE embedding_queue SET not_before = '-infinity' WHERE attempts > 0")
-    while worker.round() or worker.keep(idle=True):
+    while worker.round() or worker.maintain(idle=True):
         pass
     assert states(chat) == {NAME: "retired", "wider": "active"}, "it is parked, and the change is complete"
     assert vectors(chat) == {NAME: 0, "wider": 1}
@@ -115,7 +115,7 @@ def test_a_change_begun_by_a_worker_that_died_is_completed_by_the_next(chat: Cha
     chat.say(*TEXTS)
     chat.embed(old)
     first = chat.worker(new, claim=1)
-    first.keep(idle=True)
+    first.maintain(idle=True)
     first.round()
     del first
     chat.embed(new)
@@ -127,7 +127,7 @@ def test_back_to_the_old_model_in_the_middle(chat: Chat, old: Model, new: Model)
     chat.say(*TEXTS)
     chat.embed(old)
     worker = chat.worker(new, claim=1)
-    worker.keep(idle=True)
+    worker.maintain(idle=True)
     worker.round()
     chat.embed(old)
     assert states(chat)[NAME] == "active" and vectors(chat)[NAME] == 3
@@ -141,7 +141,7 @@ def test_a_third_model_takes_the_place_of_a_half_built_one(
     chat.say(*TEXTS)
     chat.embed(old)
     worker = chat.worker(new, claim=1)
-    worker.keep(idle=True)
+    worker.maintain(idle=True)
     worker.round()
     installer.install(str(write_encoder(tmp_path / "third", seed=3, hidden=48)), models_dir, precision="fp32")
     chat.embed(Model.load(models_dir / "third"))

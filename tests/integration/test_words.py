@@ -80,7 +80,7 @@ def test_the_daemon_counts_them(connection: psycopg.Connection, database_url: st
     _say(connection, 1, word_counts.MIN_MESSAGES, "сервер")
     stopping = threading.Event()
     with Database(Config(database=DatabaseOptions(url=database_url))) as database:
-        thread = threading.Thread(target=word_count.run, args=(database, stopping, 0.01))
+        thread = threading.Thread(target=word_count.count_words_loop, args=(database, stopping, 0.01))
         thread.start()
         try:
             until(lambda: _words(connection), 60, "words")

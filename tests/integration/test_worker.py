@@ -153,7 +153,7 @@ def test_the_newest_come_first(chat: Chat, model: WatchedModel) -> None:
     chat.say(*(f"old {number}" for number in range(6)))
     chat.register(model)
     at_work = chat.worker(model, claim=2)
-    assert at_work.keep(idle=True), "the archive is queued"
+    assert at_work.maintain(idle=True), "the archive is queued"
     chat.say("just said", first=7)
     at_work.round()
     assert set(chat.chunks()) == {"m7", "m6"}
@@ -186,7 +186,7 @@ def test_statistics_count_what_waits_and_what_is_parked(chat: Chat, model: Watch
     tally = WorkerStats()
     at_work = chat.worker(model, tally)
     at_work.round()
-    at_work.keep(idle=True)
+    at_work.maintain(idle=True)
     assert tally.queued == 0
     with chat.connection() as connection:
         counted = statistics(connection)
@@ -194,22 +194,22 @@ def test_statistics_count_what_waits_and_what_is_parked(chat: Chat, model: Watch
         assert coverage(connection).without_vector == 1
 
 
-def test_an_idle_keeper_sees_what_others_work_off(chat: Chat, model: WatchedModel) -> None:
+def test_an_idle_leader_sees_what_others_work_off(chat: Chat, model: WatchedModel) -> None:
     stored = chat.register(model)
     chat.say("the index is built with the first one")
     chat.embed(model)
     chat.say(*TEXTS, first=2)
     tally, stop, wake = WorkerStats(), threading.Event(), threading.Event()
-    keeper = threading.Thread(target=chat.worker(model, tally, stop=stop).run, args=(wake, 600.0), daemon=True)
+    leader = threading.Thread(target=chat.worker(model, tally, stop=stop).run, args=(wake, 600.0), daemon=True)
     try:
         with chat.connection() as other, other.transaction():
             assert len(queue.claim(other, stored.model_id, 10)) == 3
-            keeper.start()
+            leader.start()
             until(lambda: tally.queued == 3, 30.0, "the count of what another worker has claimed")
             other.execute("DELETE FROM embedding_queue")
         until(lambda: tally.queued == 0, 30.0, "a count long before the next look at an idle queue")
     finally:
         stop.set()
         wake.set()
-        keeper.join(30.0)
-    assert not keeper.is_alive()
+        leader.join(30.0)
+    assert not leader.is_alive()

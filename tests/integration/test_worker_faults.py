@@ -229,7 +229,7 @@ def test_a_model_that_cannot_be_loaded_is_said_once_and_goes_on_when_mended(
     tally, stop = WorkerStats(), threading.Event()
     with (
         running(Worker(chat.database, load, tally, stop=stop), stop),
-        running(Worker(chat.database, load, tally, stop=stop, keeper=False), stop),
+        running(Worker(chat.database, load, tally, stop=stop, is_leader=False), stop),
     ):
         until(lambda: len(attempts) >= 6, 30, "several attempts")
         assert tally.state == "failing"

@@ -45,7 +45,7 @@ def test_threads_neither_double_nor_lose(chat: Chat, model: WatchedModel) -> Non
     tally = WorkerStats()
 
     def work(number: int) -> int:
-        worker = chat.worker(model, tally, claim=16, keeper=False)
+        worker = chat.worker(model, tally, claim=16, is_leader=False)
         return sum(iter(worker.round, 0))
 
     with ThreadPoolExecutor(4) as pool:
@@ -70,7 +70,7 @@ def test_workers_share_the_threads_that_the_model_runs_in(chat: Chat, model: Wat
 
     def work(number: int) -> int:
         worker = chat.worker(
-            WatchedModel(model, refuse), tally, runs=runs, claim=64, token_budget=64, max_attempts=1, keeper=False
+            WatchedModel(model, refuse), tally, runs=runs, claim=64, token_budget=64, max_attempts=1, is_leader=False
         )
         return sum(iter(worker.round, 0))
 
@@ -87,7 +87,7 @@ def test_an_archive_that_was_counted_while_empty_is_not_read_again_for_every_mes
 ) -> None:
     """The plan of a prepared statement is kept, and over an empty table a scan of everything is the cheapest one."""
     chat.register(model)
-    worker = chat.worker(model, claim=50, keeper=False)
+    worker = chat.worker(model, claim=50, is_leader=False)
     for number in range(1, 21):
         chat.say("one more", first=number)
         assert worker.round() == 1
@@ -132,7 +132,7 @@ def test_the_writer_goes_on_beside_the_workers(chat: Chat, model: WatchedModel) 
         stop = False
 
         def work(_: int) -> None:
-            worker = chat.worker(model, claim=4, keeper=False)
+            worker = chat.worker(model, claim=4, is_leader=False)
             while worker.round() or not stop:
                 pass
 
@@ -160,7 +160,7 @@ def test_a_killed_workers_claims_are_free_at_once(chat: Chat, model: WatchedMode
     killed.wait_for("in the model")
     assert chat.worker(model).round() == 0, "it holds them all"
     killed.process.kill()
-    until(lambda: chat.worker(model, keeper=False).round(), 30, "claims that are free")
+    until(lambda: chat.worker(model, is_leader=False).round(), 30, "claims that are free")
     complete(chat, 30)
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.harness.daemon import ROOT
 from vkteams_daemon import config as configuration
 from vkteams_daemon import config_template
-from vkteams_daemon.config import find_file, load, masked, reloaded, seconds
+from vkteams_daemon.config import find_file, load, masked, merge_reloadable, parse_duration
 from vkteams_daemon.errors import ConfigError, PermissionRefused
 from vkteams_daemon.options import ALIASES, SECTIONS, Config, options
 
@@ -293,10 +293,10 @@ def _shown(config: Config, option: configuration.Option) -> Any:
 def test_only_reloadable_options_are_taken_over(write: Write) -> None:
     old = load(write("[api]\npoll_time = 10\nurl = 'http://old'\n[log]\nlevel = 'info'\n"), environ={})
     new = load(write("[api]\npoll_time = 20\nurl = 'http://new'\n[log]\nlevel = 'debug'\n"), environ={})
-    merged, waiting = reloaded(old, new)
+    merged, waiting = merge_reloadable(old, new)
     assert (merged.api.poll_time, merged.log.level, merged.api.url) == (20, "debug", "http://old")
     assert waiting == ["api.url"]
-    assert reloaded(old, old) == (old, [])
+    assert merge_reloadable(old, old) == (old, [])
     assert merged.source == old.source
 
 
@@ -306,7 +306,7 @@ def test_reload_does_what_the_table_says(option: configuration.Option) -> None:
     if isinstance(option.default, int | float) and not isinstance(option.default, bool):
         value = option.default + 1
     section = msgspec.structs.replace(getattr(Config(), option.section), **{option.key: value})
-    merged, waiting = reloaded(Config(), msgspec.structs.replace(Config(), **{option.section: section}))
+    merged, waiting = merge_reloadable(Config(), msgspec.structs.replace(Config(), **{option.section: section}))
     assert (getattr(getattr(merged, option.section), option.key) == value) is option.reload
     assert waiting == ([] if option.reload else [option.name])
 
@@ -318,13 +318,13 @@ def test_reload_does_what_the_table_says(option: configuration.Option) -> None:
     ("said", "value"), [("90s", 90), ("15m", 900), (" 2h ", 7200), ("7d", 604800), ("4w", 2419200)]
 )
 def test_durations(said: str, value: float) -> None:
-    assert seconds(said) == value
+    assert parse_duration(said) == value
 
 
 @pytest.mark.parametrize("said", ["", "5", "h", "-5s", "1.5h", "5 m", "5min", "٥s", "5s\n5s"])
 def test_what_is_no_duration(said: str) -> None:
     with pytest.raises(ConfigError, match="is not a duration such as 30m, 2h, 7d"):
-        seconds(said)
+        parse_duration(said)
 
 
 def test_every_option_says_what_it_is() -> None:

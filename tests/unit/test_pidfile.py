@@ -13,7 +13,7 @@ import pytest
 
 from tests.harness.waiting import until
 from vkteams_daemon.daemon.process import holder as holders
-from vkteams_daemon.daemon.process.holder import Holder, holder, read_pid
+from vkteams_daemon.daemon.process.holder import Holder, find_holder, read_pid
 from vkteams_daemon.daemon.process.pidfile import PidFile, PidFileLocked
 from vkteams_daemon.errors import AlreadyRunning, CannotCreate, PermissionRefused
 
@@ -104,14 +104,14 @@ def test_what_a_killed_holder_left_locks_nobody_out(path: Path, other: subproces
     other.kill()
     other.wait()
     assert path.exists()
-    assert holder(path) is None
+    assert find_holder(path) is None
     with PidFile(path):
-        assert holder(path) == Holder(os.getpid())
+        assert find_holder(path) == Holder(os.getpid())
 
 
 def test_a_number_in_a_file_proves_nothing(path: Path) -> None:
     path.write_text(f"{os.getppid()}\n")
-    assert holder(path) is None
+    assert find_holder(path) is None
     with PidFile(path):
         assert path.read_text() == f"{os.getpid()}\n"
 
@@ -141,7 +141,7 @@ def test_nothing_but_a_plain_file_is_taken(path: Path, tmp_path: Path, what: str
         os.mkfifo(path)
     else:
         path.mkdir()
-    assert holder(path) is None
+    assert find_holder(path) is None
     with pytest.raises((CannotCreate, PermissionRefused)):
         PidFile(path).acquire()
     assert not (tmp_path / "elsewhere").exists()
@@ -185,7 +185,7 @@ def test_a_lock_on_a_removed_file_is_worth_nothing(path: Path, monkeypatch: pyte
     monkeypatch.setattr(fcntl, "flock", late)
     with PidFile(path):
         assert path.stat().st_ino != removed[0]
-        assert holder(path) == Holder(os.getpid())
+        assert find_holder(path) == Holder(os.getpid())
 
 
 def test_break_lock_removes_only_what_nobody_holds(path: Path, other: subprocess.Popen[str]) -> None:
@@ -206,7 +206,7 @@ def test_a_file_that_was_taken_away_is_put_back(path: Path, how: str) -> None:
             path.write_text("1\n")
         assert pid_file.restore()
         assert read_pid(path) == os.getpid()
-        assert holder(path) == Holder(os.getpid())
+        assert find_holder(path) == Holder(os.getpid())
         assert pid_file.restore()
     assert not path.exists()
 
@@ -219,19 +219,19 @@ def test_a_file_that_another_daemon_has_taken_is_left_to_it(path: Path, caplog: 
             assert not pid_file.restore()
             assert [record.levelname for record in caplog.records] == ["ERROR"]
             pid_file.release()
-            assert holder(path) == Holder(other.pid)
+            assert find_holder(path) == Holder(other.pid)
             other.kill()
 
 
 def test_looking_never_disturbs_the_lock(path: Path) -> None:
     """Opening and closing the file in the holder's own process would drop its record lock."""
     with PidFile(path):
-        assert holder(path) == Holder(os.getpid())
+        assert find_holder(path) == Holder(os.getpid())
         asking = f"""
 from pathlib import Path
 from vkteams_daemon.daemon.process import holder
 holder._LOCKS = Path("/nonexistent")
-print(holder.holder(Path({str(path)!r})))
+print(holder.find_holder(Path({str(path)!r})))
 """
         seen = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, cwd=ROOT, check=True)
         assert seen.stdout == f"Holder(pid={os.getpid()})\n"
@@ -239,9 +239,9 @@ print(holder.holder(Path({str(path)!r})))
 
 def test_a_lock_without_the_record_lock_is_found_in_proc_locks(path: Path) -> None:
     with _python(_FLOCK_ONLY, path) as other:
-        assert holder(path) == Holder(other.pid)
+        assert find_holder(path) == Holder(other.pid)
         other.kill()
-    assert holder(path) is None
+    assert find_holder(path) is None
 
 
 def test_on_a_file_system_with_other_device_numbers_the_number_in_the_file_decides(
@@ -253,24 +253,24 @@ def test_on_a_file_system_with_other_device_numbers_the_number_in_the_file_decid
     inode = path.stat().st_ino
     waiter = "1: -> FLOCK  ADVISORY  WRITE 1 0:1:2 0 EOF"
     locks.write_text(f"1: FLOCK  ADVISORY  WRITE 4712 00:7f:{inode} 0 EOF\n{waiter}\n")
-    assert holder(path) is None
+    assert find_holder(path) is None
     locks.write_text(f"1: FLOCK  ADVISORY  WRITE 4711 00:7f:{inode} 0 EOF\n")
-    assert holder(path) == Holder(4711)
+    assert find_holder(path) == Holder(4711)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a PID namespace")
 def test_a_holder_in_another_pid_namespace_has_no_number_here(path: Path, other: subprocess.Popen[str]) -> None:
     asking = f"""
 from pathlib import Path
-from vkteams_daemon.daemon.process.holder import holder
-print(holder(Path({str(path)!r})))
+from vkteams_daemon.daemon.process.holder import find_holder
+print(find_holder(Path({str(path)!r})))
 """
     inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", asking]
     seen = subprocess.run(inside, capture_output=True, text=True, cwd=ROOT, check=False)
     if "unshare failed" in seen.stderr:
         pytest.skip("this root may not make namespaces")
     assert seen.stdout == "Holder(pid=None)\n"
-    assert holder(path) == Holder(other.pid)
+    assert find_holder(path) == Holder(other.pid)
 
 
 def test_of_many_who_want_it_one_has_it_at_a_time(path: Path, tmp_path: Path) -> None:

@@ -40,36 +40,36 @@ def _be(monkeypatch: pytest.MonkeyPatch, uid: int, *, exists: bool = False) -> N
 
 def test_root_becomes_the_packages_user_where_it_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     _be(monkeypatch, 0, exists=True)
-    assert privileges.user(_config()) == Owner("_vkteams", 990, 990, impersonated=True)
-    assert privileges.user(_config(user="nobody")).name == "nobody"
+    assert privileges.choose_user(_config()) == Owner("_vkteams", 990, 990, impersonated=True)
+    assert privileges.choose_user(_config(user="nobody")).name == "nobody"
 
 
 def test_root_is_refused_unless_it_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     _be(monkeypatch, 0)
     for config in (_config(), _config(user="root")):
         with pytest.raises(PermissionRefused, match="does not run as root") as refusal:
-            privileges.user(config)
+            privileges.choose_user(config)
         assert "VKTEAMS_DAEMON_ALLOW_ROOT=1" in refusal.value.hint
-    assert privileges.user(_config(allow_root=True)) == Owner("root", 0, 0, impersonated=False)
+    assert privileges.choose_user(_config(allow_root=True)) == Owner("root", 0, 0, impersonated=False)
     _be(monkeypatch, 0, exists=True)
-    assert privileges.user(_config(user="root", allow_root=True)).uid == 0
+    assert privileges.choose_user(_config(user="root", allow_root=True)).uid == 0
 
 
 def test_a_user_that_does_not_exist_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
     _be(monkeypatch, 0)
     with pytest.raises(ConfigError, match=r"daemon.user: there is no user 'nemo'"):
-        privileges.user(_config(user="nemo"))
+        privileges.choose_user(_config(user="nemo"))
 
 
 def test_an_ordinary_user_runs_as_itself_and_cannot_become_another(monkeypatch: pytest.MonkeyPatch) -> None:
     _be(monkeypatch, 65534, exists=True)
-    assert privileges.user(_config()) == Owner("nobody", 65534, 65534, impersonated=False)
-    assert privileges.user(_config(user="nobody")).impersonated is False
+    assert privileges.choose_user(_config()) == Owner("nobody", 65534, 65534, impersonated=False)
+    assert privileges.choose_user(_config(user="nobody")).impersonated is False
     with pytest.raises(PermissionRefused, match="only root can start vkteamsd as _vkteams"):
-        privileges.user(_config(user="_vkteams"))
+        privileges.choose_user(_config(user="_vkteams"))
     _be(monkeypatch, 4242)
     monkeypatch.setattr(privileges, "_name", str)
-    assert privileges.user(_config()).name == "4242"
+    assert privileges.choose_user(_config()).name == "4242"
 
 
 def _own() -> Owner:
@@ -151,20 +151,19 @@ def test_whoever_cannot_read_the_program_or_write_its_files_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = _config(runtime_dir=str(tmp_path), state_dir=str(tmp_path))
-    privileges.settle(config, _own(), privileges.program(), {})
+    privileges.check_access(config, _own(), privileges.program_directories())
     access = os.access
-    closed = privileges.program()[0]
+    closed = privileges.program_directories()[0]
     monkeypatch.setattr(os, "access", lambda path, mode: path != closed and access(path, mode))
     with pytest.raises(PermissionRefused, match=r"cannot read this program: .* is closed to it"):
-        privileges.settle(config, _own(), privileges.program(), {})
+        privileges.check_access(config, _own(), privileges.program_directories())
     closed = tmp_path
     with pytest.raises(CannotCreate, match="may not write there"):
-        privileges.settle(config, _own(), privileges.program(), {})
+        privileges.check_access(config, _own(), privileges.program_directories())
 
 
-def test_the_home_of_whoever_started_it_is_left_behind(tmp_path: Path) -> None:
-    config = _config(runtime_dir=str(tmp_path), state_dir=str(tmp_path))
+def test_the_home_of_the_starting_user_is_left_behind() -> None:
     environ = {"HOME": "/root", "XDG_RUNTIME_DIR": "/run/user/0", "USER": "root", "TZ": "UTC"}
     owner = Owner("nobody", NOBODY.pw_uid, NOBODY.pw_gid, impersonated=True)
-    privileges.settle(config, owner, [], environ)
+    privileges.adopt_home(owner, environ)
     assert environ == {"HOME": NOBODY.pw_dir, "USER": "nobody", "LOGNAME": "nobody", "TZ": "UTC"}

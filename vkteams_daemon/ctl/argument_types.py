@@ -23,9 +23,9 @@ def _type(read: Callable[[str], Value]) -> Callable[[str], Value]:
     return parsed
 
 
-since = _type(times.since)
-until = _type(times.until)
-age = _type(times.age)
+since = _type(times.parse_since)
+until = _type(times.parse_until)
+age = _type(times.parse_age)
 
 
 def positive(text: str) -> int:

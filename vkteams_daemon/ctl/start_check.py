@@ -35,14 +35,14 @@ def checks(config: Config, *, foreground: bool, token: bool = True) -> Iterator[
     """
     from vkteams_daemon.daemon import main as vkteamsd
     from vkteams_daemon.daemon.process import privileges
-    from vkteams_daemon.daemon.reload import client
+    from vkteams_daemon.daemon.reload import make_client
     from vkteams_daemon.store.database import Database
 
     if not token and not config.api.token:
         config = msgspec.structs.replace(config, api=msgspec.structs.replace(config.api, token="later"))
-    yield lambda: vkteamsd.check(config, foreground)
-    yield lambda: privileges.user(config)
+    yield lambda: vkteamsd.check_start(config, foreground)
+    yield lambda: privileges.choose_user(config)
     if config.daemon.role != "embed":
-        yield lambda: client(config).close()
+        yield lambda: make_client(config).close()
     if config.storage.save:
         yield lambda: Database(config).conninfo

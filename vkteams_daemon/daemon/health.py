@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import status as status_file
-from vkteams_daemon.daemon.process.holder import Holder, holder, read_pid
+from vkteams_daemon.daemon.process.holder import Holder, find_holder, read_pid
 from vkteams_daemon.daemon.status import Status
 from vkteams_daemon.errors import VkTeamsError
 
@@ -86,11 +86,11 @@ class DaemonHealth:
 def probe(config: Config) -> DaemonHealth:
     """How the daemon is that this configuration describes; never raises, never takes a lock."""
     try:
-        found = holder(config.pid_file)
+        found = find_holder(config.pid_file)
         left_behind = found is None and config.pid_file.exists()
         if left_behind:
             time.sleep(_SETTLING)
-            found = holder(config.pid_file)
+            found = find_holder(config.pid_file)
             left_behind = found is None and config.pid_file.exists()
     except (VkTeamsError, OSError) as error:
         return DaemonHealth("unknown", None, None, None, str(error))

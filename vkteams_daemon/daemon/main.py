@@ -28,8 +28,9 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.daemon.process import detach, privileges
 from vkteams_daemon.daemon.process.daemon_process import DaemonProcess
+from vkteams_daemon.daemon.process.holder import find_holder
 from vkteams_daemon.daemon.process.notify import Notify
-from vkteams_daemon.daemon.process.pidfile import PidFile, holder
+from vkteams_daemon.daemon.process.pidfile import PidFile
 from vkteams_daemon.daemon.process.settings import Settings
 from vkteams_daemon.errors import AlreadyRunning, ConfigError, UsageError, VkTeamsError
 from vkteams_daemon.system import streams
@@ -86,8 +87,8 @@ def _run(args: argparse.Namespace, secrets: Secrets, service: Callable[..., Any]
     settings = Settings(args.config, args.instance, flags)
     config = settings.read()
     secrets.learn(config)
-    check(config, args.foreground)
-    owner = privileges.user(config)
+    check_start(config, args.foreground)
+    owner = privileges.choose_user(config)
     privileges.make_directories(config, owner, log=not args.foreground)
     _refuse_second(config)
     life = DaemonProcess(config, settings, owner, Notify(), service)
@@ -105,7 +106,7 @@ def _run(args: argparse.Namespace, secrets: Secrets, service: Callable[..., Any]
     return verdict.exit_code
 
 
-def check(config: Config, foreground: bool) -> None:
+def check_start(config: Config, foreground: bool) -> None:
     """Raise the ConfigError of what is wrong already, before anything is made."""
     if not config.storage.save and not foreground:
         raise ConfigError(
@@ -126,7 +127,7 @@ def check(config: Config, foreground: bool) -> None:
 
 def _refuse_second(config: Config) -> None:
     """The lock itself decides; this says so before anything is forked."""
-    found = holder(config.pid_file)
+    found = find_holder(config.pid_file)
     if found is not None:
         who = f"process {found.pid}" if found.pid else "another process"
         raise AlreadyRunning(

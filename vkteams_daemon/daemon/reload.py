@@ -14,7 +14,7 @@ from vkteams_daemon.errors import VkTeamsError
 log = logging.getLogger(__name__)
 
 
-def client(config: Config) -> BotClient:
+def make_client(config: Config) -> BotClient:
     """A client of the Bot API as the configuration says."""
     api = config.api
     return BotClient(
@@ -67,7 +67,7 @@ class Reload:
 
     def _once(self) -> None:
         try:
-            new, waiting = configuration.reloaded(self._config, self._read())
+            new, waiting = configuration.merge_reloadable(self._config, self._read())
             other = self._other_client(new)
         except VkTeamsError as error:
             log.error("the configuration stays as it was: %s", error)
@@ -82,7 +82,7 @@ class Reload:
         same = (api.token, api.connect_timeout, api.read_margin) == (old.token, old.connect_timeout, old.read_margin)
         if same or new.daemon.role == "embed":
             return None
-        other = client(new)
+        other = make_client(new)
         bot = other.self_get()
         if known is not None and bot.user_id != known:
             raise VkTeamsError(f"the new token belongs to bot {bot.user_id}, not to {known}")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from vkteams_daemon.config import seconds
+from vkteams_daemon.config import parse_duration
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.rebuild import erasure
@@ -56,7 +56,7 @@ class Retention:
                 self._erase(age)
 
     def _erase(self, age: str) -> None:
-        before = datetime.now(UTC) - timedelta(seconds=seconds(age))
+        before = datetime.now(UTC) - timedelta(seconds=parse_duration(age))
         self._done = age
         try:
             with self._connect() as connection:

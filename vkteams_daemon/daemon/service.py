@@ -25,7 +25,7 @@ from vkteams_daemon.daemon import word_count
 from vkteams_daemon.daemon.opener import DatabaseOpener
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
 from vkteams_daemon.daemon.polling.printer import Printer
-from vkteams_daemon.daemon.reload import Reload, client
+from vkteams_daemon.daemon.reload import Reload, make_client
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.retention import Retention
 from vkteams_daemon.daemon.status import State, Status
@@ -182,7 +182,7 @@ class Service:
         if not config.storage.save:
             log.warning("--no-save: nothing is stored, and what is printed is gone from the API")
         self._poller = poller = Poller(
-            client(config),
+            make_client(config),
             self._open_sink,
             self._work,
             self._status,
@@ -194,7 +194,7 @@ class Service:
         )
         if config.storage.save:
             # Nobody waits for these when the daemon stops: what is cut off in the middle changes nothing.
-            self._beside("chores", lambda: word_count.run(self._database, self._stopping))
+            self._beside("words", lambda: word_count.count_words_loop(self._database, self._stopping))
             self._beside("retention", Retention(
                 self._database.connect, lambda: self.config.storage.retention, self._holds, self._stopping
             ).run)  # fmt: skip

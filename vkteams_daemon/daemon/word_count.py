@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 INTERVAL = 60.0  # seconds between two looks at whether there is anything to do; a look is two rows
 
 
-def run(database: Database, stopping: threading.Event, interval: float = INTERVAL) -> None:
+def count_words_loop(database: Database, stopping: threading.Event, interval: float = INTERVAL) -> None:
     """Do what is due until `stopping` is set; a database that does not answer is asked again at the next look.
 
     Whoever stops does not wait for it: what is cut off in the middle changes nothing.

@@ -73,7 +73,7 @@ async def summarise_day(
             raise ToolError("chat_id: there are several chats; say which one")
     else:
         chats = await here.visible(chat_id)
-    start = times.since(day) if day else datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    start = times.parse_since(day) if day else datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     said = await history.recent(here, chats, since=start, until=start + timedelta(days=1), limit=_OF_A_DAY)
     date = f"{start:%Y-%m-%d}"
     task = (

@@ -93,7 +93,7 @@ class DaemonProcess:
         self._owner = owner
         self._notify = notify
         self._make_service = service
-        self._program = privileges.program()
+        self._program = privileges.program_directories()
         self._pid_file = PidFile(config.pid_file)
         self._signals = Signals(notify, self._leave)
         self._log: Log | None = None
@@ -160,7 +160,8 @@ class DaemonProcess:
 
     def _live(self, announce: Callable[[str], None]) -> int:
         config = self._config
-        privileges.settle(config, self._owner, self._program, os.environ, log=not self._foreground)
+        privileges.adopt_home(self._owner, os.environ)
+        privileges.check_access(config, self._owner, self._program, log=not self._foreground)
         self._log = logs = Log(config, foreground=self._foreground)
         with contextlib.suppress(OSError, ValueError):
             faulthandler.enable(2)

@@ -32,7 +32,7 @@ class Holder:
     pid: int | None
 
 
-def holder(path: Path) -> Holder | None:
+def find_holder(path: Path) -> Holder | None:
     """The process that holds the PID file, or None where nobody does.
 
     Raises:

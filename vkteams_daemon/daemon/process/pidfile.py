@@ -19,7 +19,7 @@ from pathlib import Path
 import lockfile
 
 from vkteams_daemon.daemon.process import holder as holders
-from vkteams_daemon.daemon.process.holder import Holder, holder, read_pid
+from vkteams_daemon.daemon.process.holder import Holder, find_holder, read_pid
 from vkteams_daemon.errors import AlreadyRunning, CannotCreate, PermissionRefused
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class PidFile(lockfile.LockBase):  # type: ignore[misc]
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
         while not self._take():
             if time.monotonic() >= deadline:
-                found = holder(self.file)
+                found = find_holder(self.file)
                 raise self._held(found)
             time.sleep(_RETRY)
 
@@ -90,7 +90,7 @@ class PidFile(lockfile.LockBase):  # type: ignore[misc]
 
     def is_locked(self) -> bool:
         """Whether any process holds the lock."""
-        return self.i_am_locking() or holder(self.file) is not None
+        return self.i_am_locking() or find_holder(self.file) is not None
 
     def read_pid(self) -> int | None:
         """The number in the file."""
@@ -114,7 +114,7 @@ class PidFile(lockfile.LockBase):  # type: ignore[misc]
             if self._is(os.fstat(descriptor)):
                 self.file.unlink()
         except BlockingIOError:
-            raise self._held(holder(self.file)) from None
+            raise self._held(find_holder(self.file)) from None
         except OSError as error:
             raise CannotCreate(f"{self.file}: the PID file cannot be removed: {error.strerror}") from error
         finally:
@@ -228,6 +228,3 @@ class PidFile(lockfile.LockBase):  # type: ignore[misc]
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
         hint = "Run vkteamsd as a user who may write there, or set daemon.runtime_dir or daemon.pid_file."
         return CannotCreate(f"{self.file}: the PID file cannot be made: {reason}", hint=hint)
-
-
-__all__ = ["Holder", "PidFile", "PidFileLocked", "holder"]

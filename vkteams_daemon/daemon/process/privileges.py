@@ -20,7 +20,7 @@ from vkteams_daemon.system.user import Owner
 DEFAULT_USER = "_vkteams"
 
 
-def user(config: Config) -> Owner:
+def choose_user(config: Config) -> Owner:
     """The user that the daemon will run as; `impersonated` where root drops to it.
 
     Raises:
@@ -68,32 +68,36 @@ def make_directories(config: Config, owner: Owner, *, log: bool = True) -> None:
         _refuse_traps(directory, owner)
 
 
-def settle(
-    config: Config, owner: Owner, program: Sequence[Path], environ: MutableMapping[str, str], *, log: bool = True
-) -> None:
-    """What is left to do once this process has become that user: see whether it can live there.
+def adopt_home(owner: Owner, environ: MutableMapping[str, str]) -> None:
+    """Point HOME, USER and LOGNAME at the user that root has become, and remove every XDG_ variable.
+
+    Root's home is closed to that user, and libpq looks for passwords and certificates in the home directory.
+    """
+    if not owner.impersonated:
+        return
+    home = pwd.getpwuid(owner.uid).pw_dir
+    environ.update(HOME=home, USER=owner.name, LOGNAME=owner.name)
+    for name in [name for name in environ if name.startswith("XDG_")]:
+        del environ[name]
+
+
+def check_access(config: Config, owner: Owner, program: Sequence[Path], *, log: bool = True) -> None:
+    """Check that this process can read its program and write in its directories, after root is dropped.
 
     Args:
-        config: with its directories.
-        owner: the user.
-        program: what `program` said before root was dropped.
-        environ: os.environ; the homes of whoever started the daemon are taken out of it.
+        config: with directories that exist.
+        owner: the user that this process has become.
+        program: from `program_directories`, called before root was dropped.
         log: as for `make_directories`.
 
     Raises:
-        PermissionRefused: it cannot read this program.
-        CannotCreate: it cannot write in one of its directories.
+        PermissionRefused: the user cannot read this program.
+        CannotCreate: the user cannot write in one of the directories.
     """
-    if owner.impersonated:
-        # Root's home is closed to us; libpq would look for passwords and certificates there.
-        home = pwd.getpwuid(owner.uid).pw_dir
-        environ.update(HOME=home, USER=owner.name, LOGNAME=owner.name)
-        for name in [name for name in environ if name.startswith("XDG_")]:
-            del environ[name]
-    for part in program:
-        if not os.access(part, os.R_OK | os.X_OK):
+    for directory in program:
+        if not os.access(directory, os.R_OK | os.X_OK):
             raise PermissionRefused(
-                f"user {owner.name} cannot read this program: {_closed(part)} is closed to it",
+                f"user {owner.name} cannot read this program: {_first_closed(directory)} is closed to it",
                 hint="Install it where every user can read it, or name another user in [daemon] user.",
             )
     for directory in _directories(config, log):
@@ -103,7 +107,7 @@ def settle(
             )
 
 
-def program() -> list[Path]:
+def program_directories() -> list[Path]:
     """The places that this program is read from: itself, the standard library and what is installed beside it."""
     specs = [importlib.util.find_spec(module) for module in ("vkteams_daemon", "json", "psycopg", "msgspec")]
     return [Path(spec.origin).parent for spec in specs if spec and spec.origin]
@@ -150,7 +154,7 @@ def _writable_by_others(directory: Path) -> bool:
         return False
 
 
-def _closed(path: Path) -> Path:
+def _first_closed(path: Path) -> Path:
     """The first directory on the way that this user cannot pass."""
     way = (*reversed(path.parents), path)
     return next((step for step in way if not os.access(step, os.X_OK)), path)

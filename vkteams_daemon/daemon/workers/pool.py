@@ -67,7 +67,7 @@ class WorkerPool:
             wake = threading.Event()
             worker = Worker(
                 self._database, self._load, self._stats, runs=self._runs, claim=config.claim,
-                token_budget=config.token_budget, max_attempts=config.max_attempts, keeper=number == 0,
+                token_budget=config.token_budget, max_attempts=config.max_attempts, is_leader=number == 0,
                 stop=self._stop,
             )  # fmt: skip
             self._wakes.append(wake)

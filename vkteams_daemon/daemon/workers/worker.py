@@ -38,7 +38,7 @@ TROUBLE_MAX = 60.0  # seconds between two attempts at a database or model that f
 SLICE = 64  # texts that are cut into tokens at a time
 ROUND_TOKENS = 49152  # about; one round is seconds of work, however long the texts are
 COUNT_EVERY = 10.0  # seconds between two counts of a queue that is being worked off
-RECOUNT = 1.0  # seconds until an idle keeper counts again what others have claimed
+RECOUNT = 1.0  # seconds until an idle leader counts again what others have claimed
 
 
 class Stopped(Exception):
@@ -58,7 +58,7 @@ class Worker:
         token_budget: most tokens of one run of the model.
         max_attempts: attempts before a text is parked.
         stop: set when the worker is to end; a round that has not been committed is then given back.
-        keeper: whether this worker also builds the index and completes a change of model; one does.
+        is_leader: whether this worker also builds the index and completes a change of model; one does.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Worker:
         token_budget: int = TOKEN_BUDGET,
         max_attempts: int = 5,
         stop: threading.Event | None = None,
-        keeper: bool = True,
+        is_leader: bool = True,
     ) -> None:
         self._database = database
         self._load = load
@@ -82,7 +82,7 @@ class Worker:
         self._token_budget = token_budget
         self._max_attempts = max_attempts
         self._stop = stop or threading.Event()
-        self._keeper = keeper
+        self._is_leader = is_leader
         self._broken: Model | None = None
         self._use: tuple[Model, StoredModel] | None = None
         self._missing_queued = self._indexed = self._cleared = False
@@ -96,20 +96,20 @@ class Worker:
             wake.clear()
             try:
                 busy = self.round() > 0
-                if self._keeper:
-                    busy = self.keep(idle=not busy) or busy
+                if self._is_leader:
+                    busy = self.maintain(idle=not busy) or busy
             except Stopped:
                 return
             except Exception as error:  # noqa: BLE001 - a worker that ends unseen is worse than one that tries again
                 failures += 1
-                self._stats.trouble(self, error)
+                self._stats.mark_failing(self, error)
                 stop.wait(random.uniform(0.5, 1) * min(TROUBLE_MAX, 2.0**failures))
                 continue
             failures = 0
-            self._stats.well(self)
+            self._stats.mark_ok(self)
             if not busy and not stop.is_set():
                 # What another worker has claimed still counts as queued: the figure must not outlive its work.
-                others_at_work = self._keeper and self._stats.queued
+                others_at_work = self._is_leader and self._stats.queued
                 wake.wait(min(poll_interval, RECOUNT) if others_at_work else poll_interval)
 
     def round(self) -> int:
@@ -138,7 +138,7 @@ class Worker:
         self._stats.add(count, len(failed), ages)
         return len(claims)
 
-    def keep(self, *, idle: bool) -> bool:
+    def maintain(self, *, idle: bool) -> bool:
         """What one worker does for all: count the queue; when idle, look once for what is in no queue, build the index
         and complete a change of model.
 

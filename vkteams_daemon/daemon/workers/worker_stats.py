@@ -31,7 +31,7 @@ class WorkerStats:
     queued: int | None = None
     row_to_vector: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=1000))
-    troubled: set[object] = field(default_factory=set)
+    failing_workers: set[object] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, embedded: int, failed: int, ages: Iterable[float]) -> None:
@@ -42,22 +42,22 @@ class WorkerStats:
             self.row_to_vector.extend(1000 * age for age in ages)
             self.rounds.append((time.monotonic(), embedded))
 
-    def trouble(self, worker: object, error: Exception) -> None:
+    def mark_failing(self, worker: object, error: Exception) -> None:
         """This worker cannot go on; said once for all of them, until none has trouble any more."""
         with self.lock:
-            first = not self.troubled
-            self.troubled.add(worker)
+            first = not self.failing_workers
+            self.failing_workers.add(worker)
             self.state = "failing"
         if first:
             unforeseen = not isinstance(error, VkTeamsError)
             log.warning("embedding waits: %s", error or type(error).__name__, exc_info=unforeseen)
 
-    def well(self, worker: object) -> None:
+    def mark_ok(self, worker: object) -> None:
         """This worker works."""
         with self.lock:
-            last = self.troubled == {worker}
-            self.troubled.discard(worker)
-            self.state = "failing" if self.troubled else "ok"
+            last = self.failing_workers == {worker}
+            self.failing_workers.discard(worker)
+            self.state = "failing" if self.failing_workers else "ok"
         if last:
             log.info("embedding goes on")
 

@@ -74,7 +74,7 @@ def _duration(value: object) -> object:
     if not isinstance(value, str) or len(value) > _LONGEST:
         raise ValueError("a duration is a short text, such as 2h or 7d")
     try:
-        return times.age(value).total_seconds()
+        return times.parse_age(value).total_seconds()
     except UsageError as error:
         raise ValueError(str(error)) from error
 
@@ -87,11 +87,11 @@ Timeframe = Annotated[
 _EXAMPLES = ["2h", "7d", "2026-11-24", "2026-11-24T08:30Z"]
 Since = Annotated[
     datetime | None,
-    _moment(times.since),
+    _moment(times.parse_since),
     Field(description="From then on: so long ago, or a moment; UTC unless it says.", examples=_EXAMPLES),
 ]
 Until = Annotated[
     datetime | None,
-    _moment(times.until),
+    _moment(times.parse_until),
     Field(description="Before then; a date means the end of its day.", examples=_EXAMPLES),
 ]

@@ -25,7 +25,7 @@ from vkteams_daemon.ctl.commands.daemon.status_view import shown, style
 from vkteams_daemon.ctl.output import Answer, Screen, cell
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.daemon.health import DaemonHealth, probe
-from vkteams_daemon.daemon.process.holder import holder
+from vkteams_daemon.daemon.process.holder import find_holder
 from vkteams_daemon.errors import (
     AlreadyRunning,
     ConfigError,
@@ -233,7 +233,7 @@ def _daemon(config: Config) -> Iterator[tuple[int, int]]:
         PermissionRefused: it is in a PID namespace that is not ours.
     """
     for _ in range(10):
-        found = holder(config.pid_file)
+        found = find_holder(config.pid_file)
         if found is None:
             break
         if found.pid is None:
@@ -246,7 +246,7 @@ def _daemon(config: Config) -> Iterator[tuple[int, int]]:
         except ProcessLookupError:
             continue
         # Opened first, asked again afterwards: whoever holds the lock now is who the descriptor stands for.
-        if holder(config.pid_file) == found:
+        if find_holder(config.pid_file) == found:
             try:
                 yield found.pid, descriptor
             finally:

@@ -7,7 +7,7 @@ import pytest
 
 from vkteams_daemon.ctl import argument_types as types
 from vkteams_daemon.errors import UsageError
-from vkteams_daemon.times import age, since, until
+from vkteams_daemon.times import parse_age, parse_since, parse_until
 
 NOW = datetime(2026, 11, 25, 12, 30, tzinfo=UTC)
 
@@ -20,7 +20,7 @@ NOW = datetime(2026, 11, 25, 12, 30, tzinfo=UTC)
     ],
 )  # fmt: skip
 def test_durations_count_back_from_now(said: str, ago: timedelta) -> None:
-    assert since(said, NOW) == until(said, NOW) == NOW - ago
+    assert parse_since(said, NOW) == parse_until(said, NOW) == NOW - ago
 
 
 @pytest.mark.parametrize(
@@ -34,25 +34,27 @@ def test_durations_count_back_from_now(said: str, ago: timedelta) -> None:
     ],
 )  # fmt: skip
 def test_times_are_utc_unless_they_say_otherwise(said: str, moment: datetime) -> None:
-    for found in (since(said, NOW), until(said, NOW)):
+    for found in (parse_since(said, NOW), parse_until(said, NOW)):
         assert (found, found.utcoffset()) == (moment, timedelta(0))
 
 
 @pytest.mark.parametrize("said", ["2026-11-24", " 2026-11-24 ", "20261124"])
 def test_a_date_is_its_whole_day(said: str) -> None:
-    assert since(said, NOW) == datetime(2026, 11, 24, tzinfo=UTC)
-    assert until(said, NOW) == datetime(2026, 11, 25, tzinfo=UTC)
+    assert parse_since(said, NOW) == datetime(2026, 11, 24, tzinfo=UTC)
+    assert parse_until(said, NOW) == datetime(2026, 11, 25, tzinfo=UTC)
 
 
 def test_now_is_now() -> None:
-    assert abs(since("1h") - (datetime.now(timezone(timedelta(hours=5))) - timedelta(hours=1))) < timedelta(minutes=1)
+    assert abs(parse_since("1h") - (datetime.now(timezone(timedelta(hours=5))) - timedelta(hours=1))) < timedelta(
+        minutes=1
+    )
 
 
 @pytest.mark.parametrize(
     "said", ["", "yesterday", "5", "-5d", "1.5h", "2026-13-01", "2026-11-24T25:00", "99999999999d", "999999999w", "٥d"]
 )  # fmt: skip
 def test_what_is_no_moment(said: str) -> None:
-    for read in (since, until):
+    for read in (parse_since, parse_until):
         with pytest.raises(UsageError, match="is not a moment: write 2h, 7d, 2026-11-24"):
             read(said, NOW)
     for read_argument in (types.since, types.until):
@@ -63,15 +65,15 @@ def test_what_is_no_moment(said: str) -> None:
 @pytest.mark.parametrize("said", ["0d", "yesterday", "9999999w", "999999999w"])
 def test_what_is_no_span_of_time(said: str) -> None:
     with pytest.raises(UsageError, match="is not"):
-        age(said)
+        parse_age(said)
     with pytest.raises(argparse.ArgumentTypeError, match="is not"):
         types.age(said)
-    assert age("9999d") == timedelta(days=9999)
+    assert parse_age("9999d") == timedelta(days=9999)
 
 
 def test_the_last_day_of_the_calendar_has_no_next() -> None:
     with pytest.raises(UsageError, match="is not a moment"):
-        until("9999-12-31", NOW)
+        parse_until("9999-12-31", NOW)
 
 
 def test_whole_numbers() -> None:

@@ -124,7 +124,7 @@ def test_a_directory_that_may_not_be_looked_into_is_unknown(config: Config, monk
     def closed(_: object) -> None:
         raise PermissionRefused("x: this user may not look there")
 
-    monkeypatch.setattr(room, "holder", closed)
+    monkeypatch.setattr(room, "find_holder", closed)
     found = probe(config)
     assert (found.state, found.exit_code, found.error) == ("unknown", 4, "x: this user may not look there")
 
