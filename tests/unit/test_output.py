@@ -15,7 +15,6 @@ from vkteams_daemon.ctl.output import (
     Answer,
     Screen,
     cell,
-    clean,
     envelope,
     one_line,
     plain,
@@ -24,6 +23,7 @@ from vkteams_daemon.ctl.output import (
     show_error,
     size,
 )  # fmt: skip
+from vkteams_daemon.system.text import terminal_safe
 
 HOSTILE = "a\x1b[31mb\x07\x9bc\u202ed\u2028e\ufefff\ud800g\x7fh\u2066i\r\n\tj"
 STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
@@ -235,10 +235,10 @@ def test_times_are_rfc_3339_in_utc() -> None:
     assert rfc3339(datetime(2026, 11, 24, 8, tzinfo=timezone(timedelta(hours=-2)))) == "2026-11-24T10:00:00Z"
 
 
-def test_cleaning() -> None:
-    assert clean(HOSTILE) == "a[31mbcdefghi\n\tj"
+def test_text_is_cleaned_for_a_terminal_and_for_a_line() -> None:
+    assert terminal_safe(HOSTILE) == "a[31mbcdefghi\n\tj"
     assert one_line(" a\r\n\tb ") == "a b"
-    assert clean("эмодзи 👩‍💻 ok") == "эмодзи 👩‍💻 ok", "the joiner within an emoji steers nothing"
+    assert terminal_safe("эмодзи 👩‍💻 ok") == "эмодзи 👩‍💻 ok", "the joiner within an emoji steers nothing"
 
 
 @pytest.mark.parametrize(

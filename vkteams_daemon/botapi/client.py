@@ -26,6 +26,7 @@ from vkteams_daemon.errors import (
     RateLimited,
 )
 from vkteams_daemon.system.deadlines import DEADLINES
+from vkteams_daemon.system.text import printable
 
 MAX_BODY = 256 * 2**20  # bytes after decompression
 LONGEST_WAIT = 7 * 86400.0  # seconds; a Retry-After beyond it is a fault of the server's
@@ -99,10 +100,10 @@ class BotClient:
             raise NotBotApi(
                 f"{self.url}: what answers there is not the Bot API", hint="Check api.url, and the proxy on the way."
             ) from error
-        user_id = _printable(parse_id(answer.get("userId")))
+        user_id = _name(parse_id(answer.get("userId")))
         if user_id is None:
             raise NotBotApi(f"{self.url}: self/get answers without a userId", hint="Check api.url.")
-        return BotInfo(user_id, _printable(answer.get("nick")), _printable(answer.get("firstName")))
+        return BotInfo(user_id, _name(answer.get("nick")), _name(answer.get("firstName")))
 
     def poll(self, last_event_id: int, poll_time: int) -> bytes:
         """The body of one events/get, which acknowledges every event up to `last_event_id` for good.
@@ -225,9 +226,9 @@ def _refused(body: bytes) -> tuple[bool, Any]:
     return False, None
 
 
-def _printable(text: Any) -> str | None:
-    """A name without what neither a log nor a database takes; None for anything else or where nothing remains."""
-    return "".join(filter(str.isprintable, text)) or None if isinstance(text, str) else None
+def _name(text: Any) -> str | None:
+    """A name as a log and a database take it; None where the value is no text or has no printable character."""
+    return printable(text) or None if isinstance(text, str) else None
 
 
 def _check_ca_file(file: str) -> None:

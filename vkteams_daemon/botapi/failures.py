@@ -22,6 +22,7 @@ from vkteams_daemon.errors import (
     Unauthorised,
     VkTeamsError,
 )
+from vkteams_daemon.system.text import printable
 
 
 def failure(url: str, method: str, error: Exception) -> VkTeamsError:
@@ -66,8 +67,8 @@ def refusal(description: Any, retry_after: float | None = None) -> ApiError:
         return Unauthorised("the Bot API refused the token", hint="Ask @metabot for the bot's token and set api.token.")
     if "ratelimit" in known.replace(" ", "").replace("_", ""):
         return RateLimited("the Bot API asks to slow down", retry_after=retry_after)
-    shown = "".join(char if char.isprintable() else " " for char in text[:200]).strip()
-    return ApiRefused(f"the Bot API refused the request: {shown or 'no description'}")
+    reason = printable(text[:200], " ").strip()
+    return ApiRefused(f"the Bot API refused the request: {reason or 'no description'}")
 
 
 _KNOWN_REASONS = (

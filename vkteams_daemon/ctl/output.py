@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TextIO
 
+from vkteams_daemon.system.text import terminal_safe, terminal_safe_json
+
 MODES = ("table", "json", "jsonl", "quiet")
 _LEAST = 16  # letters that a column of free text has at least, on a terminal however narrow
 
-# C0 without tab and newline, DEL, C1, line separators, and the marks that turn the direction of text around.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
 _SPACES = re.compile(r"[\t\r\n]+")
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
@@ -58,7 +58,7 @@ class Screen:
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line, or several where the text has newlines; `style` is bold, dim, red, green or yellow."""
-        self._write(self.styled(clean(text), style))
+        self._write(self.styled(terminal_safe(text), style))
 
     def quote(self, text: str, marks: tuple[str, str] | None = None) -> None:
         """What somebody said, as one indented line; what stands between the two marks stands out."""
@@ -142,13 +142,13 @@ def show(answer: Answer, mode: str, command: str, stream: TextIO | None = None) 
     stream = stream or sys.stdout
     if mode == "json":
         error = (answer.error or f"exit code {answer.exit_code}") if answer.exit_code else None
-        stream.write(_json(envelope(command, answer.data, error), stream, indent=2) + "\n")
+        stream.write(terminal_safe_json(envelope(command, answer.data, error), stream, indent=2) + "\n")
     elif mode == "jsonl":
         for row in _rows(answer.data):
             stream.write(json_line(row, stream))
     elif mode == "quiet":
         for name in answer.ids:
-            stream.write(clean(name) + "\n")
+            stream.write(terminal_safe(name) + "\n")
     elif answer.render:
         answer.render(Screen(stream))
     else:
@@ -160,7 +160,7 @@ def show_error(sentence: str, mode: str, command: str, stream: TextIO | None = N
     """The JSON envelope of a command that failed; the other modes say it on standard error alone."""
     if mode == "json":
         stream = stream or sys.stdout
-        stream.write(_json(envelope(command, None, sentence), stream, indent=2) + "\n")
+        stream.write(terminal_safe_json(envelope(command, None, sentence), stream, indent=2) + "\n")
         stream.flush()
 
 
@@ -201,19 +201,14 @@ def rfc3339(moment: datetime) -> str:
     return (text.rstrip("0").rstrip(".") if "." in text else text) + "Z"
 
 
-def clean(text: str) -> str:
-    """The text without what could steer a terminal or turn its letters around; tabs and newlines stay."""
-    return _UNSAFE.sub("", text)
-
-
 def json_line(value: Any, stream: TextIO) -> str:
     """The value as one line of JSON for that stream."""
-    return _json(value, stream) + "\n"
+    return terminal_safe_json(plain(value), stream) + "\n"
 
 
 def one_line(text: str) -> str:
-    """The cleaned text with each run of tabs and newlines as one space."""
-    return clean(_SPACES.sub(" ", text)).strip()
+    """The text, safe for a terminal, with each run of tabs and newlines as one space."""
+    return terminal_safe(_SPACES.sub(" ", text)).strip()
 
 
 def cell(value: Any) -> str:
@@ -248,13 +243,6 @@ def _rows(data: Any) -> list[Any]:
             if isinstance(simple.get(name), list):
                 return list(simple[name])
     return simple if isinstance(simple, list) else [simple]
-
-
-def _json(value: Any, stream: TextIO, indent: int | None = None) -> str:
-    utf8 = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
-    text = json.dumps(plain(value), ensure_ascii=not utf8, indent=indent)
-    # json escapes C0 only; the rest of what a terminal could take as a command is escaped too, and nothing is lost.
-    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _show_data(screen: Screen, data: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, field_validator, model_serializer
 
-from vkteams_daemon.mcp.untrusted import visible
+from vkteams_daemon.system.text import visible
 
 
 class Answer(BaseModel):

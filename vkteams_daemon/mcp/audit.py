@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from vkteams_daemon.mcp.untrusted import visible
 from vkteams_daemon.system.redaction import Secrets
+from vkteams_daemon.system.text import visible
 
 _LONGEST = 300  # characters of one argument
 

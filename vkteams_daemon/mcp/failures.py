@@ -8,7 +8,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ToolError, Unexpected
 from pydantic import ValidationError
 
 from vkteams_daemon.errors import ConfigError, StoreError, VkTeamsError
-from vkteams_daemon.mcp.untrusted import visible
+from vkteams_daemon.system.text import visible
 
 _UNFORESEEN = (UnexpectedToolError, UnexpectedResourceError)
 

@@ -16,7 +16,7 @@ from vkteams_daemon import times
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.tools import history
 from vkteams_daemon.mcp.tools.chat_choice import reader
-from vkteams_daemon.mcp.untrusted import visible
+from vkteams_daemon.system.text import visible
 
 CHAT = "vkteams://chat/{chat_id}"
 MESSAGE = "vkteams://chat/{chat_id}/message/{msg_id}"

@@ -38,7 +38,7 @@ from vkteams_daemon.mcp.audit import Audit, Call
 from vkteams_daemon.mcp.failures import plain
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.tools import history, search, statistics
-from vkteams_daemon.mcp.untrusted import visible
+from vkteams_daemon.system.text import visible
 
 INSTRUCTIONS = """\
 An archive of VK Teams chats: find what was said, read it in its context, count it. Nothing here can change anything.

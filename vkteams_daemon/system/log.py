@@ -12,7 +12,6 @@ import json
 import logging
 import logging.handlers
 import os
-import re
 import stat
 import sys
 import threading
@@ -26,9 +25,9 @@ from typing import Any
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import CannotCreate
 from vkteams_daemon.system.redaction import Secrets
+from vkteams_daemon.system.text import escape_controls
 
 SYSLOG = Path("/dev/log")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _PACKAGE = "vkteams_daemon."
 _DRIVER = "psycopg"
 
@@ -248,9 +247,9 @@ class _TextLines(_Lines):
 
     def body(self, record: logging.LogRecord) -> str:
         """Level, place and message; a traceback on indented lines below."""
-        line = f"{record.levelname} {record.name.removeprefix(_PACKAGE)}: {_escaped(self.message(record))}"
+        line = f"{record.levelname} {record.name.removeprefix(_PACKAGE)}: {escape_controls(self.message(record))}"
         below = self.trouble(record).splitlines()
-        return "\n  ".join([line, *(_escaped(text) for text in below)])
+        return "\n  ".join([line, *(escape_controls(text) for text in below)])
 
 
 class _SyslogLines(_TextLines):
@@ -277,10 +276,6 @@ class _JsonLines(_Lines):
         if trouble:
             fields["exception"] = trouble
         return json.dumps(fields, ensure_ascii=False)
-
-
-def _escaped(text: str) -> str:
-    return _CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 def _log_uncaught(kind: type[BaseException], value: BaseException | None, trace: TracebackType | None) -> None:

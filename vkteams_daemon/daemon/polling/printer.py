@@ -5,19 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import sys
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import TextIO
 
 from vkteams_daemon.botapi.chat_filter import ChatFilter
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import CannotCreate
 from vkteams_daemon.store.ingest.writer import Cursor, StoreResult
-
-# DEL, C1, line separators, marks that turn the direction of text around, and halves of characters.
-_UNSAFE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+from vkteams_daemon.system.text import terminal_safe_json
 
 
 class OutputLost(CannotCreate):
@@ -53,7 +50,7 @@ class Printer:
             for event in kept:
                 # What is no JSON is printed as a JSON string: one line an event, and no byte of it steers a terminal.
                 value = json.loads(event.json) if event.json else (event.raw or b"").decode("utf-8", "replace")
-                self._out.write(self._line(value) + "\n")
+                self._out.write(terminal_safe_json(value, self._out) + "\n")
             self._out.flush()
         except OSError as error:
             self._discard()
@@ -66,9 +63,3 @@ class Printer:
         """Let the interpreter's own last flush find room, so that the exit code is ours."""
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
-
-    def _line(self, value: Any) -> str:
-        """One line of JSON; what json leaves as it is and a terminal could take as a command is escaped too."""
-        utf8 = (self._out.encoding or "utf-8").lower().replace("-", "") == "utf8"
-        text = json.dumps(value, ensure_ascii=not utf8)
-        return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, PrivateAttr, create_model
 
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.tools.context_kind import Kind, meant
-from vkteams_daemon.mcp.untrusted import visible
+from vkteams_daemon.system.text import visible
 
 ALL = "all"
 _OFFERED = 40  # chats in one question; more is no choice any more

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import argument_types, progress
-from vkteams_daemon.ctl.output import Answer, clean, json_line, plain
+from vkteams_daemon.ctl.output import Answer, json_line, plain
 from vkteams_daemon.errors import CannotWrite, UsageError
 from vkteams_daemon.system import files, streams
+from vkteams_daemon.system.text import terminal_safe
 from vkteams_daemon.times import check_span
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def cell(value: Any) -> str:
         return ""
     if isinstance(value, list):
         value = ", ".join(str(part.get("type")) for part in value if isinstance(part, dict))
-    text = clean(str(plain(value)))
+    text = terminal_safe(str(plain(value)))
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
