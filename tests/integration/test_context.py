@@ -10,7 +10,7 @@ import pytest
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon.errors import NotFound, UsageError
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.history.context import Context
+from vkteams_daemon.search.history.results import Context
 from vkteams_daemon.search.history.token_budget import CUT, TokenBudget, as_read, tokens
 from vkteams_daemon.search.messages import ArchivedMessage
 

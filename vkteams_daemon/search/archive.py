@@ -20,8 +20,8 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.errors import NotFound, StoreError
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search.history import context, conversation, directory, statistics, token_budget
-from vkteams_daemon.search.history.context import Context, Kind
 from vkteams_daemon.search.history.export import Export
+from vkteams_daemon.search.history.results import ChatSummary, Context, Kind, Statistics, UserSummary
 from vkteams_daemon.search.messages import ArchivedMessage, MessageWithThread
 from vkteams_daemon.search.names import chat_titles
 from vkteams_daemon.search.question import Mode, Question, SearchResult, answer
@@ -219,14 +219,14 @@ class Archive:
 
     def chats(
         self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None, limit: int | None = None
-    ) -> list[directory.ChatSummary]:
+    ) -> list[ChatSummary]:
         """The chats, the one that spoke last first; only these, and counted only what was sent from `since` on."""
         with self._reading() as connection:
             return directory.chats(connection, Scope(chat_ids, since=since), limit)
 
     def users(
         self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None, limit: int | None = None
-    ) -> list[directory.UserSummary]:
+    ) -> list[UserSummary]:
         """Who has spoken in these chats from `since` on, the one who spoke last first."""
         with self._reading() as connection:
             return directory.users(connection, Scope(chat_ids, since=since), limit)
@@ -253,9 +253,7 @@ class Archive:
         with self._reading() as connection:
             yield Export(connection, Scope(chat_ids, user_id, since, until), deleted=deleted)
 
-    def statistics(
-        self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
-    ) -> statistics.Statistics:
+    def statistics(self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> Statistics:
         """The archive in numbers."""
         with self._reading() as connection:
             return statistics.statistics(connection, chat_ids=chat_ids, since=since)

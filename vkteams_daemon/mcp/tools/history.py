@@ -30,7 +30,7 @@ from vkteams_daemon.search.history.token_budget import tokens
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Archive
-    from vkteams_daemon.search.history import context
+    from vkteams_daemon.search.history import results as library
     from vkteams_daemon.search.messages import ArchivedMessage, MessageWithThread
 
 Ctx = McpContext[Reader, Any]
@@ -73,7 +73,7 @@ async def get_context(
     kind = meant(context_type, timeframe=timeframe, query=query, user_id=user_id, msg_id=msg_id)
     span = timedelta(seconds=timeframe) if timeframe else None
 
-    def ask(archive: Archive) -> context.Context:
+    def ask(archive: Archive) -> library.Context:
         message = (archive.chat_of(msg_id, chat_ids=looked_at, since=here.since(None)), msg_id) if msg_id else None
         return archive.context(
             kind, chat_ids=looked_at, since=here.since(None), timeframe=span, query=query, user_id=user_id,

@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
 from vkteams_daemon.errors import NotFound, UsageError
 from vkteams_daemon.search.history.conversation import latest, neighbours, read, thread
+from vkteams_daemon.search.history.results import Context, Conversation, Kind, Place, Profile
 from vkteams_daemon.search.history.token_budget import LEAST, TokenBudget
 from vkteams_daemon.search.messages import ArchivedMessage
 from vkteams_daemon.search.names import chat_titles, names
 from vkteams_daemon.search.results import Hit
 from vkteams_daemon.search.scope import Scope
-
-Kind = Literal["recent", "topic", "user-profile", "around"]
-KINDS: tuple[Kind, ...] = ("recent", "topic", "user-profile", "around")
 
 RECENT = timedelta(hours=2)  # how far `recent` looks back where nothing is said
 LOOKED_AT = 30  # hits of a topic's query
@@ -34,70 +32,6 @@ _MOST = 2000  # messages that are looked at, whatever the budget
 _PLACES = 20  # chats that a profile names
 
 Key = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Conversation:
-    """Messages of one chat, oldest first; with them those of a thread that hangs on one, and what a thread hangs on.
-
-    Attributes:
-        left_out: how many belong to it and did not fit the budget.
-        matches: msg_ids of the messages that were asked for, or found.
-    """
-
-    chat_id: str
-    chat_title: str | None
-    messages: list[ArchivedMessage]
-    left_out: int = 0
-    matches: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A chat in which somebody spoke, and how much."""
-
-    chat_id: str
-    chat_title: str | None
-    messages: int
-    last_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """One person: how much they said, where and when.
-
-    Attributes:
-        chats: in how many chats they spoke.
-        places: those of them where they spoke most, twenty at most.
-    """
-
-    user_id: str
-    name: str | None
-    messages: int
-    chats: int
-    first_at: datetime | None
-    last_at: datetime | None
-    places: list[Place] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """An answer: conversations, best or newest first, and how much room they take.
-
-    Attributes:
-        tokens: an estimate, see `budget.tokens`.
-        cut: whether anything was left out or shortened to fit the budget.
-        left_out: how many messages were left out, those of chats that are not shown at all included.
-        note: why there is nothing, or why the answer is weaker than it looks; None otherwise.
-    """
-
-    kind: Kind
-    conversations: list[Conversation]
-    tokens: int
-    cut: bool
-    left_out: int = 0
-    profile: Profile | None = None
-    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,57 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
+from vkteams_daemon.search.history.results import ChatSummary, UserSummary
 from vkteams_daemon.search.names import chat_titles, names
 from vkteams_daemon.search.scope import Scope
-
-
-@dataclass(frozen=True, slots=True)
-class ChatSummary:
-    """A chat; deleted messages are not counted.
-
-    Attributes:
-        title: the title; of a thread its parent's, of a private chat the other one's name; None if unknown.
-        type: group, channel or private; None if unknown.
-        parent_chat_id, parent_msg_id: of a thread, the message that it hangs on.
-        users: how many have spoken.
-    """
-
-    chat_id: str
-    title: str | None
-    type: str | None
-    parent_chat_id: str | None
-    parent_msg_id: str | None
-    messages: int
-    users: int
-    first_message_at: datetime | None
-    last_message_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class UserSummary:
-    """A person or bot; deleted messages are not counted.
-
-    Attributes:
-        name: first and last name, otherwise the nick; None if unknown.
-        is_bot: None where the API has not said.
-        chats: in how many they have spoken.
-    """
-
-    user_id: str
-    name: str | None
-    nick: str | None
-    is_bot: bool | None
-    messages: int
-    chats: int
-    first_message_at: datetime | None
-    last_message_at: datetime | None
 
 
 def chats(connection: psycopg.Connection[Any], scope: Scope, limit: int | None = None) -> list[ChatSummary]:

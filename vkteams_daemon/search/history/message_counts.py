@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
+from vkteams_daemon.search.history.results import ChatStatistics, DayStatistics, Lag, UserStatistics
 from vkteams_daemon.search.names import chat_titles, names
 
 _MOST = 20  # chats, and authors
@@ -53,57 +54,6 @@ class Part:
         if self.since is not None:
             parts.append(since)
         return f"WHERE {' AND '.join(parts)}" if parts else ""
-
-
-@dataclass(frozen=True, slots=True)
-class ChatStatistics:
-    """A chat and its messages, deleted ones included."""
-
-    chat_id: str
-    title: str | None
-    messages: int
-    edited: int
-    deleted: int
-    last_message_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class UserStatistics:
-    """Somebody, and the messages they wrote, deleted ones included."""
-
-    user_id: str
-    name: str | None
-    messages: int
-    edited: int
-    deleted: int
-    last_message_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class DayStatistics:
-    """A day (UTC), and the messages that were sent on it, deleted ones included."""
-
-    day: date
-    messages: int
-    edited: int
-    deleted: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lag:
-    """How long the newest messages, a thousand at most, took; seconds, None where nothing can be said.
-
-    The API tells when a message was sent in whole seconds.
-
-    Attributes:
-        sent_to_stored: from being sent to arriving here, the median; `_p99` of all but one of a hundred.
-        stored_to_vector: from arriving to having a vector, of unedited messages.
-    """
-
-    sent_to_stored_p50: float | None = None
-    sent_to_stored_p99: float | None = None
-    stored_to_vector_p50: float | None = None
-    stored_to_vector_p99: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

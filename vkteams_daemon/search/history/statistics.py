@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,63 +11,10 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from vkteams_daemon.search.history import message_counts
-from vkteams_daemon.search.history.message_counts import ChatStatistics, DayStatistics, Lag, Part, UserStatistics
-from vkteams_daemon.store.admin.maintenance import TableSize, database_size, table_sizes
+from vkteams_daemon.search.history.message_counts import Part
+from vkteams_daemon.search.history.results import ModelStatistics, Statistics
+from vkteams_daemon.store.admin.maintenance import database_size, table_sizes
 from vkteams_daemon.store.models import active_model, has_index
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStatistics:
-    """A model of the archive: its vectors (chunks), the messages that have one, and whether they are indexed."""
-
-    model_id: int
-    name: str
-    dims: int
-    state: str
-    vectors: int
-    messages: int
-    indexed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """The numbers of the archive, or of one chat, or since a moment.
-
-    Attributes:
-        messages: deleted ones included.
-        versions: earlier texts that are kept.
-        chats, users: that the counted messages belong to.
-        queued: messages that wait for a vector, parked ones included; `oldest_queued_at`: since when the first of them.
-        parked: of the queued, those that failed too often and are not tried again.
-        busiest: the chats with most messages, twenty at most; empty for a single chat.
-        authors: who wrote most of them, twenty at most.
-        days: the newest days (UTC) with messages, oldest first, thirty at most.
-        lag: how far the archive was behind of late.
-        sizes: bytes by table, indexes included, and `database`; empty where only a part is counted.
-        tables: the same, table by table and index by index.
-    """
-
-    events: int
-    quarantined: int
-    messages: int
-    edited: int
-    deleted: int
-    versions: int
-    chats: int
-    users: int
-    first_message_at: datetime | None
-    last_message_at: datetime | None
-    last_event_at: datetime | None
-    queued: int
-    parked: int
-    oldest_queued_at: datetime | None
-    models: list[ModelStatistics] = field(default_factory=list)
-    busiest: list[ChatStatistics] = field(default_factory=list)
-    authors: list[UserStatistics] = field(default_factory=list)
-    days: list[DayStatistics] = field(default_factory=list)
-    lag: Lag = field(default_factory=Lag)
-    sizes: dict[str, int] = field(default_factory=dict)
-    tables: list[TableSize] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

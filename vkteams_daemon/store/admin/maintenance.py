@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
 from vkteams_daemon.store import models
+from vkteams_daemon.store.admin.sizes import IndexSize, TableSize
 from vkteams_daemon.store.connections import Connection, translate_errors
 
 TABLES = (
@@ -24,30 +25,6 @@ _WORTH_IT = 8 * 2**20  # bytes that a rebuilt index must give back
 _PAGE = 8192
 _BTREE_ENTRY = 24  # bytes beside the columns themselves: line pointer, header, alignment
 _HNSW_ENTRY = 256  # bytes beside the vector: headers and 12 neighbours (m = 6), measured with pgvector 0.8
-
-
-@dataclass(frozen=True, slots=True)
-class IndexSize:
-    """An index and its bytes."""
-
-    name: str
-    octets: int
-
-
-@dataclass(frozen=True, slots=True)
-class TableSize:
-    """A table and its bytes.
-
-    Attributes:
-        rows: the planner's estimate; None before the first ANALYZE.
-        octets: altogether, indexes and long values included.
-        indexes: the largest first.
-    """
-
-    name: str
-    rows: int | None
-    octets: int
-    indexes: list[IndexSize] = field(default_factory=list)
 
 
 def table_sizes(connection: psycopg.Connection[Any]) -> list[TableSize]:

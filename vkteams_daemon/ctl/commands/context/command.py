@@ -13,7 +13,7 @@ from vkteams_daemon.ctl.output import Answer, Screen, cell, plain
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
-    from vkteams_daemon.search.history.context import Context, Kind, Profile
+    from vkteams_daemon.search.history.results import Context, Kind, Profile
     from vkteams_daemon.search.messages import ArchivedMessage, MessageWithThread
 
 _TYPES = ("recent", "topic", "user-profile")

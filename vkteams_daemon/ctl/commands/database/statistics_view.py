@@ -10,7 +10,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.ctl.output import Answer, Screen, cell, size
 
 if TYPE_CHECKING:
-    from vkteams_daemon.search.history.statistics import Statistics
+    from vkteams_daemon.search.history.results import Statistics
 
 _WIDTH = 12  # of the longest bar
 _EIGHTHS = " ▏▎▍▌▋▊▉"
