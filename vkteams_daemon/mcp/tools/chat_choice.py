@@ -11,7 +11,8 @@ from mcp.server.mcpserver.resolve import Elicit, Resolve
 from pydantic import BaseModel, Field, PrivateAttr, create_model
 
 from vkteams_daemon.mcp.reader import Reader
-from vkteams_daemon.mcp.tools.context_kind import Kind, meant
+from vkteams_daemon.search.history.context_kind import resolve_kind
+from vkteams_daemon.search.history.results import Kind
 from vkteams_daemon.system.text import visible
 
 ALL = "all"
@@ -82,7 +83,7 @@ async def which_of_context(
 ) -> Choice | Elicit[Choice]:
     """The same, of a context: one message and one person are found wherever they are."""
     # Looked at first: nobody is asked which chat a question is about that will be refused.
-    kind = meant(context_type, timeframe=timeframe, query=query, user_id=user_id, msg_id=msg_id)
+    kind = resolve_kind(context_type, {"msg_id": msg_id, "query": query, "user_id": user_id, "timeframe": timeframe})
     if chat_id is None and kind in ("around", "user-profile"):
         return Choice()
     return await which(ctx, chat_id)

@@ -24,8 +24,9 @@ from vkteams_daemon.mcp.tools.arguments import (  # fmt: skip
     UserId,
 )
 from vkteams_daemon.mcp.tools.chat_choice import Chosen, ChosenOfContext, chosen, reader
-from vkteams_daemon.mcp.tools.context_kind import Kind, meant
 from vkteams_daemon.mcp.tools.room import Room
+from vkteams_daemon.search.history.context_kind import resolve_kind
+from vkteams_daemon.search.history.results import Kind
 from vkteams_daemon.search.history.token_budget import tokens
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ async def get_context(
     here = reader(ctx)
     await here.known(user_id)
     looked_at = await chosen(ctx, chats, threads=True)
-    kind = meant(context_type, timeframe=timeframe, query=query, user_id=user_id, msg_id=msg_id)
+    kind = resolve_kind(context_type, {"msg_id": msg_id, "query": query, "user_id": user_id, "timeframe": timeframe})
     span = timedelta(seconds=timeframe) if timeframe else None
 
     def ask(archive: Archive) -> library.Context:

@@ -14,7 +14,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from vkteams_daemon.errors import NotFound, UsageError
+from vkteams_daemon.errors import NotFound
+from vkteams_daemon.search.history.context_kind import require_argument
 from vkteams_daemon.search.history.conversation import latest, neighbours, read, thread
 from vkteams_daemon.search.history.results import Context, Conversation, Kind, Place, Profile
 from vkteams_daemon.search.history.token_budget import LEAST, TokenBudget
@@ -29,6 +30,7 @@ _TOPICS = 8  # of these, so many that the query itself has found
 SILENCE = timedelta(minutes=10)  # what ends a conversation
 EACH_WAY = 12  # neighbours before and after a message, at most
 _MOST = 2000  # messages that are looked at, whatever the budget
+_NAMES = {"query": "a query", "user_id": "a user_id", "msg_id": "a message"}
 _PLACES = 20  # chats that a profile names
 
 Key = tuple[str, str]
@@ -36,7 +38,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for; UsageError where something that its kind needs is missing."""
+    """What is asked for; UsageError if something that its kind needs is missing."""
 
     kind: Kind
     query: str | None = None
@@ -46,11 +48,8 @@ class Wanted:
 
     def __post_init__(self) -> None:
         """Check that nothing is missing."""
-        needs = {"topic": ("query", self.query), "user-profile": ("user_id", self.user_id),
-                 "around": ("message", self.message)}  # fmt: skip
-        name, value = needs.get(self.kind, ("", True))
-        if not value:
-            raise UsageError(f"the context {self.kind} needs a {name}")
+        arguments = {"query": self.query, "user_id": self.user_id, "msg_id": self.message and self.message[1]}
+        require_argument(self.kind, arguments, _NAMES)
 
     def within(self, scope: Scope, now: datetime) -> Scope:
         """The scope, with no more than the timeframe in it."""

@@ -13,11 +13,12 @@ from vkteams_daemon.ctl.output import Answer, Screen, cell, plain
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
-    from vkteams_daemon.search.history.results import Context, Kind, Profile
+    from vkteams_daemon.search.history.results import Context, Profile
     from vkteams_daemon.search.messages import ArchivedMessage, MessageWithThread
 
 _TYPES = ("recent", "topic", "user-profile")
 _LEAST, _MOST = 200, 200_000
+_OPTIONS = {"msg_id": "--around", "query": "--query", "user_id": "--user-id", "timeframe": "--timeframe"}
 _HELP = "See `vkteamsctl context get --help`."
 
 
@@ -68,11 +69,13 @@ def register(nouns: Any, common: argparse.ArgumentParser) -> None:
 def _get(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.archive import Archive
     from vkteams_daemon.search.history import token_budget
+    from vkteams_daemon.search.history.context_kind import resolve_kind
 
     most = args.max_tokens or token_budget.MOST
     if not _LEAST <= most <= _MOST:
         raise UsageError(f"--max-tokens: {most} is out of range", hint=f"At least {_LEAST}, at most {_MOST}.")
-    kind = _kind(args)
+    arguments = {"msg_id": args.around, "query": args.query, "user_id": args.user_id, "timeframe": args.timeframe}
+    kind = resolve_kind(args.context_type, arguments, _OPTIONS, _HELP)
     with Archive(config) as archive:
         chats = archive.existing(args.chat_id, threads=True, user_id=args.user_id)
         message = (archive.chat_of(args.around, chat_ids=chats), args.around) if args.around else None
@@ -88,23 +91,6 @@ def _get(args: argparse.Namespace, config: Config) -> Answer:
         )
     said = [message for conversation in found.conversations for message in conversation.messages]
     return Answer(found, lambda screen: _show(screen, found), ids=[f"{s.chat_id} {s.msg_id}" for s in said])
-
-
-def _kind(args: argparse.Namespace) -> Kind:
-    """The kind that is meant, by its name or by what is given with it."""
-    kind: Kind = args.context_type or ("around" if args.around is not None else "topic" if args.query else "recent")
-    for option, value, kinds in (
-        ("--around", args.around, ("around",)),
-        ("--query", args.query, ("topic",)),
-        ("--user-id", args.user_id, ("topic", "user-profile")),
-        ("--timeframe", args.timeframe, ("recent", "topic", "user-profile")),
-    ):
-        if value is not None and kind not in kinds:
-            raise UsageError(f"{option} says nothing about the context {kind}", hint=_HELP)
-    for option, value, needs in (("--query", args.query, "topic"), ("--user-id", args.user_id, "user-profile")):
-        if kind == needs and not (value or "").strip():
-            raise UsageError(f"the context {kind} needs {option}", hint=_HELP)
-    return kind
 
 
 def _as_json(said: ArchivedMessage) -> int:

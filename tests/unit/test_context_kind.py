@@ -1,4 +1,4 @@
-"""Which kind of context a client of the MCP server means."""
+"""Which kind of context a question asks for, by its name or by its arguments."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from vkteams_daemon.errors import UsageError
-from vkteams_daemon.mcp.tools.context_kind import Kind, meant
+from vkteams_daemon.search.history.context_kind import require_argument, resolve_kind
+from vkteams_daemon.search.history.results import Kind
 
 NOTHING = {"msg_id": None, "query": None, "user_id": None, "timeframe": None}
 
 
 @pytest.mark.parametrize(
-    ("named", "given", "kind"),
+    ("named", "arguments", "kind"),
     [
         (None, {}, "recent"),
         (None, {"timeframe": 60.0}, "recent"),
@@ -23,12 +24,12 @@ NOTHING = {"msg_id": None, "query": None, "user_id": None, "timeframe": None}
         ("user-profile", {"user_id": "a", "timeframe": 60.0}, "user-profile"),
     ],
 )
-def test_a_kind_is_meant_by_its_name_or_by_what_is_given(named: Kind | None, given: dict[str, Any], kind: Kind) -> None:
-    assert meant(named, **NOTHING | given) == kind
+def test_a_kind_is_named_or_implied_by_the_arguments(named: Kind | None, arguments: dict[str, Any], kind: Kind) -> None:
+    assert resolve_kind(named, NOTHING | arguments) == kind
 
 
 @pytest.mark.parametrize(
-    ("named", "given", "why"),
+    ("named", "arguments", "why"),
     [
         (None, {"user_id": "a"}, "user_id says nothing about the context recent"),
         (None, {"msg_id": "1", "query": "zzz"}, "query says nothing about the context around"),
@@ -37,13 +38,21 @@ def test_a_kind_is_meant_by_its_name_or_by_what_is_given(named: Kind | None, giv
         ("recent", {"query": "relay"}, "query says nothing about the context recent"),
         ("topic", {"query": "relay", "msg_id": "1"}, "msg_id says nothing about the context topic"),
         ("topic", {}, "the context topic needs query"),
+        ("topic", {"query": " "}, "the context topic needs query"),
         ("around", {}, "the context around needs msg_id"),
         ("user-profile", {}, "the context user-profile needs user_id"),
     ],
 )
-def test_what_says_nothing_about_the_kind_is_refused_and_so_is_a_lack(
-    named: Kind | None, given: dict[str, Any], why: str
-) -> None:
+def test_unrelated_and_missing_arguments_are_refused(named: Kind | None, arguments: dict[str, Any], why: str) -> None:
     with pytest.raises(UsageError) as refused:
-        meant(named, **NOTHING | given)
+        resolve_kind(named, NOTHING | arguments)
     assert str(refused.value) == why
+
+
+def test_the_caller_names_the_arguments_and_gives_the_hint() -> None:
+    names, hint = {"query": "--query", "msg_id": "a message"}, "See the manual."
+    with pytest.raises(UsageError, match=r"^--query says nothing about the context recent$") as refused:
+        resolve_kind("recent", NOTHING | {"query": "relay"}, names, hint)
+    assert refused.value.hint == hint
+    with pytest.raises(UsageError, match=r"^the context around needs a message$"):
+        require_argument("around", NOTHING, names)
