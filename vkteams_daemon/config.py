@@ -1,7 +1,8 @@
-"""Reads the options from TOML, the environment and flags, and says exactly what is wrong with them.
+"""Reads the options from a TOML file, the environment and flags, and checks them.
 
-Environment stands over the file, flags over the environment. Whatever is wrong is one `ConfigError` of the form
-`section.key: what is wrong (FILE, line N)`, or with the variable that said it. The table of options is in options.py.
+The environment overrides the file, and flags override the environment. The first mistake is raised as a `ConfigError`
+of the form `section.key: what is wrong (FILE, line N)`, or with the variable that holds the value. The table of options
+is in options.py.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ _SECRETS = (("api.token", "api.token_file"), ("database.url", "database.url_file
 
 
 def find_file(explicit: str | Path | None, instance: str, environ: Mapping[str, str]) -> Path | None:
-    """The file to read: --config, VKTEAMS_BOT_CONFIG, the system's, the user's; None where there is none.
+    """The file to read: that of --config, of VKTEAMS_BOT_CONFIG, the system's or the user's; None if there is none.
 
-    A system's file that is closed to this user does not stand before the user's own.
+    The user's own file comes before a system file that this user may not read.
     """
-    named = explicit or environ.get("VKTEAMS_BOT_CONFIG")
-    if named:
-        return Path(named)
+    path = explicit or environ.get("VKTEAMS_BOT_CONFIG")
+    if path:
+        return Path(path)
     name = f"{instance or 'vkteamsd'}.toml"
     user = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config") / "vkteams" / name
-    found = [path for path in (SYSTEM_DIRECTORY / name, user) if path.exists()]
-    return next((path for path in found if os.access(path, os.R_OK)), found[0] if found else None)
+    files = [file for file in (SYSTEM_DIRECTORY / name, user) if file.exists()]
+    return next((file for file in files if os.access(file, os.R_OK)), files[0] if files else None)
 
 
 def load(
@@ -45,14 +46,14 @@ def load(
     """Read, merge and check the options.
 
     Args:
-        path: the file given with --config, or None to look for one.
+        path: the file given with --config, or None to use the first of the usual files.
         instance: the name given with --instance, or "".
-        flags: `{"section.key": value}` from the command line; None values are left out.
+        flags: `{"section.key": value}` from the command line; None values are ignored.
         environ: the environment, os.environ by default.
 
     Raises:
-        ConfigError: the first thing that is wrong, with the file's line where it stands in a file.
-        PermissionRefused: the file, or a file that holds a secret, may not be read by this user.
+        ConfigError: an option is wrong; the message names the file's line, if the value stands in a file.
+        PermissionRefused: this user may not read the file, or a file that holds a secret.
     """
     environ = os.environ if environ is None else environ
     if not re.fullmatch(r"[A-Za-z0-9_.-]*", instance) or instance.startswith("."):
@@ -60,40 +61,40 @@ def load(
     file = find_file(path, instance, environ)
     text = _read(file) if file else ""
     tables = _parse(text, file) if file else {}
-    places: dict[str, str] = {}
+    sources: dict[str, str] = {}
     for name, variable, value in _environment(environ):
-        _put(tables, name, value)
-        places[name] = f" (${variable})"
+        _set(tables, name, value)
+        sources[name] = f" (${variable})"
     for name, value in (flags or {}).items():
         if value is not None:
-            _put(tables, name, value)
-            places[name] = " (command line)"
-    for name, place in places.items():
+            _set(tables, name, value)
+            sources[name] = " (command line)"
+    for name, source in sources.items():
         section, _, key = name.partition(".")
-        if not _is_text(tables[section][key]):
-            raise ConfigError(f"{name}: it is not UTF-8{place}")
-    for direct, by_file in _SECRETS:
-        # A file that the environment names stands over a secret that the configuration file itself holds.
-        if by_file in places and direct not in places:
-            _put(tables, direct, "")
-    config = _convert(tables, lambda name: places.get(name) or _place(text, file, *name.split(".")))
+        if not _is_utf8(tables[section][key]):
+            raise ConfigError(f"{name}: it is not UTF-8{source}")
+    for secret, secret_file in _SECRETS:
+        # A secret file that the environment names overrides a secret in the configuration file.
+        if secret_file in sources and secret not in sources:
+            _set(tables, secret, "")
+    config = _convert(tables, lambda name: sources.get(name) or _location(text, file, *name.split(".")))
     config = msgspec.structs.replace(config, source=str(file) if file else "", instance=instance)
     return _with_secrets(config, environ)
 
 
 def masked(config: Config) -> dict[str, dict[str, Any]]:
-    """The options as plain values, secrets as `***` (passwords inside a URL included)."""
-    shown: dict[str, dict[str, Any]] = {}
+    """The options as plain values. Each secret is `***`, also a URL that contains a password."""
+    tables: dict[str, dict[str, Any]] = {}
     for option in options():
         value = getattr(getattr(config, option.section), option.key)
         if option.secret and value:
             value = "***"
-        shown.setdefault(option.section, {})[option.key] = list(value) if isinstance(value, tuple) else value
-    return shown
+        _set(tables, option.name, list(value) if isinstance(value, tuple) else value)
+    return tables
 
 
 def parse_duration(duration: str) -> float:
-    """`90s`, `15m`, `2h`, `7d`, `4w` in seconds; ConfigError for anything else."""
+    """`90s`, `15m`, `2h`, `7d` or `4w` in seconds; ConfigError for anything else."""
     match = re.fullmatch(r"([0-9]{1,9})([smhdw])", duration.strip())
     if not match:
         raise ConfigError(f"{duration!r} is not a duration such as 30m, 2h, 7d")
@@ -117,17 +118,17 @@ def _parse(text: str, file: Path) -> dict[str, dict[str, Any]]:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     for name, table in tables.items():
         if name not in SECTIONS:
-            known = ", ".join(f"[{s}]" for s in SECTIONS)
-            raise ConfigError(f"{name}: no such section{_place(text, file, name, '')}; there are {known}")
+            sections = ", ".join(f"[{section}]" for section in SECTIONS)
+            raise ConfigError(f"{name}: no such section{_location(text, file, name, '')}; there are {sections}")
         if not isinstance(table, dict):
-            raise ConfigError(f"{name}: is a section, not a value{_place(text, file, name, '')}")
+            raise ConfigError(f"{name}: is a section, not a value{_location(text, file, name, '')}")
     return tables
 
 
 def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
-    """(option, variable, value) of every variable that is set; what comes later stands over what came before."""
+    """(option, variable, value) of every variable that is set; a later value overrides an earlier one."""
     variables = {option.variable: option for option in options()}
-    # An option's own variable is the more exact word than a short name, which other programs may use too.
+    # An option's own variable overrides its short name, because other programs may use the short name too.
     for name, variable in [*ALIASES.items(), *((own, own) for own in variables)]:
         value = environ.get(name)
         if not value:
@@ -141,48 +142,48 @@ def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any]]:
         yield option.name, name, parsed
 
 
-def _put(tables: dict[str, dict[str, Any]], name: str, value: Any) -> None:
+def _set(tables: dict[str, dict[str, Any]], name: str, value: Any) -> None:
     section, _, key = name.partition(".")
     tables.setdefault(section, {})[key] = value
 
 
-def _is_text(value: Any) -> bool:
-    """Whether what the environment or the command line gave was UTF-8, as a file has to be."""
-    words = value if isinstance(value, list | tuple) else [value]
-    return not any("\ud800" <= letter <= "\udfff" for word in words if isinstance(word, str) for letter in word)
+def _is_utf8(value: Any) -> bool:
+    """Whether a value of the environment or the command line was UTF-8. Python maps other bytes to surrogates."""
+    texts = value if isinstance(value, list | tuple) else [value]
+    return not any("\ud800" <= letter <= "\udfff" for text in texts if isinstance(text, str) for letter in text)
 
 
-def _convert(tables: Mapping[str, Any], place: Callable[[str], str]) -> Config:
+def _convert(tables: Mapping[str, Any], location: Callable[[str], str]) -> Config:
     try:
-        # strict=False reads the environment's "30" and "true"; a file has TOML's own types already.
+        # strict=False converts the environment's "30" and "true"; the values of a file have TOML's types already.
         return msgspec.convert(tables, Config, strict=False)
     except msgspec.ValidationError as error:
-        what, _, where = str(error).partition(" - at `$.")
-        section, _, key = where.rstrip("`").partition(".")
+        problem, _, path = str(error).partition(" - at `$.")
+        section, _, key = path.rstrip("`").partition(".")
         key = key.partition("[")[0]
-        unknown = re.match(r"Object contains unknown field `(.+)`", what)
+        unknown = re.match(r"Object contains unknown field `(.+)`", problem)
         if unknown:
-            key, what = unknown[1], "no such option"
+            key, problem = unknown[1], "no such option"
         name = f"{section}.{key}"
         option = next((option for option in options() if option.name == name), None)
         if option and not unknown:
-            what = _wrong(what, tables[section][key], option)
-        raise ConfigError(f"{name}: {what}{place(name)}") from error
+            problem = _explain(problem, tables[section][key], option)
+        raise ConfigError(f"{name}: {problem}{location(name)}") from error
 
 
-def _wrong(what: str, value: Any, option: Option) -> str:
-    """What msgspec says, in the option's own words where it has some."""
-    if what.startswith("Invalid enum value"):
+def _explain(problem: str, value: Any, option: Option) -> str:
+    """Replace msgspec's message by one with the option's choices or limits, if it is about them."""
+    if problem.startswith("Invalid enum value"):
         return f"{value!r} is none of {option.type.replace(' | ', ', ')}"
-    if re.search("`[a-z]+` [<>]", what):
+    if re.search("`[a-z]+` [<>]", problem):
         return f"{value} is out of range: {option.limits}"
-    if "matching regex" in what:
+    if "matching regex" in problem:
         return f"{value!r} is not {option.limits}"
-    return f"{what[:1].lower()}{what[1:]}".replace("`", "")
+    return f"{problem[:1].lower()}{problem[1:]}".replace("`", "")
 
 
-def _place(text: str, file: Path | None, section: str, key: str) -> str:
-    """`(FILE, line N)` where the file sets the key, or opens the section where `key` is empty; otherwise nothing."""
+def _location(text: str, file: Path | None, section: str, key: str) -> str:
+    """` (FILE, line N)` of the line that sets the key, or opens the section if `key` is empty; "" if none does."""
     quoted = [rf"[\"']?{re.escape(name)}[\"']?" for name in (section, key)]
     inline = rf"\s*{quoted[0]}\s*=\s*" + (rf"\{{(.*[,\s])?{quoted[1]}\s*[.=]" if key else "")
     dotted = rf"\s*{quoted[0]}\s*\.\s*" + (rf"{quoted[1]}\s*[.=]" if key else "")
@@ -192,10 +193,10 @@ def _place(text: str, file: Path | None, section: str, key: str) -> str:
         if header:
             current = header[1]
         if current == section:
-            found = header if not key else re.match(rf"\s*{quoted[1]}\s*[.=]", line)
+            match = header if not key else re.match(rf"\s*{quoted[1]}\s*[.=]", line)
         else:
-            found = None if current else re.match(inline, line) or re.match(dotted, line)
-        if found:
+            match = None if current else re.match(inline, line) or re.match(dotted, line)
+        if match:
             return f" ({file}, line {number})"
     return ""
 
@@ -212,13 +213,13 @@ def _with_secrets(config: Config, environ: Mapping[str, str]) -> Config:
 
 
 def _credential(environ: Mapping[str, str], name: str) -> str:
-    """What systemd hands over under this name (systemd.exec(5), LoadCredential), or ""."""
+    """The credential of this name from systemd (systemd.exec(5), LoadCredential), or ""."""
     directory = environ.get("CREDENTIALS_DIRECTORY", "")
     try:
-        there = bool(directory) and (Path(directory) / name).exists()
+        exists = bool(directory) and (Path(directory) / name).exists()
     except PermissionError as error:
         raise PermissionRefused(f"$CREDENTIALS_DIRECTORY: this user may not read {directory}") from error
-    return _first_line(str(Path(directory) / name), "$CREDENTIALS_DIRECTORY") if there else ""
+    return _first_line(str(Path(directory) / name), "$CREDENTIALS_DIRECTORY") if exists else ""
 
 
 def _first_line(file: str, name: str) -> str:
@@ -237,8 +238,8 @@ def _first_line(file: str, name: str) -> str:
 
 
 def merge_reloadable(old: Config, new: Config) -> tuple[Config, list[str]]:
-    """The running configuration with the reloadable options of a new one, and the names of changes that must wait."""
-    waiting = []
+    """The old configuration with the new values of reloadable options, and the names of the other changed options."""
+    need_restart = []
     for option in options():
         value = getattr(getattr(new, option.section), option.key)
         if value == getattr(getattr(old, option.section), option.key):
@@ -247,8 +248,8 @@ def merge_reloadable(old: Config, new: Config) -> tuple[Config, list[str]]:
             section = msgspec.structs.replace(getattr(old, option.section), **{option.key: value})
             old = msgspec.structs.replace(old, **{option.section: section})
         else:
-            waiting.append(option.name)
-    return old, waiting
+            need_restart.append(option.name)
+    return old, need_restart
 
 
 __all__ = ["Config", "Option", "find_file", "load", "masked", "merge_reloadable", "options", "parse_duration"]

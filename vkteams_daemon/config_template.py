@@ -1,4 +1,4 @@
-"""The table of options as the files that people read: etc/vkteamsd.toml, and the tables of docs/configuration.md."""
+"""Writes the table of options for people: the text of etc/vkteamsd.toml, and the tables of docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from vkteams_daemon.options import SECTIONS, Option, options
 _HEAD = """\
 # The configuration of vkteamsd and vkteamsctl: every option, commented out at its default.
 #
-# An option marked (reload) is taken over by `vkteamsctl daemon reload`; the others wait for a restart.
-# Every option can be set by the environment too, as VKTEAMS_<SECTION>_<KEY>: VKTEAMS_API_POLL_TIME=60.
-# `vkteamsctl config check` says whether this file is right, `vkteamsctl config show` what is in force.
+# A running daemon takes over an option marked (reload) on `vkteamsctl daemon reload`; the others need a restart.
+# The environment can set every option too, as VKTEAMS_<SECTION>_<KEY>: VKTEAMS_API_POLL_TIME=60.
+# `vkteamsctl config check` checks this file; `vkteamsctl config show` shows the values in force.
 """
 
 
@@ -30,16 +30,16 @@ def toml() -> str:
 
 def markdown(section: str) -> str:
     """The table of one section for docs/configuration.md."""
-    lines = ["| option | default | what it is |", "| --- | --- | --- |"]
+    lines = ["| option | default | meaning |", "| --- | --- | --- |"]
     for option in options():
         if option.section == section:
-            said = f"{option.help}{_remarks(option)}".replace("|", "\\|")
-            lines.append(f"| `{option.key}` | `{_value(option.default)}` | {said} |")
+            meaning = f"{option.help}{_remarks(option)}".replace("|", "\\|")
+            lines.append(f"| `{option.key}` | `{_value(option.default)}` | {meaning} |")
     return "\n".join(lines)
 
 
 def _remarks(option: Option) -> str:
-    """Choices, limits, short variables and whether it is reloadable."""
+    """The option's choices, limits and short variables, and whether it is reloadable."""
     remarks = []
     if " | " in option.type:
         remarks.append(f"One of {option.type.replace(' | ', ', ')}.")

@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree; each class carries the exit code of sysexits(3).
+"""The errors of this package, as one tree. Each class carries an exit code of sysexits(3).
 
 ::
 
@@ -6,41 +6,41 @@
     ├── UsageError              64  the command line is wrong
     ├── ConfigError             78  the configuration is wrong
     │   └── ModelAbsent         78  the named model is not installed
-    ├── NotFound                69  what was asked for does not exist
-    ├── CannotCreate            73  a file or directory cannot be made
+    ├── NotFound                69  the archive does not have what the command names
+    ├── CannotCreate            73  a file or directory cannot be created
     ├── PermissionRefused       77  this user may not do that
     ├── AlreadyRunning          75  another daemon holds the PID file
     ├── NotRunning              69  the command needs a running daemon
     ├── StoppedEarly            75  the daemon was told to stop before it was ready
-    ├── ApiError                69  the Bot API did not do what was asked
-    │   ├── Unauthorised        78  it refused the token
-    │   ├── NotBotApi           78  what answers at the URL is not the Bot API
-    │   ├── RateLimited         75  it asks to wait (`retry_after`, seconds)
-    │   ├── ApiServerError      69  it failed on its side (5xx)
-    │   ├── ApiRefused          69  it answered ok: false
-    │   ├── ApiProtocolError    69  its answer cannot be read
-    │   └── ApiUnreachable      69  no connection, or none in time
-    ├── StoreError              69  the database did not do what was asked
-    │   ├── DatabaseUnavailable 69  no connection, or it broke
-    │   │   └── DatabaseSlow    69  it did not finish in time
+    ├── ApiError                69  a request to the Bot API failed
+    │   ├── Unauthorised        78  the Bot API refused the token
+    │   ├── NotBotApi           78  another server than the Bot API answers at the URL
+    │   ├── RateLimited         75  the Bot API asks to wait (`retry_after`, seconds)
+    │   ├── ApiServerError      69  the Bot API failed on its side (5xx)
+    │   ├── ApiRefused          69  the Bot API answered ok: false
+    │   ├── ApiProtocolError    69  the answer cannot be read
+    │   └── ApiUnreachable      69  no connection, or no answer in time
+    ├── StoreError              69  an operation on the database failed
+    │   ├── DatabaseUnavailable 69  no connection, or the connection broke
+    │   │   └── DatabaseSlow    69  the database did not finish in time
     │   ├── CannotWrite         73  the disk or the database refuses to write
     │   ├── SchemaError         78  the schema does not fit this version
     │   └── FenceLost           75  another writer has taken over this bot
     └── ModelError              69  a model cannot be loaded, converted or installed
-        └── ModelRefused        78  a model's files are not what they should be
+        └── ModelRefused        78  a model's files are not the expected ones
 
-The text of an error is one sentence saying what is wrong; `hint` says what to do about it.
+The text of an error is one sentence that says what is wrong. Its `hint` says what to do.
 """
 
 from __future__ import annotations
 
 
 class VkTeamsError(Exception):
-    """Base of every error this package raises on purpose.
+    """The base of every error that this package raises on purpose.
 
     Attributes:
-        exit_code: what a command that ends with this error exits with (sysexits(3)).
-        hint: one sentence on what to do, or an empty string.
+        exit_code: the exit code of a command that ends with this error (sysexits(3)).
+        hint: one sentence that says what to do, or an empty string.
     """
 
     exit_code = 70
@@ -57,7 +57,7 @@ class UsageError(VkTeamsError):
 
 
 class ConfigError(VkTeamsError):
-    """An option is unknown, has a wrong value, or a needed one is missing."""
+    """An option is unknown, has a wrong value, or is needed and missing."""
 
     exit_code = 78
 
@@ -67,13 +67,13 @@ class ModelAbsent(ConfigError):
 
 
 class NotFound(VkTeamsError):
-    """What the command names (a chat, a message, an event) is not in the archive."""
+    """The archive does not have the chat, message or event that the command names."""
 
     exit_code = 69
 
 
 class CannotCreate(VkTeamsError):
-    """A file or directory that is needed cannot be created or written."""
+    """A needed file or directory cannot be created or written."""
 
     exit_code = 73
 
@@ -85,7 +85,7 @@ class PermissionRefused(VkTeamsError):
 
 
 class AlreadyRunning(VkTeamsError):
-    """A daemon holds the PID file's lock; `pid` is its process, where it could be read."""
+    """Another daemon holds the PID file's lock; `pid` is its process, or None if it could not be read."""
 
     exit_code = 75
 
@@ -107,7 +107,7 @@ class StoppedEarly(VkTeamsError):
 
 
 class ApiError(VkTeamsError):
-    """The Bot API did not do what was asked. No message of this branch ever holds the token."""
+    """A request to the Bot API failed. No message of this branch ever contains the token."""
 
     exit_code = 69
 
@@ -119,13 +119,13 @@ class Unauthorised(ApiError):
 
 
 class NotBotApi(ApiError):
-    """Something answers at the URL, and it is not the Bot API."""
+    """Another server than the Bot API answers at the URL."""
 
     exit_code = 78
 
 
 class RateLimited(ApiError):
-    """The Bot API asks to slow down; `retry_after` is the wait it named, in seconds, or None."""
+    """The Bot API asks the client to wait; `retry_after` is that wait in seconds, or None if it named none."""
 
     exit_code = 75
 
@@ -135,7 +135,7 @@ class RateLimited(ApiError):
 
 
 class ApiServerError(ApiError):
-    """The Bot API, or a proxy before it, failed on its side (5xx); `retry_after` as for RateLimited."""
+    """The Bot API, or a proxy before it, failed on its side (5xx); `retry_after` as in RateLimited."""
 
     def __init__(self, message: str, *, retry_after: float | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -143,11 +143,11 @@ class ApiServerError(ApiError):
 
 
 class ApiRefused(ApiError):
-    """The Bot API answered `ok: false` with a description that fits no other class."""
+    """The Bot API answered `ok: false`, with a description that fits no other class."""
 
 
 class ApiProtocolError(ApiError):
-    """The answer is cut off, is not JSON, or does not have the Bot API's form."""
+    """The answer is cut off, is not JSON, or does not have the form of the Bot API's answers."""
 
 
 class ApiUnreachable(ApiError):
@@ -155,33 +155,33 @@ class ApiUnreachable(ApiError):
 
 
 class StoreError(VkTeamsError):
-    """The database did not do what was asked."""
+    """An operation on the database failed."""
 
     exit_code = 69
 
 
 class DatabaseUnavailable(StoreError):
-    """No connection to the database can be had, or the one there was broke."""
+    """There is no connection to the database, or the connection broke."""
 
 
 class DatabaseSlow(DatabaseUnavailable):
-    """The database had not done within `[database] write_timeout` what it was to do, and the connection was ended."""
+    """The database did not finish a transaction within `[database] write_timeout`, and the connection was closed."""
 
 
 class CannotWrite(StoreError):
-    """The database is there and refuses to write (disk full, read-only)."""
+    """The database answers and refuses to write (disk full, read-only)."""
 
     exit_code = 73
 
 
 class SchemaError(StoreError):
-    """The schema in the database is newer than this program, or is not ours."""
+    """The schema in the database is newer than this program, or another program made it."""
 
     exit_code = 78
 
 
 class FenceLost(StoreError):
-    """Another writer has taken over this bot; what this one held was not committed."""
+    """Another writer has taken over this bot. The open transaction was not committed."""
 
     exit_code = 75
 
@@ -193,6 +193,6 @@ class ModelError(VkTeamsError):
 
 
 class ModelRefused(ModelError):
-    """A model's files do not match their hashes, or its converted form is too far from its source."""
+    """A model's files do not match their hashes, or the converted model differs too much from its source."""
 
     exit_code = 78

@@ -1,4 +1,4 @@
-"""The table of options: sections, names, types, defaults, checks and help; nothing is said of an option anywhere else.
+"""The table of options: sections, names, types, defaults, checks and help. It is the only description of an option.
 
 The structs *are* the table. `options()` lists it for the documentation, for `etc/vkteamsd.toml` and for the checks.
 """
@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import msgspec
 
 SYSTEM_DIRECTORY = Path("/etc/vkteams")
-"""Where the system's own configuration lies; whoever reads one of its files means the system's daemon."""
+"""The directory of the system's configuration. A process that reads a file of it works with the system's daemon."""
 
 
 def _option(help: str, *, reload: bool = False, secret: bool = False, form: str = "", **checks: Any) -> msgspec.Meta:
-    """An option's help and checks; `form` says in words what its pattern wants."""
+    """An option's help and checks. `form` describes in words what its pattern accepts."""
     return msgspec.Meta(description=help, extra={"reload": reload, "secret": secret, "form": form}, **checks)
 
 
@@ -27,26 +27,28 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The Bot API and the bot."""
 
     url: Annotated[str, _option("Base URL of the Bot API, with or without /bot/v1.")] = "https://myteam.mail.ru/bot/v1"
-    token: Annotated[str, _option("The bot's token; better kept in token_file.", reload=True, secret=True)] = ""
+    token: Annotated[str, _option("The bot's token; token_file is the safer place.", reload=True, secret=True)] = ""
     token_file: Annotated[str, _option("File whose first line is the token.", reload=True)] = ""
     poll_time: Annotated[int, _option("Seconds the API may hold one poll.", reload=True, ge=1, le=300)] = 30
     read_margin: Annotated[
-        float, _option("Seconds beyond poll_time until a poll without an answer has failed.", reload=True, gt=0, le=120)
+        float, _option("Seconds after poll_time at which an unanswered poll fails.", reload=True, gt=0, le=120)
     ] = 15.0
     connect_timeout: Annotated[float, _option("Seconds for one connection attempt.", reload=True, gt=0, le=120)] = 10.0
     backoff_max: Annotated[
         float, _option("Longest wait between attempts, in seconds.", reload=True, ge=0.5, le=3600)
     ] = 60.0
-    ca_file: Annotated[str, _option("PEM file of the certificate authority of an own installation.")] = ""
-    proxy: Annotated[str, _option("Proxy URL; empty means the environment's HTTPS_PROXY.", secret=True)] = ""
+    ca_file: Annotated[str, _option("PEM file of the certificate authority, for an installation of your own.")] = ""
+    proxy: Annotated[str, _option("Proxy URL; empty: the environment's HTTPS_PROXY.", secret=True)] = ""
 
 
 class Daemon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The process: its user, files and times."""
+    """The process: its user, files and time limits."""
 
-    user: Annotated[str, _option("User to run as when started by root; empty: _vkteams where it exists.")] = ""
-    allow_root: Annotated[bool, _option("Poll as root where there is no other user (containers, trials).")] = False
-    role: Annotated[Literal["all", "listen", "embed"], _option("all, or listen only, or embed only.")] = "all"
+    user: Annotated[str, _option("User to run as when root starts it; empty: _vkteams, if it exists.")] = ""
+    allow_root: Annotated[bool, _option("Run as root if there is no other user (containers, trials).")] = False
+    role: Annotated[
+        Literal["all", "listen", "embed"], _option("What the process does: everything, listen only, or embed only.")
+    ] = "all"
     runtime_dir: Annotated[str, _option("Directory of the PID file, status file and sockets.")] = ""
     state_dir: Annotated[str, _option("Directory of models and of the bundled database.")] = ""
     pid_file: Annotated[str, _option("Path of the PID file.")] = ""
@@ -59,15 +61,15 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         float, _option("Seconds between two statistics lines in the log.", reload=True, ge=1, le=86400)
     ] = 600.0
     start_timeout: Annotated[
-        float, _option("Seconds to wait at start for an unreachable API or database.", ge=0, le=600)
+        float, _option("Seconds that a start waits for an unreachable API or database.", ge=0, le=600)
     ] = 15.0
     start_degraded: Annotated[
-        bool, _option("Start all the same, as degraded, when the API or the database stays unreachable.")
+        bool, _option("Start as degraded, instead of failing, if the API or the database stays unreachable.")
     ] = False
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is kept."""
+    """What the archive keeps."""
 
     save: Annotated[bool, _option("Store events; false prints them instead (foreground only).")] = True
     chat_ids: Annotated[tuple[str, ...], _option("Keep only these chats and their threads; empty: every chat.")] = ()
@@ -77,7 +79,7 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     retention: Annotated[
         str,
         _option(
-            "Erase messages and events older than this, once a day; empty: never.", reload=True,
+            "Once a day, erase messages and events older than this; empty: never.", reload=True,
             form="days or weeks, such as 365d", pattern=r"^([1-9][0-9]{0,4}[dw])?\Z",
         ),
     ] = ""  # fmt: skip
@@ -88,31 +90,31 @@ class Database(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     url: Annotated[str, _option("postgresql:// URL or conninfo; empty: the bundled PostgreSQL.", secret=True)] = ""
     url_file: Annotated[str, _option("File whose first line is the URL.")] = ""
-    pool_size: Annotated[int, _option("Most connections of one process beside the writer's own.", ge=1, le=100)] = 4
+    pool_size: Annotated[int, _option("Maximum connections of one process, besides the writer's.", ge=1, le=100)] = 4
     connect_timeout: Annotated[int, _option("Seconds for one connection attempt.", ge=1, le=120)] = 5
     write_timeout: Annotated[
-        float, _option("Seconds after which a transaction is abandoned, and a large one tried in halves.", ge=1, le=600)
+        float, _option("Seconds after which a transaction is abandoned; a batch is then split.", ge=1, le=600)
     ] = 30.0
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Vectors."""
+    """Models and vectors."""
 
-    model: Annotated[str, _option("Name of the model; empty: the one that `model use` chose.")] = ""
+    model: Annotated[str, _option("Name of the model; empty: the model that `model use` chose.")] = ""
     models_dir: Annotated[str, _option("Directory of installed models; empty: models/ in state_dir.")] = ""
     workers: Annotated[int, _option("Embedding threads; 0: one per core, four at most.", ge=0, le=64)] = 0
-    token_budget: Annotated[int, _option("Most tokens in one batch of the model.", ge=64, le=65536)] = 512
-    claim: Annotated[int, _option("Most messages one worker takes from the queue at once.", ge=1, le=10000)] = 2048
-    max_attempts: Annotated[int, _option("Attempts before a text that fails is parked.", ge=1, le=100)] = 5
+    token_budget: Annotated[int, _option("Maximum tokens in one batch of the model.", ge=64, le=65536)] = 512
+    claim: Annotated[int, _option("Maximum messages one worker takes from the queue at once.", ge=1, le=10000)] = 2048
+    max_attempts: Annotated[int, _option("Failed attempts after which a text is parked.", ge=1, le=100)] = 5
     poll_interval: Annotated[
-        float, _option("Seconds between looks at an idle queue; new messages wake it at once.", gt=0, le=600)
+        float, _option("Seconds between checks of an idle queue; new messages wake it at once.", gt=0, le=600)
     ] = 15.0
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Searching."""
+    """Search."""
 
-    limit: Annotated[int, _option("Hits where no limit is given.", ge=1, le=1000)] = 10
+    limit: Annotated[int, _option("Number of hits if no limit is given.", ge=1, le=1000)] = 10
     timeout: Annotated[float, _option("Seconds after which a search is cancelled.", gt=0, le=600)] = 30.0
 
 
@@ -120,30 +122,32 @@ class Mcp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """The MCP server."""
 
     tokens_file: Annotated[
-        str, _option("File of the tokens that HTTP clients may use, and what each may see (docs/mcp.md).")
+        str, _option("File of the tokens of HTTP clients, and of what each may see (docs/mcp.md).")
     ] = ""
     hosts: Annotated[
-        tuple[str, ...], _option("Host names that HTTP clients may call the server by, besides its own address.")
+        tuple[str, ...], _option("Host names that HTTP clients may use for the server, besides its own address.")
     ] = ()
     max_tokens: Annotated[
-        int, _option("Most tokens in one answer, about; a client may ask for less.", ge=64, le=200000)
+        int, _option("Approximate maximum tokens in one answer; a client may ask for fewer.", ge=64, le=200000)
     ] = 6000
 
 
 class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The log."""
 
-    level: Annotated[Literal["debug", "info", "warning", "error"], _option("Least level written.", reload=True)] = (
-        "info"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], _option("Lowest level that is logged.", reload=True)
+    ] = "info"
+    format: Annotated[Literal["text", "json"], _option("Text lines, or one JSON object per line.", reload=True)] = (
+        "text"
     )
-    format: Annotated[Literal["text", "json"], _option("text lines, or one JSON object a line.", reload=True)] = "text"
     target: Annotated[
-        Literal["file", "syslog"], _option("Where a detached daemon logs; in the foreground it is stderr.")
+        Literal["file", "syslog"], _option("Where a detached daemon logs; in the foreground it logs to stderr.")
     ] = "file"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All options, checked. `source` is the file they came from, `instance` the name given with --instance."""
+    """All options, checked. `source` is the file that was read, `instance` the name given with --instance."""
 
     api: Api = Api()
     daemon: Daemon = Daemon()
@@ -190,12 +194,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def models_dir(self) -> Path:
-        """Directory that holds one directory per installed model."""
+        """The directory that holds one directory per installed model."""
         return Path(self.embedding.models_dir) if self.embedding.models_dir else self.state_dir / "models"
 
     @property
     def _system(self) -> bool:
-        """Whether it is the system's daemon: root's, or anybody's who was given a file of /etc/vkteams."""
+        """Whether this is the system's daemon: root runs it, or its configuration is a file in /etc/vkteams."""
         return os.geteuid() == 0 or Path(self.source).parent == SYSTEM_DIRECTORY
 
     @property
@@ -205,7 +209,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One row of the table: `[section] key`, its default, help and how it may be set."""
+    """One row of the table: `[section] key`, with type, default, help and limits."""
 
     section: str
     key: str
@@ -228,7 +232,7 @@ class Option:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Every environment variable that sets it: its own, then its short name where it has one."""
+        """Every environment variable that sets it: its own, then its short name, if it has one."""
         return (self.variable, *(alias for alias, variable in ALIASES.items() if variable == self.variable))
 
 
@@ -238,10 +242,10 @@ ALIASES = {
     "VKTEAMS_BOT_CHAT_ID": "VKTEAMS_STORAGE_CHAT_IDS",
     "DATABASE_URL": "VKTEAMS_DATABASE_URL",
 }
-"""The short names of environment variables, and the variables that they stand for."""
+"""Short names of environment variables, each with the full name that it stands for."""
 
 NOT_OPTIONS = {"VKTEAMS_BOT_CONFIG", "VKTEAMS_DEBUG"}
-"""Variables of ours that set no option: the configuration file to read, and whether errors show their traceback."""
+"""Variables of this program that set no option: the configuration file, and whether errors show their traceback."""
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "api": Api, "daemon": Daemon, "storage": Storage, "database": Database,
@@ -250,7 +254,7 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 
 
 def options() -> Iterator[Option]:
-    """Every option there is, in the order of the sections."""
+    """Every option, in the order of the sections."""
     for section, struct in SECTIONS.items():
         hints = get_type_hints(struct, include_extras=True)
         defaults = struct()
@@ -272,8 +276,8 @@ def _user_state() -> Path:
 
 
 def _limits(meta: msgspec.Meta) -> str:
-    parts = [(meta.gt, "above"), (meta.ge, "at least"), (meta.le, "at most")]
-    numbers = ", ".join(f"{words} {limit:g}" for limit, words in parts if limit is not None)
+    bounds = [(meta.gt, "above"), (meta.ge, "at least"), (meta.le, "at most")]
+    numbers = ", ".join(f"{words} {limit:g}" for limit, words in bounds if limit is not None)
     return numbers or (meta.extra or {})["form"]
 
 

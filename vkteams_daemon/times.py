@@ -1,6 +1,6 @@
-"""Moments as people and agents write them: so long ago, or a date, or a time.
+"""Reads times as people and agents write them: a duration ago (`2h`), a date, or a date with a time.
 
-A moment without an offset is UTC, as every moment that is shown.
+A time without an offset is UTC. Every time that this program prints is UTC too.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ _EXAMPLES = "write 2h, 7d, 2026-11-24, 2026-11-24T08:30 or 2026-11-24T08:30+03:0
 
 
 def parse_since(text: str, now: datetime | None = None) -> datetime:
-    """The moment from which on: `2h` is two hours ago, a date its first moment.
+    """The start of a span, inclusive: `2h` is two hours ago, a date is the beginning of that day.
 
     Raises:
-        UsageError: it is neither a duration nor an ISO 8601 date or time.
+        UsageError: the text is neither a duration nor an ISO 8601 date or time.
     """
-    return _moment(text, now or datetime.now(UTC), day_ends=False)
+    return _parse_time(text, now or datetime.now(UTC), end_of_day=False)
 
 
 def parse_until(text: str, now: datetime | None = None) -> datetime:
-    """The moment before which: `2h` is two hours ago, a date the first moment of the day after it.
+    """The end of a span, exclusive: `2h` is two hours ago, a date is the beginning of the next day.
 
     Raises:
-        UsageError: it is neither a duration nor an ISO 8601 date or time.
+        UsageError: the text is neither a duration nor an ISO 8601 date or time.
     """
-    return _moment(text, now or datetime.now(UTC), day_ends=True)
+    return _parse_time(text, now or datetime.now(UTC), end_of_day=True)
 
 
 def check_span(since: datetime | None, until: datetime | None) -> None:
-    """Refuse two moments with nothing between them.
+    """Refuse an empty span.
 
     Raises:
-        UsageError: the first is not before the second.
+        UsageError: `since` is not before `until`.
     """
     if since and until and since >= until:
         raise UsageError(
@@ -46,14 +46,14 @@ def check_span(since: datetime | None, until: datetime | None) -> None:
 
 
 def parse_age(text: str) -> timedelta:
-    """A span of time above zero: `90s`, `12h`, `30d`.
+    """A duration above zero: `90s`, `12h`, `30d`.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is no duration, or the duration is zero or reaches back before the year 1.
     """
     try:
         span = timedelta(seconds=parse_duration(text))
-        datetime.now(UTC) - span  # what is older than the calendar is asked of nobody
+        datetime.now(UTC) - span  # raises OverflowError before the year 1
     except (OverflowError, ConfigError) as error:
         raise UsageError(f"{text!r} is not a span of time: write 90m, 12h or 30d") from error
     if span <= timedelta(0):
@@ -61,13 +61,13 @@ def parse_age(text: str) -> timedelta:
     return span
 
 
-def _moment(text: str, now: datetime, *, day_ends: bool) -> datetime:
+def _parse_time(text: str, now: datetime, *, end_of_day: bool) -> datetime:
     try:
         if re.fullmatch(r"\s*[0-9]+[smhdw]\s*", text):
             return now - timedelta(seconds=parse_duration(text))
-        moment = datetime.fromisoformat(text.strip())
-        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-        whole_day = re.fullmatch(r"\s*\d{4}-?\d{2}-?\d{2}\s*", text)
-        return moment + timedelta(days=1) if whole_day and day_ends else moment
+        time = datetime.fromisoformat(text.strip())
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        is_date = re.fullmatch(r"\s*\d{4}-?\d{2}-?\d{2}\s*", text)
+        return time + timedelta(days=1) if is_date and end_of_day else time
     except (ValueError, OverflowError, ConfigError) as error:
-        raise UsageError(f"{text!r} is not a moment: {_EXAMPLES}") from error
+        raise UsageError(f"{text!r} is not a time: {_EXAMPLES}") from error

@@ -73,7 +73,7 @@ def _run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (("--output", "xml", "daemon", "status"), 64, "--output: invalid choice: xml. There are table, json, "),
         (("search", "text"), 64, "the following arguments are required: QUERY"),
         (("search", "text", "-тест"), 64, "required: QUERY. Before a query that begins with - stands --. See "),
-        (("search", "text", "x", "--since", "soon"), 64, "--since: soon is not a moment"),
+        (("search", "text", "x", "--since", "soon"), 64, "--since: soon is not a time"),
         (("search", "text", "x", "--limit", "0"), 64, "--limit: 0 is not a whole number"),
         (("search", "text", " "), 64, "the query is empty"),
         (("config", "show", "--conf", "x"), 64, "unrecognized arguments: --conf x"),

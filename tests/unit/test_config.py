@@ -37,10 +37,10 @@ def _refused(expected: str, *arguments: Any, **settings: Any) -> ConfigError:
     return caught.value
 
 
-# What stands over what
+# Which source overrides which
 
 
-def test_without_anything_the_defaults_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_defaults_without_file_and_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(configuration, "SYSTEM_DIRECTORY", tmp_path)
     assert load(environ={"HOME": str(tmp_path)}) == Config()
 
@@ -93,7 +93,7 @@ def test_yes_and_no_in_the_environment(write: Write, said: str, value: bool) -> 
 # Which file
 
 
-def test_the_file_that_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system, home, own = tmp_path / "etc", tmp_path / "home", tmp_path / "xdg"
     monkeypatch.setattr(configuration, "SYSTEM_DIRECTORY", system)
     for directory in (system, home / ".config" / "vkteams", own / "vkteams"):
@@ -129,7 +129,7 @@ def test_instances_do_not_share_files(write: Write, monkeypatch: pytest.MonkeyPa
         assert "/sales-1.b_2" in str(path)
 
 
-# What is wrong
+# Mistakes
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_instances_do_not_share_files(write: Write, monkeypatch: pytest.MonkeyPa
         ("[api]\nurl = 'a'\nurl = 'b'\n", "FILE: not valid TOML: Cannot overwrite a value (at line 3, column 10)"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_with_its_place(write: Write, text: str, said: str) -> None:
+def test_a_mistake_is_reported_with_file_and_line(write: Write, text: str, said: str) -> None:
     file = write(text)
     sections = ", ".join(f"[{section}]" for section in SECTIONS)
     _refused(said.replace("FILE", str(file)).replace("SECTIONS", sections), file)
@@ -185,14 +185,14 @@ def test_a_wrong_variable_is_named_and_not_the_line_of_the_file(
     _refused(f"{said} (${variable})", file, environ={variable: value})
 
 
-def test_what_is_not_utf_8_is_refused_as_in_a_file(write: Write) -> None:
+def test_a_value_that_is_not_utf_8_is_refused(write: Write) -> None:
     file = write("[api]\npoll_time = 30\n")
     _refused("api.token: it is not UTF-8 ($VKTEAMS_BOT_API_TOKEN)", file, environ={"VKTEAMS_BOT_API_TOKEN": "\udcff"})
     chats = ("1@chat.agent", "\udcff")
     _refused("storage.chat_ids: it is not UTF-8 (command line)", file, flags={"storage.chat_ids": chats})
 
 
-def test_a_wrong_flag_is_named_as_one(write: Write) -> None:
+def test_a_wrong_flag_is_reported_as_command_line(write: Write) -> None:
     file = write("[daemon]\nrole = 'all'\n")
     said = "daemon.role: 'king' is none of all, listen, embed (command line)"
     _refused(said, file, flags={"daemon.role": "king"})
@@ -322,7 +322,7 @@ def test_durations(said: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("said", ["", "5", "h", "-5s", "1.5h", "5 m", "5min", "٥s", "5s\n5s"])
-def test_what_is_no_duration(said: str) -> None:
+def test_a_text_that_is_no_duration_is_refused(said: str) -> None:
     with pytest.raises(ConfigError, match="is not a duration such as 30m, 2h, 7d"):
         parse_duration(said)
 

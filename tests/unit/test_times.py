@@ -44,7 +44,7 @@ def test_a_date_is_its_whole_day(said: str) -> None:
     assert parse_until(said, NOW) == datetime(2026, 11, 25, tzinfo=UTC)
 
 
-def test_now_is_now() -> None:
+def test_ages_count_from_now() -> None:
     assert abs(parse_since("1h") - (datetime.now(timezone(timedelta(hours=5))) - timedelta(hours=1))) < timedelta(
         minutes=1
     )
@@ -53,17 +53,17 @@ def test_now_is_now() -> None:
 @pytest.mark.parametrize(
     "said", ["", "yesterday", "5", "-5d", "1.5h", "2026-13-01", "2026-11-24T25:00", "99999999999d", "999999999w", "٥d"]
 )  # fmt: skip
-def test_what_is_no_moment(said: str) -> None:
+def test_a_text_that_is_no_time_is_refused(said: str) -> None:
     for read in (parse_since, parse_until):
-        with pytest.raises(UsageError, match="is not a moment: write 2h, 7d, 2026-11-24"):
+        with pytest.raises(UsageError, match="is not a time: write 2h, 7d, 2026-11-24"):
             read(said, NOW)
     for read_argument in (types.since, types.until):
-        with pytest.raises(argparse.ArgumentTypeError, match="is not a moment: write 2h, 7d, 2026-11-24"):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a time: write 2h, 7d, 2026-11-24"):
             read_argument(said)
 
 
 @pytest.mark.parametrize("said", ["0d", "yesterday", "9999999w", "999999999w"])
-def test_what_is_no_span_of_time(said: str) -> None:
+def test_a_text_that_is_no_duration_is_refused(said: str) -> None:
     with pytest.raises(UsageError, match="is not"):
         parse_age(said)
     with pytest.raises(argparse.ArgumentTypeError, match="is not"):
@@ -72,7 +72,7 @@ def test_what_is_no_span_of_time(said: str) -> None:
 
 
 def test_the_last_day_of_the_calendar_has_no_next() -> None:
-    with pytest.raises(UsageError, match="is not a moment"):
+    with pytest.raises(UsageError, match="is not a time"):
         parse_until("9999-12-31", NOW)
 
 
