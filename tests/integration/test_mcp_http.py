@@ -24,7 +24,7 @@ from mcp.types import ElicitRequestParams, ElicitResult
 from tests.harness.mcp import HttpServer, Office
 from tests.harness.waiting import until
 from vkteams_daemon.daemon import status as status_file
-from vkteams_daemon.mcp.tools.pagination import after
+from vkteams_daemon.mcp.tools.pagination import message_cursor
 
 OPS, THREAD, LUNCH = "681869378@chat.agent", "693938330@chat.agent", "684120415@chat.agent"
 MAIL = "7576336249029481622"
@@ -282,7 +282,9 @@ def test_a_cursor_that_somebody_wrote_himself_shows_no_more(office: Office, serv
     rest = server.asked("search_text", token=LATE, query=query, limit=100, since="2020-01-01", cursor=page["cursor"])
     early = middle.strftime("%Y-%m-%dT%H:%M:%SZ")
     assert not [hit for hit in rest["hits"] if hit["sent_at"] < early]
-    recent = server.asked("get_recent_messages", token=LATE, cursor=after(middle + timedelta(hours=1), "~", "~"))
+    recent = server.asked(
+        "get_recent_messages", token=LATE, cursor=message_cursor(middle + timedelta(hours=1), "~", "~")
+    )
     assert recent["messages"] and not [said for said in recent["messages"] if said["sent_at"] < early]
 
 

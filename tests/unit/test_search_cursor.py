@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from vkteams_daemon.errors import UsageError
-from vkteams_daemon.search.cursor import Cursor, fingerprint, parse
+from vkteams_daemon.search.cursor import Cursor, encode, fingerprint, parse
 from vkteams_daemon.search.results import Ranked
 
 ASKED = datetime(2026, 11, 25, 12, 0, 0, 123456, tzinfo=UTC)
@@ -36,7 +36,10 @@ def test_where_the_last_message_is_gone_it_counts() -> None:
 
 @pytest.mark.parametrize(
     "text", ["", "x", "!!!", base64.urlsafe_b64encode(b"[1]").decode(), base64.urlsafe_b64encode(b"{}").decode(),
-             base64.urlsafe_b64encode(b'["q","2026-11-25",1,"c","m"]').decode(), "я"],
+             base64.urlsafe_b64encode(b'["q","2026-11-25",1,"c","m"]').decode(), "я",
+             encode(["q", "2026-11-25T00:00Z", float("inf"), "c", "m"]),
+             encode(["q", "0001-01-01T00:00+14:00", 1, "c", "m"]),
+             base64.urlsafe_b64encode(b"[" * 100_000).decode()],
 )  # fmt: skip
 def test_what_is_no_cursor_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="cannot be read"):

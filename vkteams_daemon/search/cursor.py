@@ -1,7 +1,7 @@
-"""The cursor of an answer: where its next page begins. Opaque to whoever passes it on.
+"""The cursor of an answer: where its next page begins. It is opaque to the client that passes it back.
 
-It holds when the question was first asked, so that what has arrived since moves nothing, and the last message given, so
-that what was deleted since moves nothing either.
+The cursor of a search holds when the question was first asked, so that messages that arrived later move nothing, and
+the last message returned, so that messages that were deleted later move nothing either.
 """
 
 from __future__ import annotations
@@ -9,17 +9,29 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vkteams_daemon.errors import UsageError
-from vkteams_daemon.search.results import Ranked
+
+if TYPE_CHECKING:
+    from vkteams_daemon.search.results import Ranked
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """After how many messages, and which was the last, the next page begins; `asked` tells the question."""
+    """The place in a ranking after which the next page begins.
+
+    Attributes:
+        question: the fingerprint of the question.
+        asked: when its first page was asked for (aware).
+        given: how many messages the pages so far hold.
+        last: the key of the last of them.
+    """
 
     question: str
     asked: datetime
@@ -28,37 +40,63 @@ class Cursor:
 
     @property
     def text(self) -> str:
-        """The cursor as it is passed on."""
-        fields = [self.question, self.asked.isoformat(), self.given, *self.last]
-        return base64.urlsafe_b64encode(json.dumps(fields, ensure_ascii=False).encode()).decode().rstrip("=")
+        """The cursor as clients pass it back."""
+        return encode([self.question, self.asked.isoformat(), self.given, *self.last])
 
     def rest(self, ranked: Sequence[Ranked]) -> list[Ranked]:
-        """What follows the last message given; where that is gone, what follows as many as were given."""
+        """The messages after the last one returned; if that one is gone, those after as many as were returned."""
         place = next((n for n, other in enumerate(ranked, 1) if other.key == self.last), self.given)
         return list(ranked[place:])
 
 
 def fingerprint(*parts: object) -> str:
-    """A name for a question and its filters."""
+    """A hash of a question and its filters."""
     return hashlib.blake2b(repr(parts).encode("utf-8", "replace"), digest_size=9).hexdigest()
 
 
 def parse(text: str, question: str) -> Cursor:
-    """The cursor that `text` stands for.
+    """Read the cursor of a search.
+
+    Args:
+        text: the cursor as the client passed it back.
+        question: the fingerprint of the question that came with it.
 
     Raises:
-        UsageError: it is none, or another question's.
+        UsageError: the cursor is unreadable, or belongs to another question.
     """
-    try:
-        found, asked, given, chat_id, msg_id = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        cursor = Cursor(str(found), datetime.fromisoformat(asked), int(given), (str(chat_id), str(msg_id)))
-        cursor.asked.astimezone()
-        if cursor.asked.tzinfo is None or cursor.given < 0:
-            raise ValueError("no moment, or no number")
-    except (ValueError, TypeError) as error:
-        raise UsageError("the cursor cannot be read", hint="Pass on the one that the last page gave.") from error
+    cursor = decode(text, _parse_fields)
     if cursor.question != question:
         raise UsageError(
             "the cursor belongs to another question", hint="Repeat the query and filters of its first page."
         )
+    return cursor
+
+
+def encode(value: Any) -> str:
+    """A JSON value as an opaque text."""
+    return base64.urlsafe_b64encode(json.dumps(value, ensure_ascii=False).encode()).decode().rstrip("=")
+
+
+def decode(text: str, parse: Callable[[Any], T]) -> T:
+    """Read a text of `encode`. A client may have written it: `parse` has to check the value.
+
+    Args:
+        text: the text.
+        parse: makes the result of the JSON value; raises ValueError, TypeError or OverflowError if it cannot.
+
+    Raises:
+        UsageError: the text cannot be read.
+    """
+    try:
+        return parse(json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))))
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise UsageError("the cursor cannot be read", hint="Pass on the one that the last page gave.") from error
+
+
+def _parse_fields(fields: Any) -> Cursor:
+    question, asked, given, chat_id, msg_id = fields
+    cursor = Cursor(str(question), datetime.fromisoformat(asked), int(given), (str(chat_id), str(msg_id)))
+    cursor.asked.astimezone()  # raises for a moment outside the calendar of another time zone
+    if cursor.asked.tzinfo is None or cursor.given < 0:
+        raise ValueError("no moment, or no number")
     return cursor

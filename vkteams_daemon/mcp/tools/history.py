@@ -114,7 +114,7 @@ async def recent(
 ) -> Recent:
     """A page of messages, the newest first into the room there is."""
     await here.known(user_id)
-    before = pagination.message(cursor) if cursor else None
+    before = pagination.parse_message_cursor(cursor) if cursor else None
     start = here.since(since)
     found = await here.ask(
         lambda archive: archive.latest(
@@ -127,7 +127,7 @@ async def recent(
     answer = Recent(messages=shown[::-1], cut=any(a.text != b.text for a, b in zip(shown, newest_first, strict=False)))
     if len(shown) < len(newest_first):
         last = shown[-1]
-        answer.cursor = pagination.after(last.sent_at, last.chat_id, last.msg_id)
+        answer.cursor = pagination.message_cursor(last.sent_at, last.chat_id, last.msg_id)
     return answer
 
 

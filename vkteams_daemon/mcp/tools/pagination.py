@@ -1,49 +1,44 @@
-"""The cursors of the server's own lists: where the next page begins. Opaque to whoever passes them on.
+"""The cursors of the server's own lists: where the next page begins.
 
-Whoever passes one on may have written it: it says where to go on, and gives nobody more to see.
+A client may write a cursor itself. It says where to go on, and shows no client more than the client may see.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from vkteams_daemon.errors import UsageError
+from vkteams_daemon.search.cursor import decode, encode
 
-T = TypeVar("T")
-
-_MOST = 10**9
+_MAX_OFFSET = 10**9
 
 
-def after(sent_at: datetime, chat_id: str, msg_id: str) -> str:
-    """The cursor behind a message."""
-    return _written([sent_at.isoformat(), chat_id, msg_id])
+def message_cursor(sent_at: datetime, chat_id: str, msg_id: str) -> str:
+    """The cursor after this message."""
+    return encode([sent_at.isoformat(), chat_id, msg_id])
 
 
-def message(cursor: str) -> tuple[datetime, str, str]:
-    """The message that the cursor stands behind.
+def parse_message_cursor(cursor: str) -> tuple[datetime, str, str]:
+    """The sent_at, chat_id and msg_id of the message that the cursor stands after.
 
     Raises:
         UsageError: it is no such cursor.
     """
-    return _read(cursor, _message)
+    return decode(cursor, _message)
 
 
-def beyond(given: int) -> str:
-    """The cursor behind so many entries of a list."""
-    return _written(given)
+def offset_cursor(offset: int) -> str:
+    """The cursor after so many entries of a list."""
+    return encode(offset)
 
 
-def given(cursor: str) -> int:
-    """How many entries the cursor stands behind.
+def parse_offset_cursor(cursor: str) -> int:
+    """How many entries the cursor stands after.
 
     Raises:
         UsageError: it is no such cursor.
     """
-    return _read(cursor, _given)
+    return decode(cursor, _offset)
 
 
 def _message(value: Any) -> tuple[datetime, str, str]:
@@ -54,18 +49,7 @@ def _message(value: Any) -> tuple[datetime, str, str]:
     return moment, chat_id, msg_id
 
 
-def _given(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < _MOST:
+def _offset(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < _MAX_OFFSET:
         raise ValueError("no number")
     return value
-
-
-def _written(value: Any) -> str:
-    return base64.urlsafe_b64encode(json.dumps(value, ensure_ascii=False).encode()).decode().rstrip("=")
-
-
-def _read(cursor: str, meant: Callable[[Any], T]) -> T:
-    try:
-        return meant(json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError("the cursor cannot be read", hint="Pass on the one that the last page gave.") from error

@@ -36,7 +36,7 @@ async def list_chats(
     """The chats that you may see, by id and title, the one that spoke last first."""
     here = reader(ctx)
     chats = await here.visible(None)
-    given, start = pagination.given(cursor) if cursor else 0, here.since(since)
+    given, start = pagination.parse_offset_cursor(cursor) if cursor else 0, here.since(since)
     found = await here.ask(lambda archive: archive.chats(chat_ids=chats, since=start, limit=given + limit + 1))
     shown, more = _page([Chat.model_validate(chat) for chat in found], given, limit, here.room(max_tokens))
     return Chats(chats=shown, cursor=more)
@@ -53,7 +53,7 @@ async def list_users(
     """Who has spoken, by id and name, the one who spoke last first; in one chat, or since a moment."""
     here = reader(ctx)
     chats = await here.visible(None if chat_id == ALL else chat_id)
-    given, start = pagination.given(cursor) if cursor else 0, here.since(since)
+    given, start = pagination.parse_offset_cursor(cursor) if cursor else 0, here.since(since)
     found = await here.ask(lambda archive: archive.users(chat_ids=chats, since=start, limit=given + limit + 1))
     shown, more = _page([User.model_validate(user) for user in found], given, limit, here.room(max_tokens))
     return Users(users=shown, cursor=more)
@@ -63,7 +63,7 @@ def _page(listed: list[A], given: int, limit: int, room: int) -> tuple[list[A], 
     """What is shown of a list behind what was given, and the cursor of the rest."""
     rest = listed[given:]
     shown = Room(room).fill(rest[:limit]) or rest[:1]
-    return shown, pagination.beyond(given + len(shown)) if len(shown) < len(rest) else None
+    return shown, pagination.offset_cursor(given + len(shown)) if len(shown) < len(rest) else None
 
 
 async def daemon_status(ctx: Ctx) -> Daemon:
