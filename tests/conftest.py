@@ -11,7 +11,7 @@ pytest_plugins = [
     "tests.harness.reports",
     "tests.harness.temporary",
     "tests.harness.postgres",
-    "tests.harness.sharing",
+    "tests.harness.bundled",
     "tests.harness.proxy",
     "tests.harness.listener",
     "tests.harness.simulator",

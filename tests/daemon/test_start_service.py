@@ -20,7 +20,7 @@ from tests.harness.daemon import TOKEN, DaemonProcess
 from tests.harness.oracle import Oracle
 from tests.harness.simulator import wait_polled
 from tests.harness.temporary import servers
-from tests.harness.traffic import talk
+from tests.harness.traffic import emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.service import Service
@@ -134,7 +134,7 @@ def test_it_starts_degraded_where_that_is_asked_for_and_goes_on_by_itself(
     assert daemon.wait_state("degraded").api.state == "backoff"
     assert daemon.answer("daemon", "status")["status"] == "degraded"
     simulator.start()
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     oracle.wait()
     daemon.wait_state("listening")
     oracle.check()
@@ -147,7 +147,7 @@ def test_the_bundled_database_comes_and_goes_with_the_daemon(
     daemon.log_file = bundled_copy / "state" / "vkteamsd.log"
     daemon.started()
     for number in range(3):
-        talk(simulator, number)
+        emit_event(simulator, number)
     until(lambda: (s := daemon.status()) and s.events.saved == 3, 20, "three events saved")
     found = daemon.answer("database", "stats")
     assert (found["events"], found["messages"]) == (3, 3)
@@ -190,11 +190,11 @@ def test_a_bundled_database_that_is_killed_is_started_again(
     daemon.log_file = bundled_copy / "state" / "vkteamsd.log"
     daemon.started()
     wait_polled(simulator)
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     until(lambda: (s := daemon.status()) and s.events.saved == 1, 20, "an event saved")
     postmaster = int((bundled_copy / "state" / "postgresql" / "18" / "postmaster.pid").read_text().split()[0])
     os.kill(postmaster, signal.SIGKILL)
-    talk(simulator, 2)
+    emit_event(simulator, 2)
     until(lambda: (s := daemon.status()) and s.events.saved == 2 and s.database.state == "ok", 60, "the next one too")
     assert daemon.answer("database", "stats")["events"] == 2
     assert daemon.stop() < 5

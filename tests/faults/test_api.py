@@ -10,7 +10,7 @@ import pytest
 from tests.harness.daemon import TOKEN, DaemonProcess
 from tests.harness.oracle import Oracle
 from tests.harness.simulator import wait_polled
-from tests.harness.traffic import Traffic, talk
+from tests.harness.traffic import Traffic, emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.simulator.faults import FAULTS
@@ -53,7 +53,7 @@ def test_retry_after_is_honoured(vkteamsd: Make, simulator: Simulator, oracle: O
     wait_polled(simulator)
     simulator.faults("rate_limit", 1, "events/get", retry_after=4)
     daemon.wait_state("degraded")
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     oracle.wait()
     entries = simulator.log()
     limited = next(entry.at for entry in entries if entry.kind == "fault")
@@ -76,7 +76,7 @@ def test_a_revoked_token_is_loud_and_not_tried_in_a_hot_loop(
     asked = sum(entry.kind in ("poll", "fault", "call") for entry in simulator.log()[before:])
     assert asked <= 2 * 4, "one request a back-off (and its line of the log)"
     simulator.clear_faults()
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     oracle.wait(90)
     oracle.check()
     daemon.wait_state("listening")
@@ -86,14 +86,14 @@ def test_ids_that_start_over_open_a_new_generation(vkteamsd: Make, simulator: Si
     """A server that lost its state: its old ids mean other events now. `database cursor --restart` is for the rest."""
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=OPTIONS).started()
     for number in range(5):
-        talk(simulator, number)
+        emit_event(simulator, number)
     oracle.wait()
     daemon.stop()
     simulator.restart_ids()
     done = daemon.ctl("database", "cursor", "--restart", "--yes")
     assert done.returncode == 0, done.stderr
     daemon.started()
-    talk(simulator, 100)
+    emit_event(simulator, 100)
     until(lambda: oracle.rows("SELECT count(*) FROM events WHERE generation = 2")[0][0] == 1, 30, "its event")
     assert oracle.rows("SELECT generation, last_event_id FROM bots") == [(2, 1)]
     assert oracle.rows("SELECT count(*) FROM events WHERE generation = 1") == [(6,)]
@@ -108,12 +108,12 @@ def test_what_is_unknown_of_the_api_is_right_both_ways(
     simulator = make_simulator(**settings)
     oracle = Oracle(simulator, database_url)
     for number in range(10):
-        talk(simulator, number)
+        emit_event(simulator, number)
     daemon = vkteamsd(api_url=simulator.url, database_url=database_url, options=OPTIONS).started()
     oracle.wait()
     daemon.kill9()
     daemon.started()
-    talk(simulator, 11)
+    emit_event(simulator, 11)
     oracle.wait()
     oracle.check()
     oracle.close()

@@ -14,7 +14,7 @@ from tests.harness.oracle import Oracle
 from tests.harness.postgres import PostgresServer
 from tests.harness.scale import scaled
 from tests.harness.simulator import wait_polled
-from tests.harness.traffic import Traffic, talk
+from tests.harness.traffic import Traffic, emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.daemon import status as status_file
 from vkteams_daemon.simulator import Simulator
@@ -82,7 +82,7 @@ def test_no_connection_to_be_had(
     durable_server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")  # a limit does not bind a superuser
     durable_server.terminate_backends(name)
     daemon.wait_state("degraded")
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     durable_server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     durable_oracle.wait()
     durable_oracle.check()
@@ -124,7 +124,7 @@ def test_a_frozen_server_is_noticed_and_left(
     daemon = vkteamsd(api_url=simulator.url, database_url=durable_oracle.url).started()
     wait_polled(simulator)
     durable_server.pause()
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     assert daemon.stop() < 5
     durable_server.resume()
     daemon.started()
@@ -143,7 +143,7 @@ def test_a_full_disk_stops_the_cursor_and_nothing_else(
             " RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100'; END $$"
         )
         connection.execute("CREATE TRIGGER full_disk BEFORE INSERT ON events EXECUTE FUNCTION full_disk()")
-        talk(simulator, 1)
+        emit_event(simulator, 1)
         status = daemon.wait_state("degraded")
         assert status.database.last_error is not None
         assert "No space left on device" in status.database.last_error
@@ -171,7 +171,7 @@ def test_a_status_file_that_cannot_be_written_leaves_the_old_one(
     old = status_file.read(daemon.status_path)
     assert old is not None
     assert old.state == "listening"
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     durable_oracle.wait()
     obstacle.rmdir()
     daemon.wait_log("the status file is written again")

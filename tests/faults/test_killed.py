@@ -15,7 +15,7 @@ from tests.harness.oracle import Oracle
 from tests.harness.proxy import Proxy
 from tests.harness.scale import scaled
 from tests.harness.simulator import wait_polled
-from tests.harness.traffic import Traffic, talk
+from tests.harness.traffic import Traffic, emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.simulator import Simulator
 
@@ -72,13 +72,13 @@ def test_kill_around_the_commit(
     daemon = vkteamsd(api_url=simulator.url, database_url=proxy.before(oracle.url)).started()
     wait_polled(simulator)
     proxy.cut_at(b"COMMIT", keep=answered)
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     until(lambda: proxy.cuts == 1, 20, "the cut")
     daemon.kill9()
     proxy.heal()
     daemon.started()
     oracle.wait()
-    talk(simulator, 2)
+    emit_event(simulator, 2)
     oracle.wait()
     oracle.check()
 
@@ -92,7 +92,7 @@ def test_kill_between_the_answer_and_the_insert(
     wait_polled(simulator)
     with psycopg.connect(oracle.url) as locker:
         locker.execute("LOCK TABLE events IN EXCLUSIVE MODE")
-        talk(simulator, 1)
+        emit_event(simulator, 1)
         blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
         until(lambda: oracle.rows(blocked)[0][0] > 0, 20, "an insert that waits")
         daemon.kill9()
@@ -111,7 +111,7 @@ def test_kill_in_the_middle_of_embedding(
         options={"embedding.models_dir": str(models_dir), "embedding.claim": 5},
     ).started()  # fmt: skip
     for number in range(120):
-        talk(simulator, number)
+        emit_event(simulator, number)
     until(lambda: oracle.rows("SELECT count(*) FROM embeddings")[0][0] > 5, 30, "some vectors")
     daemon.kill9()
     daemon.started()
@@ -139,7 +139,7 @@ def test_kill_in_the_middle_of_the_first_migration(
         starter.communicate(timeout=60)
         assert starter.returncode == 70
     daemon.started()
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     oracle.wait()
     oracle.check()
     oracle.close()

@@ -10,7 +10,7 @@ import pytest
 from tests.harness.daemon import DaemonProcess
 from tests.harness.oracle import Oracle
 from tests.harness.proxy import Proxy
-from tests.harness.traffic import Traffic, talk
+from tests.harness.traffic import Traffic, emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.simulator import Simulator
 
@@ -69,7 +69,7 @@ def test_bad_network(
     oracle.wait()
     oracle.check()
     FAULTS[fault](proxy)
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     assert daemon.pid == pid
     assert daemon.stop() < 5
     assert "Traceback" not in daemon.log_text()

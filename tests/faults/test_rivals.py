@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.harness.daemon import DaemonProcess
 from tests.harness.oracle import Oracle
 from tests.harness.simulator import wait_acknowledged, wait_polled
-from tests.harness.traffic import Traffic, talk
+from tests.harness.traffic import Traffic, emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.simulator import Simulator
 
@@ -30,7 +30,7 @@ def test_twenty_starts_at_once_are_one_daemon(vkteamsd: Make, simulator: Simulat
     assert sorted(codes) == [0] + [75] * 19
     assert all("already running" in said for code, said in zip(codes, complaints, strict=True) if code)
     assert len(daemon.processes()) == 1
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     oracle.wait()
     oracle.check()
 

@@ -16,7 +16,7 @@ from tests.harness.oracle import Oracle
 from tests.harness.postgres import PostgresServer
 from tests.harness.scale import scaled
 from tests.harness.simulator import wait_polled
-from tests.harness.traffic import Traffic, talk
+from tests.harness.traffic import Traffic, emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.simulator import Simulator
 
@@ -51,7 +51,7 @@ def test_term_ends_it_in_time_in_every_phase(
             daemon.wait_state("degraded")
         elif phase == "database frozen":
             durable_server.pause()
-            talk(simulator, 1)
+            emit_event(simulator, 1)
         assert daemon.stop() < 5
     assert daemon.processes() == []
     assert not daemon.pid_file.exists()
@@ -71,7 +71,7 @@ def test_a_second_signal_ends_it_at_once(
     daemon = vkteamsd(api_url=simulator.url, database_url=durable_oracle.url).started()
     wait_polled(simulator)
     durable_server.pause()  # the first one alone would wait for the transaction
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     pid = daemon.signal(signum)
     daemon.wait_log("stopping on")
     with contextlib.suppress(ProcessLookupError):
@@ -101,7 +101,7 @@ def test_a_broken_file_changes_nothing_and_a_good_one_does(
     daemon.config_file.write_text("[api\n")
     daemon.signal(signal.SIGHUP)
     daemon.wait_log("the configuration stays as it was")
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     oracle.wait()
     daemon.config_file.write_text(good)
     daemon.configure(**{"log.format": "json", "daemon.state_dir": str(daemon.directory / "elsewhere")})
@@ -125,7 +125,7 @@ def test_a_new_token_of_the_same_bot_is_taken_and_anothers_is_refused(
     daemon.configure(**{"api.token": new})
     daemon.signal(signal.SIGHUP)
     daemon.wait_log("configuration read again")
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     oracle.wait()
     daemon.wait_state("listening")
     oracle.check()
@@ -142,7 +142,7 @@ def test_many_reloads_keep_the_files_flat(daemon: DaemonProcess, simulator: Simu
     for number in range(scaled("HUPs", full=1000, quick=200)):
         daemon.signal(signal.SIGHUP)
         if number % 50 == 0:
-            talk(simulator, number)
+            emit_event(simulator, number)
     seen = daemon.log_text().count("configuration read again")
     until(lambda: daemon.log_text().count("configuration read again") >= max(2, seen), 20, "the last reload")
     oracle.wait()
@@ -168,7 +168,7 @@ def test_a_moved_log_goes_on_under_its_name(daemon: DaemonProcess, simulator: Si
 def test_a_storm_of_usr1_gives_the_full_statistics(daemon: DaemonProcess, simulator: Simulator, oracle: Oracle) -> None:
     daemon.configure(**{"daemon.status_interval": 300.0})
     daemon.started()
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     oracle.wait()
     for _ in range(100):
         daemon.signal(signal.SIGUSR1)
@@ -185,5 +185,5 @@ def test_signals_of_the_terminal_are_nothing_to_a_daemon(daemon: DaemonProcess, 
     daemon.started()
     for signum in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP):
         daemon.signal(signum)
-    talk(simulator, 1)
+    emit_event(simulator, 1)
     until(lambda: (s := daemon.status()) and s.events.saved == 1, 20, "an event saved")

@@ -51,10 +51,10 @@ class PostgresServer:
     user = "vkteams"
 
     def __init__(self, directory: Path, *, durable: bool, **settings: str) -> None:
-        self._owner = user.choose("")
+        self._owner = user.choose_owner("")
         self._home = directory / "postgres"
-        self._owner.make(self._home, 0o755)
-        self._programs = programs.programs(self._owner, self._home)
+        self._owner.make_directory(self._home, 0o755)
+        self._programs = programs.find_programs(self._owner, self._home)
         self._data = self._home / "data"
         self._process: subprocess.Popen[str] | None = None
         self._paused: list[int] = []
@@ -175,7 +175,7 @@ class PostgresServer:
         return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
 
     def _initdb(self) -> None:
-        self._owner.write(self._home / "password", self.password, 0o600)
+        self._owner.write_file(self._home / "password", self.password, 0o600)
         status, printed = self._owner.run([
             self._programs / "initdb", "-D", self._data, "-U", self.user, "-E", "UTF8", "--locale=C.UTF-8",
             "--auth=scram-sha-256", f"--pwfile={self._home / 'password'}", "-c", "scram_iterations=1", "--no-sync",
@@ -185,7 +185,7 @@ class PostgresServer:
     def _try(self, port: int) -> bool:
         settings = self.settings | {"port": str(port), "unix_socket_directories": str(self._home)}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        out = self._owner.open(self._home / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        out = self._owner.open_file(self._home / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             command: list[str | Path] = [self._programs / "postgres", "-D", self._data, *options]
             self._process = self._owner.popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)

@@ -35,12 +35,12 @@ class Traffic:
     def _run(self) -> None:
         due, number = time.monotonic(), 0
         while not self._stop.wait(max(0.0, due - time.monotonic())):
-            talk(self._simulator, number)
+            emit_event(self._simulator, number)
             number += 1
             due += self._pause
 
 
-def talk(simulator: Simulator, number: int) -> None:
+def emit_event(simulator: Simulator, number: int) -> None:
     """One event: mostly something new, every seventh time an edit of it, every eleventh a deletion."""
     chat, person = CHATS[number % 2], PEOPLE[number % 3]
     event = simulator.say(chat, person, f"сообщение {number}: сервер db-{number % 7}.corp отвечает")

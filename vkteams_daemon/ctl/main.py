@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(sentence, hint=hint.replace("'", ""))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        streams.say(message)
+        streams.write_stdout(message)
 
 
 def common_options() -> argparse.ArgumentParser:
@@ -117,8 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams.silence(sys.stdout)  # whoever read us has gone; nothing more can be said
         return 128 + signal.SIGPIPE
     except OSError as error:
-        refused = streams.refused(sys.stdout, error)
-        streams.complain(f"vkteamsctl: {refused}\n")
+        refused = streams.stdout_lost(error)
+        streams.write_stderr(f"vkteamsctl: {refused}\n")
         return refused.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -168,9 +168,9 @@ class _Run:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise streams.refused(sys.stdout, error) from error
+            raise streams.stdout_lost(error) from error
         if answer.error and self.mode != "table":
-            streams.complain(f"vkteamsctl: {output.one_line(answer.error)}\n")
+            streams.write_stderr(f"vkteamsctl: {output.one_line(answer.error)}\n")
         return int(answer.exit_code)
 
     def failed(self, error: Exception, code: int, hint: str) -> int:
@@ -180,11 +180,11 @@ class _Run:
         sentence = output.one_line(sentence)
         if hint:
             sentence = f"{sentence.rstrip('.')}. {output.one_line(self._masked(hint))}"
-        streams.complain(f"vkteamsctl: {sentence}\n")
+        streams.write_stderr(f"vkteamsctl: {sentence}\n")
         if os.environ.get("VKTEAMS_DEBUG") == "1":
             import traceback
 
-            streams.complain(self._masked("".join(traceback.format_exception(error))))
+            streams.write_stderr(self._masked("".join(traceback.format_exception(error))))
         output.show_error(sentence, self.mode, self.name)
         return code
 

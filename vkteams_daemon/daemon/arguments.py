@@ -21,7 +21,7 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message.removeprefix("argument "), hint="See `vkteamsd --help`.")
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        streams.say(message)
+        streams.write_stdout(message)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -159,7 +159,7 @@ def _trace() -> str:
 
 def _say(secrets: Secrets, sentence: str, hint: str, exit_code: int, trace: str) -> int:
     text = " ".join(secrets.hide(f"{sentence.rstrip('.')}. {hint}" if hint else sentence).split())
-    streams.complain(secrets.hide(trace) + f"vkteamsd: {text}\n")
+    streams.write_stderr(secrets.hide(trace) + f"vkteamsd: {text}\n")
     return exit_code
 
 

@@ -48,7 +48,7 @@ class Database:
 
             config = self._config
             bundled_server = BundledServer(config.state_dir, config.runtime_dir, config.daemon.user)
-            self.initialising = not bundled_server.made
+            self.initialising = not bundled_server.exists
             try:
                 self._url = bundled_server.acquire()
             finally:

@@ -1,4 +1,4 @@
-"""Standard input, output and error, which whoever starts a program may have closed, or led to a disk that is full."""
+"""Standard input, output and error: a program may be started with one of them closed, or with a full disk behind it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from vkteams_daemon.errors import CannotCreate
 
 
 def open_streams() -> None:
-    """Give the process standard streams where it was started without: a pipe must not become descriptor 0, 1 or 2."""
+    """Open /dev/null as each standard stream that the process was started without.
+
+    Otherwise the next pipe or file that is opened becomes descriptor 0, 1 or 2.
+    """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(descriptor)
@@ -24,12 +27,12 @@ def open_streams() -> None:
             setattr(sys, name, os.fdopen(descriptor, "r" if descriptor == 0 else "w", closefd=False))
 
 
-def say(text: str) -> None:
-    """Say it on standard output, now; the help of argparse takes a full disk for success.
+def write_stdout(text: str) -> None:
+    """Write the text to standard output and flush it. (argparse prints its help without noticing a full disk.)
 
     Raises:
-        BrokenPipeError: whoever read it has gone.
-        CannotCreate: it takes no more.
+        BrokenPipeError: the reader has gone.
+        CannotCreate: standard output takes no more.
     """
     try:
         sys.stdout.write(text)
@@ -37,11 +40,11 @@ def say(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise refused(sys.stdout, error) from error
+        raise stdout_lost(error) from error
 
 
-def complain(text: str) -> None:
-    """Say it on standard error; where that takes nothing, the exit code has to say it."""
+def write_stderr(text: str) -> None:
+    """Write the text to standard error and flush it; where that fails, only the exit code tells of the error."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -50,14 +53,14 @@ def complain(text: str) -> None:
 
 
 def silence(stream: TextIO) -> None:
-    """Nothing more is tried on this stream, not even by the interpreter when it flushes it at exit."""
+    """Lead the stream to /dev/null, so that even the interpreter's last flush at exit does not fail."""
     with contextlib.suppress(OSError, ValueError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
 
 
-def refused(stream: TextIO, error: OSError) -> CannotCreate:
-    """The error to raise where standard output took no more; it is silent from then on."""
-    silence(stream)
+def stdout_lost(error: OSError) -> CannotCreate:
+    """Silence standard output, which takes no more; returns the error to raise."""
+    silence(sys.stdout)
     return CannotCreate(f"standard output cannot be written: {error.strerror}")

@@ -1,7 +1,12 @@
-"""Whom the bundled PostgreSQL belongs to, and doing things with that user's rights.
+"""The user that the daemon and the bundled PostgreSQL run as, and work with that user's rights.
 
-PostgreSQL refuses to run as root, so root lends the server to another user. Whatever root does in that user's
-directories it does with that user's rights: no link there leads root astray, and what works here works for the server.
+PostgreSQL refuses to run as root, so root gives the server to another user, its owner. Root works in the owner's
+directories with the owner's rights. So a symbolic link there cannot lead root elsewhere, and a file that this process
+can use is a file that the server can use.
+
+Root drops to these rights for one step at a time (`Owner.acting`). A child process that becomes the owner for good
+would need no such steps. But it would have to import its modules first, because only root may be able to read them, and
+that takes as long as the server's whole start. It would also need a protocol for errors and descriptors.
 """
 
 from __future__ import annotations
@@ -22,15 +27,22 @@ from typing import Any
 from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused
 from vkteams_daemon.system import files
 
-# The server's environment is readable by its user: nothing of ours (a token, say) goes into it.
-_HANDED_ON = ("PATH", "TZ", "LD_LIBRARY_PATH")
-# Prints the first directory that may not be passed through; `cd` asks for exactly that right.
+# The owner can read the server's environment: it must not hold anything else of ours, a token for example.
+_INHERITED_VARIABLES = ("PATH", "TZ", "LD_LIBRARY_PATH")
+# Prints the first directory that this user may not pass through; `cd` needs exactly that right.
 _FIRST_CLOSED = 'for d; do cd "$d" 2>/dev/null || { printf %s "$d"; exit 1; }; done'
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The user that the server runs as; `impersonated` where this process is root and acts for that user."""
+    """A user to run as.
+
+    Attributes:
+        name: in the system's list of users.
+        uid: its number.
+        gid: its group's number.
+        impersonated: whether this process is root and acts for that user; False where it is that user itself.
+    """
 
     name: str
     uid: int
@@ -39,10 +51,13 @@ class Owner:
 
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
-        """Within it, this thread touches files with the owner's rights.
+        """Give this thread the owner's rights to files for the length of the block.
 
-        Only the thread's file system identity changes (setfsuid(2)): other threads do not notice, and the kernel takes
-        root's file capabilities away for as long as it lasts.
+        Only the thread's file system identity changes (setfsuid(2)), so other threads keep root's rights. The kernel
+        takes root's file capabilities away meanwhile.
+
+        Raises:
+            PermissionRefused: this root may not act as another user.
         """
         if not self.impersonated:
             yield
@@ -57,7 +72,7 @@ class Owner:
     def popen(
         self, command: Sequence[str | Path], *, pass_fds: Sequence[int] = (), **streams: Any
     ) -> subprocess.Popen[str]:
-        """Start a program as the owner: own session, working directory /, umask 077, nothing of ours inherited.
+        """Start a program as the owner, in a session of its own, in /, with umask 077 and a minimal environment.
 
         Raises:
             PermissionError: the owner may not run it.
@@ -66,7 +81,7 @@ class Owner:
         rights: dict[str, Any] = {}
         if self.impersonated:
             rights = {"user": self.uid, "group": self.gid, "extra_groups": os.getgrouplist(self.name, self.gid)}
-        environment = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
+        environment = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
         try:
             return subprocess.Popen(
                 [str(part) for part in command], cwd="/", env=environment, umask=0o077, start_new_session=True,
@@ -76,58 +91,64 @@ class Owner:
             raise PermissionRefused(f"this process may not become {self.name}: {error}") from error
 
     def run(self, command: Sequence[str | Path], *, stdin: str = "", timeout: float = 60.0) -> tuple[int, str]:
-        """Run a program as the owner to its end; (exit status, what it printed). Raises TimeoutExpired, and as `popen`.
+        """Run a program as the owner to its end; returns its exit status, and its output and errors as one text.
 
-        A run that is cut off takes the program's own children with it.
+        Raises:
+            subprocess.TimeoutExpired: it did not end in time; it has been killed together with its children.
+            PermissionError: see `popen`.
+            PermissionRefused: see `popen`.
         """
         pipe, both = subprocess.PIPE, subprocess.STDOUT
         with self.popen(command, stdin=pipe, stdout=pipe, stderr=both) as process:
             try:
-                printed, _ = process.communicate(stdin, timeout=timeout)
+                output, _ = process.communicate(stdin, timeout=timeout)
             except BaseException:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 raise
-        return process.returncode, printed
+        return process.returncode, output
 
-    def closed(self, directory: Path) -> Path | None:
-        """The first directory on the way that the owner may not pass through, itself included, or None."""
-        way = [p for p in (*reversed(directory.parents), directory) if os.access(p, os.F_OK)]
+    def first_closed(self, directory: Path) -> Path | None:
+        """The first directory on the path, itself included, that is closed to the owner; None if all are open."""
+        path = [p for p in (*reversed(directory.parents), directory) if os.access(p, os.F_OK)]
         if not self.impersonated:
-            return next((p for p in way if not os.access(p, os.X_OK)), None)
-        status, where = self.run(["/bin/sh", "-c", _FIRST_CLOSED, "sh", *way])
-        return Path(where) if status else None
+            return next((p for p in path if not os.access(p, os.X_OK)), None)
+        status, output = self.run(["/bin/sh", "-c", _FIRST_CLOSED, "sh", *path])
+        return Path(output) if status else None
 
-    def make(self, directory: Path, mode: int) -> None:
-        """Make this directory with this mode for the owner, and its ancestors; what is there stays as it is.
+    def make_directory(self, directory: Path, mode: int) -> None:
+        """Make this directory with this mode for the owner, and its ancestors; an existing one stays as it is.
 
         Raises:
             CannotCreate: it cannot be made.
         """
         try:
             for parent in reversed(directory.parents):
-                if not os.access(parent, os.F_OK) and not self._made(parent, 0o755):
-                    _build(parent, 0o755, os.geteuid(), os.getegid())
-            if not self._made(directory, mode):
-                _build(directory, mode, self.uid, self.gid)
+                if not os.access(parent, os.F_OK) and not self._make_as_owner(parent, 0o755):
+                    _make_and_rename(parent, 0o755, os.geteuid(), os.getegid())
+            if not self._make_as_owner(directory, mode):
+                _make_and_rename(directory, mode, self.uid, self.gid)
         except OSError as error:
             reason = "something else of this name is in the way" if error.errno == errno.EEXIST else error.strerror
             raise CannotCreate(f"{directory}: cannot be made: {reason}") from error
 
-    def _made(self, directory: Path, mode: int) -> bool:
-        """Make it as the owner, or find it there; False where root has to: there the owner cannot have laid a trap."""
+    def _make_as_owner(self, directory: Path, mode: int) -> bool:
+        """Make the directory with the owner's rights where it is missing; False where root has to make it.
+
+        Root may do so safely: where the owner cannot write, the owner cannot have laid a link.
+        """
         try:
             with self.acting():
                 if not directory.is_dir():
-                    _build(directory, mode, self.uid, self.gid)
+                    _make_and_rename(directory, mode, self.uid, self.gid)
         except PermissionError:
             if not self.impersonated:
                 raise
             return directory.is_dir()
         return True
 
-    def write(self, file: Path, text: str, mode: int) -> None:
-        """Replace the file by this text, as the owner, unless it holds it already."""
+    def write_file(self, file: Path, text: str, mode: int) -> None:
+        """Replace the file by this text, as the owner; a file that holds this text already is left alone."""
         content = text.encode()
         with self.acting():
             with contextlib.suppress(OSError):
@@ -135,21 +156,21 @@ class Owner:
                     return
             files.atomic_write(file, content, mode)
 
-    def open(self, file: Path, flags: int) -> int:
-        """A descriptor of the file, opened (and made with mode 0600) as the owner; no child inherits it."""
+    def open_file(self, file: Path, flags: int) -> int:
+        """Open the file as the owner (a new one gets mode 0600); returns a descriptor that no child inherits."""
         with self.acting():
             return os.open(file, flags | os.O_CLOEXEC, 0o600)
 
 
-def choose(user: str) -> Owner:
-    """The owner that this process would make the server for: itself; for root `user`, else _vkteams, else nobody.
+def choose_owner(user: str) -> Owner:
+    """The owner of a bundled server that this process makes: its own user; for root `user`, or _vkteams, or nobody.
 
     Raises:
         ConfigError: there is no such user.
-        PermissionRefused: this process's user has no name, which PostgreSQL insists on.
+        PermissionRefused: this process's user has no name, and PostgreSQL does not run without one.
     """
     if os.geteuid() != 0:
-        return of_uid(os.geteuid())
+        return owner_of_uid(os.geteuid())
     for name in (user,) if user and user != "root" else ("_vkteams", "nobody"):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
@@ -159,8 +180,12 @@ def choose(user: str) -> Owner:
     )
 
 
-def of_uid(uid: int) -> Owner:
-    """The user of this number as the owner; PermissionRefused where it has no name, or is root."""
+def owner_of_uid(uid: int) -> Owner:
+    """The user of this number as the owner.
+
+    Raises:
+        PermissionRefused: it is root, or has no name.
+    """
     if uid == 0:
         raise PermissionRefused(
             "the bundled PostgreSQL's directory belongs to root, and PostgreSQL cannot run as root",
@@ -176,8 +201,8 @@ def of_uid(uid: int) -> Owner:
     return Owner(entry.pw_name, uid, entry.pw_gid, impersonated=os.geteuid() == 0)
 
 
-def _build(directory: Path, mode: int, uid: int, gid: int) -> None:
-    """Make it complete and then rename it: another process never finds it with the wrong owner or mode."""
+def _make_and_rename(directory: Path, mode: int, uid: int, gid: int) -> None:
+    """Make the directory under another name and rename it: no process ever sees it with the wrong owner or mode."""
     fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         if (fresh.stat().st_uid, fresh.stat().st_gid) != (uid, gid):
@@ -191,7 +216,7 @@ def _build(directory: Path, mode: int, uid: int, gid: int) -> None:
 
 
 def _identity() -> tuple[int, int]:
-    """This thread's file system user and group: the calls answer the present one, and refuse to set -1."""
+    """This thread's file system user and group. The calls return the present one and refuse to set -1."""
     libc = ctypes.CDLL(None)
     return int(libc.setfsuid(ctypes.c_uint(-1))), int(libc.setfsgid(ctypes.c_uint(-1)))
 

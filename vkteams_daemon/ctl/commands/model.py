@@ -116,7 +116,7 @@ def _install(args: argparse.Namespace, config: Config) -> Answer:
 
     if os.geteuid() == 0 and config.models_dir.is_relative_to(config.state_dir):
         # Whoever the daemon will run as must be able to write beside the models, which stay root's.
-        user.choose(config.daemon.user).make(config.state_dir, 0o750)
+        user.choose_owner(config.daemon.user).make_directory(config.state_dir, 0o750)
     terminal = sys.stderr.isatty()
     if not terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -250,4 +250,4 @@ def _described(info: ModelInfo) -> dict[str, Any]:
 
 
 def _tell(line: str) -> None:
-    streams.complain(f"{line}\n")
+    streams.write_stderr(f"{line}\n")

@@ -64,7 +64,7 @@ def make_directories(config: Config, owner: Owner, *, log: bool = True) -> None:
         mode = 0o700 if _writable_by_others(directory.parent) else 0o750
         if owner.uid == 0 and directory == config.state_dir and not config.database.url:
             mode |= 0o011  # the bundled PostgreSQL does not run as root, and must get through to its own directory
-        owner.make(directory, mode)
+        owner.make_directory(directory, mode)
         _refuse_traps(directory, owner)
 
 

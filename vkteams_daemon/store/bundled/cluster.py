@@ -1,8 +1,8 @@
-"""The bundled PostgreSQL's data directory and its server process: making, starting, looking at and stopping it.
+"""The bundled PostgreSQL's data directory and server processes: makes, starts, probes and signals them.
 
-A data directory is built beside and renamed, so one that is there is whole. Whether a server lives is asked of a kernel
-lock that the server's processes inherit (`server.lock`), not of a process number: it is free as soon as the last of
-them is gone, whatever became of postmaster.pid, and cannot be mistaken for another program's.
+A data directory is made under another name and renamed, so an existing one is complete. A kernel lock on `server.lock`,
+which the server's processes inherit, tells whether a server lives. A process number could be another program's. The
+lock is free as soon as the last process of the server has gone, whatever became of postmaster.pid.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vkteams_daemon.errors import CannotCreate, CannotWrite, DatabaseUnavailable, SchemaError, StoreError
-from vkteams_daemon.store.bundled.listener import DATABASE, NAME, PORT
+from vkteams_daemon.store.bundled.listener import DATABASE, PORT, SOCKET
 from vkteams_daemon.store.bundled.programs import MAJOR
 from vkteams_daemon.system.files import fsync_path
 from vkteams_daemon.system.user import Owner
 
 ROLE, READER = "vkteams", "vkteams_reader"
 
-# Written into postgresql.conf when the directory is made; whoever looks after the machine may change them there.
+# Written into postgresql.conf when the directory is made; the administrator may change them there.
 _SETTINGS = {
     "shared_buffers": "128MB", "max_connections": "60", "maintenance_work_mem": "256MB", "autovacuum_work_mem": "64MB",
     "wal_level": "minimal", "max_wal_senders": "0", "max_logical_replication_workers": "0", "max_wal_size": "1GB",
     "checkpoint_timeout": "15min", "random_page_cost": "1.1", "io_method": "sync",
     "log_filename": "postgresql-%a.log", "log_truncate_on_rotation": "on", "log_rotation_age": "1d",
     "log_rotation_size": "0", "log_checkpoints": "off", "log_line_prefix": "%m [%p] ",
-    # Whoever builds an index works, too; more of them than cores are slower than one.
+    # The process that builds an index works as well; with its workers there must not be more of them than cores.
     "max_parallel_maintenance_workers": str(min(2, len(os.sched_getaffinity(0)) - 1)),
-    # A failing statement is logged without its text: it holds what people said.
+    # A failing statement is logged without its text, which holds people's messages.
     "log_min_error_statement": "panic", "log_error_verbosity": "terse",
 }  # fmt: skip
 
-# Peer only: the kernel says who connects. Nobody connects by network, by password or on trust.
+# Peer authentication only: the kernel says which user connects. There is no network, no password and no trust.
 _HBA = f"local all {ROLE} peer map=owner\nlocal {DATABASE} {READER} peer map=anybody\n"
 _IDENT = f'owner "{{owner}}" {ROLE}\nowner root {ROLE}\nanybody /^.*$ {READER}\n'
 
@@ -55,32 +55,38 @@ _ROLES = (
     f"GRANT CONNECT ON DATABASE {DATABASE} TO {READER}",
 )
 
-# What the server and its tools say last before they give up.
-_COMPLAINT = re.compile(r"(?:FATAL|PANIC|initdb: error|postgres: error):\s+(.+)")
+# The lines in which the server and its tools say why they give up.
+_FATAL = re.compile(r"(?:FATAL|PANIC|initdb: error|postgres: error):\s+(.+)")
+_DISK_FULL = "No space left on device"
 
 
-def complaint(printed: str, status: int) -> str:
-    """Why a program of PostgreSQL failed: its last complaint, but a full disk is the reason of all that follow it."""
-    found = _COMPLAINT.findall(printed) or printed.strip().splitlines() or [f"exit status {status}"]
-    full = "No space left on device"
-    return full if full in printed else str(found[-1])
+def failure_reason(output: str, status: int) -> str:
+    """Why a program of PostgreSQL failed: its last fatal message, or a full disk, which causes all that follow it."""
+    messages = _FATAL.findall(output) or output.strip().splitlines() or [f"exit status {status}"]
+    return _DISK_FULL if _DISK_FULL in output else str(messages[-1])
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """A living server as its postmaster.pid describes it; `sockets` is where it listens once it is `ready`."""
+class Postmaster:
+    """A living server's main process, as postmaster.pid describes it.
+
+    Attributes:
+        pid: its process number.
+        socket_directory: where it listens once it is ready.
+        ready: whether it has finished starting.
+    """
 
     pid: int
-    sockets: Path
+    socket_directory: Path
     ready: bool
 
 
 class Cluster:
-    """The server of one `postgresql` directory, as its owner; the caller holds the locks that order its callers.
+    """The server of one `postgresql` directory. Its callers hold the locks that order them (see server.py).
 
     Args:
         home: state_dir/postgresql.
-        owner: whom the directory and the server belong to.
+        owner: the user that the directory and the server belong to; everything here is done with its rights.
     """
 
     def __init__(self, home: Path, owner: Owner) -> None:
@@ -88,92 +94,99 @@ class Cluster:
         self.data = home / MAJOR
         self.log = home / "log"
         self._owner = owner
-        self._seen: dict[Path, int] = {}
+        self._log_sizes: dict[Path, int] = {}  # bytes before the server was started
 
-    def prepare(self, programs: Path, timeout: float) -> None:
-        """Make the data directory where there is none, in at most `timeout` seconds.
+    def ensure_data(self, programs: Path, timeout: float) -> None:
+        """Make the data directory where there is none.
+
+        Args:
+            programs: the directory of initdb and postgres.
+            timeout: seconds that each step of making it may take.
 
         Raises:
-            SchemaError: there is a data directory of another PostgreSQL.
+            SchemaError: there is a data directory of another PostgreSQL version, or of something else.
             CannotCreate: it cannot be made; nothing of it is left.
         """
         with self._owner.acting():
-            for half in self.home.glob(f".{MAJOR}.*"):
-                shutil.rmtree(half, ignore_errors=True)
+            for unfinished in self.home.glob(f".{MAJOR}.*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
             self.log.mkdir(0o700, exist_ok=True)
-            version = self.data / "PG_VERSION"
-            found = version.read_text().strip() if version.is_file() else ""
-            if not found and self.data.is_dir() and any(self.data.iterdir()):
+            version_file = self.data / "PG_VERSION"
+            version = version_file.read_text().strip() if version_file.is_file() else ""
+            if not version and self.data.is_dir() and any(self.data.iterdir()):
                 raise SchemaError(f"{self.data} is not empty and holds no PostgreSQL database", hint="Move it away.")
             others = [d.name for d in self.home.iterdir() if d.name.isdigit() and (d / "PG_VERSION").is_file()]
-        if found == MAJOR:
+        if version == MAJOR:
             return
-        if found or others:
+        if version or others:
             raise SchemaError(
-                f"{self.home} holds the database of PostgreSQL {found or max(others)}, and the bundled one is {MAJOR}",
+                f"{self.home} holds the database of PostgreSQL {version or max(others)},"
+                f" and the bundled one is {MAJOR}",
                 hint=f"Dump it with the older version and load it into the new one, or move {self.home} away.",
             )
-        self._build(programs, timeout)
+        self._make_data(programs, timeout)
 
-    def spawn(self, programs: Path, sockets: Path) -> bool:
-        """Start the server, listening in this directory; False where another one's processes still live.
+    def start(self, programs: Path, socket_directory: Path) -> bool:
+        """Start the server, to listen in this directory; False where processes of an earlier server still live.
 
-        It returns at once: `alive` says whether the server still tries, `server` whether it is ready.
+        It returns at once: `alive` tells whether the server is still starting, `postmaster` whether it is ready.
         """
-        self._owner.write(self.data / "pg_hba.conf", _HBA, 0o600)
-        self._owner.write(self.data / "pg_ident.conf", _IDENT.format(owner=self._owner.name.replace('"', '""')), 0o600)
-        life = self._life()
+        self._owner.write_file(self.data / "pg_hba.conf", _HBA, 0o600)
+        owner = self._owner.name.replace('"', '""')
+        self._owner.write_file(self.data / "pg_ident.conf", _IDENT.format(owner=owner), 0o600)
+        lock_fd = self._lock_fd()
         try:
             try:
-                fcntl.flock(life, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return False
-            if self.server() is not None:
+            if self.postmaster() is not None:
                 return False
-            self._forget(self.data / "postmaster.pid")
-            self._forget(sockets / f"{NAME}.lock")
-            self._remember_logs()
-            self._launch(programs, sockets, life)
+            self._remove_stale(self.data / "postmaster.pid")
+            self._remove_stale(socket_directory / f"{SOCKET}.lock")
+            self._note_log_sizes()
+            self._launch(programs, socket_directory, lock_fd)
         finally:
-            os.close(life)
+            os.close(lock_fd)
         return True
 
     def alive(self) -> bool:
-        """Whether any process of the server lives, be it starting, stopping or left over."""
-        life = self._life()
+        """Whether any process of the server lives: starting, running, stopping or left behind by a killed one."""
+        lock_fd = self._lock_fd()
         try:
-            fcntl.flock(life, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(lock_fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         finally:
-            os.close(life)
-        return self.server() is not None  # started by hand, it does not hold the lock
+            os.close(lock_fd)
+        return self.postmaster() is not None  # a server started by hand does not hold the lock
 
-    def server(self) -> Server | None:
-        """The server, if it lives: postmaster.pid names it, and its working directory is the data directory."""
+    def postmaster(self) -> Postmaster | None:
+        """The living process that postmaster.pid names and whose working directory is the data directory."""
         with self._owner.acting():
             try:
                 lines = (self.data / "postmaster.pid").read_text().split("\n")
                 pid = int(lines[0])
-                # A process that is dead and not yet collected has no directory any more.
+                # A zombie has no working directory any more.
                 if not Path(f"/proc/{pid}/cwd").samefile(self.data):
                     return None
             except (OSError, ValueError):
                 return None
         lines += [""] * 8
-        return Server(pid, Path(lines[4]), lines[7].strip() == "ready")
+        return Postmaster(pid, Path(lines[4]), lines[7].strip() == "ready")
 
     def signal(self, number: int) -> None:
-        """Signal the server's process: SIGINT is PostgreSQL's fast shutdown."""
-        server = self.server()
-        if server is not None:
+        """Signal the postmaster, if there is one. SIGINT is PostgreSQL's fast shutdown."""
+        postmaster = self.postmaster()
+        if postmaster is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(server.pid, number)
+                os.kill(postmaster.pid, number)
 
-    def _forget(self, lock_file: Path) -> None:
+    def _remove_stale(self, lock_file: Path) -> None:
         """Remove a dead server's lock file where PostgreSQL would not do so itself.
 
-        It takes any living process of that number for the server, and an empty file for one that is just starting.
+        PostgreSQL takes any living process of the number in it for a server, and an empty file for a server that is
+        just starting.
         """
         with self._owner.acting():
             try:
@@ -185,35 +198,36 @@ class Cluster:
             lock_file.unlink()
 
     def failure(self) -> StoreError | CannotCreate:
-        """Why the server that was started last is gone, by its last words."""
-        words = self.last_words()
+        """The error for a server that was started and has ended, by its last message in the log."""
+        reason = self.last_message()
         hint = f"Look into {self.log}."
-        if "No space left on device" in words:
-            return CannotWrite(f"the bundled PostgreSQL cannot start: {words}", hint="Free disk space.")
-        if "incompatible" in words:
-            return SchemaError(f"the bundled PostgreSQL cannot start: {words}", hint=hint)
-        return DatabaseUnavailable(f"the bundled PostgreSQL cannot start: {words}", hint=hint)
+        if _DISK_FULL in reason:
+            return CannotWrite(f"the bundled PostgreSQL cannot start: {reason}", hint="Free disk space.")
+        if "incompatible" in reason:
+            return SchemaError(f"the bundled PostgreSQL cannot start: {reason}", hint=hint)
+        return DatabaseUnavailable(f"the bundled PostgreSQL cannot start: {reason}", hint=hint)
 
-    def last_words(self) -> str:
-        """The last complaint in the logs since the server was started; "it left no message" where there is none."""
-        found = []
+    def last_message(self) -> str:
+        """The last fatal message in the logs since the server was started, or "it left no message"."""
+        messages = []
         with self._owner.acting():
             for file in sorted(self.log.glob("*.log"), key=lambda f: f.stat().st_mtime):
                 with file.open(encoding="utf-8", errors="replace") as text:
-                    text.seek(self._seen.get(file, 0))
-                    found += _COMPLAINT.findall(text.read(1_000_000))
-        return found[-1].strip() if found else "it left no message"
+                    text.seek(self._log_sizes.get(file, 0))
+                    messages += _FATAL.findall(text.read(1_000_000))
+        return messages[-1].strip() if messages else "it left no message"
 
-    def _life(self) -> int:
-        return self._owner.open(self.home / "server.lock", os.O_RDWR | os.O_CREAT)
+    def _lock_fd(self) -> int:
+        """A new descriptor of server.lock, which the caller closes."""
+        return self._owner.open_file(self.home / "server.lock", os.O_RDWR | os.O_CREAT)
 
-    def _remember_logs(self) -> None:
+    def _note_log_sizes(self) -> None:
         with self._owner.acting():
             (self.log / "start.log").unlink(missing_ok=True)
-            self._seen = {file: file.stat().st_size for file in self.log.glob("*.log")}
+            self._log_sizes = {file: file.stat().st_size for file in self.log.glob("*.log")}
 
-    def _launch(self, programs: Path, sockets: Path, life: int) -> None:
-        quoted = str(sockets).replace('"', '""')
+    def _launch(self, programs: Path, socket_directory: Path, lock_fd: int) -> None:
+        quoted = str(socket_directory).replace('"', '""')
         settings = {
             "listen_addresses": "", "port": PORT, "unix_socket_directories": f'"{quoted}"',
             "unix_socket_permissions": "0770", "fsync": "on", "full_page_writes": "on",
@@ -221,37 +235,37 @@ class Cluster:
             "logging_collector": "on", "log_directory": self.log, "cluster_name": "vkteams",
         }  # fmt: skip
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        out = self._owner.open(self.log / "start.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        out = self._owner.open_file(self.log / "start.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
-            # The shell leaves at once and init inherits the server: nobody of us has to collect it when it dies.
+            # The shell exits at once and init adopts the server, so this process does not have to wait for its end.
             with self._owner.popen(
                 ["/bin/sh", "-c", '"$@" &', "sh", programs / "postgres", "-D", self.data, *options],
-                pass_fds=(life,), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                pass_fds=(lock_fd,), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
             ):  # fmt: skip
                 pass
         finally:
             os.close(out)
 
-    def _build(self, programs: Path, timeout: float) -> None:
+    def _make_data(self, programs: Path, timeout: float) -> None:
         owner = self._owner
         try:
             with owner.acting():
-                beside = Path(tempfile.mkdtemp(prefix=f".{MAJOR}.", dir=self.home))
+                unfinished = Path(tempfile.mkdtemp(prefix=f".{MAJOR}.", dir=self.home))
             try:
-                self._initdb(programs, beside, timeout)
+                self._initdb(programs, unfinished, timeout)
                 with owner.acting():
-                    beside.rename(self.data)
+                    unfinished.rename(self.data)
                     fsync_path(self.home)
             finally:
                 with owner.acting():
-                    shutil.rmtree(beside, ignore_errors=True)
+                    shutil.rmtree(unfinished, ignore_errors=True)
         except OSError as error:
             raise CannotCreate(f"{self.data}: the database cannot be made: {error.strerror}") from error
 
     def _initdb(self, programs: Path, directory: Path, timeout: float) -> None:
         settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
         steps: tuple[tuple[list[str | Path], str], ...] = (
-            # The locale is built in, so that an upgrade of the system's C library never changes an order on disk.
+            # The built-in locale: an upgrade of the system's C library must not change the order of an index.
             ([programs / "initdb", "-D", directory, "-U", ROLE, "--auth-local=peer", "--auth-host=reject", "-E", "UTF8",
               "--locale=C.UTF-8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--lc-messages=C",
               "--data-checksums", "--no-instructions", "--no-sync", *settings], ""),
@@ -261,8 +275,8 @@ class Cluster:
         )  # fmt: skip
         for command, stdin in steps:
             try:
-                status, printed = self._owner.run(command, stdin=stdin, timeout=timeout)
+                status, output = self._owner.run(command, stdin=stdin, timeout=timeout)
             except subprocess.TimeoutExpired:
                 raise CannotCreate(f"{self.data}: the database was not made within {timeout:g} s") from None
             if status != 0:
-                raise CannotCreate(f"{self.data}: the database cannot be made: {complaint(printed, status)}")
+                raise CannotCreate(f"{self.data}: the database cannot be made: {failure_reason(output, status)}")

@@ -1,4 +1,4 @@
-"""Where the bundled PostgreSQL listens, and asking what listens there."""
+"""The Unix socket that the bundled PostgreSQL listens on: its directory, and who listens there."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from vkteams_daemon.system.user import Owner
 
 DATABASE = "vkteams"
 PORT = "5432"  # no network port: only a part of the socket's name
-NAME = f".s.PGSQL.{PORT}"
+SOCKET = f".s.PGSQL.{PORT}"
 
-_LONGEST = 107  # bytes of sun_path, unix(7), less the closing zero
+_MAX_SOCKET_PATH = 107  # bytes of sun_path without the closing zero, unix(7)
 
 
-def choose(owner: Owner, wanted: Path, recorded: Path) -> Path:
-    """The directory to listen in: the wanted one, the one used last, or a new short one in /tmp.
+def choose_directory(owner: Owner, configured: Path, recorded: Path) -> Path:
+    """The directory to listen in: the configured one, the one used last, or a new short one in /tmp.
 
-    The first that is short enough, the owner's own, closed to other writers, and where no other server listens.
+    The first is taken whose path is short enough, that is the owner's own and closed to other writers, and where no
+    other server listens.
     """
-    for directory in (wanted, recorded):
-        if _fits(directory) and _belongs(directory, owner) and listening(directory) is None:
+    for directory in (configured, recorded):
+        if _fits(directory) and _belongs_to(owner, directory) and listener_pid(directory) is None:
             return directory
     with owner.acting():
         private = Path(tempfile.mkdtemp(prefix="vkteams-pg-", dir="/tmp"))
@@ -34,15 +35,18 @@ def choose(owner: Owner, wanted: Path, recorded: Path) -> Path:
 
 
 def conninfo(directory: Path, role: str, peer: str) -> str:
-    """The conninfo of the server in this directory; with `requirepeer` nobody else's server is taken for it."""
+    """The conninfo of the server in this directory; `peer` (requirepeer) is the only user whose server is accepted."""
     # The port stands here because PGPORT may be set.
     parts = {"host": str(directory), "port": PORT, "dbname": DATABASE, "user": role, "requirepeer": peer}
     quoted = {name: re.sub(r"(['\\])", r"\\\1", value) for name, value in parts.items() if value}
     return " ".join(f"{name}='{value}'" for name, value in quoted.items())
 
 
-def answers(conninfo: str, data: Path) -> bool:
-    """Whether the server of this data directory takes connections; refusals that will not pass are the caller's."""
+def accepts_connections(conninfo: str, data: Path) -> bool:
+    """Whether the server of this data directory takes connections.
+
+    A refusal that will not pass (no such role, say) counts as an answer: the caller's own connection reports it.
+    """
     import psycopg
 
     try:
@@ -53,12 +57,12 @@ def answers(conninfo: str, data: Path) -> bool:
     return row is not None and Path(row[0]).resolve() == data.resolve()
 
 
-def listening(directory: Path) -> int | None:
-    """The process that listens in this directory (SO_PEERCRED, unix(7)), if this user can reach it."""
+def listener_pid(directory: Path) -> int | None:
+    """The process that listens in this directory (SO_PEERCRED, unix(7)); None where this user can reach none."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(1)
         try:
-            client.connect(str(directory / NAME))
+            client.connect(str(directory / SOCKET))
         except OSError:
             return None
         pid, _, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
@@ -66,15 +70,15 @@ def listening(directory: Path) -> int | None:
 
 
 def _fits(directory: Path) -> bool:
-    """Whether the socket's path is short enough, and no list of hosts to libpq."""
-    return len(os.fsencode(directory / NAME)) <= _LONGEST and "," not in str(directory)
+    """Whether the socket's path is short enough, and libpq does not take it for a list of hosts."""
+    return len(os.fsencode(directory / SOCKET)) <= _MAX_SOCKET_PATH and "," not in str(directory)
 
 
-def _belongs(directory: Path, owner: Owner) -> bool:
-    """Whether it is the owner's own directory, reachable for the owner and writable for nobody else."""
+def _belongs_to(owner: Owner, directory: Path) -> bool:
+    """Whether it is the owner's own directory, open to the owner and writable for nobody else."""
     try:
-        found = directory.lstat()
+        status = directory.lstat()
     except OSError:
         return False
-    own = stat.S_ISDIR(found.st_mode) and found.st_uid == owner.uid and not found.st_mode & 0o022
-    return own and owner.closed(directory) is None
+    own = stat.S_ISDIR(status.st_mode) and status.st_uid == owner.uid and not status.st_mode & 0o022
+    return own and owner.first_closed(directory) is None

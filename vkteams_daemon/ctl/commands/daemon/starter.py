@@ -52,14 +52,14 @@ def run(arguments: Sequence[str], *, foreground: bool) -> str:
                 signal.signal(signum, action)
     if child.returncode:
         raise _failure(complaint, child.returncode)
-    streams.complain(complaint)
+    streams.write_stderr(complaint)
     return said.strip().removeprefix("vkteamsd: ")
 
 
 def _failure(complaint: str, code: int) -> VkTeamsError:
     lines = complaint.strip().splitlines() or [f"vkteamsd ended with status {code}"]
     if len(lines) > 1:
-        streams.complain("\n".join(lines[:-1]) + "\n")  # the traceback that VKTEAMS_DEBUG=1 asked for
+        streams.write_stderr("\n".join(lines[:-1]) + "\n")  # the traceback that VKTEAMS_DEBUG=1 asked for
     error = VkTeamsError(lines[-1].removeprefix("vkteamsd: "))
     error.exit_code = code if code > 0 else 128 - code
     return error

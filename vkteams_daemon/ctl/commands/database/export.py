@@ -118,7 +118,7 @@ def _destination(file: str | None, *, overwrite: bool) -> Iterator[TextIO]:
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise streams.refused(sys.stdout, error) from error
+            raise streams.stdout_lost(error) from error
         return
     path = Path(file)
     if path.exists() and not path.is_file():

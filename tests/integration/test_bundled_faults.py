@@ -1,4 +1,4 @@
-"""What is killed, left over, spoilt or full does not fool the bundled PostgreSQL's next user."""
+"""Killed processes, stale files, damage and a full disk: the next user gets a server or one sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.harness.sharing import CLOSED, Holder
+from tests.harness.bundled import CLOSED, ServerUser
 from tests.harness.temporary import servers
 from tests.harness.waiting import until
 from vkteams_daemon.errors import CannotCreate, ConfigError, DatabaseUnavailable, SchemaError
@@ -21,7 +21,7 @@ from vkteams_daemon.store.bundled import cluster, programs
 from vkteams_daemon.store.bundled.server import BundledServer
 
 
-def _embedded(base: Path) -> BundledServer:
+def _server(base: Path) -> BundledServer:
     return BundledServer(base / "state", base / "run")
 
 
@@ -29,7 +29,7 @@ def _home(base: Path) -> Path:
     return base / "state" / "postgresql"
 
 
-def _keep_owner(file: Path, text: str) -> None:
+def _write_as_owner(file: Path, text: str) -> None:
     """Write the file for the owner of its directory, as a server would have left it."""
     file.write_text(text)
     found = file.parent.stat()
@@ -39,12 +39,12 @@ def _keep_owner(file: Path, text: str) -> None:
 
 @pytest.fixture
 def share(bundled_base: Path) -> Iterator[BundledServer]:
-    share = _embedded(bundled_base)
+    share = _server(bundled_base)
     yield share
     share.release()
 
 
-def test_killed_postmaster_is_noticed_while_its_sessions_still_run(share: BundledServer, bundled_base: Path) -> None:
+def test_dead_postmaster_is_noticed_while_its_sessions_still_run(share: BundledServer, bundled_base: Path) -> None:
     conninfo = share.acquire()
     before = share.running()
     assert before
@@ -59,7 +59,7 @@ def test_killed_postmaster_is_noticed_while_its_sessions_still_run(share: Bundle
     assert not set(orphans) & set(servers(bundled_base))
 
 
-def test_start_waits_for_what_a_killed_postmaster_left(share: BundledServer, bundled_base: Path) -> None:
+def test_start_waits_for_the_orphans_of_a_killed_postmaster(share: BundledServer, bundled_base: Path) -> None:
     share.acquire()
     pid = share.running()
     assert pid
@@ -94,7 +94,7 @@ def test_everything_killed_at_once_recovers(share: BundledServer, bundled_base: 
 
 
 @pytest.mark.parametrize("left", ["another program's number", "empty", "nonsense"])
-def test_stale_lock_files_are_not_believed(share: BundledServer, bundled_base: Path, left: str) -> None:
+def test_stale_lock_files_are_ignored(share: BundledServer, bundled_base: Path, left: str) -> None:
     share.acquire()
     share.release()
     # A process of the server's own user, so that a signal would reach it: PostgreSQL takes it for a server.
@@ -102,7 +102,7 @@ def test_stale_lock_files_are_not_believed(share: BundledServer, bundled_base: P
     with subprocess.Popen(["/bin/sleep", "60"], user=owner) as stranger:
         text = {"empty": "", "nonsense": "?\n"}.get(left, f"{stranger.pid}\n{_home(bundled_base) / '18'}\n0\n")
         for file in (_home(bundled_base) / "18/postmaster.pid", bundled_base / "run/postgresql/.s.PGSQL.5432.lock"):
-            _keep_owner(file, text)
+            _write_as_owner(file, text)
         try:
             assert share.running() is None
             share.acquire()
@@ -149,7 +149,7 @@ def test_server_whose_socket_was_taken_away_is_started_again(share: BundledServe
 
 
 def test_servers_last_fatal_line_is_in_the_error(bundled_copy: Path) -> None:
-    share = _embedded(bundled_copy)
+    share = _server(bundled_copy)
     with (_home(bundled_copy) / "18/postgresql.conf").open("a") as file:
         file.write("no_such_setting = 1\n")
     with pytest.raises(DatabaseUnavailable, match=r"cannot start: configuration file .* contains errors") as caught:
@@ -162,7 +162,7 @@ def test_servers_last_fatal_line_is_in_the_error(bundled_copy: Path) -> None:
 def test_damage_found_in_recovery_is_in_the_error(bundled_copy: Path) -> None:
     subprocess.run(["find", _home(bundled_copy) / "18/pg_wal", "-type", "f", "-delete"], check=True)
     with pytest.raises(DatabaseUnavailable, match="could not locate a valid checkpoint record"):
-        _embedded(bundled_copy).acquire()
+        _server(bundled_copy).acquire()
 
 
 @pytest.mark.parametrize("place", ["in the directory", "beside it"])
@@ -175,7 +175,7 @@ def test_another_major_version_is_refused_and_left_alone(bundled_copy: Path, pla
         (home / "17/PG_VERSION").write_text("17\n")
     before = sorted(home.iterdir())
     with pytest.raises(SchemaError, match="PostgreSQL 17, and the bundled one is 18"):
-        _embedded(bundled_copy).acquire()
+        _server(bundled_copy).acquire()
     assert set(home.iterdir()) - set(before) <= {home / "log"}
 
 
@@ -183,41 +183,41 @@ def test_directory_with_something_else_is_refused_and_left_alone(bundled_copy: P
     data = _home(bundled_copy) / "18"
     (data / "PG_VERSION").unlink()
     with pytest.raises(SchemaError, match="holds no PostgreSQL database"):
-        _embedded(bundled_copy).acquire()
+        _server(bundled_copy).acquire()
     assert (data / "global").is_dir()
 
 
 def test_full_disk_leaves_no_half_made_database(open_tmp: Path) -> None:
     # A limit on the size of files fails the same writes as a full disk does, for this process and its children only.
-    with Holder(open_tmp, shell="ulimit -f 2000;") as starter:
-        assert starter.said.startswith("CannotCreate"), starter.said
+    with ServerUser(open_tmp, shell="ulimit -f 2000;") as starter:
+        assert starter.line.startswith("CannotCreate"), starter.line
         assert (
             "the bundled PostgreSQL cannot be copied" if CLOSED else "the database cannot be made: "
-        ) in starter.said
+        ) in starter.line
     assert [p.name for p in _home(open_tmp).glob("*18*")] + [p.name for p in _home(open_tmp).glob(".18*")] == []
-    share = _embedded(open_tmp)
+    share = _server(open_tmp)
     share.acquire()
     share.release()
 
 
-def test_full_disk_is_the_reason_of_what_comes_after_it() -> None:
+def test_full_disk_is_reported_before_the_errors_it_causes() -> None:
     printed = (
         'FATAL:  could not extend file "base/1/1255": No space left on device\n'
         "PANIC:  cannot abort transaction 1, it was already committed\n"
     )
-    assert cluster.complaint(printed, 1) == "No space left on device"
-    assert cluster.complaint("FATAL:  one\nPANIC:  two\nchild process was terminated\n", 1) == "two"
-    assert cluster.complaint("", 3) == "exit status 3"
+    assert cluster.failure_reason(printed, 1) == "No space left on device"
+    assert cluster.failure_reason("FATAL:  one\nPANIC:  two\nchild process was terminated\n", 1) == "two"
+    assert cluster.failure_reason("", 3) == "exit status 3"
 
 
 def test_half_made_database_of_a_killed_starter_is_removed(open_tmp: Path) -> None:
-    with Holder(open_tmp, wait=False) as starter:
+    with ServerUser(open_tmp, wait=False) as starter:
         half = until(lambda: next(iter(_home(open_tmp).glob(".18.*/PG_VERSION")), None), what="the beginning of it")
         starter.kill()
     assert half and not (_home(open_tmp) / "18").exists()
     # Its initdb lives on for a moment, and would write into what is being removed.
-    until(lambda: not _named(half.parent.name), 30, "the end of the orphaned initdb")
-    share = _embedded(open_tmp)
+    until(lambda: not _processes_with(half.parent.name), 30, "the end of the orphaned initdb")
+    share = _server(open_tmp)
     psycopg.connect(share.acquire()).close()
     assert not half.parent.exists()
     share.release()
@@ -227,7 +227,7 @@ def test_without_the_wheel_the_sentence_says_what_to_install(open_tmp: Path, mon
     monkeypatch.setattr(programs, "_PACKAGE", "no_such_package")
     assert not programs.available()
     with pytest.raises(ConfigError, match="not installed") as caught:
-        _embedded(open_tmp).acquire()
+        _server(open_tmp).acquire()
     assert "database.url" in caught.value.hint
 
 
@@ -237,11 +237,11 @@ def test_unwritable_state_directory_is_one_sentence(open_tmp: Path) -> None:
         BundledServer(open_tmp / "file" / "state", open_tmp / "run").acquire()
 
 
-def _named(word: str) -> list[str]:
+def _processes_with(word: str) -> list[str]:
     """The processes that have this word on their command line."""
-    found = []
+    pids = []
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             if process.name.isdigit() and word.encode() in (process / "cmdline").read_bytes():
-                found.append(process.name)
-    return found
+                pids.append(process.name)
+    return pids
