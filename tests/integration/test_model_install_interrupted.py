@@ -1,4 +1,4 @@
-"""An installation that is killed, fails at its end, or meets another one."""
+"""An installation that is killed, fails at its end, or finds another one running."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_kill_while_a_model_is_replaced_loses_no_model(encoder: Path, home: Pa
     manifest.check_hashes(before)
 
 
-def test_a_model_whose_successor_cannot_take_its_place_stays(
+def test_model_stays_when_its_successor_cannot_be_renamed(
     encoder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = installer.install(str(encoder), home, precision="int8")

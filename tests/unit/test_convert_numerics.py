@@ -75,7 +75,7 @@ class Reference:
         ("cls", {"hidden": 78, "heads": 3, "inner": 100, "layers": 3, "tensor_prefix": "bert."}),
     ],
 )
-def test_the_fp32_graph_is_bert(tmp_path: Path, pooling: Pooling, shape: dict[str, object]) -> None:
+def test_fp32_graph_computes_bert(tmp_path: Path, pooling: Pooling, shape: dict[str, object]) -> None:
     directory = write_encoder(tmp_path / "encoder", spread=0.2, **shape)  # type: ignore[arg-type]
     (tmp_path / "model").mkdir()
     convert(Encoder(directory), Settings(64, pooling), tmp_path / "model", name="x", precision="fp32")
@@ -158,7 +158,7 @@ def test_a_row_is_quantised_by_itself() -> None:
     assert np.abs(product(small) - small @ weight).max() < 0.2
 
 
-def test_zeros_stay_zeros() -> None:
+def test_rows_of_zeros_give_zeros() -> None:
     weight = np.ones((16, 16), np.float32)
     found = run(lambda layers: layers.dense("rows", [(weight, np.zeros(16, np.float32))])[0], np.zeros((2, 16), "f4"))
     assert not found.any()

@@ -1,4 +1,4 @@
-"""What cannot be converted is refused with one sentence, and int8 only where it is close and worth it."""
+"""An encoder that cannot be converted is refused with one sentence; int8 is taken only where it is close and faster."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_missing_or_broken_file_is_named(directory: Path, name: str) -> None:
         Encoder(directory)
 
 
-def test_whole_numbers_are_no_weights(directory: Path) -> None:
+def test_integer_weights_are_refused(directory: Path) -> None:
     file = directory / "model.safetensors"
     save_file({name: tensor.astype("int32") for name, tensor in load_file(file).items()}, file)
     with pytest.raises(ModelRefused, match="is I32; only F16, F32, F64 are known"):
@@ -155,7 +155,7 @@ def steps(*kinds: str) -> str:
         ("1_Pooling/config.json", '{"pooling_mode_mean_tokens": true, "include_prompt": false}', "without the prompt"),
     ],
 )
-def test_a_step_that_is_not_known_is_refused(directory: Path, file: str, content: str, sentence: str) -> None:
+def test_unknown_step_is_refused(directory: Path, file: str, content: str, sentence: str) -> None:
     (directory / "modules.json").write_text(steps("Transformer", "Pooling", "Normalize"))
     shape = Encoder(directory).shape
     assert encoders.settings(directory, shape) == Settings(64, "mean")
@@ -171,7 +171,7 @@ def made(directory: Path, tmp_path: Path, precision: Choice) -> ModelInfo:
     return convert(Encoder(directory), Settings(64), target, name="x", precision=precision)
 
 
-def test_int8_that_is_too_far_is_refused_and_auto_takes_fp32(
+def test_inaccurate_int8_is_refused_and_auto_takes_fp32(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acceptance, "COSINE_LEAST", 0.999999)
@@ -214,7 +214,7 @@ def test_int8_can_be_asked_for_where_it_is_slower(
     assert info.precision == "int8" and (info.cosine_mean or 0) >= acceptance.COSINE_LEAST
 
 
-def test_the_texts_it_is_judged_by_are_varied() -> None:
+def test_sample_texts_are_varied() -> None:
     judged = texts()
     assert len(judged) >= 250 and judged == texts()
     cyrillic = [text for text in judged if any("а" <= letter <= "я" for letter in text.lower())]

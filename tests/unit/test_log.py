@@ -20,7 +20,7 @@ import pytest
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import CannotCreate
-from vkteams_daemon.system import log as log_room
+from vkteams_daemon.system import log as log_module
 from vkteams_daemon.system.log import Log, LogFile
 
 TOKEN = "001.0123456789.9876543210:1000000001"
@@ -73,7 +73,7 @@ def test_a_text_line_has_its_time_with_offset_process_level_and_place(tmp_path: 
     assert stat.S_IMODE((tmp_path / "x.log").stat().st_mode) & 0o137 == 0
 
 
-def test_nothing_that_is_said_can_pass_for_a_line(tmp_path: Path) -> None:
+def test_no_message_can_look_like_a_line_of_ours(tmp_path: Path) -> None:
     Log(_config(tmp_path), foreground=False)
     log.info("title: %s", "a\n2026-01-01T00:00:00.000+00:00 vkteamsd[1] CRITICAL fake\x1b[2J\u2028")
     try:
@@ -139,7 +139,7 @@ def test_a_thread_that_fails_is_in_the_log(tmp_path: Path) -> None:
     assert "in fail" in (tmp_path / "x.log").read_text()
 
 
-def test_what_libraries_write_to_standard_error_is_in_the_log(tmp_path: Path) -> None:
+def test_standard_error_of_libraries_is_in_the_log(tmp_path: Path) -> None:
     Log(_config(tmp_path), foreground=False)
     os.write(2, b"free(): invalid pointer\n")
     assert _lines(tmp_path) == ["free(): invalid pointer"]
@@ -160,7 +160,7 @@ def test_after_rotation_the_next_line_is_in_the_new_file(tmp_path: Path) -> None
     assert _lines(tmp_path)[1] == "four"
 
 
-def test_a_log_whose_directory_goes_and_comes_back_goes_on_and_counts(tmp_path: Path) -> None:
+def test_log_counts_lost_lines_until_its_directory_is_back(tmp_path: Path) -> None:
     directory = tmp_path / "log"
     directory.mkdir()
     logs = Log(_config(tmp_path, daemon__log_file=str(directory / "x.log")), foreground=False)
@@ -177,7 +177,7 @@ def test_a_log_whose_directory_goes_and_comes_back_goes_on_and_counts(tmp_path: 
     assert lines[1].endswith("four")
 
 
-def test_a_full_disk_neither_stops_nor_garbles(tmp_path: Path) -> None:
+def test_full_disk_loses_lines_and_garbles_none(tmp_path: Path) -> None:
     """/dev/full takes no byte; then there is room again."""
     path = tmp_path / "x.log"
     path.symlink_to("/dev/full")
@@ -193,7 +193,7 @@ def test_a_full_disk_neither_stops_nor_garbles(tmp_path: Path) -> None:
     assert lines[1].endswith("kept")
 
 
-def test_a_link_in_a_directory_of_everybody_is_not_followed(tmp_path: Path) -> None:
+def test_link_in_a_directory_open_to_all_is_not_followed(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     (tmp_path / "x.log").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(CannotCreate, match=r"x\.log: the log cannot be written: Too many levels of symbolic links"):
@@ -214,7 +214,7 @@ def test_debug_is_switched_on_and_off_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["psycopg", "psycopg.pool"])
-def test_what_the_driver_meets_on_its_own_is_said_only_at_debug(tmp_path: Path, name: str) -> None:
+def test_warnings_of_the_driver_are_logged_only_at_debug(tmp_path: Path, name: str) -> None:
     logs = Log(_config(tmp_path), foreground=False)
     driver = logging.getLogger(name)
     for debug in (False, True, False):
@@ -231,7 +231,7 @@ def test_messages_that_cannot_be_formatted_are_shown_as_they_are(tmp_path: Path)
     assert "%d events ('many',) (cannot be formatted: TypeError)" in _lines(tmp_path)[0]
 
 
-def test_in_the_foreground_it_is_standard_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_foreground_log_is_standard_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     Log(_config(tmp_path, log__target="syslog"), foreground=True, program="vkteamsctl")
     log.info("hello")
     sys.stderr.flush()
@@ -241,7 +241,7 @@ def test_in_the_foreground_it_is_standard_error(tmp_path: Path, capfd: pytest.Ca
 
 def test_syslog_gets_ident_and_facility(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = tmp_path / "log"
-    monkeypatch.setattr(log_room, "SYSLOG", address)
+    monkeypatch.setattr(log_module, "SYSLOG", address)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(address))
         logs = Log(_config(tmp_path, log__target="syslog"), foreground=False)
@@ -253,7 +253,7 @@ def test_syslog_gets_ident_and_facility(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_syslog_that_does_not_listen_never_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = tmp_path / "log"
-    monkeypatch.setattr(log_room, "SYSLOG", address)
+    monkeypatch.setattr(log_module, "SYSLOG", address)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
         server.bind(str(address))
         logs = Log(_config(tmp_path, log__target="syslog"), foreground=False)
@@ -262,15 +262,17 @@ def test_syslog_that_does_not_listen_never_blocks(tmp_path: Path, monkeypatch: p
         assert logs.lost > 0
 
 
-def test_without_syslog_the_file_is_used_and_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_room, "SYSLOG", tmp_path / "nothing")
+def test_log_is_the_file_and_says_so_where_syslog_cannot_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "SYSLOG", tmp_path / "nothing")
     logs = Log(_config(tmp_path, log__target="syslog"), foreground=False)
     assert logs.note.startswith("syslog cannot be reached")
     assert "No such file or directory" in logs.note
     assert logs.note in _lines(tmp_path)[0]
 
 
-def test_the_caller_never_hears_of_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logging_never_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Log(_config(tmp_path), foreground=False)
 
     def broken(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""model.toml, the catalogue, and which model is the chosen one."""
+"""model.toml, the catalogue, and which model is chosen."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ def config(models_dir: Path, model: str = "") -> Config:
     text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
     cosine=st.none() | st.floats(0, 1),
 )
-def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, text: str, cosine: float) -> None:
+def test_description_is_read_as_it_was_written(
+    tmp_path_factory: pytest.TempPathFactory, text: str, cosine: float
+) -> None:
     directory = tmp_path_factory.mktemp("model")
     info = dataclasses.replace(INFO, query_prefix=text, source=text, cosine_mean=cosine, directory=directory)
     manifest.write(info)
@@ -62,7 +64,7 @@ def test_a_broken_description_is_refused(tmp_path: Path, old: str, new: str) -> 
     assert "vkteamsctl model install" in caught.value.hint
 
 
-def test_hashes_see_what_sizes_do_not(tmp_path: Path) -> None:
+def test_hashes_find_a_change_that_sizes_do_not(tmp_path: Path) -> None:
     for name in (manifest.ONNX, manifest.TOKENIZER):
         (tmp_path / name).write_bytes(b"content of a file")
     info = dataclasses.replace(INFO, files=manifest.record(tmp_path), directory=tmp_path)
@@ -76,7 +78,7 @@ def test_hashes_see_what_sizes_do_not(tmp_path: Path) -> None:
         manifest.check_sizes(info)
 
 
-def test_the_fingerprint_is_of_all_that_decides_a_vector() -> None:
+def test_fingerprint_covers_everything_that_decides_a_vector() -> None:
     base = ("w" * 64, "t" * 64, {"hidden_size": 32}, Settings(64, "mean", "q: ", "p: "))
     same = manifest.fingerprint(*base)
     assert re.fullmatch("[0-9a-f]{64}", same) and same == manifest.fingerprint(*base)
@@ -91,7 +93,7 @@ def test_the_fingerprint_is_of_all_that_decides_a_vector() -> None:
     assert len({same, *(manifest.fingerprint(*other) for other in others)}) == 1 + len(others)
 
 
-def test_every_entry_is_pinned() -> None:
+def test_every_entry_is_pinned_to_commit_and_hashes() -> None:
     assert catalogue.RECOMMENDED in CATALOGUE and "all-MiniLM-L6-v2" in CATALOGUE
     for name, entry in CATALOGUE.items():
         assert entry.name == catalogue.checked(name)
@@ -104,7 +106,7 @@ def test_every_entry_is_pinned() -> None:
     assert "no Russian paraphrase" in CATALOGUE["all-MiniLM-L6-v2"].note
 
 
-def test_the_configuration_stands_over_the_default_file(tmp_path: Path) -> None:
+def test_configured_model_overrides_the_default_file(tmp_path: Path) -> None:
     assert catalogue.chosen(config(tmp_path)) is None
     assert catalogue.chosen(config(tmp_path / "absent")) is None
     (tmp_path / "default").write_text("tiny\nand more\n")
@@ -145,7 +147,7 @@ def test_a_model_that_cannot_be_read_is_left_out(models_dir: Path, tmp_path: Pat
     assert sorted(path.name for path in tmp_path.iterdir()) == [".installing-x", "broken", "default", "good"]
 
 
-def test_a_default_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_default_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
     manifest.write(dataclasses.replace(INFO, name="good", directory=tmp_path / "good"))
     (tmp_path / "default").mkdir()

@@ -52,7 +52,7 @@ def test_a_short_text_is_one_chunk_as_the_tokenizer_gives_it(model: Model, tiny_
             assert model.chunks(text) == [Chunk(expected)]
 
 
-def test_a_long_text_is_cut_nowhere(model: Model, tiny_model_dir: Path) -> None:
+def test_chunks_of_a_long_text_hold_all_of_it(model: Model, tiny_model_dir: Path) -> None:
     tokenizer = load_tokenizer(tiny_model_dir / manifest.TOKENIZER)
     text = " ".join(texts())
     chunks = model.chunks(text)
@@ -85,13 +85,13 @@ def test_a_text_without_a_token_has_no_chunk(model: Model, tiny_model_dir: Path,
     assert prefixed(tiny_model_dir, "find: ").chunks(text) == []
 
 
-def test_special_tokens_in_a_text_are_only_letters(model: Model) -> None:
+def test_special_tokens_in_a_text_are_read_as_letters(model: Model) -> None:
     (chunk,) = model.chunks("a [SEP] b [MASK]")
     assert chunk.ids[0] == CLS and chunk.ids[-1] == SEP
     assert not {CLS, SEP, SPECIAL.index("[MASK]")} & set(chunk.ids[1:-1])
 
 
-def test_half_a_surrogate_pair_stops_nobody(model: Model) -> None:
+def test_half_a_surrogate_pair_is_embedded(model: Model) -> None:
     assert len(model.chunks("ок\ud83d, понял")) == 1
 
 

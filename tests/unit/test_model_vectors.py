@@ -1,4 +1,4 @@
-"""Vectors: of length 1, the same whoever is in the batch, from however many threads."""
+"""Vectors have length 1 and do not depend on the batch or on the number of threads."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_texts_keep_their_order_and_a_text_without_tokens_is_zeros(model: Model)
         assert np.abs(vectors[row] - model.embed(model.chunks(asked[row]))[0]).max() < 1e-5
 
 
-def test_a_query_of_which_the_vocabulary_knows_nothing_is_zeros(model: Model) -> None:
+def test_query_without_a_known_token_is_zeros(model: Model) -> None:
     vectors = model.embed_texts(["\u4f60", "\u4f60 \u597d", "\u4f60 сервер"], query=True)
     assert vectors.any(axis=1).tolist() == [False, False, True]
     assert model.embed_texts(["\u4f60"]).any()
@@ -74,7 +74,7 @@ def test_a_long_passage_is_the_mean_of_its_chunks_and_a_long_query_its_first(mod
     assert np.abs(model.embed_texts([text], query=True)[0] - parts[0]).max() < 1e-5
 
 
-def test_threads_share_a_model(model: Model) -> None:
+def test_threads_sharing_a_model_get_the_same_vectors(model: Model) -> None:
     expected = model.embed_texts(SOME)
     found: list[np.ndarray] = []
     threads = [threading.Thread(target=lambda: found.append(model.embed_texts(SOME))) for _ in range(4)]

@@ -20,7 +20,7 @@ def _secrets(*, token: str = "", url: str = "", proxy: str = "") -> Secrets:
 @pytest.mark.parametrize(
     "form", [TOKEN, quote(TOKEN), quote(TOKEN, safe=""), quote(TOKEN, safe="").replace("%3A", "%3a")]
 )
-def test_the_token_in_every_spelling(form: str) -> None:
+def test_token_is_masked_in_every_spelling(form: str) -> None:
     text = f"GET /bot/v1/events/get?token={form}&lastEventId=1 failed: {form!r}"
     hidden = _secrets(token=TOKEN).hide(text)
     assert hidden == f"GET /bot/v1/events/get?token={MASK}&lastEventId=1 failed: '{MASK}'"
@@ -36,11 +36,11 @@ def test_the_token_in_every_spelling(form: str) -> None:
         ("password=пароль", "пароль"), ("password=пароль", quote("пароль")),
     ],
 )  # fmt: skip
-def test_the_databases_password(url: str, password: str) -> None:
+def test_password_of_the_database_is_masked(url: str, password: str) -> None:
     assert _secrets(url=url).hide(f"connection with {password} failed") == f"connection with {MASK} failed"
 
 
-def test_the_proxys_password() -> None:
+def test_password_of_the_proxy_is_masked() -> None:
     hidden = _secrets(proxy="http://anna:s3cret@proxy:3128").hide("http://anna:s3cret@proxy:3128 refuses")
     assert hidden == f"http://anna:{MASK}@proxy:3128 refuses"
 
@@ -50,13 +50,13 @@ def test_hosts_and_users_stay_readable() -> None:
     assert secrets.hide("no connection to db.example:5432 as anna") == "no connection to db.example:5432 as anna"
 
 
-def test_what_was_a_secret_stays_one_after_a_reload() -> None:
+def test_old_secrets_stay_masked_after_a_reload() -> None:
     secrets = _secrets(token=TOKEN)
     secrets.learn(Config(api=Api(token="002.5555555555.6666666666:7")))
     assert secrets.hide(f"{TOKEN} 002.5555555555.6666666666:7") == f"{MASK} {MASK}"
 
 
-def test_a_secret_within_another_leaves_no_remains() -> None:
+def test_secret_that_is_part_of_another_leaves_nothing_of_it() -> None:
     secrets = _secrets(token="aaaa-bbbb", url="postgresql://u:aaaa@h")
     secrets.learn(Config(api=Api(token="xx-aaaa-bbbb-yy")))
     assert secrets.hide("xx-aaaa-bbbb-yy aaaa-bbbb aaaa") == f"{MASK} {MASK} {MASK}"

@@ -1,8 +1,8 @@
 """The log: a file that follows its own name, syslog, or standard error; text or JSON lines; no secret in any of them.
 
-One event is one line: control characters in a message are escaped, and the lines of a traceback are indented, so that
-nothing that a chat or a server says can pass for a line of ours. A log that cannot be written never stops the daemon:
-the loss is counted, and that of a file is said once there is room again.
+One event is one line. Control characters in a message are escaped and the lines of a traceback are indented, so that no
+text from a chat or a server can look like a line of ours. A log that cannot be written never stops the daemon: lost
+lines are counted, and a log file names their number as soon as it can be written again.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ log = logging.getLogger(__name__)
 
 
 class Log:
-    """Everything that this process logs, from the moment it exists. Made once, after the daemon has detached.
+    """Takes over the logging of this process. Made once, after the daemon has detached.
 
     Args:
         config: `[log]`, the log file, and the secrets to mask.
-        foreground: write to standard error, whatever the target.
-        program: whose lines these are.
+        foreground: write to standard error, whatever `log.target` says.
+        program: the name that stands in every line.
 
     Attributes:
-        note: what whoever starts the daemon must know (syslog was not there), or "".
+        note: what the starter must tell the administrator (syslog cannot be reached), or "".
 
     Raises:
         CannotCreate: the log file cannot be written.
@@ -55,7 +55,7 @@ class Log:
         self.secrets = Secrets()
         self._debug = False
         self._level = config.log.level
-        self._handler = self._target(config, foreground)
+        self._handler = self._make_handler(config, foreground)
         self.apply(config)
         root = logging.getLogger()
         for handler in list(root.handlers):
@@ -71,43 +71,43 @@ class Log:
 
     @property
     def lost(self) -> int:
-        """How many lines could not be written since the last that could."""
+        """The number of lines lost since the last one that was written."""
         return getattr(self._handler, "lost", 0)
 
     def apply(self, config: Config) -> None:
-        """Take the reloadable options of a configuration: level, format and new secrets."""
+        """Apply the reloadable options of a configuration: level, format and new secrets."""
         self.secrets.learn(config)
         self._level = config.log.level
-        lines = _JsonLines if config.log.format == "json" else self._text
-        self._handler.setFormatter(lines(self.secrets, self._program))
+        formatter = _JsonFormatter if config.log.format == "json" else self._text_formatter
+        self._handler.setFormatter(formatter(self.secrets, self._program))
         self._set_level()
 
     def toggle_debug(self) -> str:
-        """Switch to debug, or back to the configured level; the level that is now in force."""
+        """Switch to debug, or back to the configured level; returns the level in force."""
         self._debug = not self._debug
         return self._set_level()
 
     def reopen(self) -> None:
-        """Open the log file, or the syslog socket, anew: after this nothing more goes into a file that was renamed."""
+        """Open the log file anew, so that the next line does not go into a file that was renamed."""
         if isinstance(self._handler, LogFile):
             self._handler.reopen()
 
     def _set_level(self) -> str:
         level = "debug" if self._debug else self._level
         logging.getLogger().setLevel(level.upper())
-        # The pool warns at every attempt of its own to connect, a pipeline of every error that ends it; who asked for
-        # them says once what is wrong.
+        # psycopg warns of every attempt of the pool to connect and of every error that ends a pipeline. Our own modules
+        # log such a failure once.
         logging.getLogger(_DRIVER).setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
         return level
 
-    def _target(self, config: Config, foreground: bool) -> logging.Handler:
-        self._text: type[_Lines] = _TextLines
+    def _make_handler(self, config: Config, foreground: bool) -> logging.Handler:
+        self._text_formatter: type[_Formatter] = _TextFormatter
         if foreground:
             return logging.StreamHandler(sys.stderr)
         if config.log.target == "syslog":
             try:
                 handler = Syslog()
-                self._text = _SyslogLines
+                self._text_formatter = _SyslogFormatter
                 return handler
             except OSError as error:
                 self.note = f"syslog cannot be reached at {SYSLOG} ({error.strerror}); the log is {config.log_file}"
@@ -115,15 +115,18 @@ class Log:
 
 
 class LogFile(logging.handlers.WatchedFileHandler):
-    """A log file, 0640, opened anew when its name stands for another file.
+    """A log file with mode 0640, opened anew when another file has its name.
 
     Args:
         path: the file; its directory exists.
-        streams: let the process's standard output and error end there too, for what libraries and the interpreter
-            itself write to them, a crash included.
+        streams: lead the process's standard output and error into the file too, for the messages of libraries and of
+            the interpreter, a crash included.
 
     Attributes:
-        lost: lines that could not be written since the last that could.
+        lost: the number of lines lost since the last one that was written.
+
+    Raises:
+        CannotCreate: the file cannot be opened.
     """
 
     def __init__(self, path: Path, *, streams: bool = False) -> None:
@@ -135,34 +138,34 @@ class LogFile(logging.handlers.WatchedFileHandler):
             raise CannotCreate(f"{path}: the log cannot be written: {error.strerror}") from error
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one record; whatever goes wrong is counted, and never the caller's trouble."""
+        """Write one record. A failure is counted and never raised."""
         try:
             if self.lost:
-                self._own_up()
+                self._report_lost()
             super().emit(record)
-        except Exception:  # noqa: BLE001  the caller is in the middle of something that matters more
+        except Exception:  # noqa: BLE001  what the caller does matters more than its log line
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Count the loss, and drop the stream with whatever it could not write."""
+        """Count the lost line, and close the stream together with what it could not write."""
         self.lost += 1
-        self._drop()
+        self._close_stream()
 
     def reopen(self) -> None:
-        """Close the file; the next line opens what has its name then."""
+        """Close the file; the next line opens the file that has its name then."""
         with self._locked():
-            self._drop()
+            self._close_stream()
 
     def _locked(self) -> Any:
         return self.lock if self.lock is not None else contextlib.nullcontext()
 
-    def _drop(self) -> None:
+    def _close_stream(self) -> None:
         stream, self.stream = self.stream, None
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):
                 stream.close()
 
-    def _own_up(self) -> None:
+    def _report_lost(self) -> None:
         message = "%d lines of the log could not be written before this one"
         record = log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (self.lost,), None)
         self.stream = self.stream or self._open()
@@ -175,7 +178,7 @@ class LogFile(logging.handlers.WatchedFileHandler):
         path = Path(self.baseFilename)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
         if stat.S_IMODE(path.parent.stat().st_mode) & 0o022:
-            flags |= os.O_NOFOLLOW  # others could have put a link there
+            flags |= os.O_NOFOLLOW  # another user could have made a link there
         descriptor = os.open(path, flags, 0o640)
         if self._streams:
             os.dup2(descriptor, 1)
@@ -184,13 +187,13 @@ class LogFile(logging.handlers.WatchedFileHandler):
 
 
 class Syslog(logging.handlers.SysLogHandler):
-    """The system's log, facility daemon; one that does not listen costs a line, never a wait.
+    """The system's log, facility daemon. A line that it does not take at once is lost: the daemon never waits for it.
 
     Attributes:
-        lost: lines that it did not take.
+        lost: the number of lost lines.
 
     Raises:
-        OSError: nobody is there.
+        OSError: no program listens at its socket.
     """
 
     def __init__(self) -> None:
@@ -199,10 +202,10 @@ class Syslog(logging.handlers.SysLogHandler):
         self.ident = f"vkteamsd[{os.getpid()}]: "
         self.append_nul = False
         getattr(self, "socket").close()  # noqa: B009
-        self._connect_unixsocket(str(SYSLOG))  # the base class keeps it to itself when nobody is there
+        self._connect_unixsocket(str(SYSLOG))  # the base class does not raise when this fails
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Count the loss."""
+        """Count the lost line."""
         self.lost += 1
 
     def _connect_unixsocket(self, address: str) -> None:
@@ -210,8 +213,8 @@ class Syslog(logging.handlers.SysLogHandler):
         getattr(self, "socket").setblocking(False)  # noqa: B009  the stubs do not know it
 
 
-class _Lines(logging.Formatter):
-    """A record as text without secrets."""
+class _Formatter(logging.Formatter):
+    """The parts of a record as text without secrets."""
 
     def __init__(self, secrets: Secrets, program: str) -> None:
         super().__init__()
@@ -219,14 +222,14 @@ class _Lines(logging.Formatter):
         self._program = program
 
     def message(self, record: logging.LogRecord) -> str:
-        """What is said; a message whose arguments do not fit is shown as it is, not lost."""
+        """The record's message. One whose arguments do not fit its format is shown together with them, not lost."""
         try:
             text = record.getMessage()
-        except Exception as error:  # noqa: BLE001  whatever somebody's __str__ raises
+        except Exception as error:  # noqa: BLE001  an argument's __str__ may raise anything
             text = f"{record.msg} {record.args!r} (cannot be formatted: {type(error).__name__})"
         return self._secrets.hide(text)
 
-    def trouble(self, record: logging.LogRecord) -> str:
+    def traceback_text(self, record: logging.LogRecord) -> str:
         """The traceback and the stack of a record, or ""."""
         parts = []
         if record.exc_info and record.exc_info[1] is not None:
@@ -238,7 +241,7 @@ class _Lines(logging.Formatter):
         return self._secrets.hide("\n".join(parts))
 
 
-class _TextLines(_Lines):
+class _TextFormatter(_Formatter):
     """`2026-11-24T08:52:01.123+03:00 vkteamsd[812] INFO daemon.polling.poller: message`, local time with its offset."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -246,20 +249,20 @@ class _TextLines(_Lines):
         return f"{moment} {self._program}[{record.process}] {self.body(record)}"
 
     def body(self, record: logging.LogRecord) -> str:
-        """Level, place and message; a traceback on indented lines below."""
+        """Level, logger and message; a traceback on indented lines below."""
         line = f"{record.levelname} {record.name.removeprefix(_PACKAGE)}: {escape_controls(self.message(record))}"
-        below = self.trouble(record).splitlines()
-        return "\n  ".join([line, *(escape_controls(text) for text in below)])
+        lines = self.traceback_text(record).splitlines()
+        return "\n  ".join([line, *(escape_controls(text) for text in lines)])
 
 
-class _SyslogLines(_TextLines):
-    """The same without time and process, which syslog adds."""
+class _SyslogFormatter(_TextFormatter):
+    """A text line without time and process, which syslog adds; a traceback's lines are joined by ` | `."""
 
     def format(self, record: logging.LogRecord) -> str:
         return self.body(record).replace("\n  ", " | ")
 
 
-class _JsonLines(_Lines):
+class _JsonFormatter(_Formatter):
     """One JSON object a line, times in UTC."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -272,9 +275,9 @@ class _JsonLines(_Lines):
             "thread": record.threadName,
             "message": self.message(record),
         }
-        trouble = self.trouble(record)
-        if trouble:
-            fields["exception"] = trouble
+        exception = self.traceback_text(record)
+        if exception:
+            fields["exception"] = exception
         return json.dumps(fields, ensure_ascii=False)
 
 

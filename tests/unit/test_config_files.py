@@ -1,4 +1,4 @@
-"""Which configuration is the system's, and where its daemon keeps its files: the same for whoever asks."""
+"""Which configuration file is the system's, and its daemon's directories, which are the same for every user."""
 
 from __future__ import annotations
 
