@@ -35,8 +35,7 @@ from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.options import Daemon, Embedding
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.question import Mode
-from vkteams_daemon.search.results import Hit
+from vkteams_daemon.search.results import Hit, Mode
 from vkteams_daemon.store import models
 from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.database import Database

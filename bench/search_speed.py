@@ -23,7 +23,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.question import MODES, Mode
+from vkteams_daemon.search.results import MODES, Mode
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.models import active_model

@@ -16,7 +16,7 @@ from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.errors import ModelAbsent, NotFound, UsageError
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.question import MODES, Mode
+from vkteams_daemon.search.results import MODES, Mode
 
 BY_WORDS: tuple[Mode, ...] = ("text", "hybrid")
 

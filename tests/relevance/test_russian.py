@@ -23,7 +23,7 @@ from vkteams_daemon.botapi import events
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.question import Mode
+from vkteams_daemon.search.results import Mode
 from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.ingest.writer import Writer
 

@@ -1,4 +1,4 @@
-"""What hybrid search makes of the ranks of its legs, and which messages it takes for one conversation."""
+"""What fusion makes of the ranks of its retrievers, and which messages linking takes for one conversation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from vkteams_daemon.search.results import Leg, Ranked
-from vkteams_daemon.search.retrieval.fusion import LEG, relevance
+from vkteams_daemon.search.results import Ranked, RetrieverScore
+from vkteams_daemon.search.retrieval.fusion import PER_RETRIEVER, relevance
 from vkteams_daemon.search.retrieval.linking import Line, likelihood
 
 START = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
@@ -19,12 +19,16 @@ def _line(place: int, user: str, *, names: str = "", reply_to: str | None = None
 
 
 def _text(*shares: float) -> list[Ranked]:
-    return [Ranked("c", f"t{n}", 9 - n, legs=(Leg("text", n + 1, 9 - n, share),)) for n, share in enumerate(shares)]
+    return [
+        Ranked("c", f"t{n}", 9 - n, by_retriever=(RetrieverScore("text", n + 1, 9 - n, share),))
+        for n, share in enumerate(shares)
+    ]
 
 
 def _semantic(*cosines: float, first: str = "s") -> list[Ranked]:
     return [
-        Ranked("c", f"{first}{n}", cosine, legs=(Leg("semantic", n + 1, cosine),)) for n, cosine in enumerate(cosines)
+        Ranked("c", f"{first}{n}", cosine, by_retriever=(RetrieverScore("semantic", n + 1, cosine),))
+        for n, cosine in enumerate(cosines)
     ]
 
 
@@ -56,24 +60,24 @@ def test_it_fades_with_messages_and_with_time(other: Line) -> None:
     assert 0 < likelihood(one, other) < 0.7 * likelihood(one, _line(11, "anna"))
 
 
-def test_ranks_of_both_legs_count() -> None:
-    both = [Ranked("c", "t0", 0.6, legs=(Leg("semantic", 1, 0.6),)), *_semantic(0.6, 0.5, 0.4)]
+def test_ranks_of_both_retrievers_count() -> None:
+    both = [Ranked("c", "t0", 0.6, by_retriever=(RetrieverScore("semantic", 1, 0.6),)), *_semantic(0.6, 0.5, 0.4)]
     found = relevance(_text(0.4, 0.4), both)
     assert found["c", "t0"].score > max(ranked.score for key, ranked in found.items() if key[1] != "t0")
-    assert {leg.name for leg in found["c", "t0"].legs} == {"text", "semantic"}
+    assert {score.name for score in found["c", "t0"].by_retriever} == {"text", "semantic"}
 
 
 def test_a_message_that_holds_the_whole_query_comes_before_what_vectors_say() -> None:
-    found = relevance(_text(1.0), _semantic(*(0.5 - n / 1000 for n in range(LEG))))
+    found = relevance(_text(1.0), _semantic(*(0.5 - n / 1000 for n in range(PER_RETRIEVER))))
     assert max(found.values(), key=lambda ranked: ranked.score).key == ("c", "t0")
 
 
 def test_half_of_the_query_does_not() -> None:
-    found = relevance(_text(0.5), _semantic(*(0.9 - n / 200 for n in range(LEG))))
+    found = relevance(_text(0.5), _semantic(*(0.9 - n / 200 for n in range(PER_RETRIEVER))))
     assert max(found.values(), key=lambda ranked: ranked.score).key == ("c", "s0")
 
 
-def test_a_leg_that_found_nothing_is_no_evidence() -> None:
+def test_retriever_without_hits_is_no_evidence() -> None:
     assert relevance([], _semantic(0.5)).keys() == {("c", "s0")}
     assert relevance(_text(0.2), []).keys() == {("c", "t0")}
     assert relevance([], []) == {}

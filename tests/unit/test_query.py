@@ -1,4 +1,4 @@
-"""Queries as they are written."""
+"""Queries in web search syntax."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from vkteams_daemon.search.retrieval.query import MOST_TERMS, Query, Term, parse
+from vkteams_daemon.search.retrieval.query import MAX_TERMS, Query, Term, parse
 
 
 def _read(text: str) -> list[list[str]]:
-    return [[term.shown for term in terms] for terms in parse(text).alternatives]
+    return [[term.text for term in terms] for terms in parse(text).alternatives]
 
 
 @pytest.mark.parametrize(
@@ -35,25 +35,25 @@ def test_web_search_syntax(text: str, alternatives: list[list[str]]) -> None:
     assert _read(text) == alternatives
 
 
-def test_a_query_has_an_end() -> None:
-    assert len(parse("слово " * 1000).alternatives[0]) == MOST_TERMS
+def test_terms_beyond_the_limit_are_ignored() -> None:
+    assert len(parse("слово " * 1000).alternatives[0]) == MAX_TERMS
 
 
-def test_terms_that_are_never_looked_for_are_left_out() -> None:
+def test_tsquery_leaves_out_stop_words() -> None:
     terms = (Term("и"), Term("сервер", tsquery="'сервер'"), Term("тест", excluded=True, tsquery="'тест'"))
     assert Query((terms,)).tsquery == "(('сервер') & !('тест'))"
     assert Query(((Term("и"),),)).tsquery == ""
 
 
-def test_what_was_meant_stands_in_the_place_of_what_was_typed() -> None:
+def test_corrections_replace_words_and_never_phrases() -> None:
     query = Query(((Term("ghbdtn"), Term("всем")), (Term("ghbdtn", phrase=True),)))
-    assert not query.changed
-    meant = query.with_terms({"ghbdtn": replace(Term("ghbdtn"), meant="привет")})
-    assert meant.changed
-    assert meant.shown == 'привет всем OR "ghbdtn"'
+    assert not query.is_corrected
+    corrected = query.with_terms({"ghbdtn": replace(Term("ghbdtn"), correction="привет")})
+    assert corrected.is_corrected
+    assert corrected.text == 'привет всем OR "ghbdtn"'
 
 
-def test_what_is_excluded_is_not_said() -> None:
+def test_plain_text_leaves_out_what_is_excluded() -> None:
     query = Query(((Term("сервер"), Term("не закрыта", phrase=True), Term("тест", excluded=True, tsquery="'тест'")),))
-    assert query.wanted == "сервер не закрыта"
+    assert query.plain_text == "сервер не закрыта"
     assert query.without == "('тест')"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vkteams_daemon.search.spelling.vocabulary import Vocabulary, slips
+from vkteams_daemon.search.spelling.vocabulary import Vocabulary, max_typos
 
 WORDS = Vocabulary({"сервер": 40, "север": 3, "сервиз": 2, "принтер": 7, "server": 9, "ерш": 1, "му": 1})
 
@@ -23,7 +23,7 @@ def test_the_other_script_is_never_near() -> None:
 
 
 def test_short_words_have_no_slips() -> None:
-    assert [slips("a" * length) for length in (3, 4, 5, 6, 9, 10, 30)] == [0, 1, 1, 2, 2, 3, 3]
+    assert [max_typos("a" * length) for length in (3, 4, 5, 6, 9, 10, 30)] == [0, 1, 1, 2, 2, 3, 3]
     assert WORDS.near("ма", 1) == []
 
 

@@ -1,7 +1,7 @@
 """The archive as a library: every question that vkteamsctl and agents ask goes through `Archive`.
 
-Each answer is read in one read-only transaction, so that hits, names and coverage belong together, and is cancelled
-after `[search] timeout`.
+One read-only transaction reads each answer, so that hits, names and coverage belong together. PostgreSQL cancels a
+statement after `[search] timeout`.
 """
 
 from __future__ import annotations
@@ -12,38 +12,40 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import psycopg
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import NotFound, StoreError
+from vkteams_daemon.errors import StoreError
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search.history import context, conversation, directory, statistics, token_budget
 from vkteams_daemon.search.history.export import Export
 from vkteams_daemon.search.history.results import ChatSummary, Context, Kind, Statistics, UserSummary
 from vkteams_daemon.search.messages import ArchivedMessage, MessageWithThread
 from vkteams_daemon.search.names import chat_titles
-from vkteams_daemon.search.question import Mode, Question, SearchResult, answer
-from vkteams_daemon.search.results import Hit
+from vkteams_daemon.search.question import Question
+from vkteams_daemon.search.results import Hit, Mode, SearchResult
+from vkteams_daemon.search.retrieval.answer import answer
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoderCache
 from vkteams_daemon.search.scope import Scope, existing, with_threads
 from vkteams_daemon.search.spelling.vocabulary import Vocabulary
 from vkteams_daemon.store.bundled.cluster import READER
+from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.models import active_model
 
-_VOCABULARY_AGE = 60.0  # seconds after which the archive's words are read again
+_MAX_VOCABULARY_AGE = 60.0  # seconds after which the archive's words are read again
 
 
 class Archive:
-    """The archive behind a configuration or a DSN; opened by the first question, to be closed (a context manager).
+    """The archive of a configuration or a database URL.
 
-    Safe for several threads. The model is loaded by the first semantic search, and again when the archive has
-    switched to another.
+    The first question opens it; `close`, or a `with` block, closes it. It is safe for several threads. The first
+    semantic or hybrid search loads the model, and a later one loads another model after the archive has switched.
 
     Args:
-        source: a configuration (without a database URL: the bundled PostgreSQL), or a postgresql:// URL or conninfo.
+        source: a configuration, or a postgresql:// URL or conninfo string. A configuration without a database URL means
+            the bundled PostgreSQL.
     """
 
     def __init__(self, source: Config | str) -> None:
@@ -61,7 +63,7 @@ class Archive:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and forget the model."""
+        """Close the connections and release the model."""
         with self._lock:
             self._database.close()
             self._opened, self._vocabulary = False, None
@@ -84,64 +86,61 @@ class Archive:
         """The messages that answer the query.
 
         Args:
-            query: what is looked for; its words in web search syntax.
-            mode: `text` finds every word of it, `semantic` what means the same, `hybrid` weighs both and follows
-                conversations; without a model it goes by words alone and says so.
-            chat_ids: only these chats; None is every chat, an empty collection none.
+            query: the text to look for; its words in web search syntax.
+            mode: `text` finds messages with every word, `semantic` finds messages of the same meaning, `hybrid` weighs
+                both and follows conversations. Without a model, `hybrid` uses words alone and says so.
+            chat_ids: only these chats; None means every chat, an empty collection means none.
             user_id: only this author.
-            since: from this moment on (aware).
-            until: before this moment (aware).
-            limit: most hits; None is `[search] limit`.
-            context: so many messages before and after each hit come with it.
-            recency: hybrid only: a message of this age counts half.
-            cursor: of the page before, with the same question.
+            since: only messages sent at this moment or later (aware).
+            until: only messages sent before this moment (aware).
+            limit: most hits; None means `[search] limit`.
+            context: how many messages before and after each hit come with it.
+            recency: for `hybrid`: a message of this age counts half.
+            cursor: the cursor of the previous page of the same question.
 
         Raises:
-            ModelAbsent: semantic only: no model is installed, or not the one whose vectors the archive has.
-            UsageError: the cursor is none, or another question's.
+            ModelAbsent: `semantic` only: no model is installed, or not the one whose vectors the archive has.
+            UsageError: the cursor is unreadable, or belongs to another question.
         """
         question = Question(
             query, mode, Scope(chat_ids, user_id, since, until),
             self._config.search.limit if limit is None else limit, context, recency, cursor,
         )  # fmt: skip
-        question.page()  # refused before the model is loaded
-        meaning = None
+        question.page()  # refuses a wrong cursor before the model is loaded
+        encoder = None
         if mode != "text":
-            with self._reading() as connection:
+            with self._transaction() as connection:
                 active = active_model(connection)
-            meaning = self._encoders.of(active, required=mode == "semantic")
-        with self._reading() as connection:
-            return answer(connection, question, meaning, lambda: self._words(connection))
+            encoder = self._encoders.of(active, required=mode == "semantic")
+        with self._transaction() as connection:
+            return answer(connection, question, encoder, lambda: self._read_vocabulary(connection))
 
     def thread(
         self, chat_id: str, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
     ) -> list[ArchivedMessage]:
-        """One message with what it answers, what answers it, and what its thread hangs on; oldest first.
+        """One message with its replies in both directions and the message that its thread hangs on; oldest first.
 
         Args:
             chat_id: the message's chat.
             msg_id: the message's id in it.
-            chat_ids: only these chats may be looked at; None is every chat.
-            since: only what was sent from this moment on (aware).
+            chat_ids: only these chats may be read; None means every chat.
+            since: only messages sent at this moment or later may be read (aware).
 
         Raises:
             NotFound: the archive has no such message, or it was deleted, or it lies outside these chats and times.
         """
-        with self._reading() as connection:
-            found = conversation.thread(connection, chat_id, msg_id, Scope(chat_ids, since=since))
-        if not found:
-            raise NotFound(f"the archive has no message {msg_id} in chat {chat_id}")
-        return found
+        with self._transaction() as connection:
+            return conversation.thread(connection, chat_id, msg_id, Scope(chat_ids, since=since))
 
     def message(
         self, chat_id: str, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
     ) -> MessageWithThread:
         """One message and its thread; arguments and errors are those of `thread`."""
-        linked = self.thread(chat_id, msg_id, chat_ids=chat_ids, since=since)
-        middle = next(said for said in linked if said.key == (chat_id, msg_id))
-        with self._reading() as connection:
+        with self._transaction() as connection:
+            linked = conversation.thread(connection, chat_id, msg_id, Scope(chat_ids, since=since))
             title = chat_titles(connection, [chat_id]).get(chat_id)
-        return MessageWithThread(middle, title, [said for said in linked if said is not middle])
+        message = next(one for one in linked if one.key == (chat_id, msg_id))
+        return MessageWithThread(message, title, [one for one in linked if one is not message])
 
     def latest(
         self,
@@ -153,23 +152,28 @@ class Archive:
         before: tuple[datetime, str, str] | None = None,
         limit: int | None = None,
     ) -> list[ArchivedMessage]:
-        """The newest messages, in the order they were said in.
+        """The newest messages, oldest first.
 
         Args:
-            chat_ids: only these chats; None is every chat, an empty collection none.
+            chat_ids: only these chats; None means every chat, an empty collection means none.
             user_id: only this author.
-            since: from this moment on (aware).
-            until: before this moment (aware).
-            before: sent_at, chat_id and msg_id of a message that such an answer began with: those before it.
-            limit: most messages; None is `[search] limit`.
+            since: only messages sent at this moment or later (aware).
+            until: only messages sent before this moment (aware).
+            before: sent_at, chat_id and msg_id of the first message of such an answer; only messages before it.
+            limit: most messages; None means `[search] limit`.
         """
-        most = self._config.search.limit if limit is None else limit
-        with self._reading() as connection:
-            return conversation.latest(connection, Scope(chat_ids, user_id, since, until), most, before)
+        limit = self._config.search.limit if limit is None else limit
+        with self._transaction() as connection:
+            return conversation.latest(connection, Scope(chat_ids, user_id, since, until), limit, before)
 
     def chat_of(self, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> str:
-        """The chat that has this message; NotFound where none of them has it, UsageError where several have."""
-        with self._reading() as connection:
+        """The chat that has this message.
+
+        Raises:
+            NotFound: none of these chats has it.
+            UsageError: several of them have it.
+        """
+        with self._transaction() as connection:
             return conversation.chat_of(connection, msg_id, Scope(chat_ids, since=since))
 
     def context(
@@ -185,50 +189,50 @@ class Archive:
         max_tokens: int = token_budget.MOST,
         cost: Callable[[ArchivedMessage], int] = token_budget.as_read,
     ) -> Context:
-        """Conversations for a reader with little room: what does not fit is left out, the newest kept.
+        """Conversations for a reader with a token budget; where not all fits, the newest is kept.
 
         Args:
-            kind: `recent`, what was said of late; `topic`, the conversations that `query` touches; `user-profile`,
-                what `user_id` said and where; `around`, the thread and the neighbours of `message`.
-            chat_ids: only these chats may be looked at; None is every chat, an empty collection none.
-            since: only what was sent from this moment on may be looked at (aware).
-            timeframe: how far back from now to look for it; None is two hours for `recent`, else all the way.
-            query: what a topic is, as `search` takes it; with `user_id` only what this person said of it.
-            user_id: whose profile it is.
+            kind: `recent`, the latest messages; `topic`, the conversations that `query` touches; `user-profile`, the
+                messages of `user_id` and where they stand; `around`, the thread and the neighbours of `message`.
+            chat_ids: only these chats may be read; None means every chat, an empty collection means none.
+            since: only messages sent at this moment or later may be read (aware).
+            timeframe: how far back from now; None means two hours for `recent`, and no limit for the other kinds.
+            query: the topic, as `search` takes a query; with `user_id` only this person's messages about it.
+            user_id: the person whose profile it is.
             message: chat_id and msg_id.
-            max_tokens: how much room there is.
-            cost: how much of it a message takes; unless told, what its line of time, author and text does.
+            max_tokens: the token budget.
+            cost: how many tokens a message takes; by default those of a line of time, author and text.
 
         Raises:
-            UsageError: what this kind needs is missing.
-            NotFound: there is no such message, or nothing of this person.
+            UsageError: something that this kind needs is missing.
+            NotFound: there is no such message, or no message of this person.
         """
         wanted = context.Wanted(kind, query, user_id, message, timeframe)
         within = wanted.within(Scope(chat_ids, since=since), datetime.now(UTC))
-        found: list[Hit] = []
+        hits: list[Hit] = []
         note = None
         if kind == "topic":
             topic = self.search(
-                query or "", chat_ids=chat_ids, user_id=user_id, since=within.since, limit=context.LOOKED_AT
+                query or "", chat_ids=chat_ids, user_id=user_id, since=within.since, limit=context.TOPIC_HITS
             )
-            found, note = topic.hits, topic.note
-        with self._reading() as connection:
-            room = token_budget.TokenBudget(max_tokens, cost)
-            answer = context.answer(connection, wanted, Scope(chat_ids, since=since), within, found, room)
+            hits, note = topic.hits, topic.note
+        with self._transaction() as connection:
+            budget = token_budget.TokenBudget(max_tokens, cost)
+            answer = context.answer(connection, wanted, Scope(chat_ids, since=since), within, hits, budget)
         return replace(answer, note=answer.note or note)
 
     def chats(
         self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None, limit: int | None = None
     ) -> list[ChatSummary]:
-        """The chats, the one that spoke last first; only these, and counted only what was sent from `since` on."""
-        with self._reading() as connection:
+        """The chats, latest message first; with `chat_ids` only these. Only messages from `since` on are counted."""
+        with self._transaction() as connection:
             return directory.chats(connection, Scope(chat_ids, since=since), limit)
 
     def users(
         self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None, limit: int | None = None
     ) -> list[UserSummary]:
-        """Who has spoken in these chats from `since` on, the one who spoke last first."""
-        with self._reading() as connection:
+        """The people who have spoken in these chats from `since` on, latest message first."""
+        with self._transaction() as connection:
             return directory.users(connection, Scope(chat_ids, since=since), limit)
 
     @contextlib.contextmanager
@@ -241,62 +245,63 @@ class Archive:
         until: datetime | None = None,
         deleted: bool = False,
     ) -> Iterator[Export]:
-        """Every message of these chats, this author and this time, as they stood at one moment, for a `with` block.
+        """Every message of these chats, this author and this time, from one state of the archive; for a `with` block.
 
         Args:
-            chat_ids: only these chats; None is every chat.
+            chat_ids: only these chats; None means every chat.
             user_id: only this author.
-            since: from this moment on (aware).
-            until: before this moment (aware).
-            deleted: whether deleted messages come too.
+            since: only messages sent at this moment or later (aware).
+            until: only messages sent before this moment (aware).
+            deleted: whether deleted messages are included.
         """
-        with self._reading() as connection:
+        with self._transaction() as connection:
             yield Export(connection, Scope(chat_ids, user_id, since, until), deleted=deleted)
 
     def statistics(self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> Statistics:
-        """The archive in numbers."""
-        with self._reading() as connection:
+        """The numbers of the archive, or of these chats, or of the time from `since` on."""
+        with self._transaction() as connection:
             return statistics.statistics(connection, chat_ids=chat_ids, since=since)
 
     def existing(
         self, chat_ids: Collection[str] | None, *, threads: bool = False, user_id: str | None = None
     ) -> list[str] | None:
-        """These chats, as somebody has named them, and with `threads` theirs; None, every chat, stays None.
+        """These chats as a user has named them, with `threads` also their threads; None, every chat, stays None.
 
         Raises:
             NotFound: the archive has no such chat, or no such person.
         """
-        with self._reading() as connection:
+        with self._transaction() as connection:
             return existing(connection, chat_ids, threads=threads, user_id=user_id)
 
     def with_threads(self, chat_ids: Collection[str]) -> list[str]:
         """These chats, and the threads that hang on their messages."""
-        with self._reading() as connection:
+        with self._transaction() as connection:
             return with_threads(connection, chat_ids)
 
-    def _words(self, connection: psycopg.Connection[Any]) -> Vocabulary:
+    def _read_vocabulary(self, connection: Connection) -> Vocabulary:
         """The archive's words, at most a minute old."""
-        known = self._vocabulary
-        if known is None or time.monotonic() - known[0] > _VOCABULARY_AGE:
-            known = self._vocabulary = (time.monotonic(), Vocabulary.read(connection))
-        return known[1]
+        cached = self._vocabulary
+        if cached is None or time.monotonic() - cached[0] > _MAX_VOCABULARY_AGE:
+            cached = self._vocabulary = (time.monotonic(), Vocabulary.read(connection))
+        return cached[1]
 
     @contextlib.contextmanager
-    def _reading(self) -> Iterator[psycopg.Connection[Any]]:
+    def _transaction(self) -> Iterator[Connection]:
+        """A read-only transaction that sees one state of the archive."""
         with self._lock:
             if not self._opened:
                 self._database.open(migrate=False)
                 self._opened = True
         timeout = self._config.search.timeout
-        with self._database.connection() as connection, _plain_timeout(timeout), connection.transaction():
+        with self._database.connection() as connection, _timeout_as_store_error(timeout), connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             if not self._config.database.url:
-                # Its owner may do everything in the bundled server, and a question needs to read alone.
+                # The owner of the bundled server may do everything in it, and a question only needs to read.
                 connection.execute(f"SET LOCAL ROLE {READER}".encode())
-            # Compiling a statement takes longer than any of ours runs.
+            # JIT compilation of a statement takes longer than any of ours runs.
             connection.execute(
                 "SELECT set_config('statement_timeout', %s, true), set_config('jit', 'off', true),"
-                # Counting by person is twice as quick in memory as on disk.
+                # Counting by person is twice as fast in memory as on disk.
                 " set_config('work_mem', '32MB', true)",
                 (str(max(1, int(timeout * 1000))),),
             )
@@ -304,7 +309,7 @@ class Archive:
 
 
 @contextlib.contextmanager
-def _plain_timeout(seconds: float) -> Iterator[None]:
+def _timeout_as_store_error(seconds: float) -> Iterator[None]:
     try:
         yield
     except psycopg.errors.QueryCanceled:

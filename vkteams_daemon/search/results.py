@@ -1,142 +1,122 @@
-"""A found message as every way of searching answers it."""
+"""What a search answers: the hits, what each retriever says of them, and the coverage.
+
+The docstring below a field describes it to readers of the library and, in the schema of a tool, to agents. This module
+imports no database driver: the MCP server builds its schemas before it needs the database.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Literal
 
-import psycopg
-from psycopg.rows import tuple_row
+from vkteams_daemon.search.messages import ArchivedMessage, MessageKey
 
-from vkteams_daemon.search.messages import ArchivedMessage
-from vkteams_daemon.search.names import chat_titles, names
+Mode = Literal["hybrid", "semantic", "text"]
+"""The retrievers that a search asks: by words, by meaning, or both and the conversations of their hits."""
+
+MODES: tuple[Mode, ...] = ("hybrid", "semantic", "text")
 
 MARKS = ("**", "**")
-"""What stands before and after a found word in a snippet."""
-
-_SNIPPET = 240
+"""The marks before and after a matched word in a snippet."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leg:
-    """What one way of searching says of a message.
-
-    Attributes:
-        name: `text`, `semantic`, `conversation` for what was found beside another hit, or `recency`.
-        rank: its place there, from 1.
-        score: BM25 or ts_rank_cd, cosine, probability; of recency what its age leaves of the others, 0..1.
-        share: of text, how much of the query's weight stands in the message, 0..1; otherwise None.
-    """
+class RetrieverScore:
+    """What one retriever says of a message."""
 
     name: str
+    """`text`, `semantic`, `conversation` (found beside another hit), or `recency`."""
     rank: int
+    """The message's place in the retriever's list, from 1."""
     score: float
+    """BM25 or ts_rank_cd for `text`, a cosine for `semantic`, a probability for `conversation`.
+
+    For `recency` it is the factor in 0..1 by which the message's age lowers its score.
+    """
     share: float | None = None
+    """For `text` by BM25, the share of the query's weight that the message holds, 0..1; otherwise null."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A message and how well it fits; the higher the score, the better. `legs` say where that comes from."""
+    """A message and its score; a higher score is better."""
 
     chat_id: str
     msg_id: str
     score: float
-    legs: tuple[Leg, ...] = ()
+    by_retriever: tuple[RetrieverScore, ...] = ()
+    """Where the score comes from."""
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> MessageKey:
         """chat_id and msg_id."""
         return self.chat_id, self.msg_id
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A message, its author and chat by name, and how well it fits.
-
-    Attributes:
-        chat_title: the title; of a thread its parent's, of a private chat the other one's name; None if unknown.
-        author: the author's name, or the id where no name is known; None where the message has no author.
-        sent_at: when it was sent (aware).
-        text: the whole text as it stands now.
-        snippet: the part of the text that fits, found words between `MARKS` where words were asked for.
-        score: cosine in -1..1 for semantic search, ts_rank_cd for text search, a probability for hybrid search;
-            comparable within one answer only.
-        reply_to_msg_id: the message it answers, in the same chat.
-        edited: whether its text was changed after it was sent.
-        legs: what each way of searching said of it.
-        context: the messages around it, in the order of saying; empty unless asked for.
-    """
+    """A found message with the names of its author and chat, and its score."""
 
     chat_id: str
     chat_title: str | None
+    """The title; for a thread its parent's, for a private chat the other person's name; null if unknown."""
     msg_id: str
     user_id: str | None
     author: str | None
+    """The author's name, or the user id if no name is known; null if the message has no author."""
     sent_at: datetime
     text: str
+    """The whole current text."""
     snippet: str
+    """The part of the text that matches. If words were looked for, ** stands before and after each match."""
     score: float
+    """A probability for hybrid search, a cosine in -1..1 for semantic search, ts_rank_cd for text search.
+
+    Only the scores of one answer can be compared.
+    """
     reply_to_msg_id: str | None
+    """The message that this one answers, in the same chat."""
     edited: bool
-    legs: tuple[Leg, ...] = ()
+    """Whether the text was changed after it was sent."""
+    legs: tuple[RetrieverScore, ...] = ()
+    """What each retriever says of the message."""
     context: tuple[ArchivedMessage, ...] = ()
+    """The messages around it, oldest first; empty unless the question asks for them."""
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> MessageKey:
         """chat_id and msg_id."""
         return self.chat_id, self.msg_id
 
 
-def hits(
-    connection: psycopg.Connection[Any], ranked: Sequence[Ranked], snippets: Sequence[str] | None = None
-) -> list[Hit]:
-    """The hits of ranked messages, in their order; one that was deleted meanwhile is left out.
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of what was said an answer can hold."""
 
-    Args:
-        connection: any connection; the statements join by (chat_id, msg_id) alone.
-        ranked: what a search found, best first, no message twice.
-        snippets: one for each of `ranked`; without them a snippet is the beginning of the text.
-    """
-    if not ranked:
-        return []
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT r.place, m.user_id, m.sent_at, m.text, m.reply_to_msg_id, m.edited_at IS NOT NULL"
-            " FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS r (chat_id, msg_id, place)"
-            " JOIN messages m ON m.chat_id = r.chat_id AND m.msg_id = r.msg_id"
-            " WHERE m.deleted_at IS NULL ORDER BY r.place",
-            ([r.chat_id for r in ranked], [r.msg_id for r in ranked]),
-        )
-        rows = cursor.fetchall()
-    titles = chat_titles(connection, {r.chat_id for r in ranked})
-    authors = names(connection, {row[1] for row in rows if row[1]})
-    found = []
-    for place, user_id, sent_at, text, reply_to, edited in rows:
-        this = ranked[place - 1]
-        found.append(
-            Hit(
-                chat_id=this.chat_id,
-                chat_title=titles.get(this.chat_id),
-                msg_id=this.msg_id,
-                user_id=user_id,
-                author=authors.get(user_id, user_id),
-                sent_at=sent_at,
-                text=text or "",
-                snippet=(snippets[place - 1] if snippets else "") or beginning(text or ""),
-                score=this.score,
-                reply_to_msg_id=reply_to,
-                edited=edited,
-                legs=this.legs,
-            )
-        )
-    return found
+    archived_since: datetime | None
+    """When the oldest archived message (of these chats) was sent; null for an empty archive."""
+    without_vector: int | None
+    """Messages that wait for a vector, so semantic search cannot find them yet; null without a model."""
+    model: str | None
+    """The model whose vectors are searched; null without a model."""
+    gaps: tuple[str, ...] = ()
+    """One sentence for each thing that may be missing or is known to be unreadable."""
 
 
-def beginning(text: str) -> str:
-    """The first words of a text, about 240 characters, with an ellipsis where it goes on."""
-    if len(text) <= _SNIPPET:
-        return text
-    cut = text[:_SNIPPET]
-    return (cut[: cut.rfind(" ")] if " " in cut[_SNIPPET // 2 :] else cut) + " …"
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """One page of the answer to a question: the hits, best first, and how much of the archive was searched."""
+
+    query: str
+    mode: Mode
+    hits: list[Hit]
+    coverage: Coverage
+    showing: str | None = None
+    """The query that the hits are results for, if it is not the query that was typed."""
+    relaxed: bool = False
+    """Whether no message holds all words of the query; the hits then hold some of them."""
+    note: str | None = None
+    """Why the answer is weaker than it looks; null if there is no such reason."""
+    cursor: str | None = None
+    """Gives the next page; null on the last page."""

@@ -1,4 +1,4 @@
-"""What a search may look at: chats, an author, a span of time; deleted messages never."""
+"""The scope of a question: chats, an author, a span of time. Deleted messages are never in it."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg
-from psycopg.rows import tuple_row
-
 from vkteams_daemon.errors import NotFound
+from vkteams_daemon.store.connections import Connection
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The filters of one search, as one piece of SQL.
+    """The filters of one question, as one piece of SQL.
 
     Attributes:
-        chat_ids: only these chats; None is every chat, an empty collection is none at all.
+        chat_ids: only these chats; None means every chat, an empty collection means none.
         user_id: only this author.
-        since: from this moment on (aware).
-        until: up to, and not including, this moment (aware).
-        arrived: only what had arrived by this moment (aware): the further pages of an answer.
+        since: only messages sent at this moment or later (aware).
+        until: only messages sent before this moment (aware).
+        arrived: only messages that had arrived by this moment (aware); set for the further pages of an answer.
         without: a tsquery that no message may match; "" excludes nothing.
     """
 
@@ -35,7 +33,7 @@ class Scope:
 
     @property
     def narrows(self) -> bool:
-        """Whether anything is filtered that may leave little."""
+        """Whether a filter is set that may leave few messages."""
         return not (self.chat_ids is None and self.user_id is None and self.since is None and self.until is None)
 
     @property
@@ -45,7 +43,7 @@ class Scope:
 
     @property
     def condition_with_deleted(self) -> str:
-        """The same condition for who wants the deleted messages too: an export, where it is told to."""
+        """The same condition with deleted messages included, for an export that asks for them."""
         return " AND ".join(self._filters) or "true"
 
     @property
@@ -78,47 +76,45 @@ class Scope:
         }
 
 
-def with_threads(connection: psycopg.Connection[Any], chat_ids: Collection[str]) -> list[str]:
+def with_threads(connection: Connection, chat_ids: Collection[str]) -> list[str]:
     """These chats, and the threads that hang on their messages: a thread is a chat of its own."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT chat_id FROM unnest(%(chats)s::text[]) AS c (chat_id)"
-            " UNION SELECT chat_id FROM chats WHERE parent_chat_id = ANY(%(chats)s) ORDER BY 1",
-            {"chats": sorted(chat_ids)},
-        )
-        return [chat_id for (chat_id,) in cursor]
+    rows = connection.execute(
+        "SELECT chat_id FROM unnest(%(chats)s::text[]) AS c (chat_id)"
+        " UNION SELECT chat_id FROM chats WHERE parent_chat_id = ANY(%(chats)s) ORDER BY 1",
+        {"chats": sorted(chat_ids)},
+    )
+    return [chat_id for (chat_id,) in rows]
 
 
 def existing(
-    connection: psycopg.Connection[Any], chat_ids: Collection[str] | None, *, threads: bool, user_id: str | None = None
+    connection: Connection, chat_ids: Collection[str] | None, *, threads: bool, user_id: str | None = None
 ) -> list[str] | None:
-    """These chats, as somebody has named them, and with `threads` those that hang on their messages; None stays None.
+    """These chats as a user has named them, with `threads` also the threads that hang on them; None stays None.
 
     Raises:
-        NotFound: of one of them, or of the person, nothing has ever been seen; the answer would look like that of a
-            quiet one.
+        NotFound: the archive has never seen one of these chats, or this person. An empty answer would look like a
+            quiet chat or person.
     """
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT WHERE %(user)s::text IS NOT NULL AND NOT EXISTS (SELECT FROM users WHERE user_id = %(user)s)"
-            " AND NOT EXISTS (SELECT FROM messages WHERE user_id = %(user)s)",
-            {"user": user_id},
+    unknown_user = connection.execute(
+        "SELECT WHERE %(user)s::text IS NOT NULL AND NOT EXISTS (SELECT FROM users WHERE user_id = %(user)s)"
+        " AND NOT EXISTS (SELECT FROM messages WHERE user_id = %(user)s)",
+        {"user": user_id},
+    ).fetchone()
+    if unknown_user is not None:
+        raise NotFound(
+            f"the archive has no user {user_id}",
+            hint="`vkteamsctl context users` and the tool list_users name those it has.",
         )
-        if cursor.fetchone() is not None:
-            raise NotFound(
-                f"the archive has no user {user_id}",
-                hint="`vkteamsctl context users` and the tool list_users name those it has.",
-            )
-        if chat_ids is None:
-            return None
-        cursor.execute(
-            "SELECT chat_id FROM unnest(%s::text[]) AS c (chat_id) WHERE NOT EXISTS (SELECT FROM chats"
-            " WHERE chats.chat_id = c.chat_id) AND NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id)",
-            (list(chat_ids),),
+    if chat_ids is None:
+        return None
+    unknown_chat = connection.execute(
+        "SELECT chat_id FROM unnest(%s::text[]) AS c (chat_id) WHERE NOT EXISTS (SELECT FROM chats"
+        " WHERE chats.chat_id = c.chat_id) AND NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id)",
+        (list(chat_ids),),
+    ).fetchone()
+    if unknown_chat is not None:
+        raise NotFound(
+            f"the archive has no chat {unknown_chat[0]}",
+            hint="`vkteamsctl context chats` and the tool list_chats name those it has.",
         )
-        for (chat_id,) in cursor:
-            raise NotFound(
-                f"the archive has no chat {chat_id}",
-                hint="`vkteamsctl context chats` and the tool list_chats name those it has.",
-            )
     return with_threads(connection, chat_ids) if threads else list(chat_ids)

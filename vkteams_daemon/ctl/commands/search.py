@@ -12,8 +12,7 @@ from vkteams_daemon.errors import UsageError
 from vkteams_daemon.times import check_span
 
 if TYPE_CHECKING:
-    from vkteams_daemon.search.question import SearchResult
-    from vkteams_daemon.search.results import Hit
+    from vkteams_daemon.search.results import Hit, SearchResult
 
 _MOST = 1000
 _MOST_CONTEXT = 50

@@ -17,8 +17,7 @@ from vkteams_daemon.mcp.tools.room import Room
 from vkteams_daemon.times import check_span
 
 if TYPE_CHECKING:
-    from vkteams_daemon.search import question as library
-    from vkteams_daemon.search import results as found
+    from vkteams_daemon.search import results as library
 
 Mode = Literal["hybrid", "semantic", "text"]
 LONG = 300
@@ -83,7 +82,7 @@ def tool(mode: Mode) -> Callable[..., Awaitable[SearchResult]]:
     return search
 
 
-def _hit(said: found.Hit, explain: bool) -> Hit:
+def _hit(said: library.Hit, explain: bool) -> Hit:
     hit = Hit.model_validate(said)
     # ts_rank_cd ranks by positions, which the index does not keep of the parts of an identifier: its 0 is no score.
     hit.score = float(f"{said.score:.4g}") or None

@@ -1,7 +1,7 @@
-"""Context for a reader with little room: conversations as they went, within a budget of tokens, the newest kept.
+"""Context for a reader with a token budget: conversations in their order; where not all fits, the newest is kept.
 
-Kinds: `recent`, what was said of late; `topic`, the conversations that a query touches; `user-profile`, what one person
-said and where; `around`, the thread and the neighbours of one message.
+Kinds: `recent`, the latest messages; `topic`, the conversations that a query touches; `user-profile`, the messages of
+one person and where they stand; `around`, the thread and the neighbours of one message.
 """
 
 from __future__ import annotations
@@ -11,29 +11,25 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
-from psycopg.rows import tuple_row
-
 from vkteams_daemon.errors import NotFound
 from vkteams_daemon.search.history.context_kind import require_argument
 from vkteams_daemon.search.history.conversation import latest, neighbours, read, thread
 from vkteams_daemon.search.history.results import Context, Conversation, Kind, Place, Profile
 from vkteams_daemon.search.history.token_budget import LEAST, TokenBudget
-from vkteams_daemon.search.messages import ArchivedMessage
+from vkteams_daemon.search.messages import ArchivedMessage, MessageKey
 from vkteams_daemon.search.names import chat_titles, names
 from vkteams_daemon.search.results import Hit
 from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.store.connections import Connection
 
-RECENT = timedelta(hours=2)  # how far `recent` looks back where nothing is said
-LOOKED_AT = 30  # hits of a topic's query
-_TOPICS = 8  # of these, so many that the query itself has found
-SILENCE = timedelta(minutes=10)  # what ends a conversation
-EACH_WAY = 12  # neighbours before and after a message, at most
-_MOST = 2000  # messages that are looked at, whatever the budget
+RECENT = timedelta(hours=2)  # the timeframe of `recent` unless another is given
+TOPIC_HITS = 30  # hits that a topic's query asks for
+_TOPIC_CONVERSATIONS = 8  # of these hits, how many bring their conversation
+_SILENCE = timedelta(minutes=10)  # ends a conversation
+_EACH_WAY = 12  # neighbours before and after a message, at most
+_MAX_READ = 2000  # messages that are read, however large the budget
 _NAMES = {"query": "a query", "user_id": "a user_id", "msg_id": "a message"}
-_PLACES = 20  # chats that a profile names
-
-Key = tuple[str, str]
+_MAX_PLACES = 20  # chats that a profile names
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,7 @@ class Wanted:
     kind: Kind
     query: str | None = None
     user_id: str | None = None
-    message: Key | None = None
+    message: MessageKey | None = None
     timeframe: timedelta | None = None
 
     def __post_init__(self) -> None:
@@ -61,39 +57,46 @@ class Wanted:
 
 @dataclass(slots=True)
 class _Group:
-    """Messages that belong together, the most wanted first; `whole` is how many there are, where these are not all."""
+    """Messages that belong together.
+
+    Attributes:
+        candidates: messages that may be shown, the most important first.
+        matches: keys of the messages that the question named or the query found.
+        total: how many messages belong to it, if `candidates` are not all of them.
+        messages: the candidates that fit the budget.
+    """
 
     chat_id: str
-    wanted: list[ArchivedMessage]
-    matches: set[Key] = field(default_factory=set)
-    whole: int = 0
-    kept: list[ArchivedMessage] = field(default_factory=list)
+    candidates: list[ArchivedMessage]
+    matches: set[MessageKey] = field(default_factory=set)
+    total: int = 0
+    messages: list[ArchivedMessage] = field(default_factory=list)
 
     @property
     def left_out(self) -> int:
-        return max(self.whole, len(self.wanted)) - len(self.kept)
+        return max(self.total, len(self.candidates)) - len(self.messages)
 
 
 def answer(
-    connection: psycopg.Connection[Any],
+    connection: Connection,
     wanted: Wanted,
     scope: Scope,
     within: Scope,
     hits: Sequence[Hit],
     budget: TokenBudget,
 ) -> Context:
-    """The context that is wanted.
+    """The context of the kind that is asked for.
 
     Args:
         connection: inside a transaction.
-        wanted: what is asked for.
+        wanted: the kind and what it needs.
         scope: what may be seen.
-        within: the scope with the timeframe.
-        hits: of a topic's query.
-        budget: the room there is.
+        within: the scope, narrowed to the timeframe.
+        hits: the hits of a topic's query.
+        budget: the tokens that the answer may take.
 
     Raises:
-        NotFound: there is no such message, or nothing of this person.
+        NotFound: there is no such message, or no message of this person.
     """
     if wanted.kind == "around" and wanted.message:
         return around(connection, *wanted.message, scope, budget)
@@ -101,13 +104,13 @@ def answer(
         return topic(connection, hits, scope, budget)
     if wanted.kind == "user-profile" and wanted.user_id:
         return user_profile(connection, wanted.user_id, within, budget)
-    found = recent(connection, within, budget)
-    if found.conversations or found.cut:
-        return found
-    return replace(found, note=_silence(connection, scope, within))
+    context = recent(connection, within, budget)
+    if context.conversations or context.cut:
+        return context
+    return replace(context, note=_silence_note(connection, scope, within))
 
 
-def _silence(connection: psycopg.Connection[Any], scope: Scope, within: Scope) -> str:
+def _silence_note(connection: Connection, scope: Scope, within: Scope) -> str:
     last = latest(connection, scope, 1)
     if not last:
         return "The archive has no message there."
@@ -115,37 +118,33 @@ def _silence(connection: psycopg.Connection[Any], scope: Scope, within: Scope) -
     return f"Nothing was said{since}; the last message is of {last[0].sent_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC."
 
 
-def recent(connection: psycopg.Connection[Any], scope: Scope, budget: TokenBudget) -> Context:
-    """What was said of late in the scope: the newest that fits, the chat with the newest message first."""
+def recent(connection: Connection, scope: Scope, budget: TokenBudget) -> Context:
+    """The newest messages of the scope that fit, the chat with the newest message first."""
     counts = {row[0]: row[1] for row in _count_by_chat(connection, scope)}
     groups = _newest(connection, scope, counts, budget)
     return _context(connection, "recent", groups, budget)
 
 
-def around(
-    connection: psycopg.Connection[Any], chat_id: str, msg_id: str, scope: Scope, budget: TokenBudget
-) -> Context:
+def around(connection: Connection, chat_id: str, msg_id: str, scope: Scope, budget: TokenBudget) -> Context:
     """One message with its thread, then its neighbours in time.
 
     Raises:
         NotFound: the archive has no such message, or it was deleted, or it lies outside the scope.
     """
     linked = thread(connection, chat_id, msg_id, scope)
-    middle = next((said for said in linked if said.key == (chat_id, msg_id)), None)
-    if middle is None:
-        raise NotFound(f"the archive has no message {msg_id} in chat {chat_id}")
-    near = neighbours(connection, middle, scope, each_way=EACH_WAY)
-    linked.sort(key=lambda said: (said.key != middle.key, abs(said.sent_at - middle.sent_at)))
+    middle = next(message for message in linked if message.key == (chat_id, msg_id))
+    near = neighbours(connection, middle, scope, each_way=_EACH_WAY)
+    linked.sort(key=lambda message: (message.key != middle.key, abs(message.sent_at - middle.sent_at)))
     group = _Group(chat_id, _distinct([*linked, *near]), {middle.key})
-    _fill(group, group.wanted, budget)
+    _fill(group, group.candidates, budget)
     return _context(connection, "around", [group], budget)
 
 
-def topic(connection: psycopg.Connection[Any], hits: Sequence[Hit], scope: Scope, budget: TokenBudget) -> Context:
-    """The conversations that these hits stand in, the best hit's first; hits of one conversation share it."""
+def topic(connection: Connection, hits: Sequence[Hit], scope: Scope, budget: TokenBudget) -> Context:
+    """The conversations of these hits, the best hit's first; hits of one conversation share it."""
     groups: list[_Group] = []
-    # What was found only beside another hit is around that anyway.
-    hits = [hit for hit in hits if any(leg.name != "conversation" for leg in hit.legs)][:_TOPICS]
+    # A hit that was found only beside another hit is among its neighbours anyway.
+    hits = [hit for hit in hits if any(leg.name != "conversation" for leg in hit.legs)][:_TOPIC_CONVERSATIONS]
     for hit in hits:
         if any(hit.key in group.matches for group in groups):
             continue
@@ -153,27 +152,28 @@ def topic(connection: psycopg.Connection[Any], hits: Sequence[Hit], scope: Scope
         if middle is None:
             continue
         linked = thread(connection, *hit.key, scope)
-        near = neighbours(connection, middle, scope, each_way=EACH_WAY, gap=SILENCE)
+        near = neighbours(connection, middle, scope, each_way=_EACH_WAY, gap=_SILENCE)
         _join(groups, _Group(hit.chat_id, _distinct([middle, *linked, *near])), hits)
-    # What was found has its place before anything that merely stands around it.
-    for found in (True, False):
+    # All hits take their place before the messages around them.
+    for matching in (True, False):
         for group in groups:
-            _fill(group, [said for said in group.wanted if (said.key in group.matches) is found], budget)
+            part = [message for message in group.candidates if (message.key in group.matches) is matching]
+            _fill(group, part, budget)
     return _context(connection, "topic", groups, budget)
 
 
-def user_profile(connection: psycopg.Connection[Any], user_id: str, scope: Scope, budget: TokenBudget) -> Context:
-    """What one person said and where: the newest that fits.
+def user_profile(connection: Connection, user_id: str, scope: Scope, budget: TokenBudget) -> Context:
+    """The newest messages of one person that fit, and where they spoke.
 
     Raises:
-        NotFound: the archive has nothing of this person within the scope.
+        NotFound: the archive has no message of this person within the scope.
     """
     theirs = replace(scope, user_id=user_id)
     chats = _count_by_chat(connection, theirs)
     if not chats:
         raise NotFound(f"the archive has no message of user {user_id} there", hint="`vkteamsctl context users` lists.")
-    titles = chat_titles(connection, [row[0] for row in chats[:_PLACES]])
-    places = [Place(chat_id, titles.get(chat_id), count, last) for chat_id, count, _, last in chats[:_PLACES]]
+    titles = chat_titles(connection, [row[0] for row in chats[:_MAX_PLACES]])
+    places = [Place(chat_id, titles.get(chat_id), count, last) for chat_id, count, _, last in chats[:_MAX_PLACES]]
     profile = Profile(
         user_id, names(connection, [user_id]).get(user_id), sum(row[1] for row in chats), len(chats),
         min(row[2] for row in chats), max(row[3] for row in chats), places,
@@ -182,69 +182,64 @@ def user_profile(connection: psycopg.Connection[Any], user_id: str, scope: Scope
     return replace(_context(connection, "user-profile", groups, budget), profile=profile)
 
 
-def _count_by_chat(connection: psycopg.Connection[Any], scope: Scope) -> list[tuple[str, int, datetime, datetime]]:
+def _count_by_chat(connection: Connection, scope: Scope) -> list[tuple[Any, ...]]:
     """(chat_id, messages, first, last) of each chat of the scope, most messages first."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT m.chat_id, count(*), min(m.sent_at), max(m.sent_at) FROM messages m"
-            f" WHERE {scope.condition} GROUP BY m.chat_id ORDER BY count(*) DESC, m.chat_id".encode(),
-            scope.parameters,
-            prepare=False,
-        )
-        return cursor.fetchall()
+    return connection.execute(
+        "SELECT m.chat_id, count(*), min(m.sent_at), max(m.sent_at) FROM messages m"
+        f" WHERE {scope.condition} GROUP BY m.chat_id ORDER BY count(*) DESC, m.chat_id".encode(),
+        scope.parameters,
+        prepare=False,
+    ).fetchall()
 
 
-def _newest(
-    connection: psycopg.Connection[Any], scope: Scope, counts: dict[str, int], budget: TokenBudget
-) -> list[_Group]:
-    """The scope's newest messages by chat, as many as fit: none is left out for an older one of another chat."""
+def _newest(connection: Connection, scope: Scope, counts: dict[str, int], budget: TokenBudget) -> list[_Group]:
+    """The newest messages of the scope by chat, as many as fit: no message is left out for an older one elsewhere."""
     groups: dict[str, _Group] = {}
-    for said in reversed(latest(connection, scope, min(_MOST, budget.left // LEAST + 1))):
-        group = groups.setdefault(said.chat_id, _Group(said.chat_id, [], whole=counts.get(said.chat_id, 0)))
-        if not _fill(group, [said], budget):
+    for message in reversed(latest(connection, scope, min(_MAX_READ, budget.left // LEAST + 1))):
+        group = groups.setdefault(message.chat_id, _Group(message.chat_id, [], total=counts.get(message.chat_id, 0)))
+        if not _fill(group, [message], budget):
             break
-    known = groups.keys()
-    return [*groups.values(), *(_Group(chat_id, [], whole=n) for chat_id, n in counts.items() if chat_id not in known)]
+    return [*groups.values(), *(_Group(chat_id, [], total=n) for chat_id, n in counts.items() if chat_id not in groups)]
 
 
-def _fill(group: _Group, wanted: Sequence[ArchivedMessage], budget: TokenBudget) -> bool:
-    """Keep these messages until one does not fit; whether all of them did."""
-    for said in wanted:
-        fitting = budget.fit(said, first=not group.kept)
+def _fill(group: _Group, candidates: Sequence[ArchivedMessage], budget: TokenBudget) -> bool:
+    """Add these messages to the group until one does not fit; return whether all of them fit."""
+    for message in candidates:
+        fitting = budget.fit(message, first=not group.messages)
         if fitting is None:
             return False
-        group.kept.append(fitting)
+        group.messages.append(fitting)
     return True
 
 
 def _join(groups: list[_Group], new: _Group, hits: Sequence[Hit]) -> None:
-    """Add a conversation, to one that it overlaps with where there is such a one."""
-    keys = {said.key for said in new.wanted}
-    home = next((group for group in groups if any(said.key in keys for said in group.wanted)), None)
-    if home is None:
-        groups.append(home := new)
+    """Add a conversation to the groups, or merge it into the first group that it overlaps with."""
+    keys = {message.key for message in new.candidates}
+    group = next((group for group in groups if any(message.key in keys for message in group.candidates)), None)
+    if group is None:
+        groups.append(group := new)
     else:
-        home.wanted = _distinct([*home.wanted, *new.wanted])
-    home.matches = {said.key for said in home.wanted} & {hit.key for hit in hits}
+        group.candidates = _distinct([*group.candidates, *new.candidates])
+    group.matches = {message.key for message in group.candidates} & {hit.key for hit in hits}
 
 
-def _distinct(said: Sequence[ArchivedMessage]) -> list[ArchivedMessage]:
-    return list({one.key: one for one in said}.values())
+def _distinct(messages: Sequence[ArchivedMessage]) -> list[ArchivedMessage]:
+    return list({message.key: message for message in messages}.values())
 
 
-def _context(connection: psycopg.Connection[Any], kind: Kind, groups: Sequence[_Group], budget: TokenBudget) -> Context:
-    """What was kept, in the order of saying."""
-    titles = chat_titles(connection, {group.chat_id for group in groups if group.kept})
+def _context(connection: Connection, kind: Kind, groups: Sequence[_Group], budget: TokenBudget) -> Context:
+    """The groups that have messages, each with its messages oldest first."""
+    titles = chat_titles(connection, {group.chat_id for group in groups if group.messages})
     conversations = [
         Conversation(
             group.chat_id,
             titles.get(group.chat_id),
-            kept := sorted(group.kept, key=lambda said: (said.sent_at, said.msg_id)),
+            messages := sorted(group.messages, key=lambda message: (message.sent_at, message.msg_id)),
             group.left_out,
-            tuple(said.msg_id for said in kept if said.key in group.matches),
+            tuple(message.msg_id for message in messages if message.key in group.matches),
         )
         for group in groups
-        if group.kept
+        if group.messages
     ]
     left_out = sum(group.left_out for group in groups)
     return Context(kind, conversations, budget.used, budget.cut or left_out > 0, left_out)

@@ -1,4 +1,4 @@
-"""Which messages belong together: by reply links, by the message that a thread hangs on, and by nearness in time."""
+"""Which messages belong together: by replies, by the message that a thread hangs on, and by nearness in time."""
 
 from __future__ import annotations
 
@@ -6,64 +6,71 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import psycopg
-from psycopg.rows import tuple_row
-
 from vkteams_daemon.errors import NotFound, UsageError
-from vkteams_daemon.search.messages import ArchivedMessage
+from vkteams_daemon.search.messages import ArchivedMessage, MessageKey
 from vkteams_daemon.search.names import names
 from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.store.connections import Connection
 
-_LINKS = 40  # steps along replies, in each direction
-_WIDEST = 200  # messages of one thread of replies
-_BELOW = 40  # messages of the threads that hang on it
+_MAX_STEPS = 40  # along replies, in each direction
+_MAX_LINKED = 200  # messages that replies link
+_MAX_IN_THREADS = 40  # messages of the threads that hang on them
 
 
-def chat_of(connection: psycopg.Connection[Any], msg_id: str, scope: Scope) -> str:
+def chat_of(connection: Connection, msg_id: str, scope: Scope) -> str:
     """The chat that has this message.
 
     Raises:
-        NotFound: none of the scope has it.
-        UsageError: several have it.
+        NotFound: no chat of the scope has it.
+        UsageError: several chats have it.
     """
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            # Chat by chat, so that each is a look at the primary key.
-            "SELECT m.chat_id FROM chats c JOIN messages m ON m.chat_id = c.chat_id AND m.msg_id = %(message)s"
-            f" WHERE {scope.condition} ORDER BY m.chat_id LIMIT 10".encode(),
-            {**scope.parameters, "message": msg_id},
-            prepare=False,
-        )
-        found = [chat_id for (chat_id,) in cursor]
-    if not found:
+    rows = connection.execute(
+        # Chat by chat, so that each is one access to the primary key.
+        "SELECT m.chat_id FROM chats c JOIN messages m ON m.chat_id = c.chat_id AND m.msg_id = %(message)s"
+        f" WHERE {scope.condition} ORDER BY m.chat_id LIMIT 10".encode(),
+        {**scope.parameters, "message": msg_id},
+        prepare=False,
+    )
+    chat_ids = [str(chat_id) for (chat_id,) in rows]
+    if not chat_ids:
         raise NotFound(f"the archive has no message {msg_id}")
-    if len(found) > 1:
-        raise UsageError(f"several chats have a message {msg_id}", hint=f"Name one of {', '.join(found)}.")
-    return str(found[0])
+    if len(chat_ids) > 1:
+        raise UsageError(f"several chats have a message {msg_id}", hint=f"Name one of {', '.join(chat_ids)}.")
+    return chat_ids[0]
 
 
 def latest(
-    connection: psycopg.Connection[Any], scope: Scope, limit: int, before: tuple[datetime, str, str] | None = None
+    connection: Connection, scope: Scope, limit: int, before: tuple[datetime, str, str] | None = None
 ) -> list[ArchivedMessage]:
-    """The newest messages of a scope, in the order they were said in; those before (sent_at, chat_id, msg_id)."""
+    """The newest messages of the scope, oldest first.
+
+    Args:
+        connection: any connection to the archive.
+        scope: which messages.
+        limit: most messages.
+        before: sent_at, chat_id and msg_id of a message; only messages before it.
+    """
     earlier = "AND (m.sent_at, m.chat_id, m.msg_id) < (%(sent_at)s, %(chat)s, %(message)s)" if before else ""
-    at, chat_id, msg_id = before or (None, None, None)
+    sent_at, chat_id, msg_id = before or (None, None, None)
     return _read(
         connection,
         f"SELECT m.chat_id, m.msg_id FROM messages m WHERE {scope.condition} {earlier}"
         " ORDER BY m.sent_at DESC, m.chat_id DESC, m.msg_id DESC LIMIT %(limit)s",
-        {**scope.parameters, "limit": limit, "sent_at": at, "chat": chat_id, "message": msg_id},
+        {**scope.parameters, "limit": limit, "sent_at": sent_at, "chat": chat_id, "message": msg_id},
     )
 
 
-def thread(connection: psycopg.Connection[Any], chat_id: str, msg_id: str, scope: Scope) -> list[ArchivedMessage]:
-    """The message with what it answers, what answers it, and so on; oldest first.
+def thread(connection: Connection, chat_id: str, msg_id: str, scope: Scope) -> list[ArchivedMessage]:
+    """The message with the messages it answers, the messages that answer it, and so on; oldest first.
 
-    A thread is a chat of its own: the message that it hangs on comes too, and the newest of the threads that hang on
-    these. Links lead through messages that may not be shown, such as deleted ones, and through those that the archive
-    never had. Empty where the message does not exist, was deleted, or lies outside the scope.
+    A thread is a chat of its own: the message that it hangs on comes too, and so do the newest messages of the threads
+    that hang on the linked ones. Links lead through messages that may not be shown, such as deleted ones, and through
+    messages that the archive never had.
+
+    Raises:
+        NotFound: the archive has no such message, or it was deleted, or it lies outside the scope.
     """
-    # Every part names the chat, so that one shard can answer where messages are distributed by it.
+    # Every part names the chat, so that one shard can answer if messages are distributed by chat.
     linked = _read(
         connection,
         "WITH RECURSIVE up AS ("
@@ -71,66 +78,66 @@ def thread(connection: psycopg.Connection[Any], chat_id: str, msg_id: str, scope
         f"  WHERE m.chat_id = %(chat)s AND m.msg_id = %(message)s AND {scope.condition}"
         "  UNION ALL SELECT m.msg_id, m.reply_to_msg_id, m.sent_at, up.steps + 1 FROM up"
         "  JOIN messages m ON m.chat_id = %(chat)s AND m.msg_id = up.reply_to_msg_id"
-        f"  WHERE up.steps < {_LINKS}"
+        f"  WHERE up.steps < {_MAX_STEPS}"
         "), top AS (SELECT coalesce(reply_to_msg_id, msg_id) AS msg_id FROM up ORDER BY steps DESC LIMIT 1"
         "), down AS ("
         "  SELECT msg_id, 0 AS steps FROM top"
         "  UNION ALL SELECT m.msg_id, down.steps + 1 FROM down"
         "  JOIN messages m ON m.chat_id = %(chat)s AND m.reply_to_msg_id = down.msg_id"
-        f"  WHERE down.steps <= {_LINKS}"
+        f"  WHERE down.steps <= {_MAX_STEPS}"
         "), linked AS (SELECT msg_id FROM up UNION SELECT msg_id FROM down"
         "), middle AS (SELECT sent_at FROM up WHERE steps = 0)"
         " SELECT m.chat_id, m.msg_id FROM linked l"
         f" JOIN messages m ON m.chat_id = %(chat)s AND m.msg_id = l.msg_id WHERE {scope.condition}"
         " ORDER BY m.msg_id <> %(message)s, abs(extract(epoch FROM m.sent_at - (SELECT sent_at FROM middle)))"
-        f" LIMIT {_WIDEST}",
+        f" LIMIT {_MAX_LINKED}",
         {**scope.parameters, "chat": chat_id, "message": msg_id},
     )
     if not linked:
-        return []
-    beside = _parent(connection, chat_id, scope) + _below(connection, linked, scope)
-    return sorted([*beside, *linked], key=lambda said: (said.sent_at, said.msg_id))
+        raise NotFound(f"the archive has no message {msg_id} in chat {chat_id}")
+    beside = _parent(connection, chat_id, scope) + _threads(connection, linked, scope)
+    return sorted([*beside, *linked], key=lambda message: (message.sent_at, message.msg_id))
 
 
 def neighbours(
-    connection: psycopg.Connection[Any],
+    connection: Connection,
     middle: ArchivedMessage,
     scope: Scope,
     *,
     each_way: int,
     gap: timedelta | None = None,
 ) -> list[ArchivedMessage]:
-    """What was said in the chat just before and just after, nearest first.
+    """The messages of the chat just before and just after this one, nearest first.
 
     Args:
         connection: any connection to the archive.
-        middle: the message itself is left out.
-        scope: what may be seen.
+        middle: the message itself; it is left out.
+        scope: which messages may be seen.
         each_way: most messages before, and most after.
-        gap: a silence longer than this ends the conversation; None where there is no such end.
+        gap: a silence longer than this ends the conversation; None for no such end.
     """
-    found: list[ArchivedMessage] = []
+    messages: list[ArchivedMessage] = []
     for order, comparison in (("DESC", "<"), ("ASC", ">")):
         side = _read(
             connection,
             f"SELECT m.chat_id, m.msg_id FROM messages m WHERE m.chat_id = %(chat)s AND {scope.condition}"
             f" AND (m.sent_at, m.msg_id) {comparison} (%(at)s, %(message)s)"
-            f" ORDER BY m.sent_at {order}, m.msg_id {order} LIMIT %(most)s",
+            f" ORDER BY m.sent_at {order}, m.msg_id {order} LIMIT %(each_way)s",
             {
                 **scope.parameters,
                 "chat": middle.chat_id,
                 "at": middle.sent_at,
                 "message": middle.msg_id,
-                "most": each_way,
+                "each_way": each_way,
             },
         )
-        side.sort(key=lambda said: (said.sent_at, said.msg_id), reverse=order == "DESC")
-        found += _until_silence(middle, side, gap)
-    return sorted(found, key=lambda said: abs(said.sent_at - middle.sent_at))
+        side.sort(key=lambda message: (message.sent_at, message.msg_id), reverse=order == "DESC")
+        messages += _until_silence(middle, side, gap)
+    return sorted(messages, key=lambda message: abs(message.sent_at - middle.sent_at))
 
 
-def read(connection: psycopg.Connection[Any], keys: Collection[tuple[str, str]], scope: Scope) -> list[ArchivedMessage]:
-    """These messages, oldest first; what was deleted or lies outside the scope is left out."""
+def read(connection: Connection, keys: Collection[MessageKey], scope: Scope) -> list[ArchivedMessage]:
+    """These messages, oldest first; deleted ones and those outside the scope are left out."""
     return _read(
         connection,
         "SELECT m.chat_id, m.msg_id FROM unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
@@ -139,35 +146,31 @@ def read(connection: psycopg.Connection[Any], keys: Collection[tuple[str, str]],
     )
 
 
-def _parent(connection: psycopg.Connection[Any], chat_id: str, scope: Scope) -> list[ArchivedMessage]:
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT parent_chat_id, parent_msg_id FROM chats WHERE chat_id = %s AND parent_msg_id IS NOT NULL",
-            (chat_id,),
-        )
-        keys = cursor.fetchall()
-    return read(connection, keys, scope) if keys else []
+def _parent(connection: Connection, chat_id: str, scope: Scope) -> list[ArchivedMessage]:
+    """The message that the chat hangs on, if the chat is a thread."""
+    keys = connection.execute(
+        "SELECT parent_chat_id, parent_msg_id FROM chats WHERE chat_id = %s AND parent_msg_id IS NOT NULL",
+        (chat_id,),
+    ).fetchall()
+    return read(connection, [(parent, msg_id) for parent, msg_id in keys], scope) if keys else []
 
 
-def _below(
-    connection: psycopg.Connection[Any], linked: Sequence[ArchivedMessage], scope: Scope
-) -> list[ArchivedMessage]:
-    """The newest messages of the threads that hang on these."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT chat_id FROM chats WHERE parent_chat_id = %s AND parent_msg_id = ANY(%s)",
-            (linked[0].chat_id, [said.msg_id for said in linked]),
-        )
-        threads = [chat_id for (chat_id,) in cursor]
+def _threads(connection: Connection, linked: Sequence[ArchivedMessage], scope: Scope) -> list[ArchivedMessage]:
+    """The newest messages of the threads that hang on these messages of one chat."""
+    rows = connection.execute(
+        "SELECT chat_id FROM chats WHERE parent_chat_id = %s AND parent_msg_id = ANY(%s)",
+        (linked[0].chat_id, [message.msg_id for message in linked]),
+    )
+    threads = [chat_id for (chat_id,) in rows]
     if not threads:
         return []
     return _read(
         connection,
-        # By the threads' own index: they are short, and may lie far back.
+        # By each thread's own index: threads are short, and may lie far back.
         "SELECT m.chat_id, m.msg_id FROM unnest(%(threads)s::text[]) AS t (chat_id) CROSS JOIN LATERAL"
         " (SELECT m.chat_id, m.msg_id, m.sent_at FROM messages m"
-        f"  WHERE m.chat_id = t.chat_id AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {_BELOW}) AS m"
-        f" ORDER BY m.sent_at DESC, m.msg_id DESC LIMIT {_BELOW}",
+        f"  WHERE m.chat_id = t.chat_id AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {_MAX_IN_THREADS}) AS m"
+        f" ORDER BY m.sent_at DESC, m.msg_id DESC LIMIT {_MAX_IN_THREADS}",
         {**scope.parameters, "threads": threads},
     )
 
@@ -175,28 +178,26 @@ def _below(
 def _until_silence(
     middle: ArchivedMessage, side: Sequence[ArchivedMessage], gap: timedelta | None
 ) -> list[ArchivedMessage]:
-    kept, last = [], middle.sent_at
-    for said in side:
-        if gap is not None and abs(said.sent_at - last) > gap:
-            break
-        kept.append(said)
-        last = said.sent_at
-    return kept
+    last = middle.sent_at
+    for count, message in enumerate(side):
+        if gap is not None and abs(message.sent_at - last) > gap:
+            return list(side[:count])
+        last = message.sent_at
+    return list(side)
 
 
-def _read(connection: psycopg.Connection[Any], keys: str, values: dict[str, Any]) -> list[ArchivedMessage]:
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            f"WITH wanted AS MATERIALIZED ({keys})"
-            " SELECT m.chat_id, m.msg_id, m.user_id, m.sent_at, coalesce(m.text, ''), m.reply_to_msg_id,"
-            " m.edited_at IS NOT NULL, CASE WHEN jsonb_typeof(m.parts) = 'array' THEN"
-            "  ARRAY(SELECT p ->> 'type' FROM jsonb_array_elements(m.parts) AS p WHERE p ->> 'type' IS NOT NULL) END"
-            " FROM wanted w JOIN messages m ON m.chat_id = w.chat_id AND m.msg_id = w.msg_id"
-            " ORDER BY m.sent_at, m.chat_id, m.msg_id".encode(),
-            values,
-            prepare=False,
-        )
-        rows = cursor.fetchall()
+def _read(connection: Connection, keys: str, parameters: dict[str, Any]) -> list[ArchivedMessage]:
+    """The messages that a query of keys (chat_id, msg_id) yields, oldest first."""
+    rows = connection.execute(
+        f"WITH wanted AS MATERIALIZED ({keys})"
+        " SELECT m.chat_id, m.msg_id, m.user_id, m.sent_at, coalesce(m.text, ''), m.reply_to_msg_id,"
+        " m.edited_at IS NOT NULL, CASE WHEN jsonb_typeof(m.parts) = 'array' THEN"
+        "  ARRAY(SELECT p ->> 'type' FROM jsonb_array_elements(m.parts) AS p WHERE p ->> 'type' IS NOT NULL) END"
+        " FROM wanted w JOIN messages m ON m.chat_id = w.chat_id AND m.msg_id = w.msg_id"
+        " ORDER BY m.sent_at, m.chat_id, m.msg_id".encode(),
+        parameters,
+        prepare=False,
+    ).fetchall()
     authors = names(connection, {row[2] for row in rows if row[2]})
     return [
         ArchivedMessage(

@@ -1,4 +1,4 @@
-"""Every message of a scope, one after the other, by a cursor of the server: only a page of them is ever in memory."""
+"""The export of a scope: its messages through a server-side cursor, so that only one page of them is in memory."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg
-from psycopg.rows import tuple_row
-
 from vkteams_daemon.search.names import chat_titles, names
 from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.store.connections import Connection
 
-_PAGE = 1000
+_PAGE = 1000  # messages
 _COLUMNS = (
     "m.chat_id, m.msg_id, m.user_id, m.sent_at, m.edited_at, m.deleted_at, m.pinned_at, m.version, m.text, m.format,"
     " m.parts, m.reply_to_msg_id, m.forward, m.thread"
@@ -22,7 +20,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A message as the table `messages` has it (docs/schema.md), with the names that belong to it."""
+    """A row of the table `messages` (docs/schema.md), with the chat's title and the author's name."""
 
     chat_id: str
     chat_title: str | None
@@ -48,24 +46,23 @@ class Export:
     Args:
         connection: inside a transaction that sees one state of the archive.
         scope: which messages.
-        deleted: whether deleted ones come too.
+        deleted: whether deleted messages are included.
     """
 
-    def __init__(self, connection: psycopg.Connection[Any], scope: Scope, *, deleted: bool = False) -> None:
+    def __init__(self, connection: Connection, scope: Scope, *, deleted: bool = False) -> None:
         self._connection = connection
         self._parameters = scope.parameters
         self._from = f"FROM messages m WHERE {scope.condition_with_deleted if deleted else scope.condition}"
 
     def count(self) -> int:
         """How many messages there are."""
-        with self._connection.cursor(row_factory=tuple_row) as cursor:
-            cursor.execute(f"SELECT count(*) {self._from}".encode(), self._parameters, prepare=False)
-            row = cursor.fetchone()
+        count = f"SELECT count(*) {self._from}"
+        row = self._connection.execute(count.encode(), self._parameters, prepare=False).fetchone()
         return int(row[0]) if row else 0
 
     def __iter__(self) -> Iterator[Exported]:
         """The messages."""
-        with self._connection.cursor(name="export", row_factory=tuple_row) as cursor:
+        with self._connection.cursor(name="export") as cursor:
             cursor.itersize = _PAGE
             cursor.execute(
                 f"SELECT {_COLUMNS} {self._from} ORDER BY m.sent_at, m.chat_id, m.msg_id".encode(), self._parameters

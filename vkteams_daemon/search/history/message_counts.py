@@ -1,4 +1,4 @@
-"""Counts of messages: altogether, by chat, by author and by day; and how far the archive was behind of late."""
+"""Counts of messages: altogether, by chat, by author and by day; and how far the archive lagged behind lately."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-import psycopg
-from psycopg.rows import tuple_row
-
 from vkteams_daemon.search.history.results import ChatStatistics, DayStatistics, Lag, UserStatistics
 from vkteams_daemon.search.names import chat_titles, names
+from vkteams_daemon.store.connections import Connection
 
-_MOST = 20  # chats, and authors
+_TOP = 20  # chats, and authors
 _DAYS = 30
-_OF_LATE = 1000  # messages whose lag is looked at
+_LAG_SAMPLE = 1000  # newest messages whose lag is measured
 _DAY = "(sent_at AT TIME ZONE 'UTC')::date"
-_ALL, _CHAT, _USER, _DATE = 7, 3, 5, 6  # what grouping(chat, user, day) says of each set
+_ALL, _CHAT, _USER, _DATE = 7, 3, 5, 6  # the value of grouping(chat, user, day) for each set
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What is counted: these chats (None: all), and what was sent from this moment on (None: everything)."""
+class CountedPart:
+    """The part of the archive that is counted: these chats (None: all), from this moment on (None: all the time)."""
 
     chat_ids: list[str] | None = None
     since: datetime | None = None
 
     @property
     def whole(self) -> bool:
-        """Whether it is everything."""
+        """Whether it is the whole archive."""
         return self.chat_ids is None and self.since is None
 
     @property
@@ -37,11 +35,11 @@ class Part:
         return {"chats": self.chat_ids, "since": self.since}
 
     def where(self, moment: str, *more: str) -> str:
-        """WHERE of a table with a chat_id and this column for its time; empty where nothing narrows it."""
+        """WHERE for a table with a chat_id and this column for its time; empty if there is no condition."""
         return self._where(f"{moment} >= %(since)s", *more)
 
     def of_messages(self, table: str) -> str:
-        """WHERE of a table of what belongs to a message and has no time of its own."""
+        """WHERE for a table whose rows belong to messages and have no time of their own."""
         return self._where(
             f"EXISTS (SELECT FROM messages m WHERE m.chat_id = {table}.chat_id AND m.msg_id = {table}.msg_id"
             " AND m.sent_at >= %(since)s)"
@@ -58,7 +56,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class MessageCounts:
-    """The counts of one part; lists as in `stats.Statistics`."""
+    """The counts of one part; the lists are those of `results.Statistics`."""
 
     messages: int = 0
     edited: int = 0
@@ -72,60 +70,56 @@ class MessageCounts:
     by_day: list[DayStatistics] = field(default_factory=list)
 
 
-def said(connection: psycopg.Connection[Any], part: Part) -> MessageCounts:
-    """Count the messages of this part, in one look at each of them."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            f"WITH c AS MATERIALIZED (SELECT grouping(chat_id, user_id, {_DAY}) AS g, chat_id, user_id, {_DAY} AS day,"
-            "  count(*) AS n, count(edited_at) AS edited, count(deleted_at) AS deleted, min(sent_at) AS first,"
-            f"  max(sent_at) AS last FROM messages {part.where('sent_at')}"
-            f"  GROUP BY GROUPING SETS ((), (chat_id), (user_id), ({_DAY})))"
-            " SELECT g, NULL::text, n, edited, deleted, first, last, NULL::date,"
-            f"  (SELECT count(*) FROM c WHERE g = {_CHAT}),"
-            f"  (SELECT count(*) FROM c WHERE g = {_USER} AND user_id IS NOT NULL)"
-            f"  FROM c WHERE g = {_ALL}"
-            f" UNION ALL (SELECT g, chat_id, n, edited, deleted, first, last, NULL, 0, 0 FROM c WHERE g = {_CHAT}"
-            f"  ORDER BY n DESC, chat_id LIMIT {_MOST})"
-            " UNION ALL (SELECT g, user_id, n, edited, deleted, first, last, NULL, 0, 0 FROM c"
-            f"  WHERE g = {_USER} AND user_id IS NOT NULL ORDER BY n DESC, user_id LIMIT {_MOST})"
-            f" UNION ALL (SELECT g, NULL, n, edited, deleted, first, last, day, 0, 0 FROM c WHERE g = {_DATE}"
-            f"  ORDER BY day DESC LIMIT {_DAYS})".encode(),
-            part.values,
-            prepare=False,
-        )
-        rows = cursor.fetchall()
+def message_counts(connection: Connection, part: CountedPart) -> MessageCounts:
+    """Count the messages of this part, reading each of them once."""
+    rows = connection.execute(
+        f"WITH c AS MATERIALIZED (SELECT grouping(chat_id, user_id, {_DAY}) AS g, chat_id, user_id, {_DAY} AS day,"
+        "  count(*) AS n, count(edited_at) AS edited, count(deleted_at) AS deleted, min(sent_at) AS first,"
+        f"  max(sent_at) AS last FROM messages {part.where('sent_at')}"
+        f"  GROUP BY GROUPING SETS ((), (chat_id), (user_id), ({_DAY})))"
+        " SELECT g, NULL::text, n, edited, deleted, first, last, NULL::date,"
+        f"  (SELECT count(*) FROM c WHERE g = {_CHAT}),"
+        f"  (SELECT count(*) FROM c WHERE g = {_USER} AND user_id IS NOT NULL)"
+        f"  FROM c WHERE g = {_ALL}"
+        f" UNION ALL (SELECT g, chat_id, n, edited, deleted, first, last, NULL, 0, 0 FROM c WHERE g = {_CHAT}"
+        f"  ORDER BY n DESC, chat_id LIMIT {_TOP})"
+        " UNION ALL (SELECT g, user_id, n, edited, deleted, first, last, NULL, 0, 0 FROM c"
+        f"  WHERE g = {_USER} AND user_id IS NOT NULL ORDER BY n DESC, user_id LIMIT {_TOP})"
+        f" UNION ALL (SELECT g, NULL, n, edited, deleted, first, last, day, 0, 0 FROM c WHERE g = {_DATE}"
+        f"  ORDER BY day DESC LIMIT {_DAYS})".encode(),
+        part.values,
+        prepare=False,
+    ).fetchall()
     groups: dict[int, list[tuple[Any, ...]]] = {_ALL: [], _CHAT: [], _USER: [], _DATE: []}
     for group, *row in rows:
         groups[group].append(tuple(row))
     titles = chat_titles(connection, [row[0] for row in groups[_CHAT]])
-    known = names(connection, [row[0] for row in groups[_USER]])
+    authors = names(connection, [row[0] for row in groups[_USER]])
     _, messages, edited, deleted, first, last, _, chats, users = groups[_ALL][0]
     return MessageCounts(
         messages, edited, deleted, chats, users, first, last,
         by_chat=[ChatStatistics(c, titles.get(c), n, e, d, last) for c, n, e, d, _, last, *_ in groups[_CHAT]],
-        by_user=[UserStatistics(u, known.get(u), n, e, d, last) for u, n, e, d, _, last, *_ in groups[_USER]],
+        by_user=[UserStatistics(u, authors.get(u), n, e, d, last) for u, n, e, d, _, last, *_ in groups[_USER]],
         by_day=[DayStatistics(day, n, e, d) for _, n, e, d, _, _, day, *_ in reversed(groups[_DATE])],
     )  # fmt: skip
 
 
-def lag(connection: psycopg.Connection[Any], part: Part) -> Lag:
-    """How far the archive was behind with the newest messages of this part."""
+def lag(connection: Connection, part: CountedPart) -> Lag:
+    """How far the archive lagged behind with the newest messages of this part."""
     percentiles = "percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY extract(epoch FROM {})::float8)"
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "WITH newest AS MATERIALIZED (SELECT chat_id, msg_id, sent_at, received_at, version FROM messages"
-            # Of a pin or a deletion it is not the message that has just arrived.
-            f" {part.where('sent_at', 'version > 0')} ORDER BY sent_at DESC LIMIT {_OF_LATE})"
-            f" SELECT (SELECT {percentiles.format('n.received_at - n.sent_at')} FROM newest n),"
-            # A new model begins with what is long there.
-            f" (SELECT {percentiles.format('e.embedded_at - n.received_at')} FROM newest n"
-            "   JOIN embeddings e ON e.chat_id = n.chat_id AND e.msg_id = n.msg_id"
-            "   AND e.kind = 'message' AND e.chunk = 0"
-            "   JOIN embedding_models m ON m.model_id = e.model_id AND m.state = 'active'"
-            "   WHERE n.version = 1 AND n.received_at >= m.created_at)".encode(),
-            part.values,
-            prepare=False,
-        )
-        row = cursor.fetchone()
+    row = connection.execute(
+        "WITH newest AS MATERIALIZED (SELECT chat_id, msg_id, sent_at, received_at, version FROM messages"
+        # A row of version 0 comes from a pin or a deletion: its message has not just arrived.
+        f" {part.where('sent_at', 'version > 0')} ORDER BY sent_at DESC LIMIT {_LAG_SAMPLE})"
+        f" SELECT (SELECT {percentiles.format('n.received_at - n.sent_at')} FROM newest n),"
+        # A new model starts with messages that are long in the archive.
+        f" (SELECT {percentiles.format('e.embedded_at - n.received_at')} FROM newest n"
+        "   JOIN embeddings e ON e.chat_id = n.chat_id AND e.msg_id = n.msg_id"
+        "   AND e.kind = 'message' AND e.chunk = 0"
+        "   JOIN embedding_models m ON m.model_id = e.model_id AND m.state = 'active'"
+        "   WHERE n.version = 1 AND n.received_at >= m.created_at)".encode(),
+        part.values,
+        prepare=False,
+    ).fetchone()
     stored, vectors = row or (None, None)
     return Lag(*(stored or (None, None)), *(vectors or (None, None)))

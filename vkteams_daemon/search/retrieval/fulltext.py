@@ -1,46 +1,45 @@
-"""Text search: PostgreSQL's full text with the configuration `vkteams`, the way web searches are written.
+"""Text search: PostgreSQL's full text with the configuration `vkteams`, in web search syntax.
 
-Words are joined by AND; `"…"` is a phrase, `-word` excludes, `OR` is either. Ranking costs 15 µs and more a match, so
-only the newest `CANDIDATES` matches are ranked: a word that stands in every third message stays affordable. A query
-that finds nothing is tried again with what its words may have meant, and at last with any of them.
+AND joins the words; `"…"` is a phrase, `-word` excludes, `OR` is either. Ranking costs 15 µs and more a match. Only the
+newest `CANDIDATES` matches are ranked, so that a word in every third message stays affordable. A query that finds
+nothing is tried again with spelling corrections, and at last with any of its words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
-import psycopg
-from psycopg.rows import tuple_row
 from rapidfuzz.distance import Prefix
 
-from vkteams_daemon.search.results import MARKS, Leg, Ranked
+from vkteams_daemon.search.results import MARKS, Ranked, RetrieverScore
 from vkteams_daemon.search.retrieval import bm25
 from vkteams_daemon.search.retrieval.query import Query, Term, read, tsqueries
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.spelling import correction
-from vkteams_daemon.search.spelling.vocabulary import Vocabulary
+from vkteams_daemon.search.spelling.vocabulary import ReadVocabulary
+from vkteams_daemon.store.connections import Connection
 
 CANDIDATES = 1000
 """How many of the newest matches are ranked."""
 
-_FEW = 5  # terms that are all looked for in other forms; more are a question, and no message repeats it
-_SHORT = 300
-# A sign that a message may hold itself cannot be told from a mark: these two are taken out of it first.
+# A query with more terms is not tried with other forms of known words: it is a question, and no message repeats it.
+_MAX_TERMS_IN_OTHER_FORMS = 5
+_SHORT = 300  # characters of a message that a snippet shows whole
+# ts_headline marks words with two control characters, because a message may hold any printable mark itself. They are
+# removed from the text first.
 _BEGIN, _END = "\x02", "\x03"
 _MARKED = f'StartSel="{_BEGIN}", StopSel="{_END}"'
 _WHOLE = f"HighlightAll=true, {_MARKED}"
-_PARTS = f'MaxFragments=2, MinWords=8, MaxWords=20, FragmentDelimiter=" … ", {_MARKED}'
+_FRAGMENTS = f'MaxFragments=2, MinWords=8, MaxWords=20, FragmentDelimiter=" … ", {_MARKED}'
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """What a text search found.
+    """The messages that a text search found.
 
     Attributes:
         ranked: best first.
-        query: what found them: the query as read, or what it may have meant.
+        query: the query that found them: as read, or corrected.
         relaxed: whether they hold only some of its words.
     """
 
@@ -49,121 +48,116 @@ class Matches:
     relaxed: bool = False
 
 
-def search_text(
-    connection: psycopg.Connection[Any],
-    text: str,
-    scope: Scope,
-    limit: int,
-    vocabulary: Callable[[], Vocabulary],
-) -> Matches:
-    """The messages that match the query, by ts_rank_cd, the newer first where ranks are equal.
+def search_text(connection: Connection, text: str, scope: Scope, limit: int, vocabulary: ReadVocabulary) -> Matches:
+    """The messages that match the query, by ts_rank_cd; of equal ranks the newer message comes first.
 
     Args:
         connection: any connection to the archive.
-        text: in web search syntax; never a syntax error. A query of stop words alone finds nothing.
+        text: in web search syntax; no text is a syntax error. A query of stop words alone finds nothing.
         scope: where to look.
         limit: most messages.
-        vocabulary: gives the archive's words; asked only where the query finds nothing.
+        vocabulary: reads the archive's words; called only if the query finds nothing.
     """
     query = read(connection, text)
-    found = matching(connection, query, scope, limit)
-    if found or not query.terms:
-        return Matches(found, query)
-    meant = correction.corrected(connection, query, vocabulary())
-    found = matching(connection, meant, scope, limit)
-    if found:
-        return Matches(found, meant)
-    if len(query.terms) <= _FEW:
+    ranked = matching(connection, query, scope, limit)
+    if ranked or not query.terms:
+        return Matches(ranked, query)
+    corrected = correction.corrected(connection, query, vocabulary())
+    ranked = matching(connection, corrected, scope, limit)
+    if ranked:
+        return Matches(ranked, corrected)
+    if len(query.terms) <= _MAX_TERMS_IN_OTHER_FORMS:
         wider = correction.corrected(connection, query, vocabulary(), wider=True)
-        found = matching(connection, wider, scope, limit)
-        if found:
-            return Matches(found, wider)
-    some = bm25.any_word(connection, meant, replace(scope, without=query.without), limit)
-    return Matches(some, meant, relaxed=bool(some))
+        ranked = matching(connection, wider, scope, limit)
+        if ranked:
+            return Matches(ranked, wider)
+    ranked = bm25.any_word(connection, corrected, replace(scope, without=query.without), limit)
+    return Matches(ranked, corrected, relaxed=bool(ranked))
 
 
-def matching(connection: psycopg.Connection[Any], query: Query, scope: Scope, limit: int) -> list[Ranked]:
+def matching(connection: Connection, query: Query, scope: Scope, limit: int) -> list[Ranked]:
     """The messages that match the query as it is."""
     if not query.terms:
         return []
-    with connection.cursor(row_factory=tuple_row) as cursor:
+    rows = connection.execute(
         # prepare=False: the planner must see the query to know whether its words are rare or common.
-        cursor.execute(
-            "WITH candidates AS MATERIALIZED ("
-            "  SELECT m.chat_id, m.msg_id, m.sent_at, m.search FROM messages m"
-            f"  WHERE m.search @@ %(query)s::tsquery AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {CANDIDATES})"
-            " SELECT chat_id, msg_id, ts_rank_cd(search, %(query)s::tsquery) AS score FROM candidates"
-            " ORDER BY score DESC, sent_at DESC, chat_id, msg_id LIMIT %(limit)s".encode(),
-            {**scope.parameters, "query": query.tsquery, "limit": limit},
-            prepare=False,
-        )
-        rows = cursor.fetchall()
+        "WITH candidates AS MATERIALIZED ("
+        "  SELECT m.chat_id, m.msg_id, m.sent_at, m.search FROM messages m"
+        f"  WHERE m.search @@ %(query)s::tsquery AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {CANDIDATES})"
+        " SELECT chat_id, msg_id, ts_rank_cd(search, %(query)s::tsquery) AS score FROM candidates"
+        " ORDER BY score DESC, sent_at DESC, chat_id, msg_id LIMIT %(limit)s".encode(),
+        {**scope.parameters, "query": query.tsquery, "limit": limit},
+        prepare=False,
+    )
     return [
-        Ranked(chat_id, msg_id, score, legs=(Leg("text", rank, score),))
+        Ranked(chat_id, msg_id, score, by_retriever=(RetrieverScore("text", rank, score),))
         for rank, (chat_id, msg_id, score) in enumerate(rows, 1)
     ]
 
 
-def snippets(connection: psycopg.Connection[Any], ranked: list[Ranked], query: Query) -> list[str]:
-    """The part of each message that the query's words stand in, marked; a short message whole."""
+def snippets(connection: Connection, ranked: list[Ranked], query: Query) -> list[str]:
+    """For each message the part with the query's words, marked with `MARKS`; a short message whole.
+
+    A snippet is "" if the query has no word to mark.
+    """
     tsquery = " | ".join(f"({term.tsquery})" for term in query.terms)
     if not ranked or not tsquery:
         return [""] * len(ranked)
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT r.place, ts_headline('vkteams'::regconfig, translate(left(m.text, 100000), %(signs)s, ''), "
-            f" %(query)s::tsquery, CASE WHEN length(m.text) <= {_SHORT} THEN %(whole)s ELSE %(parts)s END)"
-            " FROM unnest(%(chats)s::text[], %(messages)s::text[]) WITH ORDINALITY AS r (chat_id, msg_id, place)"
-            " JOIN messages m ON m.chat_id = r.chat_id AND m.msg_id = r.msg_id".encode(),
-            {
-                "query": tsquery,
-                "signs": _BEGIN + _END,
-                "whole": _WHOLE,
-                "parts": _PARTS,
-                "chats": [r.chat_id for r in ranked],
-                "messages": [r.msg_id for r in ranked],
-            },
-            prepare=False,
-        )
-        shown: dict[int, str] = dict(cursor.fetchall())
-    return [_marked(shown.get(place) or "") for place in range(1, len(ranked) + 1)]
+    rows = connection.execute(
+        "SELECT r.place, ts_headline('vkteams'::regconfig, translate(left(m.text, 100000), %(signs)s, ''), "
+        f" %(query)s::tsquery, CASE WHEN length(m.text) <= {_SHORT} THEN %(whole)s ELSE %(fragments)s END)"
+        " FROM unnest(%(chats)s::text[], %(messages)s::text[]) WITH ORDINALITY AS r (chat_id, msg_id, place)"
+        " JOIN messages m ON m.chat_id = r.chat_id AND m.msg_id = r.msg_id".encode(),
+        {
+            "query": tsquery,
+            "signs": _BEGIN + _END,
+            "whole": _WHOLE,
+            "fragments": _FRAGMENTS,
+            "chats": [r.chat_id for r in ranked],
+            "messages": [r.msg_id for r in ranked],
+        },
+        prepare=False,
+    )
+    headlines: dict[int, str] = dict(rows.fetchall())
+    return [_marked(headlines.get(place) or "") for place in range(1, len(ranked) + 1)]
 
 
 def _marked(headline: str) -> str:
-    """The headline with `MARKS`; the parts of an identifier, each found by itself, are one."""
+    """The headline with `MARKS`. The parts of an identifier match separately; their marks are joined."""
     return headline.replace(_END + _BEGIN, "").replace(_BEGIN, MARKS[0]).replace(_END, MARKS[1])
 
 
-def shown_for(connection: psycopg.Connection[Any], query: Query, best: Ranked, marked: str) -> str | None:
-    """The query that these are results for, in the words of the best hit; None where it holds what was typed.
+def shown_query(connection: Connection, query: Query, best: Ranked, snippet: str) -> str | None:
+    """The query that an answer shows results for, in the words of its best hit.
+
+    None if that hit holds the words as they were typed.
 
     Args:
         connection: any connection to the archive.
-        query: what found the hits.
+        query: the query that found the hits.
         best: the first hit.
-        marked: its snippet; its marked words come in the place of the lexemes that stand for them.
+        snippet: its snippet; the marked words replace the lexemes that found them.
     """
-    words = marked.split(MARKS[0])[1::2]
-    terms = [term for term in query.terms if term.meant is not None and not term.phrase]
-    changed = {}
+    words = snippet.split(MARKS[0])[1::2]
+    terms = [term for term in query.terms if term.correction is not None and not term.phrase]
+    shown = {}
     for term, as_typed in zip(terms, _holds(connection, best, [term.typed for term in terms]), strict=True):
-        meant = term.meant or ""
+        lexeme = term.correction or ""
         if as_typed:
-            changed[term.typed] = replace(term, meant=None)
+            shown[term.typed] = replace(term, correction=None)
             continue
-        likeliest = max(words, key=lambda word: Prefix.similarity(word.lower(), meant), default="")
-        if Prefix.similarity(likeliest.lower(), meant) >= min(3, len(meant)):
-            changed[term.typed] = replace(term, meant=likeliest)
-    shown = query.with_terms(changed)
-    return shown.shown if shown.changed else None
+        likeliest = max(words, key=lambda word: Prefix.similarity(word.lower(), lexeme), default="")
+        if Prefix.similarity(likeliest.lower(), lexeme) >= min(3, len(lexeme)):
+            shown[term.typed] = replace(term, correction=likeliest)
+    query = query.with_terms(shown)
+    return query.text if query.is_corrected else None
 
 
-def _holds(connection: psycopg.Connection[Any], ranked: Ranked, words: list[str]) -> list[bool]:
+def _holds(connection: Connection, message: Ranked, words: list[str]) -> list[bool]:
     """Whether the message holds each of these words."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            b"SELECT m.search @@ q.tsquery::tsquery FROM unnest(%s::text[]) WITH ORDINALITY AS q (tsquery, place)"
-            b" JOIN messages m ON m.chat_id = %s AND m.msg_id = %s ORDER BY q.place",
-            (tsqueries(connection, [Term(word) for word in words]), ranked.chat_id, ranked.msg_id),
-        )
-        return [bool(holds) for (holds,) in cursor]
+    rows = connection.execute(
+        b"SELECT m.search @@ q.tsquery::tsquery FROM unnest(%s::text[]) WITH ORDINALITY AS q (tsquery, place)"
+        b" JOIN messages m ON m.chat_id = %s AND m.msg_id = %s ORDER BY q.place",
+        (tsqueries(connection, [Term(word) for word in words]), message.chat_id, message.msg_id),
+    )
+    return [bool(holds) for (holds,) in rows]

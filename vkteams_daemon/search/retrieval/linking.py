@@ -1,8 +1,8 @@
-"""Which messages stand in one conversation with a hit: who answers whom, who names whom, who goes on speaking.
+"""Linking: the messages of one conversation with a hit, by who answers whom, who names whom, and who goes on speaking.
 
-A single chat message says little; the answer to a question stands some lines below it, in other words. How likely two
-messages of a chat belong to one conversation was counted over the training half of the benchmark's conversations
-(bench/relevance.py), 1.9 million pairs at most 40 messages apart; the constants are those shares, rounded.
+A single chat message says little: the answer to a question stands some lines below it, in other words. The constants
+say how likely two messages of a chat belong to one conversation. They are rounded shares, counted over the training
+half of the benchmark's conversations (bench/relevance.py): 1.9 million pairs of messages at most 40 messages apart.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg
-from psycopg.rows import tuple_row
-
+from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.store.connections import Connection
 
 REACH = 40
-"""How many messages are looked at before a hit, and after it."""
+"""How many messages are read before a hit, and after it."""
 
-# Two who name each other, or one who speaks to the same person twice: 0.99 side by side, 0.90 at 40 messages.
-_TIED, _TIED_FADES = 0.97, 400.0
-# The same author, or one names the other, or both name the same third: 0.85-0.97 side by side, 0.51-0.62 at 40.
-_SPOKEN, _SPOKEN_FADES = 0.87, 60.0
-# Two who name nobody: 0.39 side by side, 0.10 at 40.
-_NEAR, _NEAR_FADES = 0.33, 25.0
-# Where one names somebody else it is 0.12 and less: not followed.
+# The share side by side, and the distance in messages over which it falls to 1/e of that.
+# Two authors who name each other, or one author who names the same person twice: 0.99 side by side, 0.90 at 40.
+_MUTUAL = (0.97, 400.0)
+# The same author, or one names the other, or both name the same third person: 0.85-0.97 side by side, 0.51-0.62 at 40.
+_RELATED = (0.87, 60.0)
+# Two authors who name nobody: 0.39 side by side, 0.10 at 40.
+_UNADDRESSED = (0.33, 25.0)
+# If one message names somebody else, the share is 0.12 and less: not followed.
 _LEAST = 0.05
-# The benchmark's channel is busy: 40 messages take minutes. Elsewhere a conversation fades with time as well.
-_HOURS_FADE = 1.0
+# The benchmark's channel is busy: 40 messages take minutes. In other chats a conversation fades with time as well.
+_DECAY_HOURS = 1.0
 
 _SIGNS = str.maketrans(dict.fromkeys(',:;!?()<>[]"«»', " "))
-
-Key = tuple[str, str]
+_COLUMNS = "m.chat_id, m.msg_id, m.user_id, m.sent_at, m.reply_to_msg_id, coalesce(left(m.text, 500), '')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +41,12 @@ class Line:
     """A message among its neighbours.
 
     Attributes:
-        place: counted along its chat; the difference of two places is how many messages lie between.
-        named: the user ids of those it names, its author left out.
+        place: counted along its chat; the difference of two places is their distance in messages.
+        text: its first 500 characters.
+        named: the user ids of the people it names, without its author.
     """
 
-    key: Key
+    key: MessageKey
     place: int
     user_id: str | None
     sent_at: datetime
@@ -58,81 +58,92 @@ class Line:
 def likelihood(one: Line, other: Line) -> float:
     """How likely two messages of one chat belong to one conversation, 0..1."""
     if one.key[1] == other.reply_to or other.key[1] == one.reply_to:
-        return _TIED
-    between = abs(one.place - other.place)
+        return _MUTUAL[0]
     if one.user_id == other.user_id:
-        if one.named and other.named:
-            share = _TIED * math.exp(-between / _TIED_FADES) if one.named & other.named else 0.0
+        if not (one.named and other.named):
+            share, decay = _RELATED
+        elif one.named & other.named:
+            share, decay = _MUTUAL
         else:
-            share = _SPOKEN * math.exp(-between / _SPOKEN_FADES)
+            return 0.0
     elif one.user_id in other.named and other.user_id in one.named:
-        share = _TIED * math.exp(-between / _TIED_FADES)
+        share, decay = _MUTUAL
     elif one.user_id in other.named or other.user_id in one.named or one.named & other.named:
-        share = _SPOKEN * math.exp(-between / _SPOKEN_FADES)
+        share, decay = _RELATED
     elif not one.named and not other.named:
-        share = _NEAR * math.exp(-between / _NEAR_FADES)
+        share, decay = _UNADDRESSED
     else:
         return 0.0
-    share *= math.exp(-abs((one.sent_at - other.sent_at).total_seconds()) / 3600 / _HOURS_FADE)
+    share *= math.exp(-abs(one.place - other.place) / decay)
+    share *= math.exp(-abs((one.sent_at - other.sent_at).total_seconds()) / 3600 / _DECAY_HOURS)
     return share if share >= _LEAST else 0.0
 
 
-def read(connection: psycopg.Connection[Any], keys: Sequence[Key], scope: Scope) -> dict[Key, list[Line]]:
-    """Each of these messages with its neighbours, and itself among them, in the order of saying.
+def neighbourhoods(connection: Connection, keys: Sequence[MessageKey], scope: Scope) -> dict[MessageKey, list[Line]]:
+    """Each of these messages with its neighbours and itself, oldest first.
 
     Args:
         connection: any connection to the archive.
-        keys: of messages.
-        scope: what may be seen.
+        keys: the messages.
+        scope: the neighbours that may be seen.
     """
     if not keys:
         return {}
-    columns = "m.msg_id, m.user_id, m.sent_at, m.reply_to_msg_id, left(m.text, 500)"
     side = (
-        f"SELECT {columns} FROM messages m WHERE m.chat_id = h.chat_id AND {scope.condition}"
+        f"SELECT {_COLUMNS} FROM messages m WHERE m.chat_id = h.chat_id AND {scope.condition}"
         " AND (m.sent_at, m.msg_id) {comparison} (h.sent_at, h.msg_id)"
         f" ORDER BY m.sent_at {{order}}, m.msg_id {{order}} LIMIT {REACH}"
     )
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "WITH hits AS MATERIALIZED (SELECT m.chat_id, m.msg_id, m.sent_at FROM"
-            " unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
-            " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id)"
-            " SELECT h.chat_id, h.msg_id, n.* FROM hits h CROSS JOIN LATERAL ("
-            f" (SELECT {columns} FROM messages m WHERE m.chat_id = h.chat_id AND m.msg_id = h.msg_id)"
-            f" UNION ALL ({side.format(comparison='<', order='DESC')})"
-            f" UNION ALL ({side.format(comparison='>', order='ASC')})) AS n".encode(),
-            {**scope.parameters, "chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
-            prepare=False,
-        )
-        rows = cursor.fetchall()
-    names = _names(connection, {row[3] for row in rows if row[3]})
-    around: dict[Key, list[tuple[Any, ...]]] = {}
-    for chat_id, hit, *rest in rows:
-        around.setdefault((chat_id, hit), []).append((chat_id, *rest))
-    return {key: _lines(sorted(group, key=lambda row: (row[3], row[1])), names) for key, group in around.items()}
+    rows = connection.execute(
+        "WITH hits AS MATERIALIZED (SELECT m.chat_id, m.msg_id, m.sent_at FROM"
+        " unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
+        " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id)"
+        " SELECT h.chat_id, h.msg_id, n.* FROM hits h CROSS JOIN LATERAL ("
+        f" (SELECT {_COLUMNS} FROM messages m WHERE m.chat_id = h.chat_id AND m.msg_id = h.msg_id)"
+        f" UNION ALL ({side.format(comparison='<', order='DESC')})"
+        f" UNION ALL ({side.format(comparison='>', order='ASC')})) AS n".encode(),
+        {**scope.parameters, "chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
+        prepare=False,
+    ).fetchall()
+    names = _names(connection, {row[4] for row in rows if row[4]})
+    by_hit: dict[MessageKey, list[tuple[Any, ...]]] = {}
+    for chat_id, msg_id, *row in rows:
+        by_hit.setdefault((chat_id, msg_id), []).append(tuple(row))
+    return {key: _lines(sorted(group, key=lambda row: (row[3], row[1])), names) for key, group in by_hit.items()}
+
+
+def lines(connection: Connection, keys: Sequence[MessageKey]) -> dict[MessageKey, Line]:
+    """These messages without neighbours, by key; deleted ones are left out."""
+    rows = connection.execute(
+        f"SELECT {_COLUMNS} FROM unnest(%s::text[], %s::text[]) AS k (chat_id, msg_id)"
+        " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id WHERE m.deleted_at IS NULL".encode(),
+        ([key[0] for key in keys], [key[1] for key in keys]),
+    )
+    return {
+        (chat_id, msg_id): Line((chat_id, msg_id), 0, user_id, sent_at, reply_to, text, frozenset())
+        for chat_id, msg_id, user_id, sent_at, reply_to, text in rows
+    }
 
 
 def _lines(rows: Sequence[tuple[Any, ...]], names: dict[str, str]) -> list[Line]:
-    """The messages of one neighbourhood; a name counts where its bearer speaks in it."""
-    speaking = {row[2] for row in rows}
-    here = {name: user_id for name, user_id in names.items() if user_id in speaking}
+    """The messages of one neighbourhood. A name counts if the person speaks in the neighbourhood."""
+    speakers = {row[2] for row in rows}
+    present = {name: user_id for name, user_id in names.items() if user_id in speakers}
     lines = []
     for place, (chat_id, msg_id, user_id, sent_at, reply_to, text) in enumerate(rows):
-        words = set((text or "").lower().translate(_SIGNS).replace(". ", " ").rstrip(".").split())
-        named = frozenset(here[word] for word in words & here.keys() if here[word] != user_id)
-        lines.append(Line((chat_id, msg_id), place, user_id, sent_at, reply_to, text or "", named))
+        words = set(text.lower().translate(_SIGNS).replace(". ", " ").rstrip(".").split())
+        named = frozenset(present[word] for word in words & present.keys() if present[word] != user_id)
+        lines.append(Line((chat_id, msg_id), place, user_id, sent_at, reply_to, text, named))
     return lines
 
 
-def _names(connection: psycopg.Connection[Any], user_ids: set[str]) -> dict[str, str]:
-    """What these people are called in a text, lower case: id (as a mention writes it), nick, first name."""
-    with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute("SELECT user_id, nick, first_name FROM users WHERE user_id = ANY(%s)", (list(user_ids),))
-        called: dict[str, str] = {}
-        for user_id, *names in cursor:
-            for name in (user_id, *names):
-                if name:
-                    called.setdefault(name.lower(), user_id)
-                    called.setdefault(f"@{name.lower()}", user_id)
-        return called
+def _names(connection: Connection, user_ids: set[str]) -> dict[str, str]:
+    """User ids by the lower-case words that name a person in a text: id (as a mention writes it), nick, first name."""
+    rows = connection.execute("SELECT user_id, nick, first_name FROM users WHERE user_id = ANY(%s)", (list(user_ids),))
+    user_by_name: dict[str, str] = {}
+    for user_id, *names in rows:
+        for name in (user_id, *names):
+            if name:
+                user_by_name.setdefault(name.lower(), user_id)
+                user_by_name.setdefault(f"@{name.lower()}", user_id)
+    return user_by_name

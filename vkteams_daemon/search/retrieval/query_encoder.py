@@ -1,4 +1,4 @@
-"""The model that a question is put to: the one whose vectors the archive has, loaded once and kept warm."""
+"""The query encoder: the active model, loaded once and kept for the next questions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class QueryEncoder:
-    """A loaded model, and the archive's row of it."""
+    """A loaded model, and its row in the archive."""
 
     model: Model
     stored: StoredModel
 
 
 class QueryEncoderCache:
-    """Loads the archive's model at the first question, and again when the archive has switched to another.
+    """Loads the active model at the first question, and another one after the archive has switched.
 
     Safe for several threads.
     """
@@ -32,20 +32,20 @@ class QueryEncoderCache:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._lock = threading.Lock()
-        self._model: tuple[str, Model] | None = None
+        self._loaded: tuple[str, Model] | None = None
 
     def of(self, active: StoredModel | None, *, required: bool) -> QueryEncoder | None:
-        """The model of the archive's vectors; None where there are none yet.
+        """The encoder of the archive's vectors; None if there are no vectors yet.
 
         Args:
-            active: the archive's model.
-            required: whether a model that is not installed is an error; otherwise it is None, too.
+            active: the archive's active model.
+            required: whether a model that is not installed is an error; otherwise the answer is None.
 
         Raises:
-            ModelAbsent: it is required, and none is installed, or not the archive's.
+            ModelAbsent: the encoder is required, and no model is installed, or not the active one.
         """
         try:
-            model = self._loaded(active)
+            model = self._load(active)
         except ModelAbsent:
             if required:
                 raise
@@ -53,22 +53,22 @@ class QueryEncoderCache:
         return QueryEncoder(model, active) if active else None
 
     def forget(self) -> None:
-        """Let the model go."""
+        """Release the loaded model."""
         with self._lock:
-            self._model = None
+            self._loaded = None
 
-    def _loaded(self, active: StoredModel | None) -> Model:
+    def _load(self, active: StoredModel | None) -> Model:
         with self._lock:
-            if self._model is None or (active and self._model[0] != active.fingerprint):
+            if self._loaded is None or (active and self._loaded[0] != active.fingerprint):
                 from vkteams_daemon.embedding.model import Model
 
                 model = Model.load(_directory(self._config, active))
-                self._model = (model.fingerprint, model)
-            return self._model[1]
+                self._loaded = (model.fingerprint, model)
+            return self._loaded[1]
 
 
 def _directory(config: Config, active: StoredModel | None) -> Path:
-    """Where the model lies whose vectors the archive has; before there are any, the chosen one."""
+    """The directory of the active model; before the archive has vectors, that of the chosen model."""
     from vkteams_daemon.embedding import catalogue
 
     if active is None:

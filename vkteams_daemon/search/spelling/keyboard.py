@@ -1,7 +1,7 @@
-"""What somebody may have meant who typed a word in the other keyboard layout, or in the letters of another script.
+"""Other readings of a word: the same keys in the other keyboard layout, the same sounds in the other script.
 
-Pure functions over one word; whether a form is a word at all, the archive says. ё is written as е throughout, as the
-archive's words are.
+Pure functions over one word. They do not know whether a reading is a word at all: the archive decides that. All
+readings have е for ё, as the archive's words do.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _TO_LATIN = str.maketrans(_CYRILLIC, _LATIN)
 _CYRILLIC_LETTER = re.compile("[а-яё]")
 _LATIN_LETTER = re.compile("[a-z]")
 
-MOST_SPELLINGS = 12
-"""Of one word in the other script; the likelier come first."""
+MAX_SPELLINGS = 12
+"""Spellings of one word in the other script; the likelier come first."""
 
-# The schemes that people mix: GOST 7.79 and 52535, passports, and what comes to mind. Longer sequences first.
+# The schemes that people mix: GOST 7.79 and 52535, passports, and habits of their own. Longer sequences come first.
 _SPELLED_IN_LATIN: dict[str, tuple[str, ...]] = {
     "shch": ("щ",), "tsya": ("тся", "ця"), "sch": ("щ", "сч"), "iya": ("ия",), "iia": ("ия",), "ija": ("ия",),
     "yye": ("ые",), "yie": ("ые",), "sh": ("ш",), "ch": ("ч",), "zh": ("ж",), "kh": ("х",), "ts": ("ц", "тс"),
@@ -43,29 +43,29 @@ _VOWELS = set("aeiou")
 
 
 def other_layout(word: str) -> str | None:
-    """The word as the same keys give it in the other layout, or None where it has letters of both scripts or none."""
+    """The word that the same keys give in the other layout; None if it has letters of both scripts or of neither."""
     lower = word.lower()
     cyrillic, latin = _CYRILLIC_LETTER.search(lower), _LATIN_LETTER.search(lower)
     if bool(cyrillic) == bool(latin):
         return None
-    # The letters on the keys of punctuation: `jnx`n` is отчёт, and a comma at the end may be a comma or a б.
+    # Keys of punctuation give letters too: `jnx`n` is отчёт. So a comma at the end may be a comma or a б.
     return fold(word.translate(_TO_LATIN if cyrillic else _TO_CYRILLIC))
 
 
 def other_script(word: str) -> list[str]:
-    """The word in the letters of the other script, the likeliest spelling first; empty where it mixes both."""
+    """The word in the letters of the other script, the likeliest spelling first; empty if it mixes both scripts."""
     lower = fold(word.lower())
     cyrillic, latin = _CYRILLIC_LETTER.search(lower), _LATIN_LETTER.search(lower)
     if bool(cyrillic) == bool(latin):
         return []
     choices = _choices(lower, _SPELLED_IN_CYRILLIC if cyrillic else _SPELLED_IN_LATIN)
-    # One letter read in its second way, then two: whoever transliterates keeps to one scheme for a word.
+    # First one letter takes its second reading, then two: people keep to one scheme within a word.
     readings: list[str] = []
     ambiguous = [n for n, options in enumerate(choices) if len(options) > 1]
     for count in range(min(2, len(ambiguous)) + 1):
         for places in itertools.combinations(ambiguous, count):
             readings.append("".join(options[1 if n in places else 0] for n, options in enumerate(choices)))
-            if len(readings) == MOST_SPELLINGS:
+            if len(readings) == MAX_SPELLINGS:
                 return list(dict.fromkeys(readings))
     return list(dict.fromkeys(readings))
 
@@ -88,7 +88,7 @@ def _choices(word: str, table: dict[str, tuple[str, ...]]) -> list[tuple[str, ..
             elif piece == "e" and at == 0:
                 options = ("э", "е")
             elif piece in ("y", "ye") and at and (word[at - 1] in _VOWELS) == (piece == "y"):
-                # y is й after a vowel (kanareyka) and ы between consonants; ye is ые after a consonant (chyornye).
+                # After a vowel y is й (kanareyka); between consonants it is ы. After a consonant ye is ые (chyornye).
                 options = options[::-1]
         choices.append(options)
         at += len(piece)

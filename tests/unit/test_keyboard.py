@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vkteams_daemon.search.spelling.keyboard import MOST_SPELLINGS, fold, other_layout, other_script
+from vkteams_daemon.search.spelling.keyboard import MAX_SPELLINGS, fold, other_layout, other_script
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_likeliest_spelling_comes_first() -> None:
 
 def test_spellings_are_few_and_different() -> None:
     spellings = other_script("jyjyjyjyjyjyjy" * 5)
-    assert len(spellings) == len(set(spellings)) <= MOST_SPELLINGS
+    assert len(spellings) == len(set(spellings)) <= MAX_SPELLINGS
 
 
 def test_yo_is_written_as_ye() -> None:

@@ -1,0 +1,117 @@
+"""The answer to a question: one page of its ranking, with snippets, surrounding messages and coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import cast
+
+from vkteams_daemon.search.coverage import coverage
+from vkteams_daemon.search.cursor import Cursor
+from vkteams_daemon.search.history import conversation
+from vkteams_daemon.search.messages import ArchivedMessage
+from vkteams_daemon.search.names import chat_titles
+from vkteams_daemon.search.question import MAX_HITS, Question
+from vkteams_daemon.search.results import Hit, Ranked, SearchResult
+from vkteams_daemon.search.retrieval.fulltext import shown_query, snippets
+from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder
+from vkteams_daemon.search.retrieval.ranking import rank
+from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.search.spelling.vocabulary import ReadVocabulary
+from vkteams_daemon.store.connections import Connection
+
+_SNIPPET_CHARS = 240
+
+
+def answer(
+    connection: Connection, question: Question, encoder: QueryEncoder | None, vocabulary: ReadVocabulary
+) -> SearchResult:
+    """The page of the answer that the question asks for.
+
+    Args:
+        connection: inside a transaction that sees one state of the archive.
+        question: the question.
+        encoder: the active model; None if there is none, or if the mode needs none.
+        vocabulary: reads the archive's words.
+
+    Raises:
+        UsageError: the question's cursor is unreadable, or belongs to another question.
+    """
+    page = question.page()
+    earlier = page.given if page else 0
+    asked_at = page.asked if page else _now(connection)
+    scope = replace(question.scope, arrived=page.asked) if page else question.scope
+    # One more than the page needs: its existence says that there is a next page.
+    limit = min(MAX_HITS, earlier + question.limit) + 1
+    ranking = rank(connection, question, scope, limit, encoder, vocabulary, asked_at)
+    rest = page.rest(ranking.ranked) if page else ranking.ranked
+    ranked = rest[: question.limit]
+    so_far = earlier + len(ranked)
+    more = len(rest) > question.limit and so_far < MAX_HITS
+    marked = snippets(connection, ranked, ranking.query) if ranking.query else [""] * len(ranked)
+    showing = None
+    if ranking.query and ranking.query.is_corrected and ranked:
+        showing = shown_query(connection, ranking.query, ranked[0], marked[0])
+    return SearchResult(
+        question.query,
+        question.mode,
+        _hits(connection, ranked, marked, scope, question.context),
+        coverage(connection, scope.chat_ids),
+        showing=showing,
+        relaxed=ranking.relaxed,
+        note=ranking.note,
+        cursor=Cursor(question.fingerprint, asked_at, so_far, ranked[-1].key).text if more else None,
+    )
+
+
+def _hits(
+    connection: Connection, ranked: Sequence[Ranked], snippets: Sequence[str], scope: Scope, each_way: int
+) -> list[Hit]:
+    """The hits of these ranked messages, each with so many messages before and after it."""
+    messages = {message.key: message for message in conversation.read(connection, [r.key for r in ranked], scope)}
+    titles = chat_titles(connection, {r.chat_id for r in ranked})
+    return [
+        Hit(
+            chat_id=one.chat_id,
+            chat_title=titles.get(one.chat_id),
+            msg_id=one.msg_id,
+            user_id=message.user_id,
+            author=message.author,
+            sent_at=message.sent_at,
+            text=message.text,
+            snippet=snippet or _beginning(message.text),
+            score=one.score,
+            reply_to_msg_id=message.reply_to_msg_id,
+            edited=message.edited,
+            legs=one.by_retriever,
+            context=_around(connection, message, scope, each_way),
+        )
+        for one, snippet in zip(ranked, snippets, strict=True)
+        if (message := messages.get(one.key))
+    ]
+
+
+def _around(
+    connection: Connection, message: ArchivedMessage, scope: Scope, each_way: int
+) -> tuple[ArchivedMessage, ...]:
+    """So many messages before and after this one, oldest first."""
+    if not each_way:
+        return ()
+    # A search for one person's messages still shows the answers of the others.
+    neighbours = conversation.neighbours(connection, message, replace(scope, user_id=None), each_way=each_way)
+    return tuple(sorted(neighbours, key=lambda one: (one.sent_at, one.msg_id)))
+
+
+def _beginning(text: str) -> str:
+    """About the first 240 characters of a text, cut between words, with an ellipsis if it goes on."""
+    if len(text) <= _SNIPPET_CHARS:
+        return text
+    cut = text[:_SNIPPET_CHARS]
+    return (cut[: cut.rfind(" ")] if " " in cut[_SNIPPET_CHARS // 2 :] else cut) + " …"
+
+
+def _now(connection: Connection) -> datetime:
+    row = connection.execute("SELECT now()").fetchone()
+    assert row is not None
+    return cast(datetime, row[0])
