@@ -52,7 +52,7 @@ def test_no_secret_is_left_behind_or_shown(vkteamsd: Make, simulator: Simulator,
     for name in played:
         simulator.faults(name, 1, "events/get", **PLAYED.get(name, {}))
     simulator.say("681869378@chat.agent", "anna", "привет")
-    until(lambda: all(f["played"] for f in simulator.fault_list.shown()), 90, "every fault")
+    until(lambda: all(f["played"] for f in simulator.fault_list.to_json()), 90, "every fault")
     oracle.wait()
     daemon.wait_log("the Bot API answers again", 30)
     pid = daemon.signal(signal.SIGUSR1)

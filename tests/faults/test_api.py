@@ -36,7 +36,7 @@ def test_nothing_is_lost_when_the_api_fails(vkteamsd: Make, simulator: Simulator
     with Traffic(simulator, rate=20):
         until(lambda: simulator.state()["acknowledged"] > 10, 30, "some traffic")
         simulator.faults(fault, 3, "events/get", **PLAYED[fault])
-        until(lambda: sum(f["played"] for f in simulator.fault_list.shown()) == 3, 60, "three times the fault")
+        until(lambda: sum(f["played"] for f in simulator.fault_list.to_json()) == 3, 60, "three times the fault")
         seen = simulator.state()["acknowledged"]
         until(lambda: simulator.state()["acknowledged"] > seen, 60, "acknowledgements afterwards")
     daemon.wait_state("listening")

@@ -12,8 +12,8 @@ from vkteams_daemon.simulator.script import CONVERSATION, ScriptPlayer, read_scr
 def all_events() -> list[Event]:
     """Every event of it, numbered from 1, as an answer to events/get brings it."""
     script = read_script(CONVERSATION)
-    telling = ScriptPlayer(script, new_msg_id=lambda: "")  # the first telling has the script's own ids
-    drafts = [telling.draft(line) for line in script]
+    player = ScriptPlayer(script, new_msg_id=lambda: "")  # the first round has the script's own ids
+    drafts = [player.draft(line) for line in script]
     events = [{"eventId": n, "type": draft.type, "payload": draft.payload} for n, draft in enumerate(drafts, 1)]
     return read(json.dumps({"events": events}).encode(), datetime.now(UTC))
 

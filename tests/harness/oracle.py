@@ -42,7 +42,7 @@ class Oracle:
 
     def issued(self) -> dict[int, dict[str, Any]]:
         """Every event that the simulator has issued, by its id."""
-        return {e.event.number: e.event.shown() for e in self.simulator.log() if e.event and e.kind == "event"}
+        return {e.event.number: e.event.to_json() for e in self.simulator.log() if e.event and e.kind == "event"}
 
     def stored(self) -> list[int]:
         """The event ids in the database, each as often as it is there."""

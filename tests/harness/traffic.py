@@ -1,4 +1,4 @@
-"""People who talk while a test does its worst: messages, edits and deletions at a steady rate, in a thread."""
+"""Traffic during a test of faults: messages, edits and deletions at a steady rate, from a thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PEOPLE = ("a.ivanova@corp.example", "p.petrov@corp.example", "o.smirnova@corp.ex
 
 
 class Traffic:
-    """Events at `rate` a second until the `with` block ends."""
+    """Issues `rate` events a second until the `with` block ends."""
 
     def __init__(self, simulator: Simulator, rate: float) -> None:
         self._simulator = simulator
@@ -41,7 +41,7 @@ class Traffic:
 
 
 def emit_event(simulator: Simulator, number: int) -> None:
-    """One event: mostly something new, every seventh time an edit of it, every eleventh a deletion."""
+    """Issue a new message; after every seventh one also an edit of it, after every eleventh its deletion."""
     chat, person = CHATS[number % 2], PEOPLE[number % 3]
     event = simulator.say(chat, person, f"сообщение {number}: сервер db-{number % 7}.corp отвечает")
     payload = event["payload"]

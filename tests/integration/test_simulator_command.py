@@ -24,20 +24,20 @@ ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "VKTEAMS_BOT_CONFIG": "/nonexis
 
 
 class Run:
-    """The command, once it has said its URL."""
+    """The command, after it has printed its URL."""
 
     def __init__(self, *arguments: str, common: tuple[str, ...] = ()) -> None:
         self.process = subprocess.Popen(
             [*COMMAND, *common, "simulator", "run", "--port", "0", *arguments],
             env=ENVIRON, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
-        said = self.process.stderr if common else self.process.stdout
-        assert said is not None
-        line = said.readline()
+        stream = self.process.stderr if common else self.process.stdout
+        assert stream is not None
+        line = stream.readline()
         match = re.fullmatch(r"Bot API at (http://\S+/bot/v1) with the token (\S+)\n", line)
         assert match, line
         self.url, self.token = match[1], match[2]
-        self.steering = SimulatorClient(self.url)
+        self.control = SimulatorClient(self.url)
 
     def end(self, signum: int) -> tuple[int, str, str]:
         self.process.send_signal(signum)
@@ -61,17 +61,17 @@ def run() -> Iterator[Callable[..., Run]]:
 
 
 def refused(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
+    process = subprocess.run(
         [*COMMAND, "simulator", "run", *arguments], env=ENVIRON, cwd=ROOT, text=True, capture_output=True, timeout=60
     )
-    return done.returncode, done.stderr
+    return process.returncode, process.stderr
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_it_answers_until_it_is_told_to_stop(run: Callable[..., Run], signum: int) -> None:
     command = run()
     client = BotClient(command.url, command.token)
-    event = command.steering.say("1@chat.agent", "anna", "Привет")
+    event = command.control.say("1@chat.agent", "anna", "Привет")
     assert json.loads(client.poll(0, 30))["events"] == [event]
     client.close()
     code, out, err = command.end(signum)
@@ -84,7 +84,7 @@ def test_it_stops_while_polls_are_held(run: Callable[..., Run]) -> None:
     with socket.create_connection(("127.0.0.1", int(command.url.split(":")[2].partition("/")[0]))) as client:
         target = f"/bot/v1/events/get?token={command.token}&lastEventId=0&pollTime=60"
         client.sendall(f"GET {target} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
-        until(lambda: command.steering.state()["waiting"] == 1, 30, "the poll")
+        until(lambda: command.control.state()["waiting"] == 1, 30, "the poll")
         assert command.end(signal.SIGTERM)[0] == 0
 
 
@@ -92,7 +92,7 @@ def test_it_plays_the_built_in_conversation_to_its_own_token(run: Callable[..., 
     command = run("--script", "builtin", "--token", "001.5.6:42")
     client = BotClient(command.url, "001.5.6:42")
     assert client.self_get().user_id == "42"
-    assert len(json.loads(client.poll(0, 0))["events"]) == command.steering.state()["issued"] > 200
+    assert len(json.loads(client.poll(0, 0))["events"]) == command.control.state()["issued"] > 200
     client.close()
 
 
@@ -100,7 +100,7 @@ def test_a_script_at_a_rate_in_a_loop_and_lenient(run: Callable[..., Run], tmp_p
     script = tmp_path / "talk.jsonl"
     script.write_text('{"type": "newMessage", "payload": {"msgId": "1", "text": "x"}}\n', encoding="utf-8")
     command = run("--script", str(script), "--rate", "100", "--loop", "--lenient")
-    until(lambda: command.steering.state()["issued"] > 5, 60, "five tellings")
+    until(lambda: command.control.state()["issued"] > 5, 60, "five rounds")
     client = BotClient(command.url, command.token)
     client.poll(5, 0)
     assert json.loads(client.poll(0, 0))["events"][0]["eventId"] == 1
@@ -116,7 +116,7 @@ def test_json_stands_alone_on_standard_output(run: Callable[..., Run]) -> None:
     assert answer["data"]["url"] == command.url
 
 
-def test_it_says_what_is_wrong_with_the_command_line() -> None:
+def test_a_wrong_command_line_is_refused() -> None:
     assert refused("--loop", "--script", "builtin") == (
         64, "vkteamsctl: --loop needs --rate. All events at once, again and again, would have no end.\n",
     )  # fmt: skip
@@ -126,12 +126,12 @@ def test_it_says_what_is_wrong_with_the_command_line() -> None:
         64,
         "vkteamsctl: --port: '65536' is not a port. See `vkteamsctl simulator run --help`.\n",
     )
-    code, said = refused("--script", "/nonexistent/talk.jsonl")
-    assert (code, "No such file or directory" in said) == (64, True)
+    code, message = refused("--script", "/nonexistent/talk.jsonl")
+    assert (code, "No such file or directory" in message) == (64, True)
 
 
-def test_a_port_that_is_taken() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        code, said = refused("--port", str(port))
-    assert (code, said) == (73, f"vkteamsctl: 127.0.0.1:{port} cannot be listened on: Address already in use\n")
+def test_a_port_in_use_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        code, message = refused("--port", str(port))
+    assert (code, message) == (73, f"vkteamsctl: 127.0.0.1:{port} cannot be listened on: Address already in use\n")

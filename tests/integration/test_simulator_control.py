@@ -1,4 +1,4 @@
-"""What is under /simulator/: people who speak, events, the log; from this machine alone."""
+"""The paths under /simulator/: messages of people, events, the log; from this machine only."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from vkteams_daemon.simulator.control import ACTIONS
 from vkteams_daemon.simulator.faults import FAULTS
 from vkteams_daemon.simulator.http import Server
 from vkteams_daemon.simulator.methods import METHODS
-from vkteams_daemon.simulator.speech import _OTHERS, _TEXTS
+from vkteams_daemon.simulator.speech import JSON_FIELDS, TEXT_FIELDS
 
 GROUP, ANNA = "681869378@chat.agent", "a.ivanova@corp.example"
 PAGE = Path(__file__).parents[2] / "docs" / "simulator.md"
 
 
 @pytest.fixture
-def steering(simulator: Simulator) -> SimulatorClient:
+def control(simulator: Simulator) -> SimulatorClient:
     return SimulatorClient(simulator.address)
 
 
-def test_a_person_speaks_replies_forwards_and_edits(steering: SimulatorClient) -> None:
-    first = steering.say(GROUP, ANNA, "Where?", firstName="Anna", title="Ops", format={"bold": [{"offset": 0}]})
+def test_a_person_sends_replies_forwards_and_edits(control: SimulatorClient) -> None:
+    first = control.say(GROUP, ANNA, "Where?", firstName="Anna", title="Ops", format={"bold": [{"offset": 0}]})
     payload = first["payload"]
     assert (first["eventId"], first["type"]) == (1, "newMessage")
     assert payload["chat"] == {"chatId": GROUP, "type": "group", "title": "Ops"}
@@ -38,37 +38,37 @@ def test_a_person_speaks_replies_forwards_and_edits(steering: SimulatorClient) -
     assert payload["format"] == {"bold": [{"offset": 0}]}
     assert int(payload["msgId"]) >> 32 == payload["timestamp"]
     mention = {"type": "mention", "payload": {"userId": ANNA}}
-    reply = steering.say(GROUP, "petr", "Here", replyMsgId=payload["msgId"], parts=[mention])["payload"]
+    reply = control.say(GROUP, "petr", "Here", replyMsgId=payload["msgId"], parts=[mention])["payload"]
     assert [part["type"] for part in reply["parts"]] == ["mention", "reply"]
     assert reply["parts"][1]["payload"]["message"] == {
         key: payload[key] for key in ("msgId", "from", "text", "timestamp")
     }
-    forward = steering.ask(
+    forward = control.ask(
         "/messages", {"chatId": "petr", "userId": "petr", "forwardChatId": GROUP, "forwardMsgId": payload["msgId"]}
     )["payload"]
     assert forward["chat"] == {"chatId": "petr", "type": "private"} and "text" not in forward
-    edited = steering.say(GROUP, ANNA, "Where to?", msgId=payload["msgId"])
+    edited = control.say(GROUP, ANNA, "Where to?", msgId=payload["msgId"])
     assert (edited["type"], edited["payload"]["msgId"]) == ("editedMessage", payload["msgId"])
     assert edited["payload"]["timestamp"] == payload["timestamp"] <= edited["payload"]["editedTimestamp"]
-    later = steering.say(GROUP, "petr", "!", replyMsgId=payload["msgId"])["payload"]
+    later = control.say(GROUP, "petr", "!", replyMsgId=payload["msgId"])["payload"]
     assert later["parts"][0]["payload"]["message"]["text"] == "Where to?"
 
 
-def test_a_reply_to_a_reply_shows_the_message_it_replies_to_alone(steering: SimulatorClient) -> None:
-    said = steering.say(GROUP, ANNA, "0", parts=[{"type": "file", "payload": {"fileId": "a"}}, "odd"])["payload"]
+def test_a_quote_leaves_out_the_quotes_inside_it(control: SimulatorClient) -> None:
+    message = control.say(GROUP, ANNA, "0", parts=[{"type": "file", "payload": {"fileId": "a"}}, "odd"])["payload"]
     for n in range(1, 4):
-        before, said = said, steering.say(GROUP, ANNA, str(n), replyMsgId=said["msgId"])["payload"]
-        shown = said["parts"][0]["payload"]["message"]
-        assert (len(said["parts"]), shown["msgId"]) == (1, before["msgId"])
-        assert shown.get("parts") == (before["parts"] if n == 1 else None)
+        before, message = message, control.say(GROUP, ANNA, str(n), replyMsgId=message["msgId"])["payload"]
+        quoted = message["parts"][0]["payload"]["message"]
+        assert (len(message["parts"]), quoted["msgId"]) == (1, before["msgId"])
+        assert quoted.get("parts") == (before["parts"] if n == 1 else None)
     for _ in range(400):
-        said = steering.say(GROUP, ANNA, "x", replyMsgId=said["msgId"])["payload"]
-    assert steering.state()["highestEventId"] == 404
-    steering.ask("/events", {"type": "newMessage", "payload": {"msgId": "7", "chat": {"chatId": GROUP}, "parts": 7}})
-    assert steering.say(GROUP, ANNA, "x", replyMsgId="7")["payload"]["parts"][0]["payload"]["message"]["parts"] == 7
+        message = control.say(GROUP, ANNA, "x", replyMsgId=message["msgId"])["payload"]
+    assert control.state()["highestEventId"] == 404
+    control.ask("/events", {"type": "newMessage", "payload": {"msgId": "7", "chat": {"chatId": GROUP}, "parts": 7}})
+    assert control.say(GROUP, ANNA, "x", replyMsgId="7")["payload"]["parts"][0]["payload"]["message"]["parts"] == 7
 
 
-def test_events_too_deep_to_be_written_take_no_id(simulator: Simulator, steering: SimulatorClient) -> None:
+def test_an_event_too_deep_for_json_takes_no_id(simulator: Simulator, control: SimulatorClient) -> None:
     issued = []
     for depth in range(800, 1000):
         payload = f'{{"chat": {{"chatId": "{depth}"}}, "x": {"[" * depth}{"]" * depth}}}'
@@ -76,9 +76,9 @@ def test_events_too_deep_to_be_written_take_no_id(simulator: Simulator, steering
         response = requests.post(f"{simulator.address}/simulator/events", data=body, timeout=30)
         assert response.status_code == 200 or response.json()["description"]
         issued += [str(depth)] * response.ok
-    state = steering.state()
+    state = control.state()
     assert state["issued"] == state["highestEventId"] == 2 * len(issued)
-    assert list(simulator.world.chats) == issued, "what was not issued is not known either"
+    assert list(simulator.world.chats) == issued, "the world learns only from issued events"
 
 
 @pytest.mark.parametrize(
@@ -98,48 +98,48 @@ def test_events_too_deep_to_be_written_take_no_id(simulator: Simulator, steering
         [],
     ],
 )
-def test_what_cannot_be_said_is_refused(simulator: Simulator, body: Any) -> None:
+def test_a_wrong_message_is_refused(simulator: Simulator, body: Any) -> None:
     response = requests.post(f"{simulator.address}/simulator/messages", json=body, timeout=30)
     assert response.status_code == 400 and response.json()["description"]
     assert simulator.state()["issued"] == 0
     assert not simulator.world.chats and list(simulator.world.users) == [simulator.world.bot["userId"]]
 
 
-def test_events_one_many_and_raw(simulator: Simulator, steering: SimulatorClient) -> None:
-    assert steering.ask("/events", {"type": "secret", "payload": 7})["lastEventId"] == 1
+def test_one_event_many_events_and_raw_events_are_issued(simulator: Simulator, control: SimulatorClient) -> None:
+    assert control.ask("/events", {"type": "secret", "payload": 7})["lastEventId"] == 1
     many = [{"type": "newMessage", "payload": {"msgId": str(n)}} for n in range(10_000)]
-    answer = steering.ask("/events", many)
+    answer = control.ask("/events", many)
     assert (answer["issued"], answer["firstEventId"], answer["lastEventId"]) == (10_000, 2, 10_001)
-    steering.ask("/events", [{"raw": '{"eventId":$eventId,"x":NaN}'}, {"type": "x", "payload": {}, "eventId": "id"}])
+    control.ask("/events", [{"raw": '{"eventId":$eventId,"x":NaN}'}, {"type": "x", "payload": {}, "eventId": "id"}])
     bodies = [entry.event.body for entry in simulator.log() if entry.event]
     assert bodies[0] == b'{"eventId":1,"type":"secret","payload":7}'
     assert bodies[-2:] == [b'{"eventId":10002,"x":NaN}', b'{"eventId":"id","type":"x","payload":{}}']
-    assert steering.ask("/events", [])["issued"] == 0
+    assert control.ask("/events", [])["issued"] == 0
 
 
 @pytest.mark.parametrize("body", [7, {}, {"type": "x"}, {"raw": 7}, {"raw": "x", "type": "y"}, {"typ": "x"}])
-def test_what_is_no_event_is_refused(simulator: Simulator, body: Any) -> None:
+def test_a_wrong_event_is_refused(simulator: Simulator, body: Any) -> None:
     assert requests.post(f"{simulator.address}/simulator/events", json=body, timeout=30).status_code == 400
 
 
-def test_the_log_is_read_page_by_page(simulator: Simulator, steering: SimulatorClient) -> None:
+def test_the_log_is_read_page_by_page(simulator: Simulator, control: SimulatorClient) -> None:
     for n in range(5):
         simulator.event("x", n)
-    page = steering.ask("/log?since=1&limit=2")
+    page = control.ask("/log?since=1&limit=2")
     assert ([entry["event"]["payload"] for entry in page["entries"]], page["next"]) == ([1, 2], 3)
-    assert len(steering.log(3)) == 2
-    assert steering.ask("/log?since=5") == {"entries": [], "next": 5}
+    assert len(control.log(3)) == 2
+    assert control.ask("/log?since=5") == {"entries": [], "next": 5}
     for odd in ("since=-5", "limit=-1", "since=x"):
         assert requests.get(f"{simulator.address}/simulator/log?{odd}", timeout=30).status_code == 400
     simulator.raw("not JSON")
-    assert steering.log(5)[0]["event"] == "not JSON"
+    assert control.log(5)[0]["event"] == "not JSON"
 
 
-def test_state_traits_and_restart(simulator: Simulator, steering: SimulatorClient) -> None:
-    assert steering.state()["url"] == simulator.url
-    assert steering.ask("/traits", {"gap": 4})["gap"] == 4
+def test_traits_and_restart_take_valid_values_only(simulator: Simulator, control: SimulatorClient) -> None:
+    assert control.state()["url"] == simulator.url
+    assert control.ask("/traits", {"gap": 4})["gap"] == 4
     simulator.event("x", 1)
-    assert steering.ask("/restart", {"firstId": 50})["highestEventId"] == 50
+    assert control.ask("/restart", {"firstId": 50})["highestEventId"] == 50
     for path, body in (
         ("traits", {"gap": "4"}),
         ("traits", {"gap": -1}),
@@ -148,10 +148,10 @@ def test_state_traits_and_restart(simulator: Simulator, steering: SimulatorClien
         ("restart", {"firstId": 0}),
     ):
         assert requests.post(f"{simulator.address}/simulator/{path}", json=body, timeout=30).status_code == 400
-    assert steering.ask("/traits")["gap"] == 4
+    assert control.ask("/traits")["gap"] == 4
 
 
-def test_unknown_paths_and_bodies_that_are_not_json(simulator: Simulator) -> None:
+def test_unknown_paths_and_bodies_that_are_not_json_are_refused(simulator: Simulator) -> None:
     assert requests.get(f"{simulator.address}/simulator/nothing", timeout=30).status_code == 404
     assert requests.post(f"{simulator.address}/simulator/events", data=b"{", timeout=30).status_code == 400
 
@@ -167,7 +167,7 @@ def test_unknown_paths_and_bodies_that_are_not_json(simulator: Simulator) -> Non
         ("fe80::1%eth0", 403),
     ],
 )
-def test_only_this_machine_may_steer(
+def test_only_this_machine_may_control_it(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, client: str, status: int
 ) -> None:
     accept = Server.get_request
@@ -179,8 +179,8 @@ def test_only_this_machine_may_steer(
 
 def test_the_page_names_every_option_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulator", "run", "--help"]) == 0
-    own = capsys.readouterr().out.partition("\noptions:")[2].partition("global options:")[0]
-    options = set(re.findall(r"--[a-z-]+", own))
+    section = capsys.readouterr().out.partition("\noptions:")[2].partition("global options:")[0]
+    options = set(re.findall(r"--[a-z-]+", section))
     page = PAGE.read_text(encoding="utf-8")
     assert "--rate" in options
     assert [option for option in options - {"--help"} if f"| `{option}` |" not in page] == []
@@ -189,12 +189,15 @@ def test_the_page_names_every_option_of_the_command(capsys: pytest.CaptureFixtur
 def test_the_page_names_every_fault_trait_method_endpoint_and_field() -> None:
     page = PAGE.read_text(encoding="utf-8")
     traits = list(inspect.signature(Quirks).parameters)
-    for name in (*FAULTS, *traits, *METHODS, *ACTIONS, *_TEXTS, *_OTHERS):
+    for name in (*FAULTS, *traits, *METHODS, *ACTIONS, *TEXT_FIELDS, *JSON_FIELDS):
         assert f"`{name}" in page, f"docs/simulator.md does not mention {name}"
     table = page.partition("## Faults")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|", table, re.MULTILINE)
-    told = {
-        name: ({key: json.loads(value) for key, value in re.findall(r"`(\w+)` \(([^)]*)\)", params)}, says.strip())
-        for name, params, says in rows
+    documented = {
+        name: (
+            {key: json.loads(value) for key, value in re.findall(r"`(\w+)` \(([^)]*)\)", params)},
+            description.strip(),
+        )
+        for name, params, description in rows
     }
-    assert told == {name: (kind.defaults, kind.says) for name, kind in FAULTS.items()}
+    assert documented == {name: (kind.defaults, kind.description) for name, kind in FAULTS.items()}

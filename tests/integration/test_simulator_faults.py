@@ -1,4 +1,4 @@
-"""Each fault of the simulator, as plain HTTP shows it and as our own client takes it."""
+"""Each fault of the simulator: its plain HTTP answer, and the error that BotClient makes of it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from vkteams_daemon.errors import (
     Unauthorised,
 )
 from vkteams_daemon.simulator import Simulator
-from vkteams_daemon.simulator.faults import FAULTS, Fault
+from vkteams_daemon.simulator.faults import FAULTS, Fault, Stage
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def plain(simulator: Simulator, cursor: int = 0, poll_time: float = 0) -> reques
     return requests.get(f"{simulator.url}/events/get", params=params, timeout=60)
 
 
-def spoken(simulator: Simulator, events: int) -> None:
+def say_messages(simulator: Simulator, events: int) -> None:
     for n in range(events):
         simulator.say("1@chat.agent", "anna", f"message {n}")
 
@@ -69,21 +69,21 @@ def spoken(simulator: Simulator, events: int) -> None:
         ("answer", {"body": "[1]", "type": "text/plain"}, 200, ApiProtocolError),
     ],
 )
-def test_an_answer_in_the_methods_place(
+def test_a_fault_replaces_the_answer_of_the_method(
     simulator: Simulator, client: BotClient, fault: str, parameters: Any, status: int, error: type[ApiError]
 ) -> None:
-    spoken(simulator, 2)
+    say_messages(simulator, 2)
     simulator.faults(fault, count=2, **parameters)
     response = plain(simulator, 1)
     assert response.status_code == status
-    assert simulator.state()["acknowledged"] == 0, "what never reached the API acknowledges nothing"
+    assert simulator.state()["acknowledged"] == 0, "a request that never reached the API acknowledges nothing"
     with pytest.raises(error) as caught:
         ids(client, 1)
     assert type(caught.value) is error
     if retry_after := parameters.get("retry_after"):
         assert response.headers["Retry-After"] == str(retry_after)
         assert getattr(caught.value, "retry_after", None) == retry_after
-    assert ids(client, 1) == [2], "it is over after its two requests"
+    assert ids(client, 1) == [2], "the fault ends after its two requests"
     assert [entry.kind for entry in simulator.log() if entry.kind != "event"] == ["poll", "fault"] * 2 + ["poll"]
 
 
@@ -93,7 +93,7 @@ def test_retry_after_is_written_in_full(simulator: Simulator, seconds: float, he
     assert plain(simulator).headers["Retry-After"] == header
 
 
-def test_a_proxy_gives_up_after_its_own_time(simulator: Simulator) -> None:
+def test_a_proxy_times_out_before_the_poll_ends(simulator: Simulator) -> None:
     simulator.faults("early_timeout", after=0.4)
     began = time.monotonic()
     assert plain(simulator, poll_time=30).status_code == 504
@@ -112,13 +112,13 @@ def test_a_request_may_be_held_for_years(simulator: Simulator, fault: str, span:
         held.exception(30)
 
 
-def test_a_page_of_html_is_one(simulator: Simulator) -> None:
+def test_html_is_answered_as_html(simulator: Simulator) -> None:
     simulator.faults("html")
     response = plain(simulator)
     assert response.text.startswith("<html>") and response.headers["Content-Type"] == "text/html"
 
 
-def test_no_answer_and_a_reset_connection(simulator: Simulator, client: BotClient) -> None:
+def test_deaf_and_reset_give_no_answer(simulator: Simulator, client: BotClient) -> None:
     simulator.faults("reset", count=2)
     with pytest.raises(requests.ConnectionError, match="reset"):
         plain(simulator)
@@ -131,18 +131,18 @@ def test_no_answer_and_a_reset_connection(simulator: Simulator, client: BotClien
         ids(client, 0)
 
 
-def test_a_client_that_gives_up_on_a_deaf_api_is_let_go(simulator: Simulator) -> None:
+def test_a_held_request_ends_when_its_client_gives_up(simulator: Simulator) -> None:
     simulator.faults("deaf")
-    impatient = BotClient(simulator.url, simulator.token, read_margin=0.2)
+    client = BotClient(simulator.url, simulator.token, read_margin=0.2)
     with pytest.raises(ApiUnreachable, match="in time"):
-        impatient.self_get()
-    impatient.close()
-    spoken(simulator, 1)
+        client.self_get()
+    client.close()
+    say_messages(simulator, 1)
     assert plain(simulator).json()["events"]
 
 
 def test_truncated_and_cut_answers(simulator: Simulator, client: BotClient) -> None:
-    spoken(simulator, 3)
+    say_messages(simulator, 3)
     whole = plain(simulator).content
     simulator.faults("truncated", count=2)
     assert plain(simulator).content == whole[: len(whole) // 2]
@@ -164,7 +164,7 @@ def test_truncated_and_cut_answers(simulator: Simulator, client: BotClient) -> N
     assert ids(client, 0) == [1, 2, 3]
 
 
-def test_gzip_that_is_none(simulator: Simulator, client: BotClient) -> None:
+def test_gzip_garbage_cannot_be_decoded(simulator: Simulator, client: BotClient) -> None:
     simulator.faults("gzip_garbage", count=2)
     with pytest.raises(requests.exceptions.ContentDecodingError):
         plain(simulator)
@@ -173,7 +173,7 @@ def test_gzip_that_is_none(simulator: Simulator, client: BotClient) -> None:
 
 
 def test_a_trickling_answer_arrives_whole(simulator: Simulator, client: BotClient) -> None:
-    spoken(simulator, 1)
+    say_messages(simulator, 1)
     whole = plain(simulator).content
     simulator.faults("slow_body", count=2, octets=len(whole) // 4, pause=0.05)
     began = time.monotonic()
@@ -183,7 +183,7 @@ def test_a_trickling_answer_arrives_whole(simulator: Simulator, client: BotClien
 
 
 def test_acknowledged_events_come_again(simulator: Simulator, client: BotClient) -> None:
-    spoken(simulator, 4)
+    say_messages(simulator, 4)
     assert ids(client, 3) == [4]
     simulator.faults("replayed", count=2, most=2)
     assert [event["eventId"] for event in plain(simulator, 3).json()["events"]] == [2, 3, 4]
@@ -194,7 +194,7 @@ def test_acknowledged_events_come_again(simulator: Simulator, client: BotClient)
 def test_events_out_of_order(simulator: Simulator, client: BotClient) -> None:
     simulator.faults("out_of_order", count=2)
     assert ids(client, 0) == []
-    spoken(simulator, 3)
+    say_messages(simulator, 3)
     assert [event["eventId"] for event in plain(simulator).json()["events"]] == [3, 2, 1]
     assert ids(client, 0) == [3, 2, 1]
     assert ids(client, 0) == [1, 2, 3]
@@ -212,7 +212,7 @@ def test_answers_without_ok_until_cleared(simulator: Simulator, client: BotClien
     assert plain(simulator).json()["ok"] is True
 
 
-def test_a_fault_may_be_one_methods_alone(simulator: Simulator, client: BotClient) -> None:
+def test_a_fault_may_belong_to_one_method(simulator: Simulator, client: BotClient) -> None:
     simulator.faults("server_error", method="self/get")
     assert ids(client, 0) == []
     with pytest.raises(ApiServerError):
@@ -221,7 +221,7 @@ def test_a_fault_may_be_one_methods_alone(simulator: Simulator, client: BotClien
 
 
 @pytest.mark.parametrize("fault", ["revoked", "early_timeout", "reset"])
-def test_a_held_poll_has_a_fault_at_once(simulator: Simulator, client: BotClient, fault: str) -> None:
+def test_a_held_poll_plays_a_fault_at_once(simulator: Simulator, client: BotClient, fault: str) -> None:
     with ThreadPoolExecutor() as threads:
         held = threads.submit(ids, client, 0, 60)
         wait_polled(simulator)
@@ -230,15 +230,15 @@ def test_a_held_poll_has_a_fault_at_once(simulator: Simulator, client: BotClient
 
 
 @pytest.mark.parametrize("fault", ["refused", "replayed"])
-def test_of_two_held_polls_one_has_the_fault_and_the_other_is_held_on(
+def test_of_two_held_polls_one_plays_the_fault_and_the_other_stays_held(
     simulator: Simulator, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looks: list[str] = []
+    checks: list[str] = []
     take = simulator.take_fault
 
-    def together(method: str, stage: str, names: tuple[str, ...] = ()) -> Fault | None:
-        looks.append(stage)
-        until(lambda: len(looks) >= 2, 30, "both polls looking for a fault before one takes it")
+    def together(method: str, stage: Stage, names: tuple[str, ...] = ()) -> Fault | None:
+        checks.append(stage)
+        until(lambda: len(checks) >= 2, 30, "both polls to check for a fault before one takes it")
         return take(method, stage, names)
 
     with ThreadPoolExecutor(2) as threads:
@@ -247,35 +247,35 @@ def test_of_two_held_polls_one_has_the_fault_and_the_other_is_held_on(
         monkeypatch.setattr(simulator, "take_fault", together)
         simulator.faults(fault)
         first = next(as_completed(polls, 30)).result()
-        spoken(simulator, 1)
+        say_messages(simulator, 1)
         answers = [held.result(60) for held in polls]
     assert [answer for answer in answers if not answer.json().get("events")] == [first]
     assert [entry.kind for entry in simulator.log()].count("fault") == 1
 
 
-def test_a_token_that_is_no_longer_the_bots(simulator: Simulator, client: BotClient) -> None:
+def test_a_changed_token_revokes_the_previous_one(simulator: Simulator, client: BotClient) -> None:
     assert ids(client, 0) == []
     simulator.token = "001.1.1:1000000001"
     with pytest.raises(Unauthorised):
         ids(client, 0)
-    assert simulator.log()[-1].shown() | {"at": 0, "number": 0} == {
+    assert simulator.log()[-1].to_json() | {"at": 0, "number": 0} == {
         "kind": "denied", "method": "events/get", "at": 0, "number": 0,
     }  # fmt: skip
 
 
 def test_faults_over_http(simulator: Simulator) -> None:
-    steering = SimulatorClient(simulator.url)
-    steering.ask("/faults", [{"fault": "html", "count": 2}, {"fault": "refused", "description": "Permission denied"}])
+    control = SimulatorClient(simulator.url)
+    control.ask("/faults", [{"fault": "html", "count": 2}, {"fault": "refused", "description": "Permission denied"}])
     assert plain(simulator).status_code == 502
-    assert [(fault["fault"], fault["count"], fault["played"]) for fault in steering.ask("/faults")["faults"]] == [
+    assert [(fault["fault"], fault["count"], fault["played"]) for fault in control.ask("/faults")["faults"]] == [
         ("html", 1, 1), ("refused", 1, 0),
     ]  # fmt: skip
     assert plain(simulator).status_code == 502
     assert plain(simulator).json() == {"ok": False, "description": "Permission denied"}
-    steering.ask("/faults", {"fault": "revoked", "count": None})
-    steering.ask("/faults", method="DELETE")
+    control.ask("/faults", {"fault": "revoked", "count": None})
+    control.ask("/faults", method="DELETE")
     assert plain(simulator).json()["ok"] is True
-    assert steering.ask("/faults")["faults"] == []
+    assert control.ask("/faults")["faults"] == []
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_faults_over_http(simulator: Simulator) -> None:
 def test_a_fault_that_does_not_exist_is_refused(simulator: Simulator, fault: Any) -> None:
     response = requests.post(f"{simulator.address}/simulator/faults", data=json.dumps(fault), timeout=30)
     assert response.status_code == 400 and response.json()["ok"] is False
-    assert simulator.fault_list.shown() == []
+    assert simulator.fault_list.to_json() == []
 
 
 def test_every_fault_is_played_in_this_file() -> None:

@@ -1,4 +1,4 @@
-"""The Bot API's methods as the simulator answers them, by GET, urlencoded POST and multipart POST."""
+"""The simulator's answers to the Bot API's methods, by GET, urlencoded POST and multipart POST."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ ANNA = "a.ivanova@corp.example"
 WAYS = ("get", "urlencoded", "multipart")
 
 
-class Asking:
-    """A bot that asks in one of the three ways."""
+class Caller:
+    """Calls methods of the Bot API in one of the three ways."""
 
     def __init__(self, simulator: Simulator, way: str = "get") -> None:
         self.simulator, self.way = simulator, way
 
     def __call__(self, method: str, **params: Any) -> dict[str, Any]:
-        url, given = f"{self.simulator.url}/{method}", {"token": self.simulator.token} | params
+        url, parameters = f"{self.simulator.url}/{method}", {"token": self.simulator.token} | params
         if self.way == "get":
-            answer = requests.get(url, params=given, timeout=30)
+            answer = requests.get(url, params=parameters, timeout=30)
         elif self.way == "urlencoded":
-            answer = requests.post(url, data=given, timeout=30)
+            answer = requests.post(url, data=parameters, timeout=30)
         else:
-            many = [(k, v) for k, vs in given.items() for v in (vs if isinstance(vs, list) else [vs])]
+            many = [(k, v) for k, vs in parameters.items() for v in (vs if isinstance(vs, list) else [vs])]
             answer = requests.post(url, files=[(name, (None, str(value))) for name, value in many], timeout=30)
         assert answer.status_code == 200
         return answer.json()  # type: ignore[no-any-return]
 
 
 @pytest.fixture(params=WAYS)
-def ask(simulator: Simulator, request: pytest.FixtureRequest) -> Asking:
-    return Asking(simulator, request.param)
+def call(simulator: Simulator, request: pytest.FixtureRequest) -> Caller:
+    return Caller(simulator, request.param)
 
 
 def _refusal(answer: dict[str, Any]) -> str:
@@ -60,36 +60,36 @@ def test_unknown_methods_and_other_paths_are_not_found(simulator: Simulator) -> 
         assert requests.get(simulator.address + path, params={"token": simulator.token}, timeout=30).status_code == 404
 
 
-def test_the_bot_is_what_its_token_says(make_simulator: Any) -> None:
-    answer = Asking(make_simulator(token="001.1.2:777"))("self/get")
+def test_the_token_contains_the_id_of_the_bot(make_simulator: Any) -> None:
+    answer = Caller(make_simulator(token="001.1.2:777"))("self/get")
     assert (answer["ok"], answer["userId"], answer["nick"]) == (True, "777", "opsbot")
 
 
-def test_a_text_is_sent_edited_and_deleted_without_an_event(ask: Asking) -> None:
-    sent = ask("messages/sendText", chatId=GROUP, text="Привет & mehr")
-    other = ask("messages/sendText", chatId=GROUP, text="two")
+def test_a_text_is_sent_edited_and_deleted_without_an_event(call: Caller) -> None:
+    sent = call("messages/sendText", chatId=GROUP, text="Привет & mehr")
+    other = call("messages/sendText", chatId=GROUP, text="two")
     assert sent["msgId"].isdigit() and int(other["msgId"]) > int(sent["msgId"]) > 2**53
-    assert ask("messages/editText", chatId=GROUP, msgId=sent["msgId"], text="Anders")["ok"]
-    assert ask.simulator.world.messages[GROUP, sent["msgId"]]["text"] == "Anders"
-    assert ask("messages/deleteMessages", chatId=GROUP, msgId=[sent["msgId"], other["msgId"]])["ok"]
-    assert not ask.simulator.world.messages
-    assert "unknown msgId" in _refusal(ask("messages/editText", chatId=GROUP, msgId=sent["msgId"], text="x"))
-    assert ask.simulator.state()["issued"] == 0
+    assert call("messages/editText", chatId=GROUP, msgId=sent["msgId"], text="Anders")["ok"]
+    assert call.simulator.world.messages[GROUP, sent["msgId"]]["text"] == "Anders"
+    assert call("messages/deleteMessages", chatId=GROUP, msgId=[sent["msgId"], other["msgId"]])["ok"]
+    assert not call.simulator.world.messages
+    assert "unknown msgId" in _refusal(call("messages/editText", chatId=GROUP, msgId=sent["msgId"], text="x"))
+    assert call.simulator.state()["issued"] == 0
 
 
-def test_one_unknown_message_keeps_all_from_being_deleted(ask: Asking) -> None:
-    sent = ask("messages/sendText", chatId=GROUP, text="stays")["msgId"]
-    assert "unknown msgId" in _refusal(ask("messages/deleteMessages", chatId=GROUP, msgId=[sent, "7"]))
-    assert (GROUP, sent) in ask.simulator.world.messages
+def test_nothing_is_deleted_when_one_message_is_unknown(call: Caller) -> None:
+    sent = call("messages/sendText", chatId=GROUP, text="stays")["msgId"]
+    assert "unknown msgId" in _refusal(call("messages/deleteMessages", chatId=GROUP, msgId=[sent, "7"]))
+    assert (GROUP, sent) in call.simulator.world.messages
 
 
-def test_a_reply_and_a_forward_quote_the_message(ask: Asking) -> None:
-    said = ask.simulator.say(GROUP, ANNA, "When?")["payload"]["msgId"]
+def test_a_reply_and_a_forward_quote_the_message(call: Caller) -> None:
+    said = call.simulator.say(GROUP, ANNA, "When?")["payload"]["msgId"]
     keyboard = json.dumps([[{"text": "Ack", "callbackData": "ack:7"}]])
-    replied = ask("messages/sendText", chatId=GROUP, text="Now", replyMsgId=said, inlineKeyboardMarkup=keyboard)
-    forwarded = ask("messages/sendText", chatId=ANNA, forwardChatId=GROUP, forwardMsgId=[said])
-    reply = ask.simulator.world.messages[GROUP, replied["msgId"]]["parts"]
-    forward = ask.simulator.world.messages[ANNA, forwarded["msgId"]]["parts"]
+    replied = call("messages/sendText", chatId=GROUP, text="Now", replyMsgId=said, inlineKeyboardMarkup=keyboard)
+    forwarded = call("messages/sendText", chatId=ANNA, forwardChatId=GROUP, forwardMsgId=[said])
+    reply = call.simulator.world.messages[GROUP, replied["msgId"]]["parts"]
+    forward = call.simulator.world.messages[ANNA, forwarded["msgId"]]["parts"]
     assert [part["type"] for part in reply] == ["reply", "inlineKeyboardMarkup"]
     assert forward[0]["type"] == "forward"
     assert reply[0]["payload"]["message"]["text"] == forward[0]["payload"]["message"]["text"] == "When?"
@@ -122,12 +122,12 @@ def test_a_reply_and_a_forward_quote_the_message(ask: Asking) -> None:
 def test_wrong_parameters_are_refused(simulator: Simulator, method: str, params: Any, description: str) -> None:
     simulator.event("newChatMembers", {"chat": {"chatId": "7@chat.agent", "type": "group"}})
     for way in WAYS:
-        assert _refusal(Asking(simulator, way)(method, **params)).startswith(description)
+        assert _refusal(Caller(simulator, way)(method, **params)).startswith(description)
 
 
 def test_only_its_own_messages_can_be_edited(simulator: Simulator) -> None:
     said = simulator.say(GROUP, ANNA, "mine")["payload"]["msgId"]
-    answer = Asking(simulator)("messages/editText", chatId=GROUP, msgId=said, text="yours")
+    answer = Caller(simulator)("messages/editText", chatId=GROUP, msgId=said, text="yours")
     assert _refusal(answer) == "Permission denied"
 
 
@@ -139,25 +139,25 @@ def test_a_file_is_uploaded_described_fetched_and_sent_again(simulator: Simulato
         files={"file": ("отчёт.bin", content, "image/png")},
         timeout=30,
     ).json()
-    ask = Asking(simulator)
-    info = ask("files/getInfo", fileId=sent["fileId"])
+    call = Caller(simulator)
+    info = call("files/getInfo", fileId=sent["fileId"])
     assert (info["type"], info["size"], info["filename"]) == ("image", len(content), "отчёт.bin")
     assert requests.get(info["url"], timeout=30).content == content
-    again = ask("messages/sendVoice", chatId=GROUP, fileId=sent["fileId"])
+    again = call("messages/sendVoice", chatId=GROUP, fileId=sent["fileId"])
     parts = simulator.world.messages[GROUP, again["msgId"]]["parts"]
     assert parts == [{"type": "voice", "payload": {"fileId": sent["fileId"]}}]
     assert simulator.world.messages[GROUP, sent["msgId"]]["text"] == "Отчёт"
 
 
-def test_a_file_that_somebody_sent_is_known(simulator: Simulator) -> None:
+def test_a_file_of_an_event_is_known(simulator: Simulator) -> None:
     for file_id in ("0AbC", "a b?c#d/é%20"):
         simulator.say(GROUP, ANNA, parts=[{"type": "file", "payload": {"fileId": file_id}}])
-        info = Asking(simulator)("files/getInfo", fileId=file_id)
+        info = Caller(simulator)("files/getInfo", fileId=file_id)
         assert info["filename"] == file_id
         assert requests.get(info["url"], timeout=30).status_code == 200
 
 
-def test_a_file_of_a_type_that_no_header_can_name_is_fetched(simulator: Simulator) -> None:
+def test_a_file_whose_type_is_not_ascii_can_be_fetched(simulator: Simulator) -> None:
     body = '--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\nContent-Type: текст\r\n\r\n1\r\n--x--'
     sent = requests.post(
         f"{simulator.url}/messages/sendFile",
@@ -166,21 +166,21 @@ def test_a_file_of_a_type_that_no_header_can_name_is_fetched(simulator: Simulato
         headers={"Content-Type": "multipart/form-data; boundary=x"},
         timeout=30,
     ).json()
-    fetched = requests.get(Asking(simulator)("files/getInfo", fileId=sent["fileId"])["url"], timeout=30)
+    fetched = requests.get(Caller(simulator)("files/getInfo", fileId=sent["fileId"])["url"], timeout=30)
     assert (fetched.content, fetched.headers["Content-Type"]) == (b"1", "application/octet-stream")
 
 
-def test_a_thread_at_a_message_whose_id_is_no_number(simulator: Simulator) -> None:
+def test_a_thread_may_hang_on_a_msg_id_that_is_not_a_number(simulator: Simulator) -> None:
     for msg_id in ("²", "9" * 5000):
         simulator.event("newMessage", {"msgId": msg_id, "chat": {"chatId": GROUP}})
-        thread = Asking(simulator, "urlencoded")("threads/add", chatId=GROUP, msgId=msg_id)["threadId"]
+        thread = Caller(simulator, "urlencoded")("threads/add", chatId=GROUP, msgId=msg_id)["threadId"]
         assert simulator.say(thread, ANNA, "x")["payload"]["parent_topic"]["messageId"] == msg_id
 
 
 @pytest.mark.parametrize(
     ("request_line", "length", "status"), [("/", "9" * 5000, 411), ("/", "-1", 411), ("http://[/x", "0", 400)]
 )
-def test_a_request_that_makes_no_sense_is_answered(
+def test_a_malformed_request_gets_an_error_status(
     simulator: Simulator, request_line: str, length: str, status: int
 ) -> None:
     with socket.create_connection(("127.0.0.1", simulator.port), 30) as client:
@@ -199,31 +199,33 @@ def test_a_body_that_is_not_multipart_is_refused(simulator: Simulator) -> None:
     assert "multipart" in _refusal(answer.json())
 
 
-def test_chats_are_known_from_what_happened_in_them(ask: Asking) -> None:
-    ask.simulator.say(GROUP, ANNA, "Hello", title="Ops", firstName="Anna")
-    ask.simulator.event("newChatMembers", {"chat": {"chatId": GROUP, "type": "group"}, "newMembers": [{"userId": "p"}]})
-    info = ask("chats/getInfo", chatId=GROUP)
+def test_chats_are_learnt_from_events(call: Caller) -> None:
+    call.simulator.say(GROUP, ANNA, "Hello", title="Ops", firstName="Anna")
+    call.simulator.event(
+        "newChatMembers", {"chat": {"chatId": GROUP, "type": "group"}, "newMembers": [{"userId": "p"}]}
+    )
+    info = call("chats/getInfo", chatId=GROUP)
     assert (info["type"], info["title"]) == ("group", "Ops")
-    ask.simulator.event("changedChatInfo", {"chat": {"chatId": "9@chat.agent"}})
-    assert ask("chats/getInfo", chatId="9@chat.agent")["type"] == "group"
-    ask.simulator.event("changedChatInfo", {"chat": {"chatId": "9@chat.agent", "type": "channel"}})
-    assert ask("chats/getInfo", chatId="9@chat.agent")["type"] == "channel", "the type may come later"
-    assert ask("chats/getInfo", chatId=ANNA)["firstName"] == "Anna"
-    members = ask("chats/getMembers", chatId=GROUP)["members"]
-    bot = ask.simulator.world.bot["userId"]
+    call.simulator.event("changedChatInfo", {"chat": {"chatId": "9@chat.agent"}})
+    assert call("chats/getInfo", chatId="9@chat.agent")["type"] == "group"
+    call.simulator.event("changedChatInfo", {"chat": {"chatId": "9@chat.agent", "type": "channel"}})
+    assert call("chats/getInfo", chatId="9@chat.agent")["type"] == "channel", "the type may come later"
+    assert call("chats/getInfo", chatId=ANNA)["firstName"] == "Anna"
+    members = call("chats/getMembers", chatId=GROUP)["members"]
+    bot = call.simulator.world.bot["userId"]
     assert members == [{"userId": bot}, {"userId": ANNA, "creator": True, "admin": True}, {"userId": "p"}]
-    assert ask("chats/getAdmins", chatId=GROUP)["admins"] == [{"userId": ANNA, "creator": True}]
-    ask.simulator.event("leftChatMembers", {"chat": {"chatId": GROUP}, "leftMembers": [{"userId": "p"}]})
-    assert {"userId": "p"} not in ask("chats/getMembers", chatId=GROUP)["members"]
-    assert "private chat" in _refusal(ask("chats/getMembers", chatId=ANNA))
+    assert call("chats/getAdmins", chatId=GROUP)["admins"] == [{"userId": ANNA, "creator": True}]
+    call.simulator.event("leftChatMembers", {"chat": {"chatId": GROUP}, "leftMembers": [{"userId": "p"}]})
+    assert {"userId": "p"} not in call("chats/getMembers", chatId=GROUP)["members"]
+    assert "private chat" in _refusal(call("chats/getMembers", chatId=ANNA))
 
 
 def test_members_come_page_by_page(simulator: Simulator) -> None:
     people = [{"userId": f"u{n}"} for n in range(2 * PAGE)]
     simulator.event("newChatMembers", {"chat": {"chatId": GROUP, "type": "group"}, "newMembers": people})
-    ask, seen, cursor = Asking(simulator), [], {}
+    call, seen, cursor = Caller(simulator), [], {}
     while True:
-        page = ask("chats/getMembers", chatId=GROUP, **cursor)
+        page = call("chats/getMembers", chatId=GROUP, **cursor)
         seen += [member["userId"] for member in page["members"]]
         if "cursor" not in page:
             break
@@ -231,18 +233,18 @@ def test_members_come_page_by_page(simulator: Simulator) -> None:
     assert len(seen) == len(set(seen)) == 2 * PAGE + 1
 
 
-def test_pins_actions_callbacks_and_threads(ask: Asking) -> None:
-    simulator = ask.simulator
+def test_pins_actions_callbacks_and_threads(call: Caller) -> None:
+    simulator = call.simulator
     said = simulator.say(GROUP, ANNA, "Topic")["payload"]["msgId"]
-    assert ask("chats/pinMessage", chatId=GROUP, msgId=said)["ok"]
+    assert call("chats/pinMessage", chatId=GROUP, msgId=said)["ok"]
     assert simulator.world.chats[GROUP].pinned == [said]
-    assert ask("chats/unpinMessage", chatId=GROUP, msgId=said)["ok"]
+    assert call("chats/unpinMessage", chatId=GROUP, msgId=said)["ok"]
     assert simulator.world.chats[GROUP].pinned == []
-    assert ask("chats/sendActions", chatId=GROUP, actions=["looking", "typing"])["ok"]
-    assert ask("chats/sendActions", chatId=GROUP, actions="")["ok"]
+    assert call("chats/sendActions", chatId=GROUP, actions=["looking", "typing"])["ok"]
+    assert call("chats/sendActions", chatId=GROUP, actions="")["ok"]
     simulator.event("callbackQuery", {"queryId": "SVR:1:2", "callbackData": "x", "from": {"userId": ANNA}})
-    assert ask("messages/answerCallbackQuery", queryId="SVR:1:2", text="done", showAlert="true")["ok"]
-    thread = ask("threads/add", chatId=GROUP, msgId=said)["threadId"]
-    assert ask("threads/add", chatId=GROUP, msgId=said)["threadId"] == thread != GROUP
+    assert call("messages/answerCallbackQuery", queryId="SVR:1:2", text="done", showAlert="true")["ok"]
+    thread = call("threads/add", chatId=GROUP, msgId=said)["threadId"]
+    assert call("threads/add", chatId=GROUP, msgId=said)["threadId"] == thread != GROUP
     topic = simulator.say(thread, ANNA, "in the thread")["payload"]["parent_topic"]
     assert topic == {"chatId": GROUP, "messageId": int(said), "type": "message"}

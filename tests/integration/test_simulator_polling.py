@@ -1,4 +1,4 @@
-"""events/get of the simulator: the long poll, and what is acknowledged, both ways where the real API is unknown."""
+"""events/get of the simulator: the long poll and acknowledging, with each quirk where the real API is unknown."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_held_poll_is_woken_by_an_event(simulator: Simulator) -> None:
         assert answer.result(30) == [event]
 
 
-def test_a_client_that_hangs_up_is_let_go(simulator: Simulator) -> None:
+def test_a_poll_ends_when_its_client_hangs_up(simulator: Simulator) -> None:
     before = set(threading.enumerate())
     clients = []
     for _ in range(5):
@@ -81,7 +81,7 @@ def test_a_request_sent_ahead_is_answered_after_the_held_one(simulator: Simulato
         answers = b""
         while received := client.recv(65536):
             answers += received
-    assert time.process_time() - used < 0.3, "the waiting request must not keep the thread of the held one busy"
+    assert time.process_time() - used < 0.3, "the request that waits must not keep the thread of the held one busy"
     assert answers.count(b"HTTP/1.1 200") == 2
     assert answers.index(b'"events":[]') < answers.index(b'"userId"')
 
@@ -155,7 +155,7 @@ def test_the_newest_poller_takes_the_events(make_simulator: Callable[..., Simula
         assert ids(newer.result(30)) == [1]
 
 
-def test_a_poll_that_another_ended_answers_nothing_that_comes_after(
+def test_a_superseded_poll_returns_no_later_event(
     make_simulator: Callable[..., Simulator], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     simulator = make_simulator(one_poller=True)
@@ -163,21 +163,23 @@ def test_a_poll_that_another_ended_answers_nothing_that_comes_after(
         older = threads.submit(poll, simulator, 0, 60)
         wait_polled(simulator)
         with monkeypatch.context() as patch:
-            patch.setattr(PollWaiter, "ring", lambda bell: None)  # so that it looks up only when the event is there
+            patch.setattr(
+                PollWaiter, "wake", lambda waiter: None
+            )  # so that the older poll wakes only when the event is there
             newer = threads.submit(poll, simulator, 0, 60)
             wait_polled(simulator, 2)
         issue(simulator, 1)
         assert (ids(older.result(30)), ids(newer.result(30))) == ([], [1])
 
 
-def test_ids_with_gaps_and_answers_with_a_cap(make_simulator: Callable[..., Simulator]) -> None:
+def test_gap_and_batch_limit_ids_and_answers(make_simulator: Callable[..., Simulator]) -> None:
     simulator = make_simulator(gap=9, batch=2)
     issue(simulator, 3)
     assert ids(poll(simulator, 0)) == [1, 11]
     assert ids(poll(simulator, 11)) == [21]
 
 
-def test_ids_started_over_are_answered_to_a_cursor_from_before(simulator: Simulator) -> None:
+def test_restarted_ids_are_answered_to_an_old_cursor(simulator: Simulator) -> None:
     issue(simulator, 5)
     poll(simulator, 4)
     with ThreadPoolExecutor() as threads:
@@ -190,7 +192,7 @@ def test_ids_started_over_are_answered_to_a_cursor_from_before(simulator: Simula
     assert ids(poll(simulator, 1)) == [2]
 
 
-def test_ids_started_over_that_pass_the_cursor_of_a_held_poll_at_once(simulator: Simulator) -> None:
+def test_restarted_ids_above_the_cursor_of_a_held_poll_are_all_answered(simulator: Simulator) -> None:
     issue(simulator, 5)
     with ThreadPoolExecutor() as threads:
         held = threads.submit(poll, simulator, 5, 60)
@@ -200,7 +202,7 @@ def test_ids_started_over_that_pass_the_cursor_of_a_held_poll_at_once(simulator:
         assert ids(held.result(30)) == list(range(1, 11))
 
 
-def test_a_cursor_from_before_gets_all_even_when_the_ids_pass_it_at_once(simulator: Simulator) -> None:
+def test_a_cursor_above_every_id_gets_all_events_even_when_the_ids_pass_it_at_once(simulator: Simulator) -> None:
     with ThreadPoolExecutor() as threads:
         held = threads.submit(poll, simulator, 5, 60)
         wait_polled(simulator)
@@ -208,7 +210,7 @@ def test_a_cursor_from_before_gets_all_even_when_the_ids_pass_it_at_once(simulat
         assert ids(held.result(30)) == list(range(1, 11))
 
 
-def test_what_is_unread_when_the_ids_start_over_gets_new_ones(simulator: Simulator) -> None:
+def test_unread_events_get_new_ids_when_the_ids_restart(simulator: Simulator) -> None:
     issue(simulator, 3)
     unread = poll(simulator, 2)
     simulator.restart_ids(100)
@@ -216,7 +218,7 @@ def test_what_is_unread_when_the_ids_start_over_gets_new_ones(simulator: Simulat
     assert [entry.kind for entry in simulator.log()][-3:] == ["restart", "event", "poll"]
 
 
-def test_a_cursor_from_before_may_acknowledge_what_is_unread(make_simulator: Callable[..., Simulator]) -> None:
+def test_obey_foreign_cursor_acknowledges_the_unread_events(make_simulator: Callable[..., Simulator]) -> None:
     simulator = make_simulator(obey_foreign_cursor=True)
     issue(simulator, 2)
     assert poll(simulator, 500) == []
@@ -226,7 +228,7 @@ def test_a_cursor_from_before_may_acknowledge_what_is_unread(make_simulator: Cal
         wait_polled(simulator)
         issue(simulator, 1)
         assert ids(held.result(30)) == [3]
-    assert [ids(poll(simulator, 0)) for _ in range(2)] == [[3], [3]], "nothing that comes later is acknowledged"
+    assert [ids(poll(simulator, 0)) for _ in range(2)] == [[3], [3]], "no later event is acknowledged"
     assert simulator.state()["acknowledged"] == 2
 
 
@@ -259,7 +261,7 @@ def test_hostile_events_are_answered_byte_for_byte(simulator: Simulator) -> None
     assert b'"text":"\\ud800"' in body
 
 
-def test_the_unknown_shapes_can_be_had(make_simulator: Callable[..., Simulator]) -> None:
+def test_quirks_change_the_shapes_of_events(make_simulator: Callable[..., Simulator]) -> None:
     simulator = make_simulator(format_keys="camel", text_message_id=True, wrapped_callbacks=True, ghosts=True)
     topic = {"chatId": "1@chat.agent", "messageId": 7576322310144000017}
     simulator.event("newMessage", {"msgId": "1", "format": {"inline_code": []}, "parent_topic": topic})
@@ -276,7 +278,7 @@ def test_the_unknown_shapes_can_be_had(make_simulator: Callable[..., Simulator])
     assert poll(simulator, 4)[0]["payload"]["format"] == {"inline_code": []}
 
 
-def test_a_stopped_simulator_comes_back_on_its_port_with_what_it_knew(simulator: Simulator) -> None:
+def test_a_stopped_simulator_starts_again_on_its_port_with_its_state(simulator: Simulator) -> None:
     issue(simulator, 2)
     with ThreadPoolExecutor() as threads:
         held = threads.submit(poll, simulator, 2, 60)
@@ -300,13 +302,13 @@ def test_a_stopped_simulator_closes_idle_connections_too(simulator: Simulator) -
             pass
 
 
-def test_the_log_says_what_was_issued_and_every_cursor(simulator: Simulator) -> None:
+def test_the_log_has_every_issued_event_and_every_cursor(simulator: Simulator) -> None:
     seen: list[tuple[int, int]] = []
     simulator.on_poll = lambda last_event_id: seen.append((last_event_id, simulator.state()["unread"]))
     simulator.event("changedChatInfo", {"chat": GROUP, "title": "Ops"})
     poll(simulator, 0)
     poll(simulator, 1)
-    entries = [entry.shown() for entry in simulator.log()]
+    entries = [entry.to_json() for entry in simulator.log()]
     assert [(entry["kind"], entry.get("eventId"), entry.get("lastEventId")) for entry in entries] == [
         ("event", 1, None), ("poll", None, 0), ("poll", None, 1),
     ]  # fmt: skip

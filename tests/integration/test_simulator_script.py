@@ -1,4 +1,4 @@
-"""Scripts: what a line may leave out, telling them over and over, and the built-in conversation."""
+"""Scripts: the fields that a line may leave out, playing in rounds, and the built-in conversation."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def about(kind: str, msg_id: str, ago: float, **more: Any) -> Line:
     return Line(kind, {"msgId": msg_id, "chat": CHAT, **more}, ago)
 
 
-def told(*lines: Line, rounds: int = 1) -> list[dict[str, Any]]:
-    fresh = iter(range(9000, 9999))
-    telling = ScriptPlayer(lines, lambda: str(next(fresh)))
+def play(*lines: Line, rounds: int = 1) -> list[dict[str, Any]]:
+    new_ids = iter(range(9000, 9999))
+    player = ScriptPlayer(lines, lambda: str(next(new_ids)))
     payloads = []
     for n in range(rounds):
         if n:
-            telling.start_over()
-        payloads += [telling.draft(line).payload for line in lines]
+            player.start_over()
+        payloads += [player.draft(line).payload for line in lines]
     return payloads
 
 
@@ -51,7 +51,7 @@ def quoting(kind: str, msg_id: str) -> list[dict[str, Any]]:
 
 
 def test_times_follow_from_ago_and_from_the_message() -> None:
-    first, edit, pin, unpin, deleted = told(
+    first, edit, pin, unpin, deleted = play(
         new("1", "one", 3600),
         about("editedMessage", "1", 1800, text="two", **{"from": ANNA}),
         about("pinnedMessage", "1", 900),
@@ -66,7 +66,7 @@ def test_times_follow_from_ago_and_from_the_message() -> None:
 
 def test_members_and_chats_have_no_time() -> None:
     for kind in ("newChatMembers", "leftChatMembers", "changedChatInfo"):
-        (payload,) = told(Line(kind, {"chat": CHAT}, 60))
+        (payload,) = play(Line(kind, {"chat": CHAT}, 60))
         assert payload == {"chat": CHAT}
 
 
@@ -81,22 +81,24 @@ def test_one_msg_id_in_two_chats_and_messages_without_one_are_no_ghosts(simulato
         *(Line("newMessage", {"chat": CHAT, "text": text}, ago) for text, ago in (("a", 500), ("b", 5))),
     ]
     simulator.play(lines)
-    one, uno, edit, reply, forward, a, b = (entry.event.shown()["payload"] for entry in simulator.log() if entry.event)
+    one, uno, edit, reply, forward, a, b = (
+        entry.event.to_json()["payload"] for entry in simulator.log() if entry.event
+    )
     assert [payload for payload in (uno, a, b) if "editedTimestamp" in payload] == []
     assert near(uno["timestamp"], 60) and near(a["timestamp"], 500) and near(b["timestamp"], 5)
     assert edit["timestamp"] == one["timestamp"]
     assert reply["parts"][0]["payload"]["message"]["text"] == forward["parts"][0]["payload"]["message"]["text"] == "One"
 
 
-def test_what_a_script_says_of_time_stays() -> None:
-    first, edit = told(
+def test_times_in_a_script_stay_unchanged() -> None:
+    first, edit = play(
         new("1", "one", 10, timestamp=1764000000), about("editedMessage", "1", 5, editedTimestamp=1764000030)
     )
     assert (first["timestamp"], edit["timestamp"], edit["editedTimestamp"]) == (1764000000, 1764000000, 1764000030)
 
 
-def test_replies_forwards_and_callbacks_are_completed() -> None:
-    first, _, reply, forward, callback, unknown = told(
+def test_quoted_messages_are_filled_in() -> None:
+    first, _, reply, forward, callback, unknown = play(
         new("1", "one", 100),
         about("editedMessage", "1", 90, text="uno", **{"from": ANNA}),
         new("2", "two", 80, parts=quoting("reply", "1")),
@@ -111,13 +113,13 @@ def test_replies_forwards_and_callbacks_are_completed() -> None:
     assert near(unknown["parts"][0]["payload"]["message"]["timestamp"], 50)
 
 
-def test_the_next_telling_has_fresh_ids_that_fit_together() -> None:
+def test_the_next_round_has_new_ids_that_fit_together() -> None:
     lines = (
         new("1", "one", 10),
         new("2", "two", 5, parts=quoting("reply", "1"), parent_topic={"chatId": "0", "messageId": 1}),
         Line("callbackQuery", {"queryId": "q", "message": {"msgId": "2"}}),
     )
-    first, second, query, again, reply, requery = told(*lines, rounds=2)
+    first, second, query, again, reply, requery = play(*lines, rounds=2)
     assert (first["msgId"], second["msgId"], query["queryId"]) == ("1", "2", "q")
     assert again["msgId"] not in ("1", "2") and reply["msgId"] not in ("1", "2", again["msgId"])
     assert reply["parts"][0]["payload"]["message"]["msgId"] == again["msgId"]
@@ -137,7 +139,7 @@ def test_the_next_telling_has_fresh_ids_that_fit_together() -> None:
         ('{"type": "x", "payload": {}, "when": 1}', "it has when, which no line has"),
     ],
 )
-def test_a_wrong_line_is_named(tmp_path: Path, line: str, what: str) -> None:
+def test_the_error_names_the_wrong_line(tmp_path: Path, line: str, what: str) -> None:
     script = tmp_path / "talk.jsonl"
     script.write_text('{"type": "x", "payload": {}}\n\n' + line + "\n", encoding="utf-8")
     with pytest.raises(UsageError) as caught:
@@ -164,20 +166,20 @@ def test_a_script_at_a_rate_loops_until_the_simulator_stops(simulator: Simulator
     until(lambda: simulator.state()["issued"] >= 10, 60, "ten events")
     simulator.stop()
     issued = simulator.state()["issued"]
-    payloads = [entry.event.shown()["payload"] for entry in simulator.log() if entry.event]
+    payloads = [entry.event.to_json()["payload"] for entry in simulator.log() if entry.event]
     ids = [payload["msgId"] for payload in payloads]
     assert all(new_id == deleted for new_id, deleted in zip(ids[::2], ids[1::2], strict=False))
     assert len(set(ids[::2])) == len(ids[::2])
     assert simulator.state()["issued"] == issued
 
 
-def test_an_empty_script_has_an_end(simulator: Simulator) -> None:
+def test_an_empty_script_ends_at_once(simulator: Simulator) -> None:
     simulator.play([], rate=1, loop=True)
     assert "script" not in [thread.name for thread in threading.enumerate()]
 
 
 @pytest.mark.parametrize(("rate", "loop"), [(None, True), (0, False), (-1, True), (float("nan"), False)])
-def test_a_loop_without_a_rate_and_a_rate_that_is_none_are_refused(
+def test_a_loop_without_a_rate_and_a_wrong_rate_are_refused(
     simulator: Simulator, rate: float | None, loop: bool
 ) -> None:
     with pytest.raises(UsageError):
@@ -192,7 +194,7 @@ def test_a_rate_is_kept(simulator: Simulator) -> None:
     assert times[-1] - times[0] >= 0.19
 
 
-def test_the_built_in_conversation_is_what_a_bot_would_get(simulator: Simulator) -> None:
+def test_the_built_in_conversation_is_readable_and_complete(simulator: Simulator) -> None:
     simulator.play(CONVERSATION)
     client = BotClient(simulator.url, simulator.token)
     events = read(client.poll(0, 0), datetime.now(UTC))

@@ -1,4 +1,4 @@
-"""The vendor's own Python client, as a witness that the simulator speaks the Bot API."""
+"""The vendor's own Python client works with the simulator: it speaks the Bot API."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GROUP, ANNA = "681869378@chat.agent", "a.ivanova@corp.example"
 
 @pytest.fixture(scope="module")
 def vendor() -> Any:
-    """The client's module; what it imports is deprecated since Python 3.11, and no concern of ours."""
+    """The client's module. It imports modules that are deprecated since Python 3.11."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import bot.bot
@@ -47,15 +47,15 @@ def test_it_polls_every_kind_of_event_and_acknowledges_it(
     bot, seen = make_bot(), []
     bot.dispatcher.add_handler(vendor.handler.DefaultHandler(callback=lambda bot, event: seen.append(event)))
     bot.start_polling()
-    said = simulator.say(GROUP, ANNA, "Привет", title="Ops")
-    msg_id, chat = said["payload"]["msgId"], said["payload"]["chat"]
+    message = simulator.say(GROUP, ANNA, "Привет", title="Ops")["payload"]
+    msg_id, chat = message["msgId"], message["chat"]
     simulator.say(GROUP, ANNA, "Привет всем", msgId=msg_id)
     simulator.event("newChatMembers", {"chat": chat, "newMembers": [{"userId": "p"}]})
     simulator.event("leftChatMembers", {"chat": chat, "leftMembers": [{"userId": "p"}]})
-    simulator.event("pinnedMessage", said["payload"])
+    simulator.event("pinnedMessage", message)
     simulator.event("unpinnedMessage", {"chat": chat, "msgId": msg_id, "timestamp": 1764000000})
     simulator.event("changedChatInfo", {"chat": chat, "title": "Dev"})
-    query = {"queryId": f"SVR:{ANNA}:1", "callbackData": "ack:7", "from": {"userId": ANNA}, "message": said["payload"]}
+    query = {"queryId": f"SVR:{ANNA}:1", "callbackData": "ack:7", "from": {"userId": ANNA}, "message": message}
     simulator.event("callbackQuery", query)
     last = simulator.event("deletedMessage", {"chat": chat, "msgId": msg_id, "timestamp": 1764000000})
     wait_acknowledged(simulator, last)
@@ -68,12 +68,12 @@ def test_it_polls_every_kind_of_event_and_acknowledges_it(
     assert (seen[7].callback_query, seen[7].message_author) == ("ack:7", ANNA)
 
 
-def test_it_sends_edits_deletes_and_asks(simulator: Simulator, make_bot: Callable[..., Any]) -> None:
+def test_it_sends_edits_deletes_and_reads(simulator: Simulator, make_bot: Callable[..., Any]) -> None:
     bot = make_bot()
-    said = simulator.say(GROUP, ANNA, "Where?", title="Ops", firstName="Anna")["payload"]["msgId"]
+    msg_id = simulator.say(GROUP, ANNA, "Where?", title="Ops", firstName="Anna")["payload"]["msgId"]
     assert bot.self_get().json()["nick"] == "opsbot"
     keyboard = [[{"text": "Ack", "callbackData": "ack:7"}]]
-    sent = bot.send_text(GROUP, "Here", reply_msg_id=said, inline_keyboard_markup=keyboard).json()
+    sent = bot.send_text(GROUP, "Here", reply_msg_id=msg_id, inline_keyboard_markup=keyboard).json()
     assert sent["ok"] and sent["msgId"].isdigit()
     assert bot.edit_text(GROUP, sent["msgId"], "There", parse_mode="HTML").json() == {"ok": True}
     assert bot.pin_message(GROUP, sent["msgId"]).json() == {"ok": True}
@@ -89,11 +89,11 @@ def test_it_sends_edits_deletes_and_asks(simulator: Simulator, make_bot: Callabl
     assert len(bot.get_chat_members(GROUP).json()["members"]) == 2
     simulator.event("callbackQuery", {"queryId": "SVR:1:2", "callbackData": "x"})
     assert bot.answer_callback_query("SVR:1:2", "seen", show_alert=True).json() == {"ok": True}
-    assert bot.delete_messages(GROUP, [sent["msgId"], said]).json() == {"ok": True}
+    assert bot.delete_messages(GROUP, [sent["msgId"], msg_id]).json() == {"ok": True}
     assert bot.edit_text(GROUP, sent["msgId"], "gone").json()["ok"] is False
 
 
-def test_it_is_told_that_its_token_is_wrong(make_bot: Callable[..., Any]) -> None:
+def test_a_wrong_token_is_refused(make_bot: Callable[..., Any]) -> None:
     bot = make_bot("001.1.1:1000000001")
     for response in (bot.self_get(), bot.events_get(poll_time_s=1), bot.send_text(GROUP, "x")):
         assert response.status_code == 200

@@ -1,7 +1,9 @@
-"""The Bot API on loopback, for tests, for trying the daemon without a bot, and as the oracle of what was delivered.
+"""A Bot API on the loopback interface.
 
-It keeps to what is known of the API, and where nothing is known it can play each way (quirks.py). Standard library
-only, so that it starts at once. docs/simulator.md describes it for its users.
+It serves tests, lets people try the daemon without a bot, and its log tells which events were delivered.
+
+The simulator does what is known of the real API. Where the real behaviour is unknown, it can play each possibility
+(quirks.py). It uses the standard library only, so that it starts at once. docs/simulator.md is the page for its users.
 """
 
 from vkteams_daemon.simulator.bot import TOKEN

@@ -1,4 +1,4 @@
-"""The simulated bot: what it is told, what it issues, and how it is steered; without HTTP."""
+"""The simulated bot, without HTTP: it issues events, plays faults and scripts, and keeps the state of its world."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from vkteams_daemon.errors import UsageError
 from vkteams_daemon.simulator.event_log import Draft, Entry, Event, EventLog
-from vkteams_daemon.simulator.faults import Fault, Faults, asked
-from vkteams_daemon.simulator.methods import known
+from vkteams_daemon.simulator.faults import Fault, FaultList, Stage, parse_fault
+from vkteams_daemon.simulator.methods import is_method
 from vkteams_daemon.simulator.quirks import Quirks
 from vkteams_daemon.simulator.script import Line, ScriptPlayer, read_script
-from vkteams_daemon.simulator.speech import said
+from vkteams_daemon.simulator.speech import draft_message
 from vkteams_daemon.simulator.world import World
 
 TOKEN = "001.0123456789.9876543210:1000000001"
@@ -24,14 +24,14 @@ class SimulatedBot:
     """One bot of a simulated installation: its world, its events, its faults and its quirks.
 
     Args:
-        token: the only one that is accepted; what follows its colon is the bot's userId.
+        token: the only token that is accepted. The part after its colon is the bot's userId.
         **quirks: see quirks.py.
 
     Attributes:
-        address: `http://HOST:PORT`, known once it is served.
-        token: may be changed at any time, which revokes the one before.
+        address: `http://HOST:PORT`, known once the bot is served.
+        token: may be changed at any time, which revokes the previous one.
         quirks: may be changed at any time.
-        on_poll: called with each lastEventId in the moment of its arrival, before it acknowledges anything.
+        on_poll: called with each lastEventId at its arrival, before it acknowledges anything.
     """
 
     def __init__(self, *, token: str = TOKEN, **quirks: Any) -> None:
@@ -50,8 +50,8 @@ class SimulatedBot:
             }
         )
         self.events = EventLog(self.quirks)
-        self.fault_list = Faults()
-        self._player: threading.Thread | None = None
+        self.fault_list = FaultList()
+        self._script_thread: threading.Thread | None = None
         self._stopping = threading.Event()
 
     @property
@@ -60,51 +60,51 @@ class SimulatedBot:
         return f"{self.address}/bot/v1"
 
     def open(self) -> None:
-        """Hold polls; once closed it knows all that it knew."""
+        """Hold polls. A bot that is opened again after `close` has kept its state."""
         self._stopping.clear()
         self.events.open()
 
     def close(self) -> None:
-        """Release every poll and end the script; the log stays readable."""
+        """Release every poll and end the script. The log stays readable."""
         self._stopping.set()
         self.events.close()
-        if self._player:
-            self._player.join()
-            self._player = None
+        if self._script_thread:
+            self._script_thread.join()
+            self._script_thread = None
 
     def say(self, chat_id: str, user_id: str, text: str | None = None, **more: Any) -> dict[str, Any]:
-        """A person says something; the event. `more` is what POST /simulator/messages takes beside these.
+        """Let a person send a message; return the event. `more` are further fields of POST /simulator/messages.
 
         Raises:
-            Refused: something is missing, unknown or of the wrong type.
+            Refused: a field is missing, unknown or of the wrong type.
         """
         return self.speak({"chatId": chat_id, "userId": user_id, **({} if text is None else {"text": text}), **more})
 
     def speak(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A person says what POST /simulator/messages takes; the event.
+        """Let a person send the message that a body of POST /simulator/messages describes; return the event.
 
         Raises:
-            Refused: something is missing, unknown or of the wrong type.
+            Refused: a field is missing, unknown or of the wrong type.
         """
         with self.world.lock:
-            draft = said(self.world, body)
+            draft = draft_message(self.world, body)
             (event,) = self.issue([draft])
         return {"eventId": event.number, "type": draft.type, "payload": draft.payload}
 
     def event(self, type: str, payload: Any, **more: Any) -> int:
-        """Issue any event, as it is; its id. `more` is `event_id`, see Draft."""
+        """Issue any event unchanged; return its id. `more` is `event_id`, see Draft."""
         return self.issue([Draft(type, payload, **more)])[0].number
 
     def raw(self, text: str | bytes) -> int:
-        """Issue an event that is this text, JSON or not; `$eventId` in it becomes its id, which is returned."""
+        """Issue an event that is this text, JSON or not; return its id. `$eventId` in the text becomes the id."""
         body = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         return self.issue([Draft(raw=body)])[0].number
 
     def issue(self, drafts: Sequence[Draft]) -> list[Event]:
         """Issue events, all of them before any poll is answered."""
         if self.quirks.ghosts:
-            drafts = [ghost for draft in drafts for ghost in _with_ghost(draft)]
-        # Whoever asks about an event waits until the world knows of it; one that cannot be issued it never learns of.
+            drafts = [each for draft in drafts for each in _with_ghost(draft)]
+        # A request about an event waits until the world has learnt it. The world never learns a draft that failed.
         with self.world.lock:
             events = self.events.issue(drafts)
             for draft in drafts:
@@ -112,7 +112,7 @@ class SimulatedBot:
         return events
 
     def log(self, since: int = 0) -> list[Entry]:
-        """What happened after entry number `since`."""
+        """The log entries after entry number `since`."""
         return self.events.entries(since)
 
     def state(self) -> dict[str, int]:
@@ -120,71 +120,71 @@ class SimulatedBot:
         return self.events.state()
 
     def faults(self, name: str, count: int | None = 1, method: str | None = None, **parameters: Any) -> None:
-        """Have a fault for the next `count` requests (None: until cleared); a poll that is held has it at once.
+        """Play a fault on the next `count` requests (None: until cleared). A held poll plays it at once.
 
         Raises:
-            ValueError: an unknown fault, method or parameter.
+            ValueError: the fault, the method or a parameter is unknown.
         """
         self.add_faults([{"fault": name, "count": count, "method": method, **parameters}])
 
     def add_faults(self, bodies: Sequence[dict[str, Any]]) -> None:
-        """Have these faults, each as POST /simulator/faults takes it, or none of them where one is wrong.
+        """Play these faults, each a body of POST /simulator/faults. If one is wrong, none is added.
 
         Raises:
-            ValueError: an unknown fault, method or parameter.
+            ValueError: a fault, a method or a parameter is unknown.
         """
-        faults = [asked(body) for body in bodies]
+        faults = [parse_fault(body) for body in bodies]
         for fault in faults:
-            if fault.method is not None and not (isinstance(fault.method, str) and known(fault.method)):
+            if fault.method is not None and not (isinstance(fault.method, str) and is_method(fault.method)):
                 raise ValueError(f"method: the Bot API has no {fault.method!r}")
         self.fault_list.add(faults)
         self.events.wake()
 
     def clear_faults(self) -> None:
-        """Have no fault any more."""
+        """Play no more faults."""
         self.fault_list.clear()
 
-    def take_fault(self, method: str, stage: str, names: tuple[str, ...] = ()) -> Fault | None:
-        """The fault that this request has at that stage, counted and written down."""
+    def take_fault(self, method: str, stage: Stage, names: tuple[str, ...] = ()) -> Fault | None:
+        """The fault that this request plays at that stage; it is counted and logged."""
         fault = self.fault_list.take(method, stage, names)
         if fault:
             self.events.note("fault", fault=fault.name, method=method)
         return fault
 
     def restart_ids(self, first: int = 1) -> None:
-        """Start the ids over, as a server that lost its state does."""
+        """Restart the ids, as a server that lost its state does."""
         self.events.restart_ids(first)
 
     def play(self, script: Path | Sequence[Line], *, rate: float | None = None, loop: bool = False) -> None:
         """Issue a script's events: all at once, or in the background `rate` a second, with `loop` again and again.
 
         Raises:
-            UsageError: the script cannot be read, `loop` without a rate, or a rate that is not above zero.
+            UsageError: the script cannot be read, `loop` has no rate, or the rate is not above zero.
         """
         if loop and rate is None:
-            raise UsageError("a script that is told again and again needs a rate")
+            raise UsageError("a script that loops needs a rate")
         if rate is not None and not rate > 0:
             raise UsageError(f"{rate} is not a number of events a second")
         lines = read_script(script) if isinstance(script, Path) else script
-        telling = ScriptPlayer(lines, self.world.new_msg_id)
-        if rate is None or not lines:  # a player of no lines would have no moment in which it sees the end
-            self.issue([telling.draft(line) for line in lines])
+        player = ScriptPlayer(lines, self.world.new_msg_id)
+        if rate is None or not lines:  # a loop over no lines would never notice that the simulator stops
+            self.issue([player.draft(line) for line in lines])
             return
-        player = threading.Thread(target=self._play, args=(telling, rate, loop), name="script", daemon=True)
-        self._player = player
-        player.start()
+        thread = threading.Thread(target=self._play, args=(player, rate, loop), name="script", daemon=True)
+        self._script_thread = thread
+        thread.start()
 
-    def _play(self, telling: ScriptPlayer, rate: float, loop: bool) -> None:
+    def _play(self, player: ScriptPlayer, rate: float, loop: bool) -> None:
         due = time.monotonic()
         while True:
-            for line in telling.lines:
+            for line in player.lines:
                 if self._stopping.wait(due - time.monotonic()):
                     return
-                self.issue([telling.draft(line)])
+                self.issue([player.draft(line)])
                 due += 1 / rate
             if not loop:
                 return
-            telling.start_over()
+            player.start_over()
 
 
 def _with_ghost(draft: Draft) -> list[Draft]:

@@ -1,4 +1,4 @@
-"""What is under /simulator/: how a test, or a curious person with curl, steers the simulator and looks into it."""
+"""The paths under /simulator: a test, or a person with curl, controls the simulator and inspects it."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from vkteams_daemon.simulator.answer import Answer, ok, refused
 from vkteams_daemon.simulator.bot import SimulatedBot
 from vkteams_daemon.simulator.event_log import Draft
 from vkteams_daemon.simulator.parameters import Parameters, Refused
+from vkteams_daemon.simulator.response import Response, refusal, success
 
-MOST = 1000  # log entries in one answer, where the request does not say
+LOG_LIMIT = 1000  # log entries in one answer, where the request has no `limit`
 
 
-def answer(bot: SimulatedBot, command: str, path: str, given: Parameters, body: bytes) -> Answer:
-    """Do what is asked; 400 with a description where that makes no sense."""
+def respond(bot: SimulatedBot, command: str, path: str, parameters: Parameters, body: bytes) -> Response:
+    """Carry out a request; status 400 with a description where it makes no sense."""
     action = ACTIONS.get(f"{command} {path.rstrip('/')}")
     if action is None:
-        return refused(f"there are {', '.join(ACTIONS)}", 404)
+        return refusal(f"there are {', '.join(ACTIONS)}", 404)
     try:
-        return ok(action(bot, given, _json(body) if body else None))
+        return success(action(bot, parameters, _json(body) if body else None))
     except (Refused, ValueError) as error:
-        return refused(str(error), 400)
+        return refusal(str(error), 400)
     except RecursionError:
-        return refused("what is asked for is nested too deeply", 400)
+        return refusal("the body is nested too deeply", 400)
 
 
-def _state(bot: SimulatedBot, given: Parameters, body: Any) -> dict[str, Any]:
+def _state(bot: SimulatedBot, parameters: Parameters, body: Any) -> dict[str, Any]:
     return {"url": bot.url, **bot.state()}
 
 
-def _say(bot: SimulatedBot, given: Parameters, body: Any) -> dict[str, Any]:
+def _say(bot: SimulatedBot, parameters: Parameters, body: Any) -> dict[str, Any]:
     return bot.speak(_object(body))
 
 
-def _issue(bot: SimulatedBot, given: Parameters, body: Any) -> dict[str, Any]:
-    """One event, or a list of them; how many, and the first and the last id."""
-    events = bot.issue([_draft(one) for one in (body if isinstance(body, list) else [body])])
+def _issue(bot: SimulatedBot, parameters: Parameters, body: Any) -> dict[str, Any]:
+    """Issue one event or a list of them; the answer has how many, and the first and the last id."""
+    events = bot.issue([_draft(value) for value in _list(body)])
     ids = [event.number for event in events]
     return {"issued": len(ids), "firstEventId": ids[0], "lastEventId": ids[-1]} if ids else {"issued": 0}
 
@@ -55,33 +55,33 @@ def _draft(value: Any) -> Draft:
     return Draft(fields["type"], fields["payload"], fields.get("eventId"))
 
 
-def _log(bot: SimulatedBot, given: Parameters, body: Any) -> dict[str, Any]:
-    since = given.count("since", 0)
-    entries = bot.events.entries(since, given.count("limit", MOST))
-    return {"entries": [entry.shown() for entry in entries], "next": since + len(entries)}
+def _log(bot: SimulatedBot, parameters: Parameters, body: Any) -> dict[str, Any]:
+    since = parameters.count("since", 0)
+    entries = bot.events.entries(since, parameters.count("limit", LOG_LIMIT))
+    return {"entries": [entry.to_json() for entry in entries], "next": since + len(entries)}
 
 
-def _faults(bot: SimulatedBot, given: Parameters, body: Any) -> dict[str, Any]:
-    return {"faults": bot.fault_list.shown()}
+def _faults(bot: SimulatedBot, parameters: Parameters, body: Any) -> dict[str, Any]:
+    return {"faults": bot.fault_list.to_json()}
 
 
-def _add_faults(bot: SimulatedBot, given: Parameters, body: Any) -> dict[str, Any]:
-    bot.add_faults([_object(one) for one in (body if isinstance(body, list) else [body])])
-    return _faults(bot, given, None)
+def _add_faults(bot: SimulatedBot, parameters: Parameters, body: Any) -> dict[str, Any]:
+    bot.add_faults([_object(value) for value in _list(body)])
+    return _faults(bot, parameters, None)
 
 
-def _clear_faults(bot: SimulatedBot, given: Parameters, body: Any) -> dict[str, Any]:
+def _clear_faults(bot: SimulatedBot, parameters: Parameters, body: Any) -> dict[str, Any]:
     bot.clear_faults()
     return {}
 
 
-def _quirks(bot: SimulatedBot, given: Parameters, body: Any) -> dict[str, Any]:
+def _quirks(bot: SimulatedBot, parameters: Parameters, body: Any) -> dict[str, Any]:
     if body is not None:
         bot.quirks.change(_object(body))
-    return bot.quirks.shown()
+    return bot.quirks.to_json()
 
 
-def _restart(bot: SimulatedBot, given: Parameters, body: Any) -> dict[str, Any]:
+def _restart(bot: SimulatedBot, parameters: Parameters, body: Any) -> dict[str, Any]:
     first = _object(body or {}).get("firstId", 1)
     if type(first) is not int or first < 1:
         raise ValueError("firstId is a whole number from 1 on")
@@ -114,3 +114,7 @@ def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("the body is not a JSON object")
     return value
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

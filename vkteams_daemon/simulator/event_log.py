@@ -1,22 +1,23 @@
-"""The bot's events: their ids, who waits for them, what was acknowledged, and the log of all of it."""
+"""The bot's events: their ids, the polls that wait for them, which ones are acknowledged, and a log of all this."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from vkteams_daemon.simulator.quirks import Quirks
 from vkteams_daemon.simulator.waiter import PollWaiter
 
-PLACE_OF_ID = b"$eventId"
+ID_PLACEHOLDER = b"$eventId"
 
 
-class Gone(Exception):
+class ClientGone(Exception):
     """The client hung up while its request was held."""
 
 
@@ -26,8 +27,8 @@ class Draft:
 
     Attributes:
         type, payload: as the API names them.
-        event_id: stands in the answer in place of the next id, whatever it is; None for the next one.
-        raw: the whole event as it stands in the answer, valid JSON or not; `$eventId` in it becomes the id.
+        event_id: the eventId in the answer, of any type; None for the next free id.
+        raw: the whole event as the answer has it, valid JSON or not. `$eventId` in it becomes the id.
     """
 
     type: str | None = None
@@ -38,18 +39,21 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """One event as it was issued: `number` is its place among the ids, `body` what the answer holds.
+    """One issued event. Two events may have the same id and the same content, so they are compared by identity.
 
-    Equal to itself alone: two events may have the same id, and say the same.
+    Attributes:
+        number: its place among the ids.
+        body: its bytes in the answer.
+        late: its id was acknowledged before it was issued. It is answered once all the same.
     """
 
     number: int
     type: str | None
     body: bytes
-    late: bool = False  # its id was acknowledged before it came: it is answered once all the same
+    late: bool = False
 
-    def shown(self) -> Any:
-        """The event as an object, or its text where it is no JSON."""
+    def to_json(self) -> Any:
+        """The event as an object, or its text where it is not JSON."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
@@ -63,11 +67,11 @@ class Entry:
     Attributes:
         number: 1, 2, 3, …
         at: Unix time.
-        kind: event (issued), poll (a lastEventId was received), call (another method), denied (a wrong token), fault
-            (one was played), restart (the ids were started over; what was unread is issued again after it).
-        event: of an event.
-        detail: of a poll lastEventId and pollTime, of a call method and parameters, of a denied one method, of a fault
-            fault and method, of a restart firstId.
+        kind: event (issued), poll (a lastEventId was received), call (of another method), denied (a wrong token), fault
+            (one was played), restart (the ids were restarted; the unread events follow, issued again).
+        event: the event, for the kind event.
+        detail: the rest. poll: lastEventId and pollTime; call: method and parameters; denied: method; fault: fault and
+            method; restart: firstId.
     """
 
     number: int
@@ -76,144 +80,145 @@ class Entry:
     event: Event | None = None
     detail: dict[str, Any] = field(default_factory=dict)
 
-    def shown(self) -> dict[str, Any]:
-        """The entry as JSON has it."""
-        line: dict[str, Any] = {"number": self.number, "at": self.at, "kind": self.kind}
+    def to_json(self) -> dict[str, Any]:
+        """The entry as GET /simulator/log shows it."""
+        fields: dict[str, Any] = {"number": self.number, "at": self.at, "kind": self.kind}
         if self.event:
-            line |= {"eventId": self.event.number, "event": self.event.shown()}
-        return line | self.detail
+            fields |= {"eventId": self.event.number, "event": self.event.to_json()}
+        return fields | self.detail
 
 
 class EventLog:
-    """Issues events, holds polls until there are some, and forgets what was acknowledged."""
+    """Issues events, holds polls until there are events, and drops the acknowledged ones."""
 
     def __init__(self, quirks: Quirks) -> None:
         self._quirks = quirks
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
-        self._unread: list[Event] = []  # or, where lenient, every event since the ids began
+        self._unread: list[Event] = []  # with the quirk `lenient`: every event since the ids were restarted
         self._answered_late: set[Event] = set()
-        self._bells: list[PollWaiter] = []
-        self._next = 1
+        self._waiters: list[PollWaiter] = []
+        self._next_number = 1
         self._highest = 0
-        self._era = 0  # how often the ids were started over
+        self._generation = 0  # how often the ids were restarted
         self._acknowledged = 0
         self._issued = self._polls = 0
         self._open = True
 
     def issue(self, drafts: Iterable[Draft]) -> list[Event]:
-        """Give each draft an id and wake the waiting polls; the events."""
+        """Give each draft an id, wake the waiting polls, and return the events."""
         with self._lock:
-            before = self._next, self._highest
+            before = self._next_number, self._highest
             try:
                 events = [self._event(draft) for draft in drafts]
-            except BaseException:  # an event that has no JSON: it and those with it take no id
-                self._next, self._highest = before
+            except BaseException:  # one draft cannot be written as JSON: none of them takes an id
+                self._next_number, self._highest = before
                 raise
             for event in events:
                 self._write("event", event)
             self._unread += events
             self._issued += len(events)
-            self._ring()
+            self._wake_all()
         return events
 
-    def received(self, last_event_id: int, poll_time: float) -> None:
-        """Write down that a poll came with this cursor."""
+    def note_poll(self, last_event_id: int, poll_time: float) -> None:
+        """Log that a poll has come with this cursor."""
         with self._lock:
             self._polls += 1
             self._write("poll", lastEventId=last_event_id, pollTime=poll_time)
 
     def note(self, kind: str, **detail: Any) -> None:
-        """Write down something else."""
+        """Log an entry of another kind."""
         with self._lock:
             self._write(kind, **detail)
 
     def poll(
-        self, last_event_id: int, poll_time: float, connection: socket.socket, disturbed: Callable[[], bool]
+        self, last_event_id: int, poll_time: float, connection: socket.socket, interrupt: Callable[[], bool]
     ) -> list[Event]:
-        """Acknowledge everything up to `last_event_id`; what comes after it, at the latest after `poll_time` seconds.
+        """Acknowledge every event up to `last_event_id`, and return those above it, after `poll_time` at the latest.
 
         Args:
             last_event_id: the client's cursor.
             poll_time: seconds.
-            connection: the client's; when it closes, the poll ends.
-            disturbed: asked whenever the poll is woken and has no events; true ends it.
+            connection: the client's. The poll ends when it closes.
+            interrupt: called each time the poll wakes up and has no events. True ends the poll.
 
         Raises:
-            Gone: the client hung up.
+            ClientGone: the client hung up.
         """
         with self._lock:
-            era, known = self._era, last_event_id
-            if known > self._highest:  # not from these ids: it says nothing of events that are still to come
-                known = self._highest if self._quirks.obey_foreign_cursor else 0
-            self._acknowledge(known)
+            generation, cursor = self._generation, last_event_id
+            if cursor > self._highest:  # a cursor of other ids: it says nothing about events that are still to come
+                cursor = self._highest if self._quirks.obey_foreign_cursor else 0
+            self._acknowledge(cursor)
         deadline = time.monotonic() + poll_time
-        with _Held(self, connection, alone=self._quirks.one_poller) as bell:
+        with self._held(connection, supersede=self._quirks.one_poller) as waiter:
             while True:
                 with self._lock:
-                    # Started over while this poll was held, the ids are not those that its cursor is of.
-                    events = [] if bell.dismissed else self._answer(known if era == self._era else 0)
-                if events or not self._open or bell.dismissed or disturbed() or time.monotonic() >= deadline:
+                    # When the ids are restarted while this poll is held, its cursor does not belong to the new ids.
+                    valid_cursor = cursor if generation == self._generation else 0
+                    events = [] if waiter.superseded else self._answer(valid_cursor)
+                if events or not self._open or waiter.superseded or interrupt() or time.monotonic() >= deadline:
                     return events
-                if not bell.wait(deadline):
-                    raise Gone
+                if not waiter.wait(deadline):
+                    raise ClientGone
 
     def hold(self, seconds: float, connection: socket.socket) -> None:
-        """Hold a request for so long, or until the simulator stops.
+        """Hold a request for `seconds`, or until the simulator stops.
 
         Raises:
-            Gone: the client hung up.
+            ClientGone: the client hung up.
         """
         deadline = time.monotonic() + seconds
-        with _Held(self, connection, alone=False) as bell:
+        with self._held(connection) as waiter:
             while self._open and time.monotonic() < deadline:
-                if not bell.wait(deadline):
-                    raise Gone
+                if not waiter.wait(deadline):
+                    raise ClientGone
 
-    def acknowledged_events(self, most: int = 100) -> list[Event]:
-        """The newest events of these ids that were acknowledged already, oldest first."""
+    def acknowledged_events(self, limit: int) -> list[Event]:
+        """The newest acknowledged events since the ids were restarted, at most `limit`, oldest first."""
         events: list[Event] = []
         with self._lock:
             for entry in reversed(self._entries):
-                if entry.kind == "restart" or len(events) == most:
+                if entry.kind == "restart" or len(events) == limit:
                     break
                 if entry.event and entry.event.number <= self._acknowledged:
                     events.append(entry.event)
         return events[::-1]
 
     def wake(self) -> None:
-        """Let every waiting poll look again."""
+        """Let every waiting poll check again."""
         with self._lock:
-            self._ring()
+            self._wake_all()
 
     def open(self) -> None:
         """Hold polls again."""
         self._open = True
 
     def close(self) -> None:
-        """Release every waiting poll, and hold none any more."""
+        """Release every waiting poll, and hold no more."""
         self._open = False
         self.wake()
 
     def restart_ids(self, first: int = 1) -> None:
-        """Start the ids over, as a server that lost its state does; what is unread gets new ids."""
+        """Restart the ids, as a server that lost its state does. The unread events get new ids."""
         with self._lock:
             unread = [event for event in self._unread if self._is_unread(event, self._acknowledged)]
-            self._next, self._highest, self._acknowledged = first, 0, 0
-            self._era += 1
+            self._next_number, self._highest, self._acknowledged = first, 0, 0
+            self._generation += 1
             self._write("restart", firstId=first)
             self._unread = [self._renumbered(event) for event in unread]
             for event in self._unread:
                 self._write("event", event)
-            self._ring()
+            self._wake_all()
 
-    def entries(self, since: int = 0, most: int | None = None) -> list[Entry]:
-        """The log after entry number `since`."""
+    def entries(self, since: int = 0, limit: int | None = None) -> list[Entry]:
+        """The log entries after entry number `since`, at most `limit`."""
         with self._lock:
-            return self._entries[max(0, since) : None if most is None else max(0, since) + most]
+            return self._entries[max(0, since) : None if limit is None else max(0, since) + limit]
 
     def state(self) -> dict[str, int]:
-        """Counts, for a quick look."""
+        """The counts of GET /simulator."""
         with self._lock:
             return {
                 "issued": self._issued,
@@ -221,36 +226,34 @@ class EventLog:
                 "acknowledged": self._acknowledged,
                 "unread": sum(self._is_unread(event, self._acknowledged) for event in self._unread),
                 "polls": self._polls,
-                "waiting": len(self._bells),
+                "waiting": len(self._waiters),
                 "logged": len(self._entries),
             }
 
     def _event(self, draft: Draft) -> Event:
-        own = draft.event_id
-        number = own if type(own) is int else self._taken()
+        number = draft.event_id if type(draft.event_id) is int else self._take_number()
         self._highest = max(self._highest, number)
         if draft.raw is not None:
-            body = draft.raw.replace(PLACE_OF_ID, str(number).encode())
+            body = draft.raw.replace(ID_PLACEHOLDER, str(number).encode())
         else:
-            payload = self._quirks.dressed(draft.type or "", draft.payload)
-            event = {"eventId": number if own is None else own, "type": draft.type, "payload": payload}
-            body = _encoded(event)
+            payload = self._quirks.encode_payload(draft.type or "", draft.payload)
+            event_id = number if draft.event_id is None else draft.event_id
+            body = _encode({"eventId": event_id, "type": draft.type, "payload": payload})
         return Event(number, draft.type, body, late=number <= self._acknowledged)
 
     def _renumbered(self, event: Event) -> Event:
-        number = self._taken()
+        number = self._take_number()
         self._highest = max(self._highest, number)
-        shown = event.shown()
-        return Event(
-            number, event.type, _encoded(shown | {"eventId": number}) if isinstance(shown, dict) else event.body
-        )
+        value = event.to_json()
+        body = _encode(value | {"eventId": number}) if isinstance(value, dict) else event.body
+        return Event(number, event.type, body)
 
     def _write(self, kind: str, event: Event | None = None, **detail: Any) -> None:
         self._entries.append(Entry(len(self._entries) + 1, time.time(), kind, event, detail))
 
-    def _taken(self) -> int:
-        number = self._next
-        self._next += 1 + self._quirks.gap
+    def _take_number(self) -> int:
+        number = self._next_number
+        self._next_number += 1 + self._quirks.gap
         return number
 
     def _acknowledge(self, last_event_id: int) -> None:
@@ -268,36 +271,29 @@ class EventLog:
         self._answered_late.update(event for event in events if event.late)
         return events
 
-    def _ring(self) -> None:
-        for bell in self._bells:
-            bell.ring()
+    def _wake_all(self) -> None:
+        for waiter in self._waiters:
+            waiter.wake()
+
+    @contextlib.contextmanager
+    def _held(self, connection: socket.socket, *, supersede: bool = False) -> Iterator[PollWaiter]:
+        """A waiter for a request, woken by the log as long as the `with` block lasts; it may end the others."""
+        waiter = PollWaiter(connection)
+        with self._lock:
+            for other in self._waiters if supersede else ():
+                other.superseded = True
+                other.wake()
+            self._waiters.append(waiter)
+        try:
+            yield waiter
+        finally:
+            with self._lock:
+                self._waiters.remove(waiter)
+            waiter.close()
 
 
-class _Held:
-    """A request that is held: its bell hangs in the log as long as it waits."""
-
-    def __init__(self, log: EventLog, connection: socket.socket, *, alone: bool) -> None:
-        self._log = log
-        self._bell = PollWaiter(connection)
-        self._alone = alone
-
-    def __enter__(self) -> PollWaiter:
-        log = self._log
-        with log._lock:
-            for other in log._bells if self._alone else ():
-                other.dismissed = True
-                other.ring()
-            log._bells.append(self._bell)
-        return self._bell
-
-    def __exit__(self, *_: object) -> None:
-        with self._log._lock:
-            self._log._bells.remove(self._bell)
-        self._bell.close()
-
-
-def _encoded(value: Any) -> bytes:
+def _encode(value: Any) -> bytes:
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:  # a lone surrogate has no UTF-8; escaped it is what a careless server sends
+    except UnicodeEncodeError:  # UTF-8 has no lone surrogates; a careless server sends them escaped
         return json.dumps(value, separators=(",", ":")).encode()

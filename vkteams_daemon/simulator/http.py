@@ -1,4 +1,4 @@
-"""HTTP/1.1 with a thread for each connection; sends answers, and every way in which an answer can fail to come."""
+"""Serves the simulator over HTTP/1.1, one thread a connection, and plays the faults of the transport."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from urllib.parse import unquote, urlsplit
 
 from vkteams_daemon.errors import CannotCreate
 from vkteams_daemon.simulator import api, control, methods
-from vkteams_daemon.simulator.answer import Answer, page, refused
 from vkteams_daemon.simulator.bot import TOKEN, SimulatedBot
-from vkteams_daemon.simulator.event_log import Gone
-from vkteams_daemon.simulator.parameters import Refused, read, whole_number
+from vkteams_daemon.simulator.event_log import ClientGone
+from vkteams_daemon.simulator.parameters import Refused, parse_request, whole_number
+from vkteams_daemon.simulator.response import Response, html_page, refusal
 
 _BASE = "/bot/v1/"
-_LARGEST = 256 * 2**20  # bytes of a request's body
+_MAX_BODY = 256 * 2**20  # bytes of a request's body
 
 
 class Simulator(SimulatedBot):
-    """A Bot API of its own, with one bot; a context manager that starts and stops it.
+    """A Bot API with one bot. It is a context manager that starts and stops it.
 
     Args:
-        host, port: where to listen; port 0 takes a free one.
+        host, port: the address to listen on. Port 0 takes a free one.
         token: see SimulatedBot.
         **quirks: see quirks.py.
     """
@@ -40,10 +40,10 @@ class Simulator(SimulatedBot):
         self._server: Server | None = None
 
     def start(self) -> Self:
-        """Listen; once stopped it starts again on the same port, and knows all that it knew.
+        """Listen. After `stop`, it starts again on the same port and has kept its state.
 
         Raises:
-            CannotCreate: the address cannot be had.
+            CannotCreate: the address cannot be listened on.
         """
         self.open()
         self._server = Server(self, self.host, self.port)
@@ -54,7 +54,7 @@ class Simulator(SimulatedBot):
         return self
 
     def stop(self) -> None:
-        """Break off every connection and listen no more; the log stays readable."""
+        """End every connection and listen no more. The log stays readable."""
         self.close()
         if self._server:
             self._server.stop()
@@ -70,7 +70,7 @@ class Simulator(SimulatedBot):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Listens as soon as it is made; answers between `start` and `stop`."""
+    """Listens as soon as it is created, and answers between `start` and `stop`."""
 
     daemon_threads = True
     block_on_close = False
@@ -83,23 +83,23 @@ class Server(http.server.ThreadingHTTPServer):
         self._connections: set[socket.socket] = set()
         self._thread = threading.Thread(target=self.serve_forever, args=(None,), name="simulator", daemon=True)
         try:
-            super().__init__((host, port), Exchange)
+            super().__init__((host, port), Connection)
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else "there is no such port"
             raise CannotCreate(f"{host}:{port} cannot be listened on: {reason}") from error
 
     def server_bind(self) -> None:
-        """Bind without asking the name service who we are, which http.server does."""
+        """Bind without the look-up of the host's own name that http.server does."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def start(self) -> None:
-        """Answer, in threads of its own."""
+        """Answer, in threads of the server."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Break off every connection and listen no more."""
-        # The accepting thread waits without a limit, so that it uses no CPU: the shutdown of its socket wakes it.
+        """End every connection and listen no more."""
+        # The accepting thread waits without a timeout, so that it uses no CPU. The shutdown of its socket wakes it.
         self.socket.shutdown(socket.SHUT_RDWR)
         self.shutdown()
         self._thread.join()
@@ -110,105 +110,106 @@ class Server(http.server.ThreadingHTTPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Enter the connection, so that `stop` can end it."""
+        """Register the connection, so that `stop` can end it."""
         with self._lock:
             self._connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Strike the connection off."""
+        """Forget the connection."""
         with self._lock:
             self._connections.discard(request)
         super().shutdown_request(request)
 
 
-class Exchange(http.server.BaseHTTPRequestHandler):
-    """One connection: its requests, one after the other."""
+class Connection(http.server.BaseHTTPRequestHandler):
+    """One connection; it answers its requests one after the other."""
 
     server: Server
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def version_string(self) -> str:
-        """What the header Server says."""
+        """The value of the header Server."""
         return "vkteams-simulator"
 
     def handle(self) -> None:
-        """Answer until either side is through."""
-        with contextlib.suppress(Gone, ConnectionError, TimeoutError):
+        """Answer requests until one side closes the connection."""
+        with contextlib.suppress(ClientGone, ConnectionError, TimeoutError):
             super().handle()
 
     def do_GET(self) -> None:
-        """Any method of the API."""
-        self._exchange()
+        """Answer one request."""
+        self._answer()
 
     do_POST = do_DELETE = do_GET
 
     def log_message(self, format: str, *args: object) -> None:
-        """The log is the simulator's own."""
+        """Write nothing: the simulator keeps its own log."""
 
-    def _exchange(self) -> None:
+    def _answer(self) -> None:
         length = whole_number(self.headers.get("Content-Length", "0"))
-        if length is None or not 0 <= length <= _LARGEST or self.headers.get("Transfer-Encoding"):
+        if length is None or not 0 <= length <= _MAX_BODY or self.headers.get("Transfer-Encoding"):
             self.close_connection = True
-            self._send(page(HTTPStatus.LENGTH_REQUIRED))
+            self._send(html_page(HTTPStatus.LENGTH_REQUIRED))
             return
         body = self.rfile.read(length)
-        self._send(self._answer(body))
+        self._send(self._respond(body))
 
-    def _answer(self, body: bytes) -> Answer:
+    def _respond(self, body: bytes) -> Response:
         simulator = self.server.simulator
         try:
             target = urlsplit(self.path)
         except ValueError:
-            return page(HTTPStatus.BAD_REQUEST)
-        steering = target.path == "/simulator" or target.path.startswith("/simulator/")
-        if steering and not _is_here(self.client_address[0]):
-            return refused("only from this machine", HTTPStatus.FORBIDDEN)
+            return html_page(HTTPStatus.BAD_REQUEST)
+        controlling = target.path == "/simulator" or target.path.startswith("/simulator/")
+        if controlling and not _is_local(self.client_address[0]):
+            return refusal("only from this machine", HTTPStatus.FORBIDDEN)
         try:
-            content_type = "" if steering else self.headers.get("Content-Type", "")
-            given = read(target.query, content_type, body)
-        except Refused as refusal:
-            return refused(str(refusal))
-        if steering:
-            return control.answer(simulator, self.command, target.path, given, body)
+            content_type = "" if controlling else self.headers.get("Content-Type", "")
+            parameters = parse_request(target.query, content_type, body)
+        except Refused as refused:
+            return refusal(str(refused))
+        if controlling:
+            return control.respond(simulator, self.command, target.path, parameters, body)
         method = target.path.removeprefix(_BASE)
-        if self.command in ("GET", "POST") and target.path.startswith(_BASE) and methods.known(method):
-            return api.answer(simulator, method, given, self.connection)
+        if self.command in ("GET", "POST") and target.path.startswith(_BASE) and methods.is_method(method):
+            return api.respond(simulator, method, parameters, self.connection)
         upload = simulator.world.files.get(unquote(target.path.removeprefix("/files/")))
-        return Answer(body=upload.content, type=upload.type) if upload else page(HTTPStatus.NOT_FOUND)
+        return Response(body=upload.content, type=upload.type) if upload else html_page(HTTPStatus.NOT_FOUND)
 
-    def _send(self, answer: Answer) -> None:
-        if answer.after:
-            self.server.simulator.events.hold(answer.after, self.connection)
-        if answer.broken:
-            self._break(answer.broken)
+    def _send(self, response: Response) -> None:
+        if response.delay:
+            self.server.simulator.events.hold(response.delay, self.connection)
+        if response.disconnect:
+            self._disconnect(response.disconnect)
             return
-        length = len(answer.body) if answer.promised is None else answer.promised
-        self.send_response(answer.status)
-        for name, value in {"Content-Type": answer.type, "Content-Length": str(length), **answer.headers}.items():
+        length = len(response.body) if response.content_length is None else response.content_length
+        self.send_response(response.status)
+        headers = {"Content-Type": response.type, "Content-Length": str(length), **response.headers}
+        for name, value in headers.items():
             self.send_header(name, value)
-        if answer.promised is not None:
+        if response.content_length is not None:
             self.close_connection = True
         self.end_headers()
-        if answer.pace is None:
-            self.wfile.write(answer.body)
+        if response.pace is None:
+            self.wfile.write(response.body)
             return
-        octets, pause = answer.pace
-        for start in range(0, len(answer.body), octets):
-            self.wfile.write(answer.body[start : start + octets])
+        octets, pause = response.pace
+        for start in range(0, len(response.body), octets):
+            self.wfile.write(response.body[start : start + octets])
             self.server.simulator.events.hold(pause, self.connection)
 
-    def _break(self, how: str) -> None:
+    def _disconnect(self, how: str) -> None:
         self.close_connection = True
         if how == "reset":
-            # Closing with a linger time of zero sends RST in place of FIN.
+            # close() with a linger time of zero sends RST instead of FIN.
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
 
 
-def _is_here(address: str) -> bool:
-    """Whether a client of that address is on this machine."""
+def _is_local(address: str) -> bool:
+    """Whether a client with that address is on this machine."""
     ip = ipaddress.ip_address(address.partition("%")[0])
-    # Where IPv6 is listened on, 127.0.0.1 comes as ::ffff:127.0.0.1, which Python takes for an address from elsewhere.
+    # On an IPv6 socket, 127.0.0.1 appears as ::ffff:127.0.0.1, which Python does not take for a loopback address.
     return (getattr(ip, "ipv4_mapped", None) or ip).is_loopback

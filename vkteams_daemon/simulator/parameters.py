@@ -1,4 +1,4 @@
-"""The parameters of a request: query string, urlencoded body and multipart body, read as the one thing they are."""
+"""The parameters of a request, from its query string, its urlencoded body or its multipart body."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Values and files by name; a name may come several times."""
+    """Values and files by name. A name may have several values."""
 
     values: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, Upload] = field(default_factory=dict)
 
     def text(self, name: str) -> str:
-        """A value that must be there.
+        """A required value.
 
         Raises:
-            Refused: it is not, or it is empty.
+            Refused: it is missing or empty.
         """
         value = self.optional(name)
         if value is None:
@@ -42,18 +42,18 @@ class Parameters:
         return value
 
     def optional(self, name: str) -> str | None:
-        """The first value, None where there is none or an empty one."""
+        """The first value; None where it is missing or empty."""
         return next(iter(self.values.get(name, ())), None) or None
 
     def all(self, name: str) -> list[str]:
-        """Every value."""
+        """Every value that is not empty."""
         return [value for value in self.values.get(name, ()) if value]
 
-    def whole(self, name: str) -> int:
+    def integer(self, name: str) -> int:
         """A whole number.
 
         Raises:
-            Refused: it is missing, or is none.
+            Refused: it is missing, or is not a whole number.
         """
         number = whole_number(self.text(name))
         if number is None:
@@ -61,21 +61,21 @@ class Parameters:
         return number
 
     def count(self, name: str, default: int) -> int:
-        """A whole number from 0 on, or `default` where there is none.
+        """A whole number from 0 on, or `default` where it is missing.
 
         Raises:
-            Refused: it is no such number.
+            Refused: it is not a whole number, or is negative.
         """
-        number = self.whole(name) if self.optional(name) else default
+        number = self.integer(name) if self.optional(name) else default
         if number < 0:
             raise Refused(f"Bad request: {name} is below zero")
         return number
 
     def seconds(self, name: str) -> float:
-        """A time span.
+        """A time span in seconds, below one day.
 
         Raises:
-            Refused: it is missing, negative, or no number.
+            Refused: it is missing, out of range, or not a number.
         """
         try:
             value = float(self.text(name))
@@ -86,7 +86,7 @@ class Parameters:
         return value
 
     def json(self, name: str, kind: type) -> Any:
-        """A value that holds JSON of this type, None where there is none.
+        """A value parsed as JSON of this type; None where it is missing.
 
         Raises:
             Refused: it is not JSON, or of another type.
@@ -102,27 +102,27 @@ class Parameters:
             raise Refused(f"Bad request: {name} is not the JSON that is expected")
         return value
 
-    def shown(self) -> dict[str, Any]:
-        """What the log keeps: everything but the token and the files' contents."""
-        values = {name: many if len(many) > 1 else many[0] for name, many in self.values.items() if name != "token"}
+    def to_log(self) -> dict[str, Any]:
+        """Everything for the log except the token and the contents of files."""
+        values = {name: texts if len(texts) > 1 else texts[0] for name, texts in self.values.items() if name != "token"}
         return values | {name: f"{upload.name}, {len(upload.content)} bytes" for name, upload in self.files.items()}
 
 
 def whole_number(text: str) -> int | None:
-    """The number that a text is, None where it is none or longer than any that is meant."""
+    """The whole number that the text spells; None where it spells none, or one of more than 40 characters."""
     digits = text.removeprefix("-")
     return int(text) if digits.isascii() and digits.isdigit() and len(text) <= 40 else None
 
 
-def read(query: str, content_type: str, body: bytes) -> Parameters:
-    """Everything that a request says.
+def parse_request(query: str, content_type: str, body: bytes) -> Parameters:
+    """The parameters of a request.
 
     Raises:
         Refused: the body cannot be read.
     """
     values = parse_qs(query, keep_blank_values=True)
     files: dict[str, Upload] = {}
-    header = _header(content_type)
+    header = _content_type(content_type)
     if header.get_content_type() == "application/x-www-form-urlencoded" and body:
         _merge(values, parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True))
     elif header.get_content_maintype() == "multipart":
@@ -136,8 +136,8 @@ def read(query: str, content_type: str, body: bytes) -> Parameters:
 
 
 def _merge(values: dict[str, list[str]], more: dict[str, list[str]]) -> None:
-    for name, many in more.items():
-        values.setdefault(name, []).extend(many)
+    for name, further in more.items():
+        values.setdefault(name, []).extend(further)
 
 
 def _parts(body: bytes, boundary: str) -> list[tuple[email.message.Message, str, bytes]]:
@@ -148,24 +148,24 @@ def _parts(body: bytes, boundary: str) -> list[tuple[email.message.Message, str,
         raise Refused("Bad request: the multipart body cannot be read")
     for piece in pieces[1:-1]:
         head, separator, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
-        headers = dict(_named(line) for line in head.decode("utf-8", "replace").split("\r\n"))
+        headers = dict(_parse_header(line) for line in head.decode("utf-8", "replace").split("\r\n"))
         if not separator or "content-disposition" not in headers:
             raise Refused("Bad request: the multipart body cannot be read")
         disposition = email.message.Message()
         disposition["Content-Disposition"] = headers["content-disposition"]
         kind = headers.get("content-type", "")
-        # The file is fetched with this type in the head of the answer, which has no other letters.
+        # The type becomes an HTTP header when the file is fetched. A header takes printable ASCII only.
         kind = kind if kind.isascii() and kind.isprintable() else ""
         parts.append((disposition, kind or "application/octet-stream", content))
     return parts
 
 
-def _named(line: str) -> tuple[str, str]:
+def _parse_header(line: str) -> tuple[str, str]:
     name, _, value = line.partition(":")
     return name.strip().lower(), value.strip()
 
 
-def _header(content_type: str) -> email.message.Message:
+def _content_type(value: str) -> email.message.Message:
     message = email.message.Message()
-    message["Content-Type"] = content_type or "application/octet-stream"
+    message["Content-Type"] = value or "application/octet-stream"
     return message

@@ -1,4 +1,7 @@
-"""How the simulated API behaves where the real one is not known: each unknown can be played either way."""
+"""How the simulated API behaves where the real behaviour is unknown: each unknown can be played either way.
+
+In the HTTP interface and in the messages for users, a quirk is called a trait.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,19 @@ from typing import Any
 
 @dataclass(slots=True)
 class Quirks:
-    """The defaults are what was seen on live servers, or the stricter of two guesses.
+    """The defaults were seen on live servers, or are the stricter of two guesses.
 
     Attributes:
-        lenient: acknowledged events stay and come again for a lower lastEventId.
+        lenient: acknowledged events stay, and come again for a lower lastEventId.
         gap: how many ids are left out between two events.
-        batch: most events in one answer; 0 for no limit.
-        obey_foreign_cursor: a lastEventId above every id issued (one from before the ids were started over)
-            acknowledges what is there unread; otherwise it acknowledges nothing and everything unread is answered.
-        one_poller: a new poll ends the waiting ones, which answer no events; otherwise all get the same events.
-        ghosts: a deletedMessage is followed by a newMessage of the same msgId, edited and without text.
-        format_keys: "snake" or "camel" turns the keys of every `format` that way; "" leaves them.
+        batch: the largest number of events in one answer; 0 for no limit.
+        obey_foreign_cursor: a lastEventId above every issued id comes from before the ids were restarted. With this
+            quirk it acknowledges the unread events. Otherwise it acknowledges nothing, and all of them are answered.
+        one_poller: a new poll ends the waiting ones, which return no events. Otherwise all get the same events.
+        ghosts: a deletedMessage is followed by a newMessage with the same msgId, edited and without text.
+        format_keys: "snake" or "camel" converts the keys of every `format`; "" leaves them.
         text_message_id: the messageId of a thread's parent_topic is text instead of a number.
-        wrapped_callbacks: the message of a callbackQuery is wrapped as an event once more.
+        wrapped_callbacks: the message of a callbackQuery is wrapped in an event once more.
     """
 
     lenient: bool = False
@@ -36,10 +39,10 @@ class Quirks:
     wrapped_callbacks: bool = False
 
     def change(self, values: dict[str, Any]) -> None:
-        """Set some of them.
+        """Set some of the quirks.
 
         Raises:
-            ValueError: an unknown name, or a value of the wrong type; nothing is changed then.
+            ValueError: a name is unknown, or a value is of the wrong type. Nothing is changed then.
         """
         for name, value in values.items():
             if name not in self.__slots__:
@@ -53,17 +56,17 @@ class Quirks:
         for name, value in values.items():
             setattr(self, name, value)
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Names and values."""
         return dataclasses.asdict(self)
 
-    def dressed(self, kind: str, payload: Any) -> Any:
-        """The payload as an API with these quirks would write it."""
+    def encode_payload(self, kind: str, payload: Any) -> Any:
+        """The payload of an event of type `kind`, as an API with these quirks writes it."""
         if not isinstance(payload, dict):
             return payload
         if self.format_keys and isinstance(payload.get("format"), dict):
-            turn = _snake if self.format_keys == "snake" else _camel
-            payload = payload | {"format": {turn(key): value for key, value in payload["format"].items()}}
+            convert = _snake if self.format_keys == "snake" else _camel
+            payload = payload | {"format": {convert(key): value for key, value in payload["format"].items()}}
         topic = payload.get("parent_topic")
         if self.text_message_id and isinstance(topic, dict) and "messageId" in topic:
             payload = payload | {"parent_topic": topic | {"messageId": str(topic["messageId"])}}

@@ -1,14 +1,14 @@
-"""Scripts: conversations as JSON Lines, told anew each time with times and message ids that fit the moment.
+"""Scripts: conversations as JSON Lines, played with times and message ids that fit the moment.
 
-A line is `{"type": "newMessage", "payload": {…}, "ago": 3600}`: the event happened so many seconds ago (0 where it does
-not say). What follows from that, or from the lines before it, need not stand there:
+A line is `{"type": "newMessage", "payload": {…}, "ago": 3600}`: the event happened `ago` seconds before it is issued (0
+by default). The player fills in what follows from `ago` or from earlier lines:
 
-- the timestamp of a newMessage, the editedTimestamp of an editedMessage: now minus `ago`;
-- the timestamp of an editedMessage, a deletedMessage and of pins: the message's own;
-- a newMessage of a message that was said before is the ghost of a deleted one: both of its times, as of an edit;
-- from, text and timestamp of the message in a callbackQuery, a reply or a forward part: the message's own.
+- the timestamp of a newMessage and the editedTimestamp of an editedMessage: now minus `ago`;
+- the timestamp of an editedMessage, a deletedMessage and of pins: that of the message;
+- a newMessage with the msgId of an earlier one is the ghost of a deleted message: both times, as for an edit;
+- from, text and timestamp of the message in a callbackQuery, a reply or a forward part: those of the message.
 
-Whatever does stand there stays.
+It changes nothing that the line has already.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vkteams_daemon.errors import UsageError
 from vkteams_daemon.simulator.event_log import Draft
 
 CONVERSATION = Path(__file__).with_name("conversation.jsonl")
-_OF_A_MESSAGE = {"editedMessage", "deletedMessage", "pinnedMessage", "unpinnedMessage"}
+_ABOUT_A_MESSAGE = {"editedMessage", "deletedMessage", "pinnedMessage", "unpinnedMessage"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,13 @@ class Line:
 
 
 def read_script(file: Path) -> list[Line]:
-    """The lines of a script; empty ones are passed over.
+    """The lines of a script; empty ones are skipped.
 
     Raises:
-        UsageError: it cannot be read, or a line of it is wrong; the message names the line.
+        UsageError: the file cannot be read, or a line of it is wrong; the message names the line.
     """
     try:
-        texts = file.read_text(encoding="utf-8").split("\n")  # not splitlines: U+2028 may stand in a text
+        texts = file.read_text(encoding="utf-8").split("\n")  # not splitlines(): a text may contain U+2028
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"the script {file} cannot be read: {reason}") from error
@@ -68,91 +68,90 @@ def _line(text: str, where: str) -> Line:
     return Line(value["type"], value["payload"], float(ago))
 
 
-def _quoted(parts: Any) -> Iterator[dict[str, Any]]:
-    for part in parts if isinstance(parts, list) else ():
-        if (
-            isinstance(part, dict)
-            and part.get("type") in ("reply", "forward")
-            and isinstance(part.get("payload"), dict)
-        ):
-            message = part["payload"].get("message")
-            if isinstance(message, dict):
-                yield message
-
-
-def _chat_of(message: dict[str, Any]) -> str | None:
-    chat = message.get("chat")
-    return str(chat.get("chatId")) if isinstance(chat, dict) else None
-
-
 class ScriptPlayer:
-    """One telling of a script after another: the first has the script's own ids, each later one fresh ones.
+    """Makes the lines of a script into events. The first round has the script's own ids, each later one new ones.
 
     Args:
         lines: the script.
-        new_msg_id: gives a fresh msgId.
+        new_msg_id: returns an unused msgId.
     """
 
     def __init__(self, lines: Sequence[Line], new_msg_id: Callable[[], str]) -> None:
         self.lines = lines
         self._new_msg_id = new_msg_id
         self._round = 1
-        self._said: dict[tuple[str | None, str], dict[str, Any]] = {}  # by chat and msgId; of None by msgId alone
-        self._renamed: dict[str, str] = {}
+        # By chat and msgId, and by None and msgId: the last one in any chat.
+        self._messages: dict[tuple[str | None, str], dict[str, Any]] = {}
+        self._new_ids: dict[str, str] = {}
 
     def start_over(self) -> None:
-        """Begin the next telling."""
+        """Begin the next round."""
         self._round += 1
-        self._said.clear()
-        self._renamed.clear()
+        self._messages.clear()
+        self._new_ids.clear()
 
     def draft(self, line: Line) -> Draft:
         """The line as an event of this moment."""
-        payload = copy.deepcopy(line.payload) if self._round == 1 else self._fresh(line.payload)
+        payload = copy.deepcopy(line.payload) if self._round == 1 else self._renumbered(line.payload)
         at = int(time.time() - line.ago)
-        said = self._find(payload, _chat_of(payload))
-        if line.type == "newMessage" and said:
-            payload.setdefault("timestamp", said["timestamp"])
+        original = self._find(payload, _chat_id(payload))
+        if line.type == "newMessage" and original:
+            payload.setdefault("timestamp", original["timestamp"])
             payload.setdefault("editedTimestamp", at)
         elif line.type == "newMessage":
             payload.setdefault("timestamp", at)
-            self._keep(payload)
-        elif line.type in _OF_A_MESSAGE:
-            payload.setdefault("timestamp", said.get("timestamp", at))
+            self._remember(payload)
+        elif line.type in _ABOUT_A_MESSAGE:
+            payload.setdefault("timestamp", original.get("timestamp", at))
             if line.type == "editedMessage":
                 payload.setdefault("editedTimestamp", at)
-                self._keep(said | payload)
+                self._remember(original | payload)
         elif line.type == "callbackQuery" and isinstance(payload.get("message"), dict):
-            self._complete(payload["message"], _chat_of(payload["message"]), at)
-        for message in _quoted(payload.get("parts")):
-            self._complete(message, _chat_of(payload), at)
+            self._fill_in(payload["message"], _chat_id(payload["message"]), at)
+        for message in _quoted_messages(payload.get("parts")):
+            self._fill_in(message, _chat_id(payload), at)
         return Draft(line.type, payload)
 
     def _find(self, message: dict[str, Any], chat_id: str | None) -> dict[str, Any]:
-        """What was said in that chat under the message's id; empty where nothing was."""
-        return self._said.get((chat_id, str(message.get("msgId"))), {})
+        """The earlier message of that chat with the same msgId; empty where there is none."""
+        return self._messages.get((chat_id, str(message.get("msgId"))), {})
 
-    def _keep(self, payload: dict[str, Any]) -> None:
-        # Without an id it is no other's edit, ghost or quote; in two chats one id is two messages.
+    def _remember(self, payload: dict[str, Any]) -> None:
+        # A message without an id has no edits, ghosts or quotes. One id in two chats belongs to two messages.
         if (msg_id := payload.get("msgId")) is not None:
-            self._said[_chat_of(payload), str(msg_id)] = self._said[None, str(msg_id)] = payload
+            self._messages[_chat_id(payload), str(msg_id)] = self._messages[None, str(msg_id)] = payload
 
-    def _complete(self, message: dict[str, Any], chat_id: str | None, at: int) -> None:
-        # A forward, and whatever names no chat, may be of a message of any other chat.
-        said = self._find(message, chat_id) or self._find(message, None)
+    def _fill_in(self, message: dict[str, Any], chat_id: str | None, at: int) -> None:
+        # A forward, or a message that names no chat, may come from any other chat.
+        original = self._find(message, chat_id) or self._find(message, None)
         for key in ("from", "text", "timestamp"):
-            if key in said:
-                message.setdefault(key, said[key])
+            if key in original:
+                message.setdefault(key, original[key])
         message.setdefault("timestamp", at)
 
-    def _fresh(self, value: Any, key: str = "") -> Any:
-        """A copy with each message's id exchanged for its own of this telling."""
+    def _renumbered(self, value: Any, key: str = "") -> Any:
+        """A copy in which each message has the new id of this round."""
         if isinstance(value, dict):
-            return {name: self._fresh(entry, name) for name, entry in value.items()}
+            return {name: self._renumbered(entry, name) for name, entry in value.items()}
         if isinstance(value, list):
-            return [self._fresh(entry) for entry in value]
+            return [self._renumbered(entry) for entry in value]
         if key in ("msgId", "messageId") and isinstance(value, str | int):
-            if str(value) not in self._renamed:
-                self._renamed[str(value)] = self._new_msg_id()
-            return type(value)(self._renamed[str(value)])
+            if str(value) not in self._new_ids:
+                self._new_ids[str(value)] = self._new_msg_id()
+            return type(value)(self._new_ids[str(value)])
         return f"{value}-{self._round}" if key == "queryId" else value
+
+
+def _chat_id(message: dict[str, Any]) -> str | None:
+    chat = message.get("chat")
+    return str(chat.get("chatId")) if isinstance(chat, dict) else None
+
+
+def _quoted_messages(parts: Any) -> Iterator[dict[str, Any]]:
+    for part in parts if isinstance(parts, list) else ():
+        if not isinstance(part, dict) or part.get("type") not in ("reply", "forward"):
+            continue
+        payload = part.get("payload")
+        message = payload.get("message") if isinstance(payload, dict) else None
+        if isinstance(message, dict):
+            yield message

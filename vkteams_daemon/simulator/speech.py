@@ -1,4 +1,4 @@
-"""Makes a person of the simulated installation say something, or edit what was said."""
+"""Makes a person of the simulated installation send a message, or edit one."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from vkteams_daemon.simulator.methods import quote
 from vkteams_daemon.simulator.parameters import Refused
 from vkteams_daemon.simulator.world import World
 
-_TEXTS = {
+# The fields of POST /simulator/messages.
+TEXT_FIELDS = {
     "chatId", "userId", "text", "firstName", "lastName", "nick", "chatType", "title", "msgId",
     "replyMsgId", "forwardChatId", "forwardMsgId",
 }  # fmt: skip
-_OTHERS = {"format": dict, "parts": list}
+JSON_FIELDS = {"format": dict, "parts": list}
 
 
-def said(world: World, body: dict[str, Any]) -> Draft:
-    """The event of what is said.
+def draft_message(world: World, body: dict[str, Any]) -> Draft:
+    """The event of a message that a person sends.
 
     Args:
-        world: what is known; it learns of the chat and the person, unless it is refused.
-        body: as POST /simulator/messages takes it; with a msgId that message is edited.
+        world: learns of the chat and the person, unless the message is refused.
+        body: the body of POST /simulator/messages. With a msgId it edits that message.
 
     Raises:
-        Refused: something is missing, unknown or of the wrong type.
+        Refused: a field is missing, unknown or of the wrong type.
     """
     _check(body)
     quotes = _quotes(world, body)
-    edited = world.message(body["chatId"], body["msgId"]) if body.get("msgId") else None
+    original = world.message(body["chatId"], body["msgId"]) if body.get("msgId") else None
     # Nothing is refused from here on.
     chat = world.chat(body["chatId"], body.get("chatType", ""), body.get("title", ""))
     person = world.user(body["userId"], **{key: body.get(key) for key in ("firstName", "lastName", "nick")})
     now = int(time.time())
-    payload: dict[str, Any] = {"msgId": body.get("msgId"), "chat": chat.shown(), "from": dict(person)}
-    if edited is not None:
-        payload |= {"timestamp": edited.get("timestamp", now), "editedTimestamp": now}
+    payload: dict[str, Any] = {"msgId": body.get("msgId"), "chat": chat.to_json(), "from": dict(person)}
+    if original is not None:
+        payload |= {"timestamp": original.get("timestamp", now), "editedTimestamp": now}
     else:
         payload |= {"msgId": world.new_msg_id(), "timestamp": now}
     if chat.topic:
@@ -47,14 +48,14 @@ def said(world: World, body: dict[str, Any]) -> Draft:
         payload["format"] = body["format"]
     if parts := [*body.get("parts", ()), *quotes]:
         payload["parts"] = parts
-    return Draft("newMessage" if edited is None else "editedMessage", payload)
+    return Draft("newMessage" if original is None else "editedMessage", payload)
 
 
 def _check(body: dict[str, Any]) -> None:
-    if unknown := body.keys() - _TEXTS - _OTHERS.keys():
+    if unknown := body.keys() - TEXT_FIELDS - JSON_FIELDS.keys():
         raise Refused(f"Bad request: unknown {', '.join(sorted(unknown))}")
     for name, value in body.items():
-        if not isinstance(value, _OTHERS.get(name, str)):
+        if not isinstance(value, JSON_FIELDS.get(name, str)):
             raise Refused(f"Bad request: {name} is of the wrong type")
     for name in ("chatId", "userId"):
         if not body.get(name):
@@ -64,9 +65,9 @@ def _check(body: dict[str, Any]) -> None:
 
 
 def _quotes(world: World, body: dict[str, Any]) -> list[dict[str, Any]]:
-    quoted = []
+    parts = []
     if reply := body.get("replyMsgId"):
-        quoted.append(quote("reply", world.message(body["chatId"], reply)))
+        parts.append(quote("reply", world.message(body["chatId"], reply)))
     if forward := body.get("forwardMsgId"):
-        quoted.append(quote("forward", world.message(body.get("forwardChatId") or body["chatId"], forward)))
-    return quoted
+        parts.append(quote("forward", world.message(body.get("forwardChatId") or body["chatId"], forward)))
+    return parts

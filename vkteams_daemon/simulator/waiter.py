@@ -1,4 +1,4 @@
-"""Wakes the thread of a request that is held, and tells it when its client has hung up."""
+"""Wakes the thread of a request that is held, and notices when its client hangs up."""
 
 from __future__ import annotations
 
@@ -7,44 +7,47 @@ import select
 import socket
 import time
 
-_LONGEST = 86400  # seconds of one sleep: poll takes no number of milliseconds above 2**31
+_MAX_SLEEP = 86400  # seconds; select.poll() takes no more than 2**31 milliseconds
 
 
 class PollWaiter:
-    """Waits on one client's connection and on being rung, without using any CPU.
+    """Waits for `wake` and watches one client's connection, without using any CPU.
 
-    A condition variable could not see the client go; select can.
+    A condition variable could not notice that the client hangs up; poll(2) can.
+
+    Attributes:
+        superseded: a newer poll has ended this one; it returns no events.
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        self.dismissed = False
+        self.superseded = False
         self._connection = connection
-        self._rung = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
-        self._poll.register(self._rung, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
         self._poll.register(connection, select.POLLIN | select.POLLRDHUP)
 
-    def ring(self) -> None:
-        """Wake whoever waits, or the next to wait; from any thread, before `close`."""
-        os.eventfd_write(self._rung, 1)
+    def wake(self) -> None:
+        """End the current wait, or the next one. Any thread may call it, before `close`."""
+        os.eventfd_write(self._wake, 1)
 
     def wait(self, deadline: float) -> bool:
-        """Wait until it is rung or `deadline` (time.monotonic) has come; False when the client has hung up."""
-        while (left := deadline - time.monotonic()) > 0:
-            ready = dict(self._poll.poll(min(left, _LONGEST) * 1000 + 1))
+        """Wait until `wake` is called or `deadline` (time.monotonic) has passed; False when the client has hung up."""
+        while (remaining := deadline - time.monotonic()) > 0:
+            ready = dict(self._poll.poll(min(remaining, _MAX_SLEEP) * 1000 + 1))
             if self._connection.fileno() in ready:
                 if self._hung_up():
                     return False
-                # The client has sent its next request already; it is read when this one is answered.
+                # The client has sent its next request already. It is read after this one is answered.
                 self._poll.unregister(self._connection)
-            if self._rung in ready:
-                os.eventfd_read(self._rung)
+            if self._wake in ready:
+                os.eventfd_read(self._wake)
                 return True
         return True
 
     def close(self) -> None:
-        """Give its descriptor back."""
-        os.close(self._rung)
+        """Close the descriptor of the waiter. The connection stays open."""
+        os.close(self._wake)
 
     def _hung_up(self) -> bool:
         try:

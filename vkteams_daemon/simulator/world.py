@@ -10,7 +10,7 @@ from typing import Any
 
 from vkteams_daemon.simulator.parameters import Refused, Upload
 
-KEPT = 20_000  # messages, queries and files that it remembers, of each
+CAPACITY = 20_000  # messages, queries and files that are remembered, of each
 
 
 @dataclass(slots=True)
@@ -18,10 +18,10 @@ class Chat:
     """A group, a channel, a thread or a private chat.
 
     Attributes:
-        chat_id, type, title, about: as the API names them; a thread is of type group.
+        chat_id, type, title, about: as the API names them. A thread has the type group.
         members: the role of each: creator, admin or member.
         pinned: msgIds.
-        topic: of a thread, the message that it hangs on.
+        topic: for a thread, the message at which it was opened.
     """
 
     chat_id: str
@@ -32,14 +32,18 @@ class Chat:
     pinned: list[str] = field(default_factory=list)
     topic: dict[str, Any] | None = None
 
-    def shown(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The chat as events name it."""
-        named = {"title": self.title} if self.title and self.type != "private" else {}
-        return {"chatId": self.chat_id, "type": self.type, **named}
+        title = {"title": self.title} if self.title and self.type != "private" else {}
+        return {"chatId": self.chat_id, "type": self.type, **title}
 
 
 class World:
-    """What is known; every reader and writer holds `lock`."""
+    """The state of the installation. Every reader and writer holds `lock`.
+
+    Args:
+        bot: what self/get answers.
+    """
 
     def __init__(self, bot: dict[str, Any]) -> None:
         self.lock = threading.RLock()
@@ -49,34 +53,34 @@ class World:
         self.messages: OrderedDict[tuple[str, str], dict[str, Any]] = OrderedDict()
         self.queries: OrderedDict[str, None] = OrderedDict()
         self.files: dict[str, Upload] = {}
-        self._last_msg = 0
+        self._last_msg_id = 0
 
     def new_msg_id(self) -> str:
-        """A fresh msgId: seconds in the upper half of 64 bits, as the real ones, each above the one before."""
+        """An unused msgId: 64 bits, with the Unix time in the upper half, as real ones have. Each is above the last."""
         with self.lock:
-            self._last_msg = max(self._last_msg + 1, int(time.time()) << 32)
-            return str(self._last_msg)
+            self._last_msg_id = max(self._last_msg_id + 1, int(time.time()) << 32)
+            return str(self._last_msg_id)
 
     def chat(self, chat_id: str, kind: str = "", title: str = "") -> Chat:
-        """The chat of this id, made where it is new: an id of `…@chat.agent` is a group's, any other a person's."""
+        """The chat of this id, created if it is new. An id `…@chat.agent` means a group, any other a person."""
         with self.lock:
-            known = self.chats.get(chat_id)
-            if known is None:
+            chat = self.chats.get(chat_id)
+            if chat is None:
                 kind = kind or ("group" if chat_id.endswith("@chat.agent") else "private")
-                known = self.chats[chat_id] = Chat(chat_id, kind)
-                self.join(known, self.bot["userId"])
+                chat = self.chats[chat_id] = Chat(chat_id, kind)
+                self.join(chat, self.bot["userId"])
                 if kind == "private":
                     self.user(chat_id)
-                    self.join(known, chat_id)
-            known.type = kind or known.type
-            known.title = title or known.title
-            return known
+                    self.join(chat, chat_id)
+            chat.type = kind or chat.type
+            chat.title = title or chat.title
+            return chat
 
-    def known_chat(self, chat_id: str) -> Chat:
-        """A chat that was seen, or that with a person who was.
+    def existing_chat(self, chat_id: str) -> Chat:
+        """A chat that an event has named, or the private chat with a person whom an event has named.
 
         Raises:
-            Refused: neither was.
+            Refused: no event has named such a chat or person.
         """
         chat = self.chats.get(chat_id)
         if chat is None and chat_id in self.users:
@@ -86,93 +90,93 @@ class World:
         return chat
 
     def user(self, user_id: str, **names: Any) -> dict[str, Any]:
-        """The person of this id, with what is newly known of their names."""
+        """The person of this id, created if new, with these names added."""
         with self.lock:
-            known = self.users.setdefault(user_id, {"userId": user_id})
-            known.update({key: value for key, value in names.items() if isinstance(value, str) and value})
-            return known
+            user = self.users.setdefault(user_id, {"userId": user_id})
+            user.update({key: value for key, value in names.items() if isinstance(value, str) and value})
+            return user
 
     def join(self, chat: Chat, user_id: str) -> None:
-        """The person is in the chat; the first one who is not the bot is its creator."""
+        """Add a person to a chat. The first one who is not the bot is its creator."""
         others = any(member != self.bot["userId"] for member in chat.members)
-        first = "creator" if not others and user_id != self.bot["userId"] and chat.type != "private" else "member"
-        chat.members.setdefault(user_id, first)
+        role = "creator" if not others and user_id != self.bot["userId"] and chat.type != "private" else "member"
+        chat.members.setdefault(user_id, role)
 
     def remember(self, message: dict[str, Any]) -> None:
-        """Keep a message, to be edited, quoted and deleted."""
+        """Keep a message, so that it can be edited, quoted and deleted."""
         with self.lock:
             key = (message["chat"]["chatId"], message["msgId"])
             self.messages[key] = message
             self.messages.move_to_end(key)
-            if len(self.messages) > KEPT:
+            if len(self.messages) > CAPACITY:
                 self.messages.popitem(last=False)
 
     def message(self, chat_id: str, msg_id: str) -> dict[str, Any]:
-        """A message that was seen.
+        """A message that is remembered.
 
         Raises:
-            Refused: it was not.
+            Refused: there is no such message.
         """
-        found = self.messages.get((chat_id, msg_id))
-        if found is None:
+        message = self.messages.get((chat_id, msg_id))
+        if message is None:
             raise Refused("Bad request: unknown msgId")
-        return found
+        return message
 
-    def keep(self, file_id: str, upload: Upload) -> None:
-        """Keep a file that is not known yet."""
+    def add_file(self, file_id: str, upload: Upload) -> None:
+        """Keep a file, unless one with this id is kept already."""
         with self.lock:
             self.files.setdefault(file_id, upload)
-            if len(self.files) > KEPT:
+            if len(self.files) > CAPACITY:
                 del self.files[next(iter(self.files))]
 
     def learn(self, kind: str | None, payload: Any) -> None:
-        """Take in what an event says; whatever is of the wrong type in it is passed over."""
+        """Learn from an event of type `kind`. Values of the wrong type are ignored."""
         if not isinstance(payload, dict):
             return
         with self.lock:
-            chat = self._chat_of(payload.get("chat"))
-            author = self._user_of(payload.get("from"))
+            chat = self._learn_chat(payload.get("chat"))
+            author = self._learn_user(payload.get("from"))
             msg_id = payload.get("msgId")
             if chat and author and kind == "newMessage":
                 self.join(chat, author)
             if chat and isinstance(msg_id, str) and kind in ("newMessage", "editedMessage"):
-                known = self.messages.get((chat.chat_id, msg_id), {})
-                self.remember(known | payload)
-                self._files(payload)
+                earlier = self.messages.get((chat.chat_id, msg_id), {})
+                self.remember(earlier | payload)
+                self._learn_files(payload)
             elif chat and isinstance(msg_id, str) and kind == "deletedMessage":
                 self.messages.pop((chat.chat_id, msg_id), None)
             elif chat and kind in ("newChatMembers", "leftChatMembers"):
-                self._members(chat, payload)
+                self._learn_members(chat, payload)
             elif kind == "callbackQuery" and isinstance(payload.get("queryId"), str):
                 self.queries[payload["queryId"]] = None
-                if len(self.queries) > KEPT:
+                if len(self.queries) > CAPACITY:
                     self.queries.popitem(last=False)
 
-    def _files(self, payload: dict[str, Any]) -> None:
-        """A file that somebody sent is known, though not what is in it."""
+    def _learn_files(self, payload: dict[str, Any]) -> None:
+        """Keep an empty file for each fileId in a message: an event does not carry the content."""
         for part in _list(payload.get("parts")):
-            shown = part.get("payload") if isinstance(part, dict) else None
-            file_id = shown.get("fileId") if isinstance(shown, dict) else None
+            file = part.get("payload") if isinstance(part, dict) else None
+            file_id = file.get("fileId") if isinstance(file, dict) else None
             if isinstance(file_id, str):
-                self.keep(file_id, Upload(file_id, "application/octet-stream", b""))
+                self.add_file(file_id, Upload(file_id, "application/octet-stream", b""))
 
-    def _members(self, chat: Chat, payload: dict[str, Any]) -> None:
-        self._user_of(payload.get("addedBy"))
+    def _learn_members(self, chat: Chat, payload: dict[str, Any]) -> None:
+        self._learn_user(payload.get("addedBy"))
         for person in _list(payload.get("newMembers")):
-            if user_id := self._user_of(person):
+            if user_id := self._learn_user(person):
                 self.join(chat, user_id)
         for person in _list(payload.get("leftMembers")):
-            if user_id := self._user_of(person):
+            if user_id := self._learn_user(person):
                 chat.members.pop(user_id, None)
 
-    def _chat_of(self, value: Any) -> Chat | None:
+    def _learn_chat(self, value: Any) -> Chat | None:
         if not isinstance(value, dict) or not isinstance(value.get("chatId"), str):
             return None
         kind, title = value.get("type"), value.get("title")
         kind, title = (text if isinstance(text, str) else "" for text in (kind, title))
         return self.chat(value["chatId"], kind, title)
 
-    def _user_of(self, value: Any) -> str | None:
+    def _learn_user(self, value: Any) -> str | None:
         if not isinstance(value, dict) or not isinstance(value.get("userId"), str):
             return None
         user_id: str = value["userId"]
