@@ -188,7 +188,7 @@ def test_an_edit_waits_until_the_vector_is_stored_and_is_then_queued(chat: Chat,
 def test_an_edit_does_not_wait_while_the_index_is_kept(
     chat: Chat, model: WatchedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copy = queue._copy
+    copy = queue._copy_vectors
 
     def meanwhile(*arguments: Any) -> None:
         copy(*arguments)
@@ -198,7 +198,7 @@ def test_an_edit_does_not_wait_while_the_index_is_kept(
     chat.register(model)
     chat.say("one", "deleted soon", "stays")
     with monkeypatch.context() as patched:
-        patched.setattr(queue, "_copy", meanwhile)
+        patched.setattr(queue, "_copy_vectors", meanwhile)
         assert chat.worker(model).round() == 3
     assert set(chat.chunks()) == {"m3"}, "what had been stored of the old texts is gone again"
     assert chat.queued() == {"m1": 0, "m2": 0}
@@ -253,7 +253,7 @@ def test_looking_through_the_archive_twice_queues_nothing_twice(chat: Chat, mode
 def test_a_stopped_workers_session_does_not_keep_its_claims_for_ever(
     chat: Chat, model: WatchedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "_SESSION", "SET idle_in_transaction_session_timeout = '50ms'")
+    monkeypatch.setattr(queue, "_SESSION_SETTINGS", "SET idle_in_transaction_session_timeout = '50ms'")
     stored = chat.register(model)
     chat.say("one")
     stuck = chat.connection()

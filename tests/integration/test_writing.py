@@ -486,13 +486,13 @@ def test_an_edit_loads_no_more_versions_than_it_may_change(bot: Bot, monkeypatch
     """A bot may edit one message for years."""
     bot.store(batch(new(1, "m1", "0"), *(edited(2 + n, "m1", str(n), after=n) for n in range(500))))
     loaded = []
-    remember = fold.Message.remember
+    mark_stored = fold.Message.mark_stored
 
-    def count(message: fold.Message, versions: list[fold.Version], older: int = 0) -> None:
+    def count(message: fold.Message, versions: list[fold.Version], unloaded: int = 0) -> None:
         loaded.extend(versions)
-        remember(message, versions, older)
+        mark_stored(message, versions, unloaded)
 
-    monkeypatch.setattr(fold.Message, "remember", count)
+    monkeypatch.setattr(fold.Message, "mark_stored", count)
     bot.store(batch(edited(502, "m1", "newest", after=500)))
     assert len(loaded) == 1
     bot.store(batch(edited(503, "m1", "late", after=490)))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vkteams_daemon.botapi.facts import Content, MessageFact
-from vkteams_daemon.store.derive.fold import Message, first_seen, fold_all
+from vkteams_daemon.store.derive.fold import Message, fold_all, new_message
 
 SENT = datetime(2025, 11, 24, 16, 0, tzinfo=UTC)
 KEY = ("chat", "1")
@@ -31,11 +31,11 @@ def fact(arrival: float, what: Content | None = None, **more: Any) -> MessageFac
 
 def result(facts: list[MessageFact], *, erase: bool = False, cuts: tuple[int, ...] = ()) -> Message:
     """The message after these facts, folded in batches that end at `cuts`."""
-    message = first_seen(facts[0])
+    message = new_message(facts[0])
     bounds = [0, *sorted(cuts), len(facts)]
     for first, end in itertools.pairwise(bounds):
         message = copy.deepcopy(fold_all(message, facts[first:end], erase=erase))
-        message.remember(message.earlier)  # as it comes back from the database
+        message.mark_stored(message.earlier)  # as it comes back from the database
     return message
 
 
@@ -86,7 +86,7 @@ def test_deletion_before_its_message_is_final() -> None:
     message = result(facts)
     assert message.deleted_at == at(1)
     assert message.text == "one"
-    assert not fold_all(first_seen(facts[0]), facts, erase=False).to_embed
+    assert not fold_all(new_message(facts[0]), facts, erase=False).to_embed
 
 
 def test_ghost_after_a_deletion_changes_nothing() -> None:
@@ -110,7 +110,7 @@ def test_copy_in_a_pin_stands_in_for_a_message_that_was_never_seen() -> None:
     copies = [fact(1, content("old"), quoted=True, pinned=True), fact(2, content("newer"), quoted=True)]
     message = result(copies)
     assert (message.text, message.version, texts(message)) == ("newer", 0, [])
-    assert fold_all(first_seen(copies[0]), copies, erase=False).to_embed
+    assert fold_all(new_message(copies[0]), copies, erase=False).to_embed
 
 
 def test_copy_in_a_pin_never_makes_a_version() -> None:

@@ -17,7 +17,7 @@ Table = dict[Any, tuple[Any, ...]]
 
 
 def rounds(seen: list[tuple[str, people.Row, datetime]]) -> list[list[people.Row]]:
-    table = people.Seen()
+    table = people.RowHistory()
     for key, row, arrival in seen:
         table.add(key, row, arrival)
     return list(table.rounds())
@@ -75,6 +75,6 @@ def test_nothing_takes_no_round() -> None:
 def test_leaving_keeps_how_one_came_and_coming_forgets_how_one_left() -> None:
     came, left = Membership("c", "u", True, at(1), "boss"), Membership("c", "u", False, at(2), None)
     again = Membership("c", "u", True, at(3), None)
-    assert people.memberships([came, left]) == [("c", "u", at(1), at(2), "boss", None)]
-    assert people.memberships([came, left, again]) == [("c", "u", at(3), None, None, None)]
-    assert people.memberships([left]) == [("c", "u", None, at(2), None, None)]
+    assert people.member_rows([came, left]) == [("c", "u", at(1), at(2), "boss", None)]
+    assert people.member_rows([came, left, again]) == [("c", "u", at(3), None, None, None)]
+    assert people.member_rows([left]) == [("c", "u", None, at(2), None, None)]

@@ -1,4 +1,4 @@
-"""Brings many rows into one statement: as arrays of their columns; or, into a table that has none of them, by COPY."""
+"""Sends many rows in one statement: as arrays of column values, or by COPY into a table that has none of them yet."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 from vkteams_daemon.store.connections import Connection
 
-COPY_THRESHOLD = 200  # rows; below it the arrays' place in a pipeline is quicker than COPY's round trip
+COPY_THRESHOLD = 200  # rows; with fewer rows, arrays in a pipeline are faster than the round trip of COPY
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnSet:
-    """The columns of a set of rows on its way into the database: (name, PostgreSQL type).
+    """The columns of rows that go into the database, as (name, PostgreSQL type).
 
-    A statement gets JSON as text, and casts it itself.
+    JSON values go into a statement as text. The statement casts them to jsonb.
     """
 
     columns: tuple[tuple[str, str], ...]
@@ -29,19 +29,19 @@ class ColumnSet:
         prefix: str = "",
         json: Callable[[Any], str] = str,
     ) -> Any:
-        """Execute `statement`, whose `{incoming}` stands for the rows; returns the cursor.
+        """Execute `statement` with the rows in place of `{incoming}`; returns the cursor.
 
         Args:
             connection: in a transaction or not, in pipeline mode or not.
             statement: SQL with `{incoming}` once, in a FROM clause.
-            rows: in the order of `columns`.
-            prefix: what stands for `{prefix}` in the statement.
-            json: writes a value of a JSON column that is not None.
+            rows: values in the order of `columns`.
+            prefix: replaces `{prefix}` in the statement.
+            json: serialises a value of a JSON column; it is not called for None.
         """
-        arrays = list(zip(*self._with_json(rows, json), strict=True)) or [()] * len(self.columns)
-        places = ", ".join(f"%b::{'text' if kind == 'jsonb' else kind}[]" for _, kind in self.columns)
+        arrays = list(zip(*self._serialised(rows, json), strict=True)) or [()] * len(self.columns)
+        placeholders = ", ".join(f"%b::{'text' if kind == 'jsonb' else kind}[]" for _, kind in self.columns)
         names = ", ".join(name for name, _ in self.columns)
-        source = f"unnest({places}) AS incoming({names})"
+        source = f"unnest({placeholders}) AS incoming({names})"
         return connection.execute(
             statement.format(incoming=source, prefix=prefix).encode(), [list(array) for array in arrays]
         )
@@ -54,32 +54,30 @@ class ColumnSet:
         *,
         json: Callable[[Any], str] = str,
     ) -> None:
-        """Add rows to a table that has none of their keys; a pipeline does not take it.
+        """Add the rows with COPY. The table must have none of their keys, and the connection must not be in a pipeline.
 
-        The server takes in the first rows while the next are made: give it an iterator that makes them.
+        Pass an iterator that makes the rows: the server then takes in the first rows while the next are made.
         """
         names = ", ".join(name for name, _ in self.columns)
         with connection.cursor().copy(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
             copy.set_types(["text" if kind == "jsonb" else kind for _, kind in self.columns])
-            # The binary form of jsonb is its version, and the text.
-            for row in self._with_json(rows, lambda value: "\1" + json(value)):
+            # The binary form of jsonb is a version byte, followed by the text.
+            for row in self._serialised(rows, lambda value: "\1" + json(value)):
                 copy.write_row(row)
 
-    def _with_json(self, rows: Iterable[Sequence[Any]], written: Callable[[Any], str]) -> Iterable[Sequence[Any]]:
+    def _serialised(self, rows: Iterable[Sequence[Any]], json: Callable[[Any], str]) -> Iterable[Sequence[Any]]:
         places = [place for place, (_, kind) in enumerate(self.columns) if kind == "jsonb"]
-        return _written(rows, places, written) if places else rows
+        return _serialise(rows, places, json) if places else rows
 
 
-def _written(
-    rows: Iterable[Sequence[Any]], places: list[int], written: Callable[[Any], str]
-) -> Iterator[Sequence[Any]]:
-    nothing = [None] * len(places)
+def _serialise(rows: Iterable[Sequence[Any]], places: list[int], json: Callable[[Any], str]) -> Iterator[Sequence[Any]]:
+    all_null = [None] * len(places)
     for row in rows:
-        if [row[place] for place in places] == nothing:
+        if [row[place] for place in places] == all_null:
             yield row
             continue
         values = list(row)
         for place in places:
             if values[place] is not None:
-                values[place] = written(values[place])
+                values[place] = json(values[place])
         yield values

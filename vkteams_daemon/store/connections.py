@@ -1,4 +1,4 @@
-"""How a connection to PostgreSQL is opened, and how the driver's errors become ours."""
+"""The parameters of a connection to PostgreSQL, and the translation of the driver's errors into ours."""
 
 from __future__ import annotations
 
@@ -15,33 +15,37 @@ from vkteams_daemon.errors import CannotWrite, ConfigError, DatabaseUnavailable,
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-# A connection that crosses a network must notice within seconds that the other side is gone (libpq, tcp(7)).
+# The client must notice within seconds that the other end of a network connection is gone (libpq, tcp(7)).
 _KEEPALIVE = {
     "keepalives": "1", "keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }  # fmt: skip
-# The server has ended a session that kept it waiting: in a transaction, with one that took too long, or idle.
-_ENDED = ("25P03", "25P04", "57P05")
+# The server's timeouts end a session: idle in a transaction, in a transaction for too long, or idle.
+_SESSION_ENDED = ("25P03", "25P04", "57P05")
 
 
 def build_conninfo(url: str, connect_timeout: int, application: str) -> str:
-    """The URL or conninfo with our time limits, where it does not set its own; ConfigError where it cannot be read."""
-    # The driver would take another encoding from PGCLIENTENCODING, and not every text fits into that.
+    """The conninfo string for this URL or conninfo string. Our time limits are added where it sets none.
+
+    Raises:
+        ConfigError: it is neither a URL nor a conninfo string.
+    """
+    # Without client_encoding the driver would use PGCLIENTENCODING, and that encoding may not hold every text.
     defaults = {
         "connect_timeout": str(connect_timeout), "application_name": application, "client_encoding": "UTF8",
         **_KEEPALIVE,
     }  # fmt: skip
     try:
-        given = conninfo.conninfo_to_dict(url)
+        options = conninfo.conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        # The driver's message repeats the URL, and with it the password.
+        # The driver's message repeats the URL, which holds the password.
         raise ConfigError("database.url: it is neither a postgresql:// URL nor a conninfo string") from None
-    return conninfo.make_conninfo("", **{**defaults, **{k: str(v) for k, v in given.items() if v is not None}})
+    return conninfo.make_conninfo("", **{**defaults, **{k: str(v) for k, v in options.items() if v is not None}})
 
 
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turns the driver's errors into StoreErrors, in one sentence and without passwords."""
+    """Raise StoreErrors for the driver's errors. Each message is one sentence without passwords."""
     try:
         yield
     except (psycopg.Error, PoolTimeout) as error:
@@ -52,7 +56,7 @@ def translate_errors() -> Iterator[None]:
 
 
 def as_store_error(error: BaseException) -> StoreError | ConfigError:
-    """The StoreError that says the same as this error of the driver."""
+    """The StoreError or ConfigError for this error of the driver."""
     state = getattr(error, "sqlstate", None) or ""
     text = first_line(error)
     if isinstance(error, errors.InvalidAuthorizationSpecification | errors.InvalidPassword | errors.InvalidCatalogName):
@@ -71,13 +75,13 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
         return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
     if state.startswith("40"):
         return StoreError(f"the database asks to try again: {text}")
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout) or state in _ENDED:
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout) or state in _SESSION_ENDED:
         return DatabaseUnavailable(f"the database cannot be reached: {text}")
     return StoreError(f"the database refuses the statement: {text}")
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of the server's or the driver's message; messages of the driver hold no password."""
+    """The first line of the message of the server or the driver. Messages of the driver hold no password."""
     diagnostic = getattr(error, "diag", None)
     text = (diagnostic.message_primary if diagnostic else None) or str(error)
     lines = [line.strip() for line in text.removeprefix("connection failed: ").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""The archive's database: its connection pool, its own connections, and the bundled server where it has no other."""
+"""The archive's database: the connection pool, single connections, and the bundled server if no URL is configured."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Database:
     """The archive's database: the one that the configuration names, or the bundled one.
 
     Args:
-        config: `[database]` says where it is and how large the pool may grow.
-        url: used instead of the configuration's URL.
-        application: what the server lists the connections as.
+        config: `[database]` holds the URL and the size of the pool.
+        url: replaces the URL of the configuration.
+        application: the application_name of the connections.
 
     Attributes:
-        initialising: the bundled database is being made, which happens once and takes its time.
+        initialising: whether `open` is creating the bundled database now. That happens once and takes several seconds.
     """
 
     def __init__(self, config: Config, *, url: str | None = None, application: str = "vkteams") -> None:
@@ -36,14 +36,17 @@ class Database:
         self._pool: ConnectionPool[Connection] | None = None
 
     def open(self, *, migrate: bool = True) -> None:
-        """Find the server (starting the bundled one), bring the schema up to date and open the pool.
+        """Start the bundled server if it is used, check or migrate the schema, and open the pool.
+
+        Args:
+            migrate: apply missing migrations. If False, an old schema raises SchemaError.
 
         Raises:
             DatabaseUnavailable: no connection; try again later.
-            SchemaError, ConfigError, CannotWrite: what will not mend itself.
+            SchemaError, ConfigError, CannotWrite: an administrator must act; trying again does not help.
         """
         if not self._url:
-            # Its wheel is an extra: whoever has a server of their own need not have it.
+            # Its wheel is an optional extra, so it may be missing where another server is used.
             from vkteams_daemon.store.bundled.server import BundledServer
 
             config = self._config
@@ -61,7 +64,7 @@ class Database:
                 check_version(connection)
         if self._pool is None:
             self._pool = ConnectionPool(
-                self._reachable,
+                self._current_conninfo,
                 kwargs={"autocommit": True},
                 min_size=0,
                 max_size=self._config.database.pool_size,
@@ -73,7 +76,7 @@ class Database:
             )
 
     def close(self) -> None:
-        """Close the pool, and let go of the bundled server; the last to let go stops it."""
+        """Close the pool and release the bundled server. The last process that releases it stops it."""
         if self._pool is not None:
             self._pool.close(timeout=2)
             self._pool = None
@@ -90,32 +93,37 @@ class Database:
 
     @property
     def conninfo(self) -> str:
-        """The connection string, time limits and name included. It holds the password: not for printing."""
+        """The connection string with time limits and application name. It holds the password: do not print it."""
         return build_conninfo(self._url, self._config.database.connect_timeout, self._application)
 
     @property
     def pool(self) -> ConnectionPool[Connection]:
-        """The pool, once `open` has returned."""
+        """The pool. It exists after `open`.
+
+        Raises:
+            DatabaseUnavailable: the database is not open.
+        """
         if self._pool is None:
             raise DatabaseUnavailable("the database is not open")
         return self._pool
 
     @contextlib.contextmanager
     def connection(self) -> Iterator[Connection]:
-        """A pooled autocommit connection; the driver's errors come out as ours."""
+        """A pooled connection in autocommit mode. Errors of the driver are raised as StoreErrors."""
         with translate_errors(), self.pool.connection() as connection:
             yield connection
 
     def connect(self) -> Connection:
-        """A connection of the caller's own, in autocommit mode."""
+        """Open a connection outside the pool, in autocommit mode. The caller closes it."""
         with translate_errors():
-            return psycopg.connect(self._reachable(), autocommit=True)
+            return psycopg.connect(self._current_conninfo(), autocommit=True)
 
-    def _reachable(self) -> str:
-        """The connection string, the bundled server started again where it has died since."""
+    def _current_conninfo(self) -> str:
+        """The connection string. If the bundled server has died, it is started again first."""
         if self._bundled_server is not None:
             try:
                 self._url = self._bundled_server.acquire()
             except VkTeamsError as error:
-                raise psycopg.OperationalError(str(error)) from error  # what the pool's own threads understand
+                # The pool's threads expect an error of the driver.
+                raise psycopg.OperationalError(str(error)) from error
         return self.conninfo

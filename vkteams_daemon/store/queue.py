@@ -1,9 +1,9 @@
-"""The embedding queue: claiming and finishing work, so that a vector and its queue row change together.
+"""The embedding queue: workers claim rows, store vectors and remove the rows, in one transaction.
 
-A claim is a row lock (FOR UPDATE SKIP LOCKED) inside the worker's transaction: a worker that dies gives its claims back
-at once. The writer never waits for a claim: what it adds does nothing where it meets the locked row, what it takes away
-passes it by. In return the worker lets a queue row go, or puts it off, only after it has seen, under a share lock that
-it holds for a moment, that the message still says what it claimed; otherwise the row stays due and comes again.
+A claim is a row lock (FOR UPDATE SKIP LOCKED) in the worker's transaction, so the claims of a worker that dies are free
+at once. The writer never waits for a claim: an insert that conflicts with a claimed row does nothing, and a delete
+skips it. In return the worker checks, under a share lock that it holds for a moment, that the message still has the
+claimed text. Only then it removes or delays the queue row. Otherwise the row stays due and is claimed again.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from vkteams_daemon.store.derive import projection
 
 Vector = npt.NDArray[np.float16]
 
-# A worker that was stopped (SIGSTOP, a suspended machine) gives its claims back after this time; a round takes seconds.
-_SESSION = "SET idle_in_transaction_session_timeout = '10min'"
-# A plan made while a table is empty, as the queue often is, scans all of it for every key, and would be kept for as
-# long as nobody counts the table anew; a new plan looks at its size.
-_PLANNING = "SET LOCAL plan_cache_mode = force_custom_plan"
-# But a foreign key is looked up for every row that is added: one new plan will do for all of them.
-_PLANNING_ONCE = "DISCARD PLANS; SET LOCAL plan_cache_mode = force_generic_plan"
+# The server frees the claims of a stopped worker (SIGSTOP, a suspended machine) after this time. A round takes seconds.
+_SESSION_SETTINGS = "SET idle_in_transaction_session_timeout = '10min'"
+# A plan that is made while a table is empty, as the queue often is, scans the whole table for every key. It would stay
+# cached until the next ANALYZE. A custom plan looks at the present size of the table.
+_CUSTOM_PLANS = "SET LOCAL plan_cache_mode = force_custom_plan"
+# The check of a foreign key runs once for each inserted row, and one fresh generic plan is enough for all of them.
+_GENERIC_PLANS = "DISCARD PLANS; SET LOCAL plan_cache_mode = force_generic_plan"
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One queue row that this transaction holds.
+    """One queue row that this transaction has locked.
 
     Attributes:
-        text: what to embed; None where the message is gone or deleted.
-        age: seconds since the writer queued it; None where it was tried before or queued for a new model.
+        text: the text to embed; None if the message is gone or deleted.
+        attempts: how often embedding it has failed.
+        age: seconds since the writer queued it; None if it was tried before, or was queued for a new model.
     """
 
     chat_id: str
@@ -56,7 +57,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingResult:
-    """One claim's vectors: a (text hash, halfvec) pair per chunk, in the order of the text; none without a token."""
+    """The vectors of one claim: a pair (text hash, vector) per chunk, in order; empty for a text without tokens."""
 
     claim: Claim
     chunks: tuple[tuple[bytes, Vector], ...]
@@ -64,7 +65,7 @@ class EmbeddingResult:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingFailure:
-    """One claim that has no vectors, and why; tried again after `delay` seconds, or parked where that is None."""
+    """A claim that failed, and why. It is tried again after `delay` seconds, or parked if `delay` is None."""
 
     claim: Claim
     error: str
@@ -73,7 +74,7 @@ class EmbeddingFailure:
 
 @dataclass(frozen=True, slots=True)
 class ParkedText:
-    """A text that failed too often and is not tried again until it is edited or `retry` is called."""
+    """A text that has failed too often. It is not tried again until the message is edited or `retry` is called."""
 
     chat_id: str
     msg_id: str
@@ -84,17 +85,17 @@ class ParkedText:
 
 
 def prepare_connection(connection: Connection) -> None:
-    """Ready a pooled connection for claims and vectors; cheap the second time."""
+    """Prepare a pooled connection for claims and vectors. A second call for the same connection does nothing."""
     with translate_errors():
         if not getattr(connection, "_knows_vectors", False):
             register_vector(connection)
-            connection.execute(_SESSION)
-            connection._knows_vectors = True  # type: ignore[attr-defined]  # lives and dies with the connection
+            connection.execute(_SESSION_SETTINGS)
+            connection._knows_vectors = True  # type: ignore[attr-defined]
 
 
 def claim(connection: Connection, model_id: int, limit: int) -> list[Claim]:
-    """Up to `limit` due rows of this model's queue, the newest first, locked until the transaction ends."""
-    connection.execute(_PLANNING)
+    """Lock up to `limit` due rows of this model's queue until the transaction ends; the newest come first."""
+    connection.execute(_CUSTOM_PLANS)
     rows = connection.execute(
         "SELECT q.chat_id, q.msg_id, q.kind,"
         " CASE WHEN m.chat_id IS NOT NULL AND m.deleted_at IS NULL THEN coalesce(m.text, '') END, q.attempts,"
@@ -108,56 +109,62 @@ def claim(connection: Connection, model_id: int, limit: int) -> list[Claim]:
 
 
 def stored_vectors(connection: Connection, model_id: int, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
-    """The vectors that this model has already given to these texts."""
-    # One row of each: a word that was said ten thousand times has as many.
+    """The stored vectors of this model for these text hashes, by hash."""
+    # One row for each hash: a short text may be stored ten thousand times.
     rows = (
         connection.cursor(binary=True)
         .execute(
-            "SELECT k.text_hash, e.embedding FROM unnest(%b::bytea[]) AS k (text_hash) CROSS JOIN LATERAL"
-            " (SELECT embedding FROM embeddings e WHERE e.model_id = %s AND e.text_hash = k.text_hash LIMIT 1) AS e",
+            "SELECT wanted.text_hash, e.embedding FROM unnest(%b::bytea[]) AS wanted (text_hash) CROSS JOIN LATERAL"
+            " (SELECT embedding FROM embeddings e WHERE e.model_id = %s AND e.text_hash = wanted.text_hash"
+            " LIMIT 1) AS e",
             (list(hashes), model_id),
         )
         .fetchall()
     )
-    return {bytes(text_hash): _numpy(vector) for text_hash, vector in rows}
+    return {bytes(text_hash): _as_float16(vector) for text_hash, vector in rows}
 
 
 def finish(
-    connection: Connection, model_id: int, done: Sequence[EmbeddingResult], failed: Sequence[EmbeddingFailure] = ()
+    connection: Connection,
+    model_id: int,
+    results: Sequence[EmbeddingResult],
+    failures: Sequence[EmbeddingFailure] = (),
 ) -> int:
-    """Store vectors and let their queue rows go, and put off what failed, in the claims' own transaction.
+    """Store vectors and remove their queue rows, and delay or park the failures, in the transaction of the claims.
+
+    If the text of a message has changed since the claim, its vectors are not stored and its queue row stays due.
 
     Args:
-        connection: the transaction that claimed them.
-        model_id: whose vectors these are.
-        done: claims with their vectors; one whose message is gone has none.
-        failed: claims without.
+        connection: in the transaction that has claimed the rows.
+        model_id: the model of the vectors.
+        results: claims with their vectors; a claim whose message is gone has none.
+        failures: claims without vectors.
 
     Returns:
-        How many messages were stored. One whose text has changed since keeps its queue row and comes again.
+        How many messages got their vectors.
     """
-    claims = [*(item.claim for item in done), *(item.claim for item in failed)]
-    # Keeping the index takes a while, and the writer may want to edit what is being stored: until that is done, the
-    # rows are only kept from being removed. Whose text has changed by then loses its vectors again.
-    there = _unchanged(connection, claims, "KEY SHARE")
-    stored = [item for item in done if item.claim.key in there]
-    _drop_vectors(connection, model_id, [item.claim for item in stored])
-    _copy(connection, model_id, stored)
-    current = _unchanged(connection, [claim for claim in claims if claim.key in there], "SHARE")
-    _drop_vectors(connection, model_id, [item.claim for item in stored if item.claim.key not in current])
+    claims = [*(item.claim for item in results), *(item.claim for item in failures)]
+    # Updating the index takes a while, and the writer may want to edit these messages. So the first lock only keeps the
+    # messages from being deleted. If a text has changed when the vectors are in, the vectors are deleted again.
+    unchanged = _lock_unchanged(connection, claims, "KEY SHARE")
+    stored = [item for item in results if item.claim.key in unchanged]
+    _delete_vectors(connection, model_id, [item.claim for item in stored])
+    _copy_vectors(connection, model_id, stored)
+    current = _lock_unchanged(connection, [claim for claim in claims if claim.key in unchanged], "SHARE")
+    _delete_vectors(connection, model_id, [item.claim for item in stored if item.claim.key not in current])
     stored = [item for item in stored if item.claim.key in current]
-    for item in failed:
+    for item in failures:
         if item.claim.key in current:
-            _put_off(connection, model_id, item)
-    gone = _gone(connection, [claim for claim in claims if claim.text is None])
-    _dequeue(connection, model_id, [*(item.claim for item in stored), *gone])
+            _delay_or_park(connection, model_id, item)
+    without_message = _lock_without_message(connection, [claim for claim in claims if claim.text is None])
+    _dequeue(connection, model_id, [*(item.claim for item in stored), *without_message])
     changed = [claim for claim in claims if claim.text is not None and claim.key not in current]
-    _start_over(connection, model_id, [claim for claim in changed if claim.attempts])
+    _reset_attempts(connection, model_id, [claim for claim in changed if claim.attempts])
     return len(stored)
 
 
 def length(connection: Connection, model_id: int) -> int:
-    """ColumnSet that wait for this model, parked ones left out."""
+    """How many queue rows wait for this model, without parked ones."""
     row = connection.execute(
         "SELECT count(*) FROM embedding_queue WHERE model_id = %s AND not_before < 'infinity'", (model_id,)
     ).fetchone()
@@ -165,7 +172,7 @@ def length(connection: Connection, model_id: int) -> int:
 
 
 def parked(connection: Connection, *, limit: int = 20) -> list[ParkedText]:
-    """The parked texts of models in use, the newest first."""
+    """The parked texts of all models that are not retired, the newest first."""
     with translate_errors():
         rows = connection.execute(
             "SELECT q.chat_id, q.msg_id, m.name, q.attempts, q.last_error, q.enqueued_at"
@@ -177,7 +184,7 @@ def parked(connection: Connection, *, limit: int = 20) -> list[ParkedText]:
 
 
 def retry(connection: Connection) -> int:
-    """Make every parked text due again, as if it had never been tried; returns how many there were."""
+    """Make every parked text due again, with no attempts counted; returns how many there were."""
     with translate_errors(), connection.transaction():
         count = connection.execute(
             "UPDATE embedding_queue SET attempts = 0, not_before = clock_timestamp(), last_error = NULL"
@@ -188,92 +195,105 @@ def retry(connection: Connection) -> int:
 
 
 def wait_for_notify(connection: Connection, seconds: float) -> bool:
-    """Wait up to `seconds` for the writer's notification; the connection listens from the first call on."""
+    """Wait up to `seconds` for a notification of the writer; returns whether one came.
+
+    The connection listens from the first call on.
+    """
     with translate_errors():
         connection.execute("LISTEN vkteams_queue")
         return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))
 
 
-def _unchanged(
+def _lock_unchanged(
     connection: Connection, claims: Sequence[Claim], lock: Literal["KEY SHARE", "SHARE"]
 ) -> set[tuple[str, str]]:
-    """The messages that still say what was claimed, locked; one that another transaction keeps locked has changed.
+    """Lock the messages that still have the claimed text; returns their keys.
 
-    Against the writer's edits and deletions only SHARE is a lock.
+    A message that another transaction has locked counts as changed. SHARE keeps the writer from editing and deleting
+    the messages, KEY SHARE only keeps rows from being deleted.
     """
-    there = [claim for claim in claims if claim.text is not None]
-    if not there:
+    with_text = [claim for claim in claims if claim.text is not None]
+    if not with_text:
         return set()
     rows = connection.execute(
-        "SELECT k.place FROM unnest(%b::text[], %b::text[], %b::text[]) WITH ORDINALITY"
-        " AS k(chat_id, msg_id, text, place)"
-        " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id AND coalesce(m.text, '') = k.text"
+        "SELECT claimed.place FROM unnest(%b::text[], %b::text[], %b::text[]) WITH ORDINALITY"
+        " AS claimed (chat_id, msg_id, text, place)"
+        " JOIN messages m ON m.chat_id = claimed.chat_id AND m.msg_id = claimed.msg_id"
+        " AND coalesce(m.text, '') = claimed.text"
         f" WHERE m.deleted_at IS NULL FOR {lock} OF m SKIP LOCKED".encode(),
-        ([c.chat_id for c in there], [c.msg_id for c in there], [c.text for c in there]),
+        ([c.chat_id for c in with_text], [c.msg_id for c in with_text], [c.text for c in with_text]),
     ).fetchall()
-    return {there[place - 1].key for (place,) in rows}
+    return {with_text[place - 1].key for (place,) in rows}
 
 
-def _gone(connection: Connection, claims: Sequence[Claim]) -> list[Claim]:
-    """Those whose message is still not there, and is not being written now; it may come back as long as they wait."""
+def _lock_without_message(connection: Connection, claims: Sequence[Claim]) -> list[Claim]:
+    """Lock the chats of claims without a message; returns the claims that still have none.
+
+    A claim whose chat another transaction has locked is left out: that transaction may be writing the message.
+    """
     if not claims:
         return []
-    # Whoever writes to a chat holds its lock until that is committed, and is seen by whoever has the lock after that.
-    free = projection.try_lock_chats(connection, {claim.chat_id for claim in claims})
+    # A transaction that writes to a chat holds the chat's lock until its commit. So once we have the lock, we see the
+    # message that it wrote.
+    locked_chats = projection.try_lock_chats(connection, {claim.chat_id for claim in claims})
     rows = connection.execute(
-        "SELECT k.place FROM unnest(%b::text[], %b::text[]) WITH ORDINALITY AS k(chat_id, msg_id, place)"
-        " WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = k.chat_id AND m.msg_id = k.msg_id"
+        "SELECT claimed.place FROM unnest(%b::text[], %b::text[]) WITH ORDINALITY AS claimed (chat_id, msg_id, place)"
+        " WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = claimed.chat_id AND m.msg_id = claimed.msg_id"
         " AND m.deleted_at IS NULL)",
         ([c.chat_id for c in claims], [c.msg_id for c in claims]),
     ).fetchall()
-    return [claim for (place,) in rows if (claim := claims[place - 1]).chat_id in free]
+    return [claim for (place,) in rows if (claim := claims[place - 1]).chat_id in locked_chats]
 
 
-_KEYS = "unnest(%b::text[], %b::text[], %b::text[]) AS k(chat_id, msg_id, kind)"
-_THESE = "t.chat_id = k.chat_id AND t.msg_id = k.msg_id AND t.kind = k.kind AND t.model_id = %s"
+_CLAIM_KEYS = "unnest(%b::text[], %b::text[], %b::text[]) AS claimed (chat_id, msg_id, kind)"
+_CLAIMED_ROWS = (
+    "t.chat_id = claimed.chat_id AND t.msg_id = claimed.msg_id AND t.kind = claimed.kind AND t.model_id = %s"
+)
 
 
-def _drop_vectors(connection: Connection, model_id: int, claims: Sequence[Claim]) -> None:
+def _delete_vectors(connection: Connection, model_id: int, claims: Sequence[Claim]) -> None:
     if claims:
         connection.execute(
-            f"DELETE FROM embeddings t USING {_KEYS} WHERE {_THESE}".encode(), (*_columns(claims), model_id)
+            f"DELETE FROM embeddings t USING {_CLAIM_KEYS} WHERE {_CLAIMED_ROWS}".encode(),
+            (*_key_columns(claims), model_id),
         )
 
 
 def _dequeue(connection: Connection, model_id: int, claims: Sequence[Claim]) -> None:
     if claims:
         connection.execute(
-            f"DELETE FROM embedding_queue t USING {_KEYS} WHERE {_THESE}".encode(), (*_columns(claims), model_id)
+            f"DELETE FROM embedding_queue t USING {_CLAIM_KEYS} WHERE {_CLAIMED_ROWS}".encode(),
+            (*_key_columns(claims), model_id),
         )
 
 
-def _start_over(connection: Connection, model_id: int, claims: Sequence[Claim]) -> None:
-    """What the message says now has never been tried."""
+def _reset_attempts(connection: Connection, model_id: int, claims: Sequence[Claim]) -> None:
+    """Reset the rows of changed messages: their new text has never been tried."""
     if claims:
         connection.execute(
             "UPDATE embedding_queue t SET attempts = 0, not_before = '-infinity', last_error = NULL"
-            f" FROM {_KEYS} WHERE {_THESE}".encode(),
-            (*_columns(claims), model_id),
+            f" FROM {_CLAIM_KEYS} WHERE {_CLAIMED_ROWS}".encode(),
+            (*_key_columns(claims), model_id),
         )
 
 
-def _put_off(connection: Connection, model_id: int, failed: EmbeddingFailure) -> None:
-    claim = failed.claim
-    if failed.delay is None:
-        _drop_vectors(connection, model_id, [claim])  # of what the message said before
+def _delay_or_park(connection: Connection, model_id: int, failure: EmbeddingFailure) -> None:
+    claim = failure.claim
+    if failure.delay is None:
+        _delete_vectors(connection, model_id, [claim])  # vectors of an earlier text of the message
     connection.execute(
         "UPDATE embedding_queue SET attempts = attempts + 1, last_error = %s,"
         " not_before = coalesce(clock_timestamp() + make_interval(secs => %s), 'infinity')"
         " WHERE chat_id = %s AND msg_id = %s AND model_id = %s AND kind = %s",
-        (failed.error[:500], failed.delay, claim.chat_id, claim.msg_id, model_id, claim.kind),
+        (failure.error[:500], failure.delay, claim.chat_id, claim.msg_id, model_id, claim.kind),
     )
 
 
-def _copy(connection: Connection, model_id: int, stored: Sequence[EmbeddingResult]) -> None:
+def _copy_vectors(connection: Connection, model_id: int, stored: Sequence[EmbeddingResult]) -> None:
     if not stored:
         return
-    connection.execute(_PLANNING_ONCE)
-    # Binary COPY or not at all: vectors as text are ten times slower.
+    connection.execute(_GENERIC_PLANS)
+    # Binary COPY, because vectors as text are ten times slower.
     with connection.cursor().copy(
         "COPY embeddings (chat_id, msg_id, model_id, kind, chunk, text_hash, embedding) FROM STDIN (FORMAT BINARY)"
     ) as copy:
@@ -282,12 +302,12 @@ def _copy(connection: Connection, model_id: int, stored: Sequence[EmbeddingResul
             key = (item.claim.chat_id, item.claim.msg_id, model_id, item.claim.kind)
             for chunk, (text_hash, vector) in enumerate(item.chunks):
                 copy.write_row((*key, chunk, text_hash, HalfVector(vector)))
-    connection.execute(_PLANNING)
+    connection.execute(_CUSTOM_PLANS)
 
 
-def _columns(claims: Sequence[Claim]) -> tuple[list[str], list[str], list[str]]:
+def _key_columns(claims: Sequence[Claim]) -> tuple[list[str], list[str], list[str]]:
     return [c.chat_id for c in claims], [c.msg_id for c in claims], [c.kind for c in claims]
 
 
-def _numpy(vector: Any) -> Vector:
+def _as_float16(vector: Any) -> Vector:
     return np.asarray(vector.to_numpy() if hasattr(vector, "to_numpy") else vector, dtype=np.float16)

@@ -29,46 +29,58 @@ class AppliedMigration:
 def migrations() -> dict[int, str]:
     """The numbered migrations as {version: SQL}."""
     folder = importlib.resources.files("vkteams_daemon.store") / "migrations"
-    found = {}
+    scripts = {}
     for file in folder.iterdir():
         match = re.fullmatch(r"(\d{3})_\w+\.sql", file.name)
         if match:
-            found[int(match[1])] = file.read_text(encoding="utf-8")
-    return dict(sorted(found.items()))
+            scripts[int(match[1])] = file.read_text(encoding="utf-8")
+    return dict(sorted(scripts.items()))
 
 
 def schema_version(connection: Connection) -> int:
-    """The version of the schema that the connection sees; 0 where there is none."""
-    # In the schema that is written to: further down the search_path another program may have such a table.
-    present = connection.execute(
+    """The version of the schema that this connection uses; 0 if it has no archive."""
+    # Look only in the schema that we write to. Further down the search_path another program may have such a table.
+    exists = connection.execute(
         "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'schema_version')"
     ).fetchone()
-    if not present or not present[0]:
+    if not exists or not exists[0]:
         return 0
     row = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
     return int(row[0]) if row else 0
 
 
 def check_version(connection: Connection) -> None:
-    """Raises SchemaError unless the schema is the one this program was written for."""
+    """Compare the version of the schema with the one that this program needs.
+
+    Raises:
+        SchemaError: there is no schema, or it is older or newer.
+    """
     with translate_errors():
-        found, known = schema_version(connection), max(migrations())
-    if found > known:
+        version, latest = schema_version(connection), max(migrations())
+    if version > latest:
         raise SchemaError(
-            f"the schema is version {found}, newer than this program's {known}", hint="Upgrade vkteams-daemon."
+            f"the schema is version {version}, newer than this program's {latest}", hint="Upgrade vkteams-daemon."
         )
-    if not found:
+    if not version:
         raise SchemaError(
             "the database holds no archive yet", hint="Start vkteamsd, or run `vkteamsctl database init`."
         )
-    if found < known:
+    if version < latest:
         raise SchemaError(
-            f"the schema is version {found}, this program needs {known}", hint="Run `vkteamsctl database migrate`."
+            f"the schema is version {version}, this program needs {latest}", hint="Run `vkteamsctl database migrate`."
         )
 
 
 def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0) -> list[int]:
-    """Apply the missing migrations, each in a transaction of its own; whoever comes first does, the others wait.
+    """Apply the missing migrations, each in its own transaction. Other processes wait until the first has applied them.
+
+    Args:
+        connection: in autocommit mode.
+        lock_timeout: seconds to wait for another process that migrates.
+
+    Raises:
+        SchemaError: the server or its schema does not fit, or is newer than this program.
+        DatabaseUnavailable: another process has migrated for longer than `lock_timeout`.
 
     Returns:
         The versions that this call applied.
@@ -77,8 +89,8 @@ def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0) -> l
     with translate_errors():
         if schema_version(connection) == max(migrations()):
             return []
-        _check_fit(connection)
-        _lock(connection, lock_timeout)
+        _check_server(connection)
+        _lock_migrations(connection, lock_timeout)
         try:
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS schema_version"
@@ -99,7 +111,7 @@ def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0) -> l
     return applied
 
 
-def _lock(connection: Connection, lock_timeout: float) -> None:
+def _lock_migrations(connection: Connection, lock_timeout: float) -> None:
     deadline = time.monotonic() + lock_timeout
     while True:
         row = connection.execute(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})".encode()).fetchone()
@@ -110,7 +122,7 @@ def _lock(connection: Connection, lock_timeout: float) -> None:
         time.sleep(0.1)
 
 
-def _check_fit(connection: Connection) -> None:
+def _check_server(connection: Connection) -> None:
     row = connection.execute(
         "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_schema(),"
         " ARRAY(SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()),"
@@ -120,7 +132,7 @@ def _check_fit(connection: Connection) -> None:
         " EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')"
     ).fetchone()
     assert row is not None
-    version, encoding, schema, tables, installed, place, usable, available = row
+    version, encoding, schema, tables, installed, where, usable, available = row
     if version < 140000:
         raise SchemaError(f"PostgreSQL {version // 10000} is too old: 14 or newer is needed")
     if encoding != "UTF8":
@@ -133,19 +145,19 @@ def _check_fit(connection: Connection) -> None:
         raise SchemaError("the server has no pgvector", hint="Install pgvector for this PostgreSQL.")
     if installed and not usable:
         raise SchemaError(
-            f"pgvector {installed} in schema {place} cannot be used: it is older than 0.7, or not in the search_path",
-            hint=f"Upgrade it, or add {place} to the role's search_path.",
+            f"pgvector {installed} in schema {where} cannot be used: it is older than 0.7, or not in the search_path",
+            hint=f"Upgrade it, or add {where} to the role's search_path.",
         )
 
 
 def migrate(url: str) -> list[int]:
-    """Bring the database at this URL up to date; returns the versions applied."""
+    """Apply the missing migrations to the database at this URL; returns the applied versions."""
     with translate_errors(), psycopg.connect(build_conninfo(url, 5, "vkteams"), autocommit=True) as connection:
         return apply_migrations(connection)
 
 
 def schema_history(connection: psycopg.Connection[Any]) -> list[AppliedMigration]:
-    """The migrations that this database has seen, oldest first."""
+    """The migrations that were applied to this database, oldest first."""
     with connection.cursor(row_factory=class_row(AppliedMigration)) as cursor:
         cursor.execute("SELECT version, applied_at FROM schema_version ORDER BY version")
         return cursor.fetchall()

@@ -1,8 +1,9 @@
-"""How the facts about one message add up to its row; pure, so that replay and two bots come to the same result.
+"""Folds the facts about one message into its row. The fold is pure, so replay and two bots come to the same result.
 
-Versions are ordered by (edited_at, text), not by arrival: a late, repeated or twice-seen edit ends where it would have
-stood had it come in time. A deletion is final. What was only seen in passing (`quoted`) stands in until the message
-itself is known, and never makes a version. Only pins follow the order of arrival: nothing else tells them apart.
+Versions are ordered by (edited_at, text) and not by arrival. So a late or repeated edit takes the place that it would
+have had in time, and so does an edit that two bots deliver. A deletion is final. A quoted copy of a message, as in a
+pin, fills the row until the message itself arrives, and never makes a version. Pins and unpins follow the order of
+arrival, because they carry nothing else to order them by.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ class Message:
     """A row of `messages` while facts are added to it.
 
     Attributes:
-        version: the number of the current text; 0 while it was only seen in passing, or not at all.
-        earlier: the versions before it, oldest first.
-        older: how many versions before `earlier` were not loaded: what is added does not touch them.
-        stored_row, stored_versions: what the database has, as `row` and `version_rows` give it; None without a row.
+        version: the number of the current text; 0 while only a copy, or no text at all, is known.
+        earlier: the versions before the current text, oldest first, from the first loaded one on.
+        unloaded: how many older versions were not loaded; the new facts do not change them.
+        stored_row, stored_versions: `row` and `version_rows` as the database has them; None and () without a row.
     """
 
     chat_id: str
@@ -63,59 +64,64 @@ class Message:
     forward: Any = None
     thread: Any = None
     earlier: list[Version] = field(default_factory=list)
-    older: int = 0
+    unloaded: int = 0
     stored_row: tuple[Any, ...] | None = None
     stored_versions: Sequence[tuple[Any, ...]] = ()
 
     @property
     def key(self) -> tuple[str, str]:
-        """Its key in `messages`."""
+        """The primary key: chat_id, msg_id."""
         return self.chat_id, self.msg_id
 
     @property
     def row(self) -> tuple[Any, ...]:
-        """Its row, in the order of COLUMNS."""
+        """The row of `messages`, in the order of COLUMNS."""
         return _ROW(self)
 
     @property
     def version_rows(self) -> list[tuple[Any, ...]]:
-        """Its rows of `message_versions`: key, number, edited_at, text, format, parts, and when the next one came."""
+        """The rows of `message_versions`: key, number, edited_at, text, format, parts, replaced_at."""
         following: list[Version | Message] = [*self.earlier[1:], self]
         return [
             (*self.key, number, v.edited_at, v.text, v.format, v.parts, after.edited_at or self.sent_at)
-            for number, (v, after) in enumerate(zip(self.earlier, following, strict=False), self.older + 1)
+            for number, (v, after) in enumerate(zip(self.earlier, following, strict=False), self.unloaded + 1)
         ]
 
     @property
     def changed_version_rows(self) -> list[tuple[Any, ...]]:
-        """Those of `version_rows` that the database does not have."""
-        # Both are numbered from the same version on, so each is held against the one of its number.
+        """The rows of `version_rows` that the database does not have in this form."""
+        # Both lists begin with the same version number, so rows at one position have one number.
         pairs = zip_longest(self.version_rows, self.stored_versions)
         return [row for row, stored in pairs if row is not None and row != stored]
 
     @property
-    def silent(self) -> bool:
-        """Whether there is nothing in it to find: deleted, or without a text."""
-        return self.deleted_at is not None or not self.text
+    def searchable(self) -> bool:
+        """Whether search can find it: it has a text and is not deleted."""
+        return self.deleted_at is None and bool(self.text)
 
     @property
-    def was_silent(self) -> bool:
-        """The same of what the database has."""
+    def was_searchable(self) -> bool:
+        """Whether search can find the stored row."""
         stored = self.stored_row
-        return stored is None or stored[_DELETED_AT] is not None or not stored[_TEXT]
+        return stored is not None and stored[_DELETED_AT] is None and bool(stored[_TEXT])
 
     @property
     def to_embed(self) -> bool:
         """Whether its text is new to the embedding workers."""
-        return not self.silent and (self.stored_row is None or self.stored_row[_TEXT] != self.text)
+        return self.searchable and (self.stored_row is None or self.stored_row[_TEXT] != self.text)
 
-    def remember(self, versions: Iterable[Version], older: int = 0) -> None:
-        """Take what it holds now, with these earlier versions after `older` others, for what the database has."""
-        self.earlier, self.older = list(versions), older
+    def mark_stored(self, versions: Iterable[Version], unloaded: int = 0) -> None:
+        """Set the loaded versions, and take the present state for the stored one.
+
+        Args:
+            versions: the loaded versions, oldest first.
+            unloaded: how many older versions the database has.
+        """
+        self.earlier, self.unloaded = list(versions), unloaded
         self.stored_row, self.stored_versions = self.row, self.version_rows
 
-    def blank(self) -> None:
-        """Erase what it says and said; that it was, by whom and when, remains."""
+    def erase_content(self) -> None:
+        """Erase the texts of all versions. Keys, author and times stay."""
         self.text = self.format = self.parts = self.forward = None
         for version in self.earlier:
             version.text = version.format = version.parts = None
@@ -124,15 +130,15 @@ class Message:
 _TEXT, _DELETED_AT = COLUMNS.index("text"), COLUMNS.index("deleted_at")
 
 
-def versions_from(fact: MessageFact, *, erase: bool) -> datetime:
-    """From when on a message's versions, and the last one before, are needed for adding this fact."""
+def versions_needed_since(fact: MessageFact, *, erase: bool) -> datetime:
+    """The moment from which `fold` needs the versions of a message for this fact, and the last version before it."""
     if fact.content and not fact.quoted:
         return fact.content.edited_at or BEGINNING
     return BEGINNING if erase and fact.deleted else fact.at
 
 
 def fold(message: Message, fact: MessageFact, *, erase: bool = False) -> None:
-    """Add one fact to a message; with `erase`, what a deleted one says is not taken in any more."""
+    """Add one fact to a message. With `erase`, a deleted message takes in no content."""
     message.sent_at = min(message.sent_at, fact.sent_at)
     message.received_at = min(message.received_at, fact.at)
     if fact.deleted:
@@ -142,72 +148,72 @@ def fold(message: Message, fact: MessageFact, *, erase: bool = False) -> None:
     if fact.content is None:
         return
     if erase and message.deleted_at is not None:
-        _keep_author(message, fact.content, fact.quoted)
+        _add_author(message, fact.content, fact.quoted)
     elif fact.quoted:
-        _see(message, fact.content)
+        _add_copy(message, fact.content)
     else:
-        _add(message, fact.content)
+        _add_version(message, fact.content)
 
 
-def first_seen(fact: MessageFact) -> Message:
-    """A message of which nothing is known yet, before its first fact is added."""
+def new_message(fact: MessageFact) -> Message:
+    """An empty message for its first fact; the fact itself is not added."""
     return Message(fact.chat_id, fact.msg_id, fact.sent_at, fact.at)
 
 
-def is_said(fact: MessageFact) -> bool:
-    """Whether this is the message itself, said for the first time."""
+def is_original(fact: MessageFact) -> bool:
+    """Whether the fact is the message itself: no edit, and no copy of it."""
     return fact.content is not None and fact.content.edited_at is None and not fact.quoted
 
 
 def fold_all(message: Message, facts: Iterable[MessageFact], *, erase: bool) -> Message:
-    """The message after these facts, in the order of their arrival.
+    """Add these facts to the message and return it.
 
     Args:
-        message: as the database has it, or first_seen; it is changed.
-        facts: what was said of it.
-        erase: whether a deleted message loses what it said.
+        message: from the database, or from `new_message`; it is changed.
+        facts: in the order of their arrival.
+        erase: whether a deleted message loses its texts.
     """
     for fact in facts:
         fold(message, fact, erase=erase)
     if erase and message.deleted_at is not None:
-        message.blank()
+        message.erase_content()
     return message
 
 
-def _add(message: Message, content: Content) -> None:
+def _add_version(message: Message, content: Content) -> None:
     if message.version == 0:
-        # Whatever a copy has shown of it gives way to the message itself.
+        # The message itself replaces everything that a copy has filled in.
         message.reply_to_msg_id = message.forward = message.thread = None
-        _take(message, content)
+        _set_content(message, content)
     else:
-        new, current = _order(content), _order(message)
+        new, current = _version_order(content), _version_order(message)
         if new == current:
-            _fill(message, content, "format", "parts")
+            _fill_missing(message, content, "format", "parts")
         elif new > current:
             message.earlier.append(Version(message.edited_at, message.text, message.format, message.parts))
-            _take(message, content)
-        elif new not in map(_order, message.earlier):
+            _set_content(message, content)
+        elif new not in map(_version_order, message.earlier):
             late = Version(content.edited_at, content.text, content.format, content.parts)
-            insort(message.earlier, late, key=_order)
-        # These belong to the message, not to one of its versions: an edit may not repeat them.
-        _fill(message, content, "user_id", "reply_to_msg_id", "forward", "thread")
-    message.version = message.older + len(message.earlier) + 1
+            insort(message.earlier, late, key=_version_order)
+        # These belong to the message and not to a version, and an edit does not always repeat them.
+        _fill_missing(message, content, "user_id", "reply_to_msg_id", "forward", "thread")
+    message.version = message.unloaded + len(message.earlier) + 1
 
 
-def _see(message: Message, copy: Content) -> None:
-    """The latest copy stands in until the message itself is known; of that a copy has nothing to add but its author."""
+def _add_copy(message: Message, copy: Content) -> None:
+    """The latest copy fills the row until the message itself arrives. After that a copy can only add the author."""
     if message.version == 0:
-        _take(message, copy)
-    _fill(message, copy, "user_id")
+        _set_content(message, copy)
+    _fill_missing(message, copy, "user_id")
 
 
-def _keep_author(message: Message, content: Content, quoted: bool) -> None:
-    _fill(message, content, "user_id")
+def _add_author(message: Message, content: Content, quoted: bool) -> None:
+    _fill_missing(message, content, "user_id")
     if not quoted:
         message.version = message.version or 1
 
 
-def _take(message: Message, content: Content) -> None:
+def _set_content(message: Message, content: Content) -> None:
     message.user_id = content.user_id or message.user_id
     message.edited_at, message.text = content.edited_at, content.text
     message.format, message.parts = content.format, content.parts
@@ -216,11 +222,11 @@ def _take(message: Message, content: Content) -> None:
     message.thread = content.thread or message.thread
 
 
-def _fill(message: Message, content: Content, *names: str) -> None:
+def _fill_missing(message: Message, content: Content, *names: str) -> None:
     for name in names:
         if getattr(message, name) is None:
             setattr(message, name, getattr(content, name))
 
 
-def _order(version: Message | Content | Version) -> tuple[datetime, str]:
+def _version_order(version: Message | Content | Version) -> tuple[datetime, str]:
     return version.edited_at or BEGINNING, version.text or ""

@@ -1,7 +1,8 @@
-"""What a batch says about chats, users and members, as rows for statements that take each row once.
+"""Writes the facts of a batch about chats, users and members.
 
-The newest known value of every column wins, and the time beside a row is that of its last change. So that it does not
-matter how events were cut into batches, a row that changes again within a batch is written once for each change.
+The newest known value of every column wins, and `seen_at` is the time of the row's last change. A row that changes
+several times within a batch is written once for each change, so that the result does not depend on how the events were
+cut into batches. A statement takes each row only once, so there is one statement for each such round.
 """
 
 from __future__ import annotations
@@ -64,14 +65,14 @@ _SAVE_MEMBERS = (
 
 
 class People:
-    """What the events of a batch say about chats, users and members, added up one by one, then saved."""
+    """Collects the facts of a batch about chats, users and members, then saves them."""
 
     def __init__(self) -> None:
-        self._chats, self._users = Seen(), Seen()
+        self._chats, self._users = RowHistory(), RowHistory()
         self._members: list[Membership] = []
 
     def add(self, facts: Facts, at: datetime) -> None:
-        """What the next event says, and when it arrived."""
+        """Add the facts of the next event, which arrived `at`."""
         for chat in facts.chats:
             self._chats.add(chat.chat_id, _CHAT(chat), at)
         for user in facts.users:
@@ -79,48 +80,48 @@ class People:
         self._members += facts.members
 
     def save(self, connection: Connection, prefix: str = "") -> None:
-        """Write it, inside a transaction, to the tables whose names begin with `prefix`."""
-        # One round for each change of a row within this batch, so that batches of any size come to the same result.
+        """Write the rows, in a transaction, to the tables chats, users and chat_members with this prefix."""
         for rows in self._chats.rounds():
             CHATS.execute(connection, _SAVE_CHATS, rows, prefix=prefix)
         for rows in self._users.rounds():
             USERS.execute(connection, _SAVE_USERS, rows, prefix=prefix)
         if self._members:
-            MEMBERS.execute(connection, _SAVE_MEMBERS, memberships(self._members), prefix=prefix)
+            MEMBERS.execute(connection, _SAVE_MEMBERS, member_rows(self._members), prefix=prefix)
 
 
-class Seen:
-    """ColumnSet of one table, in the order of arrival, each written once for each time that it changed."""
+class RowHistory:
+    """The rows of one table in the order of arrival, with one state for each change of a row."""
 
     def __init__(self) -> None:
         self._states: dict[str, list[Row]] = {}
-        self._latest: dict[str, Row] = {}
+        self._latest_facts: dict[str, Row] = {}
 
     def add(self, key: str, row: Row, at: datetime) -> None:
-        """What an event that arrived `at` says; None in a column means that nothing is known."""
-        if self._latest.get(key) == row:
-            return  # most messages come from where, and from whom, many came before
-        self._latest[key] = row
-        known = self._states.setdefault(key, [])
-        if not known:
-            known.append((*row, at))
+        """Add what an event that arrived `at` says about the row; None means that the event does not say it."""
+        if self._latest_facts.get(key) == row:
+            return  # most messages come from a known chat and author, and say nothing new about them
+        self._latest_facts[key] = row
+        states = self._states.setdefault(key, [])
+        if not states:
+            states.append((*row, at))
             return
-        merged = tuple(new if new is not None else old for new, old in zip(row, known[-1][:-1], strict=True))
-        if merged != known[-1][:-1]:
-            known.append((*merged, at))
+        latest = states[-1][:-1]
+        merged = tuple(new if new is not None else old for new, old in zip(row, latest, strict=True))
+        if merged != latest:
+            states.append((*merged, at))
 
     def rounds(self) -> Iterator[list[Row]]:
-        """The rows to write, in rounds in which every key occurs once; each row ends with the time of its change."""
-        # Sorted, so that two bots' transactions lock the rows they share in one order.
-        ordered = [self._states[key] for key in sorted(self._states)]
-        for number in range(max(map(len, ordered), default=0)):
-            yield [rows[number] for rows in ordered if number < len(rows)]
+        """The rows to write, in rounds with each key at most once. Each row ends with the time of its change."""
+        # Sorted by key, so that the transactions of two bots lock their common rows in the same order.
+        histories = [self._states[key] for key in sorted(self._states)]
+        for number in range(max(map(len, histories), default=0)):
+            yield [rows[number] for rows in histories if number < len(rows)]
 
 
-def memberships(seen: Iterable[Membership]) -> list[Row]:
-    """One row for each member: key, joined_at, left_at, added_by, removed_by; None is what the batch does not say."""
+def member_rows(memberships: Iterable[Membership]) -> list[Row]:
+    """One row per member: key, joined_at, left_at, added_by, removed_by. None means that the batch does not say it."""
     members: dict[tuple[str, str], Row] = {}
-    for member in seen:
+    for member in memberships:
         key = (member.chat_id, member.user_id)
         if member.joined:
             members[key] = (*key, member.at, None, member.by, None)

@@ -1,4 +1,4 @@
-"""The table `events`: how an event becomes its row, and what tells one event from another."""
+"""The table `events`: rows of events, and the rules for when two events are the same."""
 
 from __future__ import annotations
 
@@ -30,33 +30,38 @@ _RESTORE = (
     " FROM (SELECT * FROM {incoming}) AS i WHERE e.bot_id = i.bot_id AND e.generation = i.generation"
     " AND e.event_id = i.event_id AND e.error IS NOT NULL AND e.raw IS NOT NULL"
 )
-_STORED = (
+_SELECT_IDENTITIES = (
     "SELECT event_id, type, chat_id, subject, error IS NOT NULL, CASE WHEN error IS NOT NULL THEN raw END FROM events"
     " WHERE bot_id = %s AND generation = %s AND event_id = ANY(%s)"
 )
 
 Key = tuple[str, int, int]  # bot_id, generation, event_id
-Keyed = tuple[int, Event]  # an event and its generation
+GenerationEvent = tuple[int, Event]  # an event with its generation
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What tells a stored event from another under its id; `raw` of a quarantined one, where it was not erased."""
+class StoredIdentity:
+    """What identifies a stored event beside its id.
+
+    Attributes:
+        identity: type, chat_id and subject.
+        raw: the bytes of a quarantined event; None for other events and after erasure.
+    """
 
     identity: tuple[str | None, str | None, str | None]
     quarantined: bool
     raw: bytes | None
 
-    def is_of(self, event: Event) -> bool:
-        """Whether the event is the one that is stored."""
-        # Of a quarantined event only what came is certain: another version of this program may read more of it.
+    def matches(self, event: Event) -> bool:
+        """Whether the event is the stored one."""
+        # Compare the bytes of a quarantined event: another version of this program may read other fields from them.
         if self.quarantined and self.raw is not None:
-            return _says_the_same(self.raw, source(event))
+            return _same_json(self.raw, source_bytes(event))
         return self.identity == _identity(event)
 
 
-def _says_the_same(one: bytes, other: bytes) -> bool:
-    """Whether it is the same event, however the API has written it."""
+def _same_json(one: bytes, other: bytes) -> bool:
+    """Whether both are the same JSON value, even if the API has formatted them differently."""
     if one == other:
         return True
     try:
@@ -65,8 +70,8 @@ def _says_the_same(one: bytes, other: bytes) -> bool:
         return False
 
 
-def insert(connection: Connection, bot_id: str, batch: Iterable[Keyed], copy: bool) -> None:
-    """Insert events that are not stored yet; with `copy` a pipeline will not do."""
+def insert(connection: Connection, bot_id: str, batch: Iterable[GenerationEvent], copy: bool) -> None:
+    """Insert events that are not stored yet. With `copy` the connection must not be in a pipeline."""
     rows = (_row((bot_id, generation, event.event_id), event) for generation, event in batch)
     if copy:
         EVENTS.copy(connection, "events", rows)
@@ -74,9 +79,9 @@ def insert(connection: Connection, bot_id: str, batch: Iterable[Keyed], copy: bo
         EVENTS.execute(connection, _INSERT, rows)
 
 
-def restore(connection: Connection, readable: Sequence[tuple[Key, Event]]) -> None:
-    """Put events that could not be read before in their rows, and end their quarantine."""
-    EVENTS.execute(connection, _RESTORE, [_row(key, event) for key, event in readable])
+def restore(connection: Connection, events: Sequence[tuple[Key, Event]]) -> None:
+    """Fill the rows of quarantined events that this program can read now, and end their quarantine."""
+    EVENTS.execute(connection, _RESTORE, [_row(key, event) for key, event in events])
 
 
 def _row(key: Key, e: Event) -> tuple[Any, ...]:
@@ -85,53 +90,55 @@ def _row(key: Key, e: Event) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def stored(connection: Connection, bot_id: str, generation: int, ids: Sequence[int]) -> dict[int, Known]:
-    """What is stored under these ids of this generation."""
+def stored_identities(
+    connection: Connection, bot_id: str, generation: int, ids: Sequence[int]
+) -> dict[int, StoredIdentity]:
+    """The stored events of this generation that have one of these ids, by id."""
     if not ids:
         return {}
-    rows = connection.execute(_STORED.encode(), (bot_id, generation, list(ids))).fetchall()
-    return {row[0]: Known(tuple(row[1:4]), *row[4:]) for row in rows}
+    rows = connection.execute(_SELECT_IDENTITIES.encode(), (bot_id, generation, list(ids))).fetchall()
+    return {row[0]: StoredIdentity(tuple(row[1:4]), *row[4:]) for row in rows}
 
 
-def highest(connection: Connection, bot_id: str, generation: int) -> int:
-    """The highest id that is stored of this generation; 0 without one."""
+def highest_id(connection: Connection, bot_id: str, generation: int) -> int:
+    """The highest stored id of this generation; 0 if there is none."""
     row = connection.execute(
         "SELECT max(event_id) FROM events WHERE bot_id = %s AND generation = %s", (bot_id, generation)
     ).fetchone()
     return row[0] or 0 if row else 0
 
 
-def distinct(events: Sequence[Event]) -> tuple[list[Event], dict[int, int]]:
-    """Without an event's repetitions in its own batch; a second event under a used id gets a key of its own.
+def deduplicate(events: Sequence[Event]) -> tuple[list[Event], dict[int, int]]:
+    """Drop repetitions within a batch. A different event with an id that the batch has used gets the key `hash_key`.
 
     Returns:
-        The events, and for each key that was given the id that it stands for.
+        The events, and the id of the API by the hash key that replaces it.
     """
-    kept: dict[int, Event] = {}
-    ids: dict[int, int] = {}
+    events_by_key: dict[int, Event] = {}
+    api_ids: dict[int, int] = {}
     for event in events:
-        first = kept.setdefault(event.event_id, event)
-        if first is not event and not same(first, event):
-            key = own_key(event)
-            ids[key] = event.event_id
-            kept.setdefault(key, replace(event, event_id=key))
-    return list(kept.values()), ids
+        first = events_by_key.setdefault(event.event_id, event)
+        if first is not event and not is_same_event(first, event):
+            key = hash_key(event)
+            api_ids[key] = event.event_id
+            events_by_key.setdefault(key, replace(event, event_id=key))
+    return list(events_by_key.values()), api_ids
 
 
-def same(one: Event, other: Event) -> bool:
-    """Whether two events under one id are one event."""
+def is_same_event(one: Event, other: Event) -> bool:
+    """Whether two events with one id are the same event."""
     if one.error or other.error:
-        return source(one) == source(other)
+        return source_bytes(one) == source_bytes(other)
     return _identity(one) == _identity(other)
 
 
-def own_key(event: Event) -> int:
-    """The key of an event that cannot have its id: the negative hash of its bytes."""
-    return hashed_id(source(event))
+def hash_key(event: Event) -> int:
+    """The key of an event that cannot keep its id: the negative hash of its bytes."""
+    return hashed_id(source_bytes(event))
 
 
-def source(event: Event) -> bytes:
-    """Its bytes as they came."""
+def source_bytes(event: Event) -> bytes:
+    """The event's bytes as they arrived."""
     return event.raw or event.json.encode()
 
 
@@ -139,6 +146,6 @@ def _identity(event: Event) -> tuple[str | None, str | None, str | None]:
     return event.type, event.chat_id, event.subject
 
 
-def quarantined(event: Event, reason: str) -> Event:
-    """The event as bytes, without what the database may have refused of it."""
-    return replace(event, json="", payload=None, facts=Facts(), raw=source(event), error=reason)
+def as_quarantined(event: Event, reason: str) -> Event:
+    """The event reduced to its bytes, without the fields that the database may have refused."""
+    return replace(event, json="", payload=None, facts=Facts(), raw=source_bytes(event), error=reason)

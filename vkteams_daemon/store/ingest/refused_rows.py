@@ -1,7 +1,7 @@
-"""Finds what cannot be written for what it is, so that its batch-mates are written without it.
+"""Finds the items of a batch that cannot be written because of their content, and quarantines them alone.
 
-That is what the database refuses, and what a fault of this program stumbles over: both end in quarantine, from where a
-later version can take it, and neither may keep the archive from going on.
+There are two causes: the database refuses a row, or this program has a fault and fails on an event. In both cases the
+rest of the batch is written, the archive goes on, and a later version can read the event from the quarantine.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 # 22 data exception, 23 constraint violation, 54 program limit exceeded.
-_CLASSES = ("22", "23", "54")
+_REFUSAL_CLASSES = ("22", "23", "54")
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether it lies in the data; not in the connection, the schema, the disk or another holder."""
+    """Whether the data caused the error, and not the connection, the schema, the disk or another holder."""
     if isinstance(error, psycopg.Error):
-        return isinstance(error, psycopg.DataError) or (error.sqlstate or "")[:2] in _CLASSES
+        return isinstance(error, psycopg.DataError) or (error.sqlstate or "")[:2] in _REFUSAL_CLASSES
     return not isinstance(error, VkTeamsError | OSError | MemoryError)
 
 
@@ -37,16 +37,19 @@ def insert_or_quarantine(
     insert: Callable[[Sequence[Item]], Result],
     quarantine: Callable[[Item, str], Result],
 ) -> list[Result]:
-    """Insert everything; what fails is halved until the culprits are alone, and those are quarantined.
+    """Insert the items. A part that fails is halved until the culprits are alone; the culprits are quarantined.
 
     Args:
-        connection: inside a transaction.
-        items: in order; each part that is inserted keeps it.
-        insert: writes some of them, inside a savepoint.
-        quarantine: writes what remains of one that was refused for this reason.
+        connection: in a transaction.
+        items: in order; every inserted part keeps the order.
+        insert: writes a part of the items, inside a savepoint.
+        quarantine: writes one refused item in a form that the database accepts; gets the reason as well.
 
     Returns:
-        What `insert` and `quarantine` have returned.
+        The results of `insert` and `quarantine`, in the order of the items.
+
+    Raises:
+        Exception: an error that the data did not cause, see `is_refusal`; the caller's transaction fails.
     """
     try:
         with connection.transaction():
@@ -69,5 +72,5 @@ def _reason(error: Exception) -> str:
         return first_line(error)
     log.error("an event makes this program fail and is quarantined", exc_info=error)
     text = f"internal error: {type(error).__name__}: {error}"[:500]
-    # It may repeat what the event says, and a column takes neither of these.
+    # The message may repeat the event's text. A text column takes neither NUL nor lone surrogates.
     return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()

@@ -1,7 +1,7 @@
-"""One connection that holds a bot's lock: opened when needed, watched by a time limit, ended from any thread.
+"""One connection that holds a bot's lock. It is opened when needed, has a time limit, and any thread can end it.
 
-The server ends the session of a holder that was stopped or cut off, and with it the lock; whatever fails here ends it
-as well. What a session is known to do is worth more than the few milliseconds that a new one costs.
+The server ends the session of a holder that is stopped or cut off, and the lock is released with it. Any exception here
+closes the connection as well: a new connection costs a few milliseconds, and an old one may be in an unknown state.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ _SETTINGS = (
     "SET synchronous_commit = on; SET statement_timeout = 0;"
     " SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s';"
     " SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;"
-    # Whoever waits for a lock must notice that its client has gone; some systems cannot tell, and refuse the setting.
+    # A backend that waits for a lock must notice that its client is gone. Some systems cannot check, and refuse this.
     " DO $$ BEGIN SET client_connection_check_interval = '2s'; EXCEPTION WHEN data_exception THEN NULL; END $$"
 )
-_KEY = "hashtextextended('vkteams bot ' || current_schema() || ' ' || %(bot)s, 0)"
-# No timeout of the server ends a session that waits in mid-statement for a client that was stopped.
-_END_DEAF_HOLDER = (
+_LOCK_KEY = "hashtextextended('vkteams bot ' || current_schema() || ' ' || %(bot)s, 0)"
+# No server timeout ends a session that waits, in the middle of a statement, for a stopped client.
+_TERMINATE_STALLED_HOLDER = (
     "SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
     " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND a.datname = current_database()"
-    f" AND (l.classid::bigint << 32 | l.objid::bigint) = {_KEY} AND a.usename = current_user"
+    f" AND (l.classid::bigint << 32 | l.objid::bigint) = {_LOCK_KEY} AND a.usename = current_user"
     " AND a.state = 'active' AND a.wait_event_type = 'Client'"
-    " AND a.query_start < clock_timestamp() - make_interval(secs => %(patience)s)"
+    " AND a.query_start < clock_timestamp() - make_interval(secs => %(stalled_for)s)"
 )
 
 
 class Session:
-    """The connection. One thread works with it at a time; `ping` and `abort` belong to any.
+    """The connection. One thread works with it at a time; any thread may call `ping` and `abort`.
 
     Args:
-        connect: opens a connection of its own.
-        limit: seconds after which whatever the connection waits for is abandoned, with DatabaseSlow.
+        connect: opens a connection for this session alone.
+        limit: seconds after which an operation is aborted with DatabaseSlow.
     """
 
     def __init__(self, connect: Callable[[], Connection], limit: float) -> None:
@@ -53,16 +53,21 @@ class Session:
 
     @property
     def open(self) -> bool:
-        """Whether the last that is known of the connection is that it stands."""
+        """Whether the connection is open, as far as this side knows."""
         connection = self._connection
         return connection is not None and not connection.closed
 
     @contextlib.contextmanager
     def exclusive(self, *, reconnect: bool = True) -> Iterator[Connection]:
-        """The connection, for this thread alone; any exception ends it. The driver's errors come out as ours.
+        """The connection, for the calling thread alone. Any exception closes it.
+
+        Args:
+            reconnect: open a new connection if there is none.
 
         Raises:
-            DatabaseUnavailable: there is none, and without `reconnect` none is opened.
+            DatabaseUnavailable: there is no connection, and `reconnect` is False.
+            DatabaseSlow: the time limit has passed.
+            StoreError: any other error of the driver.
         """
         with self._busy:
             try:
@@ -77,20 +82,20 @@ class Session:
                 self._drop()
                 raise
 
-    def lock(self, connection: Connection, bot_id: str) -> bool:
-        """Try to take the bot's lock, which the session then keeps; ends a holder that has turned deaf."""
-        bot = {"bot": bot_id, "patience": self._limit}
-        row = connection.execute(f"SELECT pg_try_advisory_lock({_KEY})".encode(), bot).fetchone()
+    def try_lock(self, connection: Connection, bot_id: str) -> bool:
+        """Try to take the bot's lock; the session keeps it. If it is taken, a stalled holder is terminated."""
+        bot = {"bot": bot_id, "stalled_for": self._limit}
+        row = connection.execute(f"SELECT pg_try_advisory_lock({_LOCK_KEY})".encode(), bot).fetchone()
         if row and row[0]:
             return True
-        connection.execute(_END_DEAF_HOLDER.encode(), bot)
+        connection.execute(_TERMINATE_STALLED_HOLDER.encode(), bot)
         return False
 
     def ping(self) -> None:
-        """Keep the session alive; a no-op while the connection is at work.
+        """Keep the session alive; does nothing while another thread uses the connection.
 
         Raises:
-            DatabaseUnavailable: the connection is gone, and with it the lock.
+            DatabaseUnavailable: the connection is gone, and the lock with it.
         """
         if not self._busy.acquire(blocking=False):
             return
@@ -105,18 +110,18 @@ class Session:
             self._busy.release()
 
     def abort(self) -> None:
-        """End whatever the connection waits for; who waits gets DatabaseUnavailable."""
+        """Abort the connection's current operation; the thread that waits for it gets DatabaseUnavailable."""
         connection = self._connection
         if connection is None or connection.closed:
             return
         with (
             contextlib.suppress(OSError, psycopg.Error),
-            socket.socket(fileno=os.dup(connection.fileno())) as wire,
+            socket.socket(fileno=os.dup(connection.fileno())) as connection_socket,
         ):
-            wire.shutdown(socket.SHUT_RDWR)
+            connection_socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the connection; the lock goes with it."""
+        """Close the connection; the server then releases the lock."""
         with self._busy:
             self._drop()
 
@@ -139,7 +144,7 @@ class Session:
             ) from error
 
     def _open(self) -> None:
-        # Kept before it is used: `abort` must be able to end whatever this waits for.
+        # Assign it before the first statement, so that `abort` can end that statement too.
         self._connection = self._connect()
         self._connection.execute(_SETTINGS)
         projection.prepare_connection(self._connection)

@@ -1,8 +1,8 @@
-"""The writer: one poll's batch becomes one transaction that holds its events, what they say, and the cursor.
+"""The writer commits each batch in one transaction: its events, their projection and the cursor.
 
-The writer owns one direct connection. It holds the bot's session advisory lock, so that one process listens to one bot,
-and the bot's epoch, raised at each take-over, so that a holder that wakes up late cannot commit. Only `cursor` after a
-successful `store` or `acquire` may be sent to the API as lastEventId.
+The writer owns one direct connection. The connection holds the bot's session advisory lock, so that one process listens
+to one bot. Every take-over raises the bot's epoch, so that a former holder that wakes up late cannot commit. Only the
+`cursor` after a successful `store` or `acquire` may be sent to the API as lastEventId.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.ingest import event_rows, id_restart, refused_rows
-from vkteams_daemon.store.ingest.event_rows import Keyed
+from vkteams_daemon.store.ingest.event_rows import GenerationEvent
 from vkteams_daemon.store.ingest.session import Session
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """Where a bot stands: what is at or below `last_event_id` of this generation is stored."""
+    """A bot's position: every event up to `last_event_id` of this generation is stored or filtered out."""
 
     generation: int
     last_event_id: int
@@ -36,7 +36,18 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class StoreResult:
-    """What became of one batch; `queued` is how many messages have a new text to embed."""
+    """What happened to one batch.
+
+    Attributes:
+        saved: events that were inserted, quarantined ones included.
+        duplicate: events that were stored already.
+        filtered: events of chats that are not kept.
+        quarantined: events that this program could not read or the database refused.
+        late: events at or below the old cursor that were not stored; 0 after an id restart.
+        queued: messages with a new text to embed.
+        moved: whether the cursor changed.
+        restarted: whether an id restart has opened a new generation.
+    """
 
     saved: int = 0
     duplicate: int = 0
@@ -49,14 +60,17 @@ class StoreResult:
 
 
 class Writer:
-    """Writes one bot's events. `store`, `acquire` and `close` belong to one thread; `ping` and `abort` to any.
+    """Writes one bot's events. One thread calls `store`, `acquire` and `close`; any thread may call `ping` and `abort`.
 
     Args:
         connect: opens the writer's own connection.
-        bot_id: whose events these are.
+        bot_id: the bot's userId.
         nick: the bot's nick, for the `bots` table.
         chat_ids: keep only these chats and their threads; empty keeps everything.
-        write_timeout: seconds after which a stuck transaction is abandoned.
+        write_timeout: seconds after which a transaction is aborted.
+
+    Attributes:
+        erase: whether a deletion erases the text, as `[storage] on_delete` says.
     """
 
     def __init__(
@@ -72,45 +86,47 @@ class Writer:
         self._bot_id = bot_id
         self._nick = nick
         self._chat_filter = ChatFilter(chat_ids)
-        self._highest = 0
+        self._highest_stored_id = 0
+        # Events with old ids, by id, from the batch with the last id restart.
         self._pre_restart: dict[int, Event] = {}
-        # While no other bot is known to hear the same chats, what has just been said is taken for new.
-        self._alone = True
+        # Until another bot proves to hear the same chats, messages of newMessage events are expected to be new.
+        self._expect_new = True
         self._cursor: Cursor | None = None
         self.erase = False
 
     @property
     def cursor(self) -> Cursor | None:
-        """Where the bot stands, while its lock is held; None otherwise."""
+        """The bot's cursor while its lock is held; None otherwise."""
         return self._cursor if self._session.open else None
 
     @property
     def holds_lock(self) -> bool:
-        """Whether the last that is known of the connection is that it holds the bot's lock."""
+        """Whether the connection holds the bot's lock, as far as this side knows."""
         return self.cursor is not None
 
     def acquire(self) -> bool:
-        """Connect where needed, try to take the bot's lock, raise the epoch and read the cursor.
+        """Connect if needed, try to take the bot's lock, raise the epoch and read the cursor.
 
         Returns:
             False while another process listens to this bot.
         """
         self._cursor = None
         with self._session.exclusive() as connection:
-            if not self._session.lock(connection, self._bot_id):
+            if not self._session.try_lock(connection, self._bot_id):
                 return False
             with connection.transaction():
-                taken = connection.execute(
+                row = connection.execute(
                     "INSERT INTO bots AS b (bot_id, nick, epoch) VALUES (%s, %s, 1) ON CONFLICT (bot_id) DO UPDATE"
                     " SET epoch = b.epoch + 1, nick = coalesce(excluded.nick, b.nick), updated_at = now()"
                     " RETURNING generation, last_event_id, epoch",
                     (self._bot_id, self._nick),
                 ).fetchone()
-            assert taken is not None
-            cursor = Cursor(*taken)
+            assert row is not None
+            cursor = Cursor(*row)
             self._chat_filter.threads = self._known_threads(connection)
-            # A cursor that was set back by hand has stored events above it.
-            self._highest = max(cursor.last_event_id, event_rows.highest(connection, self._bot_id, cursor.generation))
+            # If the cursor was set back by hand, there are stored events above it.
+            stored_id = event_rows.highest_id(connection, self._bot_id, cursor.generation)
+            self._highest_stored_id = max(cursor.last_event_id, stored_id)
             self._cursor = cursor
             return True
 
@@ -119,41 +135,44 @@ class Writer:
 
         Raises:
             FenceLost: another holder has moved the cursor or raised the epoch; nothing was committed.
-            DatabaseUnavailable: the connection broke; whether it committed is unknown until `acquire` reads the cursor.
-            StoreError: the database refuses for a reason that does not lie in the events; nothing was committed.
+            DatabaseUnavailable: the connection broke. Only the cursor that the next `acquire` reads tells whether the
+                batch was committed.
+            StoreError: the database refuses for a reason other than the events; nothing was committed.
         """
         before = self._cursor
         if before is None:
             raise FenceLost("the bot's lock is not held")
         with self._session.exclusive(reconnect=False) as connection:
             try:
-                insert = functools.partial(self._insert, expect_new=self._alone)
-                after, outcome = self._commit(connection, batch, before, insert)
+                insert = functools.partial(self._insert, expect_new=self._expect_new)
+                after, result = self._commit(connection, batch, before, insert)
             except Exception as error:
                 if not refused_rows.is_refusal(error):
                     raise
-                self._alone = self._alone and not isinstance(error, UniqueViolation)
-                # Now with savepoints: they cost something, and data is refused once in a blue moon.
-                after, outcome = self._commit(connection, batch, before, self._insert_healthy)
-            # The cursor may stand below what was stored.
-            self._highest = max([0 if outcome.restarted else self._highest, *(event.event_id for event in batch)])
+                self._expect_new = self._expect_new and not isinstance(error, UniqueViolation)
+                # Savepoints cost time and refusals are rare, so the first attempt has none and this one has them.
+                after, result = self._commit(connection, batch, before, self._insert_or_quarantine)
+            # After late events the cursor is below the highest stored id.
+            self._highest_stored_id = max(
+                [0 if result.restarted else self._highest_stored_id, *(event.event_id for event in batch)]
+            )
             self._cursor = after
-            return outcome
+            return result
 
     def ping(self) -> None:
-        """Keep the session alive; a no-op while a transaction is under way.
+        """Keep the session alive; does nothing during a transaction.
 
         Raises:
-            DatabaseUnavailable: the connection is gone, and with it the lock.
+            DatabaseUnavailable: the connection is gone, and the lock with it.
         """
         self._session.ping()
 
     def abort(self) -> None:
-        """End whatever the connection waits for, from any thread; its caller gets DatabaseUnavailable."""
+        """Abort the connection's current operation; the thread that waits for it gets DatabaseUnavailable."""
         self._session.abort()
 
     def close(self) -> None:
-        """Close the connection; the lock goes with it."""
+        """Close the connection; the server then releases the lock."""
         self._session.close()
 
     def _known_threads(self, connection: Connection) -> set[str]:
@@ -169,102 +188,119 @@ class Writer:
         connection: Connection,
         batch: Sequence[Event],
         before: Cursor,
-        insert: Callable[[Connection, Sequence[Keyed]], tuple[int, int]],
+        insert: Callable[[Connection, Sequence[GenerationEvent]], tuple[int, int]],
     ) -> tuple[Cursor, StoreResult]:
-        """One transaction; `insert` writes events and returns how many were quarantined and how many texts are new."""
-        kept = self._chat_filter.apply(batch)
+        """Commit a batch in one transaction; returns the new cursor and the result.
+
+        `insert` writes events and returns how many were quarantined and how many texts are new.
+        """
+        events = self._chat_filter.apply(batch)
         with connection.transaction():
             self._fence(connection, before)
-            new, colliding = self._classify(connection, kept, before)
+            new, collisions = self._classify(connection, events, before)
             late = [event for event in new if event.numbered and event.event_id <= before.last_event_id]
             generations = {}
-            if colliding:
-                # What goes on from the cursor, before the place where the ids start over, is of the old ones.
-                old = batch[: id_restart.restart_index(batch, colliding[0])]
-                carried = [event for event in old if event.event_id > before.last_event_id]
-                generations = {id(event): before.generation for event in carried}
-            current = before.generation + bool(colliding)
-            keyed = [(generations.get(id(event), current), event) for event in new + colliding]
-            # In the order of their ids, however the API has arranged them: replay goes by it too.
-            keyed.sort(key=lambda item: (item[0], item[1].event_id))
-            bad, queued = insert(connection, keyed) if keyed else (0, 0)
-            after = _advanced(before, batch, kept, restarted=bool(colliding), late=bool(late))
+            if collisions:
+                # Events that precede the restart and continue from the cursor have old ids.
+                preceding = batch[: id_restart.restart_index(batch, collisions[0])]
+                pre_restart = [event for event in preceding if event.event_id > before.last_event_id]
+                generations = {id(event): before.generation for event in pre_restart}
+            current = before.generation + bool(collisions)
+            rows = [(generations.get(id(event), current), event) for event in new + collisions]
+            # Write them in the order of their ids, as replay does, and not in the order of the API's answer.
+            rows.sort(key=lambda row: (row[0], row[1].event_id))
+            quarantined, queued = insert(connection, rows) if rows else (0, 0)
+            after = _next_cursor(before, batch, events, restarted=bool(collisions), late=bool(late))
             if after != before:
-                self._move(connection, before, after)
-        if colliding:
-            self._pre_restart = {event.event_id: event for event in carried}
-        saved = len(new) + len(colliding)
+                self._move_cursor(connection, before, after)
+        if collisions:
+            self._pre_restart = {event.event_id: event for event in pre_restart}
+        saved = len(new) + len(collisions)
         return after, StoreResult(
             saved=saved,
-            duplicate=len(kept) - saved,
-            filtered=len(batch) - len(kept),
-            quarantined=bad,
-            late=0 if colliding else len(late),
+            duplicate=len(events) - saved,
+            filtered=len(batch) - len(events),
+            quarantined=quarantined,
+            late=0 if collisions else len(late),
             queued=queued,
             moved=after != before,
-            restarted=bool(colliding),
+            restarted=bool(collisions),
         )
 
-    def _classify(self, connection: Connection, kept: list[Event], before: Cursor) -> tuple[list[Event], list[Event]]:
-        """The events that are not stored yet, and those whose ids are other events': so the ids have started over."""
+    def _classify(self, connection: Connection, events: list[Event], before: Cursor) -> tuple[list[Event], list[Event]]:
+        """Split off the events that are not stored yet.
+
+        Returns:
+            New events, and collisions: events whose id is stored with another event. Collisions prove an id restart.
+        """
         where = connection, self._bot_id, before.generation
-        distinct, ids = event_rows.distinct(kept)
-        # Above the highest that was ever stored there is nothing: the fence sees to that.
-        known = event_rows.stored(*where, [event.event_id for event in distinct if event.event_id <= self._highest])
+        candidates, api_ids = event_rows.deduplicate(events)
+        # No event above the highest stored id can be stored: the fence keeps other writers out.
+        lookup_ids = [event.event_id for event in candidates if event.event_id <= self._highest_stored_id]
+        stored = event_rows.stored_identities(*where, lookup_ids)
 
-        def is_known(event: Event) -> bool:
-            # One that shares its id with another of this answer may have come first the last time, and have it.
-            stored = known.get(ids.get(event.event_id, 0))
-            return event.event_id in known or (stored is not None and stored.is_of(event))
+        def is_stored(event: Event) -> bool:
+            # A hash key means that another event of this batch has the same API id. On the previous delivery this event
+            # may have come first and taken the real id.
+            id_owner = stored.get(api_ids.get(event.event_id, 0))
+            return event.event_id in stored or (id_owner is not None and id_owner.matches(event))
 
-        new = [event for event in distinct if not is_known(event)]
-        # What stood before the place where the ids started over may come once more, as it was.
-        new = [e for e in new if (old := self._pre_restart.get(e.event_id)) is None or not event_rows.same(old, e)]
-        others = [e for e in distinct if e.event_id in known and e.numbered and not known[e.event_id].is_of(e)]
-        if not others:
+        def precedes_restart(event: Event) -> bool:
+            # The API may deliver an event from before the last restart once more. Its old generation has it.
+            earlier = self._pre_restart.get(event.event_id)
+            return earlier is not None and event_rows.is_same_event(earlier, event)
+
+        new = [event for event in candidates if not is_stored(event) and not precedes_restart(event)]
+        collisions = [
+            event
+            for event in candidates
+            if event.numbered and event.event_id in stored and not stored[event.event_id].matches(event)
+        ]
+        if not collisions:
             return new, []
-        # It may have shared its id with another event when it came first, and have been given a key of its own.
-        twins = event_rows.stored(*where, [event_rows.own_key(event) for event in others])
-        others = [event for event in others if event_rows.own_key(event) not in twins]
-        if all(known[event.event_id].quarantined for event in others):
-            # What could not be read is no proof of anything.
-            return new + [replace(event, event_id=event_rows.own_key(event)) for event in others], []
-        return new, others
+        # On its first delivery the event may have shared its id with another event, and got a hash key.
+        hash_keys = event_rows.stored_identities(*where, [event_rows.hash_key(event) for event in collisions])
+        collisions = [event for event in collisions if event_rows.hash_key(event) not in hash_keys]
+        if all(stored[event.event_id].quarantined for event in collisions):
+            # A quarantined event proves no restart, because this program could not read it.
+            return new + [replace(event, event_id=event_rows.hash_key(event)) for event in collisions], []
+        return new, collisions
 
-    def _insert(self, connection: Connection, batch: Sequence[Keyed], *, expect_new: bool) -> tuple[int, int]:
-        copy = len(batch) >= COPY_THRESHOLD
-        derivation = projection.Projection(erase=self.erase, expect_new=expect_new)
-        bad = 0
+    def _insert(self, connection: Connection, rows: Sequence[GenerationEvent], *, expect_new: bool) -> tuple[int, int]:
+        copy = len(rows) >= COPY_THRESHOLD
+        projected = projection.Projection(erase=self.erase, expect_new=expect_new)
+        quarantined = 0
 
-        def adding() -> Iterator[Keyed]:
-            # What the events say is gathered while the server takes in those that were sent before.
-            nonlocal bad
-            for item in batch:
-                if item[1].error is None:
-                    derivation.add(item[1].facts, item[1].received_at)
+        def project_and_yield() -> Iterator[GenerationEvent]:
+            # The server takes in the events that were sent, while this adds their facts to the projection.
+            nonlocal quarantined
+            for row in rows:
+                event = row[1]
+                if event.error is None:
+                    projected.add(event.facts, event.received_at)
                 else:
-                    bad += 1
-                yield item
+                    quarantined += 1
+                yield row
 
-        # Few round trips for a small batch; a pipeline does not take COPY.
+        # A small batch goes in a pipeline, to save round trips. COPY is not possible in a pipeline.
         with contextlib.nullcontext() if copy else connection.pipeline():
-            event_rows.insert(connection, self._bot_id, adding(), copy)
-            queued = derivation.save(connection, copy=copy)
-        return bad, queued
+            event_rows.insert(connection, self._bot_id, project_and_yield(), copy)
+            queued = projected.save(connection, copy=copy)
+        return quarantined, queued
 
-    def _insert_healthy(self, connection: Connection, batch: Sequence[Keyed]) -> tuple[int, int]:
-        """Insert a batch of which something cannot be written; that is quarantined."""
+    def _insert_or_quarantine(self, connection: Connection, rows: Sequence[GenerationEvent]) -> tuple[int, int]:
+        """Insert a batch with something that cannot be written; the culprits are quarantined."""
 
-        def insert(part: Sequence[Keyed]) -> tuple[int, int]:
+        def insert(part: Sequence[GenerationEvent]) -> tuple[int, int]:
             return self._insert(connection, part, expect_new=False)
 
-        def quarantine(item: Keyed, reason: str) -> tuple[int, int]:
-            return insert([(item[0], event_rows.quarantined(item[1], reason))])
+        def quarantine(row: GenerationEvent, reason: str) -> tuple[int, int]:
+            return insert([(row[0], event_rows.as_quarantined(row[1], reason))])
 
-        # All chats at once: part by part, two bots could wait for each other.
-        projection.lock_chats(connection, {event.facts.message.chat_id for _, event in batch if event.facts.message})
-        written = refused_rows.insert_or_quarantine(connection, batch, insert, quarantine)
-        return sum(bad for bad, _ in written), sum(queued for _, queued in written)
+        # Lock all chats at once. If each part locked its own, two bots could wait for each other.
+        projection.lock_chats(connection, {event.facts.message.chat_id for _, event in rows if event.facts.message})
+        counts = refused_rows.insert_or_quarantine(connection, rows, insert, quarantine)
+        return sum(quarantined for quarantined, _ in counts), sum(queued for _, queued in counts)
 
     def _fence(self, connection: Connection, before: Cursor) -> None:
         row = connection.execute(
@@ -273,7 +309,7 @@ class Writer:
         if row is None or Cursor(*row) != before:
             raise FenceLost("another process has taken over this bot")
 
-    def _move(self, connection: Connection, before: Cursor, after: Cursor) -> None:
+    def _move_cursor(self, connection: Connection, before: Cursor, after: Cursor) -> None:
         moved = connection.execute(
             "UPDATE bots SET generation = %s, last_event_id = %s, updated_at = now()"
             " WHERE bot_id = %s AND generation = %s AND last_event_id = %s AND epoch = %s",
@@ -283,15 +319,18 @@ class Writer:
             raise FenceLost("another process has taken over this bot")
 
 
-def _advanced(before: Cursor, batch: Sequence[Event], kept: Sequence[Event], *, restarted: bool, late: bool) -> Cursor:
-    """Where the cursor stands after this answer, of which `kept` was not filtered out."""
+def _next_cursor(
+    before: Cursor, batch: Sequence[Event], events: Sequence[Event], *, restarted: bool, late: bool
+) -> Cursor:
+    """The cursor after this batch, of which the chat filter has left `events`."""
     if restarted:
         return Cursor(before.generation + 1, id_restart.safe_cursor(batch), before.epoch)
-    if not late and len(kept) < len(batch):
-        there = set(map(id, kept))
-        late = any(e.numbered and e.event_id <= before.last_event_id for e in batch if id(e) not in there)
+    if not late and len(events) < len(batch):
+        unfiltered = set(map(id, events))
+        late = any(e.numbered and e.event_id <= before.last_event_id for e in batch if id(e) not in unfiltered)
     if late:
-        # What was acknowledged is gone from the API. If it has something below that, its ids may have started over and
-        # have met none of ours yet: to acknowledge the old number again could cost what it has not delivered.
+        # The API has forgotten acknowledged events. So ids below the cursor suggest a restart that we have not
+        # detected, because no new id has met a stored one yet. Do not resend the old cursor: it would acknowledge
+        # undelivered events.
         return replace(before, last_event_id=id_restart.safe_cursor(batch))
     return replace(before, last_event_id=max([before.last_event_id, *(e.event_id for e in batch if e.numbered)]))

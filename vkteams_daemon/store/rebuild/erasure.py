@@ -1,8 +1,8 @@
-"""Erases what is old: messages with their versions and vectors go, events lose what they say and keep their keys.
+"""Erases by age: deletes old messages with their versions and vectors, and erases the content of old events.
 
-So nothing that was erased is fetched again, or derived again from what is stored: replay passes emptied events by.
-Batch by batch, each a transaction that holds the locks of its chats for a moment, beside a running daemon; what was
-interrupted is gone on with by the next call. Chats, users and members stay.
+Events keep their keys. So no erased event is fetched again, and nothing is derived from it again: replay skips erased
+events. Each batch is a transaction that holds the locks of its chats for a moment, so erasure runs beside a daemon. An
+interrupted erasure is continued by the next call. Chats, users and members stay.
 """
 
 from __future__ import annotations
@@ -15,48 +15,53 @@ from typing import Any
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 
-Progress = Callable[[int, int], None]  # how many messages and events of how many are done
+Progress = Callable[[int, int], None]  # called with the messages and events done so far, and their total
 
 _BATCH = 500
-_OF_CHATS = "(%(chats)s::text[] IS NULL OR m.chat_id = ANY(%(chats)s))"
-_SENT = "m.sent_at < %(before)s"
-# A clock that was wrong, or somebody who wants to stay: a message from the future is as old as its arrival.
-_AHEAD = "m.sent_at > now() AND m.received_at < %(before)s"
-_OLD = f"({_SENT} OR {_AHEAD}) AND {_OF_CHATS}"
-_FULL = f"m.received_at < %(before)s AND (m.payload IS NOT NULL OR m.raw IS NOT NULL) AND {_OF_CHATS}"
-# One after the other, for the index on sent_at answers each, and would be read to its end for both at once.
-_MESSAGES = tuple(
-    f"SELECT m.sent_at, m.chat_id, m.msg_id FROM messages m WHERE {when} AND {_OF_CHATS} AND m.sent_at >= %(last)s"
+_IN_CHATS = "(%(chats)s::text[] IS NULL OR m.chat_id = ANY(%(chats)s))"
+_SENT_BEFORE = "m.sent_at < %(before)s"
+# A message can claim to be from the future, by a wrong clock or on purpose to escape erasure. Then its arrival counts.
+_SENT_IN_FUTURE = "m.sent_at > now() AND m.received_at < %(before)s"
+_EXPIRED_MESSAGE = f"({_SENT_BEFORE} OR {_SENT_IN_FUTURE}) AND {_IN_CHATS}"
+_EXPIRED_EVENT = f"m.received_at < %(before)s AND (m.payload IS NOT NULL OR m.raw IS NOT NULL) AND {_IN_CHATS}"
+# Two queries, because the index on sent_at answers each of them. For both conditions in one query the server would read
+# the whole index.
+_MESSAGE_PAGES = tuple(
+    f"SELECT m.sent_at, m.chat_id, m.msg_id FROM messages m WHERE {condition} AND {_IN_CHATS} AND m.sent_at >= %(last)s"
     " ORDER BY m.sent_at LIMIT %(batch)s"
-    for when in (_SENT, _AHEAD)
+    for condition in (_SENT_BEFORE, _SENT_IN_FUTURE)
 )
-_EVENTS = (
-    f"SELECT m.received_at, m.bot_id, m.generation, m.event_id FROM events m WHERE {_FULL}"
+_EVENT_PAGE = (
+    f"SELECT m.received_at, m.bot_id, m.generation, m.event_id FROM events m WHERE {_EXPIRED_EVENT}"
     " AND m.received_at >= %(last)s ORDER BY m.received_at LIMIT %(batch)s"
 )
-# An event that somebody else has in hand is passed by, for we hold others that he may wait for; the next call takes it.
-_EMPTY = (
-    "WITH these AS (SELECT e.bot_id, e.generation, e.event_id FROM unnest(%s::text[], %s::int[], %s::bigint[])"
-    " AS k (bot_id, generation, event_id) JOIN events e USING (bot_id, generation, event_id)"
+# Skip an event that another transaction has locked, because that transaction may wait for an event that we have locked.
+# The next call takes it.
+_ERASE_EVENTS = (
+    "WITH unlocked_events AS (SELECT e.bot_id, e.generation, e.event_id"
+    " FROM unnest(%s::text[], %s::int[], %s::bigint[])"
+    " AS page (bot_id, generation, event_id) JOIN events e USING (bot_id, generation, event_id)"
     " FOR UPDATE OF e SKIP LOCKED)"
-    " UPDATE events e SET payload = NULL, raw = NULL FROM these t WHERE e.bot_id = t.bot_id"
-    " AND e.generation = t.generation AND e.event_id = t.event_id"
+    " UPDATE events e SET payload = NULL, raw = NULL FROM unlocked_events u WHERE e.bot_id = u.bot_id"
+    " AND e.generation = u.generation AND e.event_id = u.event_id"
 )
 _COUNT = (
-    f"SELECT (SELECT count(*) FROM messages m WHERE {_OLD}),"
-    f" (SELECT count(*) FROM message_versions JOIN messages m USING (chat_id, msg_id) WHERE {_OLD}),"
-    f" (SELECT count(*) FROM embeddings JOIN messages m USING (chat_id, msg_id) WHERE {_OLD}),"
-    f" (SELECT count(*) FROM events m WHERE {_FULL})"
+    f"SELECT (SELECT count(*) FROM messages m WHERE {_EXPIRED_MESSAGE}),"
+    f" (SELECT count(*) FROM message_versions JOIN messages m USING (chat_id, msg_id) WHERE {_EXPIRED_MESSAGE}),"
+    f" (SELECT count(*) FROM embeddings JOIN messages m USING (chat_id, msg_id) WHERE {_EXPIRED_MESSAGE}),"
+    f" (SELECT count(*) FROM events m WHERE {_EXPIRED_EVENT})"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ExpiredCounts:
-    """What is older than some moment.
+    """What an erasure would take.
 
     Attributes:
-        versions, vectors: of these messages.
-        events: that arrived before it and still say something; later ones of these messages come on top.
+        messages: messages that were sent before the moment.
+        versions, vectors: the earlier texts and the vectors of these messages.
+        events: events that arrived before the moment and are not erased yet. Later events about the same messages are
+            erased as well, and are not in this number.
     """
 
     messages: int
@@ -67,16 +72,21 @@ class ExpiredCounts:
 
 @dataclass(slots=True)
 class ErasureResult:
-    """What was done: messages deleted, further events emptied."""
+    """What an erasure has done.
+
+    Attributes:
+        messages: messages deleted, the content of their events included.
+        events: further events whose content was erased.
+    """
 
     messages: int = 0
     events: int = 0
 
 
 def count_expired(connection: Connection, before: datetime, chat_ids: Sequence[str] | None = None) -> ExpiredCounts:
-    """Count what `erase` would take."""
+    """Count what `erase` would take, with the same arguments."""
     with translate_errors():
-        row = connection.execute(_COUNT.encode(), _asked(before, chat_ids)).fetchone()
+        row = connection.execute(_COUNT.encode(), _query_parameters(before, chat_ids)).fetchone()
     assert row is not None
     return ExpiredCounts(*row)
 
@@ -91,55 +101,55 @@ def erase(
 ) -> ErasureResult:
     """Erase the messages that were sent, and the events that arrived, before a moment.
 
-    A message that says it was sent in the future goes by its arrival.
+    For a message that claims to be from the future, its arrival counts.
 
     Args:
-        connection: of the caller's own, in autocommit mode.
-        before: the moment (aware).
-        chat_ids: only of these chats; None is everything, events of no chat included.
+        connection: used for this alone, in autocommit mode.
+        before: the moment, with a time zone.
+        chat_ids: only these chats; None means everything, with the events of no chat.
         progress: called after each batch.
-        stopped: asked between the batches whether to leave it at that.
+        stopped: called between batches; True ends the erasure.
     """
-    done = ErasureResult()
-    asked = _asked(before, chat_ids)
+    result = ErasureResult()
+    parameters = _query_parameters(before, chat_ids)
     with translate_errors():
         projection.prepare_connection(connection)
-        found = count_expired(connection, before, chat_ids)
-        total = found.messages + found.events
+        expired = count_expired(connection, before, chat_ids)
+        total = expired.messages + expired.events
 
-        def tell() -> None:
-            progress(min(done.messages + done.events, total), total)
+        def report() -> None:
+            progress(min(result.messages + result.events, total), total)
 
-        for query in _MESSAGES:
-            asked["last"] = "-infinity"
-            while not stopped() and (page := _page(connection, query, asked)):
-                done.messages += _forget(connection, [(chat_id, msg_id) for _, chat_id, msg_id in page])
-                tell()
-        asked["last"] = "-infinity"
-        while not stopped() and (page := _page(connection, _EVENTS, asked)):
+        for query in _MESSAGE_PAGES:
+            parameters["last"] = "-infinity"
+            while not stopped() and (page := _page(connection, query, parameters)):
+                result.messages += _delete_messages(connection, [(chat_id, msg_id) for _, chat_id, msg_id in page])
+                report()
+        parameters["last"] = "-infinity"
+        while not stopped() and (page := _page(connection, _EVENT_PAGE, parameters)):
             columns = [list(column) for column in zip(*page, strict=True)][1:]
-            emptied = connection.execute(_EMPTY.encode(), columns).rowcount
-            done.events += emptied
-            tell()
-            if not emptied:
-                break  # in other hands, all of them
-    return done
+            count = connection.execute(_ERASE_EVENTS.encode(), columns).rowcount
+            result.events += count
+            report()
+            if not count:
+                break  # other transactions have locked the whole page
+    return result
 
 
-def _asked(before: datetime, chat_ids: Sequence[str] | None) -> dict[str, Any]:
+def _query_parameters(before: datetime, chat_ids: Sequence[str] | None) -> dict[str, Any]:
     chats = None if chat_ids is None else list(chat_ids)
     return {"before": before, "chats": chats, "batch": _BATCH, "last": "-infinity"}
 
 
-def _page(connection: Connection, query: str, asked: dict[str, Any]) -> list[tuple[Any, ...]]:
-    """The oldest that are left; the next page need not look again at what was deleted before it."""
-    page = connection.execute(query.encode(), asked, prepare=False).fetchall()
+def _page(connection: Connection, query: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """The oldest remaining rows. `last` moves on, so that the next page does not read the deleted rows again."""
+    page = connection.execute(query.encode(), parameters, prepare=False).fetchall()
     if page:
-        asked["last"] = page[-1][0]
+        parameters["last"] = page[-1][0]
     return page
 
 
-def _forget(connection: Connection, keys: Sequence[tuple[str, str]]) -> int:
+def _delete_messages(connection: Connection, keys: Sequence[tuple[str, str]]) -> int:
     with connection.transaction():
         projection.lock_chats(connection, {chat_id for chat_id, _ in keys})
         projection.delete_messages(connection, keys)
