@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from vkteams_daemon.ctl import main as ctl
+from vkteams_daemon.ctl import command_line as ctl
 from vkteams_daemon.daemon import arguments
 
 
@@ -70,7 +70,7 @@ def global_flags() -> tuple[Flag, ...]:
 def nouns() -> Iterator[Noun]:
     """Every noun of vkteamsctl, in the order of its help."""
     shared = tuple(name for flag in global_flags() for name in flag.names)
-    for name, (_, line) in ctl.NOUNS.items():
+    for name, line in ctl.NOUNS.items():
         parser = _choices(ctl.build(name))[0][name]
         verbs, helps = _choices(parser)
         yield Noun(name, line, tuple(_command(verb, helps[verb], verbs[verb], shared) for verb in verbs))

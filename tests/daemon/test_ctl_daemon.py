@@ -17,8 +17,7 @@ import pytest
 
 from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.waiting import until
-from vkteams_daemon.ctl.commands.daemon import command as room
-from vkteams_daemon.ctl.commands.daemon import starter
+from vkteams_daemon.ctl.commands.daemon import signals, starter
 from vkteams_daemon.daemon.process.holder import Holder, find_holder
 from vkteams_daemon.options import Config, Daemon
 
@@ -295,12 +294,12 @@ def test_the_program_that_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert starter.program() == [str(tmp_path / "python"), "-m", "vkteams_daemon.daemon.main"]
 
 
-def test_a_daemon_that_gives_way_to_another_at_that_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between looking and opening, the number may have become another program's: the holder is asked again."""
+def test_holder_that_changes_while_it_is_opened_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the two steps the number may have become another program's."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         answers = iter([Holder(os.getpid()), Holder(other.pid), Holder(other.pid), Holder(other.pid)])
-        monkeypatch.setattr(room, "find_holder", lambda _: next(answers))
-        with room._daemon(Config(daemon=Daemon(pid_file=str(tmp_path / "x.pid")))) as (pid, _):
-            assert pid == other.pid
+        monkeypatch.setattr(signals, "find_holder", lambda _: next(answers))
+        with signals.running_daemon(Config(daemon=Daemon(pid_file=str(tmp_path / "x.pid")))) as found:
+            assert found.pid == other.pid
         assert other.stdin is not None
         other.stdin.close()

@@ -96,7 +96,7 @@ def test_it_can_be_stopped_by_its_pid_file(running: DaemonProcess) -> None:
     running.environ["VKTEAMS_SEARCH_TIMEOUT"] = "soon"
     done = running.ctl("daemon", "stop")
     assert (done.returncode, running.pid) == (78, pid)
-    assert "With --pid-file FILE the daemon can be looked at and stopped" in done.stderr
+    assert "With --pid-file FILE you can still see and stop the daemon" in done.stderr
     done = running.ctl("daemon", "stop", "--pid-file", str(running.pid_file))
     assert (done.returncode, done.stdout) == (0, f"vkteamsd has stopped, process {pid}\n")
     assert running.pid is None
@@ -111,11 +111,11 @@ def test_reload_names_the_log_only_where_there_is_one(vkteamsd: Make) -> None:
         daemon.wait_state("listening")
         done = daemon.ctl("daemon", "reload")
         assert done.returncode == 0
-        assert "what came of it is on its standard error or in syslog" in done.stdout
+        assert "see the result on its standard error or in syslog" in done.stdout
         assert str(daemon.log_file) not in done.stdout
         assert daemon.answer("daemon", "reload")["log"] is None
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)
     daemon.started()
     daemon.wait_state("listening")
-    assert f"its log says what came of it: {daemon.log_file}\n" in daemon.ctl("daemon", "reload").stdout
+    assert f"see the result in its log: {daemon.log_file}\n" in daemon.ctl("daemon", "reload").stdout

@@ -113,7 +113,9 @@ def test_without_a_terminal_it_is_refused(vkteamsd: Make, on_terminal: Callable[
     daemon = vkteamsd()
     done = daemon.ctl("daemon", "top")
     assert (done.returncode, done.stdout) == (64, "")
-    assert done.stderr == ("vkteamsctl: daemon top needs a terminal. `vkteamsctl daemon status` says it once.\n")
+    assert done.stderr == (
+        "vkteamsctl: daemon top needs a terminal. `vkteamsctl daemon status` shows the state once.\n"
+    )
     assert on_terminal(daemon, TERM="dumb").ended() == 64
     assert on_terminal(daemon, "--output", "json").ended() == 64
     assert on_terminal(daemon, "--interval", "0").ended() == 64
@@ -126,10 +128,10 @@ def _status(pid: int, seconds: float, received: int) -> Status:
     return status
 
 
-def test_rates_are_those_between_two_files() -> None:
+def test_a_rate_is_that_between_two_files() -> None:
     rates = Rates()
     for pid, seconds, received in ((1, 0, 10), (1, 5, 20), (1, 5, 20), (1, 10, 60), (2, 11, 3), (2, 12, 3)):
-        rates.see(_status(pid, seconds, received))
+        rates.add(_status(pid, seconds, received))
     assert list(rates.samples) == [2.0, 8.0, 0.0]
-    assert rates.drawn() == "▂█▁"
-    assert Rates().drawn() == ""
+    assert rates.bars() == "▂█▁"
+    assert Rates().bars() == ""

@@ -22,7 +22,7 @@ from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.embedding import ROOM, Chat
 from tests.harness.samples import ARRIVAL, GROUP, body, event, message
 from vkteams_daemon.botapi.events import read
-from vkteams_daemon.ctl.main import NOUNS
+from vkteams_daemon.ctl.command_line import NOUNS
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.simulator import Simulator
 
@@ -67,12 +67,12 @@ def _run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     ("words", "code", "said"),
     [
         ((), 64, "no command is named. See `vkteamsctl --help`."),
-        (("nonsense",), 64, "NOUN: invalid choice: nonsense. There are daemon, search, "),
+        (("nonsense",), 64, "NOUN: invalid choice: nonsense. Choose one of daemon, search, "),
         (("daemon",), 64, "the following arguments are required: VERB. See `vkteamsctl daemon --help`."),
-        (("daemon", "dance"), 64, "VERB: invalid choice: dance. There are start, stop, "),
-        (("--output", "xml", "daemon", "status"), 64, "--output: invalid choice: xml. There are table, json, "),
+        (("daemon", "dance"), 64, "VERB: invalid choice: dance. Choose one of start, stop, "),
+        (("--output", "xml", "daemon", "status"), 64, "--output: invalid choice: xml. Choose one of table, json, "),
         (("search", "text"), 64, "the following arguments are required: QUERY"),
-        (("search", "text", "-тест"), 64, "required: QUERY. Before a query that begins with - stands --. See "),
+        (("search", "text", "-тест"), 64, "required: QUERY. Put -- before a query that begins with -. See "),
         (("search", "text", "x", "--since", "soon"), 64, "--since: soon is not a time"),
         (("search", "text", "x", "--limit", "0"), 64, "--limit: 0 is not a whole number"),
         (("search", "text", " "), 64, "the query is empty"),
@@ -115,7 +115,7 @@ def test_help_and_version_are_no_errors() -> None:
     assert re.fullmatch(r"vkteamsctl \d+\.\d+\.\d+\S*\n", _run("--version").stdout)
     said = _run("--help")
     assert (said.returncode, said.stderr) == (0, "")
-    for noun, (_, line) in NOUNS.items():
+    for noun, line in NOUNS.items():
         assert f"    {noun}" in said.stdout
         assert line in said.stdout
     assert _run("search", "text", "--help").returncode == 0
@@ -142,7 +142,7 @@ def test_a_traceback_only_for_those_who_ask() -> None:
 def test_a_fault_of_the_program_is_a_sentence_and_keeps_its_secrets(
     ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vkteams_daemon.ctl.commands import config as room
+    from vkteams_daemon.ctl.commands import config
 
     token = "001.1234567890.0987654321:42"
     monkeypatch.setenv("VKTEAMS_BOT_API_TOKEN", token)
@@ -150,9 +150,9 @@ def test_a_fault_of_the_program_is_a_sentence_and_keeps_its_secrets(
     def broken(_: object) -> None:
         raise ZeroDivisionError(f"{token} and 001.1234567890.0987654321%3A42")
 
-    monkeypatch.setattr(room.configuration, "masked", broken)
+    monkeypatch.setattr(config.configuration, "masked", broken)
     said = ask("config", "show", code=70)
-    assert said["error"].startswith("internal error: ZeroDivisionError: *** and ***. This is a fault of the program; ")
+    assert said["error"].startswith("internal error: ZeroDivisionError: *** and ***. This is a fault of the program. ")
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
@@ -456,7 +456,7 @@ def test_a_full_disk_is_not_well(ask: Callable[..., Any], monkeypatch: pytest.Mo
 
     monkeypatch.setattr(diagnostic.shutil, "disk_usage", lambda path: (10**12, 10**12 - 2**20, 2**20))
     problems = ask("diagnostic", "health", code=69)["data"]["problems"]
-    assert any(problem.startswith("disk: 1.0 MiB are left for ") for problem in problems)
+    assert any(problem.startswith("disk: only 1.0 MiB are free for ") for problem in problems)
 
 
 def test_who_the_token_belongs_to(vkteamsd: Make, simulator: Simulator) -> None:

@@ -61,7 +61,7 @@ def test_what_is_printed_fits(told: Talk, ask: Callable[..., Any], most: int) ->
     assert data["cut"]
     shown = ask(*words, mode="table")
     assert tokens(shown.rpartition("\n")[0]) <= most + 40  # the last line counts what was left out
-    assert "cut to fit; --max-tokens gives more room" in shown
+    assert "shortened to fit; raise --max-tokens to see more" in shown
     assert "left out" in shown
 
 

@@ -83,12 +83,12 @@ def test_csv_is_text_and_nothing_else(told: Talk, ask: Ask) -> None:
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", "\n=1", "\x00=1", "＝1", "＠a"])
 def test_no_cell_is_a_formula(text: str) -> None:
-    assert export.cell(text).startswith("'")
+    assert export.csv_cell(text).startswith("'")
 
 
 def test_plain_cells_stay_plain() -> None:
-    assert [export.cell(value) for value in (None, "a=1", "", 7)] == ["", "a=1", "", "7"]
-    assert export.cell([{"type": "file"}, "x", {"type": "=x"}]) == "file, =x"
+    assert [export.csv_cell(value) for value in (None, "a=1", "", 7)] == ["", "a=1", "", "7"]
+    assert export.csv_cell([{"type": "file"}, "x", {"type": "=x"}]) == "file, =x"
 
 
 def test_a_file_is_whole_or_not_there(told: Talk, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_a_file_is_whole_or_not_there(told: Talk, ask: Ask, tmp_path: Path, monk
         os.umask(before)
     assert len(_lines(file.read_text())) == 5
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
-    assert "is there already" in ask("database", "export", "--file", str(file), code=64, mode="table")
+    assert "exists already" in ask("database", "export", "--file", str(file), code=64, mode="table")
     ask("database", "export", "--file", str(file), "--overwrite", "--chat-id", DEV, mode="table")
     assert len(_lines(file.read_text())) == 1
 
@@ -115,7 +115,7 @@ def test_a_file_is_whole_or_not_there(told: Talk, ask: Ask, tmp_path: Path, monk
 
 
 def test_where_it_cannot_go_is_said(told: Talk, ask: Ask, tmp_path: Path) -> None:
-    assert "is no ordinary file" in ask(
+    assert "is not an ordinary file" in ask(
         "database", "export", "--file", "/dev/null", "--overwrite", code=64, mode="table"
     )
     said = ask("database", "export", "--file", str(tmp_path / "no" / "where"), code=73, mode="table")
@@ -168,7 +168,7 @@ def test_cleanup_counts_asks_and_erases(aged: Talk, ask: Ask) -> None:
     assert done["messages"] == 1
     said = ask("database", "cleanup", "--older-than", "52w", "--yes", mode="table")
     assert "1 messages from before" in said
-    assert "are erased, with what their events said; 0 further events emptied" in said
+    assert "are erased, with what their events said; 0 other events were emptied" in said
     assert aged.rows("SELECT msg_id FROM messages") == [("3",)]
 
 

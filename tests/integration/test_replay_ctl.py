@@ -61,5 +61,5 @@ def test_quarantine_is_read_again_without_asking(archive: str) -> None:
 
 def test_people_read_sentences_and_no_progress_in_a_pipe(archive: str) -> None:
     ended = _run(archive)
-    assert ended.stdout.startswith("0 of 1 quarantined events could be read and are derived\n1 events cannot be read")
+    assert ended.stdout.startswith("0 of 1 quarantined events were read and derived\n1 events cannot be read")
     assert ended.stderr == ""

@@ -118,7 +118,7 @@ def test_json_stands_alone_on_standard_output(run: Callable[..., Run]) -> None:
 
 def test_a_wrong_command_line_is_refused() -> None:
     assert refused("--loop", "--script", "builtin") == (
-        64, "vkteamsctl: --loop needs --rate. All events at once, again and again, would have no end.\n",
+        64, "vkteamsctl: --loop needs --rate. Without a rate, all events come at once, without end.\n",
     )  # fmt: skip
     assert refused("--rate", "5")[0] == 64
     assert refused("--rate", "0", "--script", "builtin")[0] == 64

@@ -8,7 +8,7 @@ from datetime import date
 import pytest
 
 from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk, moment
-from vkteams_daemon.ctl.commands.database.statistics_view import bar
+from vkteams_daemon.ctl.commands.database.stats import bar
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.store.admin.maintenance import TABLES
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from vkteams_daemon.ctl import main as ctl
+from vkteams_daemon.ctl import command_line as ctl
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.options import options
 

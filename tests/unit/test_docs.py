@@ -13,7 +13,7 @@ import pytest
 from docs import commands
 from tests.harness.daemon import ROOT
 from vkteams_daemon import config_template, errors
-from vkteams_daemon.ctl import main as ctl
+from vkteams_daemon.ctl import command_line as ctl
 from vkteams_daemon.ctl.output import MODES
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.errors import UsageError, VkTeamsError
@@ -109,7 +109,7 @@ def test_every_verb_has_help_with_an_example_that_can_be_run(verb: str) -> None:
 
 
 def test_the_examples_of_the_programs_themselves() -> None:
-    for text in (ctl._EXAMPLES, arguments._EXAMPLES):
+    for text in (ctl.EXAMPLES, arguments._EXAMPLES):
         for example in re.findall(r"(?m)^  (vkteams\w+.*)$", text):
             _parsed(example)
 
@@ -136,7 +136,7 @@ def _parsed(line: str) -> None:
     if program == "vkteamsd":
         arguments.parser().parse_args(words)
         return
-    noun = ctl._glance(words)[1]
+    noun = ctl.glance(words)[1]
     verbs = [name.split()[1] for name in VERBS if name.split()[0] == noun]
     assert noun in ctl.NOUNS, f"{line}: no such noun"
     if not set(words) & set(verbs):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from docs import commands, completion, manual
-from vkteams_daemon.ctl.main import NOUNS
+from vkteams_daemon.ctl.command_line import NOUNS
 from vkteams_daemon.options import options
 
 

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import argparse
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from vkteams_daemon.ctl import argument_types as types
 from vkteams_daemon.errors import UsageError
 from vkteams_daemon.times import parse_age, parse_since, parse_until
 
@@ -57,28 +55,15 @@ def test_a_text_that_is_no_time_is_refused(said: str) -> None:
     for read in (parse_since, parse_until):
         with pytest.raises(UsageError, match="is not a time: write 2h, 7d, 2026-11-24"):
             read(said, NOW)
-    for read_argument in (types.since, types.until):
-        with pytest.raises(argparse.ArgumentTypeError, match="is not a time: write 2h, 7d, 2026-11-24"):
-            read_argument(said)
 
 
 @pytest.mark.parametrize("said", ["0d", "yesterday", "9999999w", "999999999w"])
 def test_a_text_that_is_no_duration_is_refused(said: str) -> None:
     with pytest.raises(UsageError, match="is not"):
         parse_age(said)
-    with pytest.raises(argparse.ArgumentTypeError, match="is not"):
-        types.age(said)
     assert parse_age("9999d") == timedelta(days=9999)
 
 
 def test_the_last_day_of_the_calendar_has_no_next() -> None:
     with pytest.raises(UsageError, match="is not a time"):
         parse_until("9999-12-31", NOW)
-
-
-def test_whole_numbers() -> None:
-    assert types.positive("1") == 1
-    assert types.positive("999999999") == 999_999_999
-    for said in ("0", "-1", "", "1.5", "x", "1e3", "٥", "9999999999", " 1"):
-        with pytest.raises(argparse.ArgumentTypeError, match="is not a whole number from 1 on"):
-            types.positive(said)

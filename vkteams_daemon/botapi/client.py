@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import json
+import math
 import re
 import ssl
 import time
@@ -17,6 +18,7 @@ import urllib3
 from vkteams_daemon.botapi.facts import parse_id
 from vkteams_daemon.botapi.failures import failure, refusal
 from vkteams_daemon.botapi.transport import Adapter, Sockets
+from vkteams_daemon.config import Config
 from vkteams_daemon.errors import (
     ApiProtocolError,
     ApiServerError,
@@ -185,6 +187,19 @@ class BotClient:
             raise refusal("Invalid token")
         if status != 200:
             raise ApiProtocolError(f"{method}: the server answers {status}")
+
+
+def make_client(config: Config, limit: float = math.inf) -> BotClient:
+    """A client of the Bot API as `[api]` says; `limit` caps its time limits, in seconds.
+
+    Raises:
+        ConfigError: the URL or the ca_file cannot be used.
+    """
+    api = config.api
+    return BotClient(
+        api.url, api.token, connect_timeout=min(api.connect_timeout, limit), read_margin=min(api.read_margin, limit),
+        ca_file=api.ca_file, proxy=api.proxy,
+    )  # fmt: skip
 
 
 def base_url(url: str) -> str:

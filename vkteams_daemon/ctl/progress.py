@@ -1,4 +1,4 @@
-"""How far a long command is: a bar on standard error, where that is a terminal."""
+"""The progress of a long command: a bar on standard error, if that is a terminal."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 
 class Bar:
-    """A bar for a `with` block; call it with what is done and the whole, as often as there is news.
+    """A bar for a `with` block; each call of it shows how much is done.
 
     Args:
-        what: what is going on, in a word.
+        title: what is going on, in a word.
         unit: what is counted.
     """
 
-    def __init__(self, what: str, unit: str) -> None:
-        self._what = what
+    def __init__(self, title: str, unit: str) -> None:
+        self._title = title
         self._unit = unit
         self._progress: Any = None
         self._task: Any = None
@@ -31,11 +31,11 @@ class Bar:
                 TimeRemainingColumn(), console=Console(stderr=True), transient=True,
             )  # fmt: skip
             self._progress.start()
-            self._task = self._progress.add_task(self._what, total=None)
+            self._task = self._progress.add_task(self._title, total=None)
         return self
 
     def __call__(self, done: int, total: int) -> None:
-        """Say how far it is."""
+        """Show that so many of the total are done."""
         if self._progress is not None:
             self._progress.update(self._task, completed=done, total=total)
 

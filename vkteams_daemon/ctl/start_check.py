@@ -1,7 +1,7 @@
-"""What vkteamsd would refuse at its start, asked beforehand of the very code that refuses it there.
+"""The checks of vkteamsd's start, run beforehand by the same code.
 
-Nothing is made, started or asked over the network: whether the API takes the token, and the database the user, shows
-only when the daemon starts.
+They create and start nothing, and use no network. Whether the API accepts the token, and the database the user, is
+known only when the daemon starts.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import msgspec
 from vkteams_daemon.config import Config
 
 
-def as_daemon(path: str | None, instance: str, flags: Mapping[str, Any]) -> Config:
-    """The configuration as a daemon that starts in this directory reads it.
+def read_as_daemon(path: str | None, instance: str, flags: Mapping[str, Any]) -> Config:
+    """The configuration as a daemon reads it that starts in this directory.
 
     Raises:
-        ConfigError, PermissionRefused: as daemon.settings.Settings.read.
+        ConfigError, PermissionRefused: see `Settings.read` in daemon/process/settings.py.
     """
     from vkteams_daemon.daemon.process.settings import Settings
 
@@ -26,16 +26,16 @@ def as_daemon(path: str | None, instance: str, flags: Mapping[str, Any]) -> Conf
 
 
 def checks(config: Config, *, foreground: bool, token: bool = True) -> Iterator[Callable[[], object]]:
-    """What vkteamsd looks at, in its order; each raises the error with which vkteamsd would end.
+    """The checks in the order of vkteamsd; each raises the error with which vkteamsd would end.
 
     Args:
         config: with absolute paths.
-        foreground: whether it is to stay in the foreground.
-        token: False where the token may come later, as from systemd's credentials.
+        foreground: whether vkteamsd would stay in the foreground.
+        token: False if the token may come later, for example from systemd's credentials.
     """
+    from vkteams_daemon.botapi.client import make_client
     from vkteams_daemon.daemon import main as vkteamsd
     from vkteams_daemon.daemon.process import privileges
-    from vkteams_daemon.daemon.reload import make_client
     from vkteams_daemon.store.database import Database
 
     if not token and not config.api.token:

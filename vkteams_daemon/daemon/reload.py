@@ -7,20 +7,11 @@ import threading
 from collections.abc import Callable
 
 from vkteams_daemon import config as configuration
-from vkteams_daemon.botapi.client import BotClient
+from vkteams_daemon.botapi.client import BotClient, make_client
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import VkTeamsError
 
 log = logging.getLogger(__name__)
-
-
-def make_client(config: Config) -> BotClient:
-    """A client of the Bot API as the configuration says."""
-    api = config.api
-    return BotClient(
-        api.url, api.token, connect_timeout=api.connect_timeout, read_margin=api.read_margin,
-        ca_file=api.ca_file, proxy=api.proxy,
-    )  # fmt: skip
 
 
 class Reload:

@@ -19,13 +19,13 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from types import FrameType
 
 from vkteams_daemon import __version__
-from vkteams_daemon.botapi.client import BotClient, BotInfo
+from vkteams_daemon.botapi.client import BotClient, BotInfo, make_client
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import word_count
 from vkteams_daemon.daemon.opener import DatabaseOpener
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
 from vkteams_daemon.daemon.polling.printer import Printer
-from vkteams_daemon.daemon.reload import Reload, make_client
+from vkteams_daemon.daemon.reload import Reload
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.retention import Retention
 from vkteams_daemon.daemon.status import State, Status

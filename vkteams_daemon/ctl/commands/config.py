@@ -1,4 +1,4 @@
-"""`vkteamsctl config`: the options in force and where each comes from; whether the configuration is right."""
+"""`vkteamsctl config`: the options in force with their sources, and a check of the configuration."""
 
 from __future__ import annotations
 
@@ -12,30 +12,27 @@ from typing import Any
 from vkteams_daemon import config as configuration
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import start_check
+from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.output import Answer, Screen
 from vkteams_daemon.errors import PermissionRefused
 from vkteams_daemon.options import NOT_OPTIONS
 
 
-def register(nouns: Any, common: argparse.ArgumentParser) -> None:
-    """Add the noun `config` with its verbs show and check."""
-    noun = nouns.add_parser("config", help="show and check the configuration", parents=[common])
-    verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
-    show = verbs.add_parser(
+def register(noun: Noun) -> None:
+    """Add the verbs show and check."""
+    show = noun.verb(
         "show",
-        help="every option in force, its value and where it was set; secrets masked",
-        parents=[common],
-        epilog="example:\n  vkteamsctl config show --output json",
+        "every option in force with its value and its source; secrets are masked",
+        _show,
+        "vkteamsctl config show --output json",
     )
-    show.add_argument("--template", action="store_true", help="a configuration file with every option at its default")
-    show.set_defaults(func=_show)
-    check = verbs.add_parser(
+    show.add_argument("--template", action="store_true", help="print a configuration file with all defaults instead")
+    noun.verb(
         "check",
-        help="whether the configuration is right: exit code 0, or 78 and what is wrong",
-        parents=[common],
-        epilog="example:\n  vkteamsctl config check --config /etc/vkteams/vkteamsd.toml",
+        "check the configuration: exit code 0, or 78 and the mistake",
+        _check,
+        "vkteamsctl config check --config /etc/vkteams/vkteamsd.toml",
     )
-    check.set_defaults(func=_check)
 
 
 def _show(args: argparse.Namespace, config: Config) -> Answer:
@@ -67,7 +64,7 @@ def _show(args: argparse.Namespace, config: Config) -> Answer:
 
 
 def _source(option: configuration.Option, config: Config, file: dict[str, Any], flags: Sequence[str]) -> str:
-    """Where the value in force was set: flag, environment, file, a file of its own (secrets), or default."""
+    """Where the value in force was set: flag, environment, file, a secret's own file, or default."""
     if option.name in flags:
         return "flag"
     if any(os.environ.get(variable) for variable in option.variables):
@@ -78,14 +75,14 @@ def _source(option: configuration.Option, config: Config, file: dict[str, Any], 
 
 
 def _check(args: argparse.Namespace, config: Config) -> Answer:
-    """What vkteamsd would start with is right; what remains is said as notes.
+    """Refuse what vkteamsd would refuse at its start; notes name the rest.
 
-    Who checks need not be who starts it: what this user alone may not do or read is a note, too.
+    The user who checks need not be the user who starts vkteamsd. So a missing permission is a note too.
     """
     from vkteams_daemon.store.bundled import programs
 
     flags = {"daemon.pid_file": getattr(args, "pid_file", None)}
-    config = start_check.as_daemon(getattr(args, "config", None), getattr(args, "instance", ""), flags)
+    config = start_check.read_as_daemon(getattr(args, "config", None), getattr(args, "instance", ""), flags)
     notes = []
     for check in start_check.checks(config, foreground=True, token=False):
         try:
@@ -97,16 +94,16 @@ def _check(args: argparse.Namespace, config: Config) -> Answer:
     if not config.database.url and config.storage.save and not programs.available():
         notes.append("database.url is not set, and the bundled PostgreSQL is not installed")
     if not config.storage.save:
-        notes.append("storage.save is false: vkteamsd will start with --foreground alone")
-    known = {variable for option in configuration.options() for variable in option.variables}
-    for variable in sorted(os.environ.keys() - known - NOT_OPTIONS):
+        notes.append("storage.save is false: vkteamsd will start only with --foreground")
+    variables = {variable for option in configuration.options() for variable in option.variables}
+    for variable in sorted(os.environ.keys() - variables - NOT_OPTIONS):
         if variable.startswith("VKTEAMS_"):
             notes.append(f"${variable}: no option has this variable")
     if not config.api.token and config.daemon.role != "embed":
         notes.append("api.token is not set: vkteamsd will not start with role all or listen")
 
     def render(screen: Screen) -> None:
-        screen.line(f"{config.source or 'the configuration'}: right", "green")
+        screen.line(f"{config.source or 'the configuration'}: no mistakes", "green")
         for note in notes:
             screen.line(f"note: {note}")
 

@@ -1,56 +1,48 @@
-"""`vkteamsctl diagnostic`: whether everything is well, who the bot is, and what came last."""
+"""`vkteamsctl diagnostic`: the health of every part, the bot of the token, and the newest events."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import argument_types
-from vkteams_daemon.ctl.opening import opened
+from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.connections import open_connection
 from vkteams_daemon.ctl.output import Answer, Screen, cell, size
 from vkteams_daemon.errors import ConfigError, VkTeamsError
 
 if TYPE_CHECKING:
-    from vkteams_daemon.botapi.client import BotClient
+    from vkteams_daemon.botapi.client import BotInfo
 
 _UNHEALTHY = 69
-_PATIENCE = 5.0  # seconds a health check waits for one answer of the API
-_LEAST_FREE = 256 * 2**20  # bytes; PostgreSQL, the log and the status file must be able to grow for a while
-_WELL = ("running", "standby", "starting")
+_API_TIMEOUT = 5.0  # seconds a health check waits for one answer of the API
+_MIN_FREE = 256 * 2**20  # bytes; PostgreSQL, the log and the status file must be able to grow for a while
+_HEALTHY_STATES = ("running", "standby", "starting")
 
 
-def register(nouns: Any, common: argparse.ArgumentParser) -> None:
-    """Add the noun `diagnostic` with its verbs health, self and events."""
-    noun = nouns.add_parser("diagnostic", help="is everything well, and what came last", parents=[common])
-    verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
-    health = verbs.add_parser(
+def register(noun: Noun) -> None:
+    """Add the verbs health, self and events."""
+    noun.verb(
         "health",
-        help="the API, database, vectors, daemon, model and disk: exit code 0, or 69 where one is not well",
-        parents=[common],
-        epilog="example:\n  vkteamsctl diagnostic health --output json",
+        "check API, database, vectors, daemon, model and disk: exit code 0, or 69 if one is not well",
+        _health,
+        "vkteamsctl diagnostic health --output json",
     )
-    health.set_defaults(func=_health)
-    own = verbs.add_parser(
-        "self",
-        help="who the token belongs to, as the Bot API says",
-        parents=[common],
-        epilog="example:\n  vkteamsctl diagnostic self",
-    )
-    own.set_defaults(func=_self)
-    events = verbs.add_parser(
+    noun.verb("self", "the bot of the token, as the Bot API describes it", _self, "vkteamsctl diagnostic self")
+    events = noun.verb(
         "events",
-        help="the newest events of the archive, as they came; never asks the Bot API",
-        parents=[common],
-        epilog="example:\n  vkteamsctl diagnostic events --limit 5 --type newMessage --output jsonl",
+        "the newest events of the archive, as received; the Bot API is not asked",
+        _events,
+        "vkteamsctl diagnostic events --limit 5 --type newMessage --output jsonl",
     )
     events.add_argument("--limit", metavar="N", type=argument_types.positive, default=20, help="most events (20)")
-    events.add_argument("--chat-id", metavar="ID", help="only of this chat")
-    events.add_argument("--type", metavar="TYPE", help="only of this type, such as editedMessage")
-    events.set_defaults(func=_events)
+    events.add_argument("--chat-id", metavar="ID", help="only events of this chat")
+    events.add_argument("--type", metavar="TYPE", help="only events of this type, for example editedMessage")
 
 
 def _health(args: argparse.Namespace, config: Config) -> Answer:
@@ -77,11 +69,7 @@ def _api(config: Config, problems: list[str]) -> str:
     if config.daemon.role == "embed" and not config.api.token:
         return "off"
     try:
-        client = _client(config, patience=_PATIENCE)
-        try:
-            client.self_get()
-        finally:
-            client.close()
+        _bot(config, limit=_API_TIMEOUT)
     except VkTeamsError as error:
         problems.append(f"api: {error}")
         return "failed"
@@ -89,11 +77,11 @@ def _api(config: Config, problems: list[str]) -> str:
 
 
 def _database(config: Config, problems: list[str]) -> tuple[str, str]:
-    """The states of the database and of the vectors in it: ok, failed; of the vectors also off and unindexed."""
+    """The states of the database (ok, failed) and of its vectors (ok, off, unindexed, failed)."""
     from vkteams_daemon.store.models import vector_store
 
     try:
-        with opened(config) as database, database.connection() as connection:
+        with open_connection(config) as connection:
             vectors = vector_store(connection)
     except VkTeamsError as error:
         problems.append(f"database: {error}")
@@ -109,14 +97,14 @@ def _database(config: Config, problems: list[str]) -> tuple[str, str]:
 def _daemon(config: Config, problems: list[str]) -> dict[str, Any]:
     from vkteams_daemon.daemon.health import probe
 
-    condition = probe(config)
-    if condition.state not in _WELL:
-        problems.append(f"daemon: {condition.state}{f': {condition.error}' if condition.error else ''}")
-    return condition.summary()
+    health = probe(config)
+    if health.state not in _HEALTHY_STATES:
+        problems.append(f"daemon: {health.state}{f': {health.error}' if health.error else ''}")
+    return health.summary()
 
 
 def _model(config: Config, problems: list[str]) -> str:
-    """`ok`, `off` where none is wanted, or `failed`."""
+    """`ok`, `off` if no model is chosen, or `failed`."""
     from vkteams_daemon.embedding import catalogue, manifest
 
     try:
@@ -139,41 +127,34 @@ def _disk(config: Config, problems: list[str]) -> list[dict[str, Any]]:
         if path.stat().st_dev in places:
             continue
         places[path.stat().st_dev] = {"path": str(directory), "free": free, "total": total}
-        if free < min(_LEAST_FREE, total // 10):
-            problems.append(f"disk: {size(free)} are left for {directory}")
+        if free < min(_MIN_FREE, total // 10):
+            problems.append(f"disk: only {size(free)} are free for {directory}")
     return list(places.values())
 
 
 def _self(args: argparse.Namespace, config: Config) -> Answer:
-    client = _client(config)
-    try:
-        info = client.self_get()
-    finally:
-        client.close()
-    data = {"user_id": info.user_id, "nick": info.nick, "first_name": info.first_name, "url": client.url}
-    return Answer(data, ids=[info.user_id])
+    bot, url = _bot(config)
+    data = {"user_id": bot.user_id, "nick": bot.nick, "first_name": bot.first_name, "url": url}
+    return Answer(data, ids=[bot.user_id])
 
 
-def _client(config: Config, patience: float | None = None) -> BotClient:
+def _bot(config: Config, limit: float = math.inf) -> tuple[BotInfo, str]:
+    """The bot of the token, and the URL that was asked; `limit` is the most seconds to wait for the API."""
     if not config.api.token:
         raise ConfigError("api.token: it is not set", hint="Set it, token_file or VKTEAMS_BOT_API_TOKEN.")
-    from vkteams_daemon.botapi.client import BotClient
+    from vkteams_daemon.botapi.client import make_client
 
-    api = config.api
-    return BotClient(
-        api.url,
-        api.token,
-        connect_timeout=min(api.connect_timeout, patience or api.connect_timeout),
-        read_margin=min(api.read_margin, patience or api.read_margin),
-        ca_file=api.ca_file,
-        proxy=api.proxy,
-    )
+    client = make_client(config, limit)
+    try:
+        return client.self_get(), client.url
+    finally:
+        client.close()
 
 
 def _events(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store.admin import stored_events
 
-    with opened(config) as database, database.connection() as connection:
+    with open_connection(config) as connection:
         rows = stored_events.last_events(connection, limit=args.limit, chat_id=args.chat_id, event_type=args.type)
 
     def render(screen: Screen) -> None:

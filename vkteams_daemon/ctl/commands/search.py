@@ -1,79 +1,76 @@
-"""`vkteamsctl search`: find messages by their words, by what they mean, or by both."""
+"""`vkteamsctl search`: messages by their words, by their meaning, or by both."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from vkteams_daemon import times
 from vkteams_daemon.config import Config
-from vkteams_daemon.ctl import argument_types
+from vkteams_daemon.ctl import argument_types, filters
+from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.connections import open_archive
 from vkteams_daemon.ctl.output import Answer, Screen, cell, one_line
 from vkteams_daemon.errors import UsageError
-from vkteams_daemon.times import check_span
 
 if TYPE_CHECKING:
+    from vkteams_daemon.search.messages import ArchivedMessage
     from vkteams_daemon.search.results import Hit, SearchResult
 
-_MOST = 1000
-_MOST_CONTEXT = 50
+_MAX_HITS = 1000
+_MAX_CONTEXT = 50
 
 
-def register(nouns: Any, common: argparse.ArgumentParser) -> None:
-    """Add the noun `search` with its verbs hybrid, semantic and text."""
-    noun = nouns.add_parser("search", help="find what was said", parents=[common])
-    verbs = noun.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
-    hybrid = verbs.add_parser(
+def register(noun: Noun) -> None:
+    """Add the verbs hybrid, semantic and text."""
+    hybrid = noun.verb(
         "hybrid",
-        help="by words and by meaning, with the conversations of the best hits: what to try first",
-        parents=[common],
-        epilog="examples:\n  vkteamsctl search hybrid 'why was the release late'\n"
-        "  vkteamsctl search hybrid 'сбой оплаты' --since 7d --context 3 --explain",
+        "by words and by meaning, with the conversations of the best hits; try this first",
+        _search,
+        "vkteamsctl search hybrid 'why was the release late'",
+        "vkteamsctl search hybrid 'сбой оплаты' --since 7d --context 3 --explain",
     )
-    semantic = verbs.add_parser(
+    semantic = noun.verb(
         "semantic",
-        help="by meaning: messages that say the same in other words",
-        parents=[common],
-        epilog="example:\n  vkteamsctl search semantic 'why was the release late' --since 2026-11-01",
+        "by meaning: messages that say the same in other words",
+        _search,
+        "vkteamsctl search semantic 'why was the release late' --since 2026-11-01",
     )
-    text = verbs.add_parser(
+    text = noun.verb(
         "text",
-        help='by words: all of them in any form, "a phrase", -without, this OR that',
-        parents=[common],
-        epilog="examples:\n  vkteamsctl search text 'сервер OR база -тест' --since 7d\n"
-        "  vkteamsctl search text '\"connection refused\"' --chat-id 681869378@chat.agent --limit 20",
+        'by words, in any of their forms: all of them, "a phrase", -without, this OR that',
+        _search,
+        "vkteamsctl search text 'сервер OR база -тест' --since 7d",
+        "vkteamsctl search text '\"connection refused\"' --chat-id 681869378@chat.agent --limit 20",
     )
     for verb in (hybrid, semantic, text):
-        _options(verb)
-        verb.set_defaults(func=_search, recency=None)
+        _add_options(verb)
+        verb.set_defaults(recency=None)
     hybrid.add_argument(
-        "--recency", metavar="AGE", type=argument_types.age, help="a message of this age counts half: 12h, 30d"
+        "--recency", metavar="AGE", type=times.parse_age, help="a message of this age counts half: 12h, 30d"
     )
 
 
-def _options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("query", metavar="QUERY", help="what to look for; quote it")
-    verb.add_argument("--chat-id", metavar="ID", action="append", help="only this chat; may be given several times")
-    verb.add_argument("--user-id", metavar="ID", help="only what this person wrote")
-    verb.add_argument("--since", metavar="TIME", type=argument_types.since, help="from then on: 2h, 7d, 2026-11-24")
-    verb.add_argument("--until", metavar="TIME", type=argument_types.until, help="up to then; a date means its end")
+def _add_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("query", metavar="QUERY", help="words or a question; quote it")
+    filters.add_chat_ids(verb)
+    filters.add_author_and_time(verb)
     verb.add_argument("--limit", metavar="N", type=argument_types.positive, help="most hits (search.limit)")
     verb.add_argument(
-        "--context", metavar="N", type=argument_types.positive, default=0, help="messages around each hit"
+        "--context", metavar="N", type=argument_types.positive, default=0, help="messages before and after each hit"
     )
-    verb.add_argument("--explain", action="store_true", help="show what each way of searching said of a hit")
-    verb.add_argument("--cursor", metavar="CURSOR", help="the next page: what the last one ended with")
+    verb.add_argument("--explain", action="store_true", help="show the place of each hit in each kind of search")
+    verb.add_argument("--cursor", metavar="CURSOR", help="the next page: the cursor that the last page ended with")
 
 
 def _search(args: argparse.Namespace, config: Config) -> Answer:
     query = _query(args.query)
-    for option, value, most in (("limit", args.limit or 0, _MOST), ("context", args.context, _MOST_CONTEXT)):
-        if value > most:
-            raise UsageError(f"--{option}: {value} is too many", hint=f"At most {most} can be asked for.")
-    check_span(args.since, args.until)
-    from vkteams_daemon.search.archive import Archive
-
-    with Archive(config) as archive:
-        found = archive.search(
+    for option, value, maximum in (("limit", args.limit or 0, _MAX_HITS), ("context", args.context, _MAX_CONTEXT)):
+        if value > maximum:
+            raise UsageError(f"--{option}: {value} is too many", hint=f"The maximum is {maximum}.")
+    times.check_span(args.since, args.until)
+    with open_archive(config) as archive:
+        result = archive.search(
             query,
             mode=args.verb,
             chat_ids=archive.existing(args.chat_id, user_id=args.user_id),
@@ -86,7 +83,7 @@ def _search(args: argparse.Namespace, config: Config) -> Answer:
             cursor=args.cursor,
         )
     return Answer(
-        found, lambda screen: _show(screen, found, args.explain), ids=[f"{h.chat_id} {h.msg_id}" for h in found.hits]
+        result, lambda screen: _show(screen, result, args.explain), ids=[f"{h.chat_id} {h.msg_id}" for h in result.hits]
     )
 
 
@@ -100,18 +97,18 @@ def _query(text: str) -> str:
     return text
 
 
-def _show(screen: Screen, found: SearchResult, explain: bool) -> None:
-    if found.showing is not None:
-        screen.line(f"showing results for: {one_line(found.showing)}", "yellow")
-    if found.relaxed and found.hits:
-        screen.line("no message holds all of these words; these hold some", "yellow")
-    if found.note:
-        screen.line(found.note, "yellow")
-    for hit in found.hits:
+def _show(screen: Screen, result: SearchResult, explain: bool) -> None:
+    if result.showing is not None:
+        screen.line(f"showing results for: {one_line(result.showing)}", "yellow")
+    if result.relaxed and result.hits:
+        screen.line("no message has all of these words; these have some of them", "yellow")
+    if result.note:
+        screen.line(result.note, "yellow")
+    for hit in result.hits:
         _show_hit(screen, hit, explain)
-    screen.line(_summary(found), "dim")
-    if found.cursor:
-        screen.line(f"more: --cursor {found.cursor}", "dim")
+    screen.line(_summary(result), "dim")
+    if result.cursor:
+        screen.line(f"more: --cursor {result.cursor}", "dim")
 
 
 def _show_hit(screen: Screen, hit: Hit, explain: bool) -> None:
@@ -119,36 +116,40 @@ def _show_hit(screen: Screen, hit: Hit, explain: bool) -> None:
 
     where = f"{hit.chat_title or hit.chat_id} · {hit.author or 'nobody'} · {cell(hit.sent_at)}"
     screen.line(f"{where}{' (edited)' if hit.edited else ''}", "bold")
-    before = [said for said in hit.context if said.sent_at < hit.sent_at]
-    for said in before:
-        screen.line(f"    {said.author or 'nobody'}: {one_line(said.text)}", "dim")
+    before = [message for message in hit.context if message.sent_at < hit.sent_at]
+    for message in before:
+        _show_neighbour(screen, message)
     screen.quote(hit.snippet, MARKS)
-    for said in hit.context[len(before) :]:
-        screen.line(f"    {said.author or 'nobody'}: {one_line(said.text)}", "dim")
+    for message in hit.context[len(before) :]:
+        _show_neighbour(screen, message)
     reply = f" · answers {hit.reply_to_msg_id}" if hit.reply_to_msg_id else ""
     screen.line(f"    chat {hit.chat_id} · message {hit.msg_id}{reply}{_score(hit.score, ' · ')}", "dim")
-    for leg in hit.legs if explain else ():
-        share = "" if leg.share is None else f", {leg.share:.0%} of the query"
-        screen.line(f"    {leg.name}: place {leg.rank}{_score(leg.score, ', ')}{share}", "dim")
+    for retriever in hit.legs if explain else ():
+        share = "" if retriever.share is None else f", {retriever.share:.0%} of the query"
+        screen.line(f"    {retriever.name}: place {retriever.rank}{_score(retriever.score, ', ')}{share}", "dim")
+
+
+def _show_neighbour(screen: Screen, message: ArchivedMessage) -> None:
+    screen.line(f"    {message.author or 'nobody'}: {one_line(message.text)}", "dim")
 
 
 def _score(score: float, before: str) -> str:
-    # The parts of an identifier stand at no place in their text, and the server's rank of such a hit is 0.
+    # PostgreSQL ranks a hit in the parts of an identifier 0, because they have no position in the text.
     return f"{before}score {score:.3f}" if score else ""
 
 
-def _summary(found: SearchResult) -> str:
-    count = len(found.hits)
+def _summary(result: SearchResult) -> str:
+    count = len(result.hits)
     parts = [f"{count} hit{'' if count == 1 else 's'}" if count else "nothing found"]
-    coverage = found.coverage
+    coverage = result.coverage
     parts.append(
         f"archived since {cell(coverage.archived_since)}" if coverage.archived_since else "the archive is empty"
     )
     if coverage.gaps:
         parts.append("; ".join(coverage.gaps))
-    # Where there is no model at all, the note has said so.
-    if found.mode != "text" and not (found.note and coverage.model is None):
+    # If there is no model at all, the note says so already.
+    if result.mode != "text" and not (result.note and coverage.model is None):
         parts.append(f"model {coverage.model or 'none yet: no message has a vector'}")
         if coverage.without_vector:
-            parts.append(f"{coverage.without_vector} messages still without a vector")
+            parts.append(f"{coverage.without_vector} messages have no vector yet")
     return " · ".join(parts)

@@ -1,4 +1,4 @@
-"""A conversation as people read it: day by day, with times and names, what answers what indented below it."""
+"""A conversation for people: day by day, with times and names, each answer indented below the message it answers."""
 
 from __future__ import annotations
 
@@ -11,60 +11,63 @@ from vkteams_daemon.ctl.output import Screen, one_line
 if TYPE_CHECKING:
     from vkteams_daemon.search.messages import ArchivedMessage
 
-_DEEPEST = 3  # steps of indentation
-_UNSAID = {"mention", "reply", "inlineKeyboardMarkup"}  # parts that the text or its place shows already
+_MAX_DEPTH = 3  # steps of indentation
+_SHOWN_ELSEWHERE = {"mention", "reply", "inlineKeyboardMarkup"}  # parts that the text or the arrow shows already
 _BELOW_TIME = " " * 8
 
 
-def show(screen: Screen, messages: Sequence[ArchivedMessage], chat_id: str, matches: Collection[str]) -> None:
+def show_conversation(
+    screen: Screen, messages: Sequence[ArchivedMessage], chat_id: str, matches: Collection[str]
+) -> None:
     """Write the messages, oldest first.
 
     Args:
-        screen: where to.
-        messages: of this chat, and of those that hang on it or that it hangs on.
-        chat_id: whose conversation it is.
-        matches: msg_ids of what was asked for or found; these stand out, with their ids.
+        screen: to write on.
+        messages: of this chat, of the threads below them, and of the chat that this thread belongs to.
+        chat_id: the chat of the conversation.
+        matches: msg_ids of the messages that were asked for or found; they stand out, with their ids.
     """
-    here = {said.msg_id: said for said in messages if said.chat_id == chat_id}
+    by_id = {message.msg_id: message for message in messages if message.chat_id == chat_id}
     day = None
-    for said in messages:
-        moment = said.sent_at.astimezone(UTC)
+    for message in messages:
+        moment = message.sent_at.astimezone(UTC)
         if moment.date() != day:
             day = moment.date()
             screen.line(f"  {day.isoformat()}", "dim")
-        own = said.chat_id == chat_id
-        match = own and said.msg_id in matches
+        own = message.chat_id == chat_id
+        match = own and message.msg_id in matches
         style = "bold" if match else ""
-        indent = "  " * (_depth(said, here) if own else 1)
-        first, *rest = [line for line in said.text.splitlines() if line.strip()] or [""]
-        author = f"{_name(said)}{_answered(said, here) if own else ' (thread)'}{_marks(said)}"
+        indent = "  " * (_depth(message, by_id) if own else 1)
+        first, *rest = [line for line in message.text.splitlines() if line.strip()] or [""]
+        author = f"{_name(message)}{_arrow(message, by_id) if own else ' (thread)'}{_marks(message)}"
         screen.line(f"{'>' if match else ' '} {moment:%H:%M} {indent}{author}: {one_line(first)}".rstrip(), style)
         for line in rest:
             screen.line(f"{_BELOW_TIME}{indent}  {one_line(line)}", style)
         if match:
-            screen.line(f"{_BELOW_TIME}{indent}  message {said.msg_id}", "dim")
+            screen.line(f"{_BELOW_TIME}{indent}  message {message.msg_id}", "dim")
 
 
-def _depth(said: ArchivedMessage, here: Mapping[str, ArchivedMessage]) -> int:
-    """How many of the messages shown stand above it along its replies."""
+def _depth(message: ArchivedMessage, by_id: Mapping[str, ArchivedMessage]) -> int:
+    """How many of the shown messages stand above this one along its replies."""
     depth = 0
-    while depth < _DEEPEST and (other := here.get(said.reply_to_msg_id or "")) and other is not said:
-        said, depth = other, depth + 1
+    while depth < _MAX_DEPTH and (other := by_id.get(message.reply_to_msg_id or "")) and other is not message:
+        message, depth = other, depth + 1
     return depth
 
 
-def _answered(said: ArchivedMessage, here: Mapping[str, ArchivedMessage]) -> str:
-    if said.reply_to_msg_id is None:
+def _arrow(message: ArchivedMessage, by_id: Mapping[str, ArchivedMessage]) -> str:
+    """An arrow to the author of the message that this one answers; empty where it answers none."""
+    if message.reply_to_msg_id is None:
         return ""
-    other = here.get(said.reply_to_msg_id)
+    other = by_id.get(message.reply_to_msg_id)
     return f" → {_name(other)}" if other else " → …"
 
 
-def _name(said: ArchivedMessage) -> str:
-    return one_line(said.author or "nobody")
+def _name(message: ArchivedMessage) -> str:
+    return one_line(message.author or "nobody")
 
 
-def _marks(said: ArchivedMessage) -> str:
-    marks = ["edited"] if said.edited else []
-    marks += [one_line(part) for part in said.parts if part not in _UNSAID]
+def _marks(message: ArchivedMessage) -> str:
+    marks = ["edited"] if message.edited else []
+    marks += [one_line(part) for part in message.parts if part not in _SHOWN_ELSEWHERE]
     return f" [{', '.join(marks)}]" if marks else ""

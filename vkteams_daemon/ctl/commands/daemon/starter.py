@@ -1,4 +1,4 @@
-"""Runs the vkteamsd program and hands on what it says and returns."""
+"""Runs the vkteamsd program and passes on its messages and its exit code."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vkteams_daemon.system import streams
 
 
 def program() -> list[str]:
-    """How to run vkteamsd: the script beside this program's own, or beside the interpreter, or the module."""
+    """The command of vkteamsd: the script beside this program's own, or beside the interpreter, or the module."""
     for directory in (Path(sys.argv[0]).absolute().parent, Path(sys.executable).parent):
         script = directory / "vkteamsd"
         if script.is_file():
@@ -24,42 +24,42 @@ def program() -> list[str]:
 
 
 def run(arguments: Sequence[str], *, foreground: bool) -> str:
-    """Start vkteamsd; what it has to say about a good start, or "".
+    """Start vkteamsd; its message after a successful start, or "".
 
     In the foreground this process becomes vkteamsd, and the call does not return.
 
     Raises:
-        VkTeamsError: it did not start; with its sentence and its exit code.
+        VkTeamsError: it did not start; the error has vkteamsd's sentence and exit code.
     """
     command = [*program(), *arguments]
     if foreground:
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(command[0], command)
-    # A group of its own: Ctrl-C reaches us alone, and exactly one signal is passed on.
+    # In a process group of its own: Ctrl-C reaches only this process, which passes on exactly one signal.
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", process_group=0
     ) as child:
 
-        def hand_on(signum: int, _: FrameType | None) -> None:
+        def pass_on(signum: int, _: FrameType | None) -> None:
             child.send_signal(signum)
 
-        before = {signum: signal.signal(signum, hand_on) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        before = {signum: signal.signal(signum, pass_on) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
         try:
-            said, complaint = child.communicate()
+            out, err = child.communicate()
         finally:
             for signum, action in before.items():
                 signal.signal(signum, action)
     if child.returncode:
-        raise _failure(complaint, child.returncode)
-    streams.write_stderr(complaint)
-    return said.strip().removeprefix("vkteamsd: ")
+        raise _failure(err, child.returncode)
+    streams.write_stderr(err)
+    return out.strip().removeprefix("vkteamsd: ")
 
 
-def _failure(complaint: str, code: int) -> VkTeamsError:
-    lines = complaint.strip().splitlines() or [f"vkteamsd ended with status {code}"]
+def _failure(err: str, code: int) -> VkTeamsError:
+    lines = err.strip().splitlines() or [f"vkteamsd ended with status {code}"]
     if len(lines) > 1:
-        streams.write_stderr("\n".join(lines[:-1]) + "\n")  # the traceback that VKTEAMS_DEBUG=1 asked for
+        streams.write_stderr("\n".join(lines[:-1]) + "\n")  # the traceback that VKTEAMS_DEBUG=1 asks for
     error = VkTeamsError(lines[-1].removeprefix("vkteamsd: "))
     error.exit_code = code if code > 0 else 128 - code
     return error

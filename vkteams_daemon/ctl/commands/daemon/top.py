@@ -1,10 +1,11 @@
-"""`vkteamsctl daemon top`: the status file on the whole terminal, drawn anew every moment until q is pressed.
+"""`vkteamsctl daemon top`: the status file on the whole terminal, drawn again every second until q is pressed.
 
-It only looks: the daemon is not signalled, and a daemon that goes away is shown as gone.
+It only reads the file. The daemon gets no signal, and a daemon that ends is shown as not running.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import select
@@ -17,7 +18,12 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from vkteams_daemon.ctl.output import cell, one_line, size
+from vkteams_daemon.config import Config
+from vkteams_daemon.ctl import argument_types
+from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.commands.daemon.status import probe_daemon, style
+from vkteams_daemon.ctl.commands.daemon.target import add_role
+from vkteams_daemon.ctl.output import Answer, cell, one_line, size
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,47 +34,68 @@ if TYPE_CHECKING:
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _SAMPLES = 60
-_QUITS = b"qQ\x03\x04"  # with Ctrl-C and Ctrl-D, where the terminal makes no signal of them
+_QUIT_KEYS = b"qQ\x03\x04"  # also Ctrl-C and Ctrl-D, which reach us as keys if the terminal sends no signal
+
+
+def register(noun: Noun) -> None:
+    """Add the verb top."""
+    top = noun.verb(
+        "top",
+        "watch vkteamsd live on a terminal; q quits",
+        _top,
+        "vkteamsctl daemon top --interval 0.5",
+        needs_config=False,
+    )
+    add_role(top)
+    top.add_argument(
+        "--interval", metavar="SECONDS", type=argument_types.interval, default=1.0, help="seconds between updates (1)"
+    )
+
+
+def _top(args: argparse.Namespace, _: Config) -> Answer:
+    if getattr(args, "output", "table") != "table":
+        raise UsageError("daemon top is for people", hint="Programs can use `vkteamsctl --output json daemon status`.")
+    _run(lambda: probe_daemon(args), args.interval)
+    return Answer(None, lambda screen: None)
 
 
 class Rates:
-    """Events a second between one status file and the next, the newest last."""
+    """Events a second between each status file and the next, the newest last."""
 
     def __init__(self) -> None:
         self.samples: deque[float] = deque(maxlen=_SAMPLES)
         self._last: tuple[int, datetime, int] | None = None
 
-    def see(self, status: Status) -> None:
-        """Take in a status file, once; another process's counts start over."""
-        now = (status.pid, status.updated_at, status.events.received)
-        if self._last and self._last[0] == now[0]:
-            seconds = (now[1] - self._last[1]).total_seconds()
+    def add(self, status: Status) -> None:
+        """Add a status file; the same file counts once. The counts of another process start from 0."""
+        sample = (status.pid, status.updated_at, status.events.received)
+        if self._last and self._last[0] == sample[0]:
+            seconds = (sample[1] - self._last[1]).total_seconds()
             if seconds <= 0:
                 return
-            self.samples.append((now[2] - self._last[2]) / seconds)
-        self._last = now
+            self.samples.append((sample[2] - self._last[2]) / seconds)
+        self._last = sample
 
-    def drawn(self) -> str:
-        """One small bar for each sample; what is not nothing is never drawn as nothing."""
-        most = max(self.samples, default=0.0)
-        if most <= 0:
-            return "".join("▁" for _ in self.samples)
-        return "".join(_BARS[max(1, min(8, round(8 * rate / most)))] for rate in self.samples)
+    def bars(self) -> str:
+        """One small bar for each sample. A rate of 0 has the lowest bar, so that every sample is visible."""
+        maximum = max(self.samples, default=0.0)
+        if maximum <= 0:
+            return "▁" * len(self.samples)
+        return "".join(_BARS[max(1, min(8, round(8 * rate / maximum)))] for rate in self.samples)
 
 
-def run(look: Callable[[], DaemonHealth], interval: float, style: Callable[[str], str]) -> None:
-    """Show it until somebody quits.
+def _run(probe: Callable[[], DaemonHealth], interval: float) -> None:
+    """Show the daemon until a key quits.
 
     Args:
-        look: how the daemon is now.
-        interval: seconds between two looks.
-        style: the style of a condition's word.
+        probe: the health of the daemon now.
+        interval: seconds between two probes.
 
     Raises:
-        UsageError: this is no terminal, or one that cannot be drawn on.
+        UsageError: standard input or output is not a terminal, or the terminal cannot be drawn on.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
-        raise UsageError("daemon top needs a terminal", hint="`vkteamsctl daemon status` says it once.")
+        raise UsageError("daemon top needs a terminal", hint="`vkteamsctl daemon status` shows the state once.")
     from rich.console import Console
     from rich.live import Live
 
@@ -76,71 +103,74 @@ def run(look: Callable[[], DaemonHealth], interval: float, style: Callable[[str]
     rates = Rates()
     with (
         contextlib.suppress(KeyboardInterrupt),
-        _keys() as pressed,
+        _keys() as quit_pressed,
         Live(console=console, screen=True, auto_refresh=False) as live,
     ):
         while True:
-            condition = look()
-            if condition.status is not None:
-                rates.see(condition.status)
-            live.update(_page(condition, rates, interval, style(condition.state)), refresh=True)
-            if pressed(interval):
+            health = probe()
+            if health.status is not None:
+                rates.add(health.status)
+            live.update(_page(health, rates, interval), refresh=True)
+            if quit_pressed(interval):
                 return
 
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[float], bool]]:
-    """Reads single keys; gives a function that waits so long for one that quits, and puts the terminal back."""
+    """Reads single keys, for a `with` block: a function that waits so many seconds for a key that quits.
+
+    The terminal has its old settings afterwards.
+    """
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
 
-    def pressed(seconds: float) -> bool:
+    def quit_pressed(seconds: float) -> bool:
         deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            if select.select([descriptor], [], [], left)[0]:
+        while (remaining := deadline - time.monotonic()) > 0:
+            if select.select([descriptor], [], [], remaining)[0]:
                 key = os.read(descriptor, 1)
-                # Nothing to read any more: whoever looked has gone.
-                if not key or key in _QUITS:
+                # An empty read is the end of the terminal.
+                if not key or key in _QUIT_KEYS:
                     return True
         return False
 
     try:
         tty.setcbreak(descriptor)
-        yield pressed
+        yield quit_pressed
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def _page(condition: DaemonHealth, rates: Rates, interval: float, style: str) -> RenderableType:
+def _page(health: DaemonHealth, rates: Rates, interval: float) -> RenderableType:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    head = Text.assemble(("vkteamsd is ", "bold"), (condition.state, f"bold {style}"))
-    if condition.error:
-        head.append(f": {one_line(condition.error)}")
+    head = Text.assemble(("vkteamsd is ", "bold"), (health.state, f"bold {style(health.state)}"))
+    if health.error:
+        head.append(f": {one_line(health.error)}")
     rows = Table.grid(padding=(0, 2))
     rows.add_column(style="bold", no_wrap=True)
     rows.add_column(overflow="fold")
-    for name, value in _rows(condition, rates):
+    for name, value in _rows(health, rates):
         rows.add_row(name, Text(one_line(value)))
-    return Group(head, Text(""), rows, Text(""), Text(f"q quits · a look every {interval:g} s", style="dim"))
+    return Group(head, Text(""), rows, Text(""), Text(f"q quits · updated every {interval:g} s", style="dim"))
 
 
-def _rows(condition: DaemonHealth, rates: Rates) -> list[tuple[str, str]]:
-    status = condition.status
+def _rows(health: DaemonHealth, rates: Rates) -> list[tuple[str, str]]:
+    status = health.status
     if status is None:
         return []
     events, embedding, api, database = status.events, status.embedding, status.api, status.database
-    counted = ("received", "saved", "duplicate", "filtered", "quarantined", "failed")
+    counts = ("received", "saved", "duplicate", "filtered", "quarantined", "failed")
     return [
-        ("process", f"{cell(condition.pid)}, {status.role}, version {status.version}"),
+        ("process", f"{cell(health.pid)}, {status.role}, version {status.version}"),
         ("since", cell(status.started_at)),
         ("bot", f"{cell(status.bot.nick)} ({cell(status.bot.id)})"),
         ("api", f"{cell(api.state)}, last poll {cell(api.last_poll_at)}{_reason(api.last_error)}"),
         ("database", f"{cell(database.state)}{_reason(database.last_error)}"),
-        ("events", ", ".join(f"{getattr(events, name)} {name}" for name in counted)),
-        ("a second", f"{events.per_second:g}  {rates.drawn()}"),
+        ("events", ", ".join(f"{getattr(events, name)} {name}" for name in counts)),
+        ("a second", f"{events.per_second:g}  {rates.bars()}"),
         ("last event", f"{cell(events.last_event_id)}, {cell(events.last_event_at)}"),
         ("embedding", f"{embedding.state}, {cell(embedding.model)}"),
         ("texts", f"{cell(embedding.queued)} queued, {embedding.embedded} embedded, {embedding.failed} failed"),
@@ -148,7 +178,7 @@ def _rows(condition: DaemonHealth, rates: Rates) -> list[tuple[str, str]]:
         ("poll to row", _milliseconds(status.latency_ms.poll_to_row)),
         ("row to vector", _milliseconds(status.latency_ms.row_to_vector)),
         ("memory", size(status.rss_bytes)),
-        ("written", f"{cell(status.updated_at)}, {cell(condition.age)} s ago"),
+        ("written", f"{cell(status.updated_at)}, {cell(health.age)} s ago"),
     ]
 
 
@@ -156,7 +186,7 @@ def _reason(error: str | None) -> str:
     return f", {error}" if error else ""
 
 
-def _milliseconds(found: Percentiles) -> str:
-    if found.p50 is None or found.p99 is None:
+def _milliseconds(latency: Percentiles) -> str:
+    if latency.p50 is None or latency.p99 is None:
         return "-"
-    return f"{found.p50:.3g} ms, {found.p99:.3g} ms at most for 99 of 100"
+    return f"median {latency.p50:.3g} ms, 99 of 100 within {latency.p99:.3g} ms"

@@ -1,0 +1,12 @@
+"""`vkteamsctl database`: the archive's tables, its statistics, and the repairs that an administrator makes by hand."""
+
+from __future__ import annotations
+
+from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.commands.database import cleanup, cursor, export, maintenance, quarantine, schema, stats
+
+
+def register(noun: Noun) -> None:
+    """Add the verbs init, migrate, stats, export, quarantine, replay, cleanup, maintenance and cursor."""
+    for verbs in (schema, stats, export, quarantine, cleanup, maintenance, cursor):
+        verbs.register(noun)

@@ -1,7 +1,7 @@
 """`vkteamsctl database export`: every message as JSON Lines or CSV, to a file or to standard output.
 
-JSON Lines hold everything. CSV is for spreadsheets: one line of names, plain columns, and no cell that a spreadsheet
-would take for a formula: what begins like one has an apostrophe before it.
+JSON Lines have every column. CSV is for spreadsheets: one line of names, plain columns, and no cell that a spreadsheet
+takes for a formula. A text that begins like a formula gets an apostrophe in front.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.ctl import argument_types, progress
+from vkteams_daemon.ctl import filters, progress
+from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.connections import open_archive
 from vkteams_daemon.ctl.output import Answer, json_line, plain
 from vkteams_daemon.errors import CannotWrite, UsageError
 from vkteams_daemon.system import files, streams
@@ -32,32 +34,31 @@ _COLUMNS = (
     "parts", "text",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-_OFTEN = 500  # messages between two moves of the bar
+_BAR_STEP = 500  # messages between two updates of the bar
 
 
-def options(verb: argparse.ArgumentParser) -> None:
-    """Add the options of the verb."""
-    verb.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", metavar="FORMAT", help="jsonl or csv")
-    verb.add_argument("--file", metavar="PATH", help="write it there; otherwise to standard output")
-    verb.add_argument("--overwrite", action="store_true", help="the file may be there already")
-    verb.add_argument(
-        "--chat-id", metavar="ID", action="append", help="only this chat and its threads; may be repeated"
+def register(noun: Noun) -> None:
+    """Add the verb export."""
+    export = noun.verb(
+        "export",
+        "every message as JSON Lines or CSV",
+        _export,
+        "vkteamsctl database export --format csv --file ops.csv --chat-id 681869378@chat.agent --since 30d",
     )
-    verb.add_argument("--user-id", metavar="ID", help="only what this person wrote")
-    verb.add_argument("--since", metavar="TIME", type=argument_types.since, help="from then on: 2h, 7d, 2026-11-24")
-    verb.add_argument("--until", metavar="TIME", type=argument_types.until, help="up to then; a date means its end")
-    verb.add_argument("--deleted", action="store_true", help="deleted messages too, as far as their text was kept")
+    export.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", metavar="FORMAT", help="jsonl or csv")
+    export.add_argument("--file", metavar="PATH", help="file to write; without it, standard output")
+    export.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    filters.add_chat_ids_with_threads(export)
+    filters.add_author_and_time(export)
+    export.add_argument("--deleted", action="store_true", help="deleted messages too, if their text was kept")
 
 
-def answer(args: argparse.Namespace, config: Config) -> Answer:
-    """Write the messages; the answer says how many there were."""
-    from vkteams_daemon.search.archive import Archive
-
+def _export(args: argparse.Namespace, config: Config) -> Answer:
     if not args.file and getattr(args, "output", "table") in ("json", "jsonl"):
         raise UsageError("standard output cannot hold both the messages and the answer", hint="Name a --file.")
     check_span(args.since, args.until)
-    write = _csv if args.format == "csv" else _json_lines
-    with Archive(config) as archive:
+    write = _write_csv if args.format == "csv" else _write_json_lines
+    with open_archive(config) as archive:
         chats = archive.existing(args.chat_id, threads=True, user_id=args.user_id)
         with (
             archive.export(
@@ -65,22 +66,22 @@ def answer(args: argparse.Namespace, config: Config) -> Answer:
             ) as export,
             _destination(args.file, overwrite=args.overwrite) as stream,
         ):
-            count = write(stream, _watched(export))
-    said = f"{count} messages{f' in {args.file}' if args.file else ''}"
-    return Answer({"messages": count, "file": args.file}, lambda screen: screen.line(said) if args.file else None)
+            count = write(stream, _with_bar(export))
+    line = f"{count} messages{f' in {args.file}' if args.file else ''}"
+    return Answer({"messages": count, "file": args.file}, lambda screen: screen.line(line) if args.file else None)
 
 
-def _watched(export: Export) -> Iterator[Exported]:
-    """The messages, with a bar."""
+def _with_bar(export: Export) -> Iterator[Exported]:
+    """The messages, while a bar shows how many have come."""
     with progress.Bar("export", "messages") as bar:
         total = export.count()
         for n, message in enumerate(export, 1):
-            if n % _OFTEN == 0:
+            if n % _BAR_STEP == 0:
                 bar(n, total)
             yield message
 
 
-def _json_lines(stream: TextIO, messages: Iterator[Exported]) -> int:
+def _write_json_lines(stream: TextIO, messages: Iterator[Exported]) -> int:
     count = 0
     for message in messages:
         stream.write(json_line(message, stream))
@@ -88,18 +89,18 @@ def _json_lines(stream: TextIO, messages: Iterator[Exported]) -> int:
     return count
 
 
-def _csv(stream: TextIO, messages: Iterator[Exported]) -> int:
+def _write_csv(stream: TextIO, messages: Iterator[Exported]) -> int:
     rows = csv.writer(stream, lineterminator="\n")
     rows.writerow(_COLUMNS)
     count = 0
     for message in messages:
-        rows.writerow([cell(getattr(message, name)) for name in _COLUMNS])
+        rows.writerow([csv_cell(getattr(message, name)) for name in _COLUMNS])
         count += 1
     return count
 
 
-def cell(value: Any) -> str:
-    """A value as a cell that is text and nothing else; of parts their kinds."""
+def csv_cell(value: Any) -> str:
+    """A value as text that no spreadsheet takes for a formula; a list of parts becomes the list of their kinds."""
     if value is None:
         return ""
     if isinstance(value, list):
@@ -110,7 +111,7 @@ def cell(value: Any) -> str:
 
 @contextlib.contextmanager
 def _destination(file: str | None, *, overwrite: bool) -> Iterator[TextIO]:
-    """Standard output, or a file that is there only when it is whole."""
+    """Standard output, or a file that appears only when it is complete."""
     if not file:
         try:
             yield sys.stdout
@@ -122,9 +123,9 @@ def _destination(file: str | None, *, overwrite: bool) -> Iterator[TextIO]:
         return
     path = Path(file)
     if path.exists() and not path.is_file():
-        raise UsageError(f"{file} is no ordinary file", hint="Redirect standard output to it instead.")
+        raise UsageError(f"{file} is not an ordinary file", hint="Redirect standard output to it instead.")
     if path.exists() and not overwrite:
-        raise UsageError(f"{file} is there already", hint="Name another, or add --overwrite.")
+        raise UsageError(f"{file} exists already", hint="Name another file, or add --overwrite.")
     try:
         with files.replace_when_whole(path, 0o640, writer=f"{os.getpid()}.part") as binary:
             out = io.TextIOWrapper(binary, encoding="utf-8", newline="")

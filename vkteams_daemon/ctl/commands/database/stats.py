@@ -1,4 +1,4 @@
-"""`vkteamsctl database stats` as people read it: numbers, and on a terminal small bars beside them."""
+"""`vkteamsctl database stats`: what the archive holds, in numbers, with small bars on a terminal."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon.config import Config
+from vkteams_daemon.ctl import filters
+from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.connections import open_archive
 from vkteams_daemon.ctl.output import Answer, Screen, cell, size
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.history.results import Statistics
 
-_WIDTH = 12  # of the longest bar
+_BAR_WIDTH = 12  # letters of the longest bar
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def answer(args: argparse.Namespace, config: Config) -> Answer:
-    """What the archive holds, or a part of it."""
-    from vkteams_daemon.search.archive import Archive
-
-    with Archive(config) as archive:
-        counted = archive.statistics(
-            chat_ids=archive.existing([args.chat_id] if args.chat_id else None), since=args.since
-        )
-    return Answer(counted, lambda screen: _show(screen, counted))
+def register(noun: Noun) -> None:
+    """Add the verb stats."""
+    stats = noun.verb("stats", "what the archive holds", _stats, "vkteamsctl database stats --since 7d --output json")
+    stats.add_argument("--chat-id", metavar="ID", help="count only this chat")
+    filters.add_count_since(stats)
 
 
-def bar(value: float, most: float) -> str:
-    """A bar that is full where the value is the most there is, and never empty where there is something."""
-    eighths = max(1, round(8 * _WIDTH * value / most)) if value > 0 and most > 0 else 0
+def _stats(args: argparse.Namespace, config: Config) -> Answer:
+    with open_archive(config) as archive:
+        chats = archive.existing([args.chat_id] if args.chat_id else None)
+        statistics = archive.statistics(chat_ids=chats, since=args.since)
+    return Answer(statistics, lambda screen: _show(screen, statistics))
+
+
+def bar(value: float, maximum: float) -> str:
+    """A bar, full at the maximum. A value above zero always shows something."""
+    eighths = max(1, round(8 * _BAR_WIDTH * value / maximum)) if value > 0 and maximum > 0 else 0
     return "█" * (eighths // 8) + (_EIGHTHS[eighths % 8].strip())
 
 
@@ -72,25 +78,25 @@ def _show(screen: Screen, s: Statistics) -> None:
 
 
 def _chart(screen: Screen, headings: Sequence[str], rows: Sequence[tuple[Any, ...]], measured: int = -3) -> None:
-    """A table; on a terminal with a bar for the number in the measured column."""
+    """A table; on a terminal, with a bar for the number in the measured column."""
     if not rows:
         return
-    most = max(row[measured] for row in rows)
-    bars = [(bar(row[measured], most),) if screen.terminal else () for row in rows]
+    maximum = max(row[measured] for row in rows)
+    bars = [(bar(row[measured], maximum),) if screen.terminal else () for row in rows]
     if headings[measured] == "size":
         rows = [(*row[:-1], size(row[-1])) for row in rows]
     screen.line()
     screen.table(
         (*headings, "") if screen.terminal else headings,
-        [(*row, *drawn) for row, drawn in zip(rows, bars, strict=True)],
+        [(*row, *cells) for row, cells in zip(rows, bars, strict=True)],
         free=("title", "author"),
     )
 
 
-def _lag(median: float | None, worst: float | None) -> str | None:
-    if median is None or worst is None:
+def _lag(p50: float | None, p99: float | None) -> str | None:
+    if p50 is None or p99 is None:
         return None
-    return f"{_seconds(median)}, {_seconds(worst)} at most for 99 of 100 (the newest 1000 messages)"
+    return f"median {_seconds(p50)}, 99 of 100 within {_seconds(p99)} (of the newest 1000 messages)"
 
 
 def _seconds(value: float) -> str:

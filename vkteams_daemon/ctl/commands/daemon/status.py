@@ -1,0 +1,139 @@
+"""`vkteamsctl daemon status` and `stats`: the health of the daemon, and its status file."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from vkteams_daemon.config import Config
+from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.commands.daemon.signals import send_signal
+from vkteams_daemon.ctl.commands.daemon.target import add_role, configuration_or_pid_file
+from vkteams_daemon.ctl.output import Answer, Screen, cell, plain, size
+from vkteams_daemon.daemon.health import DaemonHealth, probe
+from vkteams_daemon.errors import ConfigError, NotRunning, PermissionRefused
+
+if TYPE_CHECKING:
+    from vkteams_daemon.daemon.status import Status
+
+STATS_TIMEOUT = 10.0  # seconds in which a daemon must write its status file on request
+_STYLES = {"running": "green", "standby": "green", "starting": "yellow", "stopping": "yellow", "degraded": "yellow"}
+
+
+def register(noun: Noun) -> None:
+    """Add the verbs status and stats, which need no readable configuration."""
+    for name, line, run, example in (
+        (
+            "status",
+            "whether vkteamsd runs: exit code 0 running, 1 dead, 3 not running, 4 unknown",
+            _status,
+            "vkteamsctl --output json daemon status",
+        ),
+        ("stats", "let vkteamsd write its status file now, and show all of it", _stats, "vkteamsctl daemon stats"),
+    ):
+        add_role(noun.verb(name, line, run, example, needs_config=False))
+
+
+def probe_daemon(args: argparse.Namespace) -> DaemonHealth:
+    """The health of the daemon. If the configuration is wrong or unreadable, the health says so."""
+    try:
+        config, error = configuration_or_pid_file(args)
+    except (ConfigError, PermissionRefused) as refusal:
+        return DaemonHealth("unknown", None, None, None, f"{refusal}. {refusal.hint}")
+    health = probe(config)
+    if error is None:
+        return health
+    if health.alive and (health.status is None or health.state == "stale"):
+        # Only the configuration could have said where the status file is and how old it may be.
+        return DaemonHealth("unknown", None, None, None, str(error))
+    return dataclasses.replace(health, error=health.error or str(error))
+
+
+def style(state: str) -> str:
+    """The colour of a state."""
+    return _STYLES.get(state, "red")
+
+
+def _status(args: argparse.Namespace, _: Config) -> Answer:
+    return _answer(probe_daemon(args), full=False)
+
+
+def _stats(args: argparse.Namespace, _: Config) -> Answer:
+    health = probe_daemon(args)
+    if not health.alive:
+        return _answer(health, full=True)
+    config, _error = configuration_or_pid_file(args)
+    before = health.status.updated_at if health.status else None
+    pid = send_signal(config, signal.SIGUSR1)
+    deadline = time.monotonic() + STATS_TIMEOUT
+    while time.monotonic() < deadline:
+        health = probe(config)
+        if not health.alive or (health.status and (before is None or health.status.updated_at > before)):
+            return _answer(health, full=True)
+        time.sleep(0.02)
+    raise NotRunning(
+        f"process {pid} has not written {config.status_file} within {STATS_TIMEOUT:g} s",
+        hint="Check whether the process is stopped or stuck.",
+    )
+
+
+def _answer(health: DaemonHealth, *, full: bool) -> Answer:
+    """The health, with the whole status file if `full`, otherwise with the main part of it."""
+    sentence = f"vkteamsd: {health.state}" + (f": {health.error}" if health.error else "")
+    data = {**health.summary(), "pid": health.pid, "age": health.age, "file": health.status}
+
+    def render(screen: Screen) -> None:
+        screen.line(f"vkteamsd is {health.state}", style(health.state))
+        if health.error:
+            screen.line(health.error)
+        if health.status is not None and full:
+            screen.pairs(_all_pairs(health.status))
+        elif health.status is not None and health.alive:
+            screen.pairs(_main_pairs(health, health.status))
+
+    return Answer(data, render, health.exit_code, sentence if health.exit_code else None)
+
+
+def _main_pairs(health: DaemonHealth, status: Status) -> list[tuple[str, Any]]:
+    events, embedding, api, database = status.events, status.embedding, status.api, status.database
+    return [
+        ("process", health.pid),
+        ("version", status.version),
+        ("uptime", _duration(health.uptime)),
+        ("role", status.role),
+        ("bot", f"{status.bot.nick or '-'} ({status.bot.id})" if status.bot.id else None),
+        ("api", f"{cell(api.state)}{f', {api.last_error}' if api.last_error else ''}"),
+        ("database", f"{cell(database.state)}{f', {database.last_error}' if database.last_error else ''}"),
+        ("events", f"{events.saved} saved, {events.received} received, {events.per_second:g} a second"),
+        ("last event", events.last_event_at),
+        ("embedding", f"{embedding.state}, {cell(embedding.model)}, {cell(embedding.queued)} queued"),
+        ("memory", size(status.rss_bytes)),
+    ]
+
+
+def _all_pairs(status: Status) -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                walk(f"{prefix}.{name}" if prefix else name, inner)
+        else:
+            pairs.append((prefix, value))
+
+    walk("", plain(status))
+    return pairs
+
+
+def _duration(seconds: float | None) -> str | None:
+    """The two largest units: `3d 4h`."""
+    if seconds is None:
+        return None
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    parts = [f"{value}{unit}" for value, unit in ((days, "d"), (hours, "h"), (minutes, "m"), (rest, "s")) if value]
+    return " ".join(parts[:2]) or "0s"

@@ -1,0 +1,65 @@
+"""`vkteamsctl database cleanup`: old messages and what old events say, counted or erased."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+
+from vkteams_daemon import times
+from vkteams_daemon.config import Config
+from vkteams_daemon.ctl import filters
+from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.connections import open_connection
+from vkteams_daemon.ctl.output import Answer, Screen, cell
+from vkteams_daemon.ctl.progress import Bar
+from vkteams_daemon.errors import UsageError
+
+
+def register(noun: Noun) -> None:
+    """Add the verb cleanup."""
+    cleanup = noun.verb(
+        "cleanup",
+        "erase old messages for good, with their versions and vectors, and what old events say",
+        _cleanup,
+        "vkteamsctl database cleanup --older-than 365d --dry-run",
+    )
+    cleanup.add_argument(
+        "--older-than", metavar="AGE", type=times.parse_age, required=True, help="for example 365d or 52w"
+    )
+    filters.add_chat_ids_with_threads(cleanup)
+    cleanup.add_argument("--dry-run", action="store_true", help="only count what would be erased")
+    cleanup.add_argument("--yes", action="store_true", help="confirm: erased messages cannot be restored")
+
+
+def _cleanup(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.search.scope import existing
+    from vkteams_daemon.store.rebuild import erasure
+
+    before = datetime.now(UTC) - args.older_than
+    with open_connection(config) as connection:
+        chats = existing(connection, args.chat_id, threads=True) if args.chat_id else None
+        expired = erasure.count_expired(connection, before, chats)
+        # Some of the events that arrived before then may belong to these messages: the two numbers do not add up.
+        counts = (
+            f"{expired.messages} messages with {expired.versions} earlier texts, {expired.vectors} vectors and what"
+            f" their events say, and what {expired.events} events say that arrived before then"
+        )
+        if args.dry_run:
+            sentence = f"everything from before {cell(before)} would be erased: {counts}"
+            return Answer({"before": before, "dry_run": True, "found": expired}, lambda screen: screen.line(sentence))
+        if not args.yes:
+            raise UsageError(
+                f"not done: everything from before {cell(before)} would be erased for good: {counts}",
+                hint="Add --yes to do it.",
+            )
+        with Bar("cleanup", "messages and events") as bar:
+            erased = erasure.erase(connection, before, chats, progress=bar)
+
+    def render(screen: Screen) -> None:
+        screen.line(
+            f"{erased.messages} messages from before {cell(before)} are erased, with what their events said;"
+            f" {erased.events} other events were emptied"
+        )
+        screen.line("run `vkteamsctl database maintenance` to make their space usable again", "dim")
+
+    return Answer({"before": before, "dry_run": False, "found": expired, "done": erased}, render)

@@ -1,0 +1,46 @@
+"""Opens the archive's database for one command, and closes it afterwards.
+
+The imports stand inside: a command that needs no database does not wait for the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from vkteams_daemon.config import Config
+
+if TYPE_CHECKING:
+    from vkteams_daemon.search.archive import Archive
+    from vkteams_daemon.store.connections import Connection
+    from vkteams_daemon.store.database import Database
+
+
+def open_archive(config: Config) -> Archive:
+    """The archive for questions, for a `with` block."""
+    from vkteams_daemon.search.archive import Archive
+
+    return Archive(config)
+
+
+@contextlib.contextmanager
+def open_database(config: Config, *, migrate: bool = False) -> Iterator[Database]:
+    """The database, for a `with` block; `migrate` brings its schema up to date first."""
+    from vkteams_daemon.store.database import Database
+
+    database = Database(config, application="vkteamsctl")
+    try:
+        database.open(migrate=migrate)
+        yield database
+    finally:
+        database.close()
+
+
+@contextlib.contextmanager
+def open_connection(config: Config, *, migrate: bool = False) -> Iterator[Connection]:
+    """One connection to the database in autocommit mode, for a `with` block; the driver's errors are StoreErrors."""
+    from vkteams_daemon.store.connections import translate_errors
+
+    with open_database(config, migrate=migrate) as database, translate_errors(), database.connect() as connection:
+        yield connection
