@@ -68,7 +68,7 @@ def test_an_ordinary_user_runs_as_itself_and_cannot_become_another(monkeypatch: 
     with pytest.raises(PermissionRefused, match="only root can start vkteamsd as _vkteams"):
         privileges.choose_user(_config(user="_vkteams"))
     _be(monkeypatch, 4242)
-    monkeypatch.setattr(privileges, "_name", str)
+    monkeypatch.setattr(privileges, "_user_name", str)
     assert privileges.choose_user(_config()).name == "4242"
 
 

@@ -1,4 +1,4 @@
-"""The command line of vkteamsd, which `vkteamsctl daemon start` shares; cheap to import."""
+"""The command line of vkteamsd. `vkteamsctl daemon start` has the same options, so this module is cheap to import."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def parser() -> argparse.ArgumentParser:
     )
     line.add_argument("--version", action="version", version=f"vkteamsd {__version__}")
     line.add_argument("--config", metavar="FILE", help="configuration file to read")
-    line.add_argument("--instance", metavar="NAME", default="", help="the instance configured by NAME.toml")
-    line.add_argument("--pid-file", metavar="PATH", help="where the PID file is")
+    line.add_argument("--instance", metavar="NAME", default="", help="the instance that NAME.toml configures")
+    line.add_argument("--pid-file", metavar="PATH", help="path of the PID file")
     add_options(line)
     return line
 
 
 def add_options(line: argparse.ArgumentParser) -> None:
-    """What `vkteamsctl daemon start` passes on, beside --config, --instance and --pid-file."""
+    """Add the options that `vkteamsctl daemon start` passes on, besides --config, --instance and --pid-file."""
     line.add_argument("--foreground", action="store_true", help="do not detach; log to standard error")
     saving = line.add_mutually_exclusive_group()
     saving.add_argument("--auto-save", dest="save", action="store_true", default=None, help="store events (default)")
@@ -50,7 +50,7 @@ def add_options(line: argparse.ArgumentParser) -> None:
         "--no-save",
         dest="save",
         action="store_false",
-        help="print each event instead of storing it; what is printed is gone from the API (with --foreground only)",
+        help="print each event instead of storing it; the API then forgets the event (with --foreground only)",
     )
     line.add_argument(
         "--chat-id", metavar="ID", action="append", help="keep only this chat and its threads; may be repeated"

@@ -1,7 +1,7 @@
-"""One life of the daemon, from the moment DaemonContext opens to its exit code.
+"""The daemon as a process, from the opening of DaemonContext to the exit code.
 
 The order matters: DaemonContext first (user, directory, descriptors, signals, PID file), then the log, then the heavy
-imports and everything with a thread; what is made before the double fork does not survive it.
+imports and everything that starts a thread. A thread or connection from before the double fork would not survive it.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from vkteams_daemon.system.user import Owner
 log = logging.getLogger(__name__)
 
 UMASK = 0o027
-_NEW = 200_000  # objects, more than an answer of 10,000 events becomes; Python's own threshold is 700
+_GC_THRESHOLD = 200_000  # new objects; an answer of 10,000 events makes fewer. Python's default is 700
 
 
 class Signals:
-    """The handler of every signal, from DaemonContext's first moment on; keeps what comes before there is a service."""
+    """The handler of every signal, installed by DaemonContext. It keeps the signals that come before the service."""
 
     def __init__(self, notify: Notify, leave: Callable[[], None]) -> None:
         self._notify = notify
@@ -49,7 +49,7 @@ class Signals:
         self._endings = 0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Record it; the second TERM or INT leaves at once."""
+        """Record the signal, or pass it to the service; the second TERM or INT ends the process at once."""
         if signum in (signal.SIGTERM, signal.SIGINT):
             self._endings += 1
             if self._endings > 1:
@@ -61,23 +61,23 @@ class Signals:
             self._service(signum, frame)
 
     def hand_over(self, service: Callable[[int, FrameType | None], None]) -> None:
-        """Let the service have them, those that have come already first."""
+        """Pass the early signals to the service, and every later one too."""
         while self._early:
             service(self._early.pop(0), None)
         self._service = service
-        while self._early:  # one that came in between
+        while self._early:  # a signal that came before the assignment
             service(self._early.pop(0), None)
 
 
 class DaemonProcess:
-    """What a daemon needs to live; made by the starter, lived by the daemon.
+    """The daemon's process. The starter makes the object; the daemon runs it.
 
     Args:
         config: in force, with absolute paths.
-        settings: reads it again on HUP.
+        settings: reads the configuration again on HUP.
         owner: the user to run as.
-        notify: the service manager.
-        service: makes the service; daemon.service.Service where it is None.
+        notify: reports to the service manager.
+        service: makes the service; daemon.service.Service if None.
     """
 
     def __init__(
@@ -99,40 +99,40 @@ class DaemonProcess:
         self._log: Log | None = None
         self._foreground = False
 
-    def detached(self, pipe: Pipe) -> int:
-        """Detach, live, and return the exit code.
+    def run_detached(self, pipe: Pipe) -> int:
+        """Detach and run; returns the exit code.
 
         Raises:
-            VkTeamsError: it could not start; the PID file is gone again.
+            VkTeamsError: the daemon could not start; it has removed its PID file.
         """
         context = self._context(detach_process=True, files_preserve=[pipe.descriptor])
         with self._open(context):
             pipe.running()
-            return self._live(pipe.ready)
+            return self._run(pipe.ready)
 
-    def in_foreground(self) -> int:
-        """The same without detaching, on the terminal's streams."""
+    def run_in_foreground(self) -> int:
+        """Run without detaching, on the terminal's streams; returns the exit code. Raises as `run_detached`."""
         self._foreground = True
         context = self._context(
             detach_process=False, stdin=sys.stdin, stdout=sys.stdout, stderr=sys.stderr, files_preserve=_own_files()
         )
         with self._open(context):
             try:
-                return self._live(lambda note: log.info("ready%s", f" ({note})" if note else ""))
+                return self._run(lambda note: log.info("ready%s", f" ({note})" if note else ""))
             except StoppedEarly:
-                return 0  # whoever told it to stop is content; nobody waits for a verdict
+                return 0  # the stop was wanted, and no starter waits for a verdict
 
     def log_failure(self, error: BaseException) -> None:
-        """Write down why this life ended, where there is a log already."""
+        """Log why the daemon ends, if the log is open already."""
         if self._log is not None:
             expected = isinstance(error, VkTeamsError)
             log.error("the daemon ends: %s", error, exc_info=None if expected else error)
 
     def _context(self, **settings: Any) -> Any:
-        takes = dict.fromkeys(
+        handled = dict.fromkeys(
             (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2), self._signals
         )
-        terminal = () if self._foreground else (signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP)
+        ignored = () if self._foreground else (signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP)
         return daemon.DaemonContext(
             working_directory="/",
             umask=UMASK,
@@ -141,7 +141,7 @@ class DaemonProcess:
             initgroups=self._owner.impersonated,
             prevent_core=True,
             pidfile=self._pid_file,
-            signal_map={**takes, **dict.fromkeys(terminal)},
+            signal_map={**handled, **dict.fromkeys(ignored)},
             **settings,
         )
 
@@ -149,7 +149,7 @@ class DaemonProcess:
     def _open(self, context: Any) -> Any:
         try:
             if self._owner.impersonated:
-                os.setgid(self._owner.gid)  # with initgroups, DaemonContext sets the other groups alone
+                os.setgid(self._owner.gid)  # with initgroups, DaemonContext sets only the supplementary groups
             context.open()
         except daemon.daemon.DaemonError as error:
             raise VkTeamsError(f"cannot become a daemon: {error}") from error
@@ -158,7 +158,8 @@ class DaemonProcess:
         finally:
             context.close()
 
-    def _live(self, announce: Callable[[str], None]) -> int:
+    def _run(self, announce: Callable[[str], None]) -> int:
+        """Run the service until it ends; `announce` is called with the note of a good start."""
         config = self._config
         privileges.adopt_home(self._owner, os.environ)
         privileges.check_access(config, self._owner, self._program, log=not self._foreground)
@@ -172,7 +173,7 @@ class DaemonProcess:
             self._pid_file.restore()
             status_file.write(status, config.status_file, group=group)
 
-        service = self._factory()(
+        service = self._service_factory()(
             config, status, report, reload=self._reload, apply=logs.apply, toggle_debug=logs.toggle_debug
         )
         self._signals.hand_over(service.signal)
@@ -184,7 +185,7 @@ class DaemonProcess:
         code: int = service.run()
         return code
 
-    def _factory(self) -> Callable[..., Any]:
+    def _service_factory(self) -> Callable[..., Any]:
         if self._make_service is not None:
             return self._make_service
         from vkteams_daemon.daemon.service import Service
@@ -198,36 +199,37 @@ class DaemonProcess:
         try:
             logs.reopen()
             config = self._settings.read_again()
-            logs.secrets.learn(config)  # before anybody tries the new token
+            logs.secrets.learn(config)  # before the first use of a new token, which may log it
             return config
         finally:
             self._notify.reloaded()
 
     def _leave(self) -> None:
-        """End the process now, without waiting for threads; the PID file goes all the same."""
+        """End the process now, without waiting for threads. The PID file is removed all the same."""
         with contextlib.suppress(Exception):
             self._pid_file.__exit__()
         os._exit(0)
 
 
 def _own_files() -> list[int]:
-    """What this process has opened itself, and has not inherited.
+    """The descriptors that this process has opened itself, not inherited.
 
-    In the foreground it returns to whoever called it, such as a script that is still open while it is being run.
+    DaemonContext must not close them in the foreground, because the calling code goes on afterwards. Python, for
+    example, keeps the script open while it runs it.
     """
     own = []
     for entry in list(Path("/proc/self/fd").iterdir()):
-        with contextlib.suppress(OSError):  # the listing's own is closed by now
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself is closed by now
             if not os.get_inheritable(int(entry.name)):
                 own.append(int(entry.name))
     return own
 
 
 def relax_gc() -> None:
-    """Leave what is there by now alone, and look through what comes later only when there is much of it.
+    """Exempt all present objects from garbage collection, and collect later ones only in large numbers.
 
-    An answer of the Bot API becomes tens of thousands of objects without a cycle among them, and all of them would be
-    looked through several times while they are stored: an eighth of the time that storing takes.
+    An answer of the Bot API becomes tens of thousands of objects without a reference cycle. The collector would scan
+    all of them several times while they are stored, which took an eighth of the storing time.
     """
     gc.freeze()
-    gc.set_threshold(_NEW, 20, 20)
+    gc.set_threshold(_GC_THRESHOLD, 20, 20)

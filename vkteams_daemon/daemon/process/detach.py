@@ -1,8 +1,8 @@
-"""Becoming a daemon: the starter forks, waits for one verdict through a pipe, and exits with it.
+"""Starts the daemon: the starter forks, waits for one verdict through a pipe, and exits with it.
 
-The pipe is older than the fork, so no verdict can be missed: `{"pid": N}` once the daemon has its lock, then either
-`{"ready": true, "note": "..."}` or `{"error", "hint", "exit_code"}`, one JSON object a line. The end of the pipe
-without a verdict means that the daemon died. DaemonContext does the detachment itself, in the child.
+The pipe is made before the fork, so no verdict can be missed. It carries one JSON object per line: `{"pid": N}` when
+the daemon has its lock, then either `{"ready": true, "note": "..."}` or `{"error", "hint", "exit_code", "trace"}`. If
+the pipe ends without a verdict, the daemon has died. DaemonContext detaches the daemon, in the child.
 """
 
 from __future__ import annotations
@@ -22,19 +22,20 @@ from typing import Any, NoReturn
 
 from vkteams_daemon.errors import VkTeamsError
 
-END_TIMEOUT = 8.0  # seconds an unready daemon has to end by itself when its starter is told to stop
-_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+END_TIMEOUT = 8.0  # seconds; then the starter, told to stop, kills a daemon that is not ready yet
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How the start went.
+    """The result of a start.
 
     Attributes:
-        exit_code: what the starter exits with.
-        note: what there is to say about a daemon that runs.
-        error: the sentence about one that does not, and `hint` what to do.
-        trace: its traceback, where one was asked for.
+        exit_code: the starter's.
+        note: a remark about a daemon that runs, or "".
+        error: why the daemon does not run, or "".
+        hint: what to do about the error.
+        trace: the error's traceback under VKTEAMS_DEBUG=1.
     """
 
     exit_code: int
@@ -51,28 +52,28 @@ class Pipe:
         self.descriptor = descriptor
 
     def running(self) -> None:
-        """This process is the daemon: it holds the lock.
+        """Tell the starter that this process is the daemon and holds the lock.
 
         Raises:
-            VkTeamsError: the starter has gone, and nobody waits for this daemon any more.
+            VkTeamsError: the starter has ended and does not wait for this daemon any more.
         """
         try:
             self._send({"pid": os.getpid()})
         except OSError as error:
-            raise VkTeamsError("whoever started this daemon did not wait for it") from error
+            raise VkTeamsError("the process that started this daemon did not wait for it") from error
 
     def ready(self, note: str) -> None:
-        """The verdict of a good start."""
+        """Send the verdict of a good start."""
         self._verdict({"ready": True, "note": note})
 
     def failed(self, sentence: str, hint: str, exit_code: int, trace: str = "") -> None:
-        """The verdict of a failed one."""
+        """Send the verdict of a failed start."""
         self._verdict({"error": sentence, "hint": hint, "exit_code": exit_code, "trace": trace})
 
     def _verdict(self, message: dict[str, Any]) -> None:
         if self.descriptor < 0:
             return
-        with contextlib.suppress(OSError):  # a starter that was killed is no reason to stop now
+        with contextlib.suppress(OSError):  # the daemon goes on, even if the starter was killed meanwhile
             self._send(message)
         os.close(self.descriptor)
         self.descriptor = -1
@@ -84,7 +85,7 @@ class Pipe:
 
 
 class Interrupted(Exception):
-    """A signal told the starter to stop waiting."""
+    """A signal told the starter to stop."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signum)
@@ -96,67 +97,67 @@ def start(daemon: Callable[[Pipe], int], *, log_file: Path, clean_up: Callable[[
 
     Args:
         daemon: opens the DaemonContext, sends the verdict, and returns the process's exit code. It must raise nothing.
-        log_file: named where the daemon dies without a word.
-        clean_up: called when an interrupted start had to be killed.
+        log_file: for the hint, if the daemon dies without a verdict.
+        clean_up: called after the daemon had to be killed.
     """
-    # What a daemon imports after it has moved to / must still be found.
+    # The daemon works in /. Its later imports must not depend on the working directory.
     sys.path[:] = [str(Path(entry or ".").absolute()) for entry in sys.path]
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"{threads} threads before the fork: they would be missing in the daemon"
     reading, writing = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
-    with _told_to_stop() as let_signals_in:
+    with _interruptible() as unblock_signals:
         child = os.fork()
         if child == 0:
             os.close(reading)
-            _become(daemon, Pipe(writing))
+            _run_child(daemon, Pipe(writing))
         os.close(writing)
-        waiting = _Waiting(reading, log_file)
+        reader = _VerdictReader(reading, log_file)
         try:
-            let_signals_in()
-            return waiting.verdict()
+            unblock_signals()
+            return reader.verdict()
         except Interrupted as interruption:
-            if not waiting.end_daemon():
-                clean_up()  # it could not do so itself
+            if not reader.end_daemon():
+                clean_up()  # a killed daemon leaves its PID file behind
             name = signal.Signals(interruption.signum).name
             return Verdict(128 + interruption.signum, error=f"stopped by {name} before the daemon was ready")
         finally:
             os.close(reading)
             with contextlib.suppress(ChildProcessError):
-                os.waitpid(child, 0)  # it exits as soon as it has forked the daemon
+                os.waitpid(child, 0)  # the child exits as soon as it has forked the daemon
 
 
 @contextlib.contextmanager
-def _told_to_stop() -> Iterator[Callable[[], None]]:
-    """Turn signals into Interrupted; they are held back until the yielded function is called, for the child's sake."""
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """Turn stop signals into Interrupted. They stay blocked until the yielded function is called, after the fork."""
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise Interrupted(signum)
 
-    def let_in() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask - set(_ENDINGS))
+    def unblock() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask - set(_STOP_SIGNALS))
 
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
-    before = {
-        # nohup's choice stays.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    old_handlers = {
+        # A signal that nohup ignores stays ignored.
         signum: signal.signal(signum, interrupt)
-        for signum in _ENDINGS
+        for signum in _STOP_SIGNALS
         if signal.getsignal(signum) != signal.SIG_IGN
     }
     try:
-        yield let_in
+        yield unblock
     finally:
-        for signum, action in before.items():
-            signal.signal(signum, action)
+        for signum, handler in old_handlers.items():
+            signal.signal(signum, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _become(daemon: Callable[[Pipe], int], pipe: Pipe) -> NoReturn:
-    """The child's whole life. It never returns into the frames of the program that it was forked from."""
+def _run_child(daemon: Callable[[Pipe], int], pipe: Pipe) -> NoReturn:
+    """Run the daemon in the child and end the process. It must never return into the starter's code."""
     code = VkTeamsError.exit_code
     try:
-        for signum in (*_ENDINGS, signal.SIGCHLD):
+        for signum in (*_STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         code = daemon(pipe)
@@ -167,19 +168,19 @@ def _become(daemon: Callable[[Pipe], int], pipe: Pipe) -> NoReturn:
         os._exit(code)
 
 
-class _Waiting:
+class _VerdictReader:
     """The starter's end of the pipe."""
 
     def __init__(self, descriptor: int, log_file: Path) -> None:
         self._descriptor = descriptor
         self._log_file = log_file
         self._buffer = b""
-        self._daemon: int | None = None  # a pidfd: it stays the daemon's, whatever becomes of its number
+        self._daemon: int | None = None  # a pidfd; unlike a pid, it never names another process
 
     def verdict(self) -> Verdict:
-        """Wait for it, however long the daemon takes."""
+        """Wait for the verdict, however long the daemon takes."""
         while True:
-            message = self._next(None)
+            message = self._next_message(None)
             if message is None:
                 return Verdict(
                     VkTeamsError.exit_code,
@@ -194,14 +195,14 @@ class _Waiting:
                 return Verdict(0, note=message["note"])
 
     def end_daemon(self) -> bool:
-        """Stop the daemon that is on its way; false where it had to be killed."""
+        """Stop the daemon that is starting; false if it had to be killed."""
         deadline = time.monotonic() + END_TIMEOUT
         while self._daemon is None:
-            if self._next(deadline) is None:
-                return True  # it died, or never became one
+            if self._next_message(deadline) is None:
+                return True  # the process died, or never got the lock
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._daemon, signal.SIGTERM)
-        with contextlib.suppress(Interrupted):  # told a second time, the starter waits no longer
+        with contextlib.suppress(Interrupted):  # a second stop signal ends the wait
             if select.select([self._daemon], [], [], max(0.0, deadline - time.monotonic()))[0]:
                 return True
         with contextlib.suppress(ProcessLookupError):
@@ -209,19 +210,19 @@ class _Waiting:
         select.select([self._daemon], [], [])
         return False
 
-    def _next(self, deadline: float | None) -> dict[str, Any] | None:
+    def _next_message(self, deadline: float | None) -> dict[str, Any] | None:
         """The next line of the pipe; None at its end, or at the deadline."""
         while b"\n" not in self._buffer:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not select.select([self._descriptor], [], [], left)[0]:
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not select.select([self._descriptor], [], [], timeout)[0]:
                 return None
-            piece = os.read(self._descriptor, 65536)
-            if not piece:
+            data = os.read(self._descriptor, 65536)
+            if not data:
                 return None
-            self._buffer += piece
+            self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
         if "pid" in message and self._daemon is None:
-            with contextlib.suppress(ProcessLookupError):  # it has died since; the end of the pipe says so
+            with contextlib.suppress(ProcessLookupError):  # the daemon has died; the end of the pipe tells that
                 self._daemon = os.pidfd_open(message["pid"])
         return message

@@ -1,4 +1,4 @@
-"""Tells the service manager how the daemon is, by systemd's protocol (sd_notify(3)): one datagram a report."""
+"""Reports the daemon's state to the service manager, by systemd's protocol (sd_notify(3)): one datagram per report."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from collections.abc import MutableMapping
 
 
 class Notify:
-    """The socket that NOTIFY_SOCKET names, or nothing where there is no such manager.
+    """Sends reports to the socket that NOTIFY_SOCKET names. Without that variable it does nothing.
 
     Args:
-        environ: os.environ. The variable is taken out of it: a bundled PostgreSQL must not report in our name.
+        environ: os.environ. The variable is removed from it, because a bundled PostgreSQL must not report in our name.
     """
 
     def __init__(self, environ: MutableMapping[str, str] | None = None) -> None:
         self._address = (os.environ if environ is None else environ).pop("NOTIFY_SOCKET", "")
 
     def ready(self, note: str) -> None:
-        """The daemon is up; `note` says how, where there is something to say."""
+        """The daemon is ready; `note` is its remark about the start, or ""."""
         self._send("READY=1", f"MAINPID={os.getpid()}", f"STATUS={_line(note) or 'listening'}")
 
     def reloading(self) -> None:
@@ -28,7 +28,7 @@ class Notify:
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def reloaded(self) -> None:
-        """The configuration has been read, or kept."""
+        """The configuration has been read again, or kept as it was."""
         self._send("READY=1")
 
     def stopping(self) -> None:
@@ -39,7 +39,7 @@ class Notify:
         if not self._address.startswith(("/", "@")):
             return
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
-        # A manager that has gone, or is too busy to listen, must not hold up the daemon.
+        # A manager that has ended, or whose queue is full, must not block the daemon.
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
             end.setblocking(False)
             end.sendto("\n".join(assignments).encode(), address)

@@ -1,7 +1,7 @@
-"""The PID file: a kernel lock that dies with its holder, with lockfile's interface, so that DaemonContext takes it.
+"""The PID file: a kernel lock that dies with its holder, with lockfile's interface, so that DaemonContext accepts it.
 
-It is locked with flock(2), so it cannot go stale: what a killed daemon leaves behind locks nobody out. The number is
-written before anybody is told that the daemon is there, and the file goes away on a clean exit.
+The file is locked with flock(2), so it cannot go stale: the file of a killed daemon keeps no other daemon out. The
+number is written before the starter learns that the daemon runs, and a clean exit removes the file.
 """
 
 from __future__ import annotations
@@ -18,18 +18,26 @@ from pathlib import Path
 
 import lockfile
 
-from vkteams_daemon.daemon.process import holder as holders
-from vkteams_daemon.daemon.process.holder import Holder, find_holder, read_pid
+from vkteams_daemon.daemon.process.holder import Holder, find_holder, own_files, read_pid
 from vkteams_daemon.errors import AlreadyRunning, CannotCreate, PermissionRefused
 
 log = logging.getLogger(__name__)
 
-_RACES = 100  # rounds against others that replace the file between our open and our lock
-_RETRY = 0.05  # seconds between two tries for a lock that may be waited for
+_MAX_RACES = 100  # times that another process may replace the file between our open and our lock
+_RETRY_INTERVAL = 0.05  # seconds between two attempts while `acquire` waits
 
 
 class PidFileLocked(AlreadyRunning, lockfile.AlreadyLocked):  # type: ignore[misc]
-    """Another process holds the PID file; an AlreadyRunning to us, an AlreadyLocked to those who know lockfile."""
+    """Another process holds the PID file. It is our AlreadyRunning and lockfile's AlreadyLocked."""
+
+
+def already_running(holder: Holder | None, path: Path) -> PidFileLocked:
+    """The error for a PID file that another process holds; `holder` is None if the process is not known."""
+    pid = holder.pid if holder else None
+    name = f"process {pid}" if pid else "another process"
+    return PidFileLocked(
+        f"vkteamsd is already running: {name} holds {path}", pid=pid, hint="Stop it first, or use --instance."
+    )
 
 
 class PidFile(lockfile.LockBase):  # type: ignore[misc]
@@ -46,46 +54,45 @@ class PidFile(lockfile.LockBase):  # type: ignore[misc]
         self.lock_file = self.unique_name = str(path)
         self._descriptor: int | None = None
         self._inode = (0, 0)
-        self._lost = False
-        # Reentrant: a second TERM releases from the signal handler, whatever the main thread is in.
-        self._guard = threading.RLock()
+        self._failing = False
+        # Reentrant, because the handler of a second TERM releases the lock, and the main thread may be in restore().
+        self._mutex = threading.RLock()
 
     def acquire(self, timeout: float | None = None) -> None:
-        """Take the lock and write this process's number into the file.
+        """Take the lock and write the number of this process into the file.
 
         Raises:
-            PidFileLocked: another process has it (AlreadyRunning, with its pid), also after `timeout` seconds.
-            CannotCreate: the file cannot be made or written.
-            PermissionRefused: the file there belongs to somebody else.
+            PidFileLocked: another process holds the lock, still after `timeout` seconds.
+            CannotCreate: the file cannot be created or written.
+            PermissionRefused: the file belongs to another user, or is not a plain file.
         """
         deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
-        while not self._take():
+        while not self._try_lock():
             if time.monotonic() >= deadline:
-                found = find_holder(self.file)
-                raise self._held(found)
-            time.sleep(_RETRY)
+                raise already_running(find_holder(self.file), self.file)
+            time.sleep(_RETRY_INTERVAL)
 
     def release(self) -> None:
-        """Remove the file and let the lock go.
+        """Remove the file and release the lock.
 
         Raises:
             lockfile.NotLocked, lockfile.NotMyLock: this process does not hold it.
         """
-        with self._guard:
+        with self._mutex:
             if not self.i_am_locking():
                 error = lockfile.NotMyLock if self.is_locked() else lockfile.NotLocked
                 raise error(f"{self.file} is not locked by this process")
             with contextlib.suppress(OSError):
-                if self._stands():
+                if self._is_in_place():
                     self.file.unlink()
-            self._let_go()
+            self._unlock()
 
     def __exit__(self, *_exc: object) -> None:
         if self.i_am_locking():
             self.release()
 
     def i_am_locking(self) -> bool:
-        """Whether this process holds the lock; false in a child that it forked."""
+        """Whether this process holds the lock; false in a forked child."""
         return self._descriptor is not None and self.pid == os.getpid()
 
     def is_locked(self) -> bool:
@@ -97,7 +104,7 @@ class PidFile(lockfile.LockBase):  # type: ignore[misc]
         return read_pid(self.file)
 
     def break_lock(self) -> None:
-        """Remove the file that a killed holder left behind; a lock that is held cannot be broken.
+        """Remove the file of a killed daemon. A lock that a process holds is not broken.
 
         Raises:
             PidFileLocked: a process holds it.
@@ -108,65 +115,67 @@ class PidFile(lockfile.LockBase):  # type: ignore[misc]
         except FileNotFoundError:
             return
         except OSError as error:
-            raise self._cannot(error) from error
+            raise self._cannot_create(error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if self._is(os.fstat(descriptor)):
+            if self._is_at_path(_inode(os.fstat(descriptor))):
                 self.file.unlink()
         except BlockingIOError:
-            raise self._held(find_holder(self.file)) from None
+            raise already_running(find_holder(self.file), self.file) from None
         except OSError as error:
             raise CannotCreate(f"{self.file}: the PID file cannot be removed: {error.strerror}") from error
         finally:
             os.close(descriptor)
 
     def restore(self) -> bool:
-        """Put the file back where somebody removed or replaced it; false where another process has taken the name."""
-        with self._guard:
-            if not self.i_am_locking() or self._stands():
+        """Create the file again if somebody removed or replaced it; false if another process holds the new file."""
+        with self._mutex:
+            if not self.i_am_locking() or self._is_in_place():
                 return True
-            before = self._descriptor
+            old_descriptor = self._descriptor
             try:
-                taken = self._take()
+                locked = self._try_lock()
             except (CannotCreate, PermissionRefused) as error:
-                self._complain(str(error))
+                self._log_failure(str(error))
                 return False
-            if not taken:
-                self._complain(f"{self.file}: another process has taken the PID file's place")
+            if not locked:
+                self._log_failure(f"{self.file}: another process has taken the PID file's place")
                 return False
-            if before is not None:
-                os.close(before)
-            self._lost = False
+            if old_descriptor is not None:
+                os.close(old_descriptor)
+            self._failing = False
             log.warning("%s had been removed or replaced; it is there again", self.file)
             return True
 
-    def _complain(self, sentence: str) -> None:
-        if not self._lost:
+    def _log_failure(self, sentence: str) -> None:
+        """Log it once, until restore() succeeds again."""
+        if not self._failing:
             log.error("%s", sentence)
-        self._lost = True
+        self._failing = True
 
-    def _take(self) -> bool:
-        """Lock the file that stands at the path now, and fill it; False where somebody else holds it."""
-        for _ in range(_RACES):
+    def _try_lock(self) -> bool:
+        """Lock the file that is at the path now and write the number; false if another process holds it."""
+        for _ in range(_MAX_RACES):
             descriptor = self._open()
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                found = os.fstat(descriptor)
-                # Between open and flock a leaving daemon may have removed the file: that lock is worth nothing.
-                if not self._is(found):
+                inode = _inode(os.fstat(descriptor))
+                # A daemon that ends may remove the file between our open and our flock. A lock on a removed file
+                # keeps nobody out.
+                if not self._is_at_path(inode):
                     os.close(descriptor)
                     continue
-                self._fill(descriptor)
+                self._write_pid(descriptor)
             except BlockingIOError:
                 os.close(descriptor)
                 return False
             except OSError as error:
                 os.close(descriptor)
-                raise self._cannot(error) from error
-            with self._guard:
-                holders.held_here.discard(self._inode)
-                self._descriptor, self._inode, self.pid = descriptor, (found.st_dev, found.st_ino), os.getpid()
-                holders.held_here.add(self._inode)
+                raise self._cannot_create(error) from error
+            with self._mutex:
+                own_files.discard(self._inode)
+                self._descriptor, self._inode, self.pid = descriptor, inode, os.getpid()
+                own_files.add(self._inode)
             return True
         raise CannotCreate(f"{self.file}: the PID file is replaced again and again")
 
@@ -175,17 +184,18 @@ class PidFile(lockfile.LockBase):  # type: ignore[misc]
         try:
             descriptor = os.open(self.file, flags, 0o644)
         except OSError as error:
-            raise self._cannot(error) from error
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid not in (0, os.geteuid()):
+            raise self._cannot_create(error) from error
+        file = os.fstat(descriptor)
+        is_plain = stat.S_ISREG(file.st_mode)
+        if not is_plain or file.st_uid not in (0, os.geteuid()):
             os.close(descriptor)
-            what = "belongs to another user" if stat.S_ISREG(found.st_mode) else "is not a plain file"
-            raise PermissionRefused(f"{self.file}: the PID file {what}", hint="Remove it, or set daemon.pid_file.")
+            reason = "belongs to another user" if is_plain else "is not a plain file"
+            raise PermissionRefused(f"{self.file}: the PID file {reason}", hint="Remove it, or set daemon.pid_file.")
         return descriptor
 
-    def _fill(self, descriptor: int) -> None:
+    def _write_pid(self, descriptor: int) -> None:
         try:
-            os.fchmod(descriptor, 0o644)  # whatever the umask: other users ask who is running
+            os.fchmod(descriptor, 0o644)  # whatever the umask is: other users read who is running
             line = f"{os.getpid()}\n".encode()
             os.pwrite(descriptor, line, 0)
             os.ftruncate(descriptor, len(line))
@@ -193,38 +203,34 @@ class PidFile(lockfile.LockBase):  # type: ignore[misc]
             with contextlib.suppress(OSError):
                 self.file.unlink()
             raise
-        with contextlib.suppress(OSError):  # for those who ask; where it cannot be had, they read /proc/locks
+        # The record lock is for find_holder(). Without it, find_holder() reads /proc/locks.
+        with contextlib.suppress(OSError):
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _stands(self) -> bool:
-        """Whether the file at the path is the one that is locked."""
+    def _is_in_place(self) -> bool:
+        """Whether the file at the path is the locked file; false also if that cannot be found out."""
         try:
-            found = self.file.lstat()
+            return self._is_at_path(self._inode)
         except OSError:
             return False
-        return (found.st_dev, found.st_ino) == self._inode
 
-    def _is(self, opened: os.stat_result) -> bool:
+    def _is_at_path(self, inode: tuple[int, int]) -> bool:
         try:
-            found = self.file.lstat()
+            return _inode(self.file.lstat()) == inode
         except FileNotFoundError:
             return False
-        return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino)
 
-    def _let_go(self) -> None:
+    def _unlock(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
-        holders.held_here.discard(self._inode)
+        own_files.discard(self._inode)
         self._descriptor = None
 
-    def _held(self, found: Holder | None) -> PidFileLocked:
-        pid = found.pid if found else None
-        who = f"process {pid}" if pid else "another process"
-        return PidFileLocked(
-            f"vkteamsd is already running: {who} holds {self.file}", pid=pid, hint="Stop it first, or use --instance."
-        )
-
-    def _cannot(self, error: OSError) -> CannotCreate:
+    def _cannot_create(self, error: OSError) -> CannotCreate:
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
         hint = "Run vkteamsd as a user who may write there, or set daemon.runtime_dir or daemon.pid_file."
         return CannotCreate(f"{self.file}: the PID file cannot be made: {reason}", hint=hint)
+
+
+def _inode(file: os.stat_result) -> tuple[int, int]:
+    return file.st_dev, file.st_ino

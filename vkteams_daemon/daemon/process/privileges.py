@@ -1,7 +1,7 @@
-"""Whose rights the daemon runs with, and the directories that must be there before it takes them.
+"""Chooses the user that the daemon runs as, and makes the directories that this user needs.
 
-DaemonContext drops root before it enters the PID file, so everything that only root can make is made here, by the
-starter; what the daemon itself opens (PID file, log, status file), it opens as the user it has become.
+DaemonContext drops root before it locks the PID file. So the starter makes here everything that only root can make. The
+daemon opens its own files (PID file, log, status file) as the user that it has become.
 """
 
 from __future__ import annotations
@@ -21,51 +21,52 @@ DEFAULT_USER = "_vkteams"
 
 
 def choose_user(config: Config) -> Owner:
-    """The user that the daemon will run as; `impersonated` where root drops to it.
+    """The user that the daemon will run as; `impersonated` is true if root has to become this user.
 
     Raises:
         ConfigError: the configured user does not exist.
-        PermissionRefused: it would poll as root without having been told to, or this user cannot become another.
+        PermissionRefused: the daemon would run as root, which allow_root does not permit; or a user who is not root
+            cannot become the configured user.
     """
-    wanted = config.daemon.user
-    own = os.geteuid()
-    if own != 0:
-        entry = _find(wanted) if wanted else None
-        if entry and entry.pw_uid != own:
-            raise PermissionRefused(f"only root can start vkteamsd as {wanted}", hint="Become root, or that user.")
-        return Owner(_name(own), own, os.getegid(), impersonated=False)
-    entry = _find(wanted) if wanted else _default()
+    name = config.daemon.user
+    uid = os.geteuid()
+    if uid != 0:
+        entry = _user_entry(name) if name else None
+        if entry and entry.pw_uid != uid:
+            raise PermissionRefused(f"only root can start vkteamsd as {name}", hint="Become root, or that user.")
+        return Owner(_user_name(uid), uid, os.getegid(), impersonated=False)
+    entry = _user_entry(name) if name else _default_entry()
     if entry is not None and entry.pw_uid != 0:
         return Owner(entry.pw_name, entry.pw_uid, entry.pw_gid, impersonated=True)
     if not config.daemon.allow_root:
         raise PermissionRefused(
             "vkteamsd does not run as root",
-            hint="Name a user in [daemon] user, or set VKTEAMS_DAEMON_ALLOW_ROOT=1 where root is meant.",
+            hint="Name a user in [daemon] user, or allow root with VKTEAMS_DAEMON_ALLOW_ROOT=1.",
         )
     return Owner("root", 0, os.getegid(), impersonated=False)
 
 
 def make_directories(config: Config, owner: Owner, *, log: bool = True) -> None:
-    """Make the directories of the PID file, the status file, the state and (where there is one) the log, 0750.
+    """Make the directories of the PID file, the status file, the state and the log, with mode 0750.
 
-    A root that stays root lets others pass through its state directory, without looking into it.
+    If the daemon stays root, other users may pass through its state directory, but not list it.
 
     Args:
         config: with absolute paths.
-        owner: whose they are to be; what is there already stays as it is.
+        owner: the owner of new directories; an existing directory stays as it is.
         log: whether a log file will be written.
 
     Raises:
-        CannotCreate: one cannot be made.
-        PermissionRefused: on the way to one, another user could lead the daemon elsewhere.
+        CannotCreate: a directory cannot be made.
+        PermissionRefused: another user could redirect one of the paths.
     """
     for directory in _directories(config, log):
-        _refuse_traps(directory, owner)
+        _refuse_foreign_paths(directory, owner)
         mode = 0o700 if _writable_by_others(directory.parent) else 0o750
         if owner.uid == 0 and directory == config.state_dir and not config.database.url:
-            mode |= 0o011  # the bundled PostgreSQL does not run as root, and must get through to its own directory
+            mode |= 0o011  # the bundled PostgreSQL does not run as root, and its own directory is below this one
         owner.make_directory(directory, mode)
-        _refuse_traps(directory, owner)
+        _refuse_foreign_paths(directory, owner)  # the directory may have appeared since the first check
 
 
 def adopt_home(owner: Owner, environ: MutableMapping[str, str]) -> None:
@@ -108,19 +109,19 @@ def check_access(config: Config, owner: Owner, program: Sequence[Path], *, log: 
 
 
 def program_directories() -> list[Path]:
-    """The places that this program is read from: itself, the standard library and what is installed beside it."""
+    """The directories that this program is read from: its own, the standard library's and its dependencies'."""
     specs = [importlib.util.find_spec(module) for module in ("vkteams_daemon", "json", "psycopg", "msgspec")]
     return [Path(spec.origin).parent for spec in specs if spec and spec.origin]
 
 
 def status_group(owner: Owner) -> int | None:
-    """The group that may read the status file of a daemon that stays root: `_vkteams`, where it exists."""
-    entry = _default()
+    """The group `_vkteams`, which may read the status file of a daemon that stays root; None if it does not exist."""
+    entry = _default_entry()
     return entry.pw_gid if entry and owner.uid == 0 else None
 
 
 def _directories(config: Config, log: bool) -> Iterator[Path]:
-    """In the order of making; an instance's directories lie in the ones that all instances share."""
+    """The directories, parents first. An instance's directories are in the directories that all instances share."""
     files = [config.pid_file, config.status_file] + ([config.log_file] if log else [])
     seen: set[Path] = set()
     for directory in (config.runtime_dir, config.state_dir, *(file.parent for file in files)):
@@ -131,18 +132,20 @@ def _directories(config: Config, log: bool) -> Iterator[Path]:
                 yield path
 
 
-def _refuse_traps(directory: Path, owner: Owner) -> None:
+def _refuse_foreign_paths(directory: Path, owner: Owner) -> None:
+    """Refuse a link on the path, or the directory itself, if another user could have put it there."""
     trusted = {0, os.geteuid(), owner.uid}
     for path in (*reversed(directory.parents), directory):
         try:
-            found = path.lstat()
+            entry = path.lstat()
         except OSError:
-            return  # not there yet, or closed: making it says more
-        theirs = found.st_uid not in trusted and _writable_by_others(path.parent)
-        if theirs and (stat.S_ISLNK(found.st_mode) or path == directory):
-            what = "this link" if stat.S_ISLNK(found.st_mode) else "this directory"
+            return  # it does not exist yet or is closed; the attempt to make it gives the better error
+        is_link = stat.S_ISLNK(entry.st_mode)
+        foreign = entry.st_uid not in trusted and _writable_by_others(path.parent)
+        if foreign and (is_link or path == directory):
+            kind = "link" if is_link else "directory"
             raise PermissionRefused(
-                f"{path}: {what} belongs to another user, in a directory that everybody can write to",
+                f"{path}: this {kind} belongs to another user, in a directory that everybody can write to",
                 hint="Remove it, or set daemon.runtime_dir.",
             )
 
@@ -155,26 +158,26 @@ def _writable_by_others(directory: Path) -> bool:
 
 
 def _first_closed(path: Path) -> Path:
-    """The first directory on the way that this user cannot pass."""
-    way = (*reversed(path.parents), path)
-    return next((step for step in way if not os.access(step, os.X_OK)), path)
+    """The first directory of the path that this user may not enter."""
+    directories = (*reversed(path.parents), path)
+    return next((directory for directory in directories if not os.access(directory, os.X_OK)), path)
 
 
-def _find(name: str) -> pwd.struct_passwd:
+def _user_entry(name: str) -> pwd.struct_passwd:
     try:
         return pwd.getpwnam(name)
     except KeyError:
         raise ConfigError(f"daemon.user: there is no user {name!r}") from None
 
 
-def _default() -> pwd.struct_passwd | None:
+def _default_entry() -> pwd.struct_passwd | None:
     try:
         return pwd.getpwnam(DEFAULT_USER)
     except KeyError:
         return None
 
 
-def _name(uid: int) -> str:
+def _user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

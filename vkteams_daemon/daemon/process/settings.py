@@ -1,7 +1,7 @@
-"""The daemon's configuration, read at the start and again on HUP, with every path nailed down.
+"""Reads the daemon's configuration, at the start and again on HUP, and makes every path absolute.
 
-A daemon changes its working directory and its user, and both decide what an unset or relative path means: so the paths
-that held when it was started hold until it ends, unless the file names others (which wait for a restart).
+The meaning of an unset or relative path depends on the working directory and the user, and the daemon changes both. So
+the paths of the start hold until the daemon ends. If the file names other paths later, they need a restart.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ _PATHS = {
     ("daemon", "status_file"): "status_file",
     ("daemon", "log_file"): "log_file",
     ("embedding", "models_dir"): "models_dir",
-}  # option: the property of Config that says what it comes to
+}  # option: the property of Config with its effective value
 _FILES = (("api", "token_file"), ("api", "ca_file"), ("database", "url_file"))
 _VARIABLES = ("VKTEAMS_BOT_CONFIG", *(f"VKTEAMS_{section}_{key}".upper() for section, key in _FILES))
 
 
 class Settings:
-    """Where the configuration comes from: the file, the environment and the flags that the daemon was started with.
+    """The sources of the configuration: the file, the environment and the flags of the daemon's start.
 
     Args:
-        path: --config, or None.
-        instance: --instance, or "".
+        path: the value of --config, or None.
+        instance: the value of --instance, or "".
         flags: `{"section.key": value}`.
         environ: os.environ at the start.
 
     Raises:
-        UsageError: the directory that relative paths start from is gone.
+        UsageError: the working directory no longer exists.
     """
 
     def __init__(
@@ -65,27 +65,27 @@ class Settings:
         Raises:
             ConfigError, PermissionRefused: as config.load.
         """
-        # Found once: after root has been dropped, the place to look for a file would be another one.
-        found = configuration.find_file(self._path, self._instance, self._environ)
-        self._path = str(self._directory / found) if found else None
-        self._as_written = written = self._load()
+        # The file is looked for only once: another user, after root is dropped, would find another file.
+        file = configuration.find_file(self._path, self._instance, self._environ)
+        self._path = str(self._directory / file) if file else None
+        self._as_written = config = self._load()
         for option, name in _PATHS.items():
-            written = _replaced(written, option, str(self._directory / getattr(self._as_written, name)))
-        self._in_force = written
-        return written
+            config = _replace(config, option, str(self._directory / getattr(self._as_written, name)))
+        self._in_force = config
+        return config
 
     def read_again(self) -> Config:
-        """The configuration as it reads now; its paths as in `read` where nobody has changed them.
+        """The configuration as it is now. A path that has not changed keeps the value that `read` returned.
 
         Raises:
             ConfigError, PermissionRefused: as config.load.
         """
-        fresh = self._load()
+        config = self._load()
         for option in _PATHS:
-            changed = _value(fresh, option) != _value(self._as_written, option)
-            source = str(self._directory / _value(fresh, option)) if changed else _value(self._in_force, option)
-            fresh = _replaced(fresh, option, source)
-        return fresh
+            changed = _value(config, option) != _value(self._as_written, option)
+            path = str(self._directory / _value(config, option)) if changed else _value(self._in_force, option)
+            config = _replace(config, option, path)
+        return config
 
     def _load(self) -> Config:
         config = configuration.load(self._path, instance=self._instance, flags=self._flags, environ=self._environ)
@@ -103,7 +103,7 @@ def _value(config: Config, option: tuple[str, str]) -> str:
     return str(getattr(getattr(config, option[0]), option[1]))
 
 
-def _replaced(config: Config, option: tuple[str, str], value: str) -> Config:
+def _replace(config: Config, option: tuple[str, str], value: str) -> Config:
     section, key = option
-    changed = msgspec.structs.replace(getattr(config, section), **{key: value})
-    return msgspec.structs.replace(config, **{section: changed})
+    struct = msgspec.structs.replace(getattr(config, section), **{key: value})
+    return msgspec.structs.replace(config, **{section: struct})
