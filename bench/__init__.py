@@ -1,1 +1,1 @@
-"""Measurements, printed as ratios of one run; `make bench` runs them all."""
+"""Benchmarks. They print ratios within one run; `make bench` runs the main four."""

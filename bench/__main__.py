@@ -1,7 +1,7 @@
-"""Every benchmark behind docs/benchmarks.md, one after another: `make bench`, or `python -m bench`.
+"""The four benchmarks of storing, embedding and starting, one after another: `make bench`, or `python -m bench`.
 
-What they measure is said by `python -m bench.NAME --help`. The texts are those of the file that VKTEAMS_BENCH_DATA
-names (JSON Lines, gzipped, a `text` in each), or built-in ones.
+`python -m bench.NAME --help` says what each one measures. VKTEAMS_BENCH_DATA names the file of their texts (JSON Lines,
+gzipped, a `text` in each line); without it they use built-in texts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _PARTS = ("ingest", "model", "embed", "start")
 
 
 def main() -> int:
-    """Run each in a process of its own; the exit code is the worst of theirs."""
+    """Run each in a process of its own; return the highest of their exit codes."""
     worst = 0
     for part in _PARTS:
         print(f"== bench.{part}", flush=True)

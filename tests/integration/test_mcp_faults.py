@@ -142,7 +142,7 @@ def test_no_question_can_write(office: Office) -> None:
     with (
         Archive(office.url) as archive,
         pytest.raises(CannotWrite, match="read-only transaction"),
-        archive._reading() as connection,
+        archive._transaction() as connection,
     ):
         connection.execute("DELETE FROM messages")
 
@@ -158,7 +158,7 @@ def test_questions_to_the_bundled_server_are_asked_by_its_reader(bundled_copy: P
             assert archive.search("почтовый сервер").note, "without a model"
             assert archive.statistics().sizes and len(archive.chats()) == 4 and archive.users()
             assert archive.context("topic", query="почтовый сервер").conversations
-            with archive._reading() as connection:
+            with archive._transaction() as connection:
                 assert connection.execute("SELECT current_user").fetchone() == ("vkteams_reader",)
 
 
