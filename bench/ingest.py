@@ -216,7 +216,8 @@ def measure(database: Database, texts: Sequence[str], batch: int, rounds: int, m
                 best.add(name, meter.cost(work))
     print(f"{len(texts)} events in answers of {batch}; on the clock, and by the CPU of program and server")
     headings = (
-        "events/s", "x one by one", "of COPY, values", "of COPY, encoded", "CPU us/event", "x one by one", "of COPY, values",
+        "events/s", "x one by one", "of COPY, values", "of COPY, encoded", "CPU us/event", "x one by one",
+        "of COPY, values",
     )  # fmt: skip
     print(f"{'':44}" + "".join(f"{heading:>17}" for heading in headings))
     for name in ways:
