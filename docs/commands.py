@@ -1,6 +1,6 @@
 """The command lines of vkteamsd and vkteamsctl as data, read from their argument parsers.
 
-What the manual pages and the completions are made from, and what the tests hold them against.
+The manual pages and the completions are made from it, and tests compare them with it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from vkteams_daemon.daemon import arguments
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """One option: its spellings, the name of its value ("" where it takes none), its choices and its help."""
+    """One option: its names, the name of its value ("" if it takes none), its choices and its help."""
 
     names: tuple[str, ...]
     value: str
@@ -30,7 +30,7 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One positional argument: how it stands in the synopsis, its choices and its help."""
+    """One positional argument: its form in the synopsis, its choices and its help."""
 
     name: str
     choices: tuple[str, ...]
@@ -39,7 +39,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What stands behind `vkteamsctl NOUN VERB`, without the global options."""
+    """A verb or a program: its help, its own options without the global ones, its arguments and its example."""
 
     name: str
     help: str
@@ -58,7 +58,7 @@ class Noun:
 
 
 def daemon() -> Command:
-    """What stands behind vkteamsd."""
+    """The command line of vkteamsd."""
     return _command("vkteamsd", "", arguments.parser(), shared=())
 
 

@@ -1,4 +1,4 @@
-"""Writes what bash and zsh complete of vkteamsd and vkteamsctl into a directory: python docs/completion.py DIR."""
+"""Writes the bash and zsh completions of vkteamsd and vkteamsctl into a directory: python docs/completion.py DIR."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _bash_words(place: str, words: list[str]) -> str:
 
 
 def _bash_values(place: str, flags: Iterable[Flag]) -> Iterator[str]:
-    """What follows an option that takes a value: its choices, a path, or nothing that could be completed."""
+    """The completion of an option's value: its choices, a path, or nothing."""
     for flag in flags:
         pattern = "|".join(
             f'{"*" if place == "*" else ""}"{"" if place == "*" else place} {name}"' for name in flag.names
@@ -174,7 +174,7 @@ def _zsh_quoted(text: str) -> str:
 
 
 def main(directory: str) -> None:
-    """Write both files into this directory, which is made."""
+    """Create this directory and write both files into it."""
     Path(directory).mkdir(parents=True, exist_ok=True)
     (Path(directory) / "vkteamsctl").write_text(bash(), encoding="utf-8")
     (Path(directory) / "_vkteamsctl").write_text(zsh(), encoding="utf-8")

@@ -1,8 +1,9 @@
 """The demonstration behind `make demo`: a simulated office, a real daemon, a real database, real searches.
 
-It installs the embedding model, starts the simulator of the Bot API with its built-in conversation, starts vkteamsd as
-the daemon that it is, waits until every message is stored and has its vector, asks the archive, and stops the daemon.
-Everything lies in .demo (for root, where another user cannot reach that, in /var/tmp/vkteams-demo); the archive stays.
+It installs the embedding model, starts the simulator of the Bot API with its built-in conversation, and starts vkteamsd
+as a detached daemon. It waits until every message is stored and has its vector, searches the archive, and stops the
+daemon. Everything is in .demo, or in /var/tmp/vkteams-demo if root runs it where another user cannot reach .demo. The
+archive stays.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from vkteams_daemon.search.archive import Archive
 BIN = Path(sys.executable).parent
 TOKEN = "001.0000000000.0000000000:1000000001"
 MODEL = "all-MiniLM-L6-v2"
-PATIENCE = 120.0  # seconds until all must be stored and embedded
+TIMEOUT = 120.0  # seconds in which everything must be stored and embedded
 
 
 def main() -> int:
-    """Run it; 0 when every step did what it promises."""
+    """Run the demonstration; 0 if every step succeeded."""
     home = _home()
     config_file = home / "vkteamsd.toml"
     _clear(home)
@@ -44,30 +45,30 @@ def main() -> int:
     with _simulator() as url:
         _write(config_file, home, url)
         if not (home / "state" / "models" / MODEL).is_dir():
-            _say("The embedding model: once, about 90 MB")
+            _say("Installing the embedding model: once, about 90 MB")
             _run("vkteamsctl", "model", "install", MODEL)
-        _say("The daemon, detached")
+        _say("Starting the daemon, detached")
         _run("vkteamsctl", "daemon", "start")
         try:
             _wait(_issued(url))
             _ask()
         finally:
-            _say("The end")
+            _say("Stopping the daemon")
             _run("vkteamsctl", "daemon", "stop")
-    prompt = f"VKTEAMS_BOT_CONFIG={shlex.quote(str(config_file))} {_shown(BIN / 'vkteamsctl')}"
-    print(f"\nThe archive stays in {home}. Go on asking, for example:\n")
+    prompt = f"VKTEAMS_BOT_CONFIG={shlex.quote(str(config_file))} {_display(BIN / 'vkteamsctl')}"
+    print(f"\nThe archive stays in {home}. Continue with your own searches, for example:\n")
     for question in ("search text OPS-142", "search semantic 'disk ran out of space'", "database stats"):
         print(f"  {prompt} {question}")
-    print("\ndocs/demo.md has ten questions that are worth asking.")
+    print("\ndocs/demo.md has ten questions to try.")
     return 0
 
 
 def _home() -> Path:
-    """A directory that the bundled PostgreSQL's user can reach: PostgreSQL does not run as root."""
+    """A directory that the user of the bundled PostgreSQL can reach: PostgreSQL does not run as root."""
     home = Path.cwd() / ".demo"
     if os.geteuid() == 0 and any(not parent.stat().st_mode & 0o001 for parent in home.parents):
         home = Path("/var/tmp/vkteams-demo")
-        print(f"{Path.cwd()} is closed to the user that PostgreSQL runs as, so the demo lies in {home}.")
+        print(f"{Path.cwd()} is not accessible for the user that PostgreSQL runs as, so the demo is in {home}.")
     home.mkdir(mode=0o755, exist_ok=True)
     if home.stat().st_uid != os.geteuid():
         raise VkTeamsError(f"{home} belongs to another user", hint="Remove it.")
@@ -75,7 +76,7 @@ def _home() -> Path:
 
 
 def _clear(home: Path) -> None:
-    """Remove the archive of an earlier demo: the simulator starts its ids over. The model stays."""
+    """Remove the archive of an earlier demo, because the simulator restarts its ids. The model stays."""
     if (home / "vkteamsd.toml").exists():
         subprocess.run(
             [BIN / "vkteamsctl", "--config", home / "vkteamsd.toml", "daemon", "stop"], check=True, capture_output=True
@@ -107,16 +108,16 @@ def _simulator() -> Iterator[str]:
 
 
 def _issued(url: str) -> int:
-    """How many events the simulator has to tell."""
+    """How many events the simulator issues."""
     with urllib.request.urlopen(f"{url.removesuffix('/bot/v1')}/simulator", timeout=10) as answer:
         return int(json.load(answer)["issued"])
 
 
 def _wait(events: int) -> None:
-    """Until every event is stored and every message has its vector, with a progress bar on a terminal."""
+    """Wait until every event is stored and every message has its vector; a terminal shows progress bars."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    _say(f"{events} events of an office's chats: stored and embedded")
+    _say(f"Storing and embedding {events} events of an office's chats")
     began = time.monotonic()
     config = configuration.load()
     with (
@@ -125,15 +126,16 @@ def _wait(events: int) -> None:
     ):
         stored, embedded = bars.add_task("stored", total=events), bars.add_task("embedded", total=None)
         while True:
-            found = archive.statistics()
-            bars.update(stored, completed=found.events)
-            # What is nowhere in the queue is embedded: stickers and deleted messages need no vector.
-            with_vector = max((model.messages for model in found.models), default=0)
-            bars.update(embedded, completed=with_vector, total=with_vector + found.queued or None)
+            statistics = archive.statistics()
+            bars.update(stored, completed=statistics.events)
+            # Stickers and deleted messages need no vector, so they are never in the queue.
+            with_vector = max((model.messages for model in statistics.models), default=0)
+            bars.update(embedded, completed=with_vector, total=with_vector + statistics.queued or None)
             daemon = probe(config).status
-            if found.events >= events and with_vector and daemon and daemon.embedding.queued == found.queued == 0:
+            stored_all = statistics.events >= events and with_vector
+            if stored_all and daemon and daemon.embedding.queued == statistics.queued == 0:
                 break
-            if time.monotonic() - began > PATIENCE:
+            if time.monotonic() - began > TIMEOUT:
                 raise VkTeamsError(
                     "not everything was stored and embedded in time", hint="See `vkteamsctl daemon status`."
                 )
@@ -142,25 +144,25 @@ def _wait(events: int) -> None:
 
 
 def _ask() -> None:
-    _say("How the daemon is")
+    _say("The state of the daemon")
     _run("vkteamsctl", "daemon", "status")
-    _say("Found by its words, in whatever form they stand")
+    _say("A search by words, in any of their forms")
     _run("vkteamsctl", "search", "text", "почтовый сервер", "--limit", "3")
-    _say("Found by its meaning: not one of these words stands in the message")
+    _say("A search by meaning: the message has none of these words")
     _run("vkteamsctl", "search", "semantic", "shipment arrived late and damaged", "--limit", "1")
     _say("What the archive holds")
     _run("vkteamsctl", "database", "stats")
-    _say("What an agent is told: the MCP server, asked by the official client")
+    _say("What an agent gets: the MCP server, asked by the official client")
     asyncio.run(_ask_as_an_agent("what did Mr Hargreaves want"))
 
 
 async def _ask_as_an_agent(question: str) -> None:
-    """One question through the official client of the Model Context Protocol, which starts the server itself."""
+    """Ask one question through the official client of the Model Context Protocol, which starts the server itself."""
     from mcp import Client, StdioServerParameters
     from mcp.client.stdio import stdio_client
 
     server = StdioServerParameters(command=str(BIN / "vkteamsctl"), args=["mcp", "serve"], env=dict(os.environ))
-    # The server's audit goes to its standard error.
+    # The server writes its audit to standard error.
     with Path(os.devnull).open("w", encoding="utf-8") as audit:
         async with Client(stdio_client(server, errlog=audit)) as client:
             tools = [tool.name for tool in (await client.list_tools()).tools]
@@ -183,7 +185,7 @@ def _run(program: str, *arguments: str) -> None:
     subprocess.run([BIN / program, *arguments], check=True)
 
 
-def _shown(path: Path) -> str:
+def _display(path: Path) -> str:
     with contextlib.suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)

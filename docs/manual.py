@@ -1,6 +1,6 @@
 """Writes the manual pages vkteamsd(8), vkteamsctl(1) and vkteamsd.toml(5) into a directory: python docs/manual.py DIR.
 
-What they say of options comes from the argument parsers and from the table of options, never from here.
+The descriptions of options come from the argument parsers and from the table of options, never from this file.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from vkteams_daemon.daemon import main as daemon
 from vkteams_daemon.options import SECTIONS, options
 
 EXITS = {
-    0: "it did what it was asked to",
+    0: "success",
     64: "the command line is wrong",
-    69: "a service that it needs is unavailable: the Bot API, the database",
+    69: "something is unavailable: the Bot API, the database",
     70: "a fault of this program",
-    73: "a file or a directory cannot be made",
-    75: "try again later; of a start: it runs already",
-    77: "a permission is missing",
-    78: "the configuration is wrong, a wrong token included",
+    73: "a file or a directory cannot be created",
+    75: "try again later; after start: it runs already",
+    77: "this user has no permission",
+    78: "the configuration or the token is wrong",
 }
 FILES = {
     "/etc/vkteams/vkteamsd.toml": "the configuration, see vkteamsd.toml(5)",
@@ -38,13 +38,13 @@ FILES = {
     "/etc/vkteams/token": "the bot's token, where the packaged configuration looks for it; 0640 root:_vkteams",
     "/etc/default/vkteamsd": "arguments and environment for the service",
     "/run/vkteams/vkteamsd.pid": "the PID file; /run/vkteams/NAME/ for an instance",
-    "/run/vkteams/vkteamsd.status.json": "what vkteamsctl daemon status reads",
+    "/run/vkteams/vkteamsd.status.json": "the status file, which vkteamsctl daemon status reads",
     "/var/lib/vkteams": "models and the bundled database",
     "/var/log/vkteams/vkteamsd.log": "the log",
 }
-PLACES = """The first of these is read: the file named with \\-\\-config, the one that VKTEAMS_BOT_CONFIG names,
-/etc/vkteams/vkteamsd.toml, $XDG_CONFIG_HOME/vkteams/vkteamsd.toml. With \\-\\-instance NAME it is NAME.toml in the same
-places. Environment variables stand over the file, the command line over both."""
+PLACES = """The first of these files is read: the one named with \\-\\-config, the one that VKTEAMS_BOT_CONFIG names,
+/etc/vkteams/vkteamsd.toml, $XDG_CONFIG_HOME/vkteams/vkteamsd.toml. With \\-\\-instance NAME the file is NAME.toml in
+the same places. Environment variables override the file, and the command line overrides both."""
 
 
 def pages() -> dict[str, str]:
@@ -78,12 +78,12 @@ def _vkteamsctl() -> str:
             described += [*_flags(verb.flags), *_examples(verb.example), ".RE\n"]
     lead = (
         "Answers go to standard output as tables, or as JSON with \\-\\-output json: an object with success, data, "
-        "error, timestamp and command. What is wrong is one sentence on standard error. The global options stand "
+        "error, timestamp and command. An error is one sentence on standard error. The global options stand "
         "before the noun or after the verb."
     )
-    exits = [_item("1, 3, 4", "of daemon status: dead with a PID file left, not running, unknown")]
+    exits = [_item("1, 3, 4", "of daemon status: dead with its PID file left, not running, unknown")]
     return _page(
-        "vkteamsctl", 1, "asks and steers the archive of VK Teams chats and its daemon",
+        "vkteamsctl", 1, "controls vkteamsd and searches its archive of VK Teams chats",
         _section("Synopsis", ".B vkteamsctl\n[global options] NOUN VERB [options]\n"),
         _section("Description", _plain_prose(lead)),
         _section("Global options", *_flags(commands.global_flags())),
@@ -107,8 +107,8 @@ def _options() -> str:
         "The configuration of vkteamsd and vkteamsctl, in TOML. Every option has a default. An unknown key is refused."
     )
     secrets = (
-        "A secret is better kept in a file that token_file or url_file names. Where neither is set, the files token "
-        "and database_url in the directory $CREDENTIALS_DIRECTORY (systemd's LoadCredential) are taken."
+        "Keep a secret in a file of its own, which token_file or url_file names. Without these options, the files "
+        "token and database_url in the directory $CREDENTIALS_DIRECTORY (systemd's LoadCredential) are read."
     )
     return _page(
         "vkteamsd.toml", 5, "configuration of vkteamsd and vkteamsctl",
@@ -121,7 +121,7 @@ def _options() -> str:
 
 
 def _page(name: str, number: int, summary: str, *sections: str) -> str:
-    # A build that is to be repeated bit by bit names its time in SOURCE_DATE_EPOCH.
+    # A reproducible build sets its time in SOURCE_DATE_EPOCH.
     day = time.strftime("%Y-%m-%d", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH") or time.time())))
     manual = {1: "User commands", 5: "File formats", 8: "System administration"}[number]
     head = f'.TH {name.upper()} {number} "{day}" "vkteams\\-daemon {__version__}" "{manual}"\n.nh\n.ad l\n'
@@ -142,17 +142,17 @@ def _see(*others: str) -> str:
 def _synopsis(name: str, command: Command) -> str:
     parts = [f"\\fB{_escaped(name)}\\fR", *(_escaped(argument.name) for argument in command.arguments)]
     if name == command.name:  # a verb's options are listed right below it
-        parts += [f"[{_spelt(flag)}]" for flag in command.flags]
+        parts += [f"[{_names(flag)}]" for flag in command.flags]
     return " ".join(parts) + "\n"
 
 
 def _flags(flags: Iterable[Flag]) -> Iterator[str]:
     for flag in flags:
         help = flag.help or f"one of {', '.join(flag.choices)}"
-        yield f".TP\n{_spelt(flag)}\n{_line(help)}"
+        yield f".TP\n{_names(flag)}\n{_line(help)}"
 
 
-def _spelt(flag: Flag) -> str:
+def _names(flag: Flag) -> str:
     names = ", ".join(f"\\fB{_escaped(name)}\\fR" for name in flag.names)
     return f"{names} \\fI{_escaped(flag.value)}\\fR" if flag.value else names
 
@@ -172,7 +172,7 @@ def _prose(paragraph: str) -> str:
 
 
 def _plain_prose(text: str) -> str:
-    """Text that is escaped already; no line of it may begin as a request."""
+    """Text that is escaped already, with no line that roff takes for a request."""
     return "\n".join(f"\\&{line}" if line[:1] in (".", "'") else line for line in text.splitlines()) + "\n"
 
 
@@ -195,7 +195,7 @@ def _value(default: Any) -> str:
 
 
 def main(directory: str) -> None:
-    """Write every page into this directory, which is made."""
+    """Create this directory and write every page into it."""
     Path(directory).mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         (Path(directory) / name).write_text(text, encoding="utf-8")

@@ -1,11 +1,11 @@
-"""What a command answers, and how it is shown: a table for people, JSON for programs.
+"""The answer of a command and its output: a table for people, JSON for programs.
 
-JSON is one object, always with these keys and no others: `success` (true exactly when the exit code is 0), `data`,
+`json` is one object. It always has these keys and no others: `success` (true exactly when the exit code is 0), `data`,
 `error` (null, or the sentence and its hint), `timestamp` and `command` (noun and verb). `jsonl` is one line for each
-row of an answer that has `hits` or `rows`, otherwise the data as one line. `quiet` is the ids of an answer that
-names things, one a line, otherwise nothing: the exit code says the rest.
+row of an answer with `hits` or `rows`; any other answer is one line. `quiet` is the ids of an answer that has ids, one
+a line, and otherwise nothing: the exit code says the rest.
 
-What chats say is not trusted: no control character of it reaches a terminal.
+The texts of chats are not trusted: no control character in them reaches a terminal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, TextIO
 from vkteams_daemon.system.text import terminal_safe, terminal_safe_json
 
 MODES = ("table", "json", "jsonl", "quiet")
-_LEAST = 16  # letters that a column of free text has at least, on a terminal however narrow
+_MIN_FREE_WIDTH = 16  # letters; a column of free text gets no narrower than this
 
 _SPACES = re.compile(r"[\t\r\n]+")
 _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
@@ -31,14 +31,14 @@ _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a verb returns.
+    """The answer of a verb.
 
     Attributes:
-        data: plain values, dataclasses, datetimes (aware) in dicts and lists; becomes `data` in JSON.
-        render: writes it for people; None shows the data as it is.
-        exit_code: what the command exits with.
-        error: the sentence for `error` and stderr where the exit code is not 0 and no exception was raised.
-        ids: what `--output quiet` prints, one a line.
+        data: plain values, dataclasses and aware datetimes in dicts and lists; becomes `data` in JSON.
+        render: writes the table for people; None shows the data itself.
+        exit_code: of the command.
+        error: the sentence for `error` and standard error, if the exit code is not 0 and no exception was raised.
+        ids: for `--output quiet`, one a line.
     """
 
     data: Any
@@ -49,7 +49,7 @@ class Answer:
 
 
 class Screen:
-    """Lines and tables on standard output; colours only on a terminal, and not where NO_COLOR is set."""
+    """Lines and tables on standard output; colours only on a terminal, and not if NO_COLOR is set."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -57,11 +57,11 @@ class Screen:
         self.colours = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def line(self, text: str = "", style: str = "") -> None:
-        """One line, or several where the text has newlines; `style` is bold, dim, red, green or yellow."""
+        """One line, or one for each line of the text; `style` is bold, dim, red, green or yellow."""
         self._write(self.styled(terminal_safe(text), style))
 
     def quote(self, text: str, marks: tuple[str, str] | None = None) -> None:
-        """What somebody said, as one indented line; what stands between the two marks stands out."""
+        """The text of a message as one indented line; the text between the two marks is highlighted."""
         parts = [one_line(text)]
         if marks and self.colours:
             parts = re.split(f"{re.escape(marks[0])}(.*?){re.escape(marks[1])}", parts[0])
@@ -75,26 +75,26 @@ class Screen:
             self._write(f"{self.styled(name.ljust(width), 'bold')}  {value}".rstrip())
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[Any]], free: Collection[str] = ()) -> None:
-        """A table: drawn and fitted to its width on a terminal, plain aligned columns otherwise.
+        """A table, fitted to the width of a terminal; plain aligned columns if the output is no terminal.
 
         Args:
             headings: of the columns.
             rows: with a value for each column.
-            free: headings of the columns of free text, which give way on a narrow terminal. What stands in the others
-                is there to be copied, and is whole even where the line becomes longer than the terminal is wide.
+            free: headings of the columns of free text, which are wrapped on a narrow terminal. The values of the other
+                columns are for copying: they stay whole, even if the line becomes longer than the terminal is wide.
         """
-        giving = [heading in free for heading in headings]
+        wrapped = [heading in free for heading in headings]
         headings = [one_line(heading) for heading in headings]
         cells = [[cell(value) for value in row] for row in rows]
         numeric = [all(re.fullmatch(r"[\d.,+-]*", row[n]) for row in cells) for n in range(len(headings))]
         if self.terminal:
-            self._draw(headings, cells, numeric, giving)
+            self._draw(headings, cells, numeric, wrapped)
             return
         for row in (headings, *cells):
             self._write(_aligned(row, [headings, *cells], numeric))
 
     def styled(self, text: str, style: str) -> str:
-        """The text in that style, or as it is where there are no colours."""
+        """The text in this style, or unchanged if there are no colours."""
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if style and self.colours and text else text
 
     def _draw(
@@ -102,7 +102,7 @@ class Screen:
         headings: Sequence[str],
         cells: Sequence[Sequence[str]],
         numeric: Sequence[bool],
-        giving: Sequence[bool],
+        wrapped: Sequence[bool],
     ) -> None:
         from rich import box
         from rich.cells import cell_len
@@ -110,23 +110,23 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
-        def least(headings: Sequence[str]) -> list[int]:
+        def min_widths(headings: Sequence[str]) -> list[int]:
             widths = []
             for n, heading in enumerate(headings):
                 needed = max(cell_len(text) for text in (*heading.split("\n"), *(row[n] for row in cells)))
-                widths.append(min(needed, _LEAST) if giving[n] else needed)
+                widths.append(min(needed, _MIN_FREE_WIDTH) if wrapped[n] else needed)
             return widths
 
         console = Console(file=self._stream, no_color=not self.colours, highlight=False)
-        between = 3 * len(headings) - 1  # the edges, and what stands between the columns
-        if sum(least(headings)) + between > console.width:
+        borders = 3 * len(headings) - 1  # the edges, and the gaps between the columns
+        if sum(min_widths(headings)) + borders > console.width:
             headings = [heading.replace(" ", "\n") for heading in headings]
-        widths = least(headings)
-        console.size = ConsoleDimensions(max(console.width, sum(widths) + between), console.height)
+        widths = min_widths(headings)
+        console.size = ConsoleDimensions(max(console.width, sum(widths) + borders), console.height)
         table = Table(box=box.SIMPLE_HEAD, header_style="bold" if self.colours else "", pad_edge=False)
         for n, heading in enumerate(headings):
             table.add_column(
-                Text(heading), justify="right" if numeric[n] else "left", overflow="fold", no_wrap=not giving[n],
+                Text(heading), justify="right" if numeric[n] else "left", overflow="fold", no_wrap=not wrapped[n],
                 min_width=widths[n],
             )  # fmt: skip
         for row in cells:
@@ -138,7 +138,7 @@ class Screen:
 
 
 def show(answer: Answer, mode: str, command: str, stream: TextIO | None = None) -> None:
-    """Write the answer on standard output in the mode that was asked for."""
+    """Write the answer on standard output in this mode."""
     stream = stream or sys.stdout
     if mode == "json":
         error = (answer.error or f"exit code {answer.exit_code}") if answer.exit_code else None
@@ -157,7 +157,7 @@ def show(answer: Answer, mode: str, command: str, stream: TextIO | None = None) 
 
 
 def show_error(sentence: str, mode: str, command: str, stream: TextIO | None = None) -> None:
-    """The JSON envelope of a command that failed; the other modes say it on standard error alone."""
+    """Write the JSON envelope of a failed command; in the other modes the error is on standard error alone."""
     if mode == "json":
         stream = stream or sys.stdout
         stream.write(terminal_safe_json(envelope(command, None, sentence), stream, indent=2) + "\n")
@@ -176,7 +176,7 @@ def envelope(command: str, data: Any, error: str | None) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, msgspec structs, datetimes, paths and tuples as what JSON knows."""
+    """The value in the types of JSON; dataclasses, msgspec structs, datetimes, paths and tuples are converted."""
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, datetime):
@@ -207,12 +207,12 @@ def json_line(value: Any, stream: TextIO) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text, safe for a terminal, with each run of tabs and newlines as one space."""
+    """The text, safe for a terminal, with one space for each run of tabs and newlines."""
     return terminal_safe(_SPACES.sub(" ", text)).strip()
 
 
 def cell(value: Any) -> str:
-    """A value as a table shows it: `-` for nothing, yes and no, times in UTC to the second."""
+    """A value in a table: `-` for none, yes and no, times in UTC to the second."""
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
