@@ -79,7 +79,7 @@ def test_what_may_be_right_elsewhere_is_a_note(check: Check, monkeypatch: pytest
     assert _notes(check(0)) == ["database.url is not set, and the bundled PostgreSQL is not installed"]
     assert _notes(check(0, DATABASE_URL="postgresql://x/y")) == []
     assert _notes(check(0, VKTEAMS_STORAGE_SAVE="no")) == [
-        "storage.save is false: vkteamsd will start only with --foreground"
+        "storage.save is false: vkteamsd will start with --foreground alone"
     ]
 
 

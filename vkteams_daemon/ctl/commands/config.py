@@ -94,7 +94,7 @@ def _check(args: argparse.Namespace, config: Config) -> Answer:
     if not config.database.url and config.storage.save and not programs.available():
         notes.append("database.url is not set, and the bundled PostgreSQL is not installed")
     if not config.storage.save:
-        notes.append("storage.save is false: vkteamsd will start only with --foreground")
+        notes.append("storage.save is false: vkteamsd will start with --foreground alone")
     variables = {variable for option in configuration.options() for variable in option.variables}
     for variable in sorted(os.environ.keys() - variables - NOT_OPTIONS):
         if variable.startswith("VKTEAMS_"):
