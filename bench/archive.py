@@ -48,7 +48,7 @@ def read_texts(file: Path | None, count: int) -> list[str]:
     """So many texts of the file, a fixed sample in the file's order; without a file the built-in texts, numbered."""
     file = file or (Path(os.environ[DATA]) if os.environ.get(DATA) else None)
     if file is None:
-        texts = samples.texts()
+        texts = samples.sample_texts()
         return [f"{texts[i % len(texts)]} {i // len(texts) or ''}".rstrip() for i in range(count)]
     with gzip.open(file, "rt", encoding="utf-8") as lines:
         texts = [text for line in lines if (text := json.loads(line).get("text") or "").strip()]

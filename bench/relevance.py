@@ -119,7 +119,7 @@ def configuration(directory: Path, part: str, chats: int | None, model: str) -> 
         daemon=Daemon(state_dir=home, runtime_dir=home),
         embedding=Embedding(model=model, models_dir=str(directory / "models")),
     )
-    if model not in [installed.name for installed in catalogue.installed(config.models_dir)]:
+    if model not in [installed.name for installed in catalogue.installed_models(config.models_dir)]:
         installer.install(model, config.models_dir)
     return config
 
@@ -159,7 +159,7 @@ def _event(number: int, message: IrcMessage) -> dict[str, object]:
 
 def embed(config: Config, database: Database, workers: int = 2) -> None:
     """Empty the embedding queue, then build the index."""
-    model = Model.load(catalogue.find(config.models_dir, config.embedding.model))
+    model = Model.load(catalogue.find_directory(config.models_dir, config.embedding.model))
     with database.connection() as connection:
         stored = models.register(connection, model.name, model.fingerprint, model.dims)
         models.enqueue_missing(connection, stored.model_id)

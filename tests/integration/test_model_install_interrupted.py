@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.models import NAME, left
+from tests.harness.models import NAME, names_in
 from tests.harness.waiting import until
 from vkteams_daemon.embedding import catalogue, manifest
 from vkteams_daemon.embedding.install import installer
@@ -43,11 +43,11 @@ def test_a_killed_installation_leaves_nothing_half_made(encoder: Path, home: Pat
         assert any(line == "trying the model\n" for line in process.stdout)
         process.send_signal(signal.SIGKILL)
         process.wait(60)
-    (remains,) = left(home)
+    (remains,) = names_in(home)
     assert remains.startswith(".installing-")
-    assert catalogue.installed(home) == []
+    assert catalogue.installed_models(home) == []
     installer.install(str(encoder), home, precision="fp32")
-    assert left(home) == ["default", NAME]
+    assert names_in(home) == ["default", NAME]
 
 
 _KILLED_BETWEEN = """
@@ -70,10 +70,10 @@ installer.install(sys.argv[1], Path(sys.argv[2]), precision="fp32")
 def test_a_kill_while_a_model_is_replaced_loses_no_model(encoder: Path, home: Path, tmp_path: Path) -> None:
     before = installer.install(str(encoder), home, precision="int8")
     done = subprocess.run([sys.executable, "-c", _KILLED_BETWEEN, str(encoder), str(home)], check=False)
-    assert done.returncode == -signal.SIGKILL and catalogue.installed(home) == []
+    assert done.returncode == -signal.SIGKILL and catalogue.installed_models(home) == []
     other = shutil.copytree(encoder, tmp_path / "other")
     installer.install(str(other), home, precision="fp32")
-    assert left(home) == ["default", "other", NAME]
+    assert names_in(home) == ["default", "other", NAME]
     assert manifest.read(home / NAME) == before
     manifest.check_hashes(before)
 
@@ -92,7 +92,7 @@ def test_model_stays_when_its_successor_cannot_be_renamed(
     monkeypatch.setattr(Path, "rename", rename)
     with pytest.raises(CannotCreate, match="No space left on device"):
         installer.install(str(encoder), home, precision="fp32")
-    assert left(home) == ["default", NAME]
+    assert names_in(home) == ["default", NAME]
     assert manifest.read(home / NAME) == before
 
 
@@ -119,4 +119,4 @@ def test_an_installation_waits_for_another(encoder: Path, home: Path) -> None:
     first.join(30)
     second.join(30)
     assert manifest.read(home / NAME).precision == "int8"
-    assert left(home) == ["default", NAME]
+    assert names_in(home) == ["default", NAME]

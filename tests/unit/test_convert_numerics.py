@@ -16,8 +16,8 @@ from tests.harness.models import write_encoder
 from vkteams_daemon.embedding.install.convert import convert
 from vkteams_daemon.embedding.install.encoder import Encoder
 from vkteams_daemon.embedding.install.graph import FLOAT, Graph
-from vkteams_daemon.embedding.install.quantise import Int8Layers, quantised
-from vkteams_daemon.embedding.install.samples import texts
+from vkteams_daemon.embedding.install.quantise import Int8Layers, quantise
+from vkteams_daemon.embedding.install.samples import sample_texts
 from vkteams_daemon.embedding.manifest import Pooling, Settings
 from vkteams_daemon.embedding.model import Chunk, Model
 
@@ -81,7 +81,7 @@ def test_fp32_graph_computes_bert(tmp_path: Path, pooling: Pooling, shape: dict[
     convert(Encoder(directory), Settings(64, pooling), tmp_path / "model", name="x", precision="fp32")
     model = Model.load(tmp_path / "model")
     reference = Reference(directory, shape["heads"], shape["layers"], pooling)  # type: ignore[arg-type]
-    chunks = [chunk for text in texts()[::9] for chunk in model.chunks(text)]
+    chunks = [chunk for text in sample_texts()[::9] for chunk in model.chunks(text)]
     expected = np.vstack([reference.vector(chunk.ids) for chunk in chunks])
     assert np.abs(model.embed(chunks) - expected).max() < 1e-5
 
@@ -129,7 +129,7 @@ def run(build: object, rows: Array) -> Array:
 def test_the_int8_product_is_exact_integer_arithmetic(rows: Array, weight: Array) -> None:
     bias = np.linspace(-1, 1, 16, dtype=np.float32)
     found = run(lambda layers: layers.dense("rows", [(weight, bias)])[0], rows)
-    packed, columns = quantised(weight, 64, axis=0)
+    packed, columns = quantise(weight, 64, axis=0)
     scale = np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-12)) * np.float32(1 / 127)
     whole = np.clip(np.rint(rows / scale), -128, 127)
     expected = (whole @ packed.astype(np.float64)) * columns * scale + bias
@@ -142,7 +142,7 @@ def test_seven_bit_weights_cannot_saturate_a_16_bit_sum() -> None:
     weight = np.full((64, 16), 0.5, np.float32)
     found = run(lambda layers: layers.dense("rows", [(weight, np.zeros(16, np.float32))])[0], rows)
     assert np.allclose(found, rows @ weight, rtol=1e-3)
-    assert np.abs(quantised(weight, 64, axis=0)[0].astype(int)).max() * 255 * 2 < 2**15
+    assert np.abs(quantise(weight, 64, axis=0)[0].astype(int)).max() * 255 * 2 < 2**15
 
 
 def test_a_row_is_quantised_by_itself() -> None:

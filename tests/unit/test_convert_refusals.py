@@ -16,11 +16,11 @@ from tests.harness.models import write_encoder
 from vkteams_daemon.embedding.install import acceptance
 from vkteams_daemon.embedding.install import convert as conversion
 from vkteams_daemon.embedding.install import encoder as encoders
-from vkteams_daemon.embedding.install.convert import Choice, convert
+from vkteams_daemon.embedding.install.convert import PrecisionChoice, convert
 from vkteams_daemon.embedding.install.encoder import Encoder, Floats
 from vkteams_daemon.embedding.install.graph import Graph
 from vkteams_daemon.embedding.install.quantise import Int8Layers
-from vkteams_daemon.embedding.install.samples import texts
+from vkteams_daemon.embedding.install.samples import sample_texts
 from vkteams_daemon.embedding.manifest import ModelInfo, Settings
 from vkteams_daemon.errors import ModelError, ModelRefused
 
@@ -129,16 +129,16 @@ def test_settings_that_do_not_fit_are_refused(directory: Path, settings: Setting
 
 def test_settings_are_read_from_the_files_beside_the_encoder(directory: Path) -> None:
     shape = Encoder(directory).shape
-    assert encoders.settings(directory, shape) == Settings(64, "mean")
+    assert encoders.read_settings(directory, shape) == Settings(64, "mean")
     (directory / "sentence_bert_config.json").write_text('{"max_seq_length": 5000}')
     (directory / "1_Pooling").mkdir()
     (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true, "include_prompt": true}')
     prompts = {"prompts": {"query": "query: ", "document": "passage: "}}
     (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts))
-    assert encoders.settings(directory, shape) == Settings(128, "cls", "query: ", "passage: ")
+    assert encoders.read_settings(directory, shape) == Settings(128, "cls", "query: ", "passage: ")
     (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
     with pytest.raises(ModelRefused, match="pools by pooling_mode_max_tokens"):
-        encoders.settings(directory, shape)
+        encoders.read_settings(directory, shape)
 
 
 def steps(*kinds: str) -> str:
@@ -158,14 +158,14 @@ def steps(*kinds: str) -> str:
 def test_unknown_step_is_refused(directory: Path, file: str, content: str, sentence: str) -> None:
     (directory / "modules.json").write_text(steps("Transformer", "Pooling", "Normalize"))
     shape = Encoder(directory).shape
-    assert encoders.settings(directory, shape) == Settings(64, "mean")
+    assert encoders.read_settings(directory, shape) == Settings(64, "mean")
     (directory / file).parent.mkdir(exist_ok=True)
     (directory / file).write_text(content)
     with pytest.raises(ModelRefused, match=sentence):
-        encoders.settings(directory, shape)
+        encoders.read_settings(directory, shape)
 
 
-def made(directory: Path, tmp_path: Path, precision: Choice) -> ModelInfo:
+def made(directory: Path, tmp_path: Path, precision: PrecisionChoice) -> ModelInfo:
     target = tmp_path / "model"
     target.mkdir(parents=True)
     return convert(Encoder(directory), Settings(64), target, name="x", precision=precision)
@@ -174,7 +174,7 @@ def made(directory: Path, tmp_path: Path, precision: Choice) -> ModelInfo:
 def test_inaccurate_int8_is_refused_and_auto_takes_fp32(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acceptance, "COSINE_LEAST", 0.999999)
+    monkeypatch.setattr(acceptance, "MIN_COSINE", 0.999999)
     with pytest.raises(ModelRefused, match=r"too far from its source: mean cosine 0\.\d+") as caught:
         made(directory, tmp_path / "one", "int8")
     assert "--precision fp32" in caught.value.hint
@@ -198,7 +198,7 @@ def test_int8_that_the_runtime_cannot_run_is_refused_and_auto_takes_fp32(
 def test_auto_takes_int8_only_where_it_is_faster(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least: float, expected: str
 ) -> None:
-    monkeypatch.setattr(acceptance, "SPEEDUP_LEAST", least)
+    monkeypatch.setattr(acceptance, "MIN_SPEEDUP", least)
     info = made(directory, tmp_path, "auto")
     assert info.precision == expected
     assert info.speedup and info.speedup > 0
@@ -209,14 +209,14 @@ def test_auto_takes_int8_only_where_it_is_faster(
 def test_int8_can_be_asked_for_where_it_is_slower(
     directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(acceptance, "SPEEDUP_LEAST", 1e9)
+    monkeypatch.setattr(acceptance, "MIN_SPEEDUP", 1e9)
     info = made(directory, tmp_path, "int8")
-    assert info.precision == "int8" and (info.cosine_mean or 0) >= acceptance.COSINE_LEAST
+    assert info.precision == "int8" and (info.cosine_mean or 0) >= acceptance.MIN_COSINE
 
 
 def test_sample_texts_are_varied() -> None:
-    judged = texts()
-    assert len(judged) >= 250 and judged == texts()
+    judged = sample_texts()
+    assert len(judged) >= 250 and judged == sample_texts()
     cyrillic = [text for text in judged if any("а" <= letter <= "я" for letter in text.lower())]
     latin = [text for text in judged if any("a" <= letter <= "z" for letter in text.lower())]
     assert min(len(cyrillic), len(latin), len(set(cyrillic) & set(latin))) > 50

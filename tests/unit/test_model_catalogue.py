@@ -67,7 +67,7 @@ def test_a_broken_description_is_refused(tmp_path: Path, old: str, new: str) -> 
 def test_hashes_find_a_change_that_sizes_do_not(tmp_path: Path) -> None:
     for name in (manifest.ONNX, manifest.TOKENIZER):
         (tmp_path / name).write_bytes(b"content of a file")
-    info = dataclasses.replace(INFO, files=manifest.record(tmp_path), directory=tmp_path)
+    info = dataclasses.replace(INFO, files=manifest.record_files(tmp_path), directory=tmp_path)
     manifest.check_hashes(info)
     (tmp_path / manifest.ONNX).write_bytes(b"content of a FILE")
     manifest.check_sizes(info)
@@ -96,7 +96,7 @@ def test_fingerprint_covers_everything_that_decides_a_vector() -> None:
 def test_every_entry_is_pinned_to_commit_and_hashes() -> None:
     assert catalogue.RECOMMENDED in CATALOGUE and "all-MiniLM-L6-v2" in CATALOGUE
     for name, entry in CATALOGUE.items():
-        assert entry.name == catalogue.checked(name)
+        assert entry.name == catalogue.check_name(name)
         assert re.fullmatch("[0-9a-f]{40}", entry.revision)
         assert set(entry.files) == {"config.json", "model.safetensors", "tokenizer.json"}
         assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in entry.files.values())
@@ -107,26 +107,26 @@ def test_every_entry_is_pinned_to_commit_and_hashes() -> None:
 
 
 def test_configured_model_overrides_the_default_file(tmp_path: Path) -> None:
-    assert catalogue.chosen(config(tmp_path)) is None
-    assert catalogue.chosen(config(tmp_path / "absent")) is None
+    assert catalogue.chosen_name(config(tmp_path)) is None
+    assert catalogue.chosen_name(config(tmp_path / "absent")) is None
     (tmp_path / "default").write_text("tiny\nand more\n")
-    assert catalogue.chosen(config(tmp_path)) == "tiny"
-    assert catalogue.chosen(config(tmp_path, "other")) == "other"
+    assert catalogue.chosen_name(config(tmp_path)) == "tiny"
+    assert catalogue.chosen_name(config(tmp_path, "other")) == "other"
     (tmp_path / "default").write_text("../../etc/passwd\n")
     with pytest.raises(ConfigError, match="holds no model's name"):
-        catalogue.chosen(config(tmp_path))
+        catalogue.chosen_name(config(tmp_path))
     (tmp_path / "default").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="cannot be read"):
-        catalogue.chosen(config(tmp_path))
+        catalogue.chosen_name(config(tmp_path))
 
 
 def test_only_installed_models_are_found_and_chosen(models_dir: Path, tmp_path: Path) -> None:
-    assert catalogue.find(models_dir, "tiny") == models_dir / "tiny"
-    assert [info.name for info in catalogue.installed(models_dir)] == ["tiny"]
-    assert catalogue.installed(tmp_path / "absent") == []
+    assert catalogue.find_directory(models_dir, "tiny") == models_dir / "tiny"
+    assert [info.name for info in catalogue.installed_models(models_dir)] == ["tiny"]
+    assert catalogue.installed_models(tmp_path / "absent") == []
     for name in ("absent", "../tiny", "", "."):
         with pytest.raises(ModelAbsent, match="is not installed") as caught:
-            catalogue.find(models_dir, name)
+            catalogue.find_directory(models_dir, name)
         assert "(tiny installed)" in str(caught.value)
     with pytest.raises(ModelAbsent):
         catalogue.choose(tmp_path, "tiny")
@@ -138,7 +138,7 @@ def test_a_model_that_cannot_be_read_is_left_out(models_dir: Path, tmp_path: Pat
         (tmp_path / name).mkdir()
         manifest.write(dataclasses.replace(INFO, name=name, directory=tmp_path / name))
     (tmp_path / "broken" / manifest.MANIFEST).write_text("name = ")
-    assert [info.name for info in catalogue.installed(tmp_path)] == ["good"]
+    assert [info.name for info in catalogue.installed_models(tmp_path)] == ["good"]
     assert catalogue.choose(tmp_path, "good").name == "good"
     assert (tmp_path / "default").read_text() == "good\n"
     with pytest.raises(ModelRefused):
@@ -159,7 +159,7 @@ def test_default_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None
 def test_asking_for_the_chosen_model_loads_nothing_heavy() -> None:
     code = (
         "import sys; from vkteams_daemon.embedding import catalogue; from vkteams_daemon.config import Config;"
-        "catalogue.chosen(Config());"
+        "catalogue.chosen_name(Config());"
         "print([m for m in ('numpy', 'onnxruntime', 'tokenizers', 'onnx', 'requests') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.harness.models import SPECIAL
 from vkteams_daemon.embedding import manifest
-from vkteams_daemon.embedding.install.samples import texts
+from vkteams_daemon.embedding.install.samples import sample_texts
 from vkteams_daemon.embedding.model import OVERLAP, Chunk, Model, batches, load_session, load_tokenizer, windows
 
 CLS, SEP = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
@@ -46,7 +46,7 @@ def test_windows_cover_everything_overlap_and_fit(length: int, room: int) -> Non
 
 def test_a_short_text_is_one_chunk_as_the_tokenizer_gives_it(model: Model, tiny_model_dir: Path) -> None:
     tokenizer = load_tokenizer(tiny_model_dir / manifest.TOKENIZER)
-    for text in texts():
+    for text in sample_texts():
         expected = tuple(tokenizer.encode(text).ids)
         if len(expected) <= model.max_tokens:
             assert model.chunks(text) == [Chunk(expected)]
@@ -54,7 +54,7 @@ def test_a_short_text_is_one_chunk_as_the_tokenizer_gives_it(model: Model, tiny_
 
 def test_chunks_of_a_long_text_hold_all_of_it(model: Model, tiny_model_dir: Path) -> None:
     tokenizer = load_tokenizer(tiny_model_dir / manifest.TOKENIZER)
-    text = " ".join(texts())
+    text = " ".join(sample_texts())
     chunks = model.chunks(text)
     assert len(chunks) > 50
     assert all(len(chunk) <= model.max_tokens for chunk in chunks)
@@ -70,7 +70,7 @@ def test_chunks_of_a_long_text_hold_all_of_it(model: Model, tiny_model_dir: Path
 def test_every_chunk_starts_with_the_prefix(tiny_model_dir: Path) -> None:
     plain, model = Model.load(tiny_model_dir), prefixed(tiny_model_dir, "find: ")
     prefix = plain.chunks("find: ")[0].ids[1:-1]
-    text = " ".join(texts()[:60])
+    text = " ".join(sample_texts()[:60])
     body = [token for chunk in model.chunks(text) for token in chunk.ids[1 + len(prefix) : -1]]
     assert len(model.chunks(text)) > 5
     for chunk in [*model.chunks(text), *model.chunks("ok")]:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from vkteams_daemon.embedding import manifest
-from vkteams_daemon.embedding.install.samples import texts
+from vkteams_daemon.embedding.install.samples import sample_texts
 from vkteams_daemon.embedding.model import Chunk, Model, batches
 from vkteams_daemon.errors import ModelAbsent, ModelError, ModelRefused
 
-SOME = texts()[::3]
+SOME = sample_texts()[::3]
 
 
 @pytest.fixture(scope="module", params=["fp32", "int8"])
@@ -66,7 +66,7 @@ def test_query_without_a_known_token_is_zeros(model: Model) -> None:
 
 
 def test_a_long_passage_is_the_mean_of_its_chunks_and_a_long_query_its_first(model: Model) -> None:
-    text = " ".join(texts()[:40])
+    text = " ".join(sample_texts()[:40])
     parts = model.embed(model.chunks(text))
     assert len(parts) > 3
     mean = parts.sum(axis=0) / np.linalg.norm(parts.sum(axis=0))

@@ -125,9 +125,9 @@ def check_start(config: Config, foreground: bool) -> None:
         # The catalogue imports nothing heavy: the threads of onnxruntime would not survive the fork.
         from vkteams_daemon.embedding import catalogue
 
-        name = catalogue.chosen(config)
+        name = catalogue.chosen_name(config)
         if name is not None:
-            catalogue.find(config.models_dir, name)
+            catalogue.find_directory(config.models_dir, name)
 
 
 def _refuse_second_daemon(config: Config) -> None:

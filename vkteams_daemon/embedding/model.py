@@ -1,7 +1,8 @@
-"""A model at work: texts become chunks of token ids, chunks become vectors of length 1.
+"""A loaded model: cuts texts into chunks of token ids, and embeds chunks as vectors of length 1.
 
-One ONNX session serves every thread of the process: its runs are independent, each on one core in the thread that
-asks. Two threads on one session embed as much as two sessions of one thread each, and the weights are in memory once.
+One ONNX session serves every thread of the process. Each run uses one core, in the thread that calls it, and runs do
+not disturb each other. Two threads on one session embed as much as two sessions with a thread each, and the weights are
+in memory once.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.manifest import ModelInfo, Precision
 from vkteams_daemon.errors import ModelError, ModelRefused
 
-OVERLAP = 32  # tokens that neighbouring chunks of one text share, where the window has room for it
-TOKEN_BUDGET = 512  # of one run; what it takes then stays in a core's own cache
+OVERLAP = 32  # tokens that neighbouring chunks of one text share, where the window is large enough
+TOKEN_BUDGET = 512  # tokens of one run, whose memory then fits into a core's own cache
 
-# Above this many tokens in one run, what it took is given back at once instead of being kept for the next.
-_KEPT_TOKENS = 4096
+# The memory of a run with more tokens than this is freed at once, and not kept for the next run.
+_ARENA_TOKENS = 4096
 
 Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What the model reads at once: token ids with special tokens and prefix, at most `max_tokens` of them."""
+    """The input of the model for one vector: at most `max_tokens` token ids, special tokens and prefix included."""
 
     ids: tuple[int, ...]
 
     def __len__(self) -> int:
-        """How many tokens."""
+        """The number of tokens."""
         return len(self.ids)
 
 
@@ -45,13 +46,13 @@ class Model:
     """An installed model; may be used from several threads at once.
 
     Attributes:
-        name: of the directory.
+        name: as model.toml gives it.
         dims: length of a vector.
         max_tokens: the longest chunk, special tokens and prefix included.
         fingerprint: models of one fingerprint share vectors, whatever their precision.
         precision: `int8` or `fp32`.
-        query_prefix: stands before a query.
-        passage_prefix: stands before a passage.
+        query_prefix: put before a query.
+        passage_prefix: put before a passage.
     """
 
     def __init__(self, info: ModelInfo, tokenizer: Tokenizer, session: Any) -> None:
@@ -64,17 +65,17 @@ class Model:
         self.passage_prefix = info.passage_prefix
         self._session = session
         self._tokenizer = tokenizer
-        self._head, self._tail = _frame(tokenizer)
+        self._head, self._tail = _special_tokens(tokenizer)
         self._unknown = {tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>")}
-        self._room = self.max_tokens - len(self._head) - len(self._tail)
+        self._max_body = self.max_tokens - len(self._head) - len(self._tail)
 
     @classmethod
     def load(cls, directory: Path) -> Model:
-        """The model in that directory.
+        """Load the model in that directory.
 
         Raises:
             ModelAbsent: there is none.
-            ModelRefused: its files are not those that model.toml describes.
+            ModelRefused: its files are not the ones that model.toml describes.
             ModelError: the runtime cannot load it.
         """
         info = manifest.read(directory)
@@ -82,15 +83,15 @@ class Model:
         return cls(info, load_tokenizer(directory / manifest.TOKENIZER), load_session(directory / manifest.ONNX))
 
     def chunks(self, text: str) -> list[Chunk]:
-        """The passage as chunks that overlap; none for a text of which the tokenizer leaves nothing."""
+        """The passage as chunks that overlap; none where the tokenizer finds no token in it."""
         return self._chunks([text], self.passage_prefix)[0]
 
     def chunks_of(self, texts: Sequence[str]) -> list[list[Chunk]]:
-        """The same of several; one call lets other threads work meanwhile, which one for each text does not."""
+        """The chunks of several passages. Other threads work during this one call; a call for each text blocks them."""
         return self._chunks(texts, self.passage_prefix)
 
     def embed(self, chunks: Sequence[Chunk]) -> Vectors:
-        """The vectors of one batch, `(n, dims)`, rows of length 1; padded to the longest chunk.
+        """Embed one batch, padded to its longest chunk; returns `(n, dims)` float32, rows of length 1.
 
         Raises:
             ModelError: the runtime failed.
@@ -104,7 +105,7 @@ class Model:
             ids[row, : len(chunk)] = chunk.ids
             mask[row, : len(chunk)] = 1
         options = None
-        if ids.size > _KEPT_TOKENS:
+        if ids.size > _ARENA_TOKENS:
             options = onnxruntime.RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
@@ -114,10 +115,10 @@ class Model:
         return vectors
 
     def embed_texts(self, texts: Sequence[str], *, query: bool = False, token_budget: int = TOKEN_BUDGET) -> Vectors:
-        """One vector for each text, `(n, dims)`, rows of length 1; of zeros where a text has no token.
+        """Embed whole texts; returns one vector for each, `(n, dims)` float32, rows of length 1.
 
-        A long query is its first chunk, a long passage the mean of its chunks. A query of which the vocabulary knows
-        nothing is of zeros, too: to the model one emoji that it does not know is as good as any other.
+        A long query is embedded by its first chunk, a long passage as the mean of its chunks. The row of a text without
+        a token is zeros. So is the row of a query without a known token: the model cannot tell unknown emoji apart.
 
         Raises:
             ModelError: the runtime failed.
@@ -139,9 +140,9 @@ class Model:
         return self._chunks([text], self.query_prefix)[0][:1] if body - self._unknown - {*self._tail} else []
 
     def _chunks(self, texts: Sequence[str], prefix: str) -> list[list[Chunk]]:
-        # Half of a surrogate pair cannot be written as UTF-8, which is all that the tokenizer takes.
+        # The tokenizer takes UTF-8 only, which has no half of a surrogate pair.
         clean = [prefix + text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        # Where a prefix ends is only known with the offsets, which the faster way leaves out.
+        # The offsets tell where the prefix ends; the faster function does not compute them.
         encode = self._tokenizer.encode_batch if prefix else self._tokenizer.encode_batch_fast
         return [self._cut(encoding, prefix) for encoding in encode(clean, add_special_tokens=False)]
 
@@ -150,18 +151,19 @@ class Model:
         lead = sum(1 for _, end in encoding.offsets if end <= len(prefix)) if prefix else 0
         if len(ids) == lead:
             return []
-        if len(ids) <= self._room:
+        if len(ids) <= self._max_body:
             return [Chunk((*self._head, *ids, *self._tail))]
         head = (*self._head, *ids[:lead])
         body = ids[lead:]
-        return [Chunk((*head, *body[start:end], *self._tail)) for start, end in windows(len(body), self._room - lead)]
+        cuts = windows(len(body), self._max_body - lead)
+        return [Chunk((*head, *body[start:end], *self._tail)) for start, end in cuts]
 
 
 def batches(chunks: Sequence[Chunk], token_budget: int) -> Iterator[list[int]]:
-    """Indices of the chunks in batches: sorted by length, and at most `token_budget` tokens with the padding.
+    """Batches of indices of the chunks: sorted by length, at most `token_budget` tokens each, padding included.
 
-    A batch that is half full ends where the length changes: a run of half the tokens costs hardly more by the token,
-    and padding is all waste. A chunk longer than the budget is a batch of its own.
+    A batch that is half full ends where the length changes: a token of a half-full run costs hardly more, and padding
+    is wasted. A chunk longer than the budget is a batch of its own.
     """
     batch: list[int] = []
     for index in sorted(range(len(chunks)), key=lambda i: len(chunks[i])):
@@ -175,44 +177,44 @@ def batches(chunks: Sequence[Chunk], token_budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def windows(length: int, room: int) -> Iterator[tuple[int, int]]:
-    """Start and end of the fewest windows of at most `room` that cover `length`, of even size, neighbours overlapping.
+def windows(length: int, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of the fewest windows of at most `size` tokens that cover `length` tokens.
 
-    They share `OVERLAP` tokens, or a quarter of the room where that is less. Even windows leave no tail of two words
-    with a vector of its own.
+    Neighbours share `OVERLAP` tokens, or a quarter of the size where that is less. The windows are of even length, so
+    that no tail of two words gets a vector of its own.
     """
-    if length <= room:
+    if length <= size:
         yield 0, length
         return
-    overlap = min(OVERLAP, room // 4)
-    count = -(-(length - overlap) // (room - overlap))
+    overlap = min(OVERLAP, size // 4)
+    count = -(-(length - overlap) // (size - overlap))
     for number in range(count):
         start = number * (length - overlap) // count
         yield start, (number + 1) * (length - overlap) // count + overlap
 
 
 def load_tokenizer(file: Path) -> Tokenizer:
-    """The tokenizer in that file, cutting and padding nothing.
+    """Load the tokenizer in that file, which then neither cuts nor pads.
 
     Raises:
-        ModelRefused: it is none.
+        ModelRefused: the file is not a tokenizer.
     """
-    # Its own threads would take the cores that the model has, and do not outlive a fork.
+    # Its own threads would compete with the model for the cores, and do not survive a fork.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises Exception itself
         raise ModelRefused(f"{file}: is not a tokenizer: {error}") from error
-    # The file may cut and pad to a fixed length: we cut with an overlap, and pad each batch to its longest.
+    # The file may cut and pad to a fixed length. We cut with an overlap and pad each batch to its longest chunk.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    # A chat that says "[SEP]" or "<s>" means these letters.
+    # "[SEP]" or "<s>" in a message is text, and no special token.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def load_session(file: Path) -> Any:
-    """A session for this file: one thread a run, nothing that spins while idle.
+    """Load the graph in this file: one thread for each run, and no thread that spins while it is idle.
 
     Raises:
         ModelError: the runtime cannot load it.
@@ -222,9 +224,9 @@ def load_session(file: Path) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # The graph is fused as it was measured to be fastest; further fusing by the runtime has nothing to gain.
+    # The graph is fused already, as it was measured to be fastest; further fusing by the runtime gains nothing.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    # A pattern is kept for every shape of batch ever seen; without them a session stays 40 MB smaller and as fast.
+    # The runtime keeps a memory pattern for every shape of batch. Without them a session is 40 MB smaller and as fast.
     options.enable_mem_pattern = False
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
@@ -232,8 +234,8 @@ def load_session(file: Path) -> Any:
         raise ModelError(f"{file}: the runtime cannot load it: {error}") from error
 
 
-def _frame(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The special tokens before and after a text."""
+def _special_tokens(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids of the special tokens before and after a text."""
     encoding = tokenizer.encode("a")
     special = encoding.special_tokens_mask
     first = special.index(0) if 0 in special else len(special)

@@ -108,10 +108,10 @@ def _model(config: Config, problems: list[str]) -> str:
     from vkteams_daemon.embedding import catalogue, manifest
 
     try:
-        name = catalogue.chosen(config)
+        name = catalogue.chosen_name(config)
         if name is None:
             return "off"
-        manifest.check_sizes(manifest.read(catalogue.find(config.models_dir, name)))
+        manifest.check_sizes(manifest.read(catalogue.find_directory(config.models_dir, name)))
     except VkTeamsError as error:
         problems.append(f"model: {error}")
         return "failed"

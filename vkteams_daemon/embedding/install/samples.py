@@ -1,18 +1,18 @@
-"""A few hundred texts like those of an office's chats, Russian, English and mixed, from one word to a long letter.
+"""A few hundred texts like those of an office's chats: Russian, English and mixed, from one word to a long letter.
 
-They are put together from parts, always the same ones, so that every installation judges by the same texts.
+They are made from parts, in the same way every time, so that every installation measures with the same texts.
 """
 
 from __future__ import annotations
 
-SHORT = (
+_SHORT = (
     "ок", "ok", "спасибо!", "thanks", "да", "нет", "+1", "лол", "сейчас гляну", "на связи", "готово", "done", "?",
     "привет", "доброе утро, коллеги", "brb", "same here", "не воспроизводится", "works for me", "LGTM", "🎉", "...",
     "уже чиню", "кто дежурит?", "any update?", "согласен", "10:30", "https://wiki.corp/x", "JIRA-1234", "ага, понял",
     "перезвони мне", "see above", "обед?", "стоп, не деплойте", "rollback please", "а логи есть?", "done, merged",
 )  # fmt: skip
 
-_WHO = (
+_RUSSIAN_PARTS = (
     ("Анна", "бухгалтерия", "отчёт за третий квартал", "в понедельник"),
     ("Пётр", "служба поддержки", "обновление почтового сервера", "сегодня вечером"),
     ("Олег Иванович", "отдел закупок", "договор с поставщиком бумаги", "до конца недели"),
@@ -23,7 +23,7 @@ _WHO = (
     ("новый стажёр", "безопасность", "проверку прав доступа", "завтра в девять"),
 )
 
-_RUSSIAN = (
+_RUSSIAN_TEMPLATES = (
     "{0} просит перенести {2}: {3} никто не успевает.",
     "Кто-нибудь знает, почему {1} до сих пор не согласовала {2}?",
     "{2} готовим {3}, отвечает {0}, вопросы — в общий чат.",
@@ -34,7 +34,7 @@ _RUSSIAN = (
     "Пожалуйста, пришлите {2} ещё раз — у меня открывается пустая страница.",
 )
 
-_WHAT = (
+_ENGLISH_PARTS = (
     ("the login page", "Kate", "a timeout after thirty seconds", "restart the proxy"),
     ("the nightly backup", "the on-call engineer", "no space left on device", "clean up old snapshots"),
     ("our staging database", "Tom", "too many connections", "raise the pool limit"),
@@ -45,7 +45,7 @@ _WHAT = (
     ("the VPN", "half of the sales team", "certificate has expired", "install the new profile"),
 )
 
-_ENGLISH = (
+_ENGLISH_TEMPLATES = (
     "{1} says that {0} fails with: {2}.",
     "Can somebody look at {0}? We get {2} since this morning.",
     "I would rather {3} than wait for another outage.",
@@ -56,7 +56,7 @@ _ENGLISH = (
     "FYI, {2} is expected today while we {3}.",
 )
 
-_MIXED = (
+_MIXED_TEMPLATES = (
     "{w0}, посмотри алерт: {e2} на host-0{n}.corp, тикет OPS-{n}42",
     "в логе /var/log/app/worker-{n}.log вижу «{e2}», это из-за того, что {w1} меняет конфиг?",
     "задеплоили v2.{n}.1, {e0} вроде ок, но {w2} пока стоит",
@@ -65,7 +65,7 @@ _MIXED = (
     "$ kubectl logs api-7d{n}f --tail=50  # там {e2}, pod перезапускается каждые {n} минут",
 )
 
-_LETTER = (
+_LETTER_SENTENCES = (
     "Добрый день! Собрал всё, о чём говорили на встрече.",
     "Во-первых, сроки: заказчик ждёт первую версию через три недели, и сдвинуть это уже нельзя.",
     "Во-вторых, людей не хватает, поэтому часть задач отдаём подрядчику, договор у юристов.",
@@ -79,20 +79,20 @@ _LETTER = (
 )
 
 
-def texts() -> list[str]:
-    """All of them, in a fixed order."""
-    made = list(SHORT)
-    for number, who in enumerate(_WHO):
-        made += [line.format(*who) for line in _RUSSIAN]
-        what = _WHAT[(3 * number + 1) % len(_WHAT)]
+def sample_texts() -> list[str]:
+    """All sample texts, in a fixed order."""
+    texts = list(_SHORT)
+    for number, who in enumerate(_RUSSIAN_PARTS):
+        texts += [line.format(*who) for line in _RUSSIAN_TEMPLATES]
+        what = _ENGLISH_PARTS[(3 * number + 1) % len(_ENGLISH_PARTS)]
         parts = {f"w{n}": part for n, part in enumerate(who)} | {f"e{n}": part for n, part in enumerate(what)}
-        made += [line.format(n=number, **parts) for line in _MIXED]
-    for what in _WHAT:
-        made += [line.format(*what) for line in _ENGLISH]
-    for first in range(len(_LETTER)):
+        texts += [line.format(n=number, **parts) for line in _MIXED_TEMPLATES]
+    for what in _ENGLISH_PARTS:
+        texts += [line.format(*what) for line in _ENGLISH_TEMPLATES]
+    for first in range(len(_LETTER_SENTENCES)):
         for length in (2, 3):
-            made.append(" ".join(_LETTER[(first + n) % len(_LETTER)] for n in range(length)))
-    made += [" ".join(_LETTER), " ".join(reversed(_LETTER))]
-    # The parts by themselves, as short as people write.
-    made += [part for group in (*_WHO, *_WHAT) for part in group[1:]]
-    return made
+            texts.append(" ".join(_LETTER_SENTENCES[(first + n) % len(_LETTER_SENTENCES)] for n in range(length)))
+    texts += [" ".join(_LETTER_SENTENCES), " ".join(reversed(_LETTER_SENTENCES))]
+    # The parts alone, because people write such short messages.
+    texts += [part for group in (*_RUSSIAN_PARTS, *_ENGLISH_PARTS) for part in group[1:]]
+    return texts

@@ -72,14 +72,14 @@ def _directory(config: Config, active: StoredModel | None) -> Path:
     from vkteams_daemon.embedding import catalogue
 
     if active is None:
-        name = catalogue.chosen(config)
+        name = catalogue.chosen_name(config)
         if name is None:
             raise ModelAbsent(
                 "no embedding model is installed, so nothing can be found by meaning",
                 hint="Install one: `vkteamsctl model install all-MiniLM-L6-v2`, and restart vkteamsd.",
             )
-        return catalogue.find(config.models_dir, name)
-    for model in catalogue.installed(config.models_dir):
+        return catalogue.find_directory(config.models_dir, name)
+    for model in catalogue.installed_models(config.models_dir):
         if model.fingerprint == active.fingerprint:
             return model.directory
     raise ModelAbsent(
