@@ -187,7 +187,7 @@ def test_registering_a_model_does_not_wait_for_the_build_of_an_index(chat: Chat,
     chat.say(*TEXTS)
     chat.embed(old)
     with chat.connection() as busy:
-        busy.execute(f"SELECT pg_advisory_lock({models._BUILD_LOCK})".encode())
+        busy.execute(f"SELECT pg_advisory_lock({models._INDEX_LOCK})".encode())
         assert chat.register(new).state == "building"
 
 
@@ -196,10 +196,10 @@ def test_vectors_of_a_retired_model_are_deleted_while_an_index_is_built(chat: Ch
     chat.embed(old)
     chat.execute("UPDATE embedding_models SET state = 'retired'")
     with chat.connection() as busy, chat.connection() as connection:
-        busy.execute(f"SELECT pg_advisory_lock({models._BUILD_LOCK})".encode())
+        busy.execute(f"SELECT pg_advisory_lock({models._INDEX_LOCK})".encode())
         assert models.delete_retired(connection) == 3
         assert indexes(chat) == ["embeddings_hnsw_1_message"], "for the next time"
-        busy.execute(f"SELECT pg_advisory_unlock({models._BUILD_LOCK})".encode())
+        busy.execute(f"SELECT pg_advisory_unlock({models._INDEX_LOCK})".encode())
         models.delete_retired(connection)
     assert indexes(chat) == []
 
@@ -218,8 +218,8 @@ def test_an_interrupted_build_of_the_index_is_repeated(chat: Chat, old: Model) -
 def test_one_worker_builds_the_index_and_the_others_go_on(chat: Chat, old: Model) -> None:
     stored = chat.register(old)
     with chat.connection() as busy, chat.connection() as other:
-        busy.execute(f"SELECT pg_advisory_lock({models._BUILD_LOCK})".encode())
+        busy.execute(f"SELECT pg_advisory_lock({models._INDEX_LOCK})".encode())
         assert not models.ensure_index(other, stored)
-        busy.execute(f"SELECT pg_advisory_unlock({models._BUILD_LOCK})".encode())
+        busy.execute(f"SELECT pg_advisory_unlock({models._INDEX_LOCK})".encode())
         assert models.ensure_index(other, stored)
         assert models.ensure_index(other, stored), "it is there now"

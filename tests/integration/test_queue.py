@@ -233,7 +233,7 @@ def test_a_message_said_as_the_model_arrives_is_not_missed(chat: Chat, model: Wa
             )
             at_work = chat.worker(model)
             assert at_work.round() == 0
-            looking = pool.submit(at_work.keep, idle=True)
+            looking = pool.submit(at_work.maintain, idle=True)
             until(lambda: chat.rows("SELECT FROM pg_locks WHERE NOT granted"), what="the wait for the writer")
         assert looking.result(30)
     assert chat.queued() == {"m1": 0, "m2": 0}

@@ -50,7 +50,7 @@ def test_dead_rows_are_counted_and_gone_afterwards(talk: Talk, connection: Conne
 def test_an_index_that_has_grown_is_rebuilt(
     talk: Talk, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "_WORTH_IT", 100_000)
+    monkeypatch.setattr(maintenance, "_MIN_SAVING", 100_000)
     talk.many([f"text {n}" for n in range(4000)])
     connection.execute("ALTER TABLE messages SET (autovacuum_enabled = off)")
     # A message here and there keeps every page of the index.

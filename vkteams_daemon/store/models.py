@@ -1,6 +1,6 @@
-"""The models the archive knows: registering one, queueing what it lacks, its index, and the switch to a new one.
+"""The models of the archive: registration, queueing of messages without vectors, the index, and the change of models.
 
-A new model's vectors are built beside the old ones; searching goes on with the old until the new is complete.
+The vectors of a new model are built beside the old ones. Search uses the old model until the new one is complete.
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ from psycopg.rows import tuple_row
 
 from vkteams_daemon.store.connections import Connection, translate_errors
 
-# Every neighbour of a new vector is a page to write again. Few of them, well chosen, cost half of pgvector's defaults
-# (16 and 64), and a walk that looks at more candidates finds as much: see `search.semantic`.
+# An insert rewrites the page of every neighbour of the new vector. With fewer but well chosen neighbours an insert
+# costs half of what it costs with pgvector's defaults (16 and 64). A search with more candidates finds as much: see
+# `search.retrieval.semantic`.
 _HNSW = "m = 6, ef_construction = 80"
-# A writer that had asked for the models before this one was registered has not committed yet; this waits until it has.
-# One that asks later waits for this lock, a moment, and then sees the model.
+# A writer may have read the models before this one was registered, and not have committed yet. This lock waits for it.
+# A writer that reads the models later waits for this lock for a moment, and then sees the model.
 _WAIT_FOR_WRITERS = "LOCK TABLE embedding_queue IN SHARE MODE"
-_PAGE = 5000  # messages
+_PAGE = 5000  # messages a transaction
 _ENQUEUE_PAGE = (
-    "WITH page AS MATERIALIZED (SELECT chat_id, msg_id, sent_at, deleted_at IS NULL AND text <> '' AS speaks"
+    "WITH page AS MATERIALIZED (SELECT chat_id, msg_id, sent_at, deleted_at IS NULL AND text <> '' AS searchable"
     " FROM messages WHERE (chat_id, msg_id) > (%(chat)s, %(msg)s) ORDER BY chat_id, msg_id LIMIT %(limit)s),"
-    " added AS (INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at, not_before)"
-    " SELECT p.chat_id, p.msg_id, %(model)s, 'message', p.sent_at, clock_timestamp() FROM page p WHERE p.speaks"
+    " enqueued AS (INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at, not_before)"
+    " SELECT p.chat_id, p.msg_id, %(model)s, 'message', p.sent_at, clock_timestamp() FROM page p WHERE p.searchable"
     " AND NOT EXISTS (SELECT FROM embeddings e WHERE e.chat_id = p.chat_id AND e.msg_id = p.msg_id"
     " AND e.model_id = %(model)s AND e.kind = 'message') ORDER BY p.chat_id, p.msg_id"
     " ON CONFLICT DO NOTHING RETURNING 1)"
-    " SELECT (SELECT count(*) FROM added), chat_id, msg_id FROM page ORDER BY chat_id DESC, msg_id DESC LIMIT 1"
+    " SELECT (SELECT count(*) FROM enqueued), chat_id, msg_id FROM page ORDER BY chat_id DESC, msg_id DESC LIMIT 1"
 )
-_LOCK = "hashtextextended('vkteams models ' || current_schema(), 0)"
-# A lock of its own: who registers a model must not wait for an index, nor the index for the snapshot of who waits.
-_BUILD_LOCK = "hashtextextended('vkteams index ' || current_schema(), 0)"
+_MODELS_LOCK = "hashtextextended('vkteams models ' || current_schema(), 0)"
+# A lock of its own: the registration of a model must not wait for the build of an index. Nor must the build wait for
+# the snapshot of a transaction that waits for the lock.
+_INDEX_LOCK = "hashtextextended('vkteams index ' || current_schema(), 0)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class StoredModel:
 
 @dataclass(frozen=True, slots=True)
 class ModelStatistics:
-    """What the archive holds of one model: messages with vectors, rows waiting and rows parked."""
+    """One model's numbers: messages with vectors, queue rows that wait, queue rows that are parked."""
 
     model: StoredModel
     messages: int
@@ -56,39 +58,47 @@ class ModelStatistics:
     indexed: bool
 
 
-_COLUMNS = "model_id, name, fingerprint, dims, state"
+_MODEL_COLUMNS = "model_id, name, fingerprint, dims, state"
 
 
 def active_model(connection: Connection) -> StoredModel | None:
-    """The model that semantic search uses, or None before the first."""
+    """The model that semantic search uses; None before the first one is registered."""
     with translate_errors():
-        row = connection.execute(f"SELECT {_COLUMNS} FROM embedding_models WHERE state = 'active'".encode()).fetchone()
+        row = connection.execute(
+            f"SELECT {_MODEL_COLUMNS} FROM embedding_models WHERE state = 'active'".encode()
+        ).fetchone()
     return StoredModel(*row) if row else None
 
 
 def register(connection: Connection, name: str, fingerprint: str, dims: int) -> StoredModel:
-    """The row of this model; from now on the writer queues what it writes for it too.
+    """Register a model, or return its row. From then on the writer queues new messages for it.
 
-    The first model is active at once; a further one is `building` until `switch` finds it complete. What was written
-    before is queued by `enqueue_missing`.
+    The first model is active at once. A further model is `building` until `activate_if_complete` finds it complete.
+    `enqueue_missing` queues the messages that were written before.
+
+    Args:
+        connection: in autocommit mode.
+        name: the model's name.
+        fingerprint: identifies its vectors: models of one fingerprint share them.
+        dims: the length of a vector.
     """
     with translate_errors(), connection.transaction():
-        connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})".encode())
+        connection.execute(f"SELECT pg_advisory_xact_lock({_MODELS_LOCK})".encode())
         row = connection.execute(
-            f"SELECT {_COLUMNS} FROM embedding_models WHERE fingerprint = %s".encode(), (fingerprint,)
+            f"SELECT {_MODEL_COLUMNS} FROM embedding_models WHERE fingerprint = %s".encode(), (fingerprint,)
         ).fetchone()
         if row and row[4] != "retired":
             return StoredModel(*row)
-        others = connection.execute("SELECT count(*) FROM embedding_models WHERE state = 'active'").fetchone()
-        state = "building" if others and others[0] else "active"
+        active = connection.execute("SELECT count(*) FROM embedding_models WHERE state = 'active'").fetchone()
+        state = "building" if active and active[0] else "active"
         row = connection.execute(
             "INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES (%s, %s, %s, %s)"
-            f" ON CONFLICT (fingerprint) DO UPDATE SET state = excluded.state RETURNING {_COLUMNS}".encode(),
+            f" ON CONFLICT (fingerprint) DO UPDATE SET state = excluded.state RETURNING {_MODEL_COLUMNS}".encode(),
             (name, fingerprint, dims, state),
         ).fetchone()
         assert row is not None
         model = StoredModel(*row)
-        # A half-built predecessor nobody waits for any more.
+        # An earlier model that is still building is not needed any more.
         connection.execute(
             "UPDATE embedding_models SET state = 'retired' WHERE state = 'building' AND model_id <> %s",
             (model.model_id,),
@@ -97,34 +107,34 @@ def register(connection: Connection, name: str, fingerprint: str, dims: int) -> 
 
 
 def enqueue_missing(connection: Connection, model_id: int) -> int:
-    """Queue every message that has text and no vector of this model; returns how many.
+    """Queue every message that has a text and no vector of this model; returns how many were queued.
 
-    They count as queued when they were sent, so that what people say now is embedded before what they said last year.
+    `enqueued_at` is the time when a message was sent, so that today's messages are embedded before last year's.
 
-    Page by page, each a transaction: the writer waits for one, a moment, where somebody edits a message of it.
+    Each page is a transaction. A writer that edits a message of the page waits for a moment.
 
     Args:
         connection: in autocommit mode.
-        model_id: of a registered model.
+        model_id: a registered model.
     """
     with translate_errors():
         with connection.transaction():
             connection.execute(_WAIT_FOR_WRITERS)
-        found = 0
-        place: dict[str, str | int] = {"model": model_id, "chat": "", "msg": "", "limit": _PAGE}
-        while page := connection.execute(_ENQUEUE_PAGE.encode(), place).fetchone():
-            added, place["chat"], place["msg"] = page
-            found += added
-        return found
+        count = 0
+        position: dict[str, str | int] = {"model": model_id, "chat": "", "msg": "", "limit": _PAGE}
+        while page := connection.execute(_ENQUEUE_PAGE.encode(), position).fetchone():
+            enqueued, position["chat"], position["msg"] = page
+            count += enqueued
+        return count
 
 
 def index_name(model_id: int) -> str:
-    """The name of the model's HNSW index over vectors of this kind."""
+    """The name of the model's HNSW index."""
     return f"embeddings_hnsw_{int(model_id)}_message"
 
 
 def index_expression(model: StoredModel) -> tuple[str, str]:
-    """The indexed expression and the index's condition; a query uses the index only when it repeats both."""
+    """The indexed expression and the condition of the index. A query uses the index only if it repeats both."""
     return (
         f"(embedding::halfvec({int(model.dims)}))",
         f"model_id = {int(model.model_id)} AND kind = 'message'",
@@ -132,7 +142,7 @@ def index_expression(model: StoredModel) -> tuple[str, str]:
 
 
 def has_index(connection: Connection, model_id: int) -> bool:
-    """Whether the index is there and whole."""
+    """Whether the model's index exists and is valid."""
     with translate_errors():
         row = connection.execute(
             "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (index_name(model_id),)
@@ -141,14 +151,14 @@ def has_index(connection: Connection, model_id: int) -> bool:
 
 
 def ensure_index(connection: Connection, model: StoredModel) -> bool:
-    """Build the model's HNSW index without blocking anybody, unless it is there or somebody is at it.
+    """Build the model's HNSW index, concurrently, unless it exists or another process builds an index.
 
     Args:
         connection: in autocommit mode; the build may take minutes for a large archive.
-        model: whose vectors.
+        model: the model of the vectors.
 
     Returns:
-        Whether it is there now.
+        Whether the index exists now.
     """
     if has_index(connection, model.model_id):
         return True
@@ -159,39 +169,40 @@ def ensure_index(connection: Connection, model: StoredModel) -> bool:
         f" WITH ({_HNSW}) WHERE {condition}"
     )
     with translate_errors():
-        row = connection.execute(f"SELECT pg_try_advisory_lock({_BUILD_LOCK})".encode()).fetchone()
+        row = connection.execute(f"SELECT pg_try_advisory_lock({_INDEX_LOCK})".encode()).fetchone()
         if not row or not row[0]:
             return False
         try:
             connection.execute("SET maintenance_work_mem = '256MB'")
-            # Left to itself, the server takes a table of some thousand vectors for too small to share the work.
+            # By default the server builds an index on some thousand vectors without parallel workers.
             connection.execute("SET min_parallel_table_scan_size = 0")
             try:
-                _build(connection, name, statement)
+                _build_index(connection, name, statement)
             except psycopg.errors.DiskFull:
-                # What several processes build lies in shared memory, and a container may have less of it than we allow.
+                # A parallel build is done in shared memory, and a container may have less of it than
+                # maintenance_work_mem. Build it in one process then.
                 connection.execute("SET max_parallel_maintenance_workers = 0")
-                _build(connection, name, statement)
+                _build_index(connection, name, statement)
         finally:
             if not connection.closed:
                 connection.execute(
                     "RESET maintenance_work_mem; RESET min_parallel_table_scan_size;"
                     " RESET max_parallel_maintenance_workers"
                 )
-                connection.execute(f"SELECT pg_advisory_unlock({_BUILD_LOCK})".encode())
+                connection.execute(f"SELECT pg_advisory_unlock({_INDEX_LOCK})".encode())
     return True
 
 
-def _build(connection: Connection, name: str, statement: str) -> None:
-    # An invalid index is what an interrupted build leaves.
+def _build_index(connection: Connection, name: str, statement: str) -> None:
+    # An interrupted build leaves an invalid index.
     connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
     connection.execute(statement.encode())
 
 
 def activate_if_complete(connection: Connection, model: StoredModel) -> bool:
-    """Make a building model active once nothing waits for it, and retire the one before; returns whether it did."""
+    """Make a building model active if no queue row waits for it, and retire the active one; returns whether it did."""
     with translate_errors(), connection.transaction():
-        connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})".encode())
+        connection.execute(f"SELECT pg_advisory_xact_lock({_MODELS_LOCK})".encode())
         row = connection.execute(
             "SELECT state = 'building' AND NOT EXISTS (SELECT FROM embedding_queue q WHERE q.model_id = m.model_id"
             " AND q.not_before < 'infinity') FROM embedding_models m WHERE model_id = %s",
@@ -205,13 +216,13 @@ def activate_if_complete(connection: Connection, model: StoredModel) -> bool:
 
 
 def delete_retired(connection: Connection, *, batch: int = 5000) -> int:
-    """Delete what retired models left (vectors, queue rows, indexes), a batch a transaction; returns rows deleted.
+    """Delete the vectors, queue rows and indexes of retired models; returns how many vectors were deleted.
 
-    A model that is registered again meanwhile keeps what it still has.
+    Each batch is a transaction. A model that is registered again meanwhile keeps its remaining vectors.
 
     Args:
         connection: in autocommit mode.
-        batch: most vectors of one transaction.
+        batch: the most vectors that one transaction deletes.
     """
     deleted = 0
     with translate_errors():
@@ -221,7 +232,7 @@ def delete_retired(connection: Connection, *, batch: int = 5000) -> int:
             count = batch
             while count == batch:
                 with connection.transaction():
-                    connection.execute(f"SELECT pg_advisory_xact_lock({_LOCK})".encode())
+                    connection.execute(f"SELECT pg_advisory_xact_lock({_MODELS_LOCK})".encode())
                     if not _is_retired(connection, model_id):
                         break
                     connection.execute("DELETE FROM embedding_queue WHERE model_id = %s", (model_id,))
@@ -235,18 +246,19 @@ def delete_retired(connection: Connection, *, batch: int = 5000) -> int:
 
 
 def _drop_retired_index(connection: Connection, model_id: int) -> None:
-    # In no transaction, for it waits for whoever uses the index; a lock of the session keeps it from coming to life.
-    # Beside a build it would wait for that, and the build for the snapshot of whoever waits for the lock: next time.
-    row = connection.execute(f"SELECT pg_try_advisory_lock({_BUILD_LOCK})".encode()).fetchone()
+    # DROP INDEX CONCURRENTLY waits for the transactions that use the index, and cannot run in a transaction. So a lock
+    # of the session keeps the model from being registered again. If an index is being built, skip the drop until next
+    # time: the drop would wait for the build, and the build for the snapshot of a transaction that waits for the lock.
+    row = connection.execute(f"SELECT pg_try_advisory_lock({_INDEX_LOCK})".encode()).fetchone()
     if not row or not row[0]:
         return
     try:
-        connection.execute(f"SELECT pg_advisory_lock({_LOCK})".encode())
+        connection.execute(f"SELECT pg_advisory_lock({_MODELS_LOCK})".encode())
         if _is_retired(connection, model_id):
             connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(model_id)}".encode())
     finally:
         if not connection.closed:
-            connection.execute(f"SELECT pg_advisory_unlock({_LOCK}), pg_advisory_unlock({_BUILD_LOCK})".encode())
+            connection.execute(f"SELECT pg_advisory_unlock({_MODELS_LOCK}), pg_advisory_unlock({_INDEX_LOCK})".encode())
 
 
 def _is_retired(connection: Connection, model_id: int) -> bool:
@@ -255,10 +267,10 @@ def _is_retired(connection: Connection, model_id: int) -> bool:
 
 
 def model_statistics(connection: Connection) -> list[ModelStatistics]:
-    """Every model the archive knows, the active one first."""
+    """The numbers of every model, the active one first."""
     with translate_errors():
         rows = connection.execute(
-            f"SELECT {_COLUMNS},"
+            f"SELECT {_MODEL_COLUMNS},"
             " (SELECT count(*) FROM embeddings e WHERE e.model_id = m.model_id AND e.kind = 'message' AND e.chunk = 0),"
             " (SELECT count(*) FROM embedding_queue q WHERE q.model_id = m.model_id AND q.not_before < 'infinity'),"
             " (SELECT count(*) FROM embedding_queue q WHERE q.model_id = m.model_id AND q.not_before = 'infinity')"
@@ -269,7 +281,13 @@ def model_statistics(connection: Connection) -> list[ModelStatistics]:
 
 @dataclass(frozen=True, slots=True)
 class VectorStore:
-    """What semantic search stands on: pgvector's version, the active model's name, and whether its index is whole."""
+    """The state of semantic search.
+
+    Attributes:
+        extension: the version of pgvector; None without it.
+        model: the name of the active model; None without one.
+        indexed: whether the index of the active model exists and is valid.
+    """
 
     extension: str | None
     model: str | None
@@ -277,7 +295,7 @@ class VectorStore:
 
 
 def vector_store(connection: Connection) -> VectorStore:
-    """Whether vectors can be stored and searched."""
+    """Read the state of semantic search."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
         row = cursor.fetchone()

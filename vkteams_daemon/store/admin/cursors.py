@@ -1,4 +1,4 @@
-"""The cursors of the archive's bots, and setting one by hand."""
+"""Reads the cursors of the archive's bots, and changes one by hand."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from vkteams_daemon.errors import AlreadyRunning, NotFound, UsageError
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.ingest.writer import Writer
 
-_BIGGEST_ID = 2**63 - 1
-_FAREWELL = 2.0  # seconds; the server may take a moment to end the session of a daemon that has just stopped
+_MAX_EVENT_ID = 2**63 - 1
+_LOCK_WAIT = 2.0  # seconds; the server may take a moment to end the session of a daemon that has just stopped
 
 
 @dataclass(frozen=True, slots=True)
 class BotCursor:
-    """Where a bot's archive stands.
+    """The cursor of one bot.
 
     Attributes:
-        generation: from 1 on; one more each time the server has started its ids over.
-        last_event_id: the cursor: what the next poll sends as lastEventId.
-        epoch: the fence, raised at each take-over.
-        highest_stored: the highest event id of this generation in `events`; None before the first.
+        generation: from 1 on; every id restart raises it by one.
+        last_event_id: the cursor; the next poll sends it as lastEventId.
+        epoch: the fence; every take-over raises it.
+        updated_at: when the cursor last changed.
+        highest_stored: the highest event id of this generation in `events`; None before the first event.
     """
 
     bot_id: str
@@ -41,7 +42,7 @@ class BotCursor:
 
 
 def list_cursors(connection: psycopg.Connection[Any]) -> list[BotCursor]:
-    """The cursor of every bot that this archive has listened with."""
+    """The cursor of every bot of this archive."""
     with connection.cursor(row_factory=class_row(BotCursor)) as cursor:
         cursor.execute(
             "SELECT b.bot_id, b.nick, b.generation, b.last_event_id, b.epoch, b.updated_at,"
@@ -52,17 +53,17 @@ def list_cursors(connection: psycopg.Connection[Any]) -> list[BotCursor]:
 
 
 def find_cursor(connection: psycopg.Connection[Any], bot_id: str | None) -> BotCursor:
-    """The cursor of that bot, or of the only one there is.
+    """The cursor of this bot, or of the only bot of the archive.
 
     Raises:
-        NotFound: there is none.
-        UsageError: there are several, and none is named.
+        NotFound: the archive has no such bot, or none at all.
+        UsageError: `bot_id` is None, and the archive has several bots.
     """
-    known = list_cursors(connection)
-    if bot_id is None and len(known) > 1:
-        names = ", ".join(bot.bot_id for bot in known)
+    bots = list_cursors(connection)
+    if bot_id is None and len(bots) > 1:
+        names = ", ".join(bot.bot_id for bot in bots)
         raise UsageError("the archive has several bots", hint=f"Name one with --bot: {names}.")
-    for bot in known:
+    for bot in bots:
         if bot_id in (None, bot.bot_id):
             return bot
     name = f"bot {bot_id}" if bot_id else "bot"
@@ -70,24 +71,26 @@ def find_cursor(connection: psycopg.Connection[Any], bot_id: str | None) -> BotC
 
 
 def set_cursor(connect: Callable[[], Connection], bot_id: str, event_id: int) -> BotCursor:
-    """Make `event_id` the next lastEventId; a writer that wakes up late is fenced off.
+    """Make `event_id` the next lastEventId. The epoch is raised, so a former holder that wakes up late cannot commit.
 
     Args:
-        connect: opens a connection of the caller's own.
+        connect: opens a new connection.
         bot_id: a bot of this archive.
-        event_id: what the next poll sends: everything up to it counts as received, stored or not.
+        event_id: the next poll sends it. Every event up to it counts as received, even if it is not stored.
 
     Raises:
-        UsageError: it is not an event id.
+        UsageError: `event_id` is not an event id.
         AlreadyRunning: a daemon listens with this bot.
     """
-    if not 0 <= event_id <= _BIGGEST_ID:
-        raise UsageError(f"{event_id} is not an event id", hint=f"Event ids are whole numbers from 0 to {_BIGGEST_ID}.")
+    if not 0 <= event_id <= _MAX_EVENT_ID:
+        raise UsageError(
+            f"{event_id} is not an event id", hint=f"Event ids are whole numbers from 0 to {_MAX_EVENT_ID}."
+        )
     return _change(connect, bot_id, "last_event_id = %(id)s", {"id": event_id})
 
 
 def restart_cursor(connect: Callable[[], Connection], bot_id: str) -> BotCursor:
-    """Open a new generation: the server starts its ids over, and ids seen before are new events again.
+    """Open a new generation with cursor 0, because the server has started its ids over. Known ids are new events again.
 
     Raises:
         AlreadyRunning: a daemon listens with this bot.
@@ -97,13 +100,15 @@ def restart_cursor(connect: Callable[[], Connection], bot_id: str) -> BotCursor:
 
 @contextlib.contextmanager
 def bot_lock(connect: Callable[[], Connection], bot_id: str) -> Iterator[None]:
-    """Holds the bot's lock for a few seconds at most, so that no daemon listens meanwhile; its epoch is raised.
+    """Hold the bot's lock and raise its epoch, so that no daemon listens meanwhile.
+
+    The server ends the session after 10 seconds without a statement, so hold it for a few seconds at most.
 
     Raises:
         AlreadyRunning: a daemon listens with this bot.
     """
     writer = Writer(connect, bot_id)
-    deadline = time.monotonic() + _FAREWELL
+    deadline = time.monotonic() + _LOCK_WAIT
     try:
         while not writer.acquire():
             if time.monotonic() < deadline:

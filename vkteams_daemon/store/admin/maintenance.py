@@ -1,4 +1,4 @@
-"""The upkeep of a database that runs for years: how large its tables and indexes are, and what keeps them small."""
+"""Maintenance of a database that runs for years: the sizes of tables and indexes, what is to be done, and doing it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ TABLES = (
     "events", "messages", "message_versions", "embeddings", "embedding_queue", "chats", "users", "chat_members", "bots",
     "words",
 )  # fmt: skip
-"""The tables that grow, and the cursors."""
+"""The tables that grow, and `bots`."""
 
-_WORTH_IT = 8 * 2**20  # bytes that a rebuilt index must give back
-_PAGE = 8192
-_BTREE_ENTRY = 24  # bytes beside the columns themselves: line pointer, header, alignment
-_HNSW_ENTRY = 256  # bytes beside the vector: headers and 12 neighbours (m = 6), measured with pgvector 0.8
+_MIN_SAVING = 8 * 2**20  # bytes; an index is rebuilt only if that frees more
+_PAGE = 8192  # bytes
+_BTREE_ENTRY = 24  # bytes of an entry beside its columns: line pointer, header, alignment
+_HNSW_ENTRY = 256  # bytes of an entry beside its vector: headers and 12 neighbours (m = 6), measured with pgvector 0.8
 
 
 def table_sizes(connection: psycopg.Connection[Any]) -> list[TableSize]:
-    """Our tables, the largest first."""
+    """The sizes of the archive's tables, the largest first."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
             "SELECT t.name, nullif(c.reltuples, -1)::bigint, pg_total_relation_size(c.oid),"
@@ -47,7 +47,7 @@ def table_sizes(connection: psycopg.Connection[Any]) -> list[TableSize]:
 
 
 def database_size(connection: psycopg.Connection[Any]) -> int:
-    """Bytes of the whole database, whatever else lies in it."""
+    """The size of the whole database in bytes, with tables of other programs."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute("SELECT pg_database_size(current_database())")
         row = cursor.fetchone()
@@ -56,13 +56,13 @@ def database_size(connection: psycopg.Connection[Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class IndexState:
-    """An index and how it does.
+    """An index, its size and its condition.
 
     Attributes:
         kind: btree, gin, hnsw, …
-        valid: False for what an interrupted build has left.
-        octets: how large it is.
-        fresh: about how large it would be if it were built now; None where nobody can tell.
+        valid: False after an interrupted build.
+        octets: its size in bytes.
+        fresh: its estimated size in bytes right after a rebuild; None if there is no estimate.
     """
 
     name: str
@@ -73,20 +73,20 @@ class IndexState:
 
     @property
     def grown(self) -> bool:
-        """Whether building it anew would give back more than half of it, and more than a few megabytes."""
-        return self.fresh is not None and self.octets > 2 * self.fresh and self.octets - self.fresh > _WORTH_IT
+        """Whether a rebuild would free more than half of it, and more than a few megabytes."""
+        return self.fresh is not None and self.octets > 2 * self.fresh and self.octets - self.fresh > _MIN_SAVING
 
 
 @dataclass(frozen=True, slots=True)
 class MaintenancePlan:
-    """What is to be done.
+    """What maintenance is needed.
 
     Attributes:
-        dead: rows by table that are gone and still take room, as the server counts them; none left out.
-        invalid: indexes that an interrupted build has left.
-        grown: indexes that are far larger than they need be.
-        retired: models that are used no more and whose vectors are still there.
-        collation: whether the system sorts text otherwise than when the indexes were built.
+        dead: deleted rows that still take space, by table, as the server counts them; tables without any are left out.
+        invalid: indexes of interrupted builds.
+        grown: indexes that are much larger than needed.
+        retired: names of retired models whose vectors are still stored.
+        collation: whether the system's order of text has changed since the indexes were built.
     """
 
     dead: dict[str, int]
@@ -98,7 +98,7 @@ class MaintenancePlan:
 
 @dataclass(frozen=True, slots=True)
 class MaintenanceStep:
-    """Something that was done, what the server remarked on it, and how long it took."""
+    """One step of maintenance: what was done, how long it took, and the server's notices."""
 
     what: str
     seconds: float
@@ -106,7 +106,7 @@ class MaintenanceStep:
 
 
 def plan(connection: Connection) -> MaintenancePlan:
-    """Look at what is to be done; changes nothing."""
+    """Find out what maintenance is needed; changes nothing."""
     with translate_errors():
         dead = connection.execute(
             "SELECT relname::text, n_dead_tup FROM pg_stat_user_tables WHERE relid = ANY(%s::regclass[])"
@@ -117,18 +117,18 @@ def plan(connection: Connection) -> MaintenancePlan:
             "SELECT m.name FROM embedding_models m WHERE state = 'retired'"
             " AND EXISTS (SELECT FROM embeddings e WHERE e.model_id = m.model_id) ORDER BY model_id"
         ).fetchall()
-        known = index_states(connection)
+        states = index_states(connection)
         return MaintenancePlan(
             dict(dead),
-            [index for index in known if not index.valid],
-            [index for index in known if index.valid and index.grown],
+            [index for index in states if not index.valid],
+            [index for index in states if index.valid and index.grown],
             [name for (name,) in retired],
-            _sorts_otherwise(connection),
+            _collation_has_changed(connection),
         )
 
 
 def index_states(connection: Connection) -> list[IndexState]:
-    """The indexes of our tables, but for those that are being built."""
+    """The indexes of the archive's tables, without those that are being built."""
     rows = connection.execute(
         "SELECT i.oid::regclass::text, am.amname::text, x.indisvalid, pg_relation_size(i.oid), i.reltuples::float8,"
         " (SELECT coalesce(sum(s.avg_width), 0)::int FROM unnest(x.indkey) AS k (number)"
@@ -142,13 +142,13 @@ def index_states(connection: Connection) -> list[IndexState]:
         (list(TABLES),),
     ).fetchall()
     return [
-        IndexState(name, kind, valid, octets, _fresh(kind, count, width, dims))
+        IndexState(name, kind, valid, octets, _estimate_fresh_size(kind, count, width, dims))
         for name, kind, valid, octets, count, width, dims in rows
     ]
 
 
-def _fresh(kind: str, rows: float, width: int, dims: int | None) -> int | None:
-    """About how many bytes so many entries take in an index that was just built."""
+def _estimate_fresh_size(kind: str, rows: float, width: int, dims: int | None) -> int | None:
+    """The estimated size in bytes of a new index with so many entries; None if there is no estimate."""
     if rows <= 0:
         return None
     if kind == "btree" and width:
@@ -161,57 +161,65 @@ def _fresh(kind: str, rows: float, width: int, dims: int | None) -> int | None:
 def maintain(
     connection: Connection, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[MaintenanceStep]:
-    """Do what is to be done, beside a running daemon: nothing here blocks reading or writing.
+    """Do the maintenance that is needed. It runs beside a daemon: no step blocks reading or writing.
 
     Args:
-        connection: of the caller's own, in autocommit mode, of the owner of the tables.
+        connection: used for this alone, in autocommit mode; its role owns the tables.
         progress: called after each step.
     """
-    done: list[MaintenanceStep] = []
-    remarks: list[str] = []
-    connection.add_notice_handler(lambda notice: remarks.append(notice.message_primary or ""))
+    steps: list[MaintenanceStep] = []
+    notices: list[str] = []
+    connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
 
-    def step(what: str, work: Callable[[], object], left: int) -> None:
+    def run_step(what: str, work: Callable[[], object], remaining: int) -> None:
         started = time.monotonic()
-        remarks.clear()
+        notices.clear()
         work()
-        done.append(MaintenanceStep(what, time.monotonic() - started, "; ".join(remarks)))
-        progress(len(done), len(done) + left)
+        steps.append(MaintenanceStep(what, time.monotonic() - started, "; ".join(notices)))
+        progress(len(steps), len(steps) + remaining)
 
     with translate_errors():
-        agenda = plan(connection)
-        left = len(TABLES) + len(agenda.invalid) + bool(agenda.retired)
-        if agenda.retired:
-            left -= 1
-            step(f"remains of {', '.join(agenda.retired)} deleted", lambda: models.delete_retired(connection), left)
-        for index in agenda.invalid:
-            left -= 1
-            # What a REINDEX has left is a copy; anything else is the index itself, and agenda.
-            half = re.search(r"_cc(new|old)\d*$", index.name)
-            statement = f"DROP INDEX CONCURRENTLY {index.name}" if half else f"REINDEX INDEX CONCURRENTLY {index.name}"
-            step(
-                f"{index.name} {'dropped' if half else 'rebuilt'}, which was half built",
+        maintenance_plan = plan(connection)
+        remaining = len(TABLES) + len(maintenance_plan.invalid) + bool(maintenance_plan.retired)
+        if maintenance_plan.retired:
+            remaining -= 1
+            run_step(
+                f"remains of {', '.join(maintenance_plan.retired)} deleted",
+                lambda: models.delete_retired(connection),
+                remaining,
+            )
+        for index in maintenance_plan.invalid:
+            remaining -= 1
+            # An interrupted REINDEX leaves a copy, which is dropped. Any other invalid index is needed, and is rebuilt.
+            is_copy = re.search(r"_cc(new|old)\d*$", index.name)
+            statement = (
+                f"DROP INDEX CONCURRENTLY {index.name}" if is_copy else f"REINDEX INDEX CONCURRENTLY {index.name}"
+            )
+            run_step(
+                f"{index.name} {'dropped' if is_copy else 'rebuilt'}, which was half built",
                 _run(connection, statement),
-                left,
+                remaining,
             )
         for table in table_sizes(connection):
-            left -= 1
-            step(f"{table.name} vacuumed and analysed", _run(connection, f"VACUUM (ANALYZE) {table.name}"), left)
+            remaining -= 1
+            run_step(
+                f"{table.name} vacuumed and analysed", _run(connection, f"VACUUM (ANALYZE) {table.name}"), remaining
+            )
         grown = [index for index in index_states(connection) if index.valid and index.grown]
         connection.execute("SET maintenance_work_mem = '256MB'")
         for number, index in enumerate(grown, 1):
             rebuild = _run(connection, f"REINDEX INDEX CONCURRENTLY {index.name}")
-            step(f"{index.name} rebuilt, which had grown", rebuild, len(grown) - number)
+            run_step(f"{index.name} rebuilt, which had grown", rebuild, len(grown) - number)
         connection.execute("RESET maintenance_work_mem")
-    return done
+    return steps
 
 
 def _run(connection: Connection, statement: str) -> Callable[[], object]:
     return lambda: connection.execute(statement.encode())
 
 
-def _sorts_otherwise(connection: Connection) -> bool:
-    """Whether an upgrade of the system has changed the order of text; PostgreSQL 15 and newer can tell."""
+def _collation_has_changed(connection: Connection) -> bool:
+    """Whether an upgrade of the system has changed the order of text. PostgreSQL 14 cannot tell: False."""
     if connection.info.server_version < 150000:
         return False
     row = connection.execute(

@@ -1,4 +1,4 @@
-"""Events as an administrator looks at them: the newest ones, and those that are quarantined."""
+"""Stored events for an administrator: the newest ones and the quarantined ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from psycopg.rows import class_row, tuple_row
 
 from vkteams_daemon.store.admin.cursors import list_cursors
 
-_EVENT = "bot_id, generation, event_id, type, chat_id, user_id, occurred_at, received_at, payload, error"
+_EVENT_COLUMNS = "bot_id, generation, event_id, type, chat_id, user_id, occurred_at, received_at, payload, error"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """A row of `events`; `error` says why it is quarantined, otherwise it is None."""
+    """A row of `events`. `error` says why the event is quarantined; None for a healthy event."""
 
     bot_id: str
     generation: int
@@ -33,28 +33,35 @@ class StoredEvent:
 def last_events(
     connection: psycopg.Connection[Any], *, limit: int = 20, chat_id: str | None = None, event_type: str | None = None
 ) -> list[StoredEvent]:
-    """The newest stored events of every bot, newest first."""
-    found: list[StoredEvent] = []
+    """The newest events of all bots, newest first.
+
+    Args:
+        connection: any connection to the archive.
+        limit: how many.
+        chat_id: only events of this chat.
+        event_type: only events of this type.
+    """
+    events: list[StoredEvent] = []
     for bot in list_cursors(connection):
-        # Bot by bot, so that each is a walk back along the primary key and never a sort of the whole table.
+        # One query for each bot reads backwards along the primary key. One query for all would sort the whole table.
         with connection.cursor(row_factory=class_row(StoredEvent)) as cursor:
             cursor.execute(
-                f"SELECT {_EVENT} FROM events WHERE bot_id = %(bot)s"
+                f"SELECT {_EVENT_COLUMNS} FROM events WHERE bot_id = %(bot)s"
                 " AND (%(chat)s::text IS NULL OR chat_id = %(chat)s) AND (%(type)s::text IS NULL OR type = %(type)s)"
                 " ORDER BY generation DESC, event_id DESC LIMIT %(limit)s".encode(),
                 {"bot": bot.bot_id, "chat": chat_id, "type": event_type, "limit": limit},
                 prepare=False,
             )
-            found += cursor
-    found.sort(key=lambda event: (event.received_at, event.generation, event.event_id), reverse=True)
-    return found[:limit]
+            events += cursor
+    events.sort(key=lambda event: (event.received_at, event.generation, event.event_id), reverse=True)
+    return events[:limit]
 
 
 def quarantined_events(connection: psycopg.Connection[Any], *, limit: int = 100) -> list[StoredEvent]:
-    """The events that this program could not read, oldest first."""
+    """The quarantined events, oldest first."""
     with connection.cursor(row_factory=class_row(StoredEvent)) as cursor:
         cursor.execute(
-            f"SELECT {_EVENT} FROM events WHERE error IS NOT NULL"
+            f"SELECT {_EVENT_COLUMNS} FROM events WHERE error IS NOT NULL"
             " ORDER BY bot_id, generation, event_id LIMIT %s".encode(),
             (limit,),
         )

@@ -1,42 +1,44 @@
-"""Counts the archive's words now and then: how many messages hold each lexeme.
+"""Counts the words of the archive: in how many messages each lexeme occurs.
 
-Text search asks the counts how rare a word is, and looks for what a misspelt one may have meant. Both bear counts that
-are a little old, so nothing is written with a message: everything is counted anew once the archive has grown enough,
-which also forgets the words of what was deleted.
+Text search reads from the counts how rare a word is, and spelling correction looks there for known words. Both work
+with counts that are a little old. So storing a message changes no count. Everything is counted again once the archive
+has grown enough or a day has passed, and that removes the words of deleted messages as well.
 """
 
 from __future__ import annotations
 
 from vkteams_daemon.store.connections import Connection, translate_errors
 
-GROWTH = 0.05  # of the messages counted last: then they are counted again
-MIN_MESSAGES = 500  # messages; below it a search counts the newest ones itself, see search.vocabulary
-_DAY = "1 day"  # after which they are counted again, however little was added: deleted words must go
+GROWTH = 0.05  # a new count is due when this share of the messages of the last count has been added
+MIN_MESSAGES = 500  # with fewer messages a search counts words itself, see search.spelling.vocabulary
+_MAX_AGE = "1 day"  # then a new count is due in any case, so that the words of deleted messages disappear
 
 _LOCK = "hashtextextended('vkteams words ' || current_schema(), 0)"
 _SOURCE = "SELECT search FROM messages WHERE deleted_at IS NULL"
 
 
 def count_words(connection: Connection) -> bool:
-    """Count every word if it is time; a second for each 200,000 messages, and a look at two rows if it is not.
+    """Count every word if a new count is due.
+
+    A count takes a second for each 200,000 messages. If none is due, two rows are read.
 
     Args:
         connection: in autocommit mode.
 
     Returns:
-        Whether they were counted.
+        Whether the words were counted.
     """
     with translate_errors(), connection.transaction():
         row = connection.execute(f"SELECT pg_try_advisory_xact_lock({_LOCK})".encode()).fetchone()
-        if not row or not row[0] or not _due(connection):
+        if not row or not row[0] or not _is_due(connection):
             return False
         connection.execute(
-            "CREATE TEMPORARY TABLE counted ON COMMIT DROP AS"
+            "CREATE TEMPORARY TABLE new_counts ON COMMIT DROP AS"
             f" SELECT word, ndoc::bigint AS messages FROM ts_stat('{_SOURCE}') WHERE length(word) <= 64".encode()
         )
-        connection.execute("DELETE FROM words w WHERE NOT EXISTS (SELECT FROM counted c WHERE c.word = w.word)")
+        connection.execute("DELETE FROM words w WHERE NOT EXISTS (SELECT FROM new_counts n WHERE n.word = w.word)")
         connection.execute(
-            "INSERT INTO words AS w (word, messages) SELECT word, messages FROM counted ORDER BY word"
+            "INSERT INTO words AS w (word, messages) SELECT word, messages FROM new_counts ORDER BY word"
             " ON CONFLICT (word) DO UPDATE SET messages = excluded.messages WHERE w.messages <> excluded.messages"
         )
         connection.execute(
@@ -47,19 +49,19 @@ def count_words(connection: Connection) -> bool:
     return True
 
 
-def _due(connection: Connection) -> bool:
-    counted = connection.execute(
-        f"SELECT messages, counted_at < now() - interval '{_DAY}' FROM words_counted".encode()
+def _is_due(connection: Connection) -> bool:
+    last_count = connection.execute(
+        f"SELECT messages, counted_at < now() - interval '{_MAX_AGE}' FROM words_counted".encode()
     ).fetchone()
-    before, old = counted or (0, False)
-    if old:
+    counted_messages, is_old = last_count or (0, False)
+    if is_old:
         return True
-    # Statistics of the planner, not a count: this is asked every minute.
+    # Use the planner's estimate, because this runs every minute.
     row = connection.execute("SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass").fetchone()
     estimate = row[0] if row else 0
-    if estimate < before + MIN_MESSAGES:
+    if estimate < counted_messages + MIN_MESSAGES:
         row = connection.execute(
-            "SELECT count(*) FROM (SELECT FROM messages LIMIT %s) AS few", (before + MIN_MESSAGES,)
+            "SELECT count(*) FROM (SELECT FROM messages LIMIT %s) AS first_messages", (counted_messages + MIN_MESSAGES,)
         ).fetchone()
-        estimate = row[0] if row and before < 10 * MIN_MESSAGES else estimate
-    return bool(estimate >= before + max(MIN_MESSAGES, GROWTH * before))
+        estimate = row[0] if row and counted_messages < 10 * MIN_MESSAGES else estimate
+    return bool(estimate >= counted_messages + max(MIN_MESSAGES, GROWTH * counted_messages))
