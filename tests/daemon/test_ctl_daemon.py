@@ -53,10 +53,10 @@ def _ctl(daemon: DaemonProcess, *words: str, config: bool = True) -> subprocess.
 def _data(daemon: DaemonProcess, *words: str, code: int = 0) -> dict[str, Any]:
     done = _ctl(daemon, "--output", "json", "daemon", *words)
     assert done.returncode == code, done.stderr
-    said = json.loads(done.stdout)
-    assert said["success"] is (code == 0)
-    assert said["command"] == f"daemon {words[0]}"
-    data: dict[str, Any] = said["data"]
+    answer = json.loads(done.stdout)
+    assert answer["success"] is (code == 0)
+    assert answer["command"] == f"daemon {words[0]}"
+    data: dict[str, Any] = answer["data"]
     return data
 
 
@@ -77,7 +77,7 @@ def test_start_and_stop(daemon: DaemonProcess) -> None:
     assert "vkteamsd is not running" in _ctl(daemon, "daemon", "stop").stdout
 
 
-def test_a_start_that_fails_says_why_and_with_which_code(daemon: DaemonProcess) -> None:
+def test_failed_start_has_the_sentence_and_code_of_vkteamsd(daemon: DaemonProcess) -> None:
     daemon.environ["FAKE_SERVICE"] = "refuse"
     done = _ctl(daemon, "--output", "json", "daemon", "start")
     assert done.returncode == 69
@@ -87,23 +87,23 @@ def test_a_start_that_fails_says_why_and_with_which_code(daemon: DaemonProcess) 
     assert daemon.processes() == []
 
 
-def test_start_hands_its_options_on(daemon: DaemonProcess) -> None:
+def test_start_passes_its_options_on(daemon: DaemonProcess) -> None:
     (daemon.directory / "run").mkdir()
     pid_file = daemon.directory / "run" / "other.pid"
     _data(daemon, "start", "--pid-file", str(pid_file), "--chat-id", "a@chat.agent", "--role", "listen", "--auto-save")
-    found = find_holder(pid_file)
-    assert found is not None
-    assert found.pid is not None
-    told = (Path("/proc") / str(found.pid) / "cmdline").read_bytes().decode().split("\0")
+    process = find_holder(pid_file)
+    assert process is not None
+    assert process.pid is not None
+    arguments = (Path("/proc") / str(process.pid) / "cmdline").read_bytes().decode().split("\0")
     for option, value in (("--chat-id", "a@chat.agent"), ("--role", "listen"), ("--pid-file", str(pid_file))):
-        assert told[told.index(option) + 1] == value
-    assert "--auto-save" in told
+        assert arguments[arguments.index(option) + 1] == value
+    assert "--auto-save" in arguments
     assert _data(daemon, "status", code=3)["status"] == "not running", "another PID file is another daemon"
-    assert _data(daemon, "status", "--pid-file", str(pid_file))["pid"] == found.pid
-    assert _data(daemon, "stop", "--pid-file", str(pid_file))["stopped"] == found.pid
+    assert _data(daemon, "status", "--pid-file", str(pid_file))["pid"] == process.pid
+    assert _data(daemon, "stop", "--pid-file", str(pid_file))["stopped"] == process.pid
 
 
-def test_a_standby_says_that_it_is_one(daemon: DaemonProcess) -> None:
+def test_start_of_a_standby_has_a_note(daemon: DaemonProcess) -> None:
     daemon.environ["FAKE_SERVICE"] = "standby"
     assert _data(daemon, "start")["note"] == "standby: another process listens to this bot"
     daemon.wait_state("standby")
@@ -117,7 +117,7 @@ def test_restart(daemon: DaemonProcess) -> None:
     assert daemon.processes() == [second]
 
 
-def test_the_foreground_is_vkteamsd_itself(daemon: DaemonProcess) -> None:
+def test_start_in_the_foreground_becomes_vkteamsd(daemon: DaemonProcess) -> None:
     command = [sys.executable, str(daemon.directory / "bin" / "vkteamsctl"), "--config", str(daemon.config_file)]
     with subprocess.Popen(
         [*command, "daemon", "start", "--foreground"], env=daemon.environ, cwd=daemon.directory, text=True,
@@ -133,7 +133,7 @@ def test_the_foreground_is_vkteamsd_itself(daemon: DaemonProcess) -> None:
 # How it is
 
 
-def test_status_of_every_kind(daemon: DaemonProcess) -> None:
+def test_status_not_running_running_and_dead(daemon: DaemonProcess) -> None:
     assert _data(daemon, "status", code=3)["status"] == "not running"
     daemon.started()
     daemon.wait_state("listening")
@@ -151,7 +151,7 @@ def test_status_of_every_kind(daemon: DaemonProcess) -> None:
     assert (done.returncode, done.stdout) == (1, "vkteamsd is dead\n")
 
 
-def test_a_daemon_that_is_stopped_in_its_tracks_is_stale(daemon: DaemonProcess) -> None:
+def test_suspended_daemon_is_stale(daemon: DaemonProcess) -> None:
     daemon.started()
     daemon.wait_state("listening")
     daemon.signal(signal.SIGSTOP)
@@ -161,7 +161,7 @@ def test_a_daemon_that_is_stopped_in_its_tracks_is_stale(daemon: DaemonProcess) 
     until(lambda: _ctl(daemon, "daemon", "status").returncode == 0, 30, "a fresh file")
 
 
-def test_a_status_file_that_cannot_be_read_is_unknown(daemon: DaemonProcess) -> None:
+def test_status_is_unknown_if_the_status_file_cannot_be_read(daemon: DaemonProcess) -> None:
     daemon.configure(**{"daemon.status_interval": 300})
     daemon.started()
     daemon.wait_state("listening")
@@ -172,23 +172,23 @@ def test_a_status_file_that_cannot_be_read_is_unknown(daemon: DaemonProcess) -> 
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_configuration_that_is_closed_is_unknown(daemon: DaemonProcess) -> None:
+def test_status_is_unknown_if_the_configuration_cannot_be_read(daemon: DaemonProcess) -> None:
     daemon.config_file.chmod(0)
     done = _ctl(daemon, "daemon", "status")
     assert done.returncode == 4
     assert "this user may not read it" in done.stdout + done.stderr
 
 
-def test_stats_are_fresh(daemon: DaemonProcess) -> None:
+def test_stats_wait_for_a_new_status_file(daemon: DaemonProcess) -> None:
     assert _data(daemon, "stats", code=3)["status"] == "not running"
     daemon.configure(**{"daemon.status_interval": 300})
     daemon.started()
     daemon.wait_state("listening")
     for number in (1, 2, 3):
         assert _data(daemon, "stats")["file"]["events"]["saved"] == number, "the file of before"
-    shown = _ctl(daemon, "daemon", "stats").stdout
+    output = _ctl(daemon, "daemon", "stats").stdout
     for line in ("events.saved", "latency_ms.poll_to_row.p50", "embedding.state", "rss_bytes"):
-        assert line in shown
+        assert line in output
     assert "fake service got SIGUSR1" in daemon.log_text()
 
 
@@ -210,7 +210,7 @@ def test_reload(daemon: DaemonProcess) -> None:
     assert daemon.log_text().count("fake service got SIGHUP") == 1, "a broken file is not even tried"
 
 
-def test_a_pid_that_another_program_has_got_is_not_fooled(daemon: DaemonProcess) -> None:
+def test_pid_of_another_program_gets_no_signal(daemon: DaemonProcess) -> None:
     """The file names a live process that is no daemon of ours: it must not be signalled, or taken for one."""
     daemon.started()
     daemon.kill9()
@@ -228,7 +228,7 @@ def test_a_pid_that_another_program_has_got_is_not_fooled(daemon: DaemonProcess)
         other.stdin.close()
 
 
-def test_a_daemon_that_does_not_stop_in_time(daemon: DaemonProcess) -> None:
+def test_stop_times_out_and_force_kills(daemon: DaemonProcess) -> None:
     daemon.environ["FAKE_STOP"] = "never"
     daemon.started()
     daemon.wait_state("listening")
@@ -272,7 +272,7 @@ def test_instances_have_their_own_daemons(daemon: DaemonProcess) -> None:
             _ctl(daemon, "--instance", name, "daemon", "stop", "--force", config=False)
 
 
-def test_a_worker_has_its_own_files(daemon: DaemonProcess) -> None:
+def test_embedding_daemon_has_its_own_files(daemon: DaemonProcess) -> None:
     listening = _data(daemon, "start")["pid"]
     done = _ctl(daemon, "--output", "json", "daemon", "start", "--role", "embed")
     assert done.returncode == 0, done.stderr
@@ -283,7 +283,7 @@ def test_a_worker_has_its_own_files(daemon: DaemonProcess) -> None:
     assert daemon.pid == listening
 
 
-def test_the_program_that_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_path_of_the_vkteamsd_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "vkteamsd").touch()
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "vkteamsctl")])
     assert starter.program() == [sys.executable, str(tmp_path / "vkteamsd")]
@@ -299,7 +299,7 @@ def test_holder_that_changes_while_it_is_opened_is_asked_again(tmp_path: Path, m
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         answers = iter([Holder(os.getpid()), Holder(other.pid), Holder(other.pid), Holder(other.pid)])
         monkeypatch.setattr(signals, "find_holder", lambda _: next(answers))
-        with signals.running_daemon(Config(daemon=Daemon(pid_file=str(tmp_path / "x.pid")))) as found:
-            assert found.pid == other.pid
+        with signals.running_daemon(Config(daemon=Daemon(pid_file=str(tmp_path / "x.pid")))) as running:
+            assert running.pid == other.pid
         assert other.stdin is not None
         other.stdin.close()

@@ -64,7 +64,7 @@ def _run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "sentence"),
     [
         ((), 64, "no command is named. See `vkteamsctl --help`."),
         (("nonsense",), 64, "NOUN: invalid choice: nonsense. Choose one of daemon, search, "),
@@ -82,11 +82,11 @@ def _run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (("--instance", "a/b", "config", "check"), 78, "--instance: a/b is not a name"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_sentence_and_an_exit_code(words: tuple[str, ...], code: int, said: str) -> None:
+def test_mistake_is_one_sentence_and_an_exit_code(words: tuple[str, ...], code: int, sentence: str) -> None:
     done = _run(*words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith("vkteamsctl: ")
-    assert said in done.stderr.replace("'", "")
+    assert sentence in done.stderr.replace("'", "")
     assert done.stderr.count("\n") == 1
 
 
@@ -97,27 +97,27 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(words: tuple[str, ...], code
         ("database", "stats", "--chat-id"), ("diagnostic", "events", "--type"),
     ],
 )  # fmt: skip
-def test_what_is_asked_of_the_archive_is_utf_8(words: tuple[str, ...], archive: Chat) -> None:
+def test_arguments_that_are_not_utf_8_are_refused(words: tuple[str, ...], archive: Chat) -> None:
     done = _run(*words, "\udcff", DATABASE_URL=archive.url, VKTEAMS_BOT_CONFIG="/dev/null")
     assert done.returncode == 64
     assert re.fullmatch(r"vkteamsctl: (an argument|the query) is not UTF-8\n", done.stderr)
 
 
-def test_a_mistake_in_json_has_its_envelope_too() -> None:
+def test_mistake_in_json_has_the_envelope_too() -> None:
     done = _run("--output", "json", "daemon", "dance")
-    said = json.loads(done.stdout)
-    assert list(said) == KEYS
-    assert (said["success"], said["data"], said["command"]) == (False, None, "daemon")
-    assert f"vkteamsctl: {said['error']}\n" == done.stderr
+    answer = json.loads(done.stdout)
+    assert list(answer) == KEYS
+    assert (answer["success"], answer["data"], answer["command"]) == (False, None, "daemon")
+    assert f"vkteamsctl: {answer['error']}\n" == done.stderr
 
 
 def test_help_and_version_are_no_errors() -> None:
     assert re.fullmatch(r"vkteamsctl \d+\.\d+\.\d+\S*\n", _run("--version").stdout)
-    said = _run("--help")
-    assert (said.returncode, said.stderr) == (0, "")
+    done = _run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
     for noun, line in NOUNS.items():
-        assert f"    {noun}" in said.stdout
-        assert line in said.stdout
+        assert f"    {noun}" in done.stdout
+        assert line in done.stdout
     assert _run("search", "text", "--help").returncode == 0
 
 
@@ -127,7 +127,7 @@ def test_options_may_stand_before_the_noun_or_after_the_verb() -> None:
         assert json.loads(done.stdout)["command"] == "config check"
 
 
-def test_a_traceback_only_for_those_who_ask() -> None:
+def test_traceback_is_printed_only_with_vkteams_debug() -> None:
     environ = {"DATABASE_URL": "postgresql://nobody:s3cret@127.0.0.1:9/none", "VKTEAMS_BOT_CONFIG": "/dev/null"}
     done = _run("database", "stats", **environ)
     assert done.returncode == 69
@@ -139,7 +139,7 @@ def test_a_traceback_only_for_those_who_ask() -> None:
     assert "s3cret" not in done.stderr
 
 
-def test_a_fault_of_the_program_is_a_sentence_and_keeps_its_secrets(
+def test_internal_error_is_one_sentence_without_secrets(
     ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vkteams_daemon.ctl.commands import config
@@ -151,14 +151,16 @@ def test_a_fault_of_the_program_is_a_sentence_and_keeps_its_secrets(
         raise ZeroDivisionError(f"{token} and 001.1234567890.0987654321%3A42")
 
     monkeypatch.setattr(config.configuration, "masked", broken)
-    said = ask("config", "show", code=70)
-    assert said["error"].startswith("internal error: ZeroDivisionError: *** and ***. This is a fault of the program. ")
+    answer = ask("config", "show", code=70)
+    assert answer["error"].startswith(
+        "internal error: ZeroDivisionError: *** and ***. This is a fault of the program. "
+    )
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
+def test_reader_that_goes_away_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    for words, said in (
+    for words, sentence in (
         (("config", "show", "--template"), ""),
         (("--output", "json", "daemon", "dance"), "VERB: invalid choice"),
         (("--help",), ""),
@@ -167,8 +169,8 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
             [*PROGRAM, *words], env=_environ(), stdout=writing, stderr=subprocess.PIPE, text=True, check=False
         )
         assert done.returncode == 141 or words == ("--help",)
-        assert done.stderr.count("\n") == bool(said)
-        assert said in done.stderr
+        assert done.stderr.count("\n") == bool(sentence)
+        assert sentence in done.stderr
     os.close(writing)
 
 
@@ -183,23 +185,23 @@ def test_closed_streams_change_no_exit_code(closed: str) -> None:
 
 @pytest.mark.parametrize("words", [("config", "show"), ("--output", "json", "config", "show"), ("--help",)])
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_disk_under_the_answer_is_said(words: tuple[str, ...], unbuffered: str) -> None:
+def test_full_disk_under_standard_output_is_an_error(words: tuple[str, ...], unbuffered: str) -> None:
     environ = _environ() | {"PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [*PROGRAM, *words], env=environ, cwd="/", text=True, stdout=full, stderr=subprocess.PIPE, check=False
         )
-    said = "vkteamsctl: standard output cannot be written: No space left on device\n"
-    assert (done.returncode, done.stderr) == (73, said)
+    sentence = "vkteamsctl: standard output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (73, sentence)
 
 
-def test_a_full_disk_under_the_complaint_leaves_the_exit_code() -> None:
+def test_full_disk_under_standard_error_leaves_the_exit_code() -> None:
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([*PROGRAM, "daemon", "dance"], env=_environ(), cwd="/", stderr=full, check=False)
     assert done.returncode == 64
 
 
-def test_a_terminal_that_knows_few_letters(archive: Chat) -> None:
+def test_ascii_terminal_gets_replacements_and_json_escapes(archive: Chat) -> None:
     environ = {"DATABASE_URL": archive.url, "VKTEAMS_BOT_CONFIG": "/dev/null", "PYTHONIOENCODING": "ascii"}
     done = _run("search", "text", "сервер", **environ)
     assert done.returncode == 0, done.stderr
@@ -209,7 +211,7 @@ def test_a_terminal_that_knows_few_letters(archive: Chat) -> None:
 
 
 @pytest.mark.parametrize("colours", [True, False])
-def test_what_chats_say_never_steers_the_terminal(archive: Chat, colours: bool) -> None:
+def test_texts_of_chats_never_control_the_terminal(archive: Chat, colours: bool) -> None:
     environ = _environ(DATABASE_URL=archive.url, VKTEAMS_BOT_CONFIG="/dev/null", TERM="xterm", LC_ALL="C.UTF-8")
     environ |= {} if colours else {"NO_COLOR": "1"}
     ours, theirs = pty.openpty()
@@ -218,12 +220,12 @@ def test_what_chats_say_never_steers_the_terminal(archive: Chat, colours: bool) 
         stdin=theirs, stdout=theirs, stderr=theirs, env=environ,
     ) as process:  # fmt: skip
         os.close(theirs)
-        said = b""
+        output = b""
         with contextlib.suppress(OSError):  # the end of a terminal is an error
             while chunk := os.read(ours, 4096):
-                said += chunk
+                output += chunk
     os.close(ours)
-    text = said.decode()
+    text = output.decode()
     assert process.returncode == 0
     assert "упал" in text
     assert "\u202e" not in text
@@ -250,10 +252,10 @@ def test_search_in_every_mode(ask: Callable[..., Any], archive: Chat) -> None:
     }
     assert ask("search", "text", "сервера", "--limit", "1", mode="jsonl").count("\n") == 1
     assert set(ask("search", "text", "сервер", mode="quiet").splitlines()) == {f"{ROOM} 1", f"{ROOM} 2"}
-    shown = ask("search", "text", "сервер", mode="table")
-    assert "Ops · Anna Ivanova · " in shown
-    assert "\x1b" not in shown
-    assert "2 hits" in shown
+    table = ask("search", "text", "сервер", mode="table")
+    assert "Ops · Anna Ivanova · " in table
+    assert "\x1b" not in table
+    assert "2 hits" in table
 
 
 def test_search_filters(ask: Callable[..., Any], archive: Chat) -> None:
@@ -276,12 +278,12 @@ def test_search_by_words_and_meaning(ask: Callable[..., Any], archive: Chat) -> 
     assert data["showing"] == "Сервер упал"
     assert data["note"].startswith("These were found by their words alone")
     assert (data["hits"][0]["msg_id"], data["hits"][0]["legs"][0]["name"]) == ("1", "text")
-    assert [said["msg_id"] for said in data["hits"][0]["context"]] == ["2"]
-    shown = ask("search", "hybrid", "server упал", "--context", "1", "--explain", "--recency", "1d", mode="table")
-    assert shown.startswith("showing results for: Сервер упал\n")
-    assert re.search(r"text: place 1, score [\d.]+, 100% of the query\n", shown)
-    assert re.search(r"recency: place 1, score 0\.\d+\n", shown)
-    assert "\x1b" not in shown and "\u202e" not in shown
+    assert [message["msg_id"] for message in data["hits"][0]["context"]] == ["2"]
+    table = ask("search", "hybrid", "server упал", "--context", "1", "--explain", "--recency", "1d", mode="table")
+    assert table.startswith("showing results for: Сервер упал\n")
+    assert re.search(r"text: place 1, score [\d.]+, 100% of the query\n", table)
+    assert re.search(r"recency: place 1, score 0\.\d+\n", table)
+    assert "\x1b" not in table and "\u202e" not in table
     assert "is not above zero" in ask("search", "hybrid", "x", "--recency", "0d", code=64)["error"]
     assert "51 is too many" in ask("search", "hybrid", "x", "--context", "51", code=64)["error"]
 
@@ -331,9 +333,9 @@ def test_database_stats(ask: Callable[..., Any], archive: Chat) -> None:
     data = ask("database", "stats")
     assert (data["events"], data["messages"], data["deleted"], data["quarantined"]) == (7, 4, 1, 1)
     assert ask("database", "stats", "--chat-id", ROOM)["messages"] == 3
-    shown = ask("database", "stats", mode="table")
-    assert re.search(r"messages +4 \(1 edited, 1 deleted\)", shown)
-    assert "embedding_queue" in shown
+    table = ask("database", "stats", mode="table")
+    assert re.search(r"messages +4 \(1 edited, 1 deleted\)", table)
+    assert "embedding_queue" in table
 
 
 def test_database_quarantine(ask: Callable[..., Any], archive: Chat) -> None:
@@ -358,12 +360,12 @@ def test_database_cursor(ask: Callable[..., Any], archive: Chat) -> None:
     assert "is not an event id" in ask("database", "cursor", "--set", "-1", code=64)["error"]
 
 
-def test_a_cursor_that_a_daemon_holds_is_left_alone(ask: Callable[..., Any], archive: Chat) -> None:
+def test_cursor_is_not_changed_while_a_daemon_listens(ask: Callable[..., Any], archive: Chat) -> None:
     assert archive.writer.holds_lock
     assert "a daemon listens" in ask("database", "cursor", "--restart", "--yes", code=75)["error"]
 
 
-def test_the_newest_events(ask: Callable[..., Any], archive: Chat) -> None:
+def test_diagnostic_events(ask: Callable[..., Any], archive: Chat) -> None:
     rows = ask("diagnostic", "events")["rows"]
     assert [row["event_id"] for row in rows] == [7, 6, 5, 4, 3, 2, 1]
     assert rows[-1]["payload"]["text"] == "Сервер упал ночью"
@@ -396,7 +398,7 @@ def test_config_show(ask: Callable[..., Any], tmp_path: Path, monkeypatch: pytes
     assert "1234567890" not in ask("config", "show", mode="table")
 
 
-def test_the_template_is_the_file_of_all_options(ask: Callable[..., Any]) -> None:
+def test_template_is_the_packaged_configuration_file(ask: Callable[..., Any]) -> None:
     text = ask("config", "show", "--template", mode="table")
     assert text == (ROOT / "etc" / "vkteamsd.toml").read_text(encoding="utf-8")
     assert tomllib.loads(text)
@@ -409,8 +411,8 @@ def test_config_check(ask: Callable[..., Any], tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("VKTEAMS_API_POOL_TIME", "5")
     assert "$VKTEAMS_API_POOL_TIME: no option has this variable" in ask("config", "check")["notes"]
     (tmp_path / "d.toml").write_text("[api]\npoll_time = 0\n")
-    said = ask("config", "check", code=78)
-    assert said["error"] == f"api.poll_time: 0 is out of range: at least 1, at most 300 ({tmp_path}/d.toml, line 2)"
+    answer = ask("config", "check", code=78)
+    assert answer["error"] == f"api.poll_time: 0 is out of range: at least 1, at most 300 ({tmp_path}/d.toml, line 2)"
 
 
 # Health
@@ -423,35 +425,35 @@ def test_health_where_everything_is_well(
     daemon = vkteamsd(api_url=simulator.url, database_url=database_url, fake="ready", options=options).started()
     daemon.wait_state("listening")
     done = daemon.ctl("--output", "json", "diagnostic", "health")
-    said = json.loads(done.stdout)
-    assert (done.returncode, done.stderr, said["success"]) == (0, "", True), done.stderr
-    data = said["data"]
+    answer = json.loads(done.stdout)
+    assert (done.returncode, done.stderr, answer["success"]) == (0, "", True), done.stderr
+    data = answer["data"]
     assert list(data) == ["api_connection", "database", "vector_store", "daemon", "model", "disk", "problems"]
     assert (data["api_connection"], data["database"], data["vector_store"], data["model"]) == ("ok", "ok", "off", "ok")
     assert data["daemon"].keys() == {"status", "uptime", "events_processed", "last_activity"}
     assert data["daemon"]["status"] == "running"
     assert data["disk"][0].keys() == {"path", "free", "total"}
     assert data["problems"] == []
-    shown = daemon.ctl("diagnostic", "health").stdout
-    assert re.search(r"api_connection +ok\n", shown)
-    assert re.search(r"daemon +running, last activity ", shown)
+    table = daemon.ctl("diagnostic", "health").stdout
+    assert re.search(r"api_connection +ok\n", table)
+    assert re.search(r"daemon +running, last activity ", table)
 
 
 def test_health_where_nothing_is_well(vkteamsd: Make) -> None:
     daemon = vkteamsd(options={"embedding.model": "absent"})
     done = daemon.ctl("--output", "json", "diagnostic", "health")
-    said = json.loads(done.stdout)
+    answer = json.loads(done.stdout)
     assert done.returncode == 69
-    assert said["success"] is False
-    data = said["data"]
+    assert answer["success"] is False
+    data = answer["data"]
     assert (data["api_connection"], data["database"], data["vector_store"], data["model"]) == ("failed",) * 4
     assert data["daemon"] == {"status": "not running", "uptime": None, "events_processed": None, "last_activity": None}
     assert [problem.partition(":")[0] for problem in data["problems"]] == ["api", "database", "daemon", "model"]
-    assert done.stderr == f"vkteamsctl: {said['error']}\n"
+    assert done.stderr == f"vkteamsctl: {answer['error']}\n"
     assert daemon.options["api.token"] not in done.stdout + done.stderr
 
 
-def test_a_full_disk_is_not_well(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_warns_of_a_full_disk(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from vkteams_daemon.ctl.commands import diagnostic
 
     monkeypatch.setattr(diagnostic.shutil, "disk_usage", lambda path: (10**12, 10**12 - 2**20, 2**20))
@@ -459,7 +461,7 @@ def test_a_full_disk_is_not_well(ask: Callable[..., Any], monkeypatch: pytest.Mo
     assert any(problem.startswith("disk: only 1.0 MiB are free for ") for problem in problems)
 
 
-def test_who_the_token_belongs_to(vkteamsd: Make, simulator: Simulator) -> None:
+def test_diagnostic_self(vkteamsd: Make, simulator: Simulator) -> None:
     data = vkteamsd(api_url=simulator.url).answer("diagnostic", "self")
     assert (data["user_id"], data["nick"], data["url"]) == ("1000000001", "opsbot", simulator.url)
     done = vkteamsd(api_url=simulator.url, token="001.1111111111.2222222222:3").ctl("diagnostic", "self")
@@ -470,7 +472,7 @@ def test_who_the_token_belongs_to(vkteamsd: Make, simulator: Simulator) -> None:
     assert (done.returncode, "api.token: it is not set" in done.stderr) == (78, True)
 
 
-def test_nothing_but_the_daemon_ever_polls(
+def test_diagnostics_never_poll(
     ask: Callable[..., Any], archive: Chat, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VKTEAMS_BOT_API_URL", simulator.url)

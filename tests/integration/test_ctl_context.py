@@ -15,21 +15,21 @@ from vkteams_daemon.search.history.token_budget import tokens
 
 
 @pytest.fixture
-def told(talk: Talk) -> Talk:
+def conversation(talk: Talk) -> Talk:
     """The built-in conversation."""
     talk.writer.store(all_events())
     return talk
 
 
-def test_a_thread_as_people_read_it(talk: Talk, ask: Callable[..., Any]) -> None:
+def test_thread_is_shown_with_indented_answers(talk: Talk, ask: Callable[..., Any]) -> None:
     talk.say("1", "почта не уходит\nсо вторника")
     talk.say("2", "у всех?", at=1, who=PETR, answers="1")
     talk.edit("2", "у всех этажей?", at=2, who=PETR)
     talk.say("3", "да", at=3, answers="2", parts=({"type": "file", "payload": {"fileId": "f"}},))
     talk.say("4", "и у нас", at=24 * 60, who=PETR, answers="lost")
     talk.say("21", "чиню", at=4, who=PETR, chat="5@chat.agent", below=(OPS, "1"))
-    shown = ask("context", "get", "--around", "2", mode="table")
-    assert shown.splitlines() == [
+    output = ask("context", "get", "--around", "2", mode="table")
+    assert output.splitlines() == [
         f"Эксплуатация · {OPS}",
         "  2026-11-24",
         "  08:00 Анна Иванова: почта не уходит",
@@ -40,32 +40,32 @@ def test_a_thread_as_people_read_it(talk: Talk, ask: Callable[..., Any]) -> None
         "  08:04   Пётр (thread): чиню",
         "  2026-11-25",
         "  08:00 Пётр → …: и у нас",
-        shown.splitlines()[-1],
+        output.splitlines()[-1],
     ]
-    assert shown.splitlines()[-1].startswith("5 messages · about ")
-    shown = ask("context", "message", "2", mode="table")
-    assert "и у нас" not in shown
+    assert output.splitlines()[-1].startswith("5 messages · about ")
+    output = ask("context", "message", "2", mode="table")
+    assert "и у нас" not in output
     data = ask("context", "message", "2")
     assert data["message"]["text"] == "у всех этажей?"
-    assert [said["msg_id"] for said in data["thread"]] == ["1", "3", "21"]
+    assert [message["msg_id"] for message in data["thread"]] == ["1", "3", "21"]
     assert ask("context", "message", "2", mode="quiet") == f"{OPS} 1\n{OPS} 2\n{OPS} 3\n5@chat.agent 21\n"
 
 
 @pytest.mark.parametrize("most", [200, 700, 4000])
-def test_what_is_printed_fits(told: Talk, ask: Callable[..., Any], most: int) -> None:
+def test_answer_keeps_to_the_token_budget(conversation: Talk, ask: Callable[..., Any], most: int) -> None:
     words = ("context", "get", "--timeframe", "60d", "--max-tokens", str(most))
     data = ask(*words)
-    said = [message for conversation in data["conversations"] for message in conversation["messages"]]
-    assert said
+    messages = [message for conversation in data["conversations"] for message in conversation["messages"]]
+    assert messages
     assert tokens(json.dumps(data["conversations"], ensure_ascii=False)) <= data["tokens"] <= most
     assert data["cut"]
-    shown = ask(*words, mode="table")
-    assert tokens(shown.rpartition("\n")[0]) <= most + 40  # the last line counts what was left out
-    assert "shortened to fit; raise --max-tokens to see more" in shown
-    assert "left out" in shown
+    output = ask(*words, mode="table")
+    assert tokens(output.rpartition("\n")[0]) <= most + 40  # the last line counts what was left out
+    assert "shortened to fit; raise --max-tokens to see more" in output
+    assert "left out" in output
 
 
-def test_topics_and_profiles_of_the_built_in_conversation(told: Talk, ask: Callable[..., Any]) -> None:
+def test_topics_and_profiles_of_the_built_in_conversation(conversation: Talk, ask: Callable[..., Any]) -> None:
     topic = ask("context", "get", "--query", "сертификат vpn")
     assert topic["kind"] == "topic"
     best = topic["conversations"][0]
@@ -78,17 +78,17 @@ def test_topics_and_profiles_of_the_built_in_conversation(told: Talk, ask: Calla
     )
 
 
-def test_a_chat_comes_with_its_threads(database_url: str, ask: Callable[..., Any]) -> None:
+def test_chat_filter_includes_threads(database_url: str, ask: Callable[..., Any]) -> None:
     talk = Talk(database_url, datetime.now(UTC) - timedelta(hours=1))
     talk.say("1", "one")
     talk.say("2", "two", chat=DEV)
     talk.say("21", "below", at=1, chat="5@chat.agent", below=(OPS, "1"))
     talk.close()
-    found = ask("context", "get", "--chat-id", OPS)
-    assert [c["chat_id"] for c in found["conversations"]] == ["5@chat.agent", OPS]
+    context = ask("context", "get", "--chat-id", OPS)
+    assert [c["chat_id"] for c in context["conversations"]] == ["5@chat.agent", OPS]
 
 
-def test_silence_is_said(talk: Talk, ask: Callable[..., Any]) -> None:
+def test_empty_context_has_a_note(talk: Talk, ask: Callable[..., Any]) -> None:
     assert "The archive has no message there." in ask("context", "get", mode="table")
     assert ask("context", "get")["conversations"] == []
 
@@ -104,7 +104,7 @@ def test_chats_and_users(talk: Talk, ask: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "sentence"),
     [
         (("--context-type", "topic"), 64, "the context topic needs --query"),
         (("--query", " "), 64, "the context topic needs --query"),
@@ -122,11 +122,13 @@ def test_chats_and_users(talk: Talk, ask: Callable[..., Any]) -> None:
         (("--query", "x", "--user-id", "x"), 69, "the archive has no user x"),
     ],
 )  # fmt: skip
-def test_mistakes(talk: Talk, ask: Callable[..., Any], words: tuple[str, ...], code: int, said: str) -> None:
-    assert said in ask("context", "get", *words, code=code, mode="table")
+def test_wrong_arguments_are_refused(
+    talk: Talk, ask: Callable[..., Any], words: tuple[str, ...], code: int, sentence: str
+) -> None:
+    assert sentence in ask("context", "get", *words, code=code, mode="table")
 
 
-def test_a_message_that_several_chats_have_wants_its_chat(talk: Talk, ask: Callable[..., Any]) -> None:
+def test_message_id_of_several_chats_needs_the_chat(talk: Talk, ask: Callable[..., Any]) -> None:
     talk.say("1", "here")
     talk.say("1", "and here", chat=DEV)
     assert "several chats have a message 1. Name one of " in ask("context", "message", "1", code=64, mode="table")
@@ -141,16 +143,14 @@ def test_a_message_that_several_chats_have_wants_its_chat(talk: Talk, ask: Calla
         ("database", "cleanup", "--older-than", "1d", "--dry-run"),
     ],
 )  # fmt: skip
-def test_a_chat_that_is_not_there_is_not_taken_for_a_quiet_one(
-    talk: Talk, ask: Callable[..., Any], words: tuple[str, ...]
-) -> None:
+def test_unknown_chat_is_an_error(talk: Talk, ask: Callable[..., Any], words: tuple[str, ...]) -> None:
     talk.say("1", "почта не уходит")
     ask(*words, "--chat-id", OPS, mode="table")
-    said = ask(*words, "--chat-id", "0@chat.agent", mode="table", code=69)
-    assert said.startswith("vkteamsctl: the archive has no chat 0@chat.agent")
+    error = ask(*words, "--chat-id", "0@chat.agent", mode="table", code=69)
+    assert error.startswith("vkteamsctl: the archive has no chat 0@chat.agent")
 
 
 @pytest.mark.parametrize("words", [("search", "text", "почта"), ("database", "export", "--format", "csv")])
-def test_a_span_without_time_in_it_is_refused(talk: Talk, ask: Callable[..., Any], words: tuple[str, ...]) -> None:
-    said = ask(*words, "--since", "3d", "--until", "5d", mode="table", code=64)
-    assert "no time lies between since and until" in said
+def test_since_after_until_is_refused(talk: Talk, ask: Callable[..., Any], words: tuple[str, ...]) -> None:
+    error = ask(*words, "--since", "3d", "--until", "5d", mode="table", code=64)
+    assert "no time lies between since and until" in error

@@ -28,11 +28,11 @@ class Question:
 
 
 def _questions() -> list[Question]:
-    found = []
+    questions = []
     for command, answer in re.findall(r"^    vkteamsctl search (.+)\n\n> (.+)$", PAGE.read_text("utf-8"), re.M):
         verb, query, *options = shlex.split(command)
-        found.append(Question(verb, query, tuple(options[1:]) or None, answer))
-    return found
+        questions.append(Question(verb, query, tuple(options[1:]) or None, answer))
+    return questions
 
 
 QUESTIONS = _questions()
@@ -55,25 +55,23 @@ def test_there_are_ten_questions() -> None:
     assert (len(BY_WORDS), len(BY_MEANING)) == (5, 5)
 
 
-def test_the_number_of_messages_is_right() -> None:
+def test_number_of_messages_on_the_page_is_right() -> None:
     events = all_events()
     msg_ids = {event.subject for event in events if event.type == "newMessage"}
     assert f"{len(msg_ids)} messages" in " ".join(PAGE.read_text("utf-8").split())
 
 
 @pytest.mark.parametrize("question", BY_WORDS, ids=lambda question: question.query)
-def test_a_question_by_words_finds_its_answer_first(
+def test_text_search_finds_the_printed_answer_first(
     archive: psycopg.Connection, database_url: str, question: Question
 ) -> None:
-    with Archive(database_url) as asked:
-        hits = asked.search(question.query, mode="text", chat_ids=question.chat_ids).hits
+    with Archive(database_url) as library:
+        hits = library.search(question.query, mode="text", chat_ids=question.chat_ids).hits
     assert question.answer in hits[0].text
 
 
 @pytest.mark.parametrize("question", BY_MEANING, ids=lambda question: question.query)
-def test_a_question_by_meaning_has_one_answer_and_no_word_of_it(
-    archive: psycopg.Connection, question: Question
-) -> None:
+def test_semantic_question_shares_no_word_with_its_only_answer(archive: psycopg.Connection, question: Question) -> None:
     """That it is found first was seen with the model, which no test may need to download."""
     answers = [text for text in last_texts().values() if question.answer in text]
     assert len(answers) == 1
@@ -87,10 +85,10 @@ def _stems(archive: psycopg.Connection, text: str) -> set[str]:
     return set(row[0])
 
 
-def test_a_deleted_message_is_in_no_search(archive: psycopg.Connection, database_url: str) -> None:
+def test_deleted_message_is_not_found(archive: psycopg.Connection, database_url: str) -> None:
     query = "Lesnaya-7-khinkali"
     assert f"search text '{query}'" in PAGE.read_text("utf-8")
-    with Archive(database_url) as asked:
-        assert asked.search(query, mode="text").hits == []
+    with Archive(database_url) as library:
+        assert library.search(query, mode="text").hits == []
     kept = archive.execute("SELECT count(*) FROM messages WHERE text LIKE %s", (f"%{query}",)).fetchone()
     assert kept == (1,)

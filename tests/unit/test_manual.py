@@ -33,9 +33,9 @@ def test_every_option_of_the_daemon_has_its_entry(pages: dict[str, str]) -> None
 
 def test_every_noun_verb_and_option_of_vkteamsctl_has_its_entry(pages: dict[str, str]) -> None:
     page = pages["vkteamsctl.1"]
-    found = list(commands.nouns())
-    assert [noun.name for noun in found] == list(NOUNS)
-    for noun in found:
+    nouns = list(commands.nouns())
+    assert [noun.name for noun in nouns] == list(NOUNS)
+    for noun in nouns:
         section = page.partition(f".SS {noun.name}: ")[2].partition(".SS ")[0].partition(".SH ")[0]
         for verb in noun.verbs:
             entry = section.partition(f".TP\n{noun.name} {verb.name}")[2].partition(".RE\n")[0]
@@ -55,7 +55,7 @@ def test_every_option_of_the_configuration_has_its_entry(pages: dict[str, str]) 
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
 @pytest.mark.parametrize("name", ["vkteamsd.8", "vkteamsctl.1", "vkteamsd.toml.5"])
-def test_a_page_is_set_without_a_warning(name: str) -> None:
+def test_groff_prints_no_warning(name: str) -> None:
     done = subprocess.run(
         ["groff", "-man", "-Tutf8", "-Kutf8", "-ww", "-z"],
         input=manual.pages()[name], text=True, capture_output=True, check=False,
@@ -98,7 +98,7 @@ def test_bash_completes_the_value_of_an_option(bash: Path, tmp_path: Path) -> No
     assert _complete(bash, "vkteamsctl", "search", "text", "--since", "") == []
 
 
-def test_zsh_is_told_of_every_verb_and_option(tmp_path: Path) -> None:
+def test_zsh_file_has_every_verb_and_option(tmp_path: Path) -> None:
     text = completion.zsh()
     for noun in commands.nouns():
         for verb in noun.verbs:

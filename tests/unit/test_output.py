@@ -46,7 +46,7 @@ def _shown(answer: Answer, mode: str, stream: io.StringIO | None = None) -> str:
     return stream.getvalue()
 
 
-def test_the_envelope_always_has_the_same_keys_in_the_same_order() -> None:
+def test_answeralways_has_the_same_keys_in_the_same_order() -> None:
     done = json.loads(_shown(Answer({"a": 1}), "json"))
     assert list(done) == ["success", "data", "error", "timestamp", "command"]
     assert (done["success"], done["data"], done["error"], done["command"]) == (True, {"a": 1}, None, "noun verb")
@@ -54,26 +54,26 @@ def test_the_envelope_always_has_the_same_keys_in_the_same_order() -> None:
     assert list(envelope("x", None, "no")) == list(done)
 
 
-def test_success_is_the_exit_code() -> None:
-    said = json.loads(_shown(Answer({"a": 1}, exit_code=3, error="it is stopped"), "json"))
-    assert (said["success"], said["error"], said["data"]) == (False, "it is stopped", {"a": 1})
+def test_success_follows_the_exit_code() -> None:
+    answer = json.loads(_shown(Answer({"a": 1}, exit_code=3, error="it is stopped"), "json"))
+    assert (answer["success"], answer["error"], answer["data"]) == (False, "it is stopped", {"a": 1})
     assert json.loads(_shown(Answer(None, exit_code=4), "json"))["error"] == "exit code 4"
     stream = io.StringIO()
     show_error("it is broken. Mend it.", "json", "noun", stream)
-    said = json.loads(stream.getvalue())
-    assert (said["success"], said["error"], said["data"], said["command"]) == (
+    answer = json.loads(stream.getvalue())
+    assert (answer["success"], answer["error"], answer["data"], answer["command"]) == (
         False, "it is broken. Mend it.", None, "noun",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", ["table", "jsonl", "quiet"])
-def test_in_the_other_modes_an_error_says_nothing_on_standard_output(mode: str) -> None:
+def test_other_modes_print_no_error_on_standard_output(mode: str) -> None:
     stream = io.StringIO()
     show_error("it is broken", mode, "noun", stream)
     assert stream.getvalue() == ""
 
 
-def test_json_lines_are_the_rows() -> None:
+def test_json_lines_mode_prints_the_rows() -> None:
     rows = [{"n": 1}, {"n": 2}]
     for data in ({"hits": rows, "mode": "text"}, {"rows": rows}, rows):
         assert _shown(Answer(data), "jsonl") == '{"n": 1}\n{"n": 2}\n'
@@ -81,20 +81,20 @@ def test_json_lines_are_the_rows() -> None:
     assert _shown(Answer({"a": 1}), "jsonl") == '{"a": 1}\n'
 
 
-def test_quiet_is_the_ids() -> None:
+def test_quiet_mode_prints_the_ids() -> None:
     assert _shown(Answer({"a": 1}, ids=["x 1", "y\x1b 2"]), "quiet") == "x 1\ny 2\n"
     assert _shown(Answer({"a": 1}), "quiet") == ""
 
 
-def test_json_escapes_what_steers_a_terminal_and_loses_nothing() -> None:
+def test_json_escapes_control_characters_and_loses_nothing() -> None:
     for mode in ("json", "jsonl"):
-        said = _shown(Answer({"text": HOSTILE}), mode)
-        assert not STEERING.search(said)
-        found = json.loads(said)
-        assert (found["data"] if mode == "json" else found)["text"] == HOSTILE
+        output = _shown(Answer({"text": HOSTILE}), mode)
+        assert not STEERING.search(output)
+        parsed = json.loads(output)
+        assert (parsed["data"] if mode == "json" else parsed)["text"] == HOSTILE
 
 
-def test_json_keeps_to_ascii_where_the_stream_is_no_utf_8() -> None:
+def test_json_is_ascii_if_the_stream_is_not_utf_8() -> None:
     raw = io.BytesIO()
     with io.TextIOWrapper(raw, encoding="koi8-r", write_through=True) as stream:
         show(Answer({"text": "привет 😀"}), "json", "x", stream)
@@ -103,9 +103,7 @@ def test_json_keeps_to_ascii_where_the_stream_is_no_utf_8() -> None:
 
 
 @pytest.mark.parametrize("stream", [io.StringIO, Terminal])
-def test_nothing_of_what_chats_say_steers_the_terminal(
-    stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_texts_of_chats_never_control_the_terminal(stream: type[io.StringIO], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
 
@@ -121,16 +119,16 @@ def test_nothing_of_what_chats_say_steers_the_terminal(
         Answer(HOSTILE),
         Answer([HOSTILE]),
     ):
-        said = re.sub(r"\x1b\[[0-9;]*m", "", _shown(answer, "table", stream()))
-        assert not STEERING.search(said), repr(said)
-        assert "31mb" in said
+        output = re.sub(r"\x1b\[[0-9;]*m", "", _shown(answer, "table", stream()))
+        assert not STEERING.search(output), repr(output)
+        assert "31mb" in output
 
 
-def test_colours_only_on_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colours_only_on_a_terminal_that_allows_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
 
-    def said(stream: io.StringIO) -> str:
+    def output(stream: io.StringIO) -> str:
         screen = Screen(stream)
         screen.line("good", "green")
         screen.quote("a **b** c", ("**", "**"))
@@ -138,19 +136,19 @@ def test_colours_only_on_a_terminal_that_wants_them(monkeypatch: pytest.MonkeyPa
         screen.table(("h",), [("x",)])
         return stream.getvalue()
 
-    assert "\x1b[32mgood\x1b[0m" in said(Terminal())
-    assert "a \x1b[33mb\x1b[0m c" in said(Terminal())
-    assert "\x1b" not in said(io.StringIO())
-    assert "a **b** c" in said(io.StringIO())
+    assert "\x1b[32mgood\x1b[0m" in output(Terminal())
+    assert "a \x1b[33mb\x1b[0m c" in output(Terminal())
+    assert "\x1b" not in output(io.StringIO())
+    assert "a **b** c" in output(io.StringIO())
     for name, value in (("NO_COLOR", "1"), ("TERM", "dumb")):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
-            assert "\x1b" not in said(Terminal())
+            assert "\x1b" not in output(Terminal())
     monkeypatch.setenv("NO_COLOR", "")  # no-color.org: an empty one does not count
-    assert "\x1b" in said(Terminal())
+    assert "\x1b" in output(Terminal())
 
 
-def test_tables_are_aligned_and_numbers_stand_right() -> None:
+def test_tables_are_aligned_with_numbers_on_the_right() -> None:
     stream = io.StringIO()
     Screen(stream).table(("name", "n"), [("ab", 5), ("длинное", 1234), (None, None)])
     assert stream.getvalue() == "name        n\nab          5\nдлинное  1234\n-           -\n"
@@ -159,7 +157,7 @@ def test_tables_are_aligned_and_numbers_stand_right() -> None:
     assert stream.getvalue() == "only\n"
 
 
-def test_a_table_on_a_terminal_fits_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     stream = Terminal()
     Screen(stream).table(("name", "text"), [("x", "[bold]слово[/bold] " * 20)], free=("text",))
@@ -170,7 +168,7 @@ def test_a_table_on_a_terminal_fits_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("width", ["20", "60", "80", "200"])
 @pytest.mark.parametrize("term", ["xterm", "dumb"])
-def test_what_is_there_to_be_copied_is_never_broken(monkeypatch: pytest.MonkeyPatch, width: str, term: str) -> None:
+def test_ids_and_times_are_never_wrapped(monkeypatch: pytest.MonkeyPatch, width: str, term: str) -> None:
     monkeypatch.setenv("COLUMNS", width)
     monkeypatch.setenv("TERM", term)
     chat, model, at = "7576322310174586465@chat.agent", "paraphrase-multilingual-MiniLM-L12-v2", "2026-11-24T08:24:00Z"
@@ -187,7 +185,7 @@ def test_what_is_there_to_be_copied_is_never_broken(monkeypatch: pytest.MonkeyPa
         assert max(map(len, lines)) <= 30 + 16 + 37 + 10 + 20 + 14, "no longer than it must be"
 
 
-def test_headings_give_way_before_the_line_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headings_are_wrapped_before_the_line_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()

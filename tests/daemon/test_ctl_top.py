@@ -83,7 +83,7 @@ def on_terminal() -> Iterator[Callable[..., Terminal]]:
         terminal.close()
 
 
-def test_it_follows_the_daemon_until_q(vkteamsd: Make, on_terminal: Callable[..., Terminal]) -> None:
+def test_top_follows_the_daemon_until_q(vkteamsd: Make, on_terminal: Callable[..., Terminal]) -> None:
     daemon = vkteamsd(fake="ready").started()
     terminal = on_terminal(daemon, "--interval", "0.1")
     until(lambda: terminal.shows("vkteamsd is running"), 30, "a running daemon on the screen")
@@ -98,7 +98,7 @@ def test_it_follows_the_daemon_until_q(vkteamsd: Make, on_terminal: Callable[...
 
 
 @pytest.mark.parametrize("end", ["signal", "Q", "\x03"])
-def test_it_ends_cleanly_however_it_is_ended(vkteamsd: Make, on_terminal: Callable[..., Terminal], end: str) -> None:
+def test_top_restores_the_terminal_at_every_end(vkteamsd: Make, on_terminal: Callable[..., Terminal], end: str) -> None:
     terminal = on_terminal(vkteamsd(), NO_COLOR="1")
     until(lambda: terminal.shows("vkteamsd is not running"), 30, "the page")
     if end == "signal":
@@ -109,7 +109,7 @@ def test_it_ends_cleanly_however_it_is_ended(vkteamsd: Make, on_terminal: Callab
     assert terminal.as_it_was
 
 
-def test_without_a_terminal_it_is_refused(vkteamsd: Make, on_terminal: Callable[..., Terminal]) -> None:
+def test_top_needs_a_terminal(vkteamsd: Make, on_terminal: Callable[..., Terminal]) -> None:
     daemon = vkteamsd()
     done = daemon.ctl("daemon", "top")
     assert (done.returncode, done.stdout) == (64, "")
@@ -128,7 +128,7 @@ def _status(pid: int, seconds: float, received: int) -> Status:
     return status
 
 
-def test_a_rate_is_that_between_two_files() -> None:
+def test_rates_between_status_files() -> None:
     rates = Rates()
     for pid, seconds, received in ((1, 0, 10), (1, 5, 20), (1, 5, 20), (1, 10, 60), (2, 11, 3), (2, 12, 3)):
         rates.add(_status(pid, seconds, received))

@@ -24,7 +24,7 @@ Ask = Callable[..., Any]
 
 
 @pytest.fixture
-def told(talk: Talk) -> Talk:
+def messages(talk: Talk) -> Talk:
     talk.say("1", "one, with a file", parts=({"type": "file", "payload": {"fileId": "f"}},))
     talk.say("2", 'two "quoted"\nlines', at=1, who=PETR, answers="1")
     talk.edit("2", 'two, "quoted"\nlines', at=2, who=PETR)
@@ -36,16 +36,16 @@ def told(talk: Talk) -> Talk:
     return talk
 
 
-def test_a_person_of_whom_nothing_is_known_is_a_mistake(told: Talk, ask: Ask) -> None:
-    said = ask("database", "export", "--user-id", "nobody", code=69, mode="table")
-    assert "the archive has no user nobody" in said
+def test_unknown_person_is_an_error(messages: Talk, ask: Ask) -> None:
+    error = ask("database", "export", "--user-id", "nobody", code=69, mode="table")
+    assert "the archive has no user nobody" in error
 
 
 def _lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_json_lines_hold_everything_and_no_deleted_message(told: Talk, ask: Ask) -> None:
+def test_json_lines_have_every_column_and_no_deleted_message(messages: Talk, ask: Ask) -> None:
     rows = _lines(ask("database", "export", mode="table"))
     assert [row["msg_id"] for row in rows] == ["1", "2", "3", "21", "5"]
     one, two = rows[:2]
@@ -60,7 +60,7 @@ def test_json_lines_hold_everything_and_no_deleted_message(told: Talk, ask: Ask)
 
 
 @pytest.mark.parametrize(
-    ("words", "found"),
+    ("words", "msg_ids"),
     [
         (("--chat-id", DEV), ["3"]),
         (("--chat-id", OPS), ["1", "2", "21", "5"]),
@@ -69,11 +69,11 @@ def test_json_lines_hold_everything_and_no_deleted_message(told: Talk, ask: Ask)
         (("--since", "2026-11-25"), ["5"]),
     ],
 )
-def test_filters(told: Talk, ask: Ask, words: tuple[str, ...], found: list[str]) -> None:
-    assert [row["msg_id"] for row in _lines(ask("database", "export", *words, mode="table"))] == found
+def test_export_filters(messages: Talk, ask: Ask, words: tuple[str, ...], msg_ids: list[str]) -> None:
+    assert [row["msg_id"] for row in _lines(ask("database", "export", *words, mode="table"))] == msg_ids
 
 
-def test_csv_is_text_and_nothing_else(told: Talk, ask: Ask) -> None:
+def test_csv_has_text_without_formulas(messages: Talk, ask: Ask) -> None:
     rows = list(csv.DictReader(io.StringIO(ask("database", "export", "--format", "csv", mode="table"))))
     assert [row["text"] for row in rows] == [
         "one, with a file", 'two, "quoted"\nlines', "'=HYPERLINK(A1)", "below", "a day later",
@@ -91,7 +91,9 @@ def test_plain_cells_stay_plain() -> None:
     assert export.csv_cell([{"type": "file"}, "x", {"type": "=x"}]) == "file, =x"
 
 
-def test_a_file_is_whole_or_not_there(told: Talk, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exported_file_appears_only_when_complete(
+    messages: Talk, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "out.jsonl"
     before = os.umask(0o027)
     try:
@@ -114,28 +116,28 @@ def test_a_file_is_whole_or_not_there(told: Talk, ask: Ask, tmp_path: Path, monk
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d.toml", "out.jsonl"]
 
 
-def test_where_it_cannot_go_is_said(told: Talk, ask: Ask, tmp_path: Path) -> None:
+def test_unusable_destination_is_refused(messages: Talk, ask: Ask, tmp_path: Path) -> None:
     assert "is not an ordinary file" in ask(
         "database", "export", "--file", "/dev/null", "--overwrite", code=64, mode="table"
     )
-    said = ask("database", "export", "--file", str(tmp_path / "no" / "where"), code=73, mode="table")
-    assert "cannot be written: No such file or directory" in said
-    said = ask("database", "export", code=64)
-    assert "standard output cannot hold both" in said["error"]
+    error = ask("database", "export", "--file", str(tmp_path / "no" / "where"), code=73, mode="table")
+    assert "cannot be written: No such file or directory" in error
+    error = ask("database", "export", code=64)
+    assert "standard output cannot hold both" in error["error"]
 
 
 @pytest.mark.parametrize("format", ["jsonl", "csv"])
-def test_a_disk_that_is_full(talk: Talk, database_url: str, format: str) -> None:
+def test_full_disk_is_an_error(talk: Talk, database_url: str, format: str) -> None:
     talk.say("1", "long " * 10_000)  # more than is written at once
     command = [sys.executable, str(ROOT / "bin" / "vkteamsctl"), "database", "export", "--format", format]
     environ = os.environ | {"PYTHONPATH": str(ROOT), "DATABASE_URL": database_url, "VKTEAMS_BOT_CONFIG": "/dev/null"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, env=environ, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    said = "vkteamsctl: standard output cannot be written: No space left on device\n"
-    assert (done.returncode, done.stderr) == (73, said)
+    sentence = "vkteamsctl: standard output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (73, sentence)
 
 
-def test_hostile_text_reaches_no_terminal(talk: Talk, ask: Ask) -> None:
+def test_export_has_no_control_characters(talk: Talk, ask: Ask) -> None:
     talk.say("1", "a\x1b[2Jb\u202ec")
     assert "\x1b" not in ask("database", "export", mode="table")
     assert "\x1b" not in ask("database", "export", "--format", "csv", mode="table")
@@ -155,39 +157,39 @@ def aged(database_url: str) -> Talk:
     return talk
 
 
-def test_cleanup_counts_asks_and_erases(aged: Talk, ask: Ask) -> None:
+def test_cleanup_counts_needs_yes_and_erases(aged: Talk, ask: Ask) -> None:
     data = ask("database", "cleanup", "--older-than", "365d", "--dry-run")
     assert (data["dry_run"], data["found"]["messages"]) == (True, 2)
-    said = ask("database", "cleanup", "--older-than", "365d", "--dry-run", mode="table")
-    assert "2 messages with 0 earlier texts, 0 vectors and what their events say, and what 0 events say that" in said
-    said = ask("database", "cleanup", "--older-than", "365d", code=64, mode="table")
-    assert "2 messages" in said
-    assert "Add --yes" in said
+    output = ask("database", "cleanup", "--older-than", "365d", "--dry-run", mode="table")
+    assert "2 messages with 0 earlier texts, 0 vectors and what their events say, and what 0 events say that" in output
+    output = ask("database", "cleanup", "--older-than", "365d", code=64, mode="table")
+    assert "2 messages" in output
+    assert "Add --yes" in output
     assert aged.rows("SELECT count(*) FROM messages") == [(3,)]
     done = ask("database", "cleanup", "--older-than", "365d", "--chat-id", DEV, "--yes")["done"]
     assert done["messages"] == 1
-    said = ask("database", "cleanup", "--older-than", "52w", "--yes", mode="table")
-    assert "1 messages from before" in said
-    assert "are erased, with what their events said; 0 other events were emptied" in said
+    output = ask("database", "cleanup", "--older-than", "52w", "--yes", mode="table")
+    assert "1 messages from before" in output
+    assert "are erased, with what their events output; 0 other events were emptied" in output
     assert aged.rows("SELECT msg_id FROM messages") == [("3",)]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "sentence"),
     [
         ((), "--older-than"),
         (("--older-than", "long"), "is not a span of time"),
         (("--older-than", "999999w"), "is not a span of time"),
     ],
 )
-def test_cleanup_wants_an_age(ask: Ask, words: tuple[str, ...], said: str) -> None:
-    assert said in ask("database", "cleanup", *words, code=64, mode="table")
+def test_cleanup_needs_an_age(ask: Ask, words: tuple[str, ...], sentence: str) -> None:
+    assert sentence in ask("database", "cleanup", *words, code=64, mode="table")
 
 
 # Maintenance
 
 
-def test_maintenance_says_what_it_does(talk: Talk, ask: Ask) -> None:
+def test_maintenance_reports_its_steps(talk: Talk, ask: Ask) -> None:
     talk.say("1", "one")
     talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('old', 'f', 2, 'retired')")
     talk.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 1, 'message', 0, 'h', '[1,0]' FROM messages")

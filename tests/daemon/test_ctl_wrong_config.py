@@ -29,21 +29,23 @@ def running(vkteamsd: Make) -> DaemonProcess:
         ("embedding.model", "nope"), ("daemon.user", "nosuch"), ("storage.save", False), ("api.token", ""),
     ],
 )  # fmt: skip
-def test_what_could_not_start_again_is_not_stopped(
+def test_restart_keeps_a_daemon_that_could_not_start_again(
     vkteamsd: Make, running: DaemonProcess, option: str, value: object
 ) -> None:
     pid = running.pid
     other = vkteamsd(options={option: value})
-    said = other.start()
+    refused = other.start()
     running.configure(**{option: value})
     done = running.ctl("daemon", "restart")
-    assert (done.returncode, said.returncode) == (78, 78), done.stderr
-    told = done.stderr.removeprefix("vkteamsctl: ").replace(str(running.directory), "")
-    assert told == said.stderr.removeprefix("vkteamsd: ").replace(str(other.directory), ""), "vkteamsd's own words"
+    assert (done.returncode, refused.returncode) == (78, 78), done.stderr
+    sentence = done.stderr.removeprefix("vkteamsctl: ").replace(str(running.directory), "")
+    assert sentence == refused.stderr.removeprefix("vkteamsd: ").replace(str(other.directory), ""), (
+        "vkteamsd's own words"
+    )
     assert running.pid == pid
 
 
-def test_what_the_command_line_asks_for_is_looked_at_too(running: DaemonProcess) -> None:
+def test_restart_checks_its_options_too(running: DaemonProcess) -> None:
     pid = running.pid
     done = running.ctl("daemon", "restart", "--no-save")
     assert (done.returncode, "needs --foreground" in done.stderr) == (78, True)
@@ -56,19 +58,19 @@ TYPO = "daemon.colour: no such option"
 
 
 @pytest.mark.parametrize("verb", ["status", "stats"])
-def test_how_it_is_cannot_be_told(running: DaemonProcess, verb: str) -> None:
+def test_status_is_unknown_with_a_wrong_configuration(running: DaemonProcess, verb: str) -> None:
     running.configure(**{"daemon.colour": "red"})
     done = running.ctl("--output", "json", "daemon", verb)
-    said = json.loads(done.stdout)
-    assert (done.returncode, said["data"]["status"]) == (4, "unknown"), done.stderr
-    assert said["error"].startswith(f"vkteamsd: unknown: {TYPO}")
-    assert "--pid-file" in said["error"]
-    shown = running.ctl("daemon", verb)
-    assert (shown.returncode, shown.stdout.splitlines()[0]) == (4, "vkteamsd is unknown")
-    assert TYPO in shown.stdout
+    answer = json.loads(done.stdout)
+    assert (done.returncode, answer["data"]["status"]) == (4, "unknown"), done.stderr
+    assert answer["error"].startswith(f"vkteamsd: unknown: {TYPO}")
+    assert "--pid-file" in answer["error"]
+    done = running.ctl("daemon", verb)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (4, "vkteamsd is unknown")
+    assert TYPO in done.stdout
 
 
-def test_how_it_is_can_be_told_by_its_pid_file(running: DaemonProcess) -> None:
+def test_status_by_the_pid_file_needs_no_configuration(running: DaemonProcess) -> None:
     named = ("--pid-file", str(running.pid_file))
     running.configure(**{"daemon.colour": "red"})
     done = running.ctl("daemon", "status", *named)
@@ -82,7 +84,7 @@ def test_how_it_is_can_be_told_by_its_pid_file(running: DaemonProcess) -> None:
     assert running.ctl("daemon", "status", *named).returncode == 3
 
 
-def test_a_status_file_that_only_the_configuration_could_find(vkteamsd: Make) -> None:
+def test_status_is_unknown_if_only_the_configuration_names_the_status_file(vkteamsd: Make) -> None:
     daemon = vkteamsd(fake="ready")
     daemon.configure(**{"daemon.status_file": str(daemon.directory / "run" / "elsewhere.json")})
     daemon.started().configure(**{"daemon.colour": "red"})
@@ -90,7 +92,7 @@ def test_a_status_file_that_only_the_configuration_could_find(vkteamsd: Make) ->
     assert (done.returncode, TYPO in done.stdout) == (4, True), "neither starting nor stale"
 
 
-def test_it_can_be_stopped_by_its_pid_file(running: DaemonProcess) -> None:
+def test_stop_by_the_pid_file_needs_no_configuration(running: DaemonProcess) -> None:
     pid = running.pid
     running.configure(**{"search.limit": 0})
     running.environ["VKTEAMS_SEARCH_TIMEOUT"] = "soon"
@@ -105,7 +107,7 @@ def test_it_can_be_stopped_by_its_pid_file(running: DaemonProcess) -> None:
 # Its log
 
 
-def test_reload_names_the_log_only_where_there_is_one(vkteamsd: Make) -> None:
+def test_reload_names_the_log_only_if_there_is_one(vkteamsd: Make) -> None:
     daemon = vkteamsd(fake="ready")
     with daemon.spawn("--foreground") as process:
         daemon.wait_state("listening")
