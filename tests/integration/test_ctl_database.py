@@ -170,7 +170,7 @@ def test_cleanup_counts_needs_yes_and_erases(aged: Talk, ask: Ask) -> None:
     assert done["messages"] == 1
     output = ask("database", "cleanup", "--older-than", "52w", "--yes", mode="table")
     assert "1 messages from before" in output
-    assert "are erased, with what their events output; 0 other events were emptied" in output
+    assert "are erased, with what their events said; 0 other events were emptied" in output
     assert aged.rows("SELECT msg_id FROM messages") == [("3",)]
 
 
