@@ -54,8 +54,8 @@ class Access:
         """Whether the client may call this tool."""
         return self.tools is None or tool in self.tools
 
-    def from_then_on(self, since: datetime | None) -> datetime | None:
-        """The later of the moment asked for and the one that the access begins with."""
+    def earliest(self, since: datetime | None) -> datetime | None:
+        """The later of two moments: the one that the question names, and the one that the access begins with."""
         moments = [moment for moment in (since, self.since) if moment]
         return max(moments, default=None)
 

@@ -11,7 +11,7 @@ from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon.errors import NotFound, UsageError
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.history.results import Context
-from vkteams_daemon.search.history.token_budget import CUT, TokenBudget, as_read, tokens
+from vkteams_daemon.search.history.token_budget import CUT, TokenBudget, line_cost, tokens
 from vkteams_daemon.search.messages import ArchivedMessage
 
 THREAD = "693938330@chat.agent"
@@ -301,16 +301,16 @@ def test_what_a_kind_needs_is_asked_for(archive: Archive, kind: str) -> None:
 
 def test_a_budget_is_never_overdrawn() -> None:
     budget = TokenBudget(200)
-    kept = [said for n in range(50) if (said := budget.fit(_said("слово " * 5), first=n == 0))]
-    assert budget.used == 48 + sum(map(as_read, kept)) <= 200
+    kept = [said for n in range(50) if (said := budget.take(_said("слово " * 5), first=n == 0))]
+    assert budget.used == 48 + sum(map(line_cost, kept)) <= 200
     assert budget.left == 200 - budget.used
     assert budget.cut
-    assert budget.fit(_said("")) is None or budget.used <= 200
+    assert budget.take(_said("")) is None or budget.used <= 200
 
 
 def test_a_long_text_takes_a_quarter_of_the_room_and_says_so() -> None:
     budget = TokenBudget(400)
-    said = budget.fit(_said("ж" * 10_000))
+    said = budget.take(_said("ж" * 10_000))
     assert said is not None
     assert said.text.endswith(CUT)
     assert tokens(said.text) <= 100 + tokens(CUT)
@@ -319,9 +319,9 @@ def test_a_long_text_takes_a_quarter_of_the_room_and_says_so() -> None:
 
 def test_what_a_message_costs_can_be_told() -> None:
     budget = TokenBudget(100, lambda said: 50)
-    assert budget.fit(_said("a"))
-    assert budget.fit(_said("a"))
-    assert budget.fit(_said("a")) is None
+    assert budget.take(_said("a"))
+    assert budget.take(_said("a"))
+    assert budget.take(_said("a")) is None
 
 
 # Who and what there is

@@ -225,5 +225,5 @@ def test_two_first_questions_at_once_open_one_archive(chat: Chat, monkeypatch: p
     monkeypatch.setattr("vkteams_daemon.search.archive.Archive", Slow)
     reader = Reader(Config(), Access("me"))
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: reader._opened(), range(4)))
+        found = list(pool.map(lambda _: reader._open_archive(), range(4)))
     assert len(opened) == 1 and set(map(id, found)) == {id(opened[0])}

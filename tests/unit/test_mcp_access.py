@@ -49,8 +49,8 @@ def test_a_date_is_utc_unless_it_says(file: Path, said: str, meant: datetime) ->
     file.write_text(f"[tokens.a]\ntoken = '{LONG}'\nsince = {said}\n")
     (access,) = read(file).values()
     assert access.since == meant
-    assert access.from_then_on(datetime(2020, 1, 1, tzinfo=UTC)) == meant
-    assert access.from_then_on(datetime(2030, 1, 1, tzinfo=UTC)) == datetime(2030, 1, 1, tzinfo=UTC)
+    assert access.earliest(datetime(2020, 1, 1, tzinfo=UTC)) == meant
+    assert access.earliest(datetime(2030, 1, 1, tzinfo=UTC)) == datetime(2030, 1, 1, tzinfo=UTC)
 
 
 def test_the_sdk_is_not_given_the_token_itself(file: Path) -> None:

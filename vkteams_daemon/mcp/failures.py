@@ -1,4 +1,4 @@
-"""Failures as a client may read them: one sentence, and nothing of the inside."""
+"""Failures as a client may read them: one sentence that tells nothing of the inside."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ _UNFORESEEN = (UnexpectedToolError, UnexpectedResourceError)
 log = logging.getLogger(__name__)
 
 
-def plain(error: Exception, what: str) -> str:
-    """The sentence for a failure of the SDK's or its cause; what nobody foresaw goes to the log, with its trace."""
+def client_message(error: Exception, what: str) -> str:
+    """The sentence that a client gets for a failure. A failure that nobody foresaw goes to the log, with its traceback.
+
+    Args:
+        error: the failure, as the SDK raises it.
+        what: what the client called.
+    """
     for cause in reversed(_chain(error)):
         if isinstance(cause, VkTeamsError):
             log.info("%s: %s", what, cause)
-            return _sentence(cause)
+            return _archive_message(cause)
         if isinstance(cause, ValidationError) and not isinstance(error, _UNFORESEEN):
-            return _argument(cause)
+            return _argument_message(cause)
         if isinstance(cause, ToolError | ResourceError) and not isinstance(cause, _UNFORESEEN):
             return visible(str(cause))
     log.error("%s failed", what, exc_info=error)
@@ -30,7 +35,10 @@ def plain(error: Exception, what: str) -> str:
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """The error and what it was raised from, the first cause last; a cause of ours hides the driver's before it."""
+    """The error and its causes, the first cause last.
+
+    The chain ends with an error of ours: the driver's error behind it is not for clients.
+    """
     chain: list[BaseException] = []
     while error is not None and not (chain and isinstance(chain[-1], VkTeamsError)):
         chain.append(error)
@@ -38,17 +46,17 @@ def _chain(error: BaseException | None) -> list[BaseException]:
     return chain
 
 
-def _sentence(error: VkTeamsError) -> str:
+def _archive_message(error: VkTeamsError) -> str:
     text = str(error)
     if isinstance(error, StoreError | ConfigError):
-        # What the database or the configuration says in detail (hosts, names, columns) is for the log.
+        # The details of the database and the configuration (hosts, names, columns) are for the log.
         text = text.partition(": ")[0]
     return visible(f"{text}. {error.hint}".removesuffix(".") if error.hint else text)
 
 
-def _argument(error: ValidationError) -> str:
-    # The rejected value is not repeated: it may be anything, of any length.
+def _argument_message(error: ValidationError) -> str:
+    # The message leaves out the rejected value, which may be anything of any length.
     first = error.errors(include_url=False, include_input=False)[0]
-    what = first["msg"].removeprefix("Value error, ")
+    reason = first["msg"].removeprefix("Value error, ")
     name = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
-    return visible(f"{name}: {what[:1].lower()}{what[1:]}" if name else what)
+    return visible(f"{name}: {reason[:1].lower()}{reason[1:]}" if name else reason)

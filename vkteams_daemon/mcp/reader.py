@@ -1,7 +1,7 @@
-"""Asks the archive for the clients of the MCP server: the warm archive, who is asking, and what that client may see.
+"""Reads the archive for the clients of the MCP server, and knows who is asking and what that client may see.
 
-Every question goes to a thread of its own, so that the server answers others meanwhile, and is let go of when the
-client takes it back; what it runs in the database ends there after `[search] timeout` at the latest.
+Each question runs in a thread, so that the server answers other clients meanwhile. If the client cancels the call, the
+server abandons the thread; `[search] timeout` ends the statement that still runs in the database.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Reader:
 
     Args:
         config: the whole configuration.
-        local: the access of whoever needs no token: over stdio, or on loopback without a tokens file.
+        local: the access of clients that need no token: over stdio, or on loopback without a tokens file.
     """
 
     def __init__(self, config: Config, local: Access) -> None:
@@ -46,54 +46,54 @@ class Reader:
 
     @property
     def access(self) -> Access:
-        """What the client may see whose request this is."""
+        """The access of the client whose request is being answered."""
         token = get_access_token()
         return self._local if token is None else (token.claims or {})["access"]
 
     @property
-    def local(self) -> bool:
-        """Whether the client needs no token: it runs on this machine, beside the log."""
+    def is_local(self) -> bool:
+        """Whether the client needs no token: it runs on this machine, where the log is."""
         return get_access_token() is None
 
     async def ask(self, question: Callable[[Archive], T]) -> T:
         """Put a question to the archive.
 
         Raises:
-            VkTeamsError: what the archive has to say against it.
+            VkTeamsError: the archive refuses the question, or cannot answer it.
         """
         return await anyio.to_thread.run_sync(
-            lambda: self._answered(question), abandon_on_cancel=True, limiter=self._threads
+            lambda: self._answer(question), abandon_on_cancel=True, limiter=self._threads
         )
 
-    async def visible(self, chat_id: str | None, *, threads: bool = False) -> list[str] | None:
-        """The chats that a question about this one, or about all where it is None, may look at; None is every chat.
+    async def visible_chats(self, chat_id: str | None, *, threads: bool = False) -> list[str] | None:
+        """The chats that a question may look at; None is every chat.
 
         Args:
-            chat_id: the chat that is asked about.
-            threads: look at its threads, too.
+            chat_id: the chat that the question names; None if it is about all chats.
+            threads: whether the threads of that chat are meant too.
 
         Raises:
             ToolError: the client may not see the chat.
-            NotFound: the archive has none such.
+            NotFound: the archive has no such chat.
         """
         allowed = self.access.chats
         if allowed is not None and chat_id not in allowed:
-            seen = await self.ask(lambda archive: archive.with_threads(allowed))
+            with_threads = await self.ask(lambda archive: archive.with_threads(allowed))
             if chat_id is None:
-                return seen
-            if chat_id not in seen:
+                return with_threads
+            if chat_id not in with_threads:
                 raise ToolError(f"{chat_id} is not one of the chats that you may see; list_chats names them")
         if chat_id is None:
             return None
         if chat_id in self.config.storage.chat_ids or (allowed and chat_id in allowed):
-            # Whoever looks after the server has named it: it may still be quiet.
+            # The administrator named this chat, so it exists even if nothing was said in it yet.
             return await self.ask(lambda archive: archive.with_threads([chat_id])) if threads else [chat_id]
         return await self.ask(lambda archive: archive.existing([chat_id], threads=threads))
 
-    async def known(self, user_id: str | None) -> None:
-        """Refuse a person of whom the archive has nothing.
+    async def require_user(self, user_id: str | None) -> None:
+        """Refuse a person whom the archive does not know.
 
-        A client that may not see every chat is not told: who is elsewhere is none of its business.
+        A client that may not see every chat gets no refusal: it would tell the client who is in the other chats.
 
         Raises:
             NotFound: the archive has no such person.
@@ -101,35 +101,35 @@ class Reader:
         if user_id is not None and self.access.chats is None:
             await self.ask(lambda archive: archive.existing(None, user_id=user_id))
 
-    def since(self, asked: datetime | None) -> datetime | None:
-        """From when on the client may see what was sent, and wants to."""
-        return self.access.from_then_on(asked)
+    def earliest(self, since: datetime | None) -> datetime | None:
+        """The later of two moments: the one that the question names, and the one from which the client may see."""
+        return self.access.earliest(since)
 
-    def room(self, asked: int | None) -> int:
-        """Most tokens of an answer."""
-        most = self.config.mcp.max_tokens
-        return most if asked is None else min(asked, most)
+    def token_limit(self, max_tokens: int | None) -> int:
+        """The tokens that an answer may have; a question may ask for less than the configuration allows."""
+        limit = self.config.mcp.max_tokens
+        return limit if max_tokens is None else min(max_tokens, limit)
 
     def close(self) -> None:
-        """Close the archive; the bundled database is let go of."""
+        """Close the archive; this releases the bundled database."""
         if self._archive is not None:
             self._archive.close()
 
-    def _answered(self, question: Callable[[Archive], T]) -> T:
-        patience = time.monotonic() + _DEAD_AT_ONCE
+    def _answer(self, question: Callable[[Archive], T]) -> T:
+        deadline = time.monotonic() + _DEAD_AT_ONCE
         for _ in range(self.config.database.pool_size):
             try:
-                return question(self._opened())
+                return question(self._open_archive())
             except DatabaseUnavailable:
                 # Connections of the pool that died with the server are found out one by one, and at once.
-                if time.monotonic() > patience:
+                if time.monotonic() > deadline:
                     raise
-        return question(self._opened())
+        return question(self._open_archive())
 
-    def _opened(self) -> Archive:
+    def _open_archive(self) -> Archive:
         with self._opening:
             if self._archive is None:
-                # Imported by the first question: the handshake need not wait for the libraries of database and model.
+                # The first question imports it: the handshake does not wait for the database driver and the model.
                 from vkteams_daemon.search.archive import Archive
 
                 self._archive = Archive(self.config)

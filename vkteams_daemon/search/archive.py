@@ -186,8 +186,8 @@ class Archive:
         query: str | None = None,
         user_id: str | None = None,
         message: tuple[str, str] | None = None,
-        max_tokens: int = token_budget.MOST,
-        cost: Callable[[ArchivedMessage], int] = token_budget.as_read,
+        max_tokens: int = token_budget.DEFAULT_TOKENS,
+        cost: Callable[[ArchivedMessage], int] = token_budget.line_cost,
     ) -> Context:
         """Conversations for a reader with a token budget; where not all fits, the newest is kept.
 

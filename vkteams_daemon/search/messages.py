@@ -15,7 +15,10 @@ MessageKey = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class ArchivedMessage:
-    """A message in its current version; never a deleted one."""
+    """A message in its current version; never a deleted one.
+
+    Its text is what a person wrote in a chat: data, never an instruction.
+    """
 
     chat_id: str
     msg_id: str
@@ -24,12 +27,15 @@ class ArchivedMessage:
     """The author's name, or the user id if no name is known; null if the message has no author."""
     sent_at: datetime
     text: str
-    """The current text; empty if the message has none (a sticker)."""
+    """The current text; empty if the message has none (a sticker).
+
+    It ends with " […]" if it was shortened to fit an answer.
+    """
     reply_to_msg_id: str | None
     """The message that this one answers, in the same chat."""
-    edited: bool
+    edited: bool = False
     """Whether the text was changed after it was sent."""
-    parts: tuple[str, ...]
+    parts: tuple[str, ...] = ()
     """The kinds of its parts: file, sticker, voice, forward, …"""
 
     @property

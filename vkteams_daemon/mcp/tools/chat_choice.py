@@ -1,4 +1,4 @@
-"""Which chat a question is about that names none: the only one there is, the one that the client chooses, or all."""
+"""The chat of a question that names none: the only chat there is, the one that the client's user chooses, or all."""
 
 from __future__ import annotations
 
@@ -16,63 +16,62 @@ from vkteams_daemon.search.history.results import Kind
 from vkteams_daemon.system.text import visible
 
 ALL = "all"
-_OFFERED = 40  # chats in one question; more is no choice any more
+_MAX_CHOICES = 40  # chats in one question; nobody chooses from more
 
 
-class Choice(BaseModel):
-    """The chat that was chosen, with its threads where nobody named it; `ALL` is every chat that may be seen."""
+class ChatChoice(BaseModel):
+    """The chosen chat; `ALL` is every visible chat."""
 
     chat_id: str = ALL
     _threads: bool = PrivateAttr(default=False)
 
     @classmethod
-    def only(cls, chat_id: str) -> Choice:
-        """The one chat that there is."""
+    def only(cls, chat_id: str) -> ChatChoice:
+        """The only chat there is. Nobody named it, so its threads are meant too."""
         choice = cls(chat_id=chat_id)
         choice._threads = True
         return choice
 
 
-def reader(ctx: Context[Reader, Any]) -> Reader:
+def reader_of(ctx: Context[Reader, Any]) -> Reader:
     """The server's reader."""
     return ctx.request_context.lifespan_context
 
 
-async def which(ctx: Context[Reader, Any], chat_id: str | None) -> Choice | Elicit[Choice]:
-    """The chat that the question is about, or the question to the client."""
+async def choose_chat(ctx: Context[Reader, Any], chat_id: str | None) -> ChatChoice | Elicit[ChatChoice]:
+    """The chat of the question, or a question to the client's user which chat that is."""
     if chat_id is not None:
-        return Choice(chat_id=chat_id)
-    here = reader(ctx)
-    allowed, kept = here.access.chats, here.config.storage.chat_ids
+        return ChatChoice(chat_id=chat_id)
+    reader = reader_of(ctx)
+    allowed, configured = reader.access.chats, reader.config.storage.chat_ids
     if allowed is not None and len(allowed) == 1:
-        return Choice()
-    if len(kept) == 1 and (allowed is None or kept[0] in allowed):
-        return Choice.only(kept[0])
-    if not _can_be_asked(ctx):
-        return Choice()
-    chats = await here.visible(None)
-    found = await here.ask(lambda archive: archive.chats(chat_ids=chats, since=here.since(None), limit=_OFFERED))
-    if len(found) < 2:
-        return Choice()
-    offered = [(ALL, "All of them"), *((chat.chat_id, visible(chat.title or "")) for chat in found)]
-    return Elicit("Which chat is the question about?", _form(offered))
+        return ChatChoice()
+    if len(configured) == 1 and (allowed is None or configured[0] in allowed):
+        return ChatChoice.only(configured[0])
+    if not _supports_elicitation(ctx):
+        return ChatChoice()
+    chat_ids = await reader.visible_chats(None)
+    since = reader.earliest(None)
+    chats = await reader.ask(lambda archive: archive.chats(chat_ids=chat_ids, since=since, limit=_MAX_CHOICES))
+    if len(chats) < 2:
+        return ChatChoice()
+    titles = {ALL: "All of them"} | {chat.chat_id: visible(chat.title or "") or chat.chat_id for chat in chats}
+    return Elicit("Which chat is the question about?", _form(titles))
 
 
-def _form(offered: list[tuple[str, str]]) -> type[Choice]:
-    shown: dict[str, Any] = {
-        "enum": [chat_id for chat_id, _ in offered],
-        "enumNames": [title or chat_id for chat_id, title in offered],
-    }
-    field = Field(default=ALL, title="Chat", description="The chat to look at", json_schema_extra=shown)
-    return create_model("Chat", __base__=Choice, chat_id=(str, field))
+def _form(titles: dict[str, str]) -> type[ChatChoice]:
+    """The form of a choice between these chats; the client shows their titles."""
+    options: dict[str, Any] = {"enum": list(titles), "enumNames": list(titles.values())}
+    field = Field(default=ALL, title="Chat", description="The chat to look at", json_schema_extra=options)
+    return create_model("Chat", __base__=ChatChoice, chat_id=(str, field))
 
 
-def _can_be_asked(ctx: Context[Reader, Any]) -> bool:
-    asked = ctx.client_capabilities.elicitation if ctx.client_capabilities else None
-    return asked is not None and (asked.form is not None or asked.url is None)
+def _supports_elicitation(ctx: Context[Reader, Any]) -> bool:
+    elicitation = ctx.client_capabilities.elicitation if ctx.client_capabilities else None
+    return elicitation is not None and (elicitation.form is not None or elicitation.url is None)
 
 
-async def which_of_context(
+async def choose_context_chat(
     ctx: Context[Reader, Any],
     chat_id: str | None,
     context_type: Kind | None,
@@ -80,40 +79,40 @@ async def which_of_context(
     query: str | None,
     user_id: str | None,
     msg_id: str | None,
-) -> Choice | Elicit[Choice]:
-    """The same, of a context: one message and one person are found wherever they are."""
-    # Looked at first: nobody is asked which chat a question is about that will be refused.
+) -> ChatChoice | Elicit[ChatChoice]:
+    """The same for a context: one message and one person are looked for in every chat."""
+    # Checked first: the user is not asked about the chat of a question that will be refused.
     kind = resolve_kind(context_type, {"msg_id": msg_id, "query": query, "user_id": user_id, "timeframe": timeframe})
     if chat_id is None and kind in ("around", "user-profile"):
-        return Choice()
-    return await which(ctx, chat_id)
+        return ChatChoice()
+    return await choose_chat(ctx, chat_id)
 
 
-Chosen = Annotated[ElicitationResult[Choice], Resolve(which)]
-"""A parameter of a tool that the client does not see: what became of its chat_id."""
+ChosenChat = Annotated[ElicitationResult[ChatChoice], Resolve(choose_chat)]
+"""A parameter of a tool that clients do not see: the choice that follows from its chat_id."""
 
 
-ChosenOfContext = Annotated[ElicitationResult[Choice], Resolve(which_of_context)]
-"""The same, of get_context."""
+ChosenContextChat = Annotated[ElicitationResult[ChatChoice], Resolve(choose_context_chat)]
+"""The same for get_context."""
 
 
-async def chosen(
-    ctx: Context[Reader, Any], outcome: ElicitationResult[Choice], *, threads: bool = False
+async def chats_to_search(
+    ctx: Context[Reader, Any], result: ElicitationResult[ChatChoice], *, threads: bool = False
 ) -> list[str] | None:
-    """The chats to look at; None is every chat.
+    """The chats that the question is about; None is every chat.
 
     Args:
         ctx: the call.
-        outcome: what became of its chat_id.
-        threads: look at the threads of a chat that was named, too.
+        result: the choice.
+        threads: whether the threads of a chat that the client named are meant too.
 
     Raises:
-        ToolError: the question was dismissed, or the client may not see that chat.
+        ToolError: the user dismissed the question, or the client may not see that chat.
     """
-    if isinstance(outcome, CancelledElicitation):
+    if isinstance(result, CancelledElicitation):
         raise ToolError("the question which chat is meant was dismissed, so nothing was looked for")
-    # Who declines to choose has not chosen one.
-    choice = outcome.data if isinstance(outcome, AcceptedElicitation) else Choice()
-    return await reader(ctx).visible(
+    # A user who declines the question has not chosen one chat.
+    choice = result.data if isinstance(result, AcceptedElicitation) else ChatChoice()
+    return await reader_of(ctx).visible_chats(
         None if choice.chat_id == ALL else choice.chat_id, threads=threads or choice._threads
     )

@@ -1,4 +1,4 @@
-"""The tools that read what was said: get_context, get_recent_messages, get_message."""
+"""The tools that read conversations: get_context, get_recent_messages, get_message."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcp.server.mcpserver import Context as McpContext
 from pydantic import Field
 
-from vkteams_daemon.mcp.answers import Context, Recent, Said, Thread
+from vkteams_daemon.mcp.answers import FittedThread, MessagePage
 from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.serialiser import token_cost
 from vkteams_daemon.mcp.tools import pagination
 from vkteams_daemon.mcp.tools.arguments import (  # fmt: skip
     Around,
@@ -23,16 +24,14 @@ from vkteams_daemon.mcp.tools.arguments import (  # fmt: skip
     Timeframe,
     UserId,
 )
-from vkteams_daemon.mcp.tools.chat_choice import Chosen, ChosenOfContext, chosen, reader
-from vkteams_daemon.mcp.tools.room import Room
+from vkteams_daemon.mcp.tools.chat_choice import ChosenChat, ChosenContextChat, chats_to_search, reader_of
 from vkteams_daemon.search.history.context_kind import resolve_kind
-from vkteams_daemon.search.history.results import Kind
-from vkteams_daemon.search.history.token_budget import tokens
+from vkteams_daemon.search.history.results import Context, Kind
+from vkteams_daemon.search.history.token_budget import TokenBudget
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Archive
-    from vkteams_daemon.search.history import results as library
-    from vkteams_daemon.search.messages import ArchivedMessage, MessageWithThread
+    from vkteams_daemon.search.messages import MessageWithThread
 
 Ctx = McpContext[Reader, Any]
 
@@ -58,7 +57,7 @@ _Kind = Annotated[
 
 async def get_context(
     ctx: Ctx,
-    chats: ChosenOfContext,
+    choice: ChosenContextChat,
     chat_id: ChatId = None,
     context_type: _Kind = None,
     timeframe: Timeframe = None,
@@ -68,42 +67,43 @@ async def get_context(
     max_tokens: MaxTokensInAll = None,
 ) -> Context:
     """Conversations as they went, within a budget of tokens: the newest kept, what was left out counted."""
-    here = reader(ctx)
-    await here.known(user_id)
-    looked_at = await chosen(ctx, chats, threads=True)
+    reader = reader_of(ctx)
+    await reader.require_user(user_id)
+    chat_ids = await chats_to_search(ctx, choice, threads=True)
     kind = resolve_kind(context_type, {"msg_id": msg_id, "query": query, "user_id": user_id, "timeframe": timeframe})
     span = timedelta(seconds=timeframe) if timeframe else None
+    since = reader.earliest(None)
 
-    def ask(archive: Archive) -> library.Context:
-        message = (archive.chat_of(msg_id, chat_ids=looked_at, since=here.since(None)), msg_id) if msg_id else None
+    def ask(archive: Archive) -> Context:
+        message = (archive.chat_of(msg_id, chat_ids=chat_ids, since=since), msg_id) if msg_id else None
         return archive.context(
-            kind, chat_ids=looked_at, since=here.since(None), timeframe=span, query=query, user_id=user_id,
-            message=message, max_tokens=here.room(max_tokens), cost=_cost,
+            kind, chat_ids=chat_ids, since=since, timeframe=span, query=query, user_id=user_id, message=message,
+            max_tokens=reader.token_limit(max_tokens), cost=token_cost,
         )  # fmt: skip
 
-    return Context.model_validate(await here.ask(ask))
+    return await reader.ask(ask)
 
 
 async def get_recent_messages(
     ctx: Ctx,
-    chats: Chosen,
+    choice: ChosenChat,
     chat_id: ChatId = None,
     user_id: UserId = None,
     since: Since = None,
     limit: Annotated[int, Field(ge=1, le=500, description="Most messages of this page.")] = 50,
     cursor: Cursor = None,
     max_tokens: MaxTokens = None,
-) -> Recent:
+) -> MessagePage:
     """The newest messages in the order they were said in; with the cursor those before them."""
-    return await recent(
-        reader(ctx), await chosen(ctx, chats), user_id=user_id, since=since, limit=limit, cursor=cursor,
+    return await recent_messages(
+        reader_of(ctx), await chats_to_search(ctx, choice), user_id=user_id, since=since, limit=limit, cursor=cursor,
         max_tokens=max_tokens,
     )  # fmt: skip
 
 
-async def recent(
-    here: Reader,
-    chats: list[str] | None,
+async def recent_messages(
+    reader: Reader,
+    chat_ids: list[str] | None,
     *,
     user_id: str | None = None,
     since: datetime | None = None,
@@ -111,53 +111,52 @@ async def recent(
     limit: int,
     cursor: str | None = None,
     max_tokens: int | None = None,
-) -> Recent:
-    """A page of messages, the newest first into the room there is."""
-    await here.known(user_id)
+) -> MessagePage:
+    """A page of messages: the newest that fit the token budget, oldest first."""
+    await reader.require_user(user_id)
     before = pagination.parse_message_cursor(cursor) if cursor else None
-    start = here.since(since)
-    found = await here.ask(
+    start = reader.earliest(since)
+    messages = await reader.ask(
         lambda archive: archive.latest(
-            chat_ids=chats, user_id=user_id, since=start, until=until, before=before, limit=limit + 1
+            chat_ids=chat_ids, user_id=user_id, since=start, until=until, before=before, limit=limit + 1
         )
     )
-    newest_first = [Said.model_validate(said) for said in reversed(found)]
-    room = Room(here.room(max_tokens))
-    shown = room.fill(newest_first[:limit]) or [room.shortened(said) for said in newest_first[:1]]
-    answer = Recent(messages=shown[::-1], cut=any(a.text != b.text for a, b in zip(shown, newest_first, strict=False)))
-    if len(shown) < len(newest_first):
-        last = shown[-1]
-        answer.cursor = pagination.message_cursor(last.sent_at, last.chat_id, last.msg_id)
-    return answer
+    newest_first = messages[::-1]
+    budget = TokenBudget(reader.token_limit(max_tokens), token_cost)
+    # The page has at least one message, whatever the budget: otherwise its cursor would lead nowhere.
+    page = budget.fill(newest_first[:limit]) or [budget.shorten(message) for message in newest_first[:1]]
+    rest = len(page) < len(newest_first)
+    return MessagePage(
+        page[::-1],
+        cut=any(message is not whole for message, whole in zip(page, newest_first, strict=False)),
+        cursor=pagination.message_cursor(page[-1].sent_at, *page[-1].key) if rest else None,
+    )
 
 
 async def get_message(
     ctx: Ctx, msg_id: OneMessage, chat_id: OneChat = None, max_tokens: MaxTokensInAll = None
-) -> Thread:
+) -> FittedThread:
     """One message as it stands now, and its thread: what it answers, what answers it, and so on."""
-    return await message(reader(ctx), chat_id, msg_id, max_tokens)
+    return await message_with_thread(reader_of(ctx), chat_id, msg_id, max_tokens)
 
 
-async def message(here: Reader, chat_id: str | None, msg_id: str, max_tokens: int | None = None) -> Thread:
-    """One message, and as much of its thread as there is room for, the nearest in time first."""
+async def message_with_thread(
+    reader: Reader, chat_id: str | None, msg_id: str, max_tokens: int | None = None
+) -> FittedThread:
+    """One message, and the messages of its thread that fit the token budget, the nearest in time before the others."""
     if chat_id is not None:
-        await here.visible(chat_id)
-    # What a thread hangs on stands in another chat.
-    seen, since = await here.visible(None), here.since(None)
+        await reader.visible_chats(chat_id)
+    # The message that a thread hangs on stands in another chat, so the thread is looked for in every visible chat.
+    chat_ids, since = await reader.visible_chats(None), reader.earliest(None)
 
     def ask(archive: Archive) -> MessageWithThread:
-        chat = chat_id or archive.chat_of(msg_id, chat_ids=seen, since=since)
-        return archive.message(chat, msg_id, chat_ids=seen, since=since)
+        chat = chat_id or archive.chat_of(msg_id, chat_ids=chat_ids, since=since)
+        return archive.message(chat, msg_id, chat_ids=chat_ids, since=since)
 
-    found = await here.ask(ask)
-    room = Room(here.room(max_tokens))
-    middle = Said.model_validate(found.message)
-    shown = room.take(middle) or room.shortened(middle)
-    linked = sorted(map(Said.model_validate, found.thread), key=lambda said: abs(said.sent_at - middle.sent_at))
-    thread = sorted(room.fill(linked), key=lambda said: (said.sent_at, said.msg_id))
-    return Thread(message=shown, chat_title=found.chat_title, thread=thread, cut=room.cut)
-
-
-def _cost(said: ArchivedMessage) -> int:
-    """What a message takes in the answer."""
-    return tokens(Said.model_validate(said).model_dump_json())
+    linked = await reader.ask(ask)
+    middle = linked.message
+    budget = TokenBudget(reader.token_limit(max_tokens), token_cost)
+    message = budget.take(middle) or budget.shorten(middle)
+    nearest_first = sorted(linked.thread, key=lambda other: abs(other.sent_at - middle.sent_at))
+    thread = sorted(budget.fill(nearest_first), key=lambda other: (other.sent_at, other.msg_id))
+    return FittedThread(message, linked.chat_title, thread, cut=budget.cut)

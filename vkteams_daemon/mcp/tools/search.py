@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from vkteams_daemon.mcp.answers import Coverage, Hit, SearchResult
 from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.serialiser import token_cost
 from vkteams_daemon.mcp.tools.arguments import ChatId, Cursor, MaxTokens, Since, Until, UserId
-from vkteams_daemon.mcp.tools.chat_choice import Chosen, chosen, reader
-from vkteams_daemon.mcp.tools.room import Room
+from vkteams_daemon.mcp.tools.chat_choice import ChosenChat, chats_to_search, reader_of
+from vkteams_daemon.search.history.token_budget import TokenBudget
+from vkteams_daemon.search.results import Coverage, Hit, Mode, SearchResult
 from vkteams_daemon.times import check_span
 
-if TYPE_CHECKING:
-    from vkteams_daemon.search import results as library
-
-Mode = Literal["hybrid", "semantic", "text"]
-LONG = 300
-"""Characters of a text that its snippet adds nothing to."""
+WHOLE_TEXT = 300
+"""Characters of a text; the snippet of a text that is no longer adds nothing."""
 
 _Query = Annotated[
     str,
@@ -41,12 +39,12 @@ _Explain = Annotated[bool, Field(description="Say of each hit what each way of s
 
 
 def tool(mode: Mode) -> Callable[..., Awaitable[SearchResult]]:
-    """The tool that searches in this way."""
+    """The tool that searches in this mode."""
 
     async def search(
         ctx: Context[Reader, Any],
         query: _Query,
-        chats: Chosen,
+        choice: ChosenChat,
         limit: _Limit = 10,
         chat_id: ChatId = None,
         user_id: UserId = None,
@@ -57,54 +55,50 @@ def tool(mode: Mode) -> Callable[..., Awaitable[SearchResult]]:
         cursor: Cursor = None,
         max_tokens: MaxTokens = None,
     ) -> SearchResult:
-        here = reader(ctx)
+        reader = reader_of(ctx)
         check_span(since, until)
-        await here.known(user_id)
-        looked_at = await chosen(ctx, chats)
-        start = here.since(since)
+        await reader.require_user(user_id)
+        chat_ids = await chats_to_search(ctx, choice)
+        start = reader.earliest(since)
 
-        async def ask(most: int) -> library.SearchResult:
-            return await here.ask(
+        async def ask(limit: int) -> SearchResult:
+            return await reader.ask(
                 lambda archive: archive.search(
-                    query, mode=mode, chat_ids=looked_at, user_id=user_id, since=start, until=until,
-                    limit=most, context=context, cursor=cursor,
+                    query, mode=mode, chat_ids=chat_ids, user_id=user_id, since=start, until=until, limit=limit,
+                    context=context, cursor=cursor,
                 )
             )  # fmt: skip
 
-        found = await ask(limit)
-        hits = [_hit(hit, explain) for hit in found.hits]
-        shown = _fitted(hits, Room(here.room(max_tokens)))
-        if len(shown) < len(found.hits):
-            # Asked for again, so that the cursor stands behind the last hit that has room.
-            found = await ask(len(shown))
-        return _answer(found, shown, here.since(None))
+        result = await ask(limit)
+        hits = _fit(
+            [_brief(hit, explain=explain) for hit in result.hits],
+            TokenBudget(reader.token_limit(max_tokens), token_cost),
+        )
+        if len(hits) < len(result.hits):
+            # The archive is asked again, so that the cursor stands after the last hit that fits.
+            result = await ask(len(hits))
+        return replace(result, hits=hits, coverage=_clamped(result.coverage, reader.earliest(None)))
 
     return search
 
 
-def _hit(said: library.Hit, explain: bool) -> Hit:
-    hit = Hit.model_validate(said)
-    # ts_rank_cd ranks by positions, which the index does not keep of the parts of an identifier: its 0 is no score.
-    hit.score = float(f"{said.score:.4g}") or None
-    for leg in hit.legs:
-        leg.score = leg.score or None
-    if len(hit.text) <= LONG:
-        hit.snippet = None
-    if not explain:
-        hit.legs = []
-    return hit
+def _brief(hit: Hit, *, explain: bool) -> Hit:
+    """The hit without what its text, or nobody, needs to read."""
+    return replace(
+        hit,
+        score=float(f"{hit.score:.4g}"),
+        snippet=hit.snippet if len(hit.text) > WHOLE_TEXT else "",
+        legs=hit.legs if explain else (),
+    )
 
 
-def _fitted(hits: list[Hit], room: Room) -> list[Hit]:
-    # The first one always has room, without what stands around it.
-    return room.fill(hits) or [room.shortened(hit).model_copy(update={"context": []}) for hit in hits[:1]]
+def _fit(hits: list[Hit], budget: TokenBudget) -> list[Hit]:
+    # The first hit is always in the answer, if need be without the messages around it.
+    return budget.fill(hits) or [replace(budget.shorten(hit), context=()) for hit in hits[:1]]
 
 
-def _answer(found: library.SearchResult, hits: list[Hit], earliest: datetime | None) -> SearchResult:
-    coverage = Coverage.model_validate(found.coverage)
-    if earliest and coverage.archived_since:
-        coverage.archived_since = max(earliest, coverage.archived_since)
-    return SearchResult(
-        query=found.query, mode=found.mode, hits=hits, showing=found.showing, relaxed=found.relaxed, note=found.note,
-        coverage=coverage, cursor=found.cursor,
-    )  # fmt: skip
+def _clamped(coverage: Coverage, earliest: datetime | None) -> Coverage:
+    """The coverage, its beginning no earlier than the client may see."""
+    if earliest is None or coverage.archived_since is None:
+        return coverage
+    return replace(coverage, archived_since=max(earliest, coverage.archived_since))

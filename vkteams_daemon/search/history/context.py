@@ -15,7 +15,7 @@ from vkteams_daemon.errors import NotFound
 from vkteams_daemon.search.history.context_kind import require_argument
 from vkteams_daemon.search.history.conversation import latest, neighbours, read, thread
 from vkteams_daemon.search.history.results import Context, Conversation, Kind, Place, Profile
-from vkteams_daemon.search.history.token_budget import LEAST, TokenBudget
+from vkteams_daemon.search.history.token_budget import MIN_TOKENS, TokenBudget
 from vkteams_daemon.search.messages import ArchivedMessage, MessageKey
 from vkteams_daemon.search.names import chat_titles, names
 from vkteams_daemon.search.results import Hit
@@ -195,7 +195,7 @@ def _count_by_chat(connection: Connection, scope: Scope) -> list[tuple[Any, ...]
 def _newest(connection: Connection, scope: Scope, counts: dict[str, int], budget: TokenBudget) -> list[_Group]:
     """The newest messages of the scope by chat, as many as fit: no message is left out for an older one elsewhere."""
     groups: dict[str, _Group] = {}
-    for message in reversed(latest(connection, scope, min(_MAX_READ, budget.left // LEAST + 1))):
+    for message in reversed(latest(connection, scope, min(_MAX_READ, budget.left // MIN_TOKENS + 1))):
         group = groups.setdefault(message.chat_id, _Group(message.chat_id, [], total=counts.get(message.chat_id, 0)))
         if not _fill(group, [message], budget):
             break
@@ -205,7 +205,7 @@ def _newest(connection: Connection, scope: Scope, counts: dict[str, int], budget
 def _fill(group: _Group, candidates: Sequence[ArchivedMessage], budget: TokenBudget) -> bool:
     """Add these messages to the group until one does not fit; return whether all of them fit."""
     for message in candidates:
-        fitting = budget.fit(message, first=not group.messages)
+        fitting = budget.take(message, first=not group.messages)
         if fitting is None:
             return False
         group.messages.append(fitting)

@@ -1,22 +1,29 @@
-"""A budget of tokens: how much a reader may be told, and what a message costs of it."""
+"""A token budget: how many tokens an answer may have, and how many of them an entry takes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vkteams_daemon.search.messages import ArchivedMessage
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+E = TypeVar("E", bound="DataclassInstance")
+
 CUT = " […]"
-"""What a text ends with that was shortened."""
+"""The end of a text that was shortened."""
 
-MOST = 4000
-"""Tokens of an answer where nothing is said."""
+DEFAULT_TOKENS = 4000
+"""Tokens of an answer if the question names no limit."""
 
-LEAST = 12
-"""Tokens of a message beside its author and its text: the time, whom it answers, the marks."""
+MIN_TOKENS = 12
+"""Tokens of a message beside its author and its text: the time, the message that it answers, the marks."""
 
-_HEADING = 48  # tokens of what stands over a conversation: its ids, title and day, also as JSON
+_HEADING = 48  # tokens of the heading of a conversation: its ids, title and day, also as JSON
+_MIN_TEXT = 32  # tokens that a text may take however small the budget
 
 
 def tokens(text: str) -> int:
@@ -24,41 +31,62 @@ def tokens(text: str) -> int:
     return -(-len(text.encode("utf-8", "replace")) // 4)
 
 
-def as_read(said: ArchivedMessage) -> int:
-    """What a message costs that is read as a line: the time, the author, the text."""
-    return LEAST + tokens(said.author or "") + tokens(said.text) + 2 * said.text.count("\n")
+def line_cost(message: ArchivedMessage) -> int:
+    """How many tokens a message takes as a line with the time, the author and the text."""
+    return MIN_TOKENS + tokens(message.author or "") + tokens(message.text) + 2 * message.text.count("\n")
 
 
 class TokenBudget:
-    """The room that is left; a text may take a quarter of the whole at most, and is shortened to it.
+    """The tokens that are left for an answer. A text may take a quarter of the whole, and is shortened to it.
 
     Args:
-        most: tokens.
-        cost: what a message costs, at least `LEAST`.
+        limit: tokens of the whole answer.
+        cost: how many tokens an entry takes; it counts as `MIN_TOKENS` at least.
+
+    Attributes:
+        left: tokens that are left.
+        used: tokens that the entries so far take.
+        cut: whether an entry was shortened or left out.
     """
 
-    def __init__(self, most: int = MOST, cost: Callable[[ArchivedMessage], int] = as_read) -> None:
-        self._longest = max(32, most // 4)
+    def __init__(self, limit: int = DEFAULT_TOKENS, cost: Callable[[Any], int] = line_cost) -> None:
+        self._text_limit = max(_MIN_TEXT, limit // 4)
         self._cost = cost
-        self.left = most
+        self.left = limit
         self.used = 0
         self.cut = False
 
-    def fit(self, said: ArchivedMessage, *, first: bool = False) -> ArchivedMessage | None:
-        """The message, shortened where it must be; None where there is no room for it, nor for any other after that.
+    def shorten(self, entry: E) -> E:
+        """The entry; if its field `text` is longer than a text may be, with a shorter text."""
+        text = getattr(entry, "text", "")
+        if tokens(text) <= self._text_limit:
+            return entry
+        self.cut = True
+        beginning = text.encode()[: 4 * self._text_limit].decode("utf-8", "ignore").rstrip()
+        return replace(entry, text=beginning + CUT)
+
+    def take(self, entry: E, *, first: bool = False) -> E | None:
+        """The entry, shortened if need be; None if too few tokens are left for it.
 
         Args:
-            said: the message.
-            first: whether it is a conversation's first, which wants a heading.
+            entry: a dataclass; a message has a field `text`.
+            first: whether it is the first message of a conversation, which needs a heading.
         """
-        if tokens(said.text) > self._longest:
-            kept = said.text.encode()[: 4 * self._longest].decode("utf-8", "ignore")
-            said = replace(said, text=kept.rstrip() + CUT)
-            self.cut = True
-        cost = max(LEAST, self._cost(said)) + (_HEADING if first else 0)
+        entry = self.shorten(entry)
+        cost = max(MIN_TOKENS, self._cost(entry)) + (_HEADING if first else 0)
         if cost > self.left:
             self.cut = True
             return None
         self.left -= cost
         self.used += cost
-        return said
+        return entry
+
+    def fill(self, entries: Iterable[E]) -> list[E]:
+        """The first entries, up to the one that too few tokens are left for."""
+        taken: list[E] = []
+        for entry in entries:
+            fitting = self.take(entry)
+            if fitting is None:
+                break
+            taken.append(fitting)
+        return taken

@@ -51,7 +51,7 @@ def _get(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.history import token_budget
     from vkteams_daemon.search.history.context_kind import resolve_kind
 
-    max_tokens = args.max_tokens or token_budget.MOST
+    max_tokens = args.max_tokens or token_budget.DEFAULT_TOKENS
     if not _MIN_TOKENS <= max_tokens <= _MAX_TOKENS:
         raise UsageError(
             f"--max-tokens: {max_tokens} is out of range", hint=f"At least {_MIN_TOKENS}, at most {_MAX_TOKENS}."
@@ -69,7 +69,7 @@ def _get(args: argparse.Namespace, config: Config) -> Answer:
             user_id=args.user_id,
             message=centre,
             max_tokens=max_tokens,
-            cost=token_budget.as_read if getattr(args, "output", "table") == "table" else _json_cost,
+            cost=token_budget.line_cost if getattr(args, "output", "table") == "table" else _json_cost,
         )
     messages = [message for conversation in context.conversations for message in conversation.messages]
     return Answer(context, lambda screen: _show(screen, context), ids=[f"{m.chat_id} {m.msg_id}" for m in messages])

@@ -1,0 +1,73 @@
+"""Makes JSON of an answer: every text visible, and without the fields that say nothing; and the schema of that JSON.
+
+The fields have the names of the library, and so of `vkteamsctl --output json`. A field is left out if it is None or has
+its default (false, 0, an empty list), because an agent pays for every word; the schema allows it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, Field, fields, is_dataclass
+from datetime import date, datetime
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+
+from vkteams_daemon.search.history.token_budget import tokens
+from vkteams_daemon.system.text import visible
+
+
+def to_json(value: Any) -> Any:
+    """The JSON value of an answer, or of a part of one.
+
+    Raises:
+        TypeError: it holds a value of another type than the answers have, which could hide a text from `visible`.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return visible(value)
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, dict):
+        return {to_json(name): to_json(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(entry) for entry in value]
+    if is_dataclass(value):
+        entries = [(field, getattr(value, field.name)) for field in fields(value)]
+        return {field.name: to_json(entry) for field, entry in entries if not _is_left_out(field, entry)}
+    raise TypeError(f"an answer holds a {type(value).__name__}, which has no form in JSON")
+
+
+def to_text(value: Any) -> str:
+    """The same as a text without spaces."""
+    return json.dumps(to_json(value), ensure_ascii=False, separators=(",", ":"))
+
+
+def token_cost(entry: Any) -> int:
+    """About how many tokens a message, or another entry of a list, takes in an answer."""
+    return tokens(to_text(entry))
+
+
+def schema(answer: type) -> dict[str, Any]:
+    """The JSON Schema of a dataclass as `to_json` writes it; the docstrings below its fields describe them."""
+    # A dataclass of the standard library takes its configuration from the type that holds it.
+    holder = TypeAdapter(list[answer], config=ConfigDict(use_attribute_docstrings=True))  # type: ignore[valid-type]
+    whole = holder.json_schema(schema_generator=_Schema)
+    definition = whole["$defs"].pop(answer.__name__)
+    return {**definition, "$defs": whole["$defs"]} if whole["$defs"] else dict(definition)
+
+
+def _is_left_out(field: Field[Any], value: Any) -> bool:
+    default = field.default if field.default_factory is MISSING else field.default_factory()
+    return value is None or value == default
+
+
+class _Schema(GenerateJsonSchema):
+    """A field that may be None may be left out, too."""
+
+    def field_is_required(self, field: Any, total: bool) -> bool:
+        return super().field_is_required(field, total) and field["schema"]["type"] != "nullable"
