@@ -1,6 +1,7 @@
-"""An archive that is written by the writer and embedded by workers, and workers in processes of their own.
+"""An archive that the writer writes and workers embed, and workers in processes of their own.
 
-`chat`   a chat in a fresh archive: people say, edit and delete; what is queued and what has vectors can be looked at
+`chat`    a chat in a fresh archive, in which people say, edit and delete
+`model`   the small model, with its runs counted
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _START = 1_764_000_000
 
 
 class Chat:
-    """What people do in one chat, stored as the daemon stores it; and what the archive made of it."""
+    """Messages of one chat, stored as the daemon stores them, and the archive's queue and vectors."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -53,42 +54,42 @@ class Chat:
         return self._writer
 
     def say(self, *texts: str, first: int = 1) -> None:
-        """New messages `m1`, `m2`, … in one batch."""
+        """Store new messages `m1`, `m2`, … in one batch; `first` is the number of the first one."""
         self._store([("newMessage", {"msgId": f"m{first + i}", "text": text}) for i, text in enumerate(texts)])
 
     def edit(self, msg_id: str, text: str) -> None:
-        """An edit, later than every event before it; without a text a sticker is what remains."""
+        """Store an edit, later than every event before it. Without a text the message becomes a sticker."""
         content = {"text": text} if text else {"parts": [{"type": "sticker", "payload": {"fileId": "f1"}}]}
         self._store([("editedMessage", {"msgId": msg_id, "editedTimestamp": _START + self._number + 1} | content)])
 
     def delete(self, msg_id: str) -> None:
-        """A deletion."""
+        """Store a deletion."""
         self._store([("deletedMessage", {"msgId": msg_id})])
 
     def register(self, model: Model) -> StoredModel:
-        """Make the model one of the archive's."""
+        """Register the model in the archive."""
         with self.database.connection() as connection:
             return models.register(connection, model.name, model.fingerprint, model.dims)
 
-    def worker(self, model: Model, tally: WorkerStats | None = None, **settings: Any) -> Worker:
+    def worker(self, model: Model, stats: WorkerStats | None = None, **settings: Any) -> Worker:
         """A worker with that model."""
-        return Worker(self.database, lambda _: model, tally or WorkerStats(), **settings)
+        return Worker(self.database, lambda _: model, stats or WorkerStats(), **settings)
 
     def embed(self, model: Model, **settings: Any) -> WorkerStats:
         """Work off everything that is due and settle; what was done."""
-        tally = WorkerStats()
-        worker = self.worker(model, tally, **settings)
+        stats = WorkerStats()
+        worker = self.worker(model, stats, **settings)
         while worker.round() or worker.maintain(idle=True):
             pass
-        return tally
+        return stats
 
     def rows(self, statement: str, *arguments: Any) -> list[tuple[Any, ...]]:
-        """Rows of a statement on a connection of its own."""
+        """Run a statement on a new connection; returns its rows."""
         with self.database.connect() as connection:
             return connection.execute(statement.encode(), arguments or None).fetchall()
 
     def execute(self, statement: str, *arguments: Any) -> int:
-        """Run a statement; the number of rows it touched."""
+        """Run a statement on a new connection; returns the number of rows it touched."""
         with self.database.connect() as connection:
             return connection.execute(statement.encode(), arguments or None).rowcount
 
@@ -101,17 +102,17 @@ class Chat:
         return dict(self.rows("SELECT msg_id, count(*)::int FROM embeddings GROUP BY msg_id"))  # type: ignore[arg-type]
 
     def likeness(self, model: Model, msg_id: str, text: str) -> float:
-        """The cosine between the message's first vector of this model and the text's."""
+        """The cosine of the message's first vector of this model with the text's vector."""
         vector = model.embed(model.chunks(text)[:1])[0]
-        ((found,),) = self.rows(
+        ((cosine,),) = self.rows(
             "SELECT 1 - (embedding <=> %s::halfvec) FROM embeddings e JOIN embedding_models m USING (model_id)"
             " WHERE msg_id = %s AND chunk = 0 AND m.fingerprint = %s",
             str(vector.tolist()), msg_id, model.fingerprint,
         )  # fmt: skip
-        return float(found)
+        return float(cosine)
 
     def connection(self) -> Connection:
-        """A connection of the test's own."""
+        """A new connection, which the test closes."""
         return self.database.connect()
 
     def close(self) -> None:
@@ -134,7 +135,7 @@ class Chat:
 
 
 class WatchedModel:
-    """A model that counts, and does before each run what the test wants done then."""
+    """A model that counts its runs, and calls `before` with the chunks of each run before it."""
 
     def __init__(self, model: Model, before: Callable[[Sequence[Chunk]], None] | None = None) -> None:
         self._model = model
@@ -147,7 +148,7 @@ class WatchedModel:
         return getattr(self._model, name)
 
     def embed(self, chunks: Sequence[Chunk]) -> Vectors:
-        """One run."""
+        """Embed one batch, and count it."""
         with self._lock:
             self.runs += 1
             self.embedded += chunks
@@ -187,7 +188,7 @@ class WorkerProcess:
         url: the archive.
         model: the model's directory.
         held: whether each run of the model waits for another `go`.
-        claim: most messages of one round.
+        claim: the most messages of one round.
     """
 
     def __init__(self, url: str, model: Path, *, held: bool = False, claim: int = 256) -> None:
@@ -205,13 +206,13 @@ class WorkerProcess:
         self.process.stdin.flush()
 
     def wait_for(self, line: str) -> None:
-        """Wait for what it says next."""
+        """Read the next line it prints, which must be this one."""
         assert self.process.stdout
-        said = self.process.stdout.readline()
-        assert said == f"{line}\n", f"it said {said!r} instead of {line!r}"
+        actual = self.process.stdout.readline()
+        assert actual == f"{line}\n", f"it printed {actual!r} instead of {line!r}"
 
     def close(self) -> None:
-        """End it, however it stands."""
+        """End the process, in whatever state it is."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()

@@ -1,7 +1,7 @@
-"""Stand-ins on loopback for what models are downloaded from: the Hugging Face hub, and a package index.
+"""A file server on loopback in place of the Hugging Face hub and of a package index.
 
-The hub's protocol, as huggingface_hub speaks it: HEAD and GET of /REPOSITORY/resolve/REVISION/FILE, the answer with the
-commit and an etag (the SHA-256 of large files) in its headers. The index's is PEP 503's simple one.
+The hub's protocol, as huggingface_hub speaks it: HEAD and GET of /REPOSITORY/resolve/REVISION/FILE. The answer has the
+commit and an etag (the SHA-256 of a large file) in its headers. The index's protocol is the simple one of PEP 503.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class FileServer:
     Attributes:
         files: content by path.
         commit: for the header X-Repo-Commit.
-        cut: a path whose content breaks off in the middle.
+        cut: the path whose content breaks off in the middle.
         requests: method and path of every request, in order.
     """
 
@@ -95,6 +95,6 @@ class FileServer:
         self.close()
 
     def close(self) -> None:
-        """Answer no more; nothing listens at `url` afterwards."""
+        """Stop answering; nothing listens at `url` afterwards."""
         self._server.shutdown()
         self._server.server_close()

@@ -1,4 +1,4 @@
-"""Wheels that carry a model, and wheels that carry something worse."""
+"""Makes wheels with a model in them, and wheels that must be refused."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def write_wheel(
     record: bool = True,
     compression: int = zipfile.ZIP_STORED,
 ) -> Path:
-    """A wheel with the files of `content` in `folder`.
+    """Write a wheel with the files of `content` in `folder`; returns its path.
 
     Args:
         more: further members by name.
-        links: symbolic links by name.
-        lies: members whose content is not what RECORD says.
+        links: targets of symbolic links by name.
+        lies: the content of members that differ from their hash in RECORD.
         record: whether there is a RECORD.
-        compression: of its members, as zipfile numbers it.
+        compression: of the members, a constant of zipfile.
     """
     members = {
         f"{folder}/{path.relative_to(content)}": path.read_bytes() for path in content.rglob("*") if path.is_file()
