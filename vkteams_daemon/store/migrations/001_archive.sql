@@ -1,5 +1,6 @@
--- The archive: events as they came, and what is derived from them. docs/schema.md describes every table.
--- Every key and foreign key below `messages` starts with chat_id, every one of `events` with bot_id: so they can be distributed.
+-- The archive: events as they arrived, and the tables that are derived from them. docs/schema.md describes every table.
+-- The keys and foreign keys of `messages` and its dependent tables start with chat_id, and the key of `events` with bot_id.
+-- So the tables can be distributed by these columns.
 
 CREATE EXTENSION IF NOT EXISTS vector;
 
@@ -78,9 +79,9 @@ CREATE TABLE messages (
     forward         jsonb,
     thread          jsonb,
     received_at     timestamptz NOT NULL,
-    -- Words and identifiers as they stand; then, without positions, the parts of what the parser takes for a path, a host,
-    -- a number with its sign or a tag (/start, host-01.corp, JIRA-1234, List<String>); of words with a hyphen it gives
-    -- the parts itself. Most texts have neither that nor a ё, and are parsed as they are.
+    -- Words and identifiers as written. Then, without positions, the parts of everything that the parser takes for a
+    -- path, a host, a signed number or a tag (/start, host-01.corp, JIRA-1234, List<String>). The parser splits hyphenated
+    -- words itself. Most texts have no such identifier and no ё, and are parsed only once.
     search          tsvector GENERATED ALWAYS AS
                     (CASE WHEN text !~ '[ёЁ]|[-+][[:digit:].]|[./~<&][^[:alnum:][:space:]]*[[:alnum:]]|://'
                                AND octet_length(text) <= 100000
@@ -99,7 +100,7 @@ CREATE INDEX messages_user_time ON messages (user_id, sent_at);
 CREATE INDEX messages_reply ON messages (chat_id, reply_to_msg_id) WHERE reply_to_msg_id IS NOT NULL;
 CREATE INDEX messages_search ON messages USING gin (search) WHERE deleted_at IS NULL;
 
--- The words (lexemes) of the messages, counted now and then: what is rare, and what a misspelt word may have meant.
+-- The words (lexemes) of the messages and their counts, for the weight of rare words and for spelling correction.
 CREATE TABLE words (
     word     text PRIMARY KEY,
     messages bigint NOT NULL
