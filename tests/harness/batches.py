@@ -17,14 +17,14 @@ from vkteams_daemon.store.derive import projection
 
 CHAT = "681869378@chat.agent"
 ANNA = {"userId": "a.ivanova@corp.example", "firstName": "Anna", "lastName": "Ivanova"}
-SENT = 1_764_000_000  # Unix seconds; what the events say of themselves
+SENT = 1_764_000_000  # Unix seconds; the time in the events
 _clock = iter(range(1, 10_000_000))
 
 Json = dict[str, Any]
 
 
 def arrival() -> datetime:
-    """A moment after every one it has given before."""
+    """A moment later than every one that it has returned before."""
     return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=next(_clock))
 
 
@@ -40,9 +40,16 @@ def event(event_id: Any, kind: str, **payload: Any) -> Json:
 
 
 def new(event_id: Any, msg_id: str | None = None, text: str | None = "hello", chat: str = CHAT, **more: Any) -> Json:
-    """A newMessage; its msgId is `m` and the event's id, unless told."""
-    said = {} if text is None else {"text": text}
-    payload = {"msgId": msg_id or f"m{event_id}", "chat": _chat(chat), "from": ANNA, "timestamp": SENT, **said, **more}
+    """A newMessage; its msgId is `m` and the event's id by default."""
+    content = {} if text is None else {"text": text}
+    payload = {
+        "msgId": msg_id or f"m{event_id}",
+        "chat": _chat(chat),
+        "from": ANNA,
+        "timestamp": SENT,
+        **content,
+        **more,
+    }
     return event(event_id, "newMessage", **payload)
 
 
@@ -94,8 +101,8 @@ DERIVED = ("messages", "message_versions", "chats", "users", "chat_members")
 def rows(url: str, table: str, columns: str = "*") -> list[tuple[Any, ...]]:
     """The table's rows as text, in an order that does not depend on how they were written."""
     with psycopg.connect(url) as connection:
-        found = connection.execute(f"SELECT t::text FROM (SELECT {columns} FROM {table}) AS t ORDER BY 1".encode())
-        return found.fetchall()
+        cursor = connection.execute(f"SELECT t::text FROM (SELECT {columns} FROM {table}) AS t ORDER BY 1".encode())
+        return cursor.fetchall()
 
 
 def derived_rows(url: str) -> dict[str, list[tuple[Any, ...]]]:
@@ -104,7 +111,7 @@ def derived_rows(url: str) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def chunks(items: list[Any], sizes: Iterator[int]) -> Iterator[list[Any]]:
-    """The items in pieces of these sizes."""
+    """The items in parts of these sizes."""
     at = 0
     while at < len(items):
         size = next(sizes)

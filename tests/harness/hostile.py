@@ -1,4 +1,4 @@
-"""Events that nobody should send: samples with some of their values replaced by something hostile, or taken away."""
+"""Hostile events: samples with some of their values replaced by hostile ones, or removed."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class Hostile:
 
 def _paths(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found = [here] if here else []
+    paths = [here] if here else []
     for key, inner in entries:
-        found += _paths(inner, (*here, key))
-    return found
+        paths += _paths(inner, (*here, key))
+    return paths
 
 
 @st.composite

@@ -1,7 +1,7 @@
-"""The judge of the promise: what the simulator issued against what the database holds (trust in four numbers).
+"""Checks the promise: compares the events that the simulator issued with the events in the database.
 
-lost = ∅, unexpected = ∅, duplicates = 0, and no lastEventId ever received was above the highest event id that was
-committed at that moment. The last is asked of the database in the very moment in which a poll arrives.
+No event is lost, none is unexpected, none is stored twice, and no lastEventId was above the highest committed event id
+at that moment. For the last check the oracle queries the database at the moment in which a poll arrives.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class Oracle:
     """Watches one simulator and one database.
 
     Args:
-        simulator: whose polls are watched from now on.
-        url: the database, reached directly, whatever stands before the daemon's connections.
+        simulator: its polls are watched from now on.
+        url: the database, reached directly and not through a proxy of the test.
 
     Attributes:
-        ahead: acknowledgements of what was not committed, as (lastEventId, highest committed).
-        unasked: acknowledgements that came while the database could not be asked.
+        ahead: acknowledgements of uncommitted events, as (lastEventId, highest committed id).
+        unchecked: acknowledgements that came while the database could not be queried.
     """
 
     def __init__(self, simulator: Simulator, url: str) -> None:
         self.simulator = simulator
         self.url = url
         self.ahead: list[tuple[int, int]] = []
-        self.unasked: list[int] = []
+        self.unchecked: list[int] = []
         self._lock = threading.Lock()
         self._connection: psycopg.Connection[Any] | None = None
         simulator.on_poll = self._polled
@@ -49,7 +49,7 @@ class Oracle:
         return [row[0] for row in self.rows("SELECT event_id FROM events ORDER BY event_id")]
 
     def rows(self, statement: str, *parameters: Any) -> list[Any]:
-        """The answer of the database."""
+        """The rows of a statement."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             return connection.execute(statement.encode(), parameters or None).fetchall()
 
@@ -65,15 +65,15 @@ class Oracle:
         until(all_there, timeout, "every issued event in the database", interval=0.05)
 
     def check(self) -> None:
-        """All four numbers, and as many messages as there were."""
+        """Check all four, and that every new message is stored once."""
         issued, stored = self.issued(), self.stored()
         assert set(issued) - set(stored) == set(), "lost"
         assert set(stored) - set(issued) == set(), "unexpected"
         assert len(stored) == len(set(stored)), "doubled"
         assert self.ahead == [], "acknowledged before it was committed"
-        said = {e["payload"]["msgId"] for e in issued.values() if e["type"] == "newMessage"}
-        kept = [row[0] for row in self.rows("SELECT msg_id FROM messages")]
-        assert sorted(kept) == sorted(said)
+        issued_messages = {e["payload"]["msgId"] for e in issued.values() if e["type"] == "newMessage"}
+        stored_messages = [row[0] for row in self.rows("SELECT msg_id FROM messages")]
+        assert sorted(stored_messages) == sorted(issued_messages)
 
     def close(self) -> None:
         """Stop watching."""
@@ -96,7 +96,7 @@ class Oracle:
                 if row is not None and row[0] < last_event_id:
                     self.ahead.append((last_event_id, row[0]))
                 return
-            self.unasked.append(last_event_id)
+            self.unchecked.append(last_event_id)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Whoever folds a message has its chat's lock from before it reads the row until what it wrote is committed."""
+"""A transaction that folds a message holds the lock of its chat from before it reads the row until its commit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def bots(connect: Callable[[], psycopg.Connection[Any]]) -> Iterator[list[Writer
 
 
 @pytest.mark.parametrize("first", ["replay", "bot"])
-def test_an_edit_waits_for_whoever_has_read_its_message(
+def test_edit_waits_for_the_transaction_that_has_read_its_message(
     bots: list[Writer],
     connect: Callable[[], psycopg.Connection[Any]],
     database_url: str,
@@ -69,10 +69,10 @@ def test_an_edit_waits_for_whoever_has_read_its_message(
     assert rows(database_url, "message_versions", "version, text") == earlier
 
 
-def test_halving_begins_with_the_locks_of_all_chats(
+def test_halving_takes_the_locks_of_all_chats_first(
     bots: list[Writer], connect: Callable[[], psycopg.Connection[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Taken part by part, two of them could wait for each other."""
+    """If each part took its own locks, two transactions could wait for each other."""
     held: list[int] = []
     write = refused_rows.insert_or_quarantine
 

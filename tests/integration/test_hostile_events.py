@@ -1,4 +1,4 @@
-"""Whatever comes is stored, or quarantined with its bytes; its batch-mates are stored, and the cursor moves on."""
+"""Every event is stored, or quarantined with its bytes. The rest of its batch is stored, and the cursor moves on."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_every_sample_is_stored_as_it_came(writer: Writer, database_url: str) ->
 
 
 @pytest.mark.parametrize("place", ["text", "chatId", "firstName", "parts", "format", "payload", "type", "timestamp"])
-def test_every_hostile_value_in_every_kind_of_column(writer: Writer, database_url: str, place: str) -> None:
+def test_hostile_value_in_any_column_spoils_no_other_event(writer: Writer, database_url: str, place: str) -> None:
     """Each lies between two good messages; all of them come in one batch."""
     elements: list[bytes] = []
     for number, fragment in enumerate(FRAGMENTS.values()):
@@ -107,8 +107,8 @@ def test_hostile_events_are_stored_or_quarantined(writer: Writer, database_url: 
             assert raw
 
 
-def test_what_the_driver_refuses_is_quarantined_too(writer: Writer, database_url: str) -> None:
-    """The reader lets no NUL through; were there a hole in it, the batch must not come again and again for ever."""
+def test_event_that_the_driver_refuses_is_quarantined(writer: Writer, database_url: str) -> None:
+    """The reader lets no NUL through. If it did, the batch must not be offered again for ever."""
     good, bad = read(body(message(1), message(2)), ARRIVAL)
     outcome = writer.store([good, replace(bad, payload="a\0b")])
     assert (outcome.saved, outcome.quarantined) == (2, 1)

@@ -1,4 +1,4 @@
-"""The schema comes into being once, whole or not at all, and only where it fits."""
+"""The schema is created once, completely or not at all, and only on a server that fits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ask(url: str, statement: str) -> list[Any]:
 
 
 def catalogue(url: str) -> dict[str, list[Any]]:
-    """Whatever of the schema a program could meet."""
+    """Everything in the schema that a program depends on."""
     return {
         "columns": ask(
             url,
@@ -135,7 +135,7 @@ def test_migration_that_fails_leaves_nothing(empty_database_url: str, monkeypatc
         schema.check_version(connection)
 
 
-def test_who_waits_too_long_for_another_migration_says_so(empty_database_url: str) -> None:
+def test_waiting_too_long_for_another_migration_raises(empty_database_url: str) -> None:
     with psycopg.connect(empty_database_url, autocommit=True) as holder:
         holder.execute(f"SELECT pg_advisory_lock({schema._MIGRATION_LOCK})".encode())
         with (
@@ -154,7 +154,7 @@ def test_newer_schema_is_refused(database_url: str) -> None:
     assert ask(database_url, "SELECT count(*) FROM events") == [(0,)]
 
 
-def test_older_schema_is_not_worked_on_without_migrating(empty_database_url: str) -> None:
+def test_database_without_archive_is_refused_without_migrating(empty_database_url: str) -> None:
     with (
         psycopg.connect(empty_database_url, autocommit=True) as connection,
         pytest.raises(SchemaError, match="the database holds no archive yet"),
@@ -162,7 +162,7 @@ def test_older_schema_is_not_worked_on_without_migrating(empty_database_url: str
         schema.check_version(connection)
 
 
-def test_schema_lives_in_the_first_of_the_search_path(empty_database_url: str) -> None:
+def test_schema_is_created_in_the_first_schema_of_the_search_path(empty_database_url: str) -> None:
     ask(empty_database_url, "CREATE SCHEMA archive")
     url = f"{empty_database_url}?options=-csearch_path%3Darchive,public"
     schema.migrate(url)
@@ -191,12 +191,12 @@ def test_foreign_events_table_is_refused(empty_database_url: str) -> None:
     assert ask(empty_database_url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == [("events",)]
 
 
-def test_search_path_that_does_not_exist_is_said(empty_database_url: str) -> None:
+def test_missing_search_path_is_refused(empty_database_url: str) -> None:
     with pytest.raises(SchemaError, match="no schema of the search_path exists"):
         schema.migrate(f"{empty_database_url}?options=-csearch_path%3Dnowhere")
 
 
-def test_extension_outside_the_search_path_is_said(empty_database_url: str) -> None:
+def test_extension_outside_the_search_path_is_refused(empty_database_url: str) -> None:
     ask(empty_database_url, "CREATE SCHEMA archive; CREATE EXTENSION vector SCHEMA public")
     with pytest.raises(SchemaError, match=r"pgvector .* in schema public cannot be used"):
         schema.migrate(f"{empty_database_url}?options=-csearch_path%3Darchive")
@@ -204,7 +204,7 @@ def test_extension_outside_the_search_path_is_said(empty_database_url: str) -> N
 
 @contextlib.contextmanager
 def role(server: PostgresServer, url: str) -> Iterator[tuple[str, str]]:
-    """A role without rights of its own, and the URL with which it comes."""
+    """A role without rights, and the URL with which it connects."""
     name = f"role_{url.rpartition('/')[2]}"
     server.execute(f"CREATE ROLE {name} LOGIN PASSWORD 'secret'")
     try:
@@ -214,7 +214,7 @@ def role(server: PostgresServer, url: str) -> Iterator[tuple[str, str]]:
         server.execute(f"DROP ROLE {name}")
 
 
-def test_missing_rights_are_said_in_one_sentence(postgres_server: PostgresServer, empty_database_url: str) -> None:
+def test_missing_rights_are_reported_in_one_sentence(postgres_server: PostgresServer, empty_database_url: str) -> None:
     with (
         role(postgres_server, empty_database_url) as (_, url),
         pytest.raises(SchemaError, match=r"the database role lacks a right: permission denied for schema public") as e,
@@ -230,7 +230,7 @@ def test_role_with_the_documented_rights_can_migrate(postgres_server: PostgresSe
         assert schema.migrate(url) == list(schema.migrations())
 
 
-def test_reader_without_rights_on_the_tables_is_told(postgres_server: PostgresServer, database_url: str) -> None:
+def test_role_without_rights_on_the_tables_is_refused(postgres_server: PostgresServer, database_url: str) -> None:
     with (
         role(postgres_server, database_url) as (_, url),
         pytest.raises(SchemaError, match="permission denied for table schema_version"),
@@ -249,7 +249,7 @@ def test_wrong_encoding_is_refused(postgres_server: PostgresServer, encoding: st
         postgres_server.drop_database(name)
 
 
-def test_missing_pgvector_is_said(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pgvector_is_refused(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # A view of our own stands before the catalogue's: what the server offers cannot be taken from it.
     ask(
         empty_database_url,
@@ -260,7 +260,7 @@ def test_missing_pgvector_is_said(empty_database_url: str, monkeypatch: pytest.M
         schema.migrate(f"{empty_database_url}?options=-csearch_path%3Dbare,pg_catalog,public")
 
 
-def test_encoding_of_the_environment_is_not_taken(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pgclientencoding_is_ignored(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
     with psycopg.connect(connections.build_conninfo(database_url, 5, "test")) as connection:
         assert connection.execute("SELECT %s", ("ёж",)).fetchone() == ("ёж",)

@@ -1,4 +1,4 @@
-"""What happens to a message while a worker has it in hand: no stale vector, none for a deleted one, nobody waits."""
+"""A message that changes while a worker has claimed it: no stale vector, none for a deleted message, no waiting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Meanwhile = Callable[[Callable[[], None]], WatchedModel]
 
 @pytest.fixture
 def meanwhile(tiny_model_dir: Path) -> Meanwhile:
-    """Makes a model in whose first run something happens to the archive."""
+    """Makes a model during whose first run something happens to the archive."""
 
     def make(what: Callable[[], None]) -> WatchedModel:
         left = [what]
@@ -37,7 +37,7 @@ def meanwhile(tiny_model_dir: Path) -> Meanwhile:
 
 @pytest.fixture(autouse=True)
 def nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer fails instead of waiting for what a worker holds: everything here runs in one thread."""
+    """The writer fails instead of waiting for a worker's locks: everything here runs in one thread."""
     monkeypatch.setenv("PGOPTIONS", "-c lock_timeout=2s")
 
 
@@ -87,7 +87,7 @@ def test_cleaned_up_while_being_embedded_has_no_vector(chat: Chat, meanwhile: Me
     assert chat.queued() == {} and set(chat.chunks()) == {"m2"}
 
 
-def test_a_message_that_comes_back_while_what_was_left_of_it_is_cleared_is_embedded(chat: Chat, model: Model) -> None:
+def test_message_that_comes_back_while_its_queue_row_is_claimed_is_embedded(chat: Chat, model: Model) -> None:
     stored = chat.register(model)
     chat.say("cleaned up")
     chat.execute("DELETE FROM messages")  # as the clean-up does, which passes by what a worker has in hand
@@ -103,7 +103,7 @@ def test_a_message_that_comes_back_while_what_was_left_of_it_is_cleared_is_embed
     assert chat.likeness(model, "m1", "here again") == pytest.approx(1, abs=1e-3)
 
 
-def test_what_is_left_of_a_message_waits_while_somebody_writes_to_its_chat(chat: Chat, model: Model) -> None:
+def test_queue_row_without_message_stays_while_its_chat_is_locked(chat: Chat, model: Model) -> None:
     stored = chat.register(model)
     chat.say("cleaned up")
     chat.execute("DELETE FROM messages")
@@ -126,7 +126,7 @@ def test_emptied_while_being_embedded_has_no_vector(chat: Chat, meanwhile: Meanw
     assert chat.queued() == {} and chat.chunks() == {}
 
 
-def test_given_a_text_while_its_emptiness_is_dealt_with_is_embedded(chat: Chat, meanwhile: Meanwhile) -> None:
+def test_message_that_gets_a_text_while_claimed_as_empty_is_embedded(chat: Chat, meanwhile: Meanwhile) -> None:
     model = meanwhile(lambda: chat.edit("m1", "words after all"))
     chat.register(model)
     chat.say("words", "another")
@@ -157,7 +157,7 @@ def test_another_text_of_the_same_version_is_embedded_again(chat: Chat, meanwhil
     assert chat.likeness(model, "m1", "restart the proxy") == pytest.approx(1, abs=1e-3)
 
 
-def test_an_edit_that_is_not_committed_yet_is_not_waited_for(chat: Chat, model: WatchedModel) -> None:
+def test_worker_does_not_wait_for_an_uncommitted_edit(chat: Chat, model: WatchedModel) -> None:
     chat.register(model)
     chat.say("one", "two")
     with chat.connection() as editor, editor.transaction():
@@ -185,7 +185,7 @@ def test_an_edit_waits_until_the_vector_is_stored_and_is_then_queued(chat: Chat,
     assert chat.likeness(model, "m1", "two") == pytest.approx(1, abs=1e-3)
 
 
-def test_an_edit_does_not_wait_while_the_index_is_kept(
+def test_edit_does_not_wait_while_the_index_is_updated(
     chat: Chat, model: WatchedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = queue._copy_vectors
@@ -207,7 +207,7 @@ def test_an_edit_does_not_wait_while_the_index_is_kept(
     assert chat.likeness(model, "m1", "two") == pytest.approx(1, abs=1e-3)
 
 
-def test_claims_are_held_by_one_and_free_when_it_ends(chat: Chat, model: WatchedModel) -> None:
+def test_claims_belong_to_one_transaction_and_are_free_after_it(chat: Chat, model: WatchedModel) -> None:
     stored = chat.register(model)
     chat.say(*(f"text {n}" for n in range(10)))
     with chat.connection() as first, chat.connection() as second:
@@ -220,7 +220,7 @@ def test_claims_are_held_by_one_and_free_when_it_ends(chat: Chat, model: Watched
             assert len(queue.claim(second, stored.model_id, 100)) == 10
 
 
-def test_a_message_said_as_the_model_arrives_is_not_missed(chat: Chat, model: WatchedModel) -> None:
+def test_message_committed_while_the_model_is_registered_is_queued(chat: Chat, model: WatchedModel) -> None:
     """The writer asked for the models before there was one, and commits after the archive was looked through."""
     chat.say("before")
     with chat.connection() as writer, ThreadPoolExecutor(1) as pool:
@@ -239,7 +239,7 @@ def test_a_message_said_as_the_model_arrives_is_not_missed(chat: Chat, model: Wa
     assert chat.queued() == {"m1": 0, "m2": 0}
 
 
-def test_looking_through_the_archive_twice_queues_nothing_twice(chat: Chat, model: WatchedModel) -> None:
+def test_enqueue_missing_twice_queues_nothing_twice(chat: Chat, model: WatchedModel) -> None:
     chat.say("one", "two", "three")
     stored = chat.register(model)
     with chat.connection() as connection:
@@ -250,7 +250,7 @@ def test_looking_through_the_archive_twice_queues_nothing_twice(chat: Chat, mode
         assert models.enqueue_missing(connection, stored.model_id) == 0
 
 
-def test_a_stopped_workers_session_does_not_keep_its_claims_for_ever(
+def test_server_frees_the_claims_of_a_stopped_worker(
     chat: Chat, model: WatchedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queue, "_SESSION_SETTINGS", "SET idle_in_transaction_session_timeout = '50ms'")

@@ -1,4 +1,4 @@
-"""What is derived can be derived again from the stored events, and comes out the same."""
+"""Deriving again from the stored events gives the same rows."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_rebuilding_everything_gives_the_same_rows(
 
     untouched = archive.everything()
     assert derived_rows(archive.url) == live
-    assert untouched.messages == 0, "what is right is not written again"
+    assert untouched.messages == 0, "rows that are right are not written"
 
     archive.wipe()
     rebuilt = archive.everything()
@@ -157,7 +157,7 @@ def test_erased_messages_stay_erased(archive: Archive) -> None:
     assert "secret" not in str(live)
 
 
-def test_what_came_of_an_erased_message_while_deleted_ones_were_kept_goes_as_well(archive: Archive) -> None:
+def test_erasing_replay_erases_what_another_bot_delivered_again(archive: Archive) -> None:
     archive.bots[0].erase = True
     archive.store(new(1, "m", "secret"), new(2, "n", "secret"), deleted(3, "m"), deleted(4, "n"))
     # The second bot tells all of one message again, of the other only what was pinned: that says nothing to its row.
@@ -175,7 +175,7 @@ def test_what_came_of_an_erased_message_while_deleted_ones_were_kept_goes_as_wel
 
 
 def _quarantine(archive: Archive, event_id: int) -> None:
-    """As an older version left it, which could not read it."""
+    """Quarantine a stored event, as an older version would that cannot read it."""
     archive.execute(
         "UPDATE events SET error = 'unknown', chat_id = NULL, user_id = NULL, subject = NULL, payload = NULL,"
         " raw = convert_to((jsonb_build_object('eventId', event_id, 'type', type, 'payload', payload))::text, 'UTF8')"
@@ -211,7 +211,7 @@ def test_replay_of_the_quarantine_obeys_the_erasure(archive: Archive) -> None:
     assert archive.execute("SELECT count(*) FROM events WHERE payload IS NOT NULL OR raw IS NOT NULL") == [(0,)]
 
 
-def test_replay_keeps_what_only_an_erased_event_has_told_of_its_chat(archive: Archive) -> None:
+def test_replay_keeps_chat_columns_known_only_from_an_erased_event(archive: Archive) -> None:
     archive.bots[0].erase = True
     topic = {"chatId": "parent", "messageId": "root"}
     archive.store(new(1, "m1", chat="thread", parent_topic=topic), new(2, "m2", chat="thread"))
@@ -223,7 +223,7 @@ def test_replay_keeps_what_only_an_erased_event_has_told_of_its_chat(archive: Ar
 
 
 @pytest.mark.parametrize("size", [1, 300])
-def test_event_that_a_fault_of_this_program_stumbles_over_waits_for_the_next_version(
+def test_event_that_a_program_fault_fails_on_is_quarantined_until_the_next_version(
     archive: Archive, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     add = fold.fold

@@ -43,7 +43,7 @@ def _data(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return answer["data"]  # type: ignore[no-any-return]
 
 
-def test_everything_is_rebuilt_after_a_yes(archive: str) -> None:
+def test_everything_is_rebuilt_only_with_yes(archive: str) -> None:
     with psycopg.connect(archive, autocommit=True) as connection:
         connection.execute("DELETE FROM messages")
         refused = _run(archive, "--all")
@@ -59,7 +59,7 @@ def test_quarantine_is_read_again_without_asking(archive: str) -> None:
     assert (data["events"], data["readable"], data["unreadable"]) == (1, 0, 1)
 
 
-def test_people_read_sentences_and_no_progress_in_a_pipe(archive: str) -> None:
+def test_output_in_a_pipe_is_sentences_without_progress(archive: str) -> None:
     ended = _run(archive)
     assert ended.stdout.startswith("0 of 1 quarantined events were read and derived\n1 events cannot be read")
     assert ended.stderr == ""

@@ -1,4 +1,4 @@
-"""What was said about one message adds up to the same row, in whatever order it becomes known."""
+"""The facts about one message fold into the same row, in whatever order they arrive."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_same_second_edits_are_ordered_by_their_text() -> None:
     assert (first.text, texts(first)) == (second.text, texts(second)) == ("b", [(1, "a")])
 
 
-def test_edit_before_its_message_keeps_what_only_the_message_said() -> None:
+def test_message_after_its_edit_adds_what_the_edit_lacks() -> None:
     original = content("one", reply_to_msg_id="7", forward=[{"x": 1}], thread={"y": 2})
     message = result([fact(1, content("two", 30)), fact(2, original)])
     assert (message.reply_to_msg_id, message.forward, message.thread) == ("7", [{"x": 1}], {"y": 2})
@@ -106,7 +106,7 @@ def test_pins_follow_the_order_of_arrival() -> None:
     assert result([fact(1, **pin), fact(2, pinned=False), fact(3, **pin)]).pinned_at == at(3)
 
 
-def test_copy_in_a_pin_stands_in_for_a_message_that_was_never_seen() -> None:
+def test_copy_in_a_pin_fills_the_row_of_an_unknown_message() -> None:
     copies = [fact(1, content("old"), quoted=True, pinned=True), fact(2, content("newer"), quoted=True)]
     message = result(copies)
     assert (message.text, message.version, texts(message)) == ("newer", 0, [])
@@ -120,7 +120,7 @@ def test_copy_in_a_pin_never_makes_a_version() -> None:
         assert (message.text, message.version, texts(message)) == ("one", 1, [])
 
 
-def test_sent_at_is_what_the_message_says_not_when_it_came() -> None:
+def test_sent_at_is_the_time_of_sending_not_of_arrival() -> None:
     without = MessageFact(*KEY, at(500), at(500), None, deleted=True)
     assert result([without, fact(501, content("one"))]).sent_at == SENT
     assert result([fact(1, content("one")), without]).sent_at == SENT
@@ -173,9 +173,7 @@ def test_any_order_and_any_batches_end_in_the_same_rows(story: list[MessageFact]
 
 @settings(max_examples=200, deadline=None)
 @given(stories(), st.data())
-def test_a_copy_seen_in_passing_changes_nothing_where_the_message_is_known(
-    story: list[MessageFact], data: st.DataObject
-) -> None:
+def test_copy_changes_nothing_once_the_message_is_known(story: list[MessageFact], data: st.DataObject) -> None:
     copied = fact(50, content("copied", data.draw(st.sampled_from([None, 15.0]))), quoted=True)
     where = data.draw(st.integers(0, len(story)))
     without, with_it = result(story), result([*story[:where], copied, *story[where:]])

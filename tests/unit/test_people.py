@@ -16,9 +16,9 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 Table = dict[Any, tuple[Any, ...]]
 
 
-def rounds(seen: list[tuple[str, people.Row, datetime]]) -> list[list[people.Row]]:
+def rounds(observations: list[tuple[str, people.Row, datetime]]) -> list[list[people.Row]]:
     table = people.RowHistory()
-    for key, row, arrival in seen:
+    for key, row, arrival in observations:
         table.add(key, row, arrival)
     return list(table.rounds())
 
@@ -28,7 +28,7 @@ def at(n: int) -> datetime:
 
 
 def save(table: Table, rows: list[people.Row]) -> None:
-    """What the database does with rows of chats and users: the newer, where it says something, and only a change."""
+    """Do as the upserts of chats and users do: take newer values that are not None, and only if a row changes."""
     assert len({row[0] for row in rows}) == len(rows), "a statement takes each row once"
     assert [row[0] for row in rows] == sorted(row[0] for row in rows), "locks are taken in one order"
     for *columns, seen_at in rows:
@@ -68,11 +68,11 @@ def test_row_that_does_not_change_takes_one_round() -> None:
     assert rounds(events) == [[("x", "a", at(0))]]
 
 
-def test_nothing_takes_no_round() -> None:
+def test_no_rows_take_no_round() -> None:
     assert list(rounds([])) == []
 
 
-def test_leaving_keeps_how_one_came_and_coming_forgets_how_one_left() -> None:
+def test_leaving_keeps_the_join_and_joining_clears_the_leave() -> None:
     came, left = Membership("c", "u", True, at(1), "boss"), Membership("c", "u", False, at(2), None)
     again = Membership("c", "u", True, at(3), None)
     assert people.member_rows([came, left]) == [("c", "u", at(1), at(2), "boss", None)]

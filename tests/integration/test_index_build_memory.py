@@ -1,4 +1,4 @@
-"""An index is built where shared memory is short, as in a container."""
+"""An index is built even if shared memory is short, as in a container."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ with Database(Config(daemon=Daemon(state_dir=state, runtime_dir=run)), applicati
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount of its own")
-def test_a_build_that_has_no_room_to_share_is_done_by_one(bundled_copy: Path) -> None:
+def test_index_is_built_in_one_process_when_shared_memory_is_short(bundled_copy: Path) -> None:
     program = [sys.executable, "-c", _BUILD, str(bundled_copy / "state"), str(bundled_copy / "run")]
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", _SMALL, "sh", *program],
@@ -51,5 +51,7 @@ def test_a_build_that_has_no_room_to_share_is_done_by_one(bundled_copy: Path) ->
     if "mount:" in done.stderr or "unshare:" in done.stderr:
         pytest.skip("this machine lets nobody make a mount of their own")
     assert done.returncode == 0, done.stderr
-    assert "short: could not resize shared memory segment" in done.stdout, "the test must meet what it is about"
+    assert "short: could not resize shared memory segment" in done.stdout, (
+        "shared memory must be too short for the parallel build"
+    )
     assert done.stdout.endswith("built: True\n")

@@ -1,4 +1,4 @@
-"""One batch, one transaction: what is stored, what is not, and where the cursor stands afterwards."""
+"""One batch is one transaction: which events are stored, and the cursor afterwards."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BOT = "1000000001"
 
 
 class Bot(Writer):
-    """A writer that holds its lock, and what it has written."""
+    """A writer that holds its lock, with queries for the rows that it has written."""
 
     def __init__(self, url: str, bot_id: str = BOT, **options: Any) -> None:
         self.url = url
@@ -101,17 +101,17 @@ def test_ten_thousand_events_in_one_batch(bot: Bot) -> None:
     assert bot.ask("SELECT count(*), count(DISTINCT text) FROM messages") == [(10_000, 10_000)]
 
 
-def test_what_another_bot_has_stored_is_met_once_and_then_lookups_for(
+def test_messages_are_looked_up_once_another_bot_has_stored_one(
     open_bot: Callable[..., Bot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Many new messages are written without a look at what is there, until something is there."""
+    """Many new messages are inserted without a lookup, until the database refuses one as stored."""
     lookups = record_lookups(monkeypatch)
     first, second = open_bot("1"), open_bot("2")
     heard = [new(n) for n in range(1, 601)]
     edits = [edited(n + 1000, f"m{n}", "edited") for n in (7, 601)]
     first.store(batch(*heard[:300], deleted(2000, "m9")))
     first.store(batch(edits[0]))
-    assert lookups == [1], "what is said in the same answer need not be lookups for"
+    assert lookups == [1], "a message of the same batch needs no lookup"
     assert second.store(batch(*heard, edits[0], new(601), edits[1])) == StoreResult(saved=603, queued=301, moved=True)
     assert second.store(batch(*(new(n) for n in range(3001, 3301)))) == StoreResult(saved=300, queued=300, moved=True)
     assert lookups[1:] == [601, 300]
@@ -121,7 +121,7 @@ def test_what_another_bot_has_stored_is_met_once_and_then_lookups_for(
     assert first.ask("SELECT msg_id, text FROM message_versions ORDER BY 1") == [("m601", "hello"), ("m7", "hello")]
 
 
-def test_what_an_event_says_is_stored_as_it_came(bot: Bot) -> None:
+def test_payload_is_stored_as_received(bot: Bot) -> None:
     bot.store(batch(new(7, "m1", "Привет, ёж", extra={"a": [1, None]})))
     (stored,) = bot.ask("SELECT type, chat_id, user_id, subject, payload, raw, error FROM events")
     assert stored[:4] == ("newMessage", CHAT, "a.ivanova@corp.example", "m1")
@@ -142,8 +142,8 @@ def test_repetition_within_a_batch_is_a_duplicate(bot: Bot) -> None:
     assert bot.store(batch(new(1), new(1), new(2))) == StoreResult(saved=2, duplicate=1, queued=2, moved=True)
 
 
-def test_late_event_is_stored_and_nothing_above_it_is_acknowledged_again(bot: Bot) -> None:
-    """It may be the first of new ids that have fallen into a gap of ours: 4 may be yet to come."""
+def test_late_event_is_stored_and_takes_the_cursor_back(bot: Bot) -> None:
+    """It may be the first id after an undetected id restart: 4 may be undelivered."""
     bot.store(batch(new(1), new(5)))
     outcome = bot.store(batch(new(3)))
     assert (outcome.saved, outcome.late, outcome.moved) == (1, 1, True)
@@ -153,23 +153,23 @@ def test_late_event_is_stored_and_nothing_above_it_is_acknowledged_again(bot: Bo
     assert bot.ids() == [1, 3, 5]
 
 
-def test_late_event_among_others_that_are_not(bot: Bot) -> None:
+def test_late_event_before_new_ones_leaves_the_cursor_at_the_last(bot: Bot) -> None:
     bot.store(batch(new(1), new(5)))
     assert bot.store(batch(new(3), new(7))).late == 1
     assert bot.last == 7
 
 
-def test_ids_that_start_over_in_gaps_of_ours_are_followed_until_they_collide(bot: Bot) -> None:
+def test_cursor_follows_restarted_ids_in_gaps_until_they_collide(bot: Bot) -> None:
     bot.store(batch(*(new(number) for number in range(10, 101, 10))))
     for number in (1, 2):
         bot.store(batch(new(number, f"n{number}")))
-        assert bot.last == number, "what is above it has not been delivered yet"
+        assert bot.last == number, "events above it are not delivered yet"
     outcome = bot.store(batch(*(new(number, f"n{number}") for number in range(3, 13))))
     assert outcome.restarted and (bot.last, bot.cursor and bot.cursor.generation) == (12, 2)
     assert len(bot.ids()) == 10 + 12
 
 
-def test_ids_that_start_over_among_filtered_events_are_followed_too(open_bot: Callable[..., Bot]) -> None:
+def test_cursor_follows_restarted_ids_of_filtered_events(open_bot: Callable[..., Bot]) -> None:
     bot = open_bot(chat_ids=[CHAT])
     bot.store(batch(new(100)))
     bot.store(batch(new(1, chat="other@chat.agent"), new(2, chat="other@chat.agent")))
@@ -178,7 +178,7 @@ def test_ids_that_start_over_among_filtered_events_are_followed_too(open_bot: Ca
     assert bot.last == 3 and bot.ids() == [3, 100]
 
 
-def test_ids_that_start_over_in_the_middle_of_an_answer(bot: Bot) -> None:
+def test_id_restart_within_a_batch_splits_it_into_two_generations(bot: Bot) -> None:
     bot.store(batch(*(new(number) for number in range(1, 998))))
     outcome = bot.store(batch(*(new(n) for n in (998, 999, 1000)), *(new(n, f"n{n}") for n in (1, 2, 3))))
     assert (outcome.saved, outcome.restarted) == (6, True)
@@ -187,7 +187,7 @@ def test_ids_that_start_over_in_the_middle_of_an_answer(bot: Bot) -> None:
     assert not bot.store(batch(new(4, "n4"))).restarted
 
 
-def test_what_came_before_the_ids_started_over_may_come_once_more(bot: Bot) -> None:
+def test_event_from_before_an_id_restart_is_a_duplicate_in_the_next_batch(bot: Bot) -> None:
     bot.store(batch(*(new(number) for number in range(1, 8))))
     assert bot.store(batch(new(8), new(9), new(1, "n1"))).restarted
     assert bot.store(batch(new(2, "n2"), new(9), new(10, "n10"))) == StoreResult(
@@ -196,7 +196,7 @@ def test_what_came_before_the_ids_started_over_may_come_once_more(bot: Bot) -> N
     assert (bot.last, len(bot.ids())) == (10, 9 + 3)
 
 
-def test_what_stands_above_a_cursor_that_went_back_may_come_again(bot: Bot) -> None:
+def test_event_above_a_lowered_cursor_is_a_duplicate(bot: Bot) -> None:
     bot.store(batch(new(1000)))
     assert bot.store(batch(new(1001), new(3))).late == 1
     assert bot.last == 3
@@ -217,13 +217,13 @@ def test_two_events_under_one_id_may_come_again_in_another_order(bot: Bot) -> No
     assert len(bot.ids()) == 4
 
 
-def test_an_unreadable_event_in_another_dress_opens_no_generation(bot: Bot) -> None:
+def test_reformatted_unreadable_event_opens_no_generation(bot: Bot) -> None:
     bot.store(batch('{"eventId":1,"type":"newMessage","payload":{"msgId":"m1","b":2}}', new(2)))
     assert bot.store(batch('{"eventId":1,"type":"newMessage","payload":{"b":2, "msgId":"m1"}}', new(2))).duplicate == 2
     assert (bot.last, bot.ids()) == (2, [1, 2])
 
 
-def test_what_happens_in_a_thread_may_come_before_the_thread(open_bot: Callable[..., Bot]) -> None:
+def test_event_of_a_thread_may_precede_the_thread_in_its_batch(open_bot: Callable[..., Bot]) -> None:
     bot = open_bot(chat_ids=[CHAT])
     said = new(
         1, "t1", "first", chat="thread@chat.agent", parent_topic={"chatId": CHAT, "messageId": "m0", "type": "thread"}
@@ -252,7 +252,7 @@ def test_event_without_a_usable_id_is_stored_once_and_moves_nothing(bot: Bot) ->
     assert all(event_id < 0 for event_id in bot.ids())
 
 
-def test_second_event_under_an_id_of_its_batch_gets_a_key_of_its_own(bot: Bot) -> None:
+def test_second_event_with_an_id_of_its_batch_gets_a_hash_key(bot: Bot) -> None:
     twins = [new(4, "a"), new(4, "b")]
     outcome = bot.store(batch(*twins))
     assert (outcome.saved, outcome.restarted) == (2, False)
@@ -262,7 +262,7 @@ def test_second_event_under_an_id_of_its_batch_gets_a_key_of_its_own(bot: Bot) -
     assert bot.store(batch(twins[1])) == StoreResult(duplicate=1), "alone it is still the same event"
 
 
-def test_ids_that_start_over_open_a_generation(bot: Bot) -> None:
+def test_id_restart_opens_a_generation(bot: Bot) -> None:
     bot.store(batch(new(1, "a"), new(2, "b"), new(3, "c")))
     outcome = bot.store(batch(new(1, "x"), new(2, "y")))
     assert (outcome.restarted, outcome.saved, outcome.moved) == (True, 2, True)
@@ -274,7 +274,7 @@ def test_ids_that_start_over_open_a_generation(bot: Bot) -> None:
     assert not bot.store(batch(new(1, "x"))).saved
 
 
-def test_generation_does_not_open_for_the_same_event_in_another_dress(bot: Bot) -> None:
+def test_same_event_with_another_payload_opens_no_generation(bot: Bot) -> None:
     bot.store(batch(new(1, "a", "hello")))
     assert bot.store(batch(new(1, "a", "hello", added="field"))) == StoreResult(duplicate=1)
 
@@ -285,7 +285,7 @@ def test_quarantined_event_that_comes_again_is_no_restart(bot: Bot) -> None:
     assert bot.store(batch(broken)) == StoreResult(duplicate=1)
     other = event(1, "newMessage", msgId="b")
     for outcome in (bot.store(batch(other)), bot.store(batch(new(2)))):
-        assert (outcome.saved, outcome.restarted) == (1, False), "what nobody can read proves nothing, and is kept"
+        assert (outcome.saved, outcome.restarted) == (1, False), "an unreadable event proves no restart, and is stored"
     assert bot.store(batch(other)) == bot.store(batch(broken)) == StoreResult(duplicate=1)
     assert bot.store(batch(new(2, "another"), other)).restarted
 
@@ -367,7 +367,7 @@ def test_members_come_and_go(bot: Bot) -> None:
     assert bot.ask("SELECT left_at, added_by, removed_by FROM chat_members WHERE user_id = 'p'") == [(None, None, None)]
 
 
-def test_newest_names_win_and_nothing_known_is_forgotten(bot: Bot) -> None:
+def test_newest_names_win_and_missing_ones_stay(bot: Bot) -> None:
     def said(event_id: int, **names: str) -> dict[str, Any]:
         return new(event_id, **{"from": {"userId": "u", **names}})
 
@@ -406,7 +406,7 @@ def test_erasing_blanks_every_one_of_many_versions(bot: Bot) -> None:
     assert bot.ask("SELECT version, text FROM message_versions ORDER BY 1") == [(n, None) for n in range(1, 5)]
 
 
-def test_what_comes_after_an_erasure_is_erased_too(bot: Bot) -> None:
+def test_late_edit_of_an_erased_message_is_erased(bot: Bot) -> None:
     bot.erase = True
     bot.store(batch(new(1, "m", "secret"), deleted(3, "m")))
     bot.store(batch(edited(2, "m", "secret again")))
@@ -476,13 +476,13 @@ def test_longest_keys_fit_into_every_index(bot: Bot) -> None:
     assert bot.ask("SELECT length(chat_id), length(msg_id), length(user_id) FROM messages") == [(255, 255, 255)]
 
 
-def test_words_without_end_are_stored_and_found_by_their_beginning(bot: Bot) -> None:
+def test_huge_texts_are_stored_and_their_beginning_is_searchable(bot: Bot) -> None:
     bot.store(batch(new(1, "m", "start " + "слово " * 200_000), new(2, "n", "x" * 2_000_000)))
     assert bot.ask("SELECT msg_id FROM messages WHERE search @@ to_tsquery('vkteams', 'start')") == [("m",)]
     assert bot.ask("SELECT length(text) FROM messages WHERE msg_id = 'n'") == [(2_000_000,)]
 
 
-def test_an_edit_loads_no_more_versions_than_it_may_change(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_edit_loads_only_versions_that_may_change(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bot may edit one message for years."""
     bot.store(batch(new(1, "m1", "0"), *(edited(2 + n, "m1", str(n), after=n) for n in range(500))))
     loaded = []

@@ -1,4 +1,4 @@
-"""Whatever breaks, and whenever: what was committed is there once, and the cursor covers nothing else."""
+"""After any failure every committed event is stored once, and the cursor covers only committed events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BOT = "1000000001"
 
 
 class Archive:
-    """A database, the writers that a test opens on it, and what they have left there."""
+    """A database, the writers that a test opens on it, and the stored rows."""
 
     def __init__(self, server: PostgresServer, url: str) -> None:
         self.server = server
@@ -77,7 +77,7 @@ def acquire(writer: Writer, timeout: float = 60) -> None:
 
 
 def refused(event_id: int, where: str) -> Event:
-    """An event that this program can read and the database cannot hold, whatever the reader has learnt to mend."""
+    """An event that this program can read and the database refuses, even if the reader repairs more one day."""
     (event,) = batch(new(event_id, "bad"))
     if where == "payload":  # PostgreSQL's numeric ends at 131,072 digits before the point
         return replace(event, payload=(event.payload or "").replace('"hello"', "1e200000"))
@@ -89,7 +89,7 @@ def refused(event_id: int, where: str) -> Event:
 
 @pytest.mark.parametrize("size", [1, 10, 500])
 @pytest.mark.parametrize("where", ["payload", "parts"])
-def test_what_the_database_refuses_is_quarantined_alone(archive: Archive, size: int, where: str) -> None:
+def test_refused_event_is_quarantined_alone(archive: Archive, size: int, where: str) -> None:
     culprit = refused(77777, where)
     writer = archive.holder()
     outcome = writer.store([*batch(*(new(n + 1) for n in range(size))), culprit, *batch(new(99999))])
@@ -102,10 +102,10 @@ def test_what_the_database_refuses_is_quarantined_alone(archive: Archive, size: 
     assert writer.store([culprit]) == StoreResult(duplicate=1)
 
 
-def test_a_batch_with_something_refused_is_lookups_up_and_not_cut_up(
+def test_stored_messages_beside_a_refused_event_cause_no_halving(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is known to another bot in it must not be taken for what the database refuses."""
+    """A message that another bot has stored must not count as refused."""
     archive.holder().store(batch(*(new(n) for n in range(1, 801, 2))))
     archive.execute("UPDATE events SET bot_id = 'another'")
     archive.execute("UPDATE bots SET last_event_id = 0")
@@ -116,8 +116,8 @@ def test_a_batch_with_something_refused_is_lookups_up_and_not_cut_up(
     assert max(lookups) == 400, "the half without the culprit went in as a whole"
 
 
-def test_a_row_that_came_past_the_lock_quarantines_nothing(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large batch relies on the chats' locks that its messages are new; a small one takes what is there."""
+def test_row_inserted_without_the_lock_quarantines_nothing(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large batch inserts its messages as new; the chats' locks make that safe. A small one upserts."""
     writer = archive.holder()
     writer.store(batch(new(1)))
     monkeypatch.setattr(projection, "load_messages", lambda connection, keys, since: {})
@@ -136,7 +136,7 @@ def test_several_culprits_are_all_found(archive: Archive) -> None:
     assert tuple(row[0] for row in quarantined) == bad
 
 
-def test_refusal_that_lies_not_in_the_events_stores_nothing(archive: Archive) -> None:
+def test_refusal_of_every_row_stores_nothing(archive: Archive) -> None:
     writer = archive.holder()
     archive.execute("ALTER TABLE messages ADD COLUMN odd integer NOT NULL DEFAULT 1, ADD CHECK (false) NOT VALID")
     archive.execute("ALTER TABLE events ADD CHECK (error IS NULL) NOT VALID")
@@ -186,7 +186,7 @@ def test_store_without_the_lock_is_refused(archive: Archive) -> None:
 
 
 def test_stopped_holder_loses_its_lock(archive: Archive, proxy: Proxy) -> None:
-    """Nothing comes from it any more, and its connection stays open: the server's own timeout ends the session."""
+    """It sends nothing, and its connection stays open. The server's timeout ends the session."""
     stopped, standby = archive.holder(proxy.before(archive.url)), archive.writer()
     proxy.black_hole()
     assert not standby.acquire()
@@ -260,7 +260,7 @@ def test_commit_of_unknown_outcome(archive: Archive, proxy: Proxy, arrives: bool
     with pytest.raises(DatabaseUnavailable):
         writer.store(events)
     assert proxy.cuts == 1
-    assert writer.cursor is None, "what is not known to be committed is not acknowledged"
+    assert writer.cursor is None, "an unknown outcome is not acknowledged"
     acquire(writer)
     assert writer.cursor
     assert writer.cursor.last_event_id == (size if arrives else 0)
@@ -350,7 +350,7 @@ def test_server_that_cannot_write_leaves_the_cursor_where_it_was(
     assert archive.state() == (2, [1, 2])
 
 
-def test_read_only_server_is_said(archive: Archive) -> None:
+def test_read_only_server_cannot_write(archive: Archive) -> None:
     archive.execute(f"ALTER DATABASE {archive.name} SET default_transaction_read_only = on")
     with pytest.raises(CannotWrite, match="read-only"):
         archive.writer().acquire()
@@ -417,7 +417,7 @@ def test_abort_ends_a_store_in_another_thread(archive: Archive, proxy: Proxy) ->
     assert [type(error) for error in failures] == [DatabaseUnavailable]
 
 
-def test_ping_says_that_the_session_is_gone(archive: Archive) -> None:
+def test_ping_raises_when_the_session_is_gone(archive: Archive) -> None:
     writer = archive.holder()
     writer.ping()
     archive.server.terminate_backends(archive.name)

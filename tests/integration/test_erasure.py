@@ -1,4 +1,4 @@
-"""Cleaning up: what is old is gone with all that hangs on it, what is not stays, and nothing comes back."""
+"""Erasure by age: old messages go with their versions, vectors and queue rows, and never come back."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _left(talk: Talk, table: str, columns: str = "msg_id") -> list[str]:
     return [row[0] for row in talk.rows(f"SELECT {columns} FROM {table} ORDER BY 1")]
 
 
-def test_what_is_old_goes_with_all_that_hangs_on_it(told: Talk) -> None:
+def test_old_messages_go_with_versions_vectors_and_queue_rows(told: Talk) -> None:
     keys = told.rows("SELECT bot_id, generation, event_id, type, chat_id, subject FROM events ORDER BY 3")
     done = _erase(told)
     assert (done.messages, done.events) == (3, 2)
@@ -74,7 +74,7 @@ def test_nothing_comes_back_by_replay_or_from_the_api(told: Talk) -> None:
     assert _left(told, "messages") == ["4", "5"]
 
 
-def test_one_chat_alone(told: Talk) -> None:
+def test_erasure_of_one_chat_leaves_the_others(told: Talk) -> None:
     done = _erase(told, DEV)
     assert (done.messages, done.events) == (1, 0)
     assert _left(told, "messages") == ["1", "2", "4", "5"]
@@ -82,7 +82,7 @@ def test_one_chat_alone(told: Talk) -> None:
     assert told.rows("SELECT count(*) FROM events WHERE error IS NOT NULL AND raw IS NOT NULL") == [(1,)]
 
 
-def test_what_would_go_is_counted_and_nothing_touched(told: Talk) -> None:
+def test_count_expired_changes_nothing(told: Talk) -> None:
     with told.connection() as connection:
         found = erasure.count_expired(connection, CUT)
         one = erasure.count_expired(connection, CUT, [DEV])
@@ -91,7 +91,7 @@ def test_what_would_go_is_counted_and_nothing_touched(told: Talk) -> None:
     assert len(_left(told, "messages")) == 5
 
 
-def test_it_goes_batch_by_batch_and_can_be_stopped_and_gone_on_with(talk: Talk) -> None:
+def test_erasure_can_be_stopped_between_batches_and_continued(talk: Talk) -> None:
     talk.many([f"text {n}" for n in range(1800)], seconds=1)
     seen: list[tuple[int, int]] = []
     with talk.connection() as connection:
@@ -104,12 +104,12 @@ def test_it_goes_batch_by_batch_and_can_be_stopped_and_gone_on_with(talk: Talk) 
     assert talk.rows("SELECT count(*) FROM events WHERE payload IS NOT NULL") == [(0,)]
 
 
-def test_many_messages_of_one_second(talk: Talk) -> None:
+def test_more_messages_of_one_second_than_a_batch(talk: Talk) -> None:
     talk.many(["x"] * 1200, seconds=0)
     assert _erase(talk).messages == 1200
 
 
-def test_a_message_from_the_future_is_as_old_as_its_arrival(told: Talk) -> None:
+def test_arrival_counts_for_a_message_from_the_future(told: Talk) -> None:
     far = 70 * 365 * 24 * 60
     told.say("6", "old, from the future", at=far)
     told.say("7", "old elsewhere, from the future", at=far, chat=DEV)
@@ -131,7 +131,7 @@ def test_a_message_from_the_future_is_as_old_as_its_arrival(told: Talk) -> None:
     ]
 
 
-def test_it_waits_for_a_chat_that_is_being_written(told: Talk) -> None:
+def test_erasure_waits_for_the_lock_of_a_chat(told: Talk) -> None:
     with told.connection() as holder, holder.transaction():
         projection.lock_chats(holder, [OPS])
         thread = threading.Thread(target=_erase, args=(told,))
@@ -143,21 +143,21 @@ def test_it_waits_for_a_chat_that_is_being_written(told: Talk) -> None:
     assert _left(told, "messages") == ["4", "5"]
 
 
-def test_events_in_other_hands_are_passed_by(told: Talk) -> None:
+def test_locked_events_are_skipped(told: Talk) -> None:
     with told.connection() as holder, holder.transaction():
         holder.execute("SELECT FROM events WHERE error IS NOT NULL FOR UPDATE")
         assert _erase(told).events == 1
     assert _erase(told).events == 1
 
 
-def test_an_edit_of_an_erased_message_is_news(told: Talk) -> None:
+def test_later_edit_of_an_erased_message_is_stored(told: Talk) -> None:
     _erase(told)
     told.edit("1", "and once more", at=300, who=ANNA)
     assert told.rows("SELECT text, sent_at FROM messages WHERE msg_id = '1'") == [("and once more", moment(0))]
     assert _erase(told).messages == 1
 
 
-def test_the_cut_is_exact(talk: Talk) -> None:
+def test_message_sent_at_the_moment_stays(talk: Talk) -> None:
     talk.say("1", "a", at=100 - 1 / 60)
     talk.say("2", "b", at=100)
     assert _erase(talk).messages == 1

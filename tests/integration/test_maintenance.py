@@ -1,4 +1,4 @@
-"""Maintenance: what is to be done is seen, done beside a writer, and not to be done again."""
+"""Maintenance: the plan finds what is needed, and after maintenance it finds nothing."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def _names(indexes: list[maintenance.IndexState]) -> list[str]:
     return [index.name for index in indexes]
 
 
-def test_a_new_archive_needs_nothing_and_can_be_seen_to_all_the_same(talk: Talk, connection: Connection) -> None:
+def test_new_archive_needs_nothing_and_can_be_maintained(talk: Talk, connection: Connection) -> None:
     talk.say("1", "one")
-    wanted = maintenance.plan(connection)
-    assert (wanted.invalid, wanted.grown, wanted.retired, wanted.collation) == ([], [], [], False)
+    plan = maintenance.plan(connection)
+    assert (plan.invalid, plan.grown, plan.retired, plan.collation) == ([], [], [], False)
     steps = maintenance.maintain(connection)
     assert sorted(step.what for step in steps) == sorted(
         f"{table} vacuumed and analysed" for table in maintenance.TABLES
@@ -68,7 +68,7 @@ def test_an_index_that_has_grown_is_rebuilt(
     assert after.fresh / 3 < after.octets < after.fresh * 2
 
 
-def test_an_index_that_was_half_built_is_mended_or_dropped(talk: Talk, connection: Connection) -> None:
+def test_invalid_index_is_rebuilt_or_dropped(talk: Talk, connection: Connection) -> None:
     talk.many(["same"] * 3)
     with pytest.raises(psycopg.errors.UniqueViolation):
         connection.execute("CREATE UNIQUE INDEX CONCURRENTLY messages_once_ccnew ON messages (text)")
@@ -76,12 +76,12 @@ def test_an_index_that_was_half_built_is_mended_or_dropped(talk: Talk, connectio
     assert _names(maintenance.plan(connection).invalid) == ["messages_once_ccnew", "messages_time"]
     maintenance.maintain(connection)
     assert maintenance.plan(connection).invalid == []
-    known = _names(maintenance.index_states(connection))
-    assert "messages_time" in known
-    assert "messages_once_ccnew" not in known
+    names = _names(maintenance.index_states(connection))
+    assert "messages_time" in names
+    assert "messages_once_ccnew" not in names
 
 
-def test_what_a_retired_model_left_is_deleted(talk: Talk, connection: Connection) -> None:
+def test_vectors_of_a_retired_model_are_deleted(talk: Talk, connection: Connection) -> None:
     talk.say("1", "one")
     talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state)"
                  " VALUES ('old', 'f', 2, 'retired'), ('new', 'g', 2, 'active')")  # fmt: skip
@@ -95,7 +95,7 @@ def test_what_a_retired_model_left_is_deleted(talk: Talk, connection: Connection
     assert talk.rows("SELECT model_id FROM embeddings") == [(2,)]
 
 
-def test_an_index_of_vectors_is_reckoned(talk: Talk, connection: Connection) -> None:
+def test_fresh_size_of_a_vector_index_is_estimated(talk: Talk, connection: Connection) -> None:
     talk.many([f"text {n}" for n in range(3000)])
     talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 384, 'active')")
     talk.execute(
@@ -112,7 +112,7 @@ def test_an_index_of_vectors_is_reckoned(talk: Talk, connection: Connection) -> 
     assert not index.grown
 
 
-def test_who_does_not_own_the_tables_is_told(talk: Talk, connection: Connection) -> None:
+def test_role_that_does_not_own_the_tables_gets_remarks(talk: Talk, connection: Connection) -> None:
     connection.execute("CREATE ROLE passer_by")
     try:
         connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO passer_by")

@@ -1,4 +1,4 @@
-"""A server that counts anew now and then: in gaps of its ids, in any order, in answers of any size; nothing is lost."""
+"""A server that starts its ids over, with gaps, in any order and in answers of any size: no event is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHER = "other@chat.agent"
 
 @dataclass
 class Server:
-    """The API, with its ids and what it has not got rid of."""
+    """The API with its ids and the events that are not acknowledged."""
 
     dice: random.Random
     lenient: bool
@@ -30,7 +30,7 @@ class Server:
     events: list[tuple[int, str, str]] = field(default_factory=list)
 
     def say(self, chat: str, skip: int = 0) -> str:
-        """A message, and its name."""
+        """Add a message; returns its id."""
         self.said += 1
         self.number += 1 + skip + self.dice.randint(0, self.gap)
         self.highest = self.number
@@ -38,15 +38,15 @@ class Server:
         return f"m{self.said}"
 
     def answer(self, acknowledged: int) -> list[tuple[int, str, str]]:
-        """What is above the id; a strict server forgets what is not. An id that it never gave means nothing to it."""
-        asked = acknowledged if acknowledged <= self.highest else 0
-        above = [event for event in self.events if event[0] > asked]
+        """The events above the id. A strict server forgets the others. It treats an id that it never gave as 0."""
+        cursor = acknowledged if acknowledged <= self.highest else 0
+        above = [event for event in self.events if event[0] > cursor]
         if not self.lenient:
             self.events = above
-        found = above[: self.size]
+        answer = above[: self.size]
         if self.shuffles:
-            self.dice.shuffle(found)
-        return found
+            self.dice.shuffle(answer)
+        return answer
 
     def restart(self) -> None:
         """Begin with id 1 again."""
@@ -55,7 +55,7 @@ class Server:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_ids_that_start_over_lose_and_double_nothing(database_url: str, seed: int) -> None:
+def test_id_restarts_lose_and_double_nothing(database_url: str, seed: int) -> None:
     dice = random.Random(seed)
     filtered = seed % 2 == 1
     server = Server(dice, dice.random() < 0.3, dice.choice([0, 0, 1, 3]), dice.choice([None, 1, 2, 5]), seed % 3 == 0)
@@ -77,7 +77,7 @@ def test_ids_that_start_over_lose_and_double_nothing(database_url: str, seed: in
         return bool(answer)
 
     def drain() -> None:
-        assert any(not poll() for _ in range(500)), "it stands still"
+        assert any(not poll() for _ in range(500)), "the cursor makes no progress"
 
     for _ in range(50):
         for _ in range(dice.randint(0, 5)):
@@ -85,7 +85,7 @@ def test_ids_that_start_over_lose_and_double_nothing(database_url: str, seed: in
         for _ in range(dice.randint(1, 3)):
             poll()
         if dice.random() < 0.1:
-            # Far above all that comes after the restart: what is said of that the server cannot take for its own.
+            # Far above every id after the restart, so that the server cannot take this cursor for one of its new ids.
             say(skip=1000 * (server.restarts + 1))
             drain()
             server.restart()

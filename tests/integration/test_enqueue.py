@@ -1,4 +1,4 @@
-"""What the writer puts into the embedding queue, in small batches and by COPY, and how a new model is queued for."""
+"""The writer fills the embedding queue, in small batches and by COPY; a new model gets the messages it lacks."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_batch_is_queued_for_every_model_in_use(connection: Connection, writer
     assert queued == [(model.model_id, stored.queued, True, False) for model in (first, second)]
 
 
-def test_a_model_that_is_registered_while_a_batch_is_queued_misses_nothing(
+def test_model_registered_while_a_batch_is_queued_misses_nothing(
     connection: Connection, other: Connection, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached, go = threading.Event(), threading.Event()
@@ -91,7 +91,7 @@ def test_a_model_that_is_registered_while_a_batch_is_queued_misses_nothing(
     assert other.execute("SELECT count(*) FROM embedding_queue").fetchone() == (500,)
 
 
-def test_what_is_left_in_the_queue_does_not_halve_a_batch(
+def test_remaining_queue_row_does_not_halve_a_batch(
     connection: Connection, other: Connection, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models.register(connection, "a", "fa", 3)
@@ -115,7 +115,7 @@ def test_what_is_left_in_the_queue_does_not_halve_a_batch(
     assert connection.execute("SELECT count(*) FROM embedding_queue").fetchone() == (501,)
 
 
-def test_a_new_models_queue_is_filled_page_by_page(
+def test_missing_vectors_are_queued_page_by_page(
     connection: Connection, other: Connection, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer.store(batch(*(new(n) for n in range(1, 6)), new(6, text=None), new(7), deleted(8, "m7")))
@@ -139,7 +139,7 @@ def test_a_new_models_queue_is_filled_page_by_page(
     assert connection.execute("SELECT count(*) FROM embedding_queue").fetchone() == (5,)
 
 
-def test_only_the_foreign_key_is_planned_once(connection: Connection, writer: Writer) -> None:
+def test_only_foreign_key_checks_use_a_generic_plan(connection: Connection, writer: Writer) -> None:
     """A plan that is kept for anything else may be one that was made while the table was empty."""
     model = models.register(connection, "a", "fa", 3)
     writer.store(batch(new(1)))
@@ -154,7 +154,7 @@ def test_only_the_foreign_key_is_planned_once(connection: Connection, writer: Wr
 
 
 @pytest.mark.parametrize("size", [1, 300])
-def test_what_a_message_has_not_is_null_beside_what_it_has(connection: Connection, writer: Writer, size: int) -> None:
+def test_missing_json_columns_are_null(connection: Connection, writer: Writer, size: int) -> None:
     bold = {"bold": [{"offset": 0, "length": 5}]}
     writer.store(batch(*(new(n, format=bold) for n in range(1, size + 1))))
     rows = connection.execute("SELECT format, parts IS NULL, forward IS NULL, thread IS NULL FROM messages").fetchall()

@@ -1,4 +1,4 @@
-"""The archive's words: counted when there is reason to, forgotten with what is deleted."""
+"""The words of the archive: when they are counted again, and when words of deleted messages disappear."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _words(connection: psycopg.Connection) -> dict[str, int]:
     return dict(connection.execute("SELECT word, messages FROM words").fetchall())
 
 
-def test_a_small_archive_is_left_to_the_search(connection: psycopg.Connection) -> None:
+def test_small_archive_is_not_counted(connection: psycopg.Connection) -> None:
     _say(connection, 1, word_counts.MIN_MESSAGES - 1, "сервер")
     assert not word_counts.count_words(connection)
     assert _words(connection) == {}
@@ -68,7 +68,7 @@ def test_words_of_deleted_messages_are_forgotten_within_a_day(connection: psycop
     assert _words(connection) == {"сервер": word_counts.MIN_MESSAGES}
 
 
-def test_two_do_not_count_at_once(connection: psycopg.Connection, database_url: str) -> None:
+def test_only_one_process_counts_at_a_time(connection: psycopg.Connection, database_url: str) -> None:
     _say(connection, 1, word_counts.MIN_MESSAGES, "сервер")
     with psycopg.connect(database_url) as other:
         other.execute("SELECT pg_advisory_xact_lock(hashtextextended('vkteams words ' || current_schema(), 0))")
@@ -76,7 +76,7 @@ def test_two_do_not_count_at_once(connection: psycopg.Connection, database_url: 
     assert word_counts.count_words(connection)
 
 
-def test_the_daemon_counts_them(connection: psycopg.Connection, database_url: str) -> None:
+def test_daemon_counts_words(connection: psycopg.Connection, database_url: str) -> None:
     _say(connection, 1, word_counts.MIN_MESSAGES, "сервер")
     stopping = threading.Event()
     with Database(Config(database=DatabaseOptions(url=database_url))) as database:
