@@ -76,7 +76,7 @@ class Run:
 
         def work(number: int) -> None:
             worker = Worker(
-                self._database, lambda _: self._model, stats, runs=runs, claim=options.claim,
+                self._database, lambda _: self._model, stats, model_threads=runs, claim=options.claim,
                 token_budget=options.token_budget, stop=stop, is_leader=False,
             )  # fmt: skip
             while worker.round():

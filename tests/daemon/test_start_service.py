@@ -215,7 +215,7 @@ def test_workers_that_start_degraded_go_on_trying_whatever_comes(
             raise outcome[0]
 
     monkeypatch.setattr(service._database, "open", open_database)
-    monkeypatch.setattr(service._embedders, "start", lambda pool: None)
+    monkeypatch.setattr(service._workers, "start", lambda pool: None)
     monkeypatch.setattr(service._stopping, "wait", lambda seconds: time.sleep(0.01))
     caplog.set_level("INFO")
     assert service.start() == "degraded: nobody listens; it goes on trying"
@@ -251,10 +251,10 @@ def test_a_disk_that_hangs_does_not_hold_up_the_stop(monkeypatch: pytest.MonkeyP
 
     service = Service(msgspec.convert({"daemon": {"role": "embed"}}, Config), report=report)
     monkeypatch.setattr(service._database, "open", lambda: None)
-    monkeypatch.setattr(service._embedders, "start", lambda pool: None)
+    monkeypatch.setattr(service._workers, "start", lambda pool: None)
     service.start()
     wanted.set()
-    service._reporter.changed()
+    service._reporter.write_soon()
     assert hangs.wait(20)
     begin = time.monotonic()
     service.stop()

@@ -13,7 +13,7 @@ import psycopg
 from tests.harness.batches import batch, new
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient, BotInfo
-from vkteams_daemon.daemon.polling.pending_batch import FEWEST, PendingBatch
+from vkteams_daemon.daemon.polling.pending_batch import MIN_PART, PendingBatch
 from vkteams_daemon.daemon.polling.poller import Poller
 from vkteams_daemon.daemon.status import Status
 from vkteams_daemon.daemon.status import new as new_status
@@ -27,10 +27,10 @@ def held(*ids: int) -> PendingBatch:
 
 def test_parts_are_the_whole_in_its_order() -> None:
     whole, taken = held(*range(1, 4001)), []
-    assert whole.part() is whole
+    assert whole.first_part() is whole
     left: PendingBatch | None = whole.halved().halved()
     while left is not None:
-        part = left.part()
+        part = left.first_part()
         taken.append([event.event_id for event in part.events])
         left = left.after(part)
     assert [len(part) for part in taken] == [1000] * 4
@@ -41,19 +41,19 @@ def test_no_part_is_so_small_that_there_are_thousands() -> None:
     small = held(*range(1, 4001))
     for _ in range(20):
         small = small.halved()
-    assert len(small.part().events) == FEWEST
+    assert len(small.first_part().events) == MIN_PART
 
 
 def test_ids_that_do_not_ascend_stay_together() -> None:
     whole = held(*range(1000, 1800), *range(1, 800))
-    assert whole.halved().part().events == whole.events
+    assert whole.halved().first_part().events == whole.events
 
 
 def test_events_under_one_id_are_not_parted() -> None:
     """The cursor that covers the first would cover the second, stored or not."""
     ids: list[int | None] = [*range(1, 1001), None, 1000, *range(1001, 2001)]
     whole = PendingBatch(batch(*(new(n, f"m{place}") for place, n in enumerate(ids))), generation=1, arrived=0.0)
-    part = whole.halved().part()
+    part = whole.halved().first_part()
     assert len(part.events) == 1002
     rest = whole.after(part)
     assert rest is not None
@@ -72,7 +72,7 @@ def polling(simulator: Simulator, database_url: str, write_timeout: float) -> It
     with ThreadPoolExecutor(1) as work:
         poller = Poller(
             client, writer, work, status, poll_time=30, backoff_max=0.5,
-            changed=lambda: states.append(status.database.state), queued=lambda: None, ended=lambda error: None,
+            on_change=lambda: states.append(status.database.state), on_queued=lambda: None, on_end=lambda error: None,
         )  # fmt: skip
         thread = threading.Thread(target=poller.run)
         thread.start()

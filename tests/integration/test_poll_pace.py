@@ -27,7 +27,7 @@ def listening(simulator: Simulator) -> Iterator[Status]:
     with ThreadPoolExecutor(1) as work:
         poller = Poller(
             client, lambda bot: Printer(out=io.StringIO()), work, status,
-            poll_time=30, backoff_max=2.0, changed=lambda: None, queued=lambda: None, ended=lambda error: None,
+            poll_time=30, backoff_max=2.0, on_change=lambda: None, on_queued=lambda: None, on_end=lambda error: None,
         )  # fmt: skip
         thread = threading.Thread(target=poller.run)
         thread.start()

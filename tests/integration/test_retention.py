@@ -30,7 +30,7 @@ class Kept:
         self.age, self.may, self.connections, self.looked = "", True, 0, 0
         self._connect = connect
         self._stopping = threading.Event()
-        run = Retention(self.connect, self._asked, lambda: self.may, self._stopping, look=0.01).run
+        run = Retention(self.connect, self._asked, lambda: self.may, self._stopping, check_interval=0.01).run
         self.thread = threading.Thread(target=run)
         self.thread.start()
 
@@ -121,7 +121,7 @@ def test_a_database_that_is_down_is_asked_again_later(
         kept.looks()
         assert kept.connections == 1
         assert "could not be erased: the database cannot be reached: down" in caplog.text
-        monkeypatch.setattr(retention, "RETRY", 0.0)
+        monkeypatch.setattr(retention, "RETRY_INTERVAL", 0.0)
         kept.age = "31d"
         until(lambda: kept.connections > 2, 30, "further attempts")
     finally:

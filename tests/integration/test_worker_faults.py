@@ -42,7 +42,7 @@ def fragile(tiny_model_dir: Path) -> WatchedModel:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers try again soon."""
-    monkeypatch.setattr(room, "TROUBLE_MAX", 0.05)
+    monkeypatch.setattr(room, "BACKOFF_MAX", 0.05)
 
 
 @contextlib.contextmanager

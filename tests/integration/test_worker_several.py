@@ -70,7 +70,13 @@ def test_workers_share_the_threads_that_the_model_runs_in(chat: Chat, model: Wat
 
     def work(number: int) -> int:
         worker = chat.worker(
-            WatchedModel(model, refuse), tally, runs=runs, claim=64, token_budget=64, max_attempts=1, is_leader=False
+            WatchedModel(model, refuse),
+            tally,
+            model_threads=runs,
+            claim=64,
+            token_budget=64,
+            max_attempts=1,
+            is_leader=False,
         )
         return sum(iter(worker.round, 0))
 

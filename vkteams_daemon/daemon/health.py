@@ -1,4 +1,4 @@
-"""How the daemon is, seen from outside: by the lock on its PID file and the age of its status file."""
+"""The daemon's health, seen from outside: from the lock on its PID file and the age of its status file."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ State = Literal["running", "standby", "starting", "degraded", "stopping", "stale
 # The exit codes of an init script's `status` (Linux Standard Base, init script actions); every other state is 0.
 EXIT_CODES: dict[State, int] = {"dead": 1, "not running": 3, "stale": 4, "unknown": 4}
 
-# A status file is written every interval; a disk that is slow to sync, or a machine at its limit, may take its time.
+# A status file is stale after so many missed writes, and GRACE: a slow disk or a busy machine may delay a write.
 MISSED_WRITES = 3
 GRACE = 15.0  # seconds
-_SETTLING = 0.1  # seconds in which a file without a lock may still turn out to be a daemon coming or going
+_SETTLE_TIME = 0.1  # seconds; a PID file without a lock may belong to a daemon that is just starting or ending
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonHealth:
-    """What can be said about a daemon.
+    """The health of a daemon.
 
     Attributes:
-        state: one word, or two.
-        pid: the process that holds the lock; None where there is none or it cannot be seen from here.
-        status: its status file, or the last one of a daemon that is gone; None where there is none to read.
+        state: as `vkteamsctl daemon status` prints it.
+        pid: the process that holds the lock; None if there is none, or it is in another PID namespace.
+        status: the status file, which an ended daemon leaves behind; None if it is missing or from another process.
         age: seconds since that file was written.
-        error: why nothing more is known, where something is in the way.
+        error: why the state is unknown, or None.
     """
 
     state: State
@@ -44,7 +44,7 @@ class DaemonHealth:
 
     @property
     def exit_code(self) -> int:
-        """As an init script's `status`: 0 it runs, 1 dead with a PID file, 3 not running, 4 unknown."""
+        """The exit code of an init script's `status`: 0 running, 1 dead with a PID file, 3 not running, 4 unknown."""
         return EXIT_CODES.get(self.state, 0)
 
     @property
@@ -54,27 +54,27 @@ class DaemonHealth:
 
     @property
     def uptime(self) -> float | None:
-        """Seconds since the daemon started; None where none runs."""
+        """Seconds since the daemon started; None if none runs."""
         if not self.alive or self.status is None:
             return None
         return round(max(0.0, (datetime.now(UTC) - self.status.started_at).total_seconds()), 3)
 
     @property
     def events_processed(self) -> int | None:
-        """Events that the daemon has dealt with since it started: stored, known already, or filtered out."""
+        """Events that the daemon has processed since it started: saved, duplicate or filtered."""
         counts = self.status.events if self.status else None
         return counts.saved + counts.duplicate + counts.filtered if counts else None
 
     @property
     def last_activity(self) -> datetime | None:
-        """When the API last answered, or an event last came."""
+        """The later of the API's last answer and the last event."""
         if self.status is None:
             return None
-        moments = [self.status.api.last_poll_at, self.status.events.last_event_at]
-        return max((moment for moment in moments if moment), default=None)
+        times = [self.status.api.last_poll_at, self.status.events.last_event_at]
+        return max((time for time in times if time), default=None)
 
     def summary(self) -> dict[str, Any]:
-        """The part of it that `diagnostic health` and `daemon status` share."""
+        """The fields that `diagnostic health` and `daemon status` share."""
         return {
             "status": self.state,
             "uptime": self.uptime,
@@ -84,41 +84,45 @@ class DaemonHealth:
 
 
 def probe(config: Config) -> DaemonHealth:
-    """How the daemon is that this configuration describes; never raises, never takes a lock."""
+    """The health of the daemon that this configuration describes; never raises, never takes a lock."""
     try:
-        found = find_holder(config.pid_file)
-        left_behind = found is None and config.pid_file.exists()
-        if left_behind:
-            time.sleep(_SETTLING)
-            found = find_holder(config.pid_file)
-            left_behind = found is None and config.pid_file.exists()
+        holder, file_exists = _find_holder(config)
+        if holder is None and file_exists:
+            time.sleep(_SETTLE_TIME)
+            holder, file_exists = _find_holder(config)
     except (VkTeamsError, OSError) as error:
         return DaemonHealth("unknown", None, None, None, str(error))
-    pid = found.pid if found else None
+    stopped: State = "dead" if file_exists else "not running"
     try:
         status = status_file.read(config.status_file)
     except VkTeamsError as error:
-        # Without the file, nothing is known about a daemon that is there; that there is none, the lock has said.
-        state: State = "unknown" if found else "dead" if left_behind else "not running"
-        return DaemonHealth(state, pid, None, None, str(error) if found else None)
+        if holder is None:
+            return DaemonHealth(stopped, None, None, None)
+        # The lock says that a daemon runs, and only the file could say how it is.
+        return DaemonHealth("unknown", holder.pid, None, None, str(error))
     age = (datetime.now(UTC) - status.updated_at).total_seconds() if status else None
-    if found is None:
-        return DaemonHealth("dead" if left_behind else "not running", None, status, age)
-    return _running(config, found, status, age)
+    if holder is None:
+        return DaemonHealth(stopped, None, status, age)
+    return _running(config, holder, status, age)
 
 
-def _running(config: Config, found: Holder, status: Status | None, age: float | None) -> DaemonHealth:
-    limit = MISSED_WRITES * config.daemon.status_interval + GRACE
-    # The number in the file is the daemon's own idea of itself, like the one in its status; the lock's may be another
-    # PID namespace's.
+def _find_holder(config: Config) -> tuple[Holder | None, bool]:
+    """The holder of the PID file, and whether the file exists."""
+    holder = find_holder(config.pid_file)
+    return holder, holder is not None or config.pid_file.exists()
+
+
+def _running(config: Config, holder: Holder, status: Status | None, age: float | None) -> DaemonHealth:
+    max_age = MISSED_WRITES * config.daemon.status_interval + GRACE
+    # Compare the two numbers that the daemon itself has written. The holder's number may be from another PID namespace.
     if status is None or age is None or status.pid != read_pid(config.pid_file):
-        # It has its lock and has not written its file yet; that takes a moment, not minutes.
+        # The daemon has its lock and has not written its status file yet. That takes moments, not minutes.
         try:
-            waiting = time.time() - config.pid_file.lstat().st_mtime
+            lock_age = time.time() - config.pid_file.lstat().st_mtime
         except OSError:
-            waiting = 0.0
-        return DaemonHealth("stale" if waiting > limit else "starting", found.pid, None, None)
-    if age > limit:
-        return DaemonHealth("stale", found.pid, status, age)
+            lock_age = 0.0
+        return DaemonHealth("stale" if lock_age > max_age else "starting", holder.pid, None, None)
+    if age > max_age:
+        return DaemonHealth("stale", holder.pid, status, age)
     states: dict[str, State] = {"listening": "running", "embedding": "running"}
-    return DaemonHealth(states.get(status.state, status.state), found.pid, status, age)  # type: ignore[arg-type]
+    return DaemonHealth(states.get(status.state, status.state), holder.pid, status, age)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Opens the database for workers alone, which have no poll loop to find out that it is there: as often as it takes."""
+"""Opens the database for `--role embed`, and tries again until it succeeds. In other roles the poll loop does that."""
 
 from __future__ import annotations
 
@@ -8,55 +8,55 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 
-from vkteams_daemon.daemon import status as shown
+from vkteams_daemon.daemon.status import Database as DatabaseStatus
 from vkteams_daemon.errors import DatabaseUnavailable, VkTeamsError
 from vkteams_daemon.store.database import Database
 
 log = logging.getLogger(__name__)
 
-_PAUSE = 1.0  # seconds between two attempts
+_RETRY_INTERVAL = 1.0  # seconds between two attempts
 
 
 class DatabaseOpener:
-    """Attempts to open the database, until one succeeds.
+    """Tries to open the database until it succeeds.
 
     Args:
         database: to open.
-        status: where it says how it stands.
-        stopping: set when there is no sense in it any more.
-        opened: called once it is open; may fail as opening does.
-        changed: called whenever `status` has changed.
+        status: updated after every attempt.
+        stopping: set when the daemon stops.
+        on_open: called when the database is open; may raise the same errors as opening.
+        on_change: called after every change of `status`.
 
     Attributes:
-        ready: done when it is open, or refuses for another reason than that it cannot be reached; once it is cancelled,
-            because nobody waits for it any more, everything is waited out.
-        last_error: why it is not open yet.
+        ready: done when the database is open. An error other than DatabaseUnavailable becomes its exception and ends
+            the attempts. After cancel(), every error is retried.
+        last_error: the error of the last attempt.
     """
 
     def __init__(
         self,
         database: Database,
-        status: shown.Database,
+        status: DatabaseStatus,
         stopping: threading.Event,
         *,
-        opened: Callable[[], None],
-        changed: Callable[[], None],
+        on_open: Callable[[], None],
+        on_change: Callable[[], None],
     ) -> None:
         self._database = database
         self._status = status
         self._stopping = stopping
-        self._opened = opened
-        self._changed = changed
+        self._on_open = on_open
+        self._on_change = on_change
         self.ready: Future[str] = Future()
         self.last_error: VkTeamsError | None = None
 
     def run(self) -> None:
-        """Try, until it is open or the daemon stops."""
+        """The attempts, until the database is open or the daemon stops."""
         status = self._status
         while not self._stopping.is_set():
             try:
                 self._database.open()
-                self._opened()
+                self._on_open()
             except VkTeamsError as error:
                 if not isinstance(error, DatabaseUnavailable):
                     with contextlib.suppress(InvalidStateError):  # cancelled
@@ -66,13 +66,13 @@ class DatabaseOpener:
                 if status.last_error != str(error):
                     log.error("%s", error)
                     status.state, status.last_error = "down", str(error)
-                    self._changed()
-                self._stopping.wait(_PAUSE)
+                    self._on_change()
+                self._stopping.wait(_RETRY_INTERVAL)
             else:
                 if status.last_error:
                     log.info("the database answers")
                 status.state, status.last_error = "ok", None
-                self._changed()
+                self._on_change()
                 with contextlib.suppress(InvalidStateError):
                     self.ready.set_result("")
                 return

@@ -1,4 +1,4 @@
-"""HUP: the configuration is read again in a thread of its own, and taken over where it is right and the same bot's."""
+"""Reads the configuration again on HUP, and puts it in force if it is valid and its token belongs to the same bot."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from vkteams_daemon.errors import VkTeamsError
 log = logging.getLogger(__name__)
 
 
-class Reload:
-    """However many HUPs have come meanwhile, the configuration is read once after the last of them.
+class Reloader:
+    """Works in a thread of its own. Several requests during one reading lead to one more reading, after the last.
 
     Args:
         config: in force.
-        read: reopens the log and reads the configuration again, as it was read at the start.
-        bot_id: the bot that is listened to, None as long as that is not known.
-        take: called with the configuration that is in force from now on, and a client where it needs another one.
+        read: reopens the log and reads the configuration again, from the same sources as at the start.
+        bot_id: the id of the bot, or None while it is not known.
+        apply: called with the configuration that is in force from now on, and with a new client if it needs one.
     """
 
     def __init__(
@@ -29,52 +29,58 @@ class Reload:
         config: Config,
         read: Callable[[], Config],
         bot_id: Callable[[], str | None],
-        take: Callable[[Config, BotClient | None], None],
+        apply: Callable[[Config, BotClient | None], None],
     ) -> None:
         self._config = config
         self._read = read
         self._bot_id = bot_id
-        self._take = take
-        self._wanted = threading.Event()
+        self._apply = apply
+        self._requested = threading.Event()
         self._stop = threading.Event()
 
-    def wanted(self) -> None:
-        """Read it again, soon."""
-        self._wanted.set()
+    def request(self) -> None:
+        """Let the thread read the configuration again."""
+        self._requested.set()
 
     def stop(self) -> None:
         """End the loop."""
         self._stop.set()
-        self._wanted.set()
+        self._requested.set()
 
     def run(self) -> None:
         """The loop, until `stop`."""
         while True:
-            self._wanted.wait()
-            self._wanted.clear()
+            self._requested.wait()
+            self._requested.clear()
             if self._stop.is_set():
                 return
-            self._once()
+            self._reload()
 
-    def _once(self) -> None:
+    def _reload(self) -> None:
         try:
-            new, waiting = configuration.merge_reloadable(self._config, self._read())
-            other = self._other_client(new)
+            config, need_restart = configuration.merge_reloadable(self._config, self._read())
+            client = self._new_client(config)
         except VkTeamsError as error:
             log.error("the configuration stays as it was: %s", error)
             return
-        self._config = new
-        self._take(new, other)
-        log.info("configuration read again%s", f"; these wait for a restart: {', '.join(waiting)}" if waiting else "")
+        self._config = config
+        self._apply(config, client)
+        names = f"; these wait for a restart: {', '.join(need_restart)}" if need_restart else ""
+        log.info("configuration read again%s", names)
 
-    def _other_client(self, new: Config) -> BotClient | None:
-        """A client for a changed token or changed time limits, once it has shown to be the same bot's."""
-        old, api, known = self._config.api, new.api, self._bot_id()
-        same = (api.token, api.connect_timeout, api.read_margin) == (old.token, old.connect_timeout, old.read_margin)
-        if same or new.daemon.role == "embed":
+    def _new_client(self, config: Config) -> BotClient | None:
+        """A client for a changed token or changed time limits; None if neither has changed.
+
+        Raises:
+            ApiError: the token does not work.
+            VkTeamsError: the token belongs to another bot.
+        """
+        old, new, bot_id = self._config.api, config.api, self._bot_id()
+        same = (new.token, new.connect_timeout, new.read_margin) == (old.token, old.connect_timeout, old.read_margin)
+        if same or config.daemon.role == "embed":
             return None
-        other = make_client(new)
-        bot = other.self_get()
-        if known is not None and bot.user_id != known:
-            raise VkTeamsError(f"the new token belongs to bot {bot.user_id}, not to {known}")
-        return other
+        client = make_client(config)
+        bot = client.self_get()
+        if bot_id is not None and bot.user_id != bot_id:
+            raise VkTeamsError(f"the new token belongs to bot {bot.user_id}, not to {bot_id}")
+        return client

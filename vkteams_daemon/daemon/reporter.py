@@ -1,4 +1,4 @@
-"""Keeps the status file fresh: every interval, on every change of state, and a statistics line now and then."""
+"""Writes the status file, at intervals and after every change of state, and logs a line of statistics now and then."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Runs in a thread of its own, for a slow disk must hold up nobody else.
+    """Runs in a thread of its own, so that a slow disk delays no other thread.
 
     Args:
-        status: what is written.
-        refresh: brings the status up to date; called before each write.
-        write: writes the file; its VkTeamsError is logged once until it works again.
+        status: the content of the file.
+        refresh: updates the status; called before each write.
+        write: writes the file. A VkTeamsError is logged once, until a write succeeds again.
     """
 
     def __init__(self, status: Status, refresh: Callable[[], None], write: Callable[[], None]) -> None:
         self._status = status
         self._refresh = refresh
         self._write = write
-        self._changed = threading.Event()
+        self._wake = threading.Event()
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._failing = False
-        self._dump_wanted = False
+        self._dump_requested = False
 
     def run(self, status_interval: Callable[[], float], stats_interval: Callable[[], float]) -> None:
-        """Until `stop`; the intervals, in seconds, are asked for anew each time."""
+        """The loop, until `stop`. The intervals, in seconds, are read before each wait: a reload may change them."""
         last_line = time.monotonic()
         while not self._stop.is_set():
-            self.now()
-            if self._dump_wanted:
-                self._dump_wanted = False
+            self.write_now()
+            if self._dump_requested:
+                self._dump_requested = False
                 log.info("statistics %s", json.dumps(msgspec.to_builtins(self._status), ensure_ascii=False))
             if time.monotonic() - last_line >= stats_interval():
                 last_line = time.monotonic()
-                log.info("statistics %s", self._line())
-            self._changed.wait(status_interval())
-            self._changed.clear()
+                log.info("statistics %s", self._statistics_line())
+            self._wake.wait(status_interval())
+            self._wake.clear()
 
-    def changed(self) -> None:
-        """Something changed that readers of the file want to know now."""
-        self._changed.set()
+    def write_soon(self) -> None:
+        """Let the thread write the file without waiting for the interval: the state has changed."""
+        self._wake.set()
 
     def stop(self) -> None:
         """End the loop."""
         self._stop.set()
-        self._changed.set()
+        self._wake.set()
 
-    def now(self) -> None:
-        """Write the file, from any thread."""
+    def write_now(self) -> None:
+        """Write the file, in the calling thread."""
         with self._lock:
             self._refresh()
             try:
@@ -74,11 +74,11 @@ class Reporter:
             self._failing = False
 
     def dump(self) -> None:
-        """Let the full statistics go to the file and to the log, now."""
-        self._dump_wanted = True
-        self._changed.set()
+        """Let the thread write the full statistics to the file and to the log."""
+        self._dump_requested = True
+        self._wake.set()
 
-    def _line(self) -> str:
+    def _statistics_line(self) -> str:
         counts, embedding = self._status.events, self._status.embedding
         return (
             f"received={counts.received} saved={counts.saved} duplicate={counts.duplicate} filtered={counts.filtered} "
@@ -88,7 +88,7 @@ class Reporter:
 
 
 def percentiles(milliseconds: list[float]) -> Percentiles:
-    """The median and the 99th percentile, by nearest rank; None for both of an empty list."""
+    """The median and the 99th percentile, by nearest rank; both None for an empty list."""
     if not milliseconds:
         return Percentiles()
     ordered = sorted(milliseconds)

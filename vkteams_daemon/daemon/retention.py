@@ -1,4 +1,4 @@
-"""`[storage] retention`: once a day the daemon erases what is older. Only whoever holds the bot's lock does it."""
+"""Erases once a day what is older than `[storage] retention`. Only the process that holds the bot's lock does it."""
 
 from __future__ import annotations
 
@@ -16,57 +16,57 @@ from vkteams_daemon.store.rebuild import erasure
 log = logging.getLogger(__name__)
 
 DAY = 86400.0
-RETRY = 3600.0  # seconds after a failure
-LOOK = 10.0  # seconds between two looks at whether it is time, or whether another age has been configured
+RETRY_INTERVAL = 3600.0  # seconds after a failure
+CHECK_INTERVAL = 10.0  # seconds between two checks whether an erasure is due, or the configured age has changed
 
 
 class Retention:
-    """Erases what is too old, in a thread of its own.
+    """Runs in a thread of its own.
 
     Args:
-        connect: opens a connection of its own.
-        age: the option as it stands now: `365d`, or "" for never.
-        may: whether this process is the one that does it.
-        stopping: ends it, between two batches.
-        look: seconds between two looks.
+        connect: opens a new connection.
+        age: the present value of the option: `365d`, or "" for never.
+        holds_lock: whether this process holds the bot's lock.
+        stopping: ends an erasure, between two of its batches.
+        check_interval: seconds between two checks.
     """
 
     def __init__(
         self,
         connect: Callable[[], Connection],
         age: Callable[[], str],
-        may: Callable[[], bool],
+        holds_lock: Callable[[], bool],
         stopping: threading.Event,
         *,
-        look: float = LOOK,
+        check_interval: float = CHECK_INTERVAL,
     ) -> None:
         self._connect = connect
         self._age = age
-        self._may = may
+        self._holds_lock = holds_lock
         self._stopping = stopping
-        self._look = look
-        self._done = ""  # the age that was last seen to
-        self._due = 0.0  # when it is time again for the same age; monotonic
+        self._check_interval = check_interval
+        self._last_age = ""  # the age of the last attempt
+        self._due = 0.0  # time of the next attempt for the same age; monotonic
 
     def run(self) -> None:
-        """The thread: a first time soon after the start, then daily, and whenever the age has changed."""
-        while not self._stopping.wait(self._look):
+        """The loop: an erasure soon after the start, then once a day, and whenever the age has changed."""
+        while not self._stopping.wait(self._check_interval):
             age = self._age()
-            if age and self._may() and (age != self._done or time.monotonic() >= self._due):
+            if age and self._holds_lock() and (age != self._last_age or time.monotonic() >= self._due):
                 self._erase(age)
 
     def _erase(self, age: str) -> None:
         before = datetime.now(UTC) - timedelta(seconds=parse_duration(age))
-        self._done = age
+        self._last_age = age
         try:
             with self._connect() as connection:
-                done = erasure.erase(connection, before, stopped=self._stopping.is_set)
+                counts = erasure.erase(connection, before, stopped=self._stopping.is_set)
         except VkTeamsError as error:
-            log.warning("retention: what is older than %s could not be erased: %s", age, error)
-            self._due = time.monotonic() + RETRY
+            log.warning("retention: messages and events older than %s could not be erased: %s", age, error)
+            self._due = time.monotonic() + RETRY_INTERVAL
             return
         self._due = time.monotonic() + DAY
         log.info(
             "retention: %d messages and %d further events from before %s erased",
-            done.messages, done.events, before.strftime("%Y-%m-%d %H:%M UTC"),
+            counts.messages, counts.events, before.strftime("%Y-%m-%d %H:%M UTC"),
         )  # fmt: skip

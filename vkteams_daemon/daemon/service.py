@@ -1,9 +1,9 @@
-"""The running daemon: its threads, its signals, its end. Everything here is made after the double fork.
+"""The running daemon: its threads, its signals, its end. All of it is made after the double fork.
 
-Threads: `longpoll` polls, a pool does the inserts and the embedding, `keeper` keeps the writer's session alive and
-ends polls that outlived their lock, `status` writes the status file, `reload` reads the configuration again and tries
-a new token, `chores` counts the archive's words, `retention` erases what is too old; the main thread only waits for
-signals, so that TERM is heard whatever the others wait for.
+Threads: `longpoll` polls. A thread pool inserts and embeds. `keeper` keeps the writer's session alive and ends a poll
+whose lock is lost. `status` writes the status file. `reload` reads the configuration again and tries a new token.
+`words` counts the archive's words. `retention` erases old messages and events. With `--role embed`, `opening` opens
+the database. The main thread only waits for signals, so that TERM works whatever the other threads wait for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vkteams_daemon.daemon import word_count
 from vkteams_daemon.daemon.opener import DatabaseOpener
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
 from vkteams_daemon.daemon.polling.printer import Printer
-from vkteams_daemon.daemon.reload import Reload
+from vkteams_daemon.daemon.reload import Reloader
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.retention import Retention
 from vkteams_daemon.daemon.status import State, Status
@@ -38,10 +38,10 @@ from vkteams_daemon.store.ingest.writer import Writer
 log = logging.getLogger(__name__)
 
 PING_INTERVAL = 3.0  # seconds; the server ends the writer's session after 10 s of silence
-HEARING = 0.5  # seconds after which any signal has been heard
-STOP_GRACE = 2.5  # seconds for the transaction that is open when the daemon is told to stop
-STOP_LIMIT = 4.0  # seconds until whatever still runs is left behind
-_ENDINGS = (signal.SIGTERM, signal.SIGINT)
+SIGNAL_POLL = 0.5  # seconds; the longest time until the main thread notices a signal
+STOP_GRACE = 2.5  # seconds that a stop waits for the open transaction
+STOP_LIMIT = 4.0  # seconds after which a stop abandons every thread that still runs
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Service:
@@ -49,11 +49,11 @@ class Service:
 
     Args:
         config: checked.
-        status: filled in as things happen; one of its own by default.
-        report: writes the status file, or raises VkTeamsError; nothing by default.
-        reload: for HUP: reopens the log and reads the configuration again, as it was read at the start.
+        status: kept up to date; a new one by default.
+        report: writes the status file, or raises VkTeamsError; does nothing by default.
+        reload: for HUP: reopens the log and reads the configuration again, from the same sources as at the start.
         apply: for HUP: called with the configuration that is now in force.
-        toggle_debug: for USR2.
+        toggle_debug: for USR2: switches debug logging and returns the new level.
     """
 
     def __init__(
@@ -69,151 +69,151 @@ class Service:
         self.config = config
         self._status = status = status or new_status(__version__, config.daemon.role)
         self._reporter = Reporter(status, self._refresh, report)
-        self._apply = apply
+        self._on_reload = apply
         self._toggle_debug = toggle_debug
-        self._inbox: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._told_to_stop = False
+        self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._stop_requested = False
         self._failure: VkTeamsError | None = None
         self._stopping = threading.Event()
-        self._reload = Reload(config, reload, lambda: status.bot.id, self._take) if reload else None
+        self._reloader = Reloader(config, reload, lambda: status.bot.id, self._apply_config) if reload else None
         self._database = Database(config, application="vkteamsd")
         self._writer: Writer | None = None
         self._poller: Poller | None = None
-        self._embedders = WorkerPool(config, self._database)
-        self._work = ThreadPoolExecutor(1 + self._embedders.workers, thread_name_prefix="work")
+        self._workers = WorkerPool(config, self._database)
+        self._pool = ThreadPoolExecutor(1 + self._workers.size, thread_name_prefix="work")
         self._threads: list[threading.Thread] = []
 
     def signal(self, signum: int, frame: FrameType | None = None) -> None:
-        """The handler of every signal: it only records; `run` acts."""
-        self._told_to_stop = self._told_to_stop or signum in _ENDINGS
-        self._inbox.put(signum)
+        """The handler of every signal. It only records the signal; `run` acts on it."""
+        self._stop_requested = self._stop_requested or signum in _STOP_SIGNALS
+        self._signals.put(signum)
 
     def start(self) -> str:
         """Start all threads and wait until the daemon is ready.
 
         Returns:
-            A note for whoever started it: empty, or that it waits as a standby, or that it starts degraded.
+            A note for the administrator: "", or that the daemon waits as a standby, or that it starts degraded.
 
         Raises:
-            VkTeamsError: it cannot become ready; nothing is left running.
+            VkTeamsError: the daemon cannot become ready; it has stopped its threads.
         """
         daemon = self.config.daemon
         self._spawn("status", lambda: self._reporter.run(
             lambda: self.config.daemon.status_interval, lambda: self.config.daemon.stats_interval
         ))  # fmt: skip
-        if self._reload:
-            self._spawn("reload", self._reload.run)
+        if self._reloader:
+            self._spawn("reload", self._reloader.run)
         try:
             note = self._start_embedding() if daemon.role == "embed" else self._start_listening()
         except BaseException:
             self.stop()
             raise
-        self._report(STOP_GRACE)
+        self._write_status(STOP_GRACE)
         return note
 
     def run(self) -> int:
         """The main thread's loop: acts on signals until TERM or INT; returns the exit code.
 
         Raises:
-            VkTeamsError: there was no sense in going on.
+            VkTeamsError: the daemon had to stop for another reason than a signal.
         """
         while True:
             try:
-                # Not for ever: a signal that comes just before the thread falls asleep does not wake it, and its
-                # handler runs only when something else does.
-                signum = self._inbox.get(timeout=HEARING)
+                # The timeout is needed. A signal that comes just before the thread blocks does not wake it, and
+                # Python calls the handler only when the thread runs again.
+                signum = self._signals.get(timeout=SIGNAL_POLL)
             except queue.Empty:
                 continue
-            if signum in _ENDINGS:
+            if signum in _STOP_SIGNALS:
                 log.info("stopping on %s", signal.Signals(signum).name)
                 self.stop()
                 if self._failure:
                     raise self._failure
                 return 0
-            if signum == signal.SIGHUP and self._reload:
-                self._reload.wanted()
+            if signum == signal.SIGHUP and self._reloader:
+                self._reloader.request()
             elif signum == signal.SIGUSR1:
                 self._reporter.dump()
             elif signum == signal.SIGUSR2 and self._toggle_debug:
                 log.info("the log level is now %s", self._toggle_debug())
 
     def stop(self) -> None:
-        """Stop polling, finish the open transaction, abandon what is stuck, let go of the database."""
+        """Stop polling, finish the open transaction, abandon stuck threads, disconnect from the database."""
         started = time.monotonic()
         self._stopping.set()
-        if self._reload:
-            self._reload.stop()
+        if self._reloader:
+            self._reloader.stop()
         if self._poller:
             self._poller.stop()
-        self._embedders.stop()
+        self._workers.stop()
         self._reporter.stop()
         self._wait_for_threads(started + STOP_GRACE)
         if self._writer:
             self._writer.abort()
         self._wait_for_threads(started + STOP_LIMIT - 0.5)
-        self._work.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
         if self._writer and not self.stuck:
             self._writer.close()
         self._database.close()
-        self._report(max(0.2, started + STOP_LIMIT - time.monotonic()))
+        self._write_status(max(0.2, started + STOP_LIMIT - time.monotonic()))
         log.info("stopped after %.1f s", time.monotonic() - started)
 
     @property
     def stuck(self) -> bool:
-        """Whether a thread outlived the stop: the process must then leave without waiting for it."""
-        return any(thread.is_alive() for thread in self._threads) or self._embedders.busy
+        """Whether a thread still runs. After stop(), the process must then exit without waiting for it."""
+        return any(thread.is_alive() for thread in self._threads) or self._workers.busy
 
-    def _report(self, limit: float) -> None:
-        """Write the status file, in `limit` seconds or not at all: its disk may hang."""
-        writing = threading.Thread(target=self._reporter.now, name="report", daemon=True)
-        writing.start()
-        writing.join(limit)
+    def _write_status(self, timeout: float) -> None:
+        """Write the status file, and wait for it at most `timeout` seconds: its disk may hang."""
+        thread = threading.Thread(target=self._reporter.write_now, name="report", daemon=True)
+        thread.start()
+        thread.join(timeout)
 
     def _wait_for_threads(self, deadline: float) -> None:
         while self.stuck and time.monotonic() < deadline:
             if self._poller:
-                self._poller.abort()  # again and again: the poll may not have had its connection yet
+                self._poller.abort()  # repeatedly, because the poll may not have had its connection yet
             for thread in self._threads:
                 thread.join(0.02)
-            self._embedders.wait(0.02)
+            self._workers.wait(0.02)
 
     def _start_listening(self) -> str:
         config = self.config
         if not config.storage.save:
-            log.warning("--no-save: nothing is stored, and what is printed is gone from the API")
+            log.warning("--no-save: nothing is stored, and the API forgets the events that are printed")
         self._poller = poller = Poller(
             make_client(config),
             self._open_sink,
-            self._work,
+            self._pool,
             self._status,
             poll_time=config.api.poll_time,
             backoff_max=config.api.backoff_max,
-            changed=self._reporter.changed,
-            queued=self._embedders.wake,
-            ended=self._end,
+            on_change=self._reporter.write_soon,
+            on_queued=self._workers.wake,
+            on_end=self._stop_because,
         )
         if config.storage.save:
-            # Nobody waits for these when the daemon stops: what is cut off in the middle changes nothing.
-            self._beside("words", lambda: word_count.count_words_loop(self._database, self._stopping))
-            self._beside("retention", Retention(
-                self._database.connect, lambda: self.config.storage.retention, self._holds, self._stopping
+            # A stop does not wait for these threads: a transaction that is cut off changes nothing.
+            self._spawn_unjoined("words", lambda: word_count.count_words_loop(self._database, self._stopping))
+            self._spawn_unjoined("retention", Retention(
+                self._database.connect, lambda: self.config.storage.retention, self._holds_lock, self._stopping
             ).run)  # fmt: skip
         self._spawn("longpoll", poller.run)
-        self._spawn("keeper", self._keep)
+        self._spawn("keeper", self._keep_session)
         return self._await_ready(poller.ready, lambda: poller.last_error)
 
     def _start_embedding(self) -> str:
-        opening = DatabaseOpener(
+        opener = DatabaseOpener(
             self._database,
             self._status.database,
             self._stopping,
-            opened=lambda: self._embedders.start(self._work),
-            changed=self._reporter.changed,
+            on_open=lambda: self._workers.start(self._pool),
+            on_change=self._reporter.write_soon,
         )
-        self._spawn("opening", opening.run)
-        note = self._await_ready(opening.ready, lambda: opening.last_error)
-        # Whatever came just now still counts; what comes from now on is waited out.
-        return note if opening.ready.cancel() else opening.ready.result()
+        self._spawn("opening", opener.run)
+        note = self._await_ready(opener.ready, lambda: opener.last_error)
+        # An error that came just now still ends the start. After cancel(), every error is retried.
+        return note if opener.ready.cancel() else opener.ready.result()
 
     def _await_ready(self, ready: Future[str], last_error: Callable[[], VkTeamsError | None]) -> str:
         deadline = time.monotonic() + self.config.daemon.start_timeout
@@ -221,7 +221,7 @@ class Service:
             try:
                 return ready.result(timeout=max(0.02, min(0.2, deadline - time.monotonic())))
             except FutureTimeout:
-                if self._told_to_stop:
+                if self._stop_requested:
                     raise StoppedEarly("stopped by a signal before it was ready") from None
                 if self._database.initialising:
                     deadline = time.monotonic() + self.config.daemon.start_timeout
@@ -231,20 +231,20 @@ class Service:
                 error = last_error()
                 if self.config.daemon.start_degraded:
                     return f"degraded: {error or 'nothing has answered yet'}; it goes on trying"
-                raise error or self._not_in_time() from None
+                raise error or self._timeout_error() from None
 
-    def _end(self, error: VkTeamsError) -> None:
-        """Stop as if told to, because of this."""
+    def _stop_because(self, error: VkTeamsError) -> None:
+        """Stop as after TERM, and let `run` raise this error."""
         self._failure = error
-        self._inbox.put(signal.SIGTERM)
+        self._signals.put(signal.SIGTERM)
 
-    def _not_in_time(self) -> VkTeamsError:
+    def _timeout_error(self) -> VkTeamsError:
         config = self.config
         if self._poller and self._status.bot.id is None:
             return ApiUnreachable(f"{config.api.url}: no answer within {config.daemon.start_timeout:g} s")
         return DatabaseUnavailable(
             f"the database was not ready within {config.daemon.start_timeout:g} s",
-            hint="Where a migration takes long: run `vkteamsctl database migrate` first.",
+            hint="If a migration takes long, run `vkteamsctl database migrate` first.",
         )
 
     def _open_sink(self, bot: BotInfo) -> Sink:
@@ -252,8 +252,8 @@ class Service:
         if not config.storage.save:
             return Printer(config.storage.chat_ids)
         self._database.open()
-        if config.daemon.role == "all" and not self._embedders.started:
-            self._embedders.start(self._work)
+        if config.daemon.role == "all" and not self._workers.started:
+            self._workers.start(self._pool)
         self._writer = Writer(
             self._database.connect,
             bot.user_id,
@@ -264,19 +264,20 @@ class Service:
         self._writer.erase = config.storage.on_delete == "erase"
         return self._writer
 
-    def _holds(self) -> bool:
+    def _holds_lock(self) -> bool:
         return self._writer is not None and self._writer.holds_lock
 
-    def _beside(self, name: str, target: Callable[[], None]) -> None:
-        threading.Thread(target=target, name=name, daemon=True).start()
-
     def _spawn(self, name: str, target: Callable[[], None]) -> None:
+        """Start a thread that a stop waits for."""
+        self._threads.append(self._spawn_unjoined(name, target))
+
+    def _spawn_unjoined(self, name: str, target: Callable[[], None]) -> threading.Thread:
         thread = threading.Thread(target=target, name=name, daemon=True)
         thread.start()
-        self._threads.append(thread)
+        return thread
 
-    def _keep(self) -> None:
-        """Ping the writer's session; where that fails the lock is gone, and the poll in flight must end too."""
+    def _keep_session(self) -> None:
+        """Ping the writer's session. A failed ping means that the lock is lost, so end the poll in flight."""
         while not self._stopping.wait(PING_INTERVAL):
             writer, poller = self._writer, self._poller
             if writer is None or poller is None or not writer.holds_lock:
@@ -293,7 +294,7 @@ class Service:
         if poller:
             status.events.per_second = poller.per_second()
             status.latency_ms.poll_to_row = percentiles(list(poller.latencies))
-        self._embedders.fill(status)
+        self._workers.fill(status)
 
     def _state(self) -> State:
         status, poller = self._status, self._poller
@@ -309,16 +310,16 @@ class Service:
             return "standby"
         return "listening" if poller.ready.done() else "degraded"
 
-    def _take(self, new: Config, client: BotClient | None) -> None:
-        """Go on with a configuration that was read again."""
-        self.config = new
+    def _apply_config(self, config: Config, client: BotClient | None) -> None:
+        """Put a configuration in force that was read again."""
+        self.config = config
         if self._poller:
-            self._poller.poll_time = new.api.poll_time
-            self._poller.set_backoff_max(new.api.backoff_max)
+            self._poller.poll_time = config.api.poll_time
+            self._poller.set_backoff_max(config.api.backoff_max)
             if client:
                 self._poller.use(client)
         if self._writer:
-            self._writer.erase = new.storage.on_delete == "erase"
-        if self._apply:
-            self._apply(new)
-        self._reporter.changed()
+            self._writer.erase = config.storage.on_delete == "erase"
+        if self._on_reload:
+            self._on_reload(config)
+        self._reporter.write_soon()

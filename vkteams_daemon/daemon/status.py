@@ -1,6 +1,6 @@
-"""The status file: what the daemon says about itself, as one JSON document that is replaced whole.
+"""The status file: the daemon's state and counters as one JSON document, which is always replaced as a whole.
 
-Only msgspec and the standard library are imported here: `vkteamsctl daemon status` must be quick.
+This module imports nothing heavy, because `vkteamsctl daemon status` must be quick.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ State = Literal["starting", "listening", "standby", "embedding", "degraded", "st
 
 
 class Bot(msgspec.Struct, kw_only=True):
-    """Who the token belongs to; None until self/get has answered."""
+    """The bot that the token belongs to; None until self/get has answered."""
 
     id: str | None = None
     nick: str | None = None
@@ -42,7 +42,7 @@ class Database(msgspec.Struct, kw_only=True):
 
 
 class Events(msgspec.Struct, kw_only=True):
-    """Events since this process started; `per_second` is over the last minute."""
+    """Events since this process started. `failed` counts the pending batch; `per_second` is over the last minute."""
 
     received: int = 0
     saved: int = 0
@@ -56,7 +56,7 @@ class Events(msgspec.Struct, kw_only=True):
 
 
 class Embedding(msgspec.Struct, kw_only=True):
-    """The embedding workers; `queued` is the queue's length when it was last looked at."""
+    """The embedding workers; `queued` is the queue's length at its last count."""
 
     model: str | None = None
     state: Literal["ok", "off", "failing"] = "off"
@@ -67,21 +67,21 @@ class Embedding(msgspec.Struct, kw_only=True):
 
 
 class Percentiles(msgspec.Struct, kw_only=True):
-    """Milliseconds over the last thousand; None before the first."""
+    """Milliseconds, over the last thousand measurements; None before the first."""
 
     p50: float | None = None
     p99: float | None = None
 
 
 class Latency(msgspec.Struct, kw_only=True):
-    """From the API's answer to the committed row, and from the committed row to its vector."""
+    """The time from the API's answer to the committed row, and from the committed row to its vector."""
 
     poll_to_row: Percentiles = msgspec.field(default_factory=Percentiles)
     row_to_vector: Percentiles = msgspec.field(default_factory=Percentiles)
 
 
 class Status(msgspec.Struct, kw_only=True):
-    """The whole file. Times are UTC; what is unknown is null."""
+    """The whole file. Times are UTC; an unknown value is null."""
 
     version: str
     pid: int
@@ -115,7 +115,7 @@ def write(status: Status, path: Path, *, group: int | None = None) -> None:
     """Replace the file by this status, mode 0640.
 
     Raises:
-        CannotCreate: the directory does not take it; the old file is as it was.
+        CannotCreate: the file cannot be written; the old file stays as it was.
     """
     now = datetime.now(UTC)
     status.updated_at = now
@@ -123,18 +123,18 @@ def write(status: Status, path: Path, *, group: int | None = None) -> None:
     status.rss_bytes = rss_bytes()
     content = msgspec.json.format(msgspec.json.encode(status), indent=1) + b"\n"
     try:
-        # There is one writer, the holder of the PID file: what a kill -9 leaves behind, the next one takes away.
+        # Only the holder of the PID file writes here, so the next writer removes a temporary file that a kill -9 left.
         files.atomic_write(path, content, 0o640, group=group)
     except OSError as error:
         raise CannotCreate(f"{path}: the status file cannot be written: {error.strerror}") from error
 
 
 def read(path: Path) -> Status | None:
-    """The status that stands in the file; None where there is no file.
+    """The status in the file; None if there is no file.
 
     Raises:
         PermissionRefused: this user may not read it.
-        VkTeamsError: it is not a status file.
+        VkTeamsError: the file cannot be read, or is not a status file.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=Status)

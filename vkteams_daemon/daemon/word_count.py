@@ -1,4 +1,4 @@
-"""What the daemon does for the archive beside listening, now and then: it counts the words (`store.words`)."""
+"""Counts the archive's words from time to time (`store.admin.word_counts`). Spelling correction reads the counts."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from vkteams_daemon.store.database import Database
 
 log = logging.getLogger(__name__)
 
-INTERVAL = 60.0  # seconds between two looks at whether there is anything to do; a look is two rows
+INTERVAL = 60.0  # seconds between two checks whether a count is due; a check reads two rows
 
 
 def count_words_loop(database: Database, stopping: threading.Event, interval: float = INTERVAL) -> None:
-    """Do what is due until `stopping` is set; a database that does not answer is asked again at the next look.
+    """Count whenever a count is due, until `stopping` is set. After an error of the database, try at the next check.
 
-    Whoever stops does not wait for it: what is cut off in the middle changes nothing.
+    The daemon does not wait for this thread when it stops: a count that is cut off changes nothing.
     """
     while not stopping.wait(interval):
         try:

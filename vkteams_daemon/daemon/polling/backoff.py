@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt: exponential with full jitter, so that many daemons do not march in step."""
+"""Computes the wait before the next attempt: exponential, with full jitter, so that daemons do not retry in step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ FIRST = 0.5  # seconds
 
 
 class Backoff:
-    """Waits that double from FIRST to `longest` seconds, each drawn anew from the upper part of its range.
+    """Random waits between FIRST and a limit that doubles with each failure, up to `longest` seconds.
 
-    Full jitter (M. Brooker, "Exponential Backoff and Jitter", 2015), but never shorter than FIRST: a server that asks
-    for patience must not be asked again at once.
+    This is full jitter (M. Brooker, "Exponential Backoff and Jitter", 2015), but a wait is never shorter than FIRST: a
+    server in trouble must not get the next request at once.
     """
 
     def __init__(self, longest: float = 60.0) -> None:
@@ -19,7 +19,7 @@ class Backoff:
         self.failures = 0
 
     def failed(self, at_least: float | None = None) -> float:
-        """Count a failure; the seconds to wait, `at_least` what the server has asked for."""
+        """Count a failure. Returns the seconds to wait, never fewer than `at_least`, which the server has asked for."""
         self.failures += 1
         ceiling = min(self.longest, FIRST * 2 ** min(self.failures, 30))
         wait = random.uniform(FIRST, max(FIRST, ceiling))

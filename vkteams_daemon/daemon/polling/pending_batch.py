@@ -1,4 +1,4 @@
-"""An answer of the API on its way into the database: in one transaction, or in parts where that takes too long."""
+"""A batch that is not committed yet. It is stored in one transaction, or in parts if that takes too long."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.store.ingest import id_restart
 
-FEWEST = 10  # events in a part; after an hour of a hanging database there must not be a transaction for each
+MIN_PART = 10  # events; without a limit, an hour of a hanging database would end in one transaction per event
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,33 +16,33 @@ class PendingBatch:
 
     Attributes:
         events: in the order of the answer.
-        generation: the one they were polled under.
-        arrived: when they came (monotonic).
-        most: how many go into one transaction at most; None for all.
+        generation: the generation that they were polled under.
+        arrived: time of arrival (monotonic).
+        part_size: the number of events in one transaction; None for all.
     """
 
     events: list[Event]
     generation: int
     arrived: float
-    most: int | None = None
+    part_size: int | None = None
 
-    def part(self) -> PendingBatch:
-        """What goes into the next transaction: the first events, which no later one precedes in the order of ids."""
-        # In any other order the answer as a whole tells where ids have started over.
-        if self.most is None or not id_restart.is_ascending(self.events):
+    def first_part(self) -> PendingBatch:
+        """The events of the next transaction; the ids of all later events are higher."""
+        # If the ids do not ascend, only the whole answer shows where they have started over. So it is never split.
+        if self.part_size is None or not id_restart.is_ascending(self.events):
             return self
-        end = self.most
-        last = max((event.event_id for event in self.events[:end] if event.numbered), default=0)
-        # Two events may have one id, and the cursor that covers the first one covers both.
-        while end < len(self.events) and self.events[end].event_id <= last:
+        end = self.part_size
+        last_id = max((event.event_id for event in self.events[:end] if event.numbered), default=0)
+        # Two events may have the same id, and the cursor that covers the first one covers the second one too.
+        while end < len(self.events) and self.events[end].event_id <= last_id:
             end += 1
         return self if end >= len(self.events) else replace(self, events=self.events[:end])
 
     def halved(self) -> PendingBatch:
-        """The same, half as many at a time."""
-        return replace(self, most=max(FEWEST, len(self.part().events) // 2))
+        """The same events, with half as many in each transaction."""
+        return replace(self, part_size=max(MIN_PART, len(self.first_part().events) // 2))
 
     def after(self, part: PendingBatch) -> PendingBatch | None:
-        """What is left when this part is stored."""
-        rest = self.events[len(part.events) :]
-        return replace(self, events=rest) if rest else None
+        """The events that remain when this first part is stored; None if there are none."""
+        events = self.events[len(part.events) :]
+        return replace(self, events=events) if events else None

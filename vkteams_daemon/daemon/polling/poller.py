@@ -1,7 +1,8 @@
-"""The long-poll loop: take the bot's lock, poll from the committed cursor, hand the batch to the writer, again.
+"""The long-poll loop: take the bot's lock, poll from the committed cursor, pass the batch to the writer, repeat.
 
-One batch is in flight at a time. A batch that could not be committed is kept and offered to the database again, for the
-API may not deliver it twice; only a committed cursor is ever sent, so dying at any point costs nothing.
+One batch is in flight at a time. A batch that could not be committed stays pending and is offered to the database
+again, because the API may not deliver it twice. Only a committed cursor is ever sent, so a crash at any point loses
+nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from vkteams_daemon.botapi import events as api_events
 from vkteams_daemon.botapi.client import BotClient, BotInfo
@@ -40,14 +41,14 @@ from vkteams_daemon.store.ingest.writer import Cursor, StoreResult
 
 log = logging.getLogger(__name__)
 
-STANDBY_INTERVAL = 2.0  # seconds between two tries for a lock that another process holds
-OWN_SESSION_GRACE = 12.0  # seconds the server may need to end our own broken session (idle_session_timeout is 10)
-REPEAT_MAX = 5.0  # seconds; longest wait while the API repeats events that are stored already, or holds no poll
+STANDBY_INTERVAL = 2.0  # seconds between two attempts to take a lock that another process holds
+OWN_SESSION_GRACE = 12.0  # seconds that the server may need to end our own broken session (idle_session_timeout is 10)
+REPEAT_MAX = 5.0  # seconds; the longest wait while the API repeats stored events, or does not hold the poll
 PERMANENT = (ConfigError, SchemaError, Unauthorised, NotBotApi)
 
 
 class Sink(Protocol):
-    """Where batches go: store.writing.Writer, or printing.Printer under --no-save."""
+    """The destination of batches: store.ingest.writer.Writer, or polling.printer.Printer under --no-save."""
 
     @property
     def cursor(self) -> Cursor | None: ...
@@ -59,54 +60,61 @@ class Sink(Protocol):
 
 
 class Poller:
-    """Runs in a thread of its own; writes what happens into the status.
+    """Runs in a thread of its own and keeps the status up to date.
 
     Args:
-        client: the API; `use` replaces it, for a reload may bring a new token.
-        open_sink: opens the database and gives the writer for a bot.
-        work: the pool that the inserts run in.
-        status: api, database, events and bot are written by this loop alone.
-        poll_time: seconds of one long poll; replaceable.
-        backoff_max: longest wait after a failure, in seconds.
-        changed: called after every change of state.
-        queued: called when messages wait for their vectors.
-        ended: called when there is nobody left to listen for.
+        client: of the Bot API; `use` replaces it, because a reload may bring a new token.
+        open_sink: opens the database and returns the writer for a bot.
+        pool: runs the inserts.
+        status: only this loop writes its parts api, database, events and bot.
+        poll_time: seconds of one long poll; may be assigned later.
+        backoff_max: the longest wait after a failure, in seconds.
+        on_change: called after every change of state.
+        on_queued: called when messages wait for their vectors.
+        on_end: called with the error when standard output is lost; the loop then ends.
+
+    Attributes:
+        ready: done when the loop listens or waits as a standby, with the note for the administrator. A permanent error
+            before that becomes its exception.
+        latencies: milliseconds from an answer's arrival to its commit, the last thousand.
+        last_error: the last failure of the API or the database.
+        sink: the writer, once the database has been opened.
     """
 
     def __init__(
         self,
         client: BotClient,
         open_sink: Callable[[BotInfo], Sink],
-        work: Executor,
+        pool: Executor,
         status: Status,
         *,
         poll_time: int,
         backoff_max: float,
-        changed: Callable[[], None],
-        queued: Callable[[], None],
-        ended: Callable[[VkTeamsError], None],
+        on_change: Callable[[], None],
+        on_queued: Callable[[], None],
+        on_end: Callable[[VkTeamsError], None],
     ) -> None:
-        self._client = self._asked = client
+        self._client = self._client_in_use = client
         self.poll_time = poll_time
         self.ready: Future[str] = Future()
         self.latencies: deque[float] = deque(maxlen=1000)
         self.last_error: VkTeamsError | None = None
         self.sink: Sink | None = None
         self._open_sink = open_sink
-        self._work = work
+        self._pool = pool
         self._status = status
-        self._changed = changed
-        self._queued = queued
-        self._ended = ended
+        self._on_change = on_change
+        self._on_queued = on_queued
+        self._on_end = on_end
         self._stop = threading.Event()
-        self._awake = threading.Event()
+        self._wake = threading.Event()
         self._bot: BotInfo | None = None
-        self._held: PendingBatch | None = None
-        self._lost_at: float | None = None
+        self._pending: PendingBatch | None = None
+        self._refused_since: float | None = None
         self._standby = False
-        self._api = Backoff(backoff_max)
-        self._database = Backoff(backoff_max)
-        self._repeats = Backoff(REPEAT_MAX)
+        self._api_backoff = Backoff(backoff_max)
+        self._database_backoff = Backoff(backoff_max)
+        self._repeat_backoff = Backoff(REPEAT_MAX)
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=10_000)
         self._clock = Clock()
 
@@ -117,21 +125,21 @@ class Poller:
 
     def set_backoff_max(self, longest: float) -> None:
         """Change the longest wait between attempts, in seconds."""
-        self._api.longest = self._database.longest = longest
+        self._api_backoff.longest = self._database_backoff.longest = longest
 
     def use(self, client: BotClient) -> None:
-        """Ask this client from the next poll on, at once where the last one has failed."""
+        """Poll with this client from the next poll on. It ends a wait after a failure."""
         self._client = client
-        self._awake.set()
+        self._wake.set()
 
     def abort(self) -> None:
         """End the request in flight, from any thread."""
-        self._asked.abort()
+        self._client_in_use.abort()
 
     def stop(self) -> None:
-        """End the loop; a poll in flight must be aborted beside it."""
+        """End the loop. A poll in flight goes on until `abort`."""
         self._stop.set()
-        self._awake.set()
+        self._wake.set()
 
     def per_second(self, window: float = 60.0) -> float:
         """Events received a second over the last `window` seconds."""
@@ -146,21 +154,21 @@ class Poller:
             except ApiError as error:
                 wait = self._api_failed(error)
             except OutputLost as error:
-                self._ended(error)
+                self._on_end(error)
                 return
             except VkTeamsError as error:
                 wait = self._database_failed(error)
             except Exception as error:
-                # A fault of ours must not end the archive: what was not committed comes again.
+                # A fault of this program must not end the archiving. Uncommitted events come again.
                 log.exception("the poll loop met a fault of this program; it goes on")
                 wait = self._database_failed(StoreError(f"internal error: {type(error).__name__}"))
             if wait:
-                self._awake.wait(wait)
-                self._awake.clear()
+                self._wake.wait(wait)
+                self._wake.clear()
 
     def _cycle(self) -> float:
         """One step; returns the seconds to wait before the next."""
-        client = self._asked = self._client
+        client = self._client_in_use = self._client
         if self._bot is None:
             self._bot = client.self_get()
             self._status.bot.id, self._status.bot.nick = self._bot.user_id, self._bot.nick
@@ -169,53 +177,54 @@ class Poller:
         sink = self.sink
         if not sink.holds_lock:
             if not sink.acquire():
-                return self._locked_out()
-            self._taken()
-        if self._held is not None:
-            return self._store(sink, self._held)
-        sink.ping()  # after a pause of any length, the lock is looked at before the API is
+                return self._lock_refused()
+            self._lock_taken()
+        if self._pending is not None:
+            return self._store(sink, self._pending)
+        sink.ping()  # the lock may have been lost during a pause, so check it before the next poll
         self._database_answered()
         cursor = sink.cursor
         if cursor is None or self._stop.is_set():
             return 0.0
-        asked = time.monotonic()
+        polled = time.monotonic()
         body = client.poll(cursor.last_event_id, self.poll_time)
         arrived, received_at = time.monotonic(), self._clock.now()
         events = api_events.read(body, received_at)
         self._api_answered()
         if not events:
-            if arrived - asked >= self.poll_time / 2:
-                self._repeats.succeeded()
+            if arrived - polled >= self.poll_time / 2:
+                self._repeat_backoff.succeeded()
                 return 0.0
-            # Nothing, and at once: a server that does not hold the poll, or another poller that it prefers.
-            return self._repeats.failed()
+            # An empty answer came at once. The server does not hold polls, or it prefers another poller of this bot.
+            return self._repeat_backoff.failed()
         self._status.events.received += len(events)
         self._arrivals.append((arrived, len(events)))
-        self._held = PendingBatch(events, cursor.generation, arrived)
-        return self._store(sink, self._held)
+        self._pending = PendingBatch(events, cursor.generation, arrived)
+        return self._store(sink, self._pending)
 
-    def _store(self, sink: Sink, held: PendingBatch) -> float:
+    def _store(self, sink: Sink, pending: PendingBatch) -> float:
         cursor = sink.cursor
-        if cursor is not None and cursor.generation != held.generation:
-            # Somebody has begun a new generation meanwhile: these ids mean nothing there. They were not acknowledged.
-            log.warning("%d events polled under an earlier generation are fetched again", len(held.events))
-            self._held = None
+        if cursor is not None and cursor.generation != pending.generation:
+            # A new generation has begun meanwhile, and these ids mean other events there. They were not acknowledged.
+            log.warning("%d events polled under an earlier generation are fetched again", len(pending.events))
+            self._pending = None
             return 0.0
-        part = held.part()
+        part = pending.first_part()
         try:
-            stored = self._work.submit(sink.store, part.events).result()
+            # The pool does all inserts. With one batch in flight, there is nothing to do but to wait for this one.
+            stored = self._pool.submit(sink.store, part.events).result()
         except DatabaseSlow:
-            self._held = held.halved()
-            if (fewer := len(self._held.part().events)) < len(part.events):
-                log.warning("%d events go into the database %d at a time now", len(held.events), fewer)
+            self._pending = pending.halved()
+            if (size := len(self._pending.first_part().events)) < len(part.events):
+                log.warning("%d events go into the database %d at a time now", len(pending.events), size)
             raise
-        self._held = held.after(part)
+        self._pending = pending.after(part)
         self._count(part, stored, sink.cursor)
-        if stored.moved or stored.saved or self._held:
-            self._repeats.succeeded()
+        if stored.moved or stored.saved or self._pending:
+            self._repeat_backoff.succeeded()
             return 0.0
-        # The API repeats what is stored already, and the cursor does not move: do not spin on it.
-        return self._repeats.failed()
+        # The API repeats stored events and the cursor does not move. Wait, or the loop would spin.
+        return self._repeat_backoff.failed()
 
     def _count(self, batch: PendingBatch, stored: StoreResult, cursor: Cursor | None) -> None:
         self.latencies.append(1000 * (time.monotonic() - batch.arrived))
@@ -234,32 +243,33 @@ class Poller:
         if stored.quarantined:
             log.warning("%d events were quarantined; see `vkteamsctl database quarantine`", stored.quarantined)
         if stored.queued:
-            self._queued()
+            self._on_queued()
 
-    def _taken(self) -> None:
+    def _lock_taken(self) -> None:
         cursor = self.sink.cursor if self.sink else None
-        self._lost_at = None
+        self._refused_since = None
         if self._standby:
             log.info("took over as the listener of bot %s", self._status.bot.id)
         self._standby = False
         self._status.events.last_event_id = cursor.last_event_id if cursor else None
-        if self._held is None:  # otherwise it connects; whether it stores has still to be seen
+        # With a pending batch, a connection is no proof that the database also stores.
+        if self._pending is None:
             self._database_answered()
         self._become_ready("")
-        self._changed()
+        self._on_change()
 
-    def _locked_out(self) -> float:
-        """Another session holds the lock: our own broken one for a while, otherwise another process."""
+    def _lock_refused(self) -> float:
+        """Wait for the lock: for a short while our own broken session may hold it, after that another process does."""
         now = time.monotonic()
-        self._lost_at = self._lost_at or now
+        self._refused_since = self._refused_since or now
         grace = OWN_SESSION_GRACE if self._status.database.state is not None else 1.0
-        if now - self._lost_at < grace and not self._standby:
+        if now - self._refused_since < grace and not self._standby:
             return 0.1
         self._database_answered()
         if not self._standby:
             self._standby = True
             log.info("another process listens to bot %s; waiting as its standby", self._status.bot.id)
-            self._changed()
+            self._on_change()
         self._become_ready("standby: another process listens to this bot; this one takes over when it ends")
         return STANDBY_INTERVAL
 
@@ -274,18 +284,17 @@ class Poller:
         api = self._status.api
         if self._stop.is_set():
             return 0.0
-        state = "unauthorized" if isinstance(error, Unauthorised) else "backoff"
+        state: Literal["unauthorized", "backoff"] = "unauthorized" if isinstance(error, Unauthorised) else "backoff"
         if isinstance(error, ApiUnreachable) and self.sink is not None and not self.sink.holds_lock:
-            return 0.0  # the keeper ended the poll because the lock is gone
+            return 0.0  # the keeper ended the poll because the lock is lost
         if api.state != state:
             level = logging.ERROR if state == "unauthorized" else logging.WARNING
             log.log(level, "the Bot API fails: %s%s", error, f". {error.hint}" if error.hint else "")
-        wait = self._api.failed(getattr(error, "retry_after", None))
+        wait = self._api_backoff.failed(getattr(error, "retry_after", None))
         changed = api.state != state or api.last_error != str(error)
-        api.state = "unauthorized" if state == "unauthorized" else "backoff"
-        api.last_error, api.consecutive_failures = str(error), self._api.failures
+        api.state, api.last_error, api.consecutive_failures = state, str(error), self._api_backoff.failures
         if changed:
-            self._changed()
+            self._on_change()
         return wait
 
     def _api_answered(self) -> None:
@@ -293,10 +302,10 @@ class Poller:
         api.last_poll_at = datetime.now(UTC)
         if api.state != "ok":
             if api.state is not None:
-                log.info("the Bot API answers again after %d failures", self._api.failures)
+                log.info("the Bot API answers again after %d failures", self._api_backoff.failures)
             api.state, api.last_error, api.consecutive_failures = "ok", None, 0
-            self._changed()
-        self._api.succeeded()
+            self._on_change()
+        self._api_backoff.succeeded()
 
     def _database_failed(self, error: VkTeamsError) -> float:
         self.last_error = error
@@ -311,22 +320,22 @@ class Poller:
         if database.state != "down":
             level = logging.ERROR if isinstance(error, CannotWrite) else logging.WARNING
             log.log(level, "the database fails: %s%s", error, f". {error.hint}" if error.hint else "")
-        if self._held is not None:
-            self._status.events.failed = len(self._held.events)
-        wait = self._database.failed()
+        if self._pending is not None:
+            self._status.events.failed = len(self._pending.events)
+        wait = self._database_backoff.failed()
         changed = database.state != "down" or database.last_error != str(error)
         database.state, database.last_error = "down", str(error)
-        self._lost_at = None
+        self._refused_since = None
         if changed:
-            self._changed()
+            self._on_change()
         return wait
 
     def _database_answered(self) -> None:
         database = self._status.database
         if database.state != "ok":
             if database.state == "down":
-                log.info("the database answers again after %d failures", self._database.failures)
+                log.info("the database answers again after %d failures", self._database_backoff.failures)
             database.state, database.last_error = "ok", None
-            self._changed()
+            self._on_change()
         self._status.events.failed = 0
-        self._database.succeeded()
+        self._database_backoff.succeeded()

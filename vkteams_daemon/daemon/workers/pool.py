@@ -1,4 +1,4 @@
-"""The embedding workers of this process: which model, how many threads, when they are woken."""
+"""The embedding workers of this process: starts, wakes and stops them, and loads the model for them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ log = logging.getLogger(__name__)
 
 
 class WorkerPool:
-    """Starts the workers once the database is open, wakes them, and stops them.
+    """The workers and the model that they share.
 
     Args:
-        config: `[embedding]` and the model's directory.
-        database: opened by whoever opens it first.
+        config: its section `[embedding]`, and the directory of models.
+        database: open when `start` is called.
+
+    Attributes:
+        size: the number of workers.
+        started: whether `start` has been called.
     """
 
     def __init__(self, config: Config, database: Database) -> None:
@@ -37,19 +41,19 @@ class WorkerPool:
         self._model: Model | None = None
         self._loading = threading.Lock()
         self._stats: WorkerStats | None = None
-        self.workers = config.embedding.workers or min(4, len(os.sched_getaffinity(0)))
+        self.size = config.embedding.workers or min(4, len(os.sched_getaffinity(0)))
         self.started = False
         self._running: list[Future[None]] = []
-        self._runs: ThreadPoolExecutor | None = None
+        self._model_threads: ThreadPoolExecutor | None = None
 
     @property
     def busy(self) -> bool:
-        """Whether a worker is still at it."""
+        """Whether a worker still runs."""
         return any(not future.done() for future in self._running)
 
-    def start(self, work: Executor) -> None:
-        """Start the workers, or log once why there are none."""
-        # The runtime is heavy: a listener without a model never loads it.
+    def start(self, pool: Executor) -> None:
+        """Start the workers in this pool, or log why there are none."""
+        # onnxruntime is heavy, so a process without a model never imports it.
         from vkteams_daemon.daemon.workers.worker import Worker
         from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
         from vkteams_daemon.embedding import catalogue
@@ -62,64 +66,64 @@ class WorkerPool:
             log.info("no model is installed: messages are kept without vectors (vkteamsctl model install)")
             return
         self._stats.state, self._stats.model = "ok", name
-        self._runs = ThreadPoolExecutor(self.workers, thread_name_prefix="model") if self.workers > 1 else None
-        for number in range(self.workers):
+        self._model_threads = ThreadPoolExecutor(self.size, thread_name_prefix="model") if self.size > 1 else None
+        for number in range(self.size):
             wake = threading.Event()
             worker = Worker(
-                self._database, self._load, self._stats, runs=self._runs, claim=config.claim,
+                self._database, self._load, self._stats, model_threads=self._model_threads, claim=config.claim,
                 token_budget=config.token_budget, max_attempts=config.max_attempts, is_leader=number == 0,
                 stop=self._stop,
             )  # fmt: skip
             self._wakes.append(wake)
-            self._running.append(work.submit(worker.run, wake, config.poll_interval))
+            self._running.append(pool.submit(worker.run, wake, config.poll_interval))
         if self._config.daemon.role == "embed":
             threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
     def wake(self) -> None:
-        """Messages wait: cut the workers' idle waits short."""
+        """End the workers' idle waits, because messages wait in the queue."""
         for wake in self._wakes:
             wake.set()
 
     def stop(self) -> None:
-        """Ask the workers to end after the run of the model they are in."""
+        """Let the workers end after the present run of the model. `wait` waits for it."""
         self._stop.set()
         self.wake()
 
     def wait(self, seconds: float) -> None:
         """Wait up to `seconds` for the workers to end."""
         wait(self._running, timeout=seconds)
-        if self._runs and not self.busy:
-            self._runs.shutdown(wait=False)
+        if self._model_threads and not self.busy:
+            self._model_threads.shutdown(wait=False)
 
     def fill(self, status: Status) -> None:
-        """Write what the workers have done into the status."""
+        """Copy the workers' counters into the status."""
         stats = self._stats
         if stats is None:
             return
-        shown = status.embedding
-        shown.model, shown.state = stats.model, stats.state
-        shown.queued, shown.embedded, shown.failed = stats.queued, stats.embedded, stats.failed
-        shown.texts_per_second = stats.per_second()
+        embedding = status.embedding
+        embedding.model, embedding.state = stats.model, stats.state
+        embedding.queued, embedding.embedded, embedding.failed = stats.queued, stats.embedded, stats.failed
+        embedding.texts_per_second = stats.per_second()
         status.latency_ms.row_to_vector = percentiles(list(stats.row_to_vector))
 
-    def _load(self, failed: Model | None) -> Model:
-        """The model, loaded by the first worker that asks and shared by all: its runs do not disturb one another.
+    def _load(self, broken: Model | None) -> Model:
+        """The model. The first worker loads it, and all workers share it; it may run in several threads at once.
 
         Args:
-            failed: the model that has failed the worker; it is loaded anew, once for all of them.
+            broken: the model object that has failed the calling worker, or None. It is replaced once for all workers.
         """
         from vkteams_daemon.embedding import catalogue
         from vkteams_daemon.embedding.model import Model
 
         with self._loading:
-            if self._model is None or self._model is failed:
-                self._model = None  # two of them need not be in memory
+            if self._model is None or self._model is broken:
+                self._model = None  # frees its memory before the next one is loaded
                 name = catalogue.chosen_name(self._config)
                 self._model = Model.load(catalogue.find_directory(self._config.models_dir, name or ""))
             return self._model
 
     def _listen(self) -> None:
-        """Workers on their own hear of new messages by the writer's notification."""
+        """Wake the workers on the writer's notifications. With `--role embed` the writer is in another process."""
         from vkteams_daemon.store import queue
 
         while not self._stop.is_set():

@@ -1,7 +1,7 @@
-"""The embedding workers: from the queue in the database to vectors in the database, one transaction a round.
+"""The embedding worker: takes messages from the queue in the database and stores their vectors, a transaction a round.
 
-A worker reads nothing but the database, so a broken model delays search and loses nothing, and a worker on another
-machine is the same code.
+A worker reads the database only. So a broken model delays search but loses nothing, and a worker on another machine
+runs the same code.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from vkteams_daemon.store.queue import Claim, EmbeddingFailure, EmbeddingResult,
 
 log = logging.getLogger(__name__)
 
-CLAIM = 2048  # messages; the more are sorted by length, the less is padding
-RETRY_FIRST = 5.0  # seconds between the first two attempts at a text that fails; doubled from one to the next
-RETRY_MAX = 3600.0
-TROUBLE_MAX = 60.0  # seconds between two attempts at a database or model that fails
-SLICE = 64  # texts that are cut into tokens at a time
-ROUND_TOKENS = 49152  # about; one round is seconds of work, however long the texts are
-COUNT_EVERY = 10.0  # seconds between two counts of a queue that is being worked off
-RECOUNT = 1.0  # seconds until an idle leader counts again what others have claimed
+CLAIM = 2048  # messages; sorting more messages by length leaves less padding
+RETRY_FIRST = 5.0  # seconds between the first two attempts to embed a text; doubled after each further attempt
+RETRY_MAX = 3600.0  # seconds; the longest wait between two attempts to embed a text
+BACKOFF_MAX = 60.0  # seconds; the longest wait after a failure of the database or the model
+TOKENIZE_BATCH = 64  # texts that are tokenized at once
+ROUND_TOKENS = 49152  # about; a round takes seconds, however long the texts are
+COUNT_INTERVAL = 10.0  # seconds between two counts of a queue that is being worked off
+IDLE_COUNT_INTERVAL = 1.0  # seconds between two counts by an idle leader while other workers still have claims
 
 
 class Stopped(Exception):
-    """The worker was told to end in the middle of a round; the transaction is rolled back."""
+    """The worker was told to end in the middle of a round. The transaction is rolled back."""
 
 
 class Worker:
@@ -50,15 +50,17 @@ class Worker:
 
     Args:
         database: open.
-        load: gives the model; called in the worker's own thread, again after it has failed, with the one that failed.
-        stats: where it counts.
-        runs: where the model runs, shared by the workers: so no core waits while one of them fetches or stores; without
-            it, in the worker's own thread.
-        claim: most messages of one round.
-        token_budget: most tokens of one run of the model.
-        max_attempts: attempts before a text is parked.
-        stop: set when the worker is to end; a round that has not been committed is then given back.
-        is_leader: whether this worker also builds the index and completes a change of model; one does.
+        load: returns the model. It is called in the worker's thread: with None at first, and with the broken model
+            after the model has failed.
+        stats: the counters of all workers.
+        model_threads: the threads that the model runs in. All workers share them, so that no core is idle while one
+            worker reads or writes the database. None: the model runs in the worker's own thread.
+        claim: maximum messages of one round.
+        token_budget: maximum tokens of one run of the model.
+        max_attempts: failed attempts after which a text is parked.
+        stop: set when the worker must end. An uncommitted round returns its claims to the queue.
+        is_leader: whether this worker also counts the queue, builds the index and completes a change of model. Each
+            process has one leader.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Worker:
         load: Callable[[Model | None], Model],
         stats: WorkerStats,
         *,
-        runs: Executor | None = None,
+        model_threads: Executor | None = None,
         claim: int = CLAIM,
         token_budget: int = TOKEN_BUDGET,
         max_attempts: int = 5,
@@ -77,19 +79,19 @@ class Worker:
         self._database = database
         self._load = load
         self._stats = stats
-        self._map = runs.map if runs else map
+        self._map = model_threads.map if model_threads else map
         self._claim = claim
         self._token_budget = token_budget
         self._max_attempts = max_attempts
         self._stop = stop or threading.Event()
         self._is_leader = is_leader
         self._broken: Model | None = None
-        self._use: tuple[Model, StoredModel] | None = None
-        self._missing_queued = self._indexed = self._cleared = False
+        self._current: tuple[Model, StoredModel] | None = None
+        self._missing_enqueued = self._indexed = self._retired_deleted = False
         self._counted_at = -math.inf
 
     def run(self, wake: threading.Event, poll_interval: float) -> None:
-        """Work until `stop` is set; `wake` cuts an idle wait of `poll_interval` seconds short."""
+        """The loop, until `stop` is set. An idle worker waits `poll_interval` seconds, or until `wake` is set."""
         stop = self._stop
         failures = 0
         while not stop.is_set():
@@ -100,24 +102,24 @@ class Worker:
                     busy = self.maintain(idle=not busy) or busy
             except Stopped:
                 return
-            except Exception as error:  # noqa: BLE001 - a worker that ends unseen is worse than one that tries again
+            except Exception as error:  # noqa: BLE001 - a worker must not end unnoticed, so it tries again
                 failures += 1
                 self._stats.mark_failing(self, error)
-                stop.wait(random.uniform(0.5, 1) * min(TROUBLE_MAX, 2.0**failures))
+                stop.wait(random.uniform(0.5, 1) * min(BACKOFF_MAX, 2.0**failures))
                 continue
             failures = 0
             self._stats.mark_ok(self)
             if not busy and not stop.is_set():
-                # What another worker has claimed still counts as queued: the figure must not outlive its work.
-                others_at_work = self._is_leader and self._stats.queued
-                wake.wait(min(poll_interval, RECOUNT) if others_at_work else poll_interval)
+                # The count includes the claims of other workers. Count again soon, so that it follows their work.
+                others_busy = self._is_leader and self._stats.queued
+                wake.wait(min(poll_interval, IDLE_COUNT_INTERVAL) if others_busy else poll_interval)
 
     def round(self) -> int:
         """Claim, embed and store once; returns how many queue rows were claimed.
 
         Raises:
-            VkTeamsError: the model cannot be loaded or does not work, or the database does not answer; nothing was
-                changed.
+            VkTeamsError: the model cannot be loaded or does not work, or the database does not answer. Nothing has
+                changed then.
         """
         model, stored = self._ready()
         with self._database.connection() as connection:
@@ -127,152 +129,157 @@ class Worker:
                 claimed_at = time.monotonic()
                 if not claims:
                     return 0
-                done, failed = self._embed(connection, model, stored, claims)
-                count = queue.finish(connection, stored.model_id, done, failed)
-        for item in failed:
-            if item.delay is None:
-                key = item.claim.msg_id, item.claim.chat_id
-                log.error("message %s of chat %s cannot be embedded and is parked: %s", *key, item.error)
-        taken = time.monotonic() - claimed_at
-        ages = [item.claim.age + taken for item in done if item.claim.age is not None]
-        self._stats.add(count, len(failed), ages)
+                results, failures = self._embed(connection, model, stored, claims)
+                count = queue.finish(connection, stored.model_id, results, failures)
+        for failure in failures:
+            if failure.delay is None:
+                key = failure.claim.msg_id, failure.claim.chat_id
+                log.error("message %s of chat %s cannot be embedded and is parked: %s", *key, failure.error)
+        duration = time.monotonic() - claimed_at
+        ages = [result.claim.age + duration for result in results if result.claim.age is not None]
+        self._stats.add(count, len(failures), ages)
         return len(claims)
 
     def maintain(self, *, idle: bool) -> bool:
-        """What one worker does for all: count the queue; when idle, look once for what is in no queue, build the index
-        and complete a change of model.
+        """Do the leader's work: count the queue; if idle, build the index and complete a change of model.
+
+        The first idle call also enqueues messages that have neither a vector nor a place in the queue.
 
         Returns:
             Whether there is work again.
         """
         _, stored = self._ready()
         with self._database.connection() as connection:
-            if idle and not self._missing_queued:
-                found = models.enqueue_missing(connection, stored.model_id)
-                self._missing_queued = True
-                if found:
+            if idle and not self._missing_enqueued:
+                count = models.enqueue_missing(connection, stored.model_id)
+                self._missing_enqueued = True
+                if count:
                     return True
             if idle:
-                self._settle(connection, stored)
-            if idle or time.monotonic() - self._counted_at > COUNT_EVERY:
+                self._complete_model(connection, stored)
+            if idle or time.monotonic() - self._counted_at > COUNT_INTERVAL:
                 self._stats.queued = queue.length(connection, stored.model_id)
                 self._counted_at = time.monotonic()
         return False
 
-    def _settle(self, connection: Connection, stored: StoredModel) -> None:
+    def _complete_model(self, connection: Connection, stored: StoredModel) -> None:
+        """Build the index, activate a complete model, and delete the vectors of retired models."""
         self._indexed = self._indexed or models.ensure_index(connection, stored)
         if stored.state == "building" and self._indexed and models.activate_if_complete(connection, stored):
             log.info("model %s is complete and in use", stored.name)
-            assert self._use is not None
-            self._use = (self._use[0], replace(stored, state="active"))
-            self._cleared = False
-        if not self._cleared:
+            assert self._current is not None
+            self._current = (self._current[0], replace(stored, state="active"))
+            self._retired_deleted = False
+        if not self._retired_deleted:
             models.delete_retired(connection)
-            self._cleared = True
+            self._retired_deleted = True
 
     def _ready(self) -> tuple[Model, StoredModel]:
-        if self._use is None:
+        """The model and its row, loaded and registered if necessary."""
+        if self._current is None:
             model = self._load(self._broken)
             with self._database.connection() as connection:
                 stored = models.register(connection, model.name, model.fingerprint, model.dims)
-            self._use, self._broken = (model, stored), None
-            self._missing_queued = self._indexed = self._cleared = False
-        self._stats.model = self._use[0].name
-        return self._use
+            self._current, self._broken = (model, stored), None
+            self._missing_enqueued = self._indexed = self._retired_deleted = False
+        self._stats.model = self._current[0].name
+        return self._current
 
     def _embed(
         self, connection: Connection, model: Model, stored: StoredModel, claims: list[Claim]
     ) -> tuple[list[EmbeddingResult], list[EmbeddingFailure]]:
-        """The claims with their vectors, and those that failed; claims beyond `ROUND_TOKENS` are in neither list."""
+        """The claims with their vectors, and the claims that failed. Claims beyond `ROUND_TOKENS` are in neither."""
         hashed: list[tuple[Claim, list[bytes]]] = []
         distinct: dict[bytes, Chunk] = {}
         errors: dict[Claim, str] = {}
         tokens = 0
-        for claim, parts in _cut(model, claims):
+        for claim, chunks in _split_into_chunks(model, claims):
             if tokens > ROUND_TOKENS:
                 break
-            if isinstance(parts, str):
-                errors[claim] = parts
+            if isinstance(chunks, str):
+                errors[claim] = chunks
                 continue
-            hashes = [_hash(chunk) for chunk in parts]
+            hashes = [_hash(chunk) for chunk in chunks]
             hashed.append((claim, hashes))
-            distinct.update(zip(hashes, parts, strict=True))
-            tokens += sum(map(len, parts))
+            distinct.update(zip(hashes, chunks, strict=True))
+            tokens += sum(map(len, chunks))
         vectors = queue.stored_vectors(connection, stored.model_id, list(distinct))
         missing = {text_hash: chunk for text_hash, chunk in distinct.items() if text_hash not in vectors}
-        computed, broken = self._vectors(model, missing)
-        vectors.update(computed)
-        done = []
+        new_vectors, chunk_errors = self._embed_chunks(model, missing)
+        vectors.update(new_vectors)
+        results = []
         for claim, hashes in hashed:
-            reason = next((broken[text_hash] for text_hash in hashes if text_hash in broken), None)
+            reason = next((chunk_errors[text_hash] for text_hash in hashes if text_hash in chunk_errors), None)
             if reason:
                 errors[claim] = reason
             else:
-                done.append(EmbeddingResult(claim, tuple((text_hash, vectors[text_hash]) for text_hash in hashes)))
-        return done, [EmbeddingFailure(claim, reason, self._delay(claim)) for claim, reason in errors.items()]
+                results.append(EmbeddingResult(claim, tuple((text_hash, vectors[text_hash]) for text_hash in hashes)))
+        return results, [EmbeddingFailure(claim, reason, self._retry_delay(claim)) for claim, reason in errors.items()]
 
-    def _vectors(self, model: Model, chunks: dict[bytes, Chunk]) -> tuple[dict[bytes, Vector], dict[bytes, str]]:
-        """The vectors of these chunks, and the errors of those that have none.
+    def _embed_chunks(self, model: Model, chunks: dict[bytes, Chunk]) -> tuple[dict[bytes, Vector], dict[bytes, str]]:
+        """The vectors of these chunks, and the errors of the chunks that have none.
 
         Raises:
-            ModelError: it is not the texts: the model fails at any.
+            ModelError: the model fails on a harmless text too.
         """
         hashes, parts = list(chunks), list(chunks.values())
         plan = list(batches(parts, self._token_budget))
         vectors: dict[bytes, Vector] = {}
         errors: dict[bytes, str] = {}
-        for batch, result in zip(plan, self._map(partial(self._attempt, model, hashes, parts), plan), strict=True):
+        for batch, result in zip(plan, self._map(partial(self._try_batch, model, hashes, parts), plan), strict=True):
             if isinstance(result, dict):
                 vectors.update(result)
                 continue
-            self._probe(model)
+            self._check_model(model)
             for i in batch:
                 try:
                     vectors.update(_run(model, [hashes[i]], [parts[i]]))
-                except Exception as error:  # noqa: BLE001 - the runtime's errors have no common base
+                except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
                     errors[hashes[i]] = f"{type(error).__name__}: {error}"
         return vectors, errors
 
-    def _attempt(
+    def _try_batch(
         self, model: Model, hashes: list[bytes], parts: list[Chunk], batch: list[int]
     ) -> dict[bytes, Vector] | Exception:
-        """One run of the model, in whatever thread."""
+        """Run the model on one batch, in any thread; returns its vectors, or the error."""
         if self._stop.is_set():
             raise Stopped
         try:
             return _run(model, [hashes[i] for i in batch], [parts[i] for i in batch])
-        except Exception as error:  # noqa: BLE001 - the others of the round go on
+        except Exception as error:  # noqa: BLE001 - the other batches of the round go on
             return error
 
-    def _probe(self, model: Model) -> None:
-        """Raises ModelError where the model fails at a harmless text too; then it is loaded again."""
+    def _check_model(self, model: Model) -> None:
+        """Run the model on a harmless text. If that fails too, raise ModelError and load the model again later."""
         try:
             _run(model, [b""], model.chunks("a")[:1])
         except Exception as error:
-            self._broken, self._use = model, None
+            self._broken, self._current = model, None
             raise ModelError(f"the model {model.name} does not work: {error}") from error
 
-    def _delay(self, claim: Claim) -> float | None:
+    def _retry_delay(self, claim: Claim) -> float | None:
         """Seconds until this claim is tried again, or None after the last attempt."""
         if claim.attempts + 1 >= self._max_attempts:
             return None
         return min(RETRY_MAX, RETRY_FIRST * 2.0**claim.attempts)
 
 
-def _cut(model: Model, claims: Sequence[Claim]) -> Iterator[tuple[Claim, list[Chunk] | str]]:
+def _split_into_chunks(model: Model, claims: Sequence[Claim]) -> Iterator[tuple[Claim, list[Chunk] | str]]:
     """Each claim with its chunks, or with the reason why it has none."""
-    for start in range(0, len(claims), SLICE):
-        part = claims[start : start + SLICE]
+    for start in range(0, len(claims), TOKENIZE_BATCH):
+        part = claims[start : start + TOKENIZE_BATCH]
         try:
             yield from zip(part, model.chunks_of([claim.text or "" for claim in part]), strict=True)
-        except Exception as error:  # noqa: BLE001 - one text must not stop the others, whatever the runtime raises
+        except Exception as error:  # noqa: BLE001 - one text must not stop the others, whatever the tokenizer raises
             if len(part) == 1:
                 yield part[0], f"{type(error).__name__}: {error}"
             else:
-                yield from (found for claim in part for found in _cut(model, [claim]))
+                for claim in part:
+                    yield from _split_into_chunks(model, [claim])
 
 
 def _run(model: Model, hashes: list[bytes], parts: list[Chunk]) -> dict[bytes, Vector]:
+    """The vector of each chunk, by the chunk's hash; StoreError if a vector is not finite."""
     vectors = model.embed(parts)
     if not np.isfinite(vectors).all():
         raise StoreError("the model gave a vector that is not finite")
@@ -280,5 +287,5 @@ def _run(model: Model, hashes: list[bytes], parts: list[Chunk]) -> dict[bytes, V
 
 
 def _hash(chunk: Chunk) -> bytes:
-    """16 bytes that stand for the chunk's tokens: the same tokens have the same vector."""
+    """16 bytes that identify the chunk's tokens. The same tokens have the same vector."""
     return hashlib.blake2b(array("i", chunk.ids).tobytes(), digest_size=16).digest()

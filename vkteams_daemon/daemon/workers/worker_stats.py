@@ -1,4 +1,4 @@
-"""What the embedding workers of this process have done, for its status."""
+"""The counters of the embedding workers of this process, for its status."""
 
 from __future__ import annotations
 
@@ -17,11 +17,17 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class WorkerStats:
-    """What the workers of this process have done; shared by them.
+    """The counters; all workers of the process share one object.
 
     Attributes:
-        state: `ok`, `off` without a model, `failing` while the model or the database does not answer.
+        state: `ok`; `off` without a model; `failing` while the model or the database does not work.
+        model: its name.
+        embedded: messages with new vectors.
+        failed: attempts to embed a message that failed.
+        queued: the length of the queue at its last count.
         row_to_vector: milliseconds from queued to stored, the last thousand.
+        rounds: (monotonic time, messages) of the last thousand rounds.
+        failing_workers: the workers that cannot work at present.
     """
 
     state: Literal["ok", "off", "failing"] = "off"
@@ -43,17 +49,17 @@ class WorkerStats:
             self.rounds.append((time.monotonic(), embedded))
 
     def mark_failing(self, worker: object, error: Exception) -> None:
-        """This worker cannot go on; said once for all of them, until none has trouble any more."""
+        """Record that this worker cannot work. The log gets one line for all workers, until all of them work again."""
         with self.lock:
             first = not self.failing_workers
             self.failing_workers.add(worker)
             self.state = "failing"
         if first:
-            unforeseen = not isinstance(error, VkTeamsError)
-            log.warning("embedding waits: %s", error or type(error).__name__, exc_info=unforeseen)
+            unexpected = not isinstance(error, VkTeamsError)
+            log.warning("embedding waits: %s", error or type(error).__name__, exc_info=unexpected)
 
     def mark_ok(self, worker: object) -> None:
-        """This worker works."""
+        """Record that this worker works."""
         with self.lock:
             last = self.failing_workers == {worker}
             self.failing_workers.discard(worker)
@@ -62,7 +68,7 @@ class WorkerStats:
             log.info("embedding goes on")
 
     def per_second(self, window: float = 60.0) -> float:
-        """Messages a second over the last `window` seconds."""
+        """Messages embedded per second over the last `window` seconds."""
         with self.lock:
             since = time.monotonic() - window
             return round(sum(count for at, count in self.rounds if at >= since) / window, 3)
