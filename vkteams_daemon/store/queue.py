@@ -114,8 +114,8 @@ def stored_vectors(connection: Connection, model_id: int, hashes: Sequence[bytes
     rows = (
         connection.cursor(binary=True)
         .execute(
-            "SELECT wanted.text_hash, e.embedding FROM unnest(%b::bytea[]) AS wanted (text_hash) CROSS JOIN LATERAL"
-            " (SELECT embedding FROM embeddings e WHERE e.model_id = %s AND e.text_hash = wanted.text_hash"
+            "SELECT hashes.text_hash, e.embedding FROM unnest(%b::bytea[]) AS hashes (text_hash) CROSS JOIN LATERAL"
+            " (SELECT embedding FROM embeddings e WHERE e.model_id = %s AND e.text_hash = hashes.text_hash"
             " LIMIT 1) AS e",
             (list(hashes), model_id),
         )
