@@ -21,7 +21,7 @@ pytest_plugins = [
     "tests.harness.embedding",
     "tests.harness.mcp",
     "tests.harness.talk",
-    "tests.harness.asking",
+    "tests.harness.ctl",
 ]
 
 # No database of examples: the checkout may belong to another user. No deadline: the machine may be busy.

@@ -24,7 +24,7 @@ from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
 from mcp.types import CallToolResult
 
-from tests.harness.conversation import all_events
+from tests.harness.built_in_conversation import all_events
 from tests.harness.daemon import ROOT
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until

@@ -24,7 +24,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query; `meant` is what its author wanted to type, the query itself where nothing went wrong."""
+    """One query; `meant` is what its author wanted to type, which is the query itself unless it is misspelt."""
 
     id: str
     kind: str
@@ -47,13 +47,13 @@ def messages() -> list[Message]:
 
 
 def queries() -> list[Query]:
-    """Every query."""
+    """Every query, in the order of ids."""
     records = [json.loads(line) for line in _lines("queries.jsonl")]
     return [Query(**{"meant": record["query"], **record, "relevant": tuple(record["relevant"])}) for record in records]
 
 
 def people() -> People:
-    """Who speaks, and where."""
+    """The titles of the chats and the names of the speakers."""
     record = json.loads((DIRECTORY / "people.json").read_text(encoding="utf-8"))
     return People(record["chats"], {user: (name["first"], name["last"]) for user, name in record["users"].items()})
 

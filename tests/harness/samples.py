@@ -1,4 +1,4 @@
-"""Events as the Bot API sends them: every type, every part, and the variations that were seen."""
+"""Events as the Bot API sends them: every type, every part, and the known variations."""
 
 from __future__ import annotations
 
@@ -98,12 +98,12 @@ def event(event_id: Any, kind: Any, payload: Any) -> dict[str, Any]:
 
 
 def body(*elements: dict[str, Any] | bytes) -> bytes:
-    """An answer of events/get; bytes go in as they are."""
+    """An answer of events/get with these elements; bytes are inserted as they are."""
     return joined([e if isinstance(e, bytes) else json.dumps(e, ensure_ascii=False).encode() for e in elements])
 
 
 def joined(elements: Sequence[bytes]) -> bytes:
-    """An answer of events/get of these raw elements."""
+    """An answer of events/get with these raw elements."""
     return b'{"ok": true, "events": [' + b", ".join(elements) + b"]}"
 
 

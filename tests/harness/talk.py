@@ -1,6 +1,6 @@
-"""What people say in chats, written by the writer, for tests that read it again.
+"""An archive that a test fills with messages, through the writer.
 
-`talk`   an archive that is filled by `say`, `edit`, `delete`, `stop_by`; a moment is minutes after `START`
+`talk`   an archive with `say`, `edit` and `delete`; times are minutes after `START`
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def moment(minutes: float) -> datetime:
 
 
 class Talk:
-    """Chats in which people say things, one batch each; message ids are given by the test."""
+    """Chats in which people say things, each in a batch of its own; the test chooses the message ids."""
 
     def __init__(self, url: str, start: datetime = START) -> None:
         self.url = url
@@ -75,7 +75,7 @@ class Talk:
         return self._store(kind, **payload)
 
     def many(self, texts: list[str], *, chat: str = OPS, who: str = ANNA, first: int = 1, seconds: int = 60) -> None:
-        """Messages `m1`, `m2`, … in one batch, one every so many seconds."""
+        """Messages `m1`, `m2`, … in one batch, so many seconds apart."""
         events = [
             self._event("newMessage", msgId=f"m{first + n}", text=text, timestamp=self._at(0) + (first + n) * seconds,
                         **self._of(who, chat))
@@ -133,6 +133,6 @@ class Talk:
 @pytest.fixture
 def talk(database_url: str) -> Iterator[Talk]:
     """An empty archive to talk in."""
-    made = Talk(database_url)
-    yield made
-    made.close()
+    talk = Talk(database_url)
+    yield talk
+    talk.close()

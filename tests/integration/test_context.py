@@ -1,4 +1,4 @@
-"""Conversations for a reader with little room: what belongs together, what is kept, what may be seen."""
+"""Context within a token budget: what belongs together, what is kept, what may be seen."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _said(text: str, author: str = "Anna") -> ArchivedMessage:
 # Threads
 
 
-def test_a_thread_is_what_a_message_answers_and_what_answers_it(talk: Talk, archive: Archive) -> None:
+def test_thread_has_the_replies_in_both_directions(talk: Talk, archive: Archive) -> None:
     talk.say("1", "what is down?")
     talk.say("2", "the mail", at=1, who=PETR, answers="1")
     talk.say("3", "something else", at=2)
@@ -48,7 +48,7 @@ def test_a_thread_is_what_a_message_answers_and_what_answers_it(talk: Talk, arch
     assert [said.msg_id for said in shown.thread] == ["1", "4", "5"]
 
 
-def test_links_lead_through_what_was_deleted_or_never_seen(talk: Talk, archive: Archive) -> None:
+def test_links_lead_through_deleted_and_unknown_messages(talk: Talk, archive: Archive) -> None:
     talk.say("1", "question")
     talk.say("2", "answer", at=1, answers="1")
     talk.say("3", "thanks", at=2, answers="2")
@@ -59,7 +59,7 @@ def test_links_lead_through_what_was_deleted_or_never_seen(talk: Talk, archive: 
     assert [said.msg_id for said in archive.thread(OPS, "11")] == ["11", "12"]
 
 
-def test_a_message_that_is_deleted_or_unknown_or_out_of_sight_has_no_thread(talk: Talk, archive: Archive) -> None:
+def test_deleted_unknown_or_hidden_message_has_no_thread(talk: Talk, archive: Archive) -> None:
     talk.say("1", "question")
     talk.say("2", "gone", at=1)
     talk.delete("2")
@@ -74,7 +74,7 @@ def test_a_message_that_is_deleted_or_unknown_or_out_of_sight_has_no_thread(talk
         archive.message(OPS, "1", since=moment(1))
 
 
-def test_messages_that_answer_themselves_and_each_other_end(talk: Talk, archive: Archive) -> None:
+def test_circular_replies_end(talk: Talk, archive: Archive) -> None:
     talk.say("1", "me", answers="1")
     talk.say("2", "a", at=1, answers="3")
     talk.say("3", "b", at=2, answers="2")
@@ -82,7 +82,7 @@ def test_messages_that_answer_themselves_and_each_other_end(talk: Talk, archive:
     assert [said.msg_id for said in archive.thread(OPS, "2")] == ["2", "3"]
 
 
-def test_a_message_with_a_thousand_answers_brings_the_nearest_ones(talk: Talk, archive: Archive) -> None:
+def test_long_thread_is_cut_to_the_nearest_messages(talk: Talk, archive: Archive) -> None:
     talk.say("m0", "who comes?")
     talk.many(["me"] * 1000)
     talk.execute("UPDATE messages SET reply_to_msg_id = 'm0' WHERE msg_id <> 'm0'")
@@ -91,7 +91,7 @@ def test_a_message_with_a_thousand_answers_brings_the_nearest_ones(talk: Talk, a
     assert {"m450", "m500", "m550"} <= set(found)
 
 
-def test_a_thread_chat_and_the_message_that_it_hangs_on_belong_together(talk: Talk, archive: Archive) -> None:
+def test_thread_and_the_message_it_hangs_on_belong_together(talk: Talk, archive: Archive) -> None:
     talk.say("1", "the disk is full")
     talk.say("21", "which one?", at=1, chat=THREAD, below=(OPS, "1"))
     talk.say("22", "/var", at=2, chat=THREAD, below=(OPS, "1"))
@@ -105,7 +105,7 @@ def test_a_thread_chat_and_the_message_that_it_hangs_on_belong_together(talk: Ta
 # Around one message
 
 
-def test_around_a_message_its_thread_comes_before_its_neighbours(talk: Talk, archive: Archive) -> None:
+def test_around_prefers_the_thread_to_the_neighbours(talk: Talk, archive: Archive) -> None:
     talk.say("1", "which port?", at=-600)
     for n in range(20):
         talk.say(f"x{n}", "chatter " * 20, at=n)
@@ -129,7 +129,7 @@ def test_neighbours_are_the_nearest_and_of_one_chat(talk: Talk, archive: Archive
     assert _ids(found) == [(OPS, [f"m{n}" for n in range(38, 63)])]
 
 
-def test_the_chat_of_a_message(talk: Talk, archive: Archive) -> None:
+def test_chat_of_needs_exactly_one_chat(talk: Talk, archive: Archive) -> None:
     talk.say("1", "here")
     talk.say("2", "in both")
     talk.say("2", "in both", chat=DEV)
@@ -167,7 +167,7 @@ def test_recent_is_the_last_two_hours_unless_told(now: Talk) -> None:
         assert _ids(archive.context(timeframe=timedelta(hours=5), since=earliest)) == [(DEV, ["3"])]
 
 
-def test_silence_says_when_the_last_word_was(now: Talk) -> None:
+def test_empty_answer_says_when_the_last_message_was(now: Talk) -> None:
     with Archive(now.url) as archive:
         assert archive.context().note == "The archive has no message there."
         now.say("1", "long ago", at=60)
@@ -179,7 +179,7 @@ def test_silence_says_when_the_last_word_was(now: Talk) -> None:
         assert archive.context(chat_ids=[DEV]).note == "The archive has no message there."
 
 
-def test_the_newest_is_kept_whichever_chat_it_stands_in(now: Talk) -> None:
+def test_newest_messages_are_kept_across_chats(now: Talk) -> None:
     for n in range(40):
         now.say(f"o{n}", "twelve tokens or so of talk about the disk", at=200 + n / 2, chat=OPS)
         now.say(f"d{n}", "twelve tokens or so of talk about the disk", at=200.2 + n / 2, chat=DEV)
@@ -195,7 +195,7 @@ def test_the_newest_is_kept_whichever_chat_it_stands_in(now: Talk) -> None:
     assert [c.left_out for c in found.conversations] == [40 - len(d), 40 - len(o)]
 
 
-def test_nothing_older_is_kept_than_what_was_left_out(now: Talk) -> None:
+def test_no_message_is_kept_that_is_older_than_one_left_out(now: Talk) -> None:
     now.say("1", "short", at=200)
     now.say("2", "long " * 100, at=201)
     now.say("3", "long " * 100, at=202)
@@ -206,7 +206,7 @@ def test_nothing_older_is_kept_than_what_was_left_out(now: Talk) -> None:
     assert found.tokens < 170  # there would have been room for the first one
 
 
-def test_chats_without_room_are_counted(now: Talk) -> None:
+def test_messages_of_chats_that_are_not_shown_are_counted(now: Talk) -> None:
     now.say("1", "older", at=180, chat=DEV)
     now.say("2", "newer " * 200, at=200)
     with Archive(now.url) as archive:
@@ -219,7 +219,7 @@ def test_chats_without_room_are_counted(now: Talk) -> None:
 # Topic
 
 
-def test_a_topic_is_the_conversations_that_a_query_touches(talk: Talk, archive: Archive) -> None:
+def test_topic_has_the_conversations_that_a_query_touches(talk: Talk, archive: Archive) -> None:
     talk.say("1", "the relay is down", at=0)
     talk.say("2", "restarting it", at=1, who=PETR)
     talk.say("3", "lunch?", at=60, who=VERA)
@@ -246,7 +246,7 @@ def test_hits_of_one_conversation_share_it(talk: Talk, archive: Archive) -> None
     assert ids == [str(n) for n in range(30)]
 
 
-def test_every_hit_has_its_place_before_what_surrounds_the_first(talk: Talk, archive: Archive) -> None:
+def test_every_hit_comes_before_the_messages_around_hits(talk: Talk, archive: Archive) -> None:
     texts = {0: "the relay in Riga stopped", 100: "who has the keys of the relay?", 200: "relay bill paid, finally"}
     for start, text in texts.items():
         talk.say(f"r{start}", text, at=start)
@@ -261,7 +261,7 @@ def test_every_hit_has_its_place_before_what_surrounds_the_first(talk: Talk, arc
 # One person
 
 
-def test_a_profile_is_what_somebody_said_and_where(talk: Talk, archive: Archive) -> None:
+def test_profile_has_messages_chats_and_times(talk: Talk, archive: Archive) -> None:
     talk.say("1", "one", who=PETR)
     talk.say("2", "two", at=5, who=PETR)
     talk.say("3", "three", at=3, who=PETR, chat=DEV)
@@ -280,7 +280,7 @@ def test_a_profile_is_what_somebody_said_and_where(talk: Talk, archive: Archive)
     assert (seen.messages, seen.chats) == (1, 1)
 
 
-def test_nothing_is_told_of_who_said_nothing_in_sight(talk: Talk, archive: Archive) -> None:
+def test_person_without_visible_messages_has_no_profile(talk: Talk, archive: Archive) -> None:
     talk.say("1", "one", who=PETR)
     with pytest.raises(NotFound):
         archive.context("user-profile", user_id=PETR, chat_ids=[DEV])
@@ -291,7 +291,7 @@ def test_nothing_is_told_of_who_said_nothing_in_sight(talk: Talk, archive: Archi
 
 
 @pytest.mark.parametrize("kind", ["topic", "user-profile", "around"])
-def test_what_a_kind_needs_is_asked_for(archive: Archive, kind: str) -> None:
+def test_missing_argument_of_a_kind_is_an_error(archive: Archive, kind: str) -> None:
     with pytest.raises(UsageError, match=f"context {kind} needs"):
         archive.context(kind)  # type: ignore[arg-type]
 
@@ -299,7 +299,7 @@ def test_what_a_kind_needs_is_asked_for(archive: Archive, kind: str) -> None:
 # The budget
 
 
-def test_a_budget_is_never_overdrawn() -> None:
+def test_budget_is_never_exceeded() -> None:
     budget = TokenBudget(200)
     kept = [said for n in range(50) if (said := budget.take(_said("слово " * 5), first=n == 0))]
     assert budget.used == 48 + sum(map(line_cost, kept)) <= 200
@@ -308,7 +308,7 @@ def test_a_budget_is_never_overdrawn() -> None:
     assert budget.take(_said("")) is None or budget.used <= 200
 
 
-def test_a_long_text_takes_a_quarter_of_the_room_and_says_so() -> None:
+def test_long_text_is_shortened_to_a_quarter_of_the_budget() -> None:
     budget = TokenBudget(400)
     said = budget.take(_said("ж" * 10_000))
     assert said is not None
@@ -317,17 +317,17 @@ def test_a_long_text_takes_a_quarter_of_the_room_and_says_so() -> None:
     assert budget.cut
 
 
-def test_what_a_message_costs_can_be_told() -> None:
+def test_cost_of_a_message_can_be_given() -> None:
     budget = TokenBudget(100, lambda said: 50)
     assert budget.take(_said("a"))
     assert budget.take(_said("a"))
     assert budget.take(_said("a")) is None
 
 
-# Who and what there is
+# Chats and people
 
 
-def test_the_chats_and_the_people(talk: Talk, archive: Archive) -> None:
+def test_chats_and_users_are_counted_latest_first(talk: Talk, archive: Archive) -> None:
     talk.say("1", "one")
     talk.say("2", "two", at=1, who=PETR)
     talk.say("3", "three", at=2, chat=DEV, who=PETR)
@@ -352,7 +352,7 @@ def test_the_chats_and_the_people(talk: Talk, archive: Archive) -> None:
     assert [user.user_id for user in archive.users(limit=1)] == [ANNA]
 
 
-def test_who_and_what_lies_out_of_sight_is_not_counted(talk: Talk, archive: Archive) -> None:
+def test_hidden_chats_and_users_are_not_counted(talk: Talk, archive: Archive) -> None:
     talk.say("1", "one")
     talk.say("2", "two", at=10, who=PETR)
     talk.say("3", "three", at=2, chat=DEV, who=VERA)

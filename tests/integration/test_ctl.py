@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.harness.asking import KEYS
+from tests.harness.ctl import KEYS
 from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.embedding import ROOM, Chat
 from tests.harness.samples import ARRIVAL, GROUP, body, event, message

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.harness.conversation import all_events
+from tests.harness.built_in_conversation import all_events
 from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk
 from vkteams_daemon.search.history.token_budget import tokens
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.harness.conversation import all_events, last_texts
+from tests.harness.built_in_conversation import all_events, last_texts
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.store.ingest.writer import Writer
 

@@ -1,4 +1,4 @@
-"""The examples of docs/library.md run as they stand there, and the names they import are the promised ones."""
+"""The examples of docs/library.md run as they are, and the names they import are the documented ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLIENT, ARCHIVE, SERVICE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 
 @pytest.fixture
 def environ(simulator: Simulator, database_url: str, tmp_path: Path) -> dict[str, str]:
-    """What the examples take from the environment."""
+    """The environment that the examples need."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
@@ -45,18 +45,18 @@ def _spawn(example: str, environ: dict[str, str]) -> subprocess.Popen[str]:
 
 def _run(example: str, environ: dict[str, str]) -> str:
     with _spawn(example, environ) as process:
-        said, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, said
-    return said
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    return output
 
 
-def test_the_client_speaks_with_the_api(environ: dict[str, str]) -> None:
-    said = _run(CLIENT, environ)
-    assert re.search(r"^this is \S+, 1000000001$", said, re.MULTILINE)
-    assert "sent as message " in said
+def test_client_example_talks_to_the_api(environ: dict[str, str]) -> None:
+    output = _run(CLIENT, environ)
+    assert re.search(r"^this is \S+, 1000000001$", output, re.MULTILINE)
+    assert "sent as message " in output
 
 
-def test_the_service_archives_and_the_archive_answers(environ: dict[str, str], simulator: Simulator) -> None:
+def test_service_example_archives_and_archive_example_answers(environ: dict[str, str], simulator: Simulator) -> None:
     with _spawn(SERVICE, environ) as process:
         try:
             assert process.stdout and process.stdout.readline() == "listening\n"
@@ -67,11 +67,11 @@ def test_the_service_archives_and_the_archive_answers(environ: dict[str, str], s
             process.send_signal(signal.SIGTERM)
             rest = process.stdout.read() if process.stdout else ""
     assert process.returncode == 0, rest
-    said = _run(ARCHIVE, environ)
-    assert "the printer is on fire" in said and "1 messages in the archive" in said
+    output = _run(ARCHIVE, environ)
+    assert "the printer is on fire" in output and "1 messages in the archive" in output
 
 
-def test_the_names_are_the_promised_ones_and_cost_nothing_until_asked_for() -> None:
+def test_public_names_are_imported_lazily() -> None:
     for name in ("Archive", "BotClient", "Service"):
         assert name in vkteams_daemon.__all__ and name in dir(vkteams_daemon) and f"| `{name}` |" in PAGE
         assert getattr(vkteams_daemon, name).__name__ == name

@@ -1,6 +1,6 @@
-"""The Russian relevance set is right by construction: PostgreSQL itself says what each query's wording names.
+"""The Russian relevance set is right by construction: PostgreSQL itself says which messages each query names.
 
-The judge is its plain `russian` configuration, every word required and ё read as е, and not our own search.
+The judge is its plain `russian` configuration, with every word required and ё read as е, not our own search.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ def _matches(connection: psycopg.Connection, text: str) -> list[str]:
     return [row[0] for row in rows]
 
 
-def test_what_was_meant_is_in_exactly_the_relevant_messages(plain: psycopg.Connection) -> None:
-    named = [query for query in queries() if query.kind != "paraphrase"]
-    found = {query: _matches(plain, query.meant) for query in named}
-    assert [(query, ids) for query, ids in found.items() if ids != list(query.relevant)] == []
+def test_exactly_the_relevant_messages_match_what_was_meant(plain: psycopg.Connection) -> None:
+    judged = [query for query in queries() if query.kind != "paraphrase"]
+    matches = {query: _matches(plain, query.meant) for query in judged}
+    assert [(query, ids) for query, ids in matches.items() if ids != list(query.relevant)] == []
 
 
-def test_a_slip_as_typed_finds_nothing(plain: psycopg.Connection) -> None:
-    slips = [query for query in queries() if query.kind in ("layout", "translit", "typo")]
-    assert [query for query in slips if _matches(plain, query.query)] == []
+def test_misspelt_query_as_typed_matches_nothing(plain: psycopg.Connection) -> None:
+    misspelt = [query for query in queries() if query.kind in ("layout", "translit", "typo")]
+    assert [query for query in misspelt if _matches(plain, query.query)] == []
 
 
 def test_a_paraphrase_shares_no_stem_with_its_messages(plain: psycopg.Connection) -> None:

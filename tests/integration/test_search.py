@@ -1,4 +1,4 @@
-"""Searching an archive through the library: what is found, what never is, and what the answer says of itself."""
+"""Searching an archive through the library: what is found, what is never found, and what the answer says of itself."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def ids(archive: Archive, query: str, mode: Mode, **more: object) -> list[str]:
     return [hit.msg_id for hit in archive.search(query, mode=mode, **more).hits]  # type: ignore[arg-type]
 
 
-# What a hit is
+# Hits
 
 
-def test_a_hit_says_who_where_and_when(archive: Archive, talk: Talk) -> None:
+def test_hit_has_author_chat_time_and_snippet(archive: Archive, talk: Talk) -> None:
     talk.say("1", "кто роняет сервер?", who=PETR)
     talk.say("2", "сервер упал сам", who=ANNA, answers="1")
     talk.edit("2", "сервер упал сам, честно", at=2)
@@ -54,7 +54,7 @@ def test_a_hit_says_who_where_and_when(archive: Archive, talk: Talk) -> None:
     assert (hit.reply_to_msg_id, hit.edited) == ("1", True)
 
 
-def test_an_identifier_that_is_found_by_its_parts_is_marked_as_one(archive: Archive, talk: Talk) -> None:
+def test_identifier_found_by_its_parts_is_marked_as_a_whole(archive: Archive, talk: Talk) -> None:
     talk.say("1", "\x02опять ORA-00942, пароль ****, см. https://wiki.corp.example/a?b=1")
     snippet = archive.search("ORA-00942 https://wiki.corp.example/a?b=1", mode="text").hits[0].snippet
     assert snippet == "опять **ORA-00942**, пароль ****, см. https://**wiki.corp.example/a?b=1**"
@@ -67,13 +67,13 @@ def test_an_identifier_that_is_found_by_its_parts_is_marked_as_one(archive: Arch
         ("вход: ftp://", "ftp"), ("host-01.corp упал", "host"), ("план...срок", "срок"), ("итог &laquo;", "laquo"),
     ],
 )  # fmt: skip
-def test_the_parts_of_what_is_one_word_to_the_parser(archive: Archive, talk: Talk, text: str, query: str) -> None:
+def test_parts_of_a_word_with_signs_are_found(archive: Archive, talk: Talk, text: str, query: str) -> None:
     talk.say("1", text)
     assert ids(archive, query, "text") == ["1"]
 
 
 @pytest.mark.parametrize("mode", BY_WORDS)
-def test_deleted_messages_and_former_texts_are_found_by_nobody(archive: Archive, talk: Talk, mode: Mode) -> None:
+def test_deleted_messages_and_former_texts_are_not_found(archive: Archive, talk: Talk, mode: Mode) -> None:
     talk.say("1", "пароль от сервера сезам")
     talk.say("2", "пароль от сервера потом")
     talk.say("3", "наш пароль осина", at=600)
@@ -82,20 +82,20 @@ def test_deleted_messages_and_former_texts_are_found_by_nobody(archive: Archive,
     assert ids(archive, "пароль", mode) == ["3"]
 
 
-def test_deleted_messages_are_beside_no_hit(archive: Archive, talk: Talk) -> None:
+def test_deleted_messages_are_not_in_the_context_of_a_hit(archive: Archive, talk: Talk) -> None:
     talk.say("1", "почему упал сервер")
     talk.say("2", "пароль сезам", answers="1", at=1)
     talk.delete("2")
-    found = archive.search("упал сервер", context=3)
-    assert [hit.msg_id for hit in found.hits] == ["1"]
-    assert found.hits[0].context == ()
+    answer = archive.search("упал сервер", context=3)
+    assert [hit.msg_id for hit in answer.hits] == ["1"]
+    assert answer.hits[0].context == ()
 
 
-# Where to look
+# Scope
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_filters(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
+def test_filters_narrow_every_mode(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
     talk.say("1", "сервер упал", who=ANNA, at=0)
     talk.say("2", "сервер снова упал", who=PETR, at=10)
     talk.say("3", "и этот сервер упал", who=PETR, at=20, chat=DEV)
@@ -109,21 +109,21 @@ def test_filters(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) 
     assert len(ids(with_model, "сервер упал", mode, limit=2)) == 2
 
 
-def test_a_person_is_unknown_who_neither_spoke_nor_was_named(archive: Archive, talk: Talk) -> None:
+def test_user_who_neither_spoke_nor_was_named_is_unknown(archive: Archive, talk: Talk) -> None:
     talk.say("1", "сервер упал", who=ANNA)
     talk.say("2", "пароль сезам", who=VERA, at=1)
     talk.delete("2")
     talk.execute("DELETE FROM users WHERE user_id = ANY(%s)", [ANNA, VERA])
     talk.execute("INSERT INTO users (user_id, seen_at) VALUES (%s, now())", PETR)
-    for known in (ANNA, VERA, PETR, None):
-        assert archive.existing(None, user_id=known) is None
-        assert archive.existing([OPS], user_id=known) == [OPS]
+    for user_id in (ANNA, VERA, PETR, None):
+        assert archive.existing(None, user_id=user_id) is None
+        assert archive.existing([OPS], user_id=user_id) == [OPS]
     for chats in (None, [OPS]):
         with pytest.raises(NotFound, match="the archive has no user nobody"):
             archive.existing(chats, user_id="nobody")
 
 
-def test_conversations_are_followed_within_the_filters_alone(archive: Archive, talk: Talk) -> None:
+def test_conversations_are_followed_only_within_the_filters(archive: Archive, talk: Talk) -> None:
     talk.say("1", "почему упал сервер", who=ANNA)
     talk.say("2", "кабель выдернули", who=PETR, answers="1", at=1)
     assert ids(archive, "упал сервер", "hybrid") == ["1", "2"]
@@ -132,9 +132,9 @@ def test_conversations_are_followed_within_the_filters_alone(archive: Archive, t
 
 
 @pytest.mark.parametrize("mode", ["semantic", "hybrid"])
-def test_a_small_chat_among_many_is_never_short(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
+def test_answer_of_a_small_chat_is_never_short(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
     talk.many([f"сервер {n} упал" for n in range(200)])
-    words = (
+    words = [
         "обед",
         "отпуск",
         "печать",
@@ -147,14 +147,14 @@ def test_a_small_chat_among_many_is_never_short(with_model: Archive, talk: Talk,
         "почта",
         "окно",
         "стул",
-    )
+    ]
     for n, word in enumerate(words):
         talk.say(f"d{n}", f"{word} и {word * 2}", chat=DEV, at=n)
     embedded(talk.url, models_dir / "tiny")
     assert len(ids(with_model, "сервер упал", mode, chat_ids=[DEV], limit=12)) == 12
 
 
-# Slips
+# Spelling correction
 
 
 @pytest.mark.parametrize("mode", BY_WORDS)
@@ -170,23 +170,23 @@ def test_a_small_chat_among_many_is_never_short(with_model: Archive, talk: Talk,
         ("dokcer", "docker"),
     ],
 )
-def test_the_answer_says_what_it_shows(archive: Archive, talk: Talk, mode: Mode, query: str, showing: str) -> None:
+def test_answer_names_the_corrected_query(archive: Archive, talk: Talk, mode: Mode, query: str, showing: str) -> None:
     talk.say("1", "принтер сломался")
     talk.say("2", "docker не собирается", who=PETR, chat=DEV)
     talk.say("3", "обед в час", who=VERA, at=100)
-    found = archive.search(query, mode=mode)
-    assert found.showing == showing
-    assert found.hits[0].msg_id == ("2" if showing == "docker" else "1")
+    answer = archive.search(query, mode=mode)
+    assert answer.showing == showing
+    assert answer.hits[0].msg_id == ("2" if showing == "docker" else "1")
 
 
-def test_a_word_that_begins_otherwise_is_no_slip(archive: Archive, talk: Talk) -> None:
+def test_word_with_another_first_letter_is_no_typo(archive: Archive, talk: Talk) -> None:
     talk.say("1", "the kettle is on")
-    found = archive.search("settled", mode="text")
-    assert (found.hits, found.showing) == ([], None)
+    answer = archive.search("settled", mode="text")
+    assert (answer.hits, answer.showing) == ([], None)
 
 
 @pytest.mark.parametrize("mode", BY_WORDS)
-def test_a_letter_is_a_preposition_beside_words_of_the_other_layout_alone(
+def test_single_letter_is_a_preposition_only_beside_words_of_the_other_layout(
     archive: Archive, talk: Talk, mode: Mode
 ) -> None:
     talk.say("1", "the tree was planted in spring")
@@ -203,14 +203,14 @@ def test_a_letter_is_a_preposition_beside_words_of_the_other_layout_alone(
         ("вид из окна", "видео не идёт", "видео"),
     ],
 )
-def test_no_other_word_stands_in_for_one_that_the_archive_knows(
+def test_known_word_is_not_replaced_by_another_word(
     archive: Archive, talk: Talk, said: str, elsewhere: str, query: str
 ) -> None:
     talk.say("1", said)
     talk.say("2", elsewhere, chat=DEV, at=1)
     assert ids(archive, query, "text") == ["2"]
-    found = archive.search(query, mode="text", chat_ids=[OPS])
-    assert (found.hits, found.showing, found.relaxed) == ([], None, False)
+    answer = archive.search(query, mode="text", chat_ids=[OPS])
+    assert (answer.hits, answer.showing, answer.relaxed) == ([], None, False)
 
 
 @pytest.mark.parametrize(
@@ -223,37 +223,37 @@ def test_no_other_word_stands_in_for_one_that_the_archive_knows(
         ("доставка ошибок", "доставка ошибки"),
     ],
 )
-def test_another_form_or_spelling_of_a_known_word_is_said(
+def test_known_word_is_found_in_another_form_or_spelling(
     archive: Archive, talk: Talk, query: str, showing: str
 ) -> None:
     talk.say("1", "ошибки на портах, доставку отложили, см. вики")
     talk.say("2", "wiki без ошибок, доставят", chat=DEV, at=1)
-    found = archive.search(query, mode="text", chat_ids=[OPS])
-    assert ([hit.msg_id for hit in found.hits], found.relaxed) == (["1"], False)
-    assert found.showing == showing
+    answer = archive.search(query, mode="text", chat_ids=[OPS])
+    assert ([hit.msg_id for hit in answer.hits], answer.relaxed) == (["1"], False)
+    assert answer.showing == showing
 
 
 @pytest.mark.parametrize("mode", BY_WORDS)
-def test_what_is_found_as_typed_is_not_corrected(archive: Archive, talk: Talk, mode: Mode) -> None:
+def test_query_that_finds_something_is_not_corrected(archive: Archive, talk: Talk, mode: Mode) -> None:
     talk.say("1", "принтир")
     talk.say("2", "принтер")
-    found = archive.search("принтир", mode=mode)
-    assert (found.hits[0].msg_id, found.showing, found.relaxed) == ("1", None, False)
+    answer = archive.search("принтир", mode=mode)
+    assert (answer.hits[0].msg_id, answer.showing, answer.relaxed) == ("1", None, False)
 
 
-def test_where_no_message_holds_all_words_some_do_and_it_is_said(archive: Archive, talk: Talk) -> None:
+def test_answer_is_relaxed_if_no_message_holds_all_words(archive: Archive, talk: Talk) -> None:
     talk.say("1", "принтер сломался")
     talk.say("2", "принтер куплен", at=1)
     talk.say("3", "обед", at=2)
-    found = archive.search("сломался принтер позавчера", mode="text")
-    assert found.relaxed
-    assert [hit.msg_id for hit in found.hits] == ["1", "2"]
-    found = archive.search("позавчера снежило", mode="text")
-    assert (found.hits, found.relaxed) == ([], False)
+    answer = archive.search("сломался принтер позавчера", mode="text")
+    assert answer.relaxed
+    assert [hit.msg_id for hit in answer.hits] == ["1", "2"]
+    answer = archive.search("позавчера снежило", mode="text")
+    assert (answer.hits, answer.relaxed) == ([], False)
 
 
 @pytest.mark.parametrize("mode", BY_WORDS)
-def test_words_that_are_excluded_stay_out(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
+def test_excluded_words_are_not_found(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
     talk.say("1", "сервер учебный")
     talk.say("2", "сервер боевой", at=1)
     talk.say("3", "учебный стенд ждёт", answers="2", at=2)
@@ -270,34 +270,34 @@ def test_no_query_is_an_error(archive: Archive, talk: Talk, mode: Mode, query: s
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "semantic"])
-def test_a_query_that_the_model_cannot_read_is_near_to_nothing(
+def test_query_that_the_model_cannot_read_finds_nothing(
     with_model: Archive, talk: Talk, models_dir: Path, mode: Mode
 ) -> None:
     talk.say("1", "\u597d")
     embedded(talk.url, models_dir / "tiny")
-    found = with_model.search("\u4f60", mode=mode)
-    assert (found.hits, found.note) == (
+    answer = with_model.search("\u4f60", mode=mode)
+    assert (answer.hits, answer.note) == (
         [],
         "The model tiny knows nothing of this query: no message was found by its meaning.",
     )
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "semantic"])
-def test_a_model_for_english_says_that_russian_is_a_guess(
+def test_note_warns_of_russian_with_an_english_model(
     with_model: Archive, talk: Talk, models_dir: Path, monkeypatch: pytest.MonkeyPatch, mode: Mode
 ) -> None:
     monkeypatch.setitem(catalogue.CATALOGUE, "tiny", catalogue.CATALOGUE["all-MiniLM-L6-v2"])
     talk.say("1", "сервер упал")
     talk.say("2", "server down", at=60)
     embedded(talk.url, models_dir / "tiny")
-    found = with_model.search("упал", mode=mode)
-    assert found.hits and found.note and found.note.startswith("The model tiny was made for English")
+    answer = with_model.search("упал", mode=mode)
+    assert answer.hits and answer.note and answer.note.startswith("The model tiny was made for English")
     assert with_model.search("server", mode=mode).note is None
     assert with_model.search("упал", mode="text").note is None
 
 
 @pytest.mark.parametrize("query", ["the", "и", "OR", "!!!", "-- -сервер"])
-def test_a_query_without_a_word_to_look_for_says_so(
+def test_note_says_that_a_query_has_no_word_to_look_for(
     archive: Archive, with_model: Archive, talk: Talk, models_dir: Path, query: str
 ) -> None:
     talk.say("1", "сервер упал")
@@ -312,12 +312,12 @@ def test_a_query_without_a_word_to_look_for_says_so(
     assert archive.search("обед", mode="text").note is None
 
 
-def test_what_is_only_excluded_has_no_meaning(with_model: Archive, talk: Talk, models_dir: Path) -> None:
+def test_query_of_exclusions_alone_finds_nothing(with_model: Archive, talk: Talk, models_dir: Path) -> None:
     talk.say("1", "обед")
     talk.say("2", "сервер", at=60)
     embedded(talk.url, models_dir / "tiny")
-    found = with_model.search("-сервер")
-    assert (found.hits, found.note) == ([], "This query has no word that can be looked for.")
+    answer = with_model.search("-сервер")
+    assert (answer.hits, answer.note) == ([], "This query has no word that can be looked for.")
 
 
 # Hybrid
@@ -340,7 +340,7 @@ def test_what_is_only_excluded_has_no_meaning(with_model: Archive, talk: Talk, m
         ("OPS-142 printer", "OPS-142 принтер", "OPS-142 принтер"),
     ],
 )
-def test_the_meaning_is_that_of_what_was_typed_unless_no_word_of_it_is_known(
+def test_model_reads_corrections_only_without_good_words_beside_them(
     with_model: Archive,
     talk: Talk,
     models_dir: Path,
@@ -353,20 +353,20 @@ def test_the_meaning_is_that_of_what_was_typed_unless_no_word_of_it_is_known(
     talk.say("1", "the mail is broken, she stepped out, OPS-142")
     talk.say("2", "стоп, принтер", at=60)
     embedded(talk.url, models_dir / "tiny")
-    asked: list[str] = []
+    texts_read: list[str] = []
     embed = Model.embed_texts
 
-    def spied(model: Model, texts: Sequence[str], **more: bool) -> object:
-        asked.extend(texts)
+    def record(model: Model, texts: Sequence[str], **more: bool) -> object:
+        texts_read.extend(texts)
         return embed(model, texts, **more)
 
-    monkeypatch.setattr(Model, "embed_texts", spied)
-    found = with_model.search(query)
-    assert (asked, found.showing) == ([said], showing)
-    assert ("made for English" in (found.note or "")) is not said.isascii()
+    monkeypatch.setattr(Model, "embed_texts", record)
+    answer = with_model.search(query)
+    assert (texts_read, answer.showing) == ([said], showing)
+    assert ("made for English" in (answer.note or "")) is not said.isascii()
 
 
-def test_an_answer_without_a_common_word_is_found_by_its_conversation(archive: Archive, talk: Talk) -> None:
+def test_reply_without_a_common_word_is_found_by_its_conversation(archive: Archive, talk: Talk) -> None:
     talk.say("1", "почему упал сервер", who=ANNA)
     talk.say("2", "обед в час", who=VERA, at=1)
     talk.say("3", "кабель выдернули", who=PETR, answers="1", at=2)
@@ -376,7 +376,7 @@ def test_an_answer_without_a_common_word_is_found_by_its_conversation(archive: A
     assert [leg.name for leg in hits[1].legs] == ["conversation"]
 
 
-def test_a_text_that_repeats_itself_is_given_once(archive: Archive, talk: Talk) -> None:
+def test_repeated_text_is_returned_once(archive: Archive, talk: Talk) -> None:
     talk.say("1", "Внимание! Сервер будет перезагружен в 22:00")
     talk.say("2", "внимание: сервер будет перезагружен в 22:00", at=60, chat=DEV)
     talk.say("3", "сервер перезагружен", at=600)
@@ -390,51 +390,49 @@ def test_recency_prefers_the_newer(archive: Archive, talk: Talk) -> None:
     assert ids(archive, "сервер упал", "hybrid", recency=timedelta(days=1))[0] == "2"
 
 
-def test_without_a_model_hybrid_goes_by_words_and_says_so(archive: Archive, talk: Talk) -> None:
+def test_hybrid_without_a_model_uses_words_and_says_so(archive: Archive, talk: Talk) -> None:
     talk.say("1", "сервер упал")
-    found = archive.search("сервер упал")
-    assert [hit.msg_id for hit in found.hits] == ["1"]
-    assert found.note and "by their words alone" in found.note
+    answer = archive.search("сервер упал")
+    assert [hit.msg_id for hit in answer.hits] == ["1"]
+    assert answer.note and "by their words alone" in answer.note
     with pytest.raises(ModelAbsent):
         archive.search("сервер упал", mode="semantic")
 
 
-def test_a_word_that_is_rare_elsewhere_does_not_hide_the_common_one_here(archive: Archive, talk: Talk) -> None:
+def test_word_that_is_rare_elsewhere_does_not_hide_a_common_one_here(archive: Archive, talk: Talk) -> None:
     talk.many([f"сервер номер {n}" for n in range(1600)], chat=OPS)
     talk.say("d1", "уникум", chat=DEV)
     hits = archive.search("уникум сервер", chat_ids=[OPS]).hits
     assert hits and all("сервер" in hit.text for hit in hits if hit.text)
 
 
-def test_a_topic_says_how_weak_its_answer_is(
+def test_note_of_a_topic_is_that_of_its_search(
     with_model: Archive, talk: Talk, models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(catalogue.CATALOGUE, "tiny", catalogue.CATALOGUE["all-MiniLM-L6-v2"])
     talk.say("1", "сервер упал")
     embedded(talk.url, models_dir / "tiny")
-    found = with_model.context("topic", query="упал")
-    assert found.conversations and found.note and found.note.startswith("The model tiny was made for English")
+    answer = with_model.context("topic", query="упал")
+    assert answer.conversations and answer.note and answer.note.startswith("The model tiny was made for English")
 
 
-def test_hits_that_hold_no_word_of_the_query_are_said_to_be_found_by_meaning(
-    with_model: Archive, talk: Talk, models_dir: Path
-) -> None:
+def test_note_says_that_hits_come_from_meaning_alone(with_model: Archive, talk: Talk, models_dir: Path) -> None:
     talk.say("1", "сервер упал")
     embedded(talk.url, models_dir / "tiny")
-    found = with_model.search("кофе")
-    assert [hit.msg_id for hit in found.hits] == ["1"]
-    assert found.note == "No word of this query was found: all this comes from its meaning alone."
+    answer = with_model.search("кофе")
+    assert [hit.msg_id for hit in answer.hits] == ["1"]
+    assert answer.note == "No word of this query was found: all this comes from its meaning alone."
     assert (with_model.search("и в").note or "").startswith("This query has no word that can be looked for")
     assert with_model.search("упал").note is None
 
 
-def test_with_a_model_each_leg_says_its_rank(with_model: Archive, talk: Talk, models_dir: Path) -> None:
+def test_hit_has_the_rank_of_each_retriever(with_model: Archive, talk: Talk, models_dir: Path) -> None:
     talk.say("1", "сервер упал ночью")
     talk.say("2", "обед в час", at=600)
     embedded(talk.url, models_dir / "tiny")
-    found = with_model.search("сервер упал ночью")
-    assert found.note is None
-    legs = {leg.name: leg for leg in found.hits[0].legs}
+    answer = with_model.search("сервер упал ночью")
+    assert answer.note is None
+    legs = {leg.name: leg for leg in answer.hits[0].legs}
     assert (legs["text"].rank, legs["semantic"].rank) == (1, 1)
     assert legs["text"].share == pytest.approx(1)
     assert legs["semantic"].score == pytest.approx(1, abs=1e-3)
@@ -443,7 +441,7 @@ def test_with_a_model_each_leg_says_its_rank(with_model: Archive, talk: Talk, mo
 # Context, pages, coverage
 
 
-def test_context_comes_in_the_order_of_saying_whoever_said_it(archive: Archive, talk: Talk) -> None:
+def test_context_is_in_order_of_time_and_of_any_author(archive: Archive, talk: Talk) -> None:
     for n in range(7):
         talk.say(str(n), "сервер упал" if n == 3 else f"слово {n}", who=(ANNA, PETR)[n % 2], at=n)
     hit = archive.search("упал", context=2, user_id=PETR).hits[0]
@@ -452,25 +450,25 @@ def test_context_comes_in_the_order_of_saying_whoever_said_it(archive: Archive, 
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pages_add_up_whatever_arrives_meanwhile(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
+def test_pages_add_up_while_messages_arrive(with_model: Archive, talk: Talk, models_dir: Path, mode: Mode) -> None:
     words = ["альфа", "бета", "гамма", "дельта", "омега", "сигма", "каппа", "ламбда", "эпсилон", "фита", "йота"]
     for n, word in enumerate(words):
         talk.say(str(n), f"сервер {word} упал", at=60 * n, who=(ANNA, PETR, VERA)[n % 3])
     embedded(talk.url, models_dir / "tiny")
     whole = ids(with_model, "сервер упал", mode, limit=20)
     assert len(whole) == len(words)
-    found, cursor = [], None
+    msg_ids, cursor = [], None
     for page in range(4):
         answer = with_model.search("сервер упал", mode=mode, limit=3, cursor=cursor)
-        found += [hit.msg_id for hit in answer.hits]
+        msg_ids += [hit.msg_id for hit in answer.hits]
         cursor = answer.cursor
         assert (cursor is None) == (page == 3)
         talk.say(f"new{page}", "сервер упал", at=10_000 + page)
         embedded(talk.url, models_dir / "tiny")
-    assert found == whole
+    assert msg_ids == whole
 
 
-def test_a_cursor_belongs_to_its_question(archive: Archive, talk: Talk) -> None:
+def test_cursor_belongs_to_its_question(archive: Archive, talk: Talk) -> None:
     talk.say("1", "сервер упал")
     talk.say("2", "сервер опять упал", at=600)
     cursor = archive.search("сервер", mode="text", limit=1).cursor
@@ -481,7 +479,7 @@ def test_a_cursor_belongs_to_its_question(archive: Archive, talk: Talk) -> None:
         archive.search("сервер", mode="text", chat_ids=[OPS], cursor=cursor)
 
 
-def test_a_cursor_holds_while_a_moment_that_was_so_long_ago_moves_on(archive: Archive, talk: Talk) -> None:
+def test_cursor_stays_valid_when_since_moves_on(archive: Archive, talk: Talk) -> None:
     talk.say("1", "сервер упал")
     talk.say("2", "сервер опять упал", at=600)
     began = datetime(2020, 1, 1, tzinfo=UTC)
@@ -489,7 +487,7 @@ def test_a_cursor_holds_while_a_moment_that_was_so_long_ago_moves_on(archive: Ar
     assert ids(archive, "сервер", "text", limit=1, since=began + timedelta(seconds=3), cursor=cursor) == ["1"]
 
 
-def test_every_answer_says_what_the_archive_knows(with_model: Archive, talk: Talk, models_dir: Path) -> None:
+def test_answer_has_the_coverage(with_model: Archive, talk: Talk, models_dir: Path) -> None:
     talk.say("1", "сервер упал", at=5)
     embedded(talk.url, models_dir / "tiny")
     talk.say("2", "сервер поднялся", at=6)

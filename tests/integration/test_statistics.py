@@ -1,4 +1,4 @@
-"""The archive in numbers: counted right, by chat, author and day; quick whatever is asked for."""
+"""Statistics of the archive: right counts by chat, author and day, for the whole and for a part."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def archive(talk: Talk) -> Iterator[Archive]:
 
 
 @pytest.fixture
-def told(talk: Talk) -> Talk:
-    """Five messages in two chats and on two days: one edited, one deleted, one of nobody; one event in quarantine."""
+def conversation(talk: Talk) -> Talk:
+    """Five messages in two chats on two days: one edited, one deleted, one without author; a quarantined event."""
     talk.say("1", "one")
     talk.say("2", "two", at=1, who=PETR)
     talk.edit("2", "two and a half", at=2, who=PETR)
@@ -33,7 +33,7 @@ def told(talk: Talk) -> Talk:
     return talk
 
 
-def test_the_whole(told: Talk, archive: Archive) -> None:
+def test_whole_archive_is_counted(conversation: Talk, archive: Archive) -> None:
     s = archive.statistics()
     assert (s.events, s.quarantined, s.messages, s.edited, s.deleted, s.versions) == (8, 1, 5, 1, 1, 1)
     assert (s.chats, s.users) == (2, 2)
@@ -54,7 +54,7 @@ def test_the_whole(told: Talk, archive: Archive) -> None:
     assert s.sizes["database"] > sum(octets for name, octets in s.sizes.items() if name != "database")
 
 
-def test_a_part(told: Talk, archive: Archive) -> None:
+def test_part_of_the_archive_is_counted(conversation: Talk, archive: Archive) -> None:
     one = archive.statistics(chat_ids=[OPS])
     assert (one.messages, one.users, one.busiest, one.sizes, one.tables) == (4, 2, [], {}, [])
     assert one.events == 6
@@ -65,40 +65,42 @@ def test_a_part(told: Talk, archive: Archive) -> None:
     assert archive.statistics(chat_ids=[]).messages == 0
 
 
-def test_an_empty_archive(archive: Archive) -> None:
+def test_empty_archive_has_zeros(archive: Archive) -> None:
     s = archive.statistics()
     assert (s.events, s.messages, s.chats, s.busiest, s.days, s.models) == (0, 0, 0, [], [], [])
     assert (s.last_message_at, s.lag.sent_to_stored_p50, s.lag.stored_to_vector_p50) == (None, None, None)
 
 
-def test_the_lag_is_that_of_the_newest_messages(told: Talk, archive: Archive) -> None:
-    told.execute("INSERT INTO embedding_models (name, fingerprint, dims, state, created_at)"
+def test_lag_is_measured_on_the_newest_messages(conversation: Talk, archive: Archive) -> None:
+    conversation.execute("INSERT INTO embedding_models (name, fingerprint, dims, state, created_at)"
                  " VALUES ('m', 'f', 2, 'active', '2020-01-01')")  # fmt: skip
-    told.execute("UPDATE messages SET received_at = sent_at + interval '3 seconds'")
-    told.execute("UPDATE messages SET received_at = sent_at + interval '33 seconds' WHERE msg_id = '1'")
-    told.execute(
+    conversation.execute("UPDATE messages SET received_at = sent_at + interval '3 seconds'")
+    conversation.execute("UPDATE messages SET received_at = sent_at + interval '33 seconds' WHERE msg_id = '1'")
+    conversation.execute(
         "INSERT INTO embeddings SELECT chat_id, msg_id, 1, 'message', 0, 'h', '[1,0]',"
         " received_at + CASE msg_id WHEN '2' THEN interval '1 day' ELSE interval '0.5 seconds' END FROM messages"
     )
-    told.execute("INSERT INTO embedding_models (name, fingerprint, dims, state, created_at)"
+    conversation.execute("INSERT INTO embedding_models (name, fingerprint, dims, state, created_at)"
                  " VALUES ('next', 'g', 2, 'building', '2020-01-01')")  # fmt: skip
-    told.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 2, 'message', 0, 'h', '[1,0]', now() FROM messages")
+    conversation.execute(
+        "INSERT INTO embeddings SELECT chat_id, msg_id, 2, 'message', 0, 'h', '[1,0]', now() FROM messages"
+    )
     lag = archive.statistics().lag
     assert lag.sent_to_stored_p50 == 3
     assert lag.sent_to_stored_p99 is not None
     assert 30 < lag.sent_to_stored_p99 <= 33
     assert lag.stored_to_vector_p50 == lag.stored_to_vector_p99 == 0.5  # an edited text was embedded again
     assert archive.statistics(since=moment(60)).lag.sent_to_stored_p99 == 3
-    told.execute("UPDATE embedding_models SET created_at = now() + interval '1 day'")
+    conversation.execute("UPDATE embedding_models SET created_at = now() + interval '1 day'")
     assert archive.statistics().lag.stored_to_vector_p50 is None  # a new model embeds what is long there
 
 
-def test_models_and_the_queue(told: Talk, archive: Archive) -> None:
-    told.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')")
+def test_models_and_queue_are_counted(conversation: Talk, archive: Archive) -> None:
+    conversation.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')")
     kinds = "(VALUES ('message', 0), ('message', 1), ('window', 0)) AS v (kind, chunk)"
-    told.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 1, kind, chunk, 'h', '[1,0]'"
+    conversation.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 1, kind, chunk, 'h', '[1,0]'"
                  f" FROM messages, {kinds} WHERE msg_id < '3'")  # fmt: skip
-    told.execute("INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, not_before)"
+    conversation.execute("INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, not_before)"
                  " SELECT chat_id, msg_id, 1, 'message', CASE msg_id WHEN '3' THEN 'infinity' ELSE '-infinity' END"
                  "::timestamptz FROM messages WHERE msg_id >= '3'")  # fmt: skip
     (model,) = archive.statistics().models
@@ -121,9 +123,9 @@ def test_lists_are_bounded(talk: Talk, archive: Archive) -> None:
 @pytest.mark.parametrize(
     ("value", "shown"), [(0, ""), (0.001, "▏"), (50, "█" * 6), (100, "█" * 12), (99, "█" * 11 + "▉")]
 )
-def test_bars(value: float, shown: str) -> None:
+def test_bar_is_drawn_in_eighths(value: float, shown: str) -> None:
     assert bar(value, 100) == shown
 
 
-def test_a_bar_of_nothing() -> None:
+def test_bar_without_a_maximum_is_empty() -> None:
     assert bar(0, 0) == ""

@@ -1,6 +1,6 @@
-"""The Russian set, found in a real archive: for each kind the share of queries with a relevant message among five.
+"""The Russian set in a real archive: for each kind, the share of queries with a relevant message among the first five.
 
-Paraphrases need a model that knows Russian, see `test_paraphrases`.
+Paraphrases need a model that knows Russian, see `test_paraphrases_are_found`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.ingest.writer import Writer
 
 FIRST = 5
-MISSED = 1  # queries of a kind that may go without an answer; every one of them had one when this was written
+MISSED = 1  # queries of a kind that may have no relevant hit; every query had one when this was written
 START = 1_760_000_000  # seconds; minute 0 of the set
 KINDS = [kind for kind in russian.KINDS if kind != "paraphrase"]
 
@@ -91,36 +91,36 @@ def _event(number: int, message: russian.Message, people: russian.People) -> dic
     return {"eventId": number, "type": "newMessage", "payload": payload}
 
 
-def found(archive: Archive, mode: Mode, kind: str) -> tuple[float, list[str]]:
-    """The share of the kind's queries that were answered, and those that were not."""
-    asked = [query for query in russian.queries() if query.kind == kind]
+def answered(archive: Archive, mode: Mode, kind: str) -> tuple[float, list[str]]:
+    """The share of the kind's queries with a relevant hit, and the queries without one."""
+    queries = [query for query in russian.queries() if query.kind == kind]
     missed = []
-    for query in asked:
+    for query in queries:
         hits = archive.search(query.query, mode=mode, limit=FIRST).hits
         if not {hit.msg_id for hit in hits} & set(query.relevant):
             missed.append(f"{query.id} {query.query} ({query.meant})")
-    return 1 - len(missed) / len(asked), missed
+    return 1 - len(missed) / len(queries), missed
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["text", "hybrid"])
 def test_kind_is_found(archive: Archive, mode: Mode, kind: str) -> None:
-    share, missed = found(archive, mode, kind)
+    share, missed = answered(archive, mode, kind)
     assert len(missed) <= MISSED, f"{mode} {kind}: {share:.3f}; not found: {missed}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_kind_is_found_beside_vectors_that_mean_nothing(with_model: Archive, kind: str) -> None:
-    """The small model knows no language: what words find must not be lost among what it finds."""
-    share, missed = found(with_model, "hybrid", kind)
+def test_kind_is_found_beside_meaningless_vectors(with_model: Archive, kind: str) -> None:
+    """The small model knows no language: its hits must not displace the hits by words."""
+    share, missed = answered(with_model, "hybrid", kind)
     assert len(missed) <= MISSED, f"{kind}: {share:.3f}; not found: {missed}"
 
 
-def test_paraphrases(url: str) -> None:
-    """Only for a model that knows Russian: VKTEAMS_TEST_RUSSIAN_MODEL is the directory that it is installed in."""
+def test_paraphrases_are_found(url: str) -> None:
+    """Needs a model that knows Russian: VKTEAMS_TEST_RUSSIAN_MODEL names its directory."""
     directory = os.environ.get("VKTEAMS_TEST_RUSSIAN_MODEL")
     if not directory:
         pytest.skip("VKTEAMS_TEST_RUSSIAN_MODEL names no model that knows Russian; all-MiniLM-L6-v2 does not")
     with _with_vectors(url, Path(directory)) as archive:
-        share, missed = found(archive, "semantic", "paraphrase")
+        share, missed = answered(archive, "semantic", "paraphrase")
     assert share >= 0.5, f"{share:.3f}; not found: {missed}"

@@ -32,49 +32,49 @@ def _semantic(*cosines: float, first: str = "s") -> list[Ranked]:
     ]
 
 
-def test_a_reply_belongs_to_what_it_answers_however_late() -> None:
+def test_late_reply_belongs_to_the_message_it_answers() -> None:
     question, answer = _line(1, "anna"), _line(40, "petr", reply_to="1", minutes=6000)
     assert likelihood(question, answer) == likelihood(answer, question) > 0.9
 
 
-def test_who_is_named_is_followed_before_who_is_only_near() -> None:
+def test_naming_the_author_counts_more_than_being_near() -> None:
     one = _line(10, "anna")
     named, near = likelihood(one, _line(11, "petr", names="anna")), likelihood(one, _line(11, "petr"))
     assert named > 2 * near > 0
 
 
-def test_who_speaks_to_somebody_else_is_not_followed() -> None:
+def test_message_to_somebody_else_is_not_followed() -> None:
     assert likelihood(_line(10, "anna"), _line(11, "petr", names="vera")) == 0
     assert likelihood(_line(10, "anna", names="petr"), _line(11, "anna", names="vera")) == 0
 
 
-def test_what_two_say_to_each_other_belongs_together() -> None:
+def test_messages_of_two_people_who_name_each_other_belong_together() -> None:
     one, other = _line(10, "anna", names="petr"), _line(15, "petr", names="anna")
     assert likelihood(one, other) > 0.9
     assert likelihood(one, _line(15, "anna", names="petr")) > 0.9
 
 
 @pytest.mark.parametrize("other", [_line(40, "anna"), _line(11, "anna", minutes=61)])
-def test_it_fades_with_messages_and_with_time(other: Line) -> None:
+def test_likelihood_fades_with_messages_and_with_time(other: Line) -> None:
     one = _line(10, "anna")
     assert 0 < likelihood(one, other) < 0.7 * likelihood(one, _line(11, "anna"))
 
 
 def test_ranks_of_both_retrievers_count() -> None:
     both = [Ranked("c", "t0", 0.6, by_retriever=(RetrieverScore("semantic", 1, 0.6),)), *_semantic(0.6, 0.5, 0.4)]
-    found = relevance(_text(0.4, 0.4), both)
-    assert found["c", "t0"].score > max(ranked.score for key, ranked in found.items() if key[1] != "t0")
-    assert {score.name for score in found["c", "t0"].by_retriever} == {"text", "semantic"}
+    hits = relevance(_text(0.4, 0.4), both)
+    assert hits["c", "t0"].score > max(ranked.score for key, ranked in hits.items() if key[1] != "t0")
+    assert {score.name for score in hits["c", "t0"].by_retriever} == {"text", "semantic"}
 
 
-def test_a_message_that_holds_the_whole_query_comes_before_what_vectors_say() -> None:
-    found = relevance(_text(1.0), _semantic(*(0.5 - n / 1000 for n in range(PER_RETRIEVER))))
-    assert max(found.values(), key=lambda ranked: ranked.score).key == ("c", "t0")
+def test_message_with_the_whole_query_comes_before_the_nearest_vector() -> None:
+    hits = relevance(_text(1.0), _semantic(*(0.5 - n / 1000 for n in range(PER_RETRIEVER))))
+    assert max(hits.values(), key=lambda ranked: ranked.score).key == ("c", "t0")
 
 
-def test_half_of_the_query_does_not() -> None:
-    found = relevance(_text(0.5), _semantic(*(0.9 - n / 200 for n in range(PER_RETRIEVER))))
-    assert max(found.values(), key=lambda ranked: ranked.score).key == ("c", "s0")
+def test_message_with_half_of_the_query_comes_after_the_nearest_vector() -> None:
+    hits = relevance(_text(0.5), _semantic(*(0.9 - n / 200 for n in range(PER_RETRIEVER))))
+    assert max(hits.values(), key=lambda ranked: ranked.score).key == ("c", "s0")
 
 
 def test_retriever_without_hits_is_no_evidence() -> None:
@@ -83,5 +83,5 @@ def test_retriever_without_hits_is_no_evidence() -> None:
     assert relevance([], []) == {}
 
 
-def test_equal_cosines_divide_by_nothing() -> None:
+def test_equal_cosines_do_not_divide_by_zero() -> None:
     assert len(relevance([], _semantic(1.0, 1.0))) == 2

@@ -1,4 +1,4 @@
-"""Words in the other keyboard layout, or in the other script's letters."""
+"""Readings of a word in the other keyboard layout and in the other script."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from vkteams_daemon.search.spelling.keyboard import MAX_SPELLINGS, fold, other_l
         ("лфалф-5", "kafka-5"),
     ],
 )
-def test_the_same_keys_in_the_other_layout(typed: str, meant: str) -> None:
+def test_other_layout_is_what_the_same_keys_give(typed: str, meant: str) -> None:
     assert other_layout(typed) == meant
 
 
 @pytest.mark.parametrize("typed", ["", "2.14.1", "VPNом", "-", "!!"])
-def test_without_letters_or_with_both_scripts_there_is_no_other_layout(typed: str) -> None:
+def test_word_without_letters_or_with_both_scripts_has_no_other_reading(typed: str) -> None:
     assert other_layout(typed) is None
     assert other_script(typed) == []
 
@@ -54,7 +54,7 @@ def test_without_letters_or_with_both_scripts_there_is_no_other_layout(typed: st
         ("Отчёт", "otchet"),
     ],
 )
-def test_the_sound_in_the_other_script(typed: str, meant: str) -> None:
+def test_other_script_includes_the_usual_spelling(typed: str, meant: str) -> None:
     assert meant in other_script(typed)
 
 
@@ -68,5 +68,5 @@ def test_spellings_are_few_and_different() -> None:
     assert len(spellings) == len(set(spellings)) <= MAX_SPELLINGS
 
 
-def test_yo_is_written_as_ye() -> None:
+def test_fold_writes_ye_for_yo() -> None:
     assert fold("Ёжик ещё") == "Ежик еще"

@@ -31,7 +31,7 @@ def _read(text: str) -> list[list[str]]:
         ("a\x00b", [["a", "b"]]),
     ],
 )
-def test_web_search_syntax(text: str, alternatives: list[list[str]]) -> None:
+def test_web_search_syntax_is_parsed(text: str, alternatives: list[list[str]]) -> None:
     assert _read(text) == alternatives
 
 

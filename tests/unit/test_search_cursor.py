@@ -1,4 +1,4 @@
-"""The cursor of an answer."""
+"""The paging cursor of a search."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ ASKED = datetime(2026, 11, 25, 12, 0, 0, 123456, tzinfo=UTC)
 RANKED = [Ranked("c", str(n), 1.0) for n in range(6)]
 
 
-def test_it_comes_back_as_it_was() -> None:
+def test_parse_reads_what_text_wrote() -> None:
     cursor = Cursor("q", ASKED, 3, ("чат@chat.agent", "7576322310144000017"))
     assert parse(cursor.text, "q") == cursor
 
 
-def test_it_goes_on_after_the_last_message_given() -> None:
+def test_page_begins_after_the_last_message() -> None:
     assert [r.msg_id for r in Cursor("q", ASKED, 3, ("c", "2")).rest(RANKED)] == ["3", "4", "5"]
 
 
-def test_what_was_deleted_since_moves_nothing() -> None:
-    left = [ranked for ranked in RANKED if ranked.msg_id != "0"]
-    assert [r.msg_id for r in Cursor("q", ASKED, 3, ("c", "2")).rest(left)] == ["3", "4", "5"]
+def test_deleted_message_does_not_move_the_page() -> None:
+    remaining = [ranked for ranked in RANKED if ranked.msg_id != "0"]
+    assert [r.msg_id for r in Cursor("q", ASKED, 3, ("c", "2")).rest(remaining)] == ["3", "4", "5"]
 
 
-def test_where_the_last_message_is_gone_it_counts() -> None:
-    left = [ranked for ranked in RANKED if ranked.msg_id != "2"]
-    assert [r.msg_id for r in Cursor("q", ASKED, 2, ("c", "2")).rest(left)] == ["3", "4", "5"]
+def test_page_is_counted_if_the_last_message_is_gone() -> None:
+    remaining = [ranked for ranked in RANKED if ranked.msg_id != "2"]
+    assert [r.msg_id for r in Cursor("q", ASKED, 2, ("c", "2")).rest(remaining)] == ["3", "4", "5"]
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_where_the_last_message_is_gone_it_counts() -> None:
              encode(["q", "0001-01-01T00:00+14:00", 1, "c", "m"]),
              base64.urlsafe_b64encode(b"[" * 100_000).decode()],
 )  # fmt: skip
-def test_what_is_no_cursor_is_refused(text: str) -> None:
+def test_unreadable_cursor_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         parse(text, "q")
 
 
-def test_a_cursor_of_another_question_is_refused() -> None:
+def test_cursor_of_another_question_is_refused() -> None:
     text = Cursor(fingerprint("one"), ASKED, 1, ("c", "m")).text
     with pytest.raises(UsageError, match="another question"):
         parse(text, fingerprint("two"))

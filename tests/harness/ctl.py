@@ -1,6 +1,6 @@
 """vkteamsctl in the test's own process, on the test's own database.
 
-`ask`   runs a command; what it printed, or with `code` that it ends with it
+`ask`   runs a command and returns its output, or its error if `code` is the exit code that is expected
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KEYS = ["success", "data", "error", "timestamp", "command"]
 def ask(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., Any]:
-    """Run a command in this process on the test's database; what it printed, or with `code` that it ends with it."""
+    """Run a command in this process on the test's database."""
     for name in [name for name in os.environ if name.startswith("VKTEAMS_")]:
         monkeypatch.delenv(name)
     (tmp_path / "d.toml").write_text(
@@ -40,9 +40,9 @@ def ask(
             assert err.count("\n") == 1
         if mode != "json":
             return out if not code else err
-        said = json.loads(out)
-        assert list(said) == KEYS
-        assert said["success"] is (code == 0)
-        return said["data"] if not code else said
+        answer = json.loads(out)
+        assert list(answer) == KEYS
+        assert answer["success"] is (code == 0)
+        return answer["data"] if not code else answer
 
     return run

@@ -1,4 +1,4 @@
-"""The built-in conversation keeps what the demo promises of it: enough of everything, and no loose ends."""
+"""The simulator's built-in conversation: it is as large and varied as the demo promises, and consistent."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from tests.harness.conversation import all_events, last_texts
+from tests.harness.built_in_conversation import all_events, last_texts
 from vkteams_daemon.simulator.script import CONVERSATION, Line, read_script
 
 OPS, OFFICE = "681869378@chat.agent", "684120415@chat.agent"
 
 
 @pytest.fixture(scope="module")
-def told() -> list[Line]:
+def lines() -> list[Line]:
     return read_script(CONVERSATION)
 
 
-def _messages(told: list[Line]) -> list[Line]:
+def _messages(lines: list[Line]) -> list[Line]:
     """New messages, without the ghosts that follow deletions."""
-    return [line for line in told if line.type == "newMessage" and not _is_ghost(line)]
+    return [line for line in lines if line.type == "newMessage" and not _is_ghost(line)]
 
 
 def _is_ghost(line: Line) -> bool:
@@ -42,8 +42,8 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
         yield from _objects(inner)
 
 
-def test_is_as_large_and_as_wide_as_promised(told: list[Line]) -> None:
-    messages = _messages(told)
+def test_size_and_variety_are_as_promised(lines: list[Line]) -> None:
+    messages = _messages(lines)
     by_chat = Counter(line.payload["chat"]["chatId"] for line in messages)
     assert len(messages) >= 240
     assert len(by_chat) == 4
@@ -51,7 +51,7 @@ def test_is_as_large_and_as_wide_as_promised(told: list[Line]) -> None:
     assert len({line.payload["from"]["userId"] for line in messages}) >= 10
 
 
-def test_both_languages_are_spoken(told: list[Line]) -> None:
+def test_both_languages_occur(lines: list[Line]) -> None:
     texts = list(last_texts().values())
     russian = [text for text in texts if re.search(r"[а-яё]{3}", text)]
     english = [text for text in texts if not re.search(r"[а-яё]", text, re.I) and len(re.findall(r"[a-z]+", text)) > 4]
@@ -59,25 +59,25 @@ def test_both_languages_are_spoken(told: list[Line]) -> None:
     assert len(english) >= 60
 
 
-def test_every_type_of_event_and_of_part_occurs(told: list[Line]) -> None:
-    assert {line.type for line in told} == {
+def test_every_type_of_event_and_of_part_occurs(lines: list[Line]) -> None:
+    assert {line.type for line in lines} == {
         "newMessage", "editedMessage", "deletedMessage", "pinnedMessage", "unpinnedMessage",
         "newChatMembers", "leftChatMembers", "changedChatInfo", "callbackQuery",
     }  # fmt: skip
-    assert {part["type"] for line in told for part in line.payload.get("parts", [])} == {
+    assert {part["type"] for line in lines for part in line.payload.get("parts", [])} == {
         "file", "sticker", "voice", "mention", "reply", "forward", "inlineKeyboardMarkup"
     }  # fmt: skip
-    assert {line.payload["chat"]["type"] for line in _messages(told)} == {"group", "private"}
+    assert {line.payload["chat"]["type"] for line in _messages(lines)} == {"group", "private"}
 
 
-def test_formats_come_in_both_spellings(told: list[Line]) -> None:
-    formats = [line.payload["format"] for line in told if "format" in line.payload]
+def test_formats_come_in_both_spellings(lines: list[Line]) -> None:
+    formats = [line.payload["format"] for line in lines if "format" in line.payload]
     assert {key for each in formats for key in each} >= {"bold", "link", "pre", "mention", "inline_code", "inlineCode"}
     assert {key for each in formats for block in each.get("pre", []) for key in block} >= {"code", "language"}
 
 
-def test_formats_lie_within_their_texts(told: list[Line]) -> None:
-    for line in told:
+def test_formats_lie_within_their_texts(lines: list[Line]) -> None:
+    for line in lines:
         text = line.payload.get("text", "").encode("utf-16-le")
         for kind, places in line.payload.get("format", {}).items():
             for place in places:
@@ -88,71 +88,71 @@ def test_formats_lie_within_their_texts(told: list[Line]) -> None:
                 assert kind != "mention" or marked in {f"@[{user['userId']}]" for user in _parts(line, "mention")}
 
 
-def test_time_never_goes_back(told: list[Line]) -> None:
-    assert all(earlier.ago >= later.ago for earlier, later in pairwise(told))
-    assert 6 * 86400 < told[0].ago < 9 * 86400
-    assert 0 < told[-1].ago <= 180
+def test_time_never_goes_back(lines: list[Line]) -> None:
+    assert all(earlier.ago >= later.ago for earlier, later in pairwise(lines))
+    assert 6 * 86400 < lines[0].ago < 9 * 86400
+    assert 0 < lines[-1].ago <= 180
 
 
-def test_what_the_simulator_adds_is_left_to_it(told: list[Line]) -> None:
+def test_script_leaves_event_ids_and_times_to_the_simulator(lines: list[Line]) -> None:
     """Ids of events and times depend on the moment of the start."""
-    for line in told:
+    for line in lines:
         for each in _objects(line.payload):
             assert not {"eventId", "timestamp", "editedTimestamp"} & each.keys()
 
 
-def test_ids_are_unique_ascending_decimal_strings_beyond_a_double(told: list[Line]) -> None:
-    ids = [line.payload["msgId"] for line in _messages(told)]
+def test_ids_are_unique_ascending_decimal_strings_beyond_a_double(lines: list[Line]) -> None:
+    ids = [line.payload["msgId"] for line in _messages(lines)]
     assert all(isinstance(i, str) and 2**53 < int(i) < 2**63 for i in ids)
     assert [int(i) for i in ids] == sorted({int(i) for i in ids})
-    queries = [line.payload["queryId"] for line in told if line.type == "callbackQuery"]
+    queries = [line.payload["queryId"] for line in lines if line.type == "callbackQuery"]
     assert len(queries) == len(set(queries))
 
 
-def test_what_is_referred_to_was_said_before(told: list[Line]) -> None:
-    said: dict[str, str] = {}
-    for line in told:
+def test_replies_forwards_and_threads_refer_to_earlier_messages(lines: list[Line]) -> None:
+    chat_of_message: dict[str, str] = {}
+    for line in lines:
         chat_id = (line.payload.get("chat") or line.payload["message"]["chat"])["chatId"]
         same_chat = [quoted["message"]["msgId"] for quoted in _parts(line, "reply")]
         if line.type == "callbackQuery":
             same_chat.append(line.payload["message"]["msgId"])
         elif line.type == "newMessage" and not _is_ghost(line):
-            said[line.payload["msgId"]] = chat_id
+            chat_of_message[line.payload["msgId"]] = chat_id
         elif "msgId" in line.payload:
             same_chat.append(line.payload["msgId"])
-        assert all(said.get(msg_id) == chat_id for msg_id in same_chat)
-        assert all(quoted["message"]["msgId"] in said for quoted in _parts(line, "forward"))
+        assert all(chat_of_message.get(msg_id) == chat_id for msg_id in same_chat)
+        assert all(quoted["message"]["msgId"] in chat_of_message for quoted in _parts(line, "forward"))
         if "parent_topic" in line.payload:
             topic = line.payload["parent_topic"]
-            assert said.get(str(topic["messageId"])) == topic["chatId"] == OPS
+            assert chat_of_message.get(str(topic["messageId"])) == topic["chatId"] == OPS
 
 
-def test_a_ghost_follows_a_deletion(told: list[Line]) -> None:
-    ghosts = [at for at, line in enumerate(told) if _is_ghost(line)]
+def test_a_ghost_follows_a_deletion(lines: list[Line]) -> None:
+    ghosts = [at for at, line in enumerate(lines) if _is_ghost(line)]
     assert ghosts
     for at in ghosts:
-        assert told[at - 1].type == "deletedMessage"
-        assert told[at - 1].payload["msgId"] == told[at].payload["msgId"]
+        assert lines[at - 1].type == "deletedMessage"
+        assert lines[at - 1].payload["msgId"] == lines[at].payload["msgId"]
 
 
-def test_an_edit_changes_the_text(told: list[Line]) -> None:
+def test_an_edit_changes_the_text(lines: list[Line]) -> None:
     texts: dict[str, str] = {}
-    for line in told:
+    for line in lines:
         if line.type == "editedMessage":
             assert line.payload["text"] != texts[line.payload["msgId"]]
         if line.type == "editedMessage" or line in _messages([line]):
             texts[line.payload["msgId"]] = line.payload.get("text", "")
 
 
-def test_nobody_speaks_before_coming_or_after_going(told: list[Line]) -> None:
+def test_nobody_speaks_before_joining_or_after_leaving(lines: list[Line]) -> None:
     away = {
         (line.payload["chat"]["chatId"], user["userId"])
-        for line in told
+        for line in lines
         if line.type == "newChatMembers"
         for user in line.payload["newMembers"]
     }
     assert away
-    for line in told:
+    for line in lines:
         for user in line.payload.get("newMembers", []):
             away.remove((line.payload["chat"]["chatId"], user["userId"]))
         for user in line.payload.get("leftMembers", []):
@@ -161,10 +161,10 @@ def test_nobody_speaks_before_coming_or_after_going(told: list[Line]) -> None:
             assert (line.payload["chat"]["chatId"], line.payload["from"]["userId"]) not in away
 
 
-def test_a_chat_bears_its_newest_title(told: list[Line]) -> None:
+def test_every_event_has_the_newest_title_of_its_chat(lines: list[Line]) -> None:
     titles: dict[str, str] = {}
     changes = 0
-    for line in told:
+    for line in lines:
         chat = line.payload.get("chat", {})
         if line.type == "changedChatInfo":
             assert line.payload["title"] != titles[chat["chatId"]]
@@ -176,17 +176,17 @@ def test_a_chat_bears_its_newest_title(told: list[Line]) -> None:
     assert changes
 
 
-def test_a_person_has_one_name(told: list[Line]) -> None:
+def test_a_person_has_one_name(lines: list[Line]) -> None:
     names: dict[str, dict[str, Any]] = {}
-    for line in told:
+    for line in lines:
         for each in _objects(line.payload):
             if "userId" in each:
                 assert names.setdefault(each["userId"], each) == each
     assert all(user["firstName"] for user in names.values())
 
 
-def test_every_event_is_readable_and_every_message_says_something(told: list[Line]) -> None:
-    for line, event in zip(told, all_events(), strict=True):
+def test_every_event_is_readable_and_every_message_says_something(lines: list[Line]) -> None:
+    for line, event in zip(lines, all_events(), strict=True):
         assert event.error is None
         assert event.chat_id
         if event.facts.message and line.type == "newMessage":
@@ -194,12 +194,12 @@ def test_every_event_is_readable_and_every_message_says_something(told: list[Lin
             assert content is None if _is_ghost(line) else content and (content.text or content.parts)
 
 
-def test_only_short_words_are_said_twice(told: list[Line]) -> None:
-    texts = Counter(line.payload["text"] for line in _messages(told) if "text" in line.payload)
+def test_only_short_texts_are_repeated(lines: list[Line]) -> None:
+    texts = Counter(line.payload["text"] for line in _messages(lines) if "text" in line.payload)
     assert [text for text, count in texts.items() if count > 1 and len(text) > 10] == []
 
 
-def test_the_file_is_one_object_a_line_in_plain_letters() -> None:
+def test_file_has_one_object_a_line_and_no_escaped_letters() -> None:
     content = CONVERSATION.read_text(encoding="utf-8")
     assert content.endswith("}\n")
     assert "\\u" not in content

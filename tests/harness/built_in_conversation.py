@@ -1,4 +1,4 @@
-"""The built-in conversation as the simulator tells it, and what is left of it once everything in it has happened."""
+"""The simulator's built-in conversation as events, and the texts that remain after all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def all_events() -> list[Event]:
 
 
 def last_texts() -> dict[str, str]:
-    """What each message says in the end, by msgId; deleted ones and those without a text are left out."""
+    """The last text of each message by msgId; deleted messages and those without a text are left out."""
     texts: dict[str, str] = {}
     for event in all_events():
         message = event.facts.message
