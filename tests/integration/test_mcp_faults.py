@@ -74,6 +74,7 @@ def test_the_database_may_go_and_come_back_between_two_calls(
 ) -> None:
     told(durable_database_url)
     office = Office(tmp_path, durable_database_url, models_dir)
+    office.configure(database={"connect_timeout": 1})  # the pool waits five seconds longer for a server that is gone
 
     async def ask(client: Client) -> CallToolResult:
         return await client.call_tool("search_text", {"query": "сервер"})

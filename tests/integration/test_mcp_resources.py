@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
+from mcp.types import CallToolResult
 
-from tests.harness.mcp import Office, asked, refused, with_client
+from tests.harness.mcp import Office, asked, with_client
 
 OPS, THREAD, LUNCH = "681869378@chat.agent", "693938330@chat.agent", "684120415@chat.agent"
 MAIL = "7576336249029481622"
@@ -160,38 +161,50 @@ def test_a_list_goes_on_page_by_page(office: Office, tool: str, named: str) -> N
 
 
 def test_context_of_every_type(office: Office) -> None:
-    late = asked(office, "get_context", timeframe="7d", max_tokens=600)
+    arguments: tuple[dict[str, Any], ...] = (
+        {"timeframe": "7d", "max_tokens": 600},
+        {"context_type": "topic", "query": "почтовый сервер"},
+        {"context_type": "user-profile", "user_id": "a.ivanova@corp.example"},
+        {"context_type": "around", "msg_id": MAIL},
+    )
+    late, topic, anna, around = (answer.structured_content or {} for answer in _contexts(office, *arguments))
     assert late["kind"] == "recent" and late["cut"] and late["tokens"] <= 600
-    topic = asked(office, "get_context", context_type="topic", query="почтовый сервер")
     assert MAIL in topic["conversations"][0]["matches"]
-    anna = asked(office, "get_context", context_type="user-profile", user_id="a.ivanova@corp.example")
     assert anna["profile"]["name"] == "Анна Иванова" and anna["profile"]["places"]
-    around = asked(office, "get_context", context_type="around", msg_id=MAIL)
     assert around["conversations"][0]["matches"] == [MAIL]
-    assert refused(office, "get_context", context_type="topic") == "the context topic needs query"
-    assert refused(office, "get_context", context_type="gossip").startswith("context_type: input should be 'recent'")
-    for span in ("long", "9999999w"):
-        said = f"timeframe: {span!r} is not a span of time: write 90m, 12h or 30d"
-        assert refused(office, "get_context", timeframe=span) == said
 
 
-def test_a_context_without_a_type_is_of_what_is_given_with_it(office: Office) -> None:
-    async def kinds(client: Client) -> list[str]:
-        said = []
-        for arguments in ({"timeframe": "7d"}, {"query": "relay"}, {"msg_id": MAIL}):
-            answer = await client.call_tool("get_context", arguments)
-            said.append((answer.structured_content or {})["kind"])
-        return said
-
-    assert with_client(office, kinds) == ["recent", "topic", "around"]
-
-
-def test_what_says_nothing_about_the_context_is_refused(office: Office) -> None:
-    why = "query says nothing about the context around. Leave it out, or ask for the context_type topic"
-    assert refused(office, "get_context", context_type="around", msg_id=MAIL, query="zzz") == why
-    assert refused(office, "get_context", user_id="a.ivanova@corp.example") == (
+def test_contexts_that_are_refused(office: Office) -> None:
+    arguments = (
+        {"context_type": "topic"}, {"context_type": "gossip"}, {"timeframe": "long"}, {"timeframe": "9999999w"},
+        {"context_type": "around", "msg_id": MAIL, "query": "zzz"}, {"user_id": "a.ivanova@corp.example"},
+    )  # fmt: skip
+    answers = _contexts(office, *arguments)
+    assert all(answer.is_error for answer in answers)
+    needs, gossip, *spans, around, person = (answer.content[0].text for answer in answers)  # type: ignore[union-attr]
+    assert needs == "the context topic needs query"
+    assert gossip.startswith("context_type: input should be 'recent'")
+    assert spans == [
+        f"timeframe: {span!r} is not a span of time: write 90m, 12h or 30d" for span in ("long", "9999999w")
+    ]
+    assert around == ("query says nothing about the context around. Leave it out, or ask for the context_type topic")
+    assert person == (
         "user_id says nothing about the context recent. Leave it out, or ask for the context_type topic or user-profile"
     )
+
+
+def _contexts(office: Office, *arguments: dict[str, Any]) -> list[CallToolResult]:
+    """The answers of get_context to one client."""
+
+    async def ask(client: Client) -> list[CallToolResult]:
+        return [await client.call_tool("get_context", each) for each in arguments]
+
+    return with_client(office, ask)
+
+
+def test_a_context_without_a_type_has_the_type_of_its_arguments(office: Office) -> None:
+    answers = _contexts(office, {"timeframe": "7d"}, {"query": "relay"}, {"msg_id": MAIL})
+    assert [(answer.structured_content or {})["kind"] for answer in answers] == ["recent", "topic", "around"]
 
 
 def test_the_daemon_is_as_vkteamsctl_says(office: Office) -> None:

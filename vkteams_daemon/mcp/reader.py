@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_DEAD_AT_ONCE = 1.0  # seconds within which a connection that is dead already says so
+_RETRY_FOR = 1.0  # seconds; a dead connection fails sooner than that, a server that is gone later
 
 
 class Reader:
@@ -116,12 +116,17 @@ class Reader:
             self._archive.close()
 
     def _answer(self, question: Callable[[Archive], T]) -> T:
-        deadline = time.monotonic() + _DEAD_AT_ONCE
+        """Ask again where a connection of the pool died with a server that has restarted since.
+
+        The pool's own check (`check=`) sleeps between two dead connections, each time twice as long: after a restart
+        the first question would wait for seconds.
+        """
+        deadline = time.monotonic() + _RETRY_FOR
         for _ in range(self.config.database.pool_size):
             try:
                 return question(self._open_archive())
             except DatabaseUnavailable:
-                # Connections of the pool that died with the server are found out one by one, and at once.
+                # A question fails at once on a dead connection, and the pool drops that connection.
                 if time.monotonic() > deadline:
                     raise
         return question(self._open_archive())
