@@ -1,4 +1,4 @@
-"""A server that says what a test wants, byte for byte: for what no decent HTTP server would say.
+"""A server that sends exactly the bytes of a test, for answers that no real HTTP server would give.
 
 `authority`   a certificate authority of this run, with a certificate for 127.0.0.1
 """
@@ -20,24 +20,30 @@ Speak = Callable[[socket.socket], None]
 
 
 def answer(body: bytes | str, status: str = "200 OK", *headers: str) -> bytes:
-    """A whole HTTP answer."""
+    """A complete HTTP response."""
     content = body.encode() if isinstance(body, str) else body
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(content)}", "Connection: close", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
 
 
 class Listener:
-    """Listens on loopback; to each connection, after its first request, it says `said` or does `speak`.
+    """Listens on the loopback interface. On each connection it waits for a request, then sends the response.
+
+    Args:
+        response: the bytes to send, or a function that is called with the socket.
+        tls: a server context, for TLS.
+        silent: accept connections and read and send nothing (no TLS handshake either), until it closes.
 
     Attributes:
-        requests: the heads of the requests that came.
-        silent: accepted connections are held without a word (no TLS either), until it closes.
+        requests: the heads of the requests.
     """
 
-    def __init__(self, said: bytes | Speak = b"", *, tls: ssl.SSLContext | None = None, silent: bool = False) -> None:
+    def __init__(
+        self, response: bytes | Speak = b"", *, tls: ssl.SSLContext | None = None, silent: bool = False
+    ) -> None:
         self.requests: list[str] = []
         self.silent = silent
-        self._said = said
+        self._response = response
         self._tls = tls
         self._closing = threading.Event()
         self._open: list[socket.socket] = []
@@ -71,7 +77,7 @@ class Listener:
         self._listening.close()
 
     def wait(self, seconds: float) -> bool:
-        """For a slow speaker: wait, but not longer than the server lives; whether it still does."""
+        """Wait for `seconds`, or until the server closes; false when it has closed. For a slow response."""
         return not self._closing.wait(seconds)
 
     def _accept(self) -> None:
@@ -92,10 +98,10 @@ class Listener:
                 sock = self._tls.wrap_socket(sock, server_side=True)
                 self._open.append(sock)
             self.requests.append(head(sock))
-            if callable(self._said):
-                self._said(sock)
+            if callable(self._response):
+                self._response(sock)
             else:
-                sock.sendall(self._said)
+                sock.sendall(self._response)
                 sock.shutdown(socket.SHUT_WR)
                 while sock.recv(4096):
                     pass
@@ -105,7 +111,7 @@ class Listener:
 def head(sock: socket.socket) -> str:
     """The head of one request."""
     received = b""
-    while b"\r\n\r\n" not in received and not received.startswith(b"\x16"):  # a TLS greeting has no end of that kind
+    while b"\r\n\r\n" not in received and not received.startswith(b"\x16"):  # a TLS client hello has no empty line
         chunk = sock.recv(4096)
         if not chunk:
             break
@@ -114,7 +120,7 @@ def head(sock: socket.socket) -> str:
 
 
 class Authority:
-    """A certificate authority: `ca_file` for those who trust it, `server()` for who speaks for 127.0.0.1."""
+    """A certificate authority. `ca_file` is for clients that trust it, `server()` for a server on 127.0.0.1."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
@@ -149,11 +155,11 @@ def authority(session_tmp: Path) -> Authority:
 
 @pytest.fixture
 def listener() -> Iterator[Callable[..., Listener]]:
-    """Makes Listeners, which end with the test."""
+    """Makes Listeners; the end of the test closes them."""
     made: list[Listener] = []
 
-    def make(said: bytes | Speak = b"", *, tls: ssl.SSLContext | None = None, silent: bool = False) -> Listener:
-        made.append(Listener(said, tls=tls, silent=silent))
+    def make(response: bytes | Speak = b"", *, tls: ssl.SSLContext | None = None, silent: bool = False) -> Listener:
+        made.append(Listener(response, tls=tls, silent=silent))
         return made[-1]
 
     yield make

@@ -1,10 +1,10 @@
-"""A TCP proxy with faults, to stand before the Bot API or before the database.
+"""A TCP proxy with faults, for a test to put in front of the Bot API or the database.
 
     with Proxy(port) as proxy:                  # or the fixture: proxy = open_proxy(port)
         url = f"http://127.0.0.1:{proxy.port}"  # or, for a DSN: proxy.before(database_url)
         proxy.cut_at(b"COMMIT", keep=True)      # forward it, then break the connection: the answer is never seen
 
-A fault holds for the connections that are open and for those to come, until `heal`; a cut happens once.
+A fault applies to open and to new connections until `heal`. A cut happens once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 
 @dataclass(frozen=True)
 class _Cut:
-    """Break the connection where `pattern` stands in the stream, or after `after` bytes of it."""
+    """Break the connection at `pattern` in the stream, or after `after` bytes of it."""
 
     upstream: bool
     pattern: bytes
@@ -36,11 +36,11 @@ class _Cut:
 
 
 class Proxy:
-    """Listens on a free port of 127.0.0.1 and passes everything on to `port`.
+    """Listens on a free port of 127.0.0.1 and forwards everything to `port`.
 
     Attributes:
-        port: where it listens; it stays the same through `stop` and `start`.
-        accepted: how many connections it has taken.
+        port: the port on which it listens. It stays the same through `stop` and `start`.
+        accepted: how many connections it has accepted.
         cuts: how many connections a cut has broken.
     """
 
@@ -80,7 +80,7 @@ class Proxy:
         self._acceptor = self._spawn(self._accept, listener)
 
     def stop(self) -> None:
-        """Refuse new connections; the open ones go on."""
+        """Refuse new connections. Open ones go on."""
         listener, self._listener = self._listener, None
         if listener is not None:
             with contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ class Proxy:
             listener.close()
 
     def heal(self) -> None:
-        """Pass everything on again; what a black hole has swallowed stays swallowed, its connections break."""
+        """Forward everything again. The bytes that a black hole swallowed stay lost, and its connections break."""
         with self._changed:
             swallowed = self._silent
             self._deaf = self._silent = False
@@ -107,22 +107,22 @@ class Proxy:
             link.end(reset=True)
 
     def black_hole(self) -> None:
-        """Swallow everything in both directions; connections are accepted and stay open."""
+        """Swallow everything in both directions. Connections are accepted and stay open."""
         with self._changed:
             self._silent = True
 
     def deaf(self) -> None:
-        """Accept connections and pass nothing on to the target: it is never connected to."""
+        """Accept connections, and neither connect to the target nor forward anything."""
         with self._changed:
             self._deaf = True
 
     def slow(self, bytes_per_second: float = 1.0) -> None:
-        """Let that many bytes a second through, in each direction of each connection."""
+        """Forward this many bytes a second, in each direction of each connection."""
         with self._changed:
             self._rate = bytes_per_second
 
     def delay(self, seconds: float = 1.0) -> None:
-        """Hold every piece back for that long."""
+        """Delay every piece by this many seconds."""
         with self._changed:
             self._delay = seconds
 
@@ -131,8 +131,8 @@ class Proxy:
 
         Args:
             pattern: bytes that must not straddle two pieces of 64 KiB; a single short message does not.
-            upstream: look at what the client says; otherwise at what the server says.
-            keep: pass the piece on before breaking; otherwise nothing of it.
+            upstream: search the bytes of the client; otherwise those of the server.
+            keep: forward the piece before breaking; otherwise nothing of it.
             reset: break with RST instead of FIN.
         """
         self._cut = _Cut(upstream, pattern, 0, keep, reset)
@@ -142,12 +142,12 @@ class Proxy:
         self._cut = _Cut(upstream, b"", count, True, reset)
 
     def close(self) -> None:
-        """End everything; its threads are gone afterwards."""
+        """End all connections and threads."""
         self.stop()
         deadline = time.monotonic() + 30
         for thread in self._threads:
             while thread.is_alive() and time.monotonic() < deadline:
-                self.reset()  # again: one that was only just accepted may not have been open yet
+                self.reset()  # again: a connection that was just accepted may not have been open before
                 thread.join(0.1)
         assert not any(thread.is_alive() for thread in self._threads), "a thread of the proxy does not end"
 
@@ -209,18 +209,18 @@ class Proxy:
         carried = 0
         try:
             while piece := source.recv(_PIECE):
-                if self._silent or (link.unheard and not upstream):
+                if self._silent or (link.dropping and not upstream):
                     continue
                 cut, piece = self._at_cut(piece, carried, upstream)
-                # A quick answer must not come back before the connection is broken.
-                link.unheard = link.unheard or (cut is not None and upstream)
-                self._pass_on(link, target, piece)
+                # A quick answer must not reach the client before the connection is broken.
+                link.dropping = link.dropping or (cut is not None and upstream)
+                self._forward(link, target, piece)
                 carried += len(piece)
                 if cut is not None:
                     self.cuts += 1
                     link.end(reset=cut.reset)
                     return
-            # A black hole does not pass on that somebody has gone, either.
+            # A black hole does not forward the end of a connection either.
             self._wait_while(lambda: self._silent and not link.ended)
             if not link.ended:
                 target.shutdown(socket.SHUT_WR)
@@ -236,7 +236,7 @@ class Proxy:
                 at = piece.find(cut.pattern)
                 if at < 0:
                     return None, piece
-                # Whole messages, not half of one: the server must be able to act on what it is given.
+                # Forward the piece as a whole or not at all: the server must be able to act on it.
                 rest = piece if cut.keep else b""
             elif carried + len(piece) <= cut.after:
                 return None, piece
@@ -245,7 +245,7 @@ class Proxy:
             self._cut = None
             return cut, rest
 
-    def _pass_on(self, link: _Link, target: socket.socket, piece: bytes) -> None:
+    def _forward(self, link: _Link, target: socket.socket, piece: bytes) -> None:
         if self._delay:
             self._wait(link, self._delay)
         while self._rate and piece:
@@ -256,7 +256,7 @@ class Proxy:
             target.sendall(piece)
 
     def _wait(self, link: _Link, seconds: float) -> None:
-        """Until the time has passed, the connection has ended, or the fault is over."""
+        """Wait until the time has passed, the connection has ended, or the fault is over."""
         deadline = time.monotonic() + seconds
         self._wait_while(lambda: not link.ended and bool(self._delay or self._rate) and time.monotonic() < deadline)
 
@@ -272,11 +272,11 @@ class _Link:
     def __init__(self, client: socket.socket) -> None:
         self.client = client
         self.server: socket.socket | None = None
-        self.ended = self.unheard = False
+        self.ended = self.dropping = False
         self._lock = threading.Lock()
 
     def attach(self, server: socket.socket) -> bool:
-        """Take the connection to the target, unless this one has been ended meanwhile."""
+        """Keep the connection to the target; false, and close it, if this link has been ended meanwhile."""
         with self._lock:
             if self.ended:
                 server.close()
@@ -295,13 +295,13 @@ class _Link:
                 with contextlib.suppress(OSError):
                     if reset:
                         end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-                    # Wakes the thread that reads from it; a bare close would not.
+                    # This wakes the thread that reads from it; close() alone would not.
                     end.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
                 end.close()
 
 
 @pytest.fixture
 def open_proxy() -> Iterator[Callable[[int], Proxy]]:
-    """Makes a proxy before a port of this machine; it ends with the test."""
+    """Makes proxies in front of a port of this machine; the end of the test closes them."""
     with contextlib.ExitStack() as made:
         yield lambda port: made.enter_context(Proxy(port))

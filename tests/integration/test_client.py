@@ -17,7 +17,7 @@ import pytest
 
 from tests.harness.listener import Authority, Listener, answer, head
 from tests.harness.waiting import until
-from vkteams_daemon.botapi import client as room
+from vkteams_daemon.botapi import client as client_module
 from vkteams_daemon.botapi.client import BotClient, BotInfo, base_url, retry_after
 from vkteams_daemon.errors import (
     ApiError,
@@ -68,8 +68,8 @@ def make() -> Iterator[Callable[..., BotClient]]:
 Make = Callable[..., BotClient]
 
 
-def _fails(action: Callable[[], object], expected: type[VkTeamsError], said: str = "") -> VkTeamsError:
-    """The error, whose every text is free of the token."""
+def _fails(action: Callable[[], object], expected: type[VkTeamsError], message: str = "") -> VkTeamsError:
+    """The error of the action. None of its texts contains the token."""
     with pytest.raises(expected) as caught:
         action()
     error = caught.value
@@ -81,7 +81,7 @@ def _fails(action: Callable[[], object], expected: type[VkTeamsError], said: str
         chained = chained.__cause__ or chained.__context__
     for text in texts:
         assert not any(part in text for part in SECRET), text
-    assert said in str(error)
+    assert message in str(error)
     return error
 
 
@@ -99,7 +99,7 @@ def _in_thread(action: Callable[[], object]) -> tuple[threading.Thread, list[Api
     return thread, raised
 
 
-# What is asked
+# Requests
 
 
 @pytest.mark.parametrize("spelling", ["", "/", "/bot/v1", "/bot/v1/"])
@@ -118,27 +118,27 @@ def test_all_four_spellings_of_the_url(listener: Listen, make: Make, spelling: s
         "http://[::1::2::3]",
     ],
 )  # fmt: skip
-def test_what_is_no_url_is_refused_without_repeating_its_secrets(url: str) -> None:
+def test_a_wrong_url_is_refused_without_repeating_its_secrets(url: str) -> None:
     error = _fails(lambda: BotClient(url, TOKEN), ConfigError, "api.url: ")
     assert "1234567890" not in str(error)
 
 
 @pytest.mark.parametrize("url", ["https://Corp.Example:8443/teams", "http://[::1]:80", "HTTPS://x", "http://10.0.0.1"])
-def test_urls_of_all_kinds(url: str) -> None:
+def test_base_url_takes_hosts_ports_and_paths(url: str) -> None:
     assert base_url(url) == f"{url}/bot/v1"
 
 
-def test_a_poll_says_where_it_stands_and_how_long_it_waits(listener: Listen, make: Make) -> None:
+def test_a_poll_sends_its_cursor_and_its_poll_time(listener: Listen, make: Make) -> None:
     server = listener(EVENTS)
     assert make(server.url).poll(41, 7) == b'{"ok":true,"events":[]}'
     assert "/events/get?token=" in server.requests[0]
     assert "&lastEventId=41&pollTime=7 " in server.requests[0]
 
 
-def test_lists_repeat_their_key_and_nothing_is_left_out(listener: Listen, make: Make) -> None:
+def test_lists_repeat_their_key_and_none_is_left_out(listener: Listen, make: Make) -> None:
     server = listener(answer('{"ok":true,"msgId":"5"}'))
-    said = make(server.url).call("messages/sendText", chatId="a@b", text="да", msgId=["1", "2"], parseMode=None)
-    assert said == {"ok": True, "msgId": "5"}
+    fields = make(server.url).call("messages/sendText", chatId="a@b", text="да", msgId=["1", "2"], parseMode=None)
+    assert fields == {"ok": True, "msgId": "5"}
     assert "&chatId=a%40b&text=%D0%B4%D0%B0&msgId=1&msgId=2 " in server.requests[0]
 
 
@@ -148,11 +148,11 @@ def test_the_token_is_in_no_repr(make: Make) -> None:
     assert TOKEN not in f"{client} {vars(client).keys()}"
 
 
-# What is answered
+# Answers
 
 
 @pytest.mark.parametrize(
-    ("said", "expected", "text"),
+    ("response", "expected", "text"),
     [
         (answer('{"ok":false,"description":"Invalid token"}'), Unauthorised, "refused the token"),
         (answer(f'{{"ok":false,"description":"Missing required parameter \'token\' {TOKEN}"}}'), Unauthorised, ""),
@@ -180,16 +180,18 @@ def test_the_token_is_in_no_repr(make: Make) -> None:
     ],
     ids=lambda value: value[:60] if isinstance(value, bytes) else None,
 )  # fmt: skip
-def test_what_does_not_go_well(listener: Listen, make: Make, said: bytes, expected: type[ApiError], text: str) -> None:
-    server = listener(said)
+def test_a_failed_poll_raises_a_typed_error(
+    listener: Listen, make: Make, response: bytes, expected: type[ApiError], text: str
+) -> None:
+    server = listener(response)
     error = _fails(lambda: make(server.url).poll(0, 1), expected, text)
-    assert len(server.requests) == 1, "an answer is not asked for twice, and a redirection not followed"
-    if b"Retry-After" in said:
+    assert len(server.requests) == 1, "a request is not repeated, and a redirection not followed"
+    if b"Retry-After" in response:
         assert getattr(error, "retry_after", None) == 7.0
 
 
 @pytest.mark.parametrize(
-    "said",
+    "response",
     [
         answer("<html>"), answer("null"), answer("[]"), answer('{"ok":true}'), answer('{"ok":true,"userId":null}'),
         answer("<html>", "404 Not Found"), answer("{" + '"a":{' * 5000), answer('{"userId":"\\u0000"}'), answer(""),
@@ -197,28 +199,28 @@ def test_what_does_not_go_well(listener: Listen, make: Make, said: bytes, expect
     ],
     ids=lambda value: value[-60:],
 )  # fmt: skip
-def test_what_is_not_the_bot_api(listener: Listen, make: Make, said: bytes) -> None:
-    _fails(make(listener(said).url).self_get, NotBotApi)
+def test_self_get_recognises_another_server(listener: Listen, make: Make, response: bytes) -> None:
+    _fails(make(listener(response).url).self_get, NotBotApi)
 
 
-def test_a_name_keeps_nothing_that_a_log_or_a_database_refuses(listener: Listen, make: Make) -> None:
-    said = answer(rb'{"userId":7,"nick":"\u0000op\ud800s\u001b[31m","firstName":5}')
-    assert make(listener(said).url).self_get() == BotInfo("7", "ops[31m", None)
+def test_a_name_keeps_printable_characters_only(listener: Listen, make: Make) -> None:
+    response = answer(rb'{"userId":7,"nick":"\u0000op\ud800s\u001b[31m","firstName":5}')
+    assert make(listener(response).url).self_get() == BotInfo("7", "ops[31m", None)
 
 
 def test_a_compressed_answer(listener: Listen, make: Make) -> None:
-    said = answer(gzip.compress(b'{"events":[]}'), "200 OK", "Content-Encoding: gzip")
-    assert make(listener(said).url).poll(0, 1) == b'{"events":[]}'
+    response = answer(gzip.compress(b'{"events":[]}'), "200 OK", "Content-Encoding: gzip")
+    assert make(listener(response).url).poll(0, 1) == b'{"events":[]}'
 
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_body_without_end_is_bounded(
     listener: Listen, make: Make, packed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "MAX_BODY", 2**20)
+    monkeypatch.setattr(client_module, "MAX_BODY", 2**20)
     body = b" " * 2**24
-    said = answer(gzip.compress(body), "200 OK", "Content-Encoding: gzip") if packed else answer(body)
-    _fails(lambda: make(listener(said).url).poll(0, 1), ApiProtocolError, "larger than 1 MiB")
+    response = answer(gzip.compress(body), "200 OK", "Content-Encoding: gzip") if packed else answer(body)
+    _fails(lambda: make(listener(response).url).poll(0, 1), ApiProtocolError, "larger than 1 MiB")
 
 
 def test_a_reset_connection(listener: Listen, make: Make) -> None:
@@ -228,13 +230,13 @@ def test_a_reset_connection(listener: Listen, make: Make) -> None:
     _fails(lambda: make(listener(reset).url).poll(0, 1), ApiUnreachable, "reset")
 
 
-def test_nobody_there(make: Make) -> None:
+def test_a_refused_connection(make: Make) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     _fails(make(f"http://127.0.0.1:{port}").self_get, ApiUnreachable, "the connection is refused")
 
 
-def test_a_name_that_does_not_exist(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_name_that_does_not_exist(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -242,7 +244,7 @@ def test_a_name_that_does_not_exist(make: Make, monkeypatch: pytest.MonkeyPatch)
     _fails(make("http://no.example").self_get, ApiUnreachable, "its name cannot be resolved")
 
 
-def test_a_name_that_cannot_exist(make: Make) -> None:
+def test_an_impossible_host_name(make: Make) -> None:
     _fails(make(f"http://{'a' * 70}.example").self_get, ConfigError, "is not a URL that can be asked")
 
 
@@ -255,17 +257,17 @@ def test_the_second_address_is_tried(listener: Listen, make: Make, monkeypatch: 
     assert make("http://two.example").self_get().nick == "opsbot"
 
 
-# How long it may take
+# Time limits
 
 
-def test_a_black_hole(listener: Listen, make: Make) -> None:
+def test_a_server_that_never_answers(listener: Listen, make: Make) -> None:
     server = listener(silent=True)
     client = make(server.url, read_margin=0.2, connect_timeout=0.2)
     _fails(lambda: client.poll(0, 0), ApiUnreachable, "no answer in time")
 
 
 def _full() -> tuple[socket.socket, list[socket.socket]]:
-    """A listening socket whose queue is full: a connection to it is neither taken nor refused."""
+    """A listening socket whose queue is full: the kernel neither accepts nor refuses a connection to it."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=0)
     waiting = []
     for _ in range(4):
@@ -279,7 +281,7 @@ def _full() -> tuple[socket.socket, list[socket.socket]]:
     pytest.skip("this kernel takes every connection")
 
 
-def test_a_connection_that_does_not_stand(make: Make) -> None:
+def test_connecting_ends_at_the_connect_timeout(make: Make) -> None:
     listening, waiting = _full()
     client = make(f"http://127.0.0.1:{listening.getsockname()[1]}", connect_timeout=0.3)
     _fails(client.self_get, ApiUnreachable, "no connection in time")
@@ -288,7 +290,7 @@ def test_a_connection_that_does_not_stand(make: Make) -> None:
 
 
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n", b""])
-def test_a_server_that_trickles_is_not_waited_for(listener: Listen, make: Make, start: bytes) -> None:
+def test_a_trickling_answer_ends_at_the_deadline(listener: Listen, make: Make, start: bytes) -> None:
     def trickle(sock: socket.socket) -> None:
         sock.sendall(start)
         while server.wait(0.02):
@@ -337,8 +339,8 @@ def test_abort_ends_a_poll_at_once(listener: Listen, make: Make, authority: Auth
         sock.close()
 
 
-def test_an_answer_that_was_ended_is_not_taken_for_whole(listener: Listen, make: Make) -> None:
-    """Without a length, the end of the connection is the end of the answer: who has ended it must remember that."""
+def test_an_aborted_answer_is_not_taken_for_complete(listener: Listen, make: Make) -> None:
+    """Without a length the end of the connection is the end of the answer, so the client must remember the abort."""
 
     def say(sock: socket.socket) -> None:
         sock.sendall(b'HTTP/1.1 200 OK\r\n\r\n{"events":[]}')
@@ -349,7 +351,7 @@ def test_an_answer_that_was_ended_is_not_taken_for_whole(listener: Listen, make:
     _fails(lambda: client.poll(0, 100), ApiUnreachable)
 
 
-def test_abort_between_two_waits_is_not_lost(listener: Listen, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_abort_during_a_name_look_up_is_not_lost(listener: Listen, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the name is looked up there is no socket to shut; the request ends as soon as there is one."""
     server = listener(silent=True)
     client = make(server.url)
@@ -365,7 +367,7 @@ def test_abort_between_two_waits_is_not_lost(listener: Listen, make: Make, monke
     assert time.monotonic() - began < 30
 
 
-def test_abort_of_nothing_harms_nothing(listener: Listen, make: Make) -> None:
+def test_abort_without_a_request_changes_nothing(listener: Listen, make: Make) -> None:
     client = make(listener(SELF).url)
     client.abort()
     assert client.self_get().nick == "opsbot"
@@ -375,9 +377,9 @@ def test_abort_of_nothing_harms_nothing(listener: Listen, make: Make) -> None:
 
 def test_a_connection_is_used_again(listener: Listen, make: Make) -> None:
     def twice(sock: socket.socket) -> None:
-        said = b'{"events":[]}'
+        body = b'{"events":[]}'
         for _ in range(2):
-            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n" + said)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n" + body)
             server.requests.append(head(sock))
 
     server = listener(twice)
@@ -387,7 +389,7 @@ def test_a_connection_is_used_again(listener: Listen, make: Make) -> None:
     assert server.accepted == 1
 
 
-def test_connections_that_were_closed_are_forgotten(listener: Listen, make: Make) -> None:
+def test_closed_connections_are_forgotten(listener: Listen, make: Make) -> None:
     client = make(listener(EVENTS).url)
     for last in range(10):
         client.poll(last, 1)
@@ -402,7 +404,7 @@ def test_a_private_authority(listener: Listen, make: Make, authority: Authority)
     assert make(server.url, ca_file=str(authority.ca_file)).self_get().nick == "opsbot"
 
 
-def test_a_certificate_that_nobody_vouches_for(listener: Listen, make: Make, authority: Authority) -> None:
+def test_a_certificate_of_an_unknown_authority(listener: Listen, make: Make, authority: Authority) -> None:
     server = listener(SELF, tls=authority.server())
     error = _fails(make(server.url).self_get, ApiUnreachable, "its certificate cannot be verified")
     assert "api.ca_file" in error.hint
@@ -415,12 +417,12 @@ def test_a_certificate_for_another_name(listener: Listen, make: Make, authority:
     _fails(make(url, ca_file=str(authority.ca_file)).self_get, ApiUnreachable, "its certificate cannot be verified")
 
 
-def test_https_where_http_is_spoken(listener: Listen, make: Make) -> None:
+def test_https_to_a_plain_http_server(listener: Listen, make: Make) -> None:
     url = listener(SELF).url.replace("http:", "https:")
     _fails(make(url).self_get, ApiUnreachable, "TLS cannot be agreed on")
 
 
-def test_the_option_stands_over_the_environment(
+def test_options_override_the_environment(
     listener: Listen, make: Make, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "other.pem").write_bytes(authority.ca_file.read_bytes())
@@ -492,7 +494,7 @@ def test_a_proxy_that_refuses(listener: Listen, make: Make) -> None:
     _fails(make("https://corp.example", proxy=proxied).self_get, ApiUnreachable, "the proxy refuses")
 
 
-def test_a_proxy_that_is_not_there(make: Make) -> None:
+def test_a_proxy_that_cannot_be_reached(make: Make) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     for url in ("https://corp.example", "http://corp.example"):
@@ -521,7 +523,7 @@ def test_retry_after_as_a_date() -> None:
     assert 60 < wait <= 100
 
 
-def test_the_library_that_logs_urls_is_kept_from_it(
+def test_the_token_is_removed_from_the_librarys_log(
     listener: Listen, make: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = make(listener(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n{}").url)

@@ -17,31 +17,31 @@ from vkteams_daemon.errors import ApiError, ApiProtocolError, ApiRefused, RateLi
 
 
 def _one(element: dict[str, Any] | bytes) -> Event:
-    (found,) = read(body(element), ARRIVAL)
-    return found
+    (only,) = read(body(element), ARRIVAL)
+    return only
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_every_sample_is_read_and_kept_as_it_came(name: str) -> None:
+def test_every_sample_is_read_and_kept_unchanged(name: str) -> None:
     kind, payload = SAMPLES[name]
-    found = _one(event(7, kind, payload))
-    assert (found.event_id, found.numbered, found.type, found.error, found.raw) == (7, True, kind, None, None)
-    assert json.loads(found.json) == event(7, kind, payload)
-    assert found.received_at == ARRIVAL
-    assert (found.chat_id, found.user_id) == (found.facts.chat_id, found.facts.user_id)
-    assert found.occurred_at == (found.facts.occurred_at or ARRIVAL)
+    result = _one(event(7, kind, payload))
+    assert (result.event_id, result.numbered, result.type, result.error, result.raw) == (7, True, kind, None, None)
+    assert json.loads(result.json) == event(7, kind, payload)
+    assert result.received_at == ARRIVAL
+    assert (result.chat_id, result.user_id) == (result.facts.chat_id, result.facts.user_id)
+    assert result.occurred_at == (result.facts.occurred_at or ARRIVAL)
 
 
 def test_events_come_in_the_order_of_arrival() -> None:
     assert [e.event_id for e in read(body(message(3), message(1), message(2)), ARRIVAL)] == [3, 1, 2]
 
 
-def test_no_events_is_no_failure() -> None:
+def test_an_answer_may_have_no_events() -> None:
     assert read(b'{"ok":true,"events":[]}', ARRIVAL) == []
     assert read(b'{"events":[]}', ARRIVAL) == []
 
 
-def test_what_tells_events_apart() -> None:
+def test_subject_distinguishes_events_with_one_id() -> None:
     assert _one(message(7)).subject == "7"
     assert _one(event(7, *SAMPLES["a button"])).subject == "SVR:7:12-1764000090"
     assert _one(event(7, *SAMPLES["members who go"])).subject == "p.petrov@corp.example"
@@ -58,14 +58,14 @@ def test_what_tells_events_apart() -> None:
         ({"a": 1}, ApiRefused), ("x" * 10**6, ApiRefused),
     ],
 )  # fmt: skip
-def test_an_answer_that_says_no(description: Any, expected: type[ApiError]) -> None:
+def test_a_refusal_raises_a_typed_error(description: Any, expected: type[ApiError]) -> None:
     with pytest.raises(expected) as refused:
         read(json.dumps({"ok": False, "description": description, "events": [message(1)]}).encode(), ARRIVAL)
     assert type(refused.value) is expected
     assert len(str(refused.value)) < 300
 
 
-def test_what_a_refusal_says_can_be_written_anywhere() -> None:
+def test_the_text_of_a_refusal_is_printable() -> None:
     with pytest.raises(ApiRefused) as refused:
         read(rb'{"ok":false,"description":"a\ud800\u0000\n\u001b[31mb"}', ARRIVAL)
     assert str(refused.value).isprintable()
@@ -79,20 +79,20 @@ def test_an_answer_without_events_is_refused() -> None:
 
 @pytest.mark.parametrize("event_id", [1, "1", "0001", 2**63 - 1, str(2**63 - 1)])
 def test_ids_that_move_the_cursor(event_id: Any) -> None:
-    found = _one(event(event_id, "newMessage", MESSAGE))
-    assert (found.event_id, found.numbered, found.error) == (int(event_id), True, None)
+    result = _one(event(event_id, "newMessage", MESSAGE))
+    assert (result.event_id, result.numbered, result.error) == (int(event_id), True, None)
 
 
 @pytest.mark.parametrize(
     "event_id", [0, -1, 2**63, 10**30, "9" * 19, "1" * 5000, "-5", "x", "", "٣", "²", 1.0, True, None, [], {}]
 )
-def test_ids_that_do_not(event_id: Any) -> None:
-    found = _one(event(event_id, "newMessage", MESSAGE))
-    assert not found.numbered
-    assert -(2**63) <= found.event_id < 0
-    assert found.error is None
-    assert found == _one(event(event_id, "newMessage", MESSAGE))
-    assert found.event_id != _one(event(event_id, "newMessage", MESSAGE | {"text": "other"})).event_id
+def test_ids_that_do_not_move_the_cursor(event_id: Any) -> None:
+    result = _one(event(event_id, "newMessage", MESSAGE))
+    assert not result.numbered
+    assert -(2**63) <= result.event_id < 0
+    assert result.error is None
+    assert result == _one(event(event_id, "newMessage", MESSAGE))
+    assert result.event_id != _one(event(event_id, "newMessage", MESSAGE | {"text": "other"})).event_id
 
 
 def test_a_hashed_id_is_a_negative_bigint() -> None:
@@ -101,7 +101,7 @@ def test_a_hashed_id_is_a_negative_bigint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("element", "said"),
+    ("element", "error"),
     [
         (b"5", "it is not an object"), (b'"x"', "it is not an object"), (b"[]", "it is not an object"),
         (b"null", "it is not an object"), (b"{}", "its type is not a name"),
@@ -116,18 +116,18 @@ def test_a_hashed_id_is_a_negative_bigint() -> None:
         (b'{"eventId":7,"type":"newMessage","payload":undefined}', "cannot be read as JSON"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_quarantined_with_its_bytes(element: bytes, said: str) -> None:
-    before, found, after = read(body(message(6), element, message(8)), ARRIVAL)
-    assert said in (found.error or "")
-    assert found.raw == element
-    assert found.numbered == (b'"eventId":7' in element)
+def test_an_unreadable_event_keeps_its_bytes_and_its_error(element: bytes, error: str) -> None:
+    before, result, after = read(body(message(6), element, message(8)), ARRIVAL)
+    assert error in (result.error or "")
+    assert result.raw == element
+    assert result.numbered == (b'"eventId":7' in element)
     assert (before, after) == (_one(message(6)), _one(message(8)))
 
 
-def test_the_time_of_an_event_that_cannot_be_understood_is_still_its_own() -> None:
-    found = _one(event(7, "newMessage", {"timestamp": 1764000000}))
-    assert found.error is not None
-    assert found.occurred_at == datetime.fromtimestamp(1764000000, ARRIVAL.tzinfo)
+def test_an_unreadable_event_keeps_its_own_time() -> None:
+    result = _one(event(7, "newMessage", {"timestamp": 1764000000}))
+    assert result.error is not None
+    assert result.occurred_at == datetime.fromtimestamp(1764000000, ARRIVAL.tzinfo)
 
 
 def test_unknown_fields_are_not_lost() -> None:
@@ -155,29 +155,29 @@ def _texts(value: Any) -> Iterator[str]:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(hostile_events(7))
-def test_hostile_events(hostile: Hostile) -> None:
+def test_hostile_events_do_not_damage_their_batch(hostile: Hostile) -> None:
     source = body(message(6), hostile.source, message(8))
-    before, found, after = read(source, ARRIVAL)
+    before, result, after = read(source, ARRIVAL)
     assert (before, after) == (_one(message(6)), _one(message(8)))
-    assert (before, found, after) == tuple(read(source, ARRIVAL)), "the same bytes are another event"
-    assert found == _one(hostile.source), "its neighbours change it"
+    assert (before, result, after) == tuple(read(source, ARRIVAL)), "the same bytes give another event"
+    assert result == _one(hostile.source), "its batch changes it"
     if hostile.numbered:
-        assert found.event_id == 7
-    for text in _texts(found):
+        assert result.event_id == 7
+    for text in _texts(result):
         assert "\0" not in text
         text.encode()  # no half of a pair
-    if found.json:
-        assert json.loads(found.json, parse_constant=lambda name: pytest.fail(name)).keys()
-    if found.error or not found.json:
-        assert found.error
-        assert found.raw == hostile.source
+    if result.json:
+        assert json.loads(result.json, parse_constant=lambda name: pytest.fail(name)).keys()
+    if result.error or not result.json:
+        assert result.error
+        assert result.raw == hostile.source
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200) | st.text(st.sampled_from('{}[]",:\\u0a1 \x00'), max_size=200).map(str.encode))
-def test_any_bytes_are_events_or_no_answer(source: bytes) -> None:
+def test_any_bytes_are_read_or_refused(source: bytes) -> None:
     try:
-        found = read(b'{"events":[' + source + b"]}", ARRIVAL)
+        events = read(b'{"events":[' + source + b"]}", ARRIVAL)
     except ApiProtocolError:
         return
-    assert all(-(2**63) <= event.event_id < 2**63 for event in found)
+    assert all(-(2**63) <= event.event_id < 2**63 for event in events)

@@ -61,7 +61,7 @@ def _new(**payload: Any) -> Content:
     return message.content
 
 
-def test_a_message_with_everything() -> None:
+def test_a_message_with_all_fields() -> None:
     payload = SAMPLES["a message with formats, a mention and a reply"][1]
     assert _of("a message with formats, a mention and a reply") == Facts(
         chat_id=OPS.chat_id,
@@ -89,7 +89,7 @@ def test_a_private_chat_has_its_peer_as_its_id() -> None:
     assert _of("a private message").chats == (Chat("a.ivanova@corp.example", "private"),)
 
 
-def test_formats_stay_as_they_came() -> None:
+def test_formats_stay_unchanged() -> None:
     name = "a message with formats in snake_case and camelCase"
     assert _content(name).format == SAMPLES[name][1]["format"]
 
@@ -103,7 +103,7 @@ def test_formats_stay_as_they_came() -> None:
         ("a message with a keyboard", "choose", "inlineKeyboardMarkup"), ("a part of an unknown type", "x", "poll"),
     ],
 )  # fmt: skip
-def test_parts(name: str, text: str | None, kind: str) -> None:
+def test_parts_add_to_the_searchable_text(name: str, text: str | None, kind: str) -> None:
     content = _content(name)
     assert content.text == text
     assert content.parts == SAMPLES[name][1]["parts"]
@@ -112,12 +112,12 @@ def test_parts(name: str, text: str | None, kind: str) -> None:
     assert content.reply_to_msg_id is None
 
 
-def test_a_text_that_repeats_its_caption_or_its_forward_says_it_once() -> None:
+def test_a_repeated_caption_or_forward_appears_once_in_the_text() -> None:
     assert _new(text="the rack", parts=[FILE]).text == "the rack"
     assert _new(text="Alert #7", parts=[FORWARD, FORWARD, FILE]).text == "Alert #7\nthe rack"
 
 
-def test_a_keyboard_inside_a_quoted_message_does_no_harm() -> None:
+def test_a_keyboard_inside_a_quoted_message_is_ignored() -> None:
     quoted = QUOTED | {"parts": [KEYBOARD, FILE]}
     content = _new(text="yes", parts=[{"type": "reply", "payload": {"message": quoted}}])
     assert (content.text, content.reply_to_msg_id) == ("yes", "7576322052445962243")
@@ -138,7 +138,7 @@ def test_msg_ids_are_text(kind: str, kept: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["an edit", "an edit with parts"])
-def test_an_edit(name: str) -> None:
+def test_an_edit_has_its_own_time(name: str) -> None:
     facts, content = _of(name), _content(name)
     edited = datetime.fromtimestamp(SAMPLES[name][1]["editedTimestamp"], UTC)
     assert (content.edited_at, facts.occurred_at) == (edited, edited)
@@ -155,18 +155,18 @@ def test_an_edit_without_its_time_takes_its_arrival() -> None:
     assert message.sent_at == SENT
 
 
-def test_a_deletion() -> None:
+def test_a_deletion_has_no_content() -> None:
     chat = "a.ivanova@corp.example"
     assert _of("a deletion").message == MessageFact(chat, MSG, ARRIVAL, SENT, None, deleted=True)
 
 
-def test_the_ghost_after_a_deletion_says_nothing() -> None:
+def test_the_ghost_after_a_deletion_has_no_content() -> None:
     message = _of("the ghost after a deletion").message
     assert message is not None
     assert (message.content, message.deleted) == (None, False)
 
 
-def test_pins() -> None:
+def test_pins_quote_their_message() -> None:
     pin, unpin = _of("a pin").message, _of("an unpin").message
     assert pin is not None
     assert unpin is not None
@@ -175,7 +175,7 @@ def test_pins() -> None:
     assert (unpin.pinned, unpin.quoted, unpin.content) == (False, False, None)
 
 
-def test_members() -> None:
+def test_members_join_and_leave() -> None:
     chat, petr, anna = OPS.chat_id, PETR_USER.user_id, ANNA_USER.user_id
     came = _of("members who come")
     assert came.members == (Membership(chat, petr, True, ARRIVAL, anna), Membership(chat, anna, True, ARRIVAL, anna))
@@ -186,7 +186,7 @@ def test_members() -> None:
     assert _of("members who go by themselves").members == (Membership(chat, petr, False, ARRIVAL, None),)
 
 
-def test_titles() -> None:
+def test_a_new_title_replaces_the_old_one() -> None:
     for name in ("a new title", "a new title by another name"):
         assert _of(name).chats == (Chat(OPS.chat_id, "group", "Operations"),)
     assert _of("a new description").chats == (OPS,)
@@ -205,7 +205,7 @@ def test_a_button_without_a_message_is_no_error() -> None:
         assert derive("callbackQuery", {"queryId": "1", "from": ANNA, "message": message}, ARRIVAL).chat_id is None
 
 
-def test_an_unknown_type_still_tells_its_chat_and_author() -> None:
+def test_an_unknown_type_has_its_chat_and_author() -> None:
     facts = _of("an unknown type")
     assert (facts.chat_id, facts.user_id, facts.occurred_at) == (OPS.chat_id, ANNA_USER.user_id, SENT)
     assert derive(None, {}, ARRIVAL) == Facts()
@@ -244,7 +244,7 @@ def test_an_id_too_long_for_an_index_row_is_unreadable(payload: dict[str, Any]) 
 
 @pytest.mark.parametrize("key", ["from", "timestamp", "text", "format", "parts", "parent_topic", "editedTimestamp"])
 @pytest.mark.parametrize("odd", [None, True, 5, -1, 1.5, 10**30, "x", [], {}, [[]], [None], {"a": 1}, [{"type": 5}]])
-def test_wrong_types_are_passed_over(key: str, odd: Any) -> None:
+def test_wrong_types_are_ignored(key: str, odd: Any) -> None:
     payload = MESSAGE | {"text": "x", "parts": [REPLY]} | {key: odd}
     message = derive("newMessage", payload, ARRIVAL).message
     assert message is not None
@@ -254,7 +254,7 @@ def test_wrong_types_are_passed_over(key: str, odd: Any) -> None:
 @pytest.mark.parametrize(
     "odd", [None, 5, "x", [], {"message": 5}, {"message": None}, {"message": [{}]}, {"caption": 1}]
 )
-def test_odd_payloads_of_parts_are_passed_over(odd: Any) -> None:
+def test_odd_payloads_of_parts_are_ignored(odd: Any) -> None:
     for kind in ("file", "mention", "reply", "forward", "sticker"):
         content = _new(text="x", parts=[{"type": kind, "payload": odd}, {"type": kind}, odd, REPLY])
         assert (content.text, content.reply_to_msg_id) == ("x", QUOTED["msgId"])
@@ -267,23 +267,23 @@ def test_odd_payloads_of_parts_are_passed_over(odd: Any) -> None:
         (True, None), (None, None), ([], None), ({}, None), ("ё", "ё"),
     ],
 )  # fmt: skip
-def test_ids(value: Any, kept: str | None) -> None:
+def test_parse_id_takes_text_and_whole_numbers(value: Any, kept: str | None) -> None:
     assert parse_id(value) == kept
 
 
 @pytest.mark.parametrize("value", [None, True, False, 0, -1, "", "x", "1.5", "²", [], {}, 253402214400, 10**400, 1e300])
-def test_what_is_no_time(value: Any) -> None:
+def test_parse_time_refuses_other_values(value: Any) -> None:
     assert parse_time(value) is None
 
 
 @pytest.mark.parametrize("value", [1764000000, 1764000000.25, "1764000000", 1e-300, 253402214399, 253402214399.99994])
-def test_times(value: Any) -> None:
+def test_parse_time_takes_unix_seconds(value: Any) -> None:
     found = parse_time(value)
     assert found is not None
     assert abs(found.timestamp() - float(value)) < 1
 
 
-def test_what_tells_two_events_under_one_id_apart() -> None:
+def test_subject_of_messages_queries_and_members() -> None:
     assert subject_of(MESSAGE) == MSG
     assert subject_of({"msgId": 5, "queryId": "q"}) == "5"
     assert subject_of({"queryId": "q"}) == "q"

@@ -1,8 +1,8 @@
-"""Splits the body of an events/get answer into its events, so that one hostile event cannot spoil its batch-mates.
+"""Splits the body of an events/get answer into its events, so that one hostile event does not damage its batch.
 
-The array is walked element by element with the C scanner; where that gives up (depth, NaN, numbers without end) the
-element's extent is found by a scan that does not recurse, and only that element is handed on as unreadable. Whatever
-the body, the work is linear in its length.
+The C scanner reads the array element by element. When it fails on an element (depth, NaN, an endless number), a scan
+without recursion finds where the element ends, and only that element is unreadable. The work is linear in the length
+of the body, for every body.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 from vkteams_daemon.errors import ApiProtocolError
 
-MAX_DEPTH = 128  # levels; real events have 10, and what is deeper overflows the stack of whoever writes it again
+MAX_DEPTH = 128  # levels; real events have 10, and a much deeper one overflows the stack when it is written again
 
 _SPACE = re.compile(r"[ \t\n\r]*")
-# A string without an end reaches to the end of the text: tried anew at each of its quotes, it would take forever.
+# A string without an end extends to the end of the text. Otherwise the search would start again at each quote in it.
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 _ESCAPE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u([dD][89a-fA-F][0-9a-fA-F]{2}|0000)|\\.", re.DOTALL
@@ -30,7 +30,11 @@ _UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 
 
 def _finite(number: str) -> float:
-    """NaN, Infinity and what a double calls infinite: Python reads and writes them, JSON and jsonb do not know them."""
+    """A number that is finite as a double.
+
+    Raises:
+        ValueError: it is NaN or infinite. Python reads and writes these, but JSON and jsonb have no such numbers.
+    """
     value = float(number)
     if not math.isfinite(value):
         raise ValueError(f"{number[:20]} is no number")
@@ -51,11 +55,11 @@ class Element:
     """One element of the `events` array.
 
     Attributes:
-        value: the parsed element; with an error only what could be made out of its eventId and type.
-        json: text that jsonb accepts and that says the same as `value`; "" with an error.
+        value: the parsed element. With an error, only its eventId and type, as far as they can be read.
+        json: text that jsonb accepts, equal to `value`; "" with an error.
         payload: the part of `json` that is the value of its `payload`; None where it has none.
-        raw: the element's bytes as received, where `json` says something else; otherwise None.
-        error: why it cannot be read, or None.
+        raw: the element's bytes as received, where `json` differs from them; otherwise None.
+        error: why the element cannot be read, or None.
     """
 
     value: Any
@@ -67,7 +71,7 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """An answer: its other top-level fields (`ok`, `description`, …) and the elements of `events`, None without it."""
+    """An answer: the elements of `events` (None where it has no such array) and the other fields (`ok`, …)."""
 
     fields: dict[str, Any]
     elements: list[Element] | None
@@ -77,9 +81,9 @@ def split(body: bytes) -> Body:
     """Read an answer of events/get.
 
     Raises:
-        ApiProtocolError: it is not one whole JSON object; nothing of it may be used.
+        ApiProtocolError: it is not one complete JSON object. No part of it may be used.
     """
-    # surrogateescape keeps bytes that are not UTF-8, so that `raw` can hold just what came.
+    # surrogateescape keeps bytes that are not UTF-8, so that `raw` can have the bytes as received.
     text = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
     fields: dict[str, Any] = {}
     elements: list[Element] | None = None
@@ -89,7 +93,7 @@ def split(body: bytes) -> Body:
             key, at = scanstring(text, _expect(text, at, '"'), False)
             at = _expect(text, _skip_space(text, at), ":")
             if key == "events" and text[at] == "[":
-                # A second array must not take the place of the first one's events.
+                # The events of a second array are added to those of the first.
                 elements = elements or []
                 at = _split_array(text, at + 1, elements)
             else:
@@ -99,17 +103,17 @@ def split(body: bytes) -> Body:
                 at = _skip_space(text, at + 1)
         at = _skip_space(text, at + 1)
     except (IndexError, ValueError) as error:
-        raise ApiProtocolError(f"the answer to events/get cannot be read ({_what(body)})") from error
+        raise ApiProtocolError(f"the answer to events/get cannot be read ({_describe(body)})") from error
     if at != len(text):
         raise ApiProtocolError("the answer to events/get goes on after its end")
     return Body(fields, elements)
 
 
 def _field(text: str, at: int, key: str, fields: dict[str, Any]) -> int:
-    """Read one top-level field, or pass over it where it cannot be read; where it ends."""
+    """Read one top-level field into `fields`, or skip it where it cannot be read; return where it ends."""
     end = _extent(text, at)
     try:
-        # Of a slice: the scanner's errors count the lines of all that stands before.
+        # The scanner gets a slice: for an error it counts the lines of all the text before.
         fields[key], length = _lenient.raw_decode(text[at:end])
     except (ValueError, RecursionError):
         return end
@@ -117,7 +121,7 @@ def _field(text: str, at: int, key: str, fields: dict[str, Any]) -> int:
 
 
 def _split_array(text: str, at: int, elements: list[Element]) -> int:
-    """Add the elements of the array whose first one starts at `at`; where the array ends."""
+    """Append the elements of the array whose first one starts at `at`; return where the array ends."""
     sliced = False
     at = _skip_space(text, at)
     while text[at] != "]":
@@ -128,12 +132,12 @@ def _split_array(text: str, at: int, elements: list[Element]) -> int:
             try:
                 value, payload, end = _value(text, at)
             except (ValueError, IndexError, RecursionError):
-                # The scanner's errors count the lines of all that stands before: from now on it gets slices.
+                # For an error the scanner counts the lines of all the text before: from now on it gets slices.
                 sliced = True
                 continue
             source = text[at:end]
-            plain = not _SUSPECT.search(source) and not _deep(source)
-            elements.append(Element(value, source, payload) if plain else _element(source))
+            storable = not _SUSPECT.search(source) and not _deep(source)
+            elements.append(Element(value, source, payload) if storable else _element(source))
         at = _skip_space(text, end)
         if text[at] == ",":
             at = _skip_space(text, at + 1)
@@ -143,7 +147,7 @@ def _split_array(text: str, at: int, elements: list[Element]) -> int:
 
 
 def _value(text: str, at: int) -> tuple[Any, str | None, int]:
-    """The value that starts at `at`, the text of its `payload` where it is an object that has one, and its end."""
+    """The value that starts at `at`; the text of its `payload`, if it is an object that has one; and its end."""
     if text[at] != "{":
         value, end = _strict.raw_decode(text, at)
         return value, None, end
@@ -167,7 +171,7 @@ def _value(text: str, at: int) -> tuple[Any, str | None, int]:
 
 
 def _element(source: str) -> Element:
-    """An element whose text jsonb may not take as it is: mended where possible, with the bytes as received."""
+    """An element whose text jsonb may refuse: repaired where possible, with the bytes as received."""
     raw = source.encode("utf-8", "surrogateescape")
     if _deep(source):
         return Element(_envelope(source), "", None, raw, "it is nested too deeply")
@@ -177,17 +181,17 @@ def _element(source: str) -> Element:
         if end == len(clean):
             return Element(value, clean, payload, raw if clean != source else None)
     except (ValueError, IndexError):
-        pass  # control characters and numbers without end are not JSON, and can be mended all the same
+        pass  # control characters and infinite numbers are not JSON, but the lenient decoder repairs them
     try:
-        written = json.dumps(_lenient.decode(clean), ensure_ascii=False, allow_nan=False)
-        value, payload, _ = _value(written, 0)
-        return Element(value, written, payload, raw)
+        repaired = json.dumps(_lenient.decode(clean), ensure_ascii=False, allow_nan=False)
+        value, payload, _ = _value(repaired, 0)
+        return Element(value, repaired, payload, raw)
     except ValueError as error:
         return Element(_envelope(source), "", None, raw, f"it cannot be read as JSON: {str(error)[:200]}")
 
 
 def _deep(source: str) -> bool:
-    """Whether it is nested deeper than MAX_DEPTH."""
+    """Whether the element is nested deeper than MAX_DEPTH."""
     if source.count("{") + source.count("[") <= MAX_DEPTH:
         return False
     depth = 0
@@ -199,8 +203,8 @@ def _deep(source: str) -> bool:
 
 
 def _envelope(source: str) -> dict[str, Any]:
-    """The eventId and type of an element that cannot be parsed, so that the cursor can pass it."""
-    found: dict[str, Any] = {}
+    """The eventId and type of an element that cannot be parsed, so that the cursor can move past it."""
+    fields: dict[str, Any] = {}
     depth = 0
     for match in _TOKEN.finditer(source):
         token = match[0]
@@ -208,8 +212,8 @@ def _envelope(source: str) -> dict[str, Any]:
         if depth == 1 and token in ('"eventId"', '"type"'):
             value = _SCALAR.match(source, match.end())
             if value:
-                found[token[1:-1]] = json.loads(value[1])
-    return found
+                fields[token[1:-1]] = json.loads(value[1])
+    return fields
 
 
 def _replacement(match: re.Match[str]) -> str:
@@ -217,7 +221,11 @@ def _replacement(match: re.Match[str]) -> str:
 
 
 def _extent(text: str, at: int) -> int:
-    """Where the element that starts at `at` ends; IndexError when the text ends first."""
+    """Where the element that starts at `at` ends.
+
+    Raises:
+        IndexError: the text ends first.
+    """
     depth = 0
     for match in _TOKEN.finditer(text, at):
         token = match[0]
@@ -245,7 +253,7 @@ def _expect(text: str, at: int, char: str) -> int:
     return _skip_space(text, at + 1) if char != '"' else at + 1
 
 
-def _what(body: bytes) -> str:
+def _describe(body: bytes) -> str:
     if not body.strip():
         return "it is empty"
     if body.lstrip()[:1] == b"<":

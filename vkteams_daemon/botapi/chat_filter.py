@@ -1,4 +1,4 @@
-"""Which chats are kept, where not all of them are: the chosen ones and their threads."""
+"""Keeps the events of chosen chats and of their threads, and drops the others."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from vkteams_daemon.botapi.events import Event
 
 
 class ChatFilter:
-    """The filter of `--chat-id`; an empty choice keeps everything.
+    """The filter of `--chat-id`. Without chat ids it keeps everything.
 
     Attributes:
-        threads: chats that are known to be threads of a chosen one; learnt from events, and filled by who knows more.
+        threads: chats that are threads of a chosen one. `apply` learns them from events; the caller may add others.
     """
 
     def __init__(self, chat_ids: Collection[str] = ()) -> None:
@@ -19,11 +19,11 @@ class ChatFilter:
         self.threads: set[str] = set()
 
     def apply(self, batch: Sequence[Event]) -> list[Event]:
-        """The events of a batch that are kept; those that belong to no chat are."""
+        """The events of a batch that are kept. Events that belong to no chat are kept too."""
         if not self.chat_ids:
             return list(batch)
-        # All at once: what happens in a thread may come before what tells whose thread it is.
+        # First learn from the whole batch: an event of a thread may come before the event that names its parent.
         for event in batch:
             self.threads.update(chat.chat_id for chat in event.facts.chats if chat.parent_chat_id in self.chat_ids)
-        wanted = self.chat_ids | self.threads
-        return [event for event in batch if event.chat_id is None or event.chat_id in wanted]
+        chats = self.chat_ids | self.threads
+        return [event for event in batch if event.chat_id is None or event.chat_id in chats]

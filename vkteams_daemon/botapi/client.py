@@ -1,4 +1,4 @@
-"""Speaks HTTP with the Bot API: typed errors, time limits, and a token that no text that leaves here ever holds."""
+"""The HTTP client of the Bot API: it has typed errors and time limits, and never shows the token in a text."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from vkteams_daemon.system.deadlines import DEADLINES
 from vkteams_daemon.system.text import printable
 
 MAX_BODY = 256 * 2**20  # bytes after decompression
-LONGEST_WAIT = 7 * 86400.0  # seconds; a Retry-After beyond it is a fault of the server's
+MAX_RETRY_AFTER = 7 * 86400.0  # seconds; a longer Retry-After is an error of the server
 _REFUSED = re.compile(rb'"ok"\s*:\s*false')
-_GLANCE = 2**16  # bytes in which a refusal says that it is one
+_REFUSAL_PREFIX = 2**16  # bytes; `"ok": false` stands in these or the answer is not a refusal
 
 
 @dataclass(frozen=True, slots=True)
 class BotInfo:
-    """Who the token belongs to."""
+    """The bot that the token belongs to."""
 
     user_id: str
     nick: str | None
@@ -46,13 +46,13 @@ class BotInfo:
 
 
 class BotClient:
-    """One HTTP session with the Bot API; safe for one thread at a time, `abort` from any.
+    """One HTTP session with the Bot API. One thread may use it at a time; any thread may call `abort`.
 
     Args:
         url: the installation's base URL, with or without /bot/v1 and a trailing slash.
         token: the bot's token.
-        connect_timeout: seconds for a connection.
-        read_margin: seconds beyond a poll's own time until it has failed; also the limit of every other call.
+        connect_timeout: seconds for connecting.
+        read_margin: seconds that a poll may take beyond its own poll time; also the limit of every other call.
         ca_file: PEM file of a private certificate authority, or "".
         proxy: proxy URL, or "" for the environment's.
     """
@@ -77,7 +77,7 @@ class BotClient:
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
         self._session.headers["User-Agent"] = "vkteams-daemon"
-        # Given with every request: over what the session holds, requests prefers the environment.
+        # Passed with every request: requests prefers the environment to the settings of the session.
         self._settings: dict[str, Any] = {}
         if ca_file:
             _check_ca_file(ca_file)
@@ -89,10 +89,10 @@ class BotClient:
         return f"BotClient({self.url!r})"
 
     def self_get(self) -> BotInfo:
-        """Who the token belongs to.
+        """The bot that the token belongs to.
 
         Raises:
-            Unauthorised: the token is refused.
+            Unauthorised: the API refuses the token.
             NotBotApi: something else answers at the URL.
             ApiError: any other branch of errors.ApiError.
         """
@@ -108,20 +108,28 @@ class BotClient:
         return BotInfo(user_id, _name(answer.get("nick")), _name(answer.get("firstName")))
 
     def poll(self, last_event_id: int, poll_time: int) -> bytes:
-        """The body of one events/get, which acknowledges every event up to `last_event_id` for good.
+        """The body of one events/get. The request acknowledges every event up to `last_event_id` for ever.
 
         Args:
-            last_event_id: the cursor; only ever a committed one.
+            last_event_id: the cursor. It must be committed.
             poll_time: seconds the API may hold the request.
 
         Raises:
-            ApiError: any branch of it; an answer that says `ok: false` included.
+            ApiError: any class of it, also for an answer with `ok: false`.
         """
         params = {"lastEventId": last_event_id, "pollTime": poll_time}
         return self._get("events/get", params, poll_time + self._read_margin)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """The answer of any other method, `ok` checked; lists repeat their key, None is left out."""
+        """The answer of any other method.
+
+        Args:
+            method: its path, such as `messages/sendText`.
+            **params: a list repeats its key; None is left out.
+
+        Raises:
+            ApiError: any class of it, also for an answer with `ok: false`.
+        """
         body = self._get(method, params, self._read_margin)
         try:
             answer = json.loads(body)
@@ -136,12 +144,12 @@ class BotClient:
     def abort(self) -> None:
         """End the request in flight, from any thread: its caller gets ApiUnreachable at once.
 
-        Its connection may still be about to stand, or its TLS; only the look-up of a name cannot be ended.
+        This also ends connecting and a TLS handshake. A name look-up cannot be ended: its request ends after it.
         """
         self._sockets.shut()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._session.close()
 
     def _get(self, method: str, params: dict[str, Any], limit: float) -> bytes:
@@ -160,19 +168,19 @@ class BotClient:
                     **self._settings,
                 ) as response,
             ):
-                body = _bounded(response)
+                body = _read_body(response)
                 if self._sockets.ended:
-                    raise ConnectionAbortedError("aborted")  # a body without a length looks whole wherever it ends
+                    raise ConnectionAbortedError("aborted")  # a body without a length looks complete wherever it ends
                 self._check(response, body, method)
                 return body
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
             problem = failure(self.url, method, error)
-        # Raised outside the except clause: the library's exception holds the URL, and with it the token, and would
-        # stay reachable as __context__.
+        # Raised outside the except clause: the library's exception contains the URL with the token, and would stay
+        # reachable as __context__.
         raise problem
 
     def _check(self, response: requests.Response, body: bytes, method: str) -> None:
-        """Raise what the status and the `ok` of an answer say."""
+        """Raise the error that the status and the `ok` of an answer stand for, if any."""
         status = response.status_code
         wait = retry_after(response.headers.get("Retry-After"))
         if status == 429:
@@ -203,24 +211,26 @@ def make_client(config: Config, limit: float = math.inf) -> BotClient:
 
 
 def base_url(url: str) -> str:
-    """The URL with /bot/v1 and without a trailing slash; ConfigError where it is no http(s) URL.
+    """The URL with /bot/v1 and without a trailing slash.
 
-    What could be a secret (a user and password, a query) is refused, and not repeated.
+    Raises:
+        ConfigError: it is not an http(s) URL, or has a part that could be a secret (a user and password, a query). The
+            message does not repeat that part.
     """
     url = url.strip().rstrip("/")
     host = r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^/\s?#@:\[\]]+)(?::[0-9]{1,5})?"
     if not re.fullmatch(rf"{host}(?:/[^\s?#]*)?", url, re.IGNORECASE):
-        shown = re.sub(r"[?#].*", "?…", re.sub(r"//[^/]*@", "//…@", url), flags=re.DOTALL)
+        redacted = re.sub(r"[?#].*", "?…", re.sub(r"//[^/]*@", "//…@", url), flags=re.DOTALL)
         hint = "Write it like https://myteam.mail.ru/bot/v1, without a user, a query or a token."
-        raise ConfigError(f"api.url: {shown!r} is not an http:// or https:// URL", hint=hint)
+        raise ConfigError(f"api.url: {redacted!r} is not an http:// or https:// URL", hint=hint)
     try:
-        requests.Request("GET", url).prepare()  # a port or a name that cannot be
+        requests.Request("GET", url).prepare()  # refuses an impossible port or host name
     except (requests.RequestException, ValueError) as error:
         raise ConfigError(f"api.url: {url!r} is not a URL that can be asked") from error
     return url if url.endswith("/bot/v1") else f"{url}/bot/v1"
 
 
-def _bounded(response: requests.Response) -> bytes:
+def _read_body(response: requests.Response) -> bytes:
     response.raw.enforce_content_length = True  # not the default of every version
     chunks, size = [], 0
     for chunk in response.iter_content(2**18):
@@ -232,8 +242,8 @@ def _bounded(response: requests.Response) -> bytes:
 
 
 def _refused(body: bytes) -> tuple[bool, Any]:
-    """Whether an answer says `ok: false`, and its description."""
-    if _REFUSED.search(body, 0, _GLANCE):
+    """Whether an answer has `ok: false`, and its description."""
+    if _REFUSED.search(body, 0, _REFUSAL_PREFIX):
         with contextlib.suppress(ValueError, RecursionError):
             answer = json.loads(body)
             if isinstance(answer, dict) and answer.get("ok") is False:
@@ -257,7 +267,10 @@ def _check_ca_file(file: str) -> None:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds to wait by a Retry-After header (seconds, or an HTTP date: RFC 9110, 10.2.3); None without one."""
+    """Seconds to wait according to a Retry-After header; None where it is missing or wrong.
+
+    It is a number of seconds or an HTTP date (RFC 9110, 10.2.3).
+    """
     if not header:
         return None
     wait = -1.0
@@ -266,4 +279,4 @@ def retry_after(header: str | None) -> float | None:
     except ValueError:
         with contextlib.suppress(ValueError, TypeError, OverflowError):
             wait = max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    return wait if 0 <= wait <= LONGEST_WAIT else None
+    return wait if 0 <= wait <= MAX_RETRY_AFTER else None

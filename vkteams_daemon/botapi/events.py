@@ -1,7 +1,7 @@
-"""Reads the answer of events/get into events, whatever they look like; nothing here raises for one bad event.
+"""Reads the answer of events/get into events. A bad event raises nothing.
 
-What the vendor documents and what was seen beside it is in docs/architecture.md. An event that cannot be understood
-becomes an `Event` with `error`: it is stored, counted as quarantined and can be derived again after an upgrade.
+An event that cannot be read becomes an `Event` with `error`. It is stored and counted as quarantined, and after an
+upgrade it can be read again.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ class Event:
     """One event as it is stored.
 
     Attributes:
-        event_id: the API's id, above zero; or, where that cannot be used, a negative hash of the event.
-        type: the API's name for it, None where it has none.
-        chat_id, user_id: where and by whom, None where unknown.
-        subject: what tells it from another event under the same id: msgId, queryId, or the members' ids.
+        event_id: the API's id, above zero. If that cannot be used, a negative hash of the event.
+        type: the API's name of its type; None where it has none.
+        chat_id, user_id: its chat and its author; None where unknown.
+        subject: distinguishes it from another event with the same id: its msgId, its queryId, or the members' ids.
         occurred_at: its own time, or its arrival.
         json: the whole event as text that jsonb accepts; "" where there is no such text.
-        payload: that part of `json`; None where it has none.
-        raw: its bytes as received, where `json` does not say the same; otherwise None.
+        payload: the part of `json` that is its payload; None where it has none.
+        raw: its bytes as received, where `json` lacks something of them; otherwise None.
         error: why it is quarantined, or None.
-        facts: what is derived from it.
+        facts: the facts that are derived from it.
     """
 
     event_id: int
@@ -52,7 +52,7 @@ class Event:
 
     @property
     def numbered(self) -> bool:
-        """Whether its id is the API's own, so that it moves the cursor."""
+        """Whether its id comes from the API. Only such an event moves the cursor."""
         return self.event_id > 0
 
 
@@ -60,8 +60,8 @@ def read(body: bytes, received_at: datetime) -> list[Event]:
     """The events of one answer, in the order of arrival.
 
     Raises:
-        ApiProtocolError: the answer is not whole; none of it may be used.
-        ApiRefused, Unauthorised, RateLimited: the answer says `ok: false`.
+        ApiProtocolError: the answer is incomplete. No part of it may be used.
+        ApiRefused, Unauthorised, RateLimited: the answer has `ok: false`.
     """
     answer = split(body)
     if answer.fields.get("ok") is False:
@@ -119,7 +119,7 @@ def _timestamp(payload: Any) -> datetime | None:
 
 
 def _event_id(value: Any, source: bytes) -> int:
-    """The API's id where it is one that a bigint holds and a cursor can pass; otherwise the hash of the event."""
+    """The API's id, if a bigint can store it and a cursor can pass it; otherwise the hash of the event."""
     text = parse_id(value)
     if text is not None and text.isascii() and text.isdigit() and len(text) <= 19 and 0 < int(text) <= MAX_EVENT_ID:
         return int(text)
@@ -127,5 +127,5 @@ def _event_id(value: Any, source: bytes) -> int:
 
 
 def hashed_id(source: bytes) -> int:
-    """A negative key of 63 bits for an event whose own id cannot be used; the same bytes give the same key."""
+    """A negative id of 63 bits for an event whose own id cannot be used. The same bytes give the same id."""
     return -1 - (int.from_bytes(hashlib.sha256(source).digest()[:8], "big") >> 1)

@@ -1,7 +1,7 @@
-"""What an event says about chats, users, messages and members; the only place that knows the payloads' shapes.
+"""Derives facts about chats, users, messages and members from an event. Only this module knows the payloads' shapes.
 
-Deriving is a pure function of (type, payload, arrival), so that everything can be derived again from stored events.
-Wrong types inside a payload are passed over; only what an event cannot do without makes it `Unreadable`.
+`derive` is a pure function of type, payload and arrival, so that all facts can be derived again from stored events. It
+ignores values of a wrong type. An event is `Unreadable` only if it lacks a field that it needs.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-# Unix seconds. A day is left for sessions whose time zone is east of UTC: a driver cannot read what is later there.
-_LAST = 253402214400
+# Unix seconds: one day before the end of year 9999. In a session whose time zone is east of UTC, the driver cannot
+# read a later time.
+_MAX_TIME = 253402214400
 
-MAX_ID = 255  # characters; far above any real id and far below what an index row holds
+MAX_ID = 255  # characters; far above any real id, and far below the limit of an index row
 
 
 class Unreadable(ValueError):
-    """The event lacks what it cannot be understood without."""
+    """The event lacks a field without which it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A chat as this event shows it; None means it does not say."""
+    """A chat as this event shows it. None: the event does not say."""
 
     chat_id: str
     type: str | None = None
@@ -34,7 +35,7 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user as this event shows them; None means it does not say."""
+    """A user as this event shows them. None: the event does not say."""
 
     user_id: str
     first_name: str | None = None
@@ -45,7 +46,7 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a message says from `edited_at` on (None: from the beginning)."""
+    """The content of a message from `edited_at` on; None means from the beginning."""
 
     user_id: str | None
     edited_at: datetime | None
@@ -59,9 +60,13 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class MessageFact:
-    """One thing that happened to one message, learnt at `at`; `sent_at` is the message's own time.
+    """One thing that happened to one message.
 
-    `content` comes with newMessage, editedMessage and pinnedMessage; the others leave it None.
+    Attributes:
+        at: the arrival of the event.
+        sent_at: the message's own time, or `at`.
+        content: set by newMessage, editedMessage and pinnedMessage; otherwise None.
+        quoted: the content is the copy in a pinnedMessage. It fills a gap, and never makes a version.
     """
 
     chat_id: str
@@ -71,12 +76,12 @@ class MessageFact:
     content: Content | None = None
     deleted: bool = False
     pinned: bool | None = None
-    quoted: bool = False  # the content is a copy seen in passing: it fills a gap and never makes a version
+    quoted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """Someone came (`joined`) or went, at the event's arrival: these events carry no time."""
+    """Someone joined a chat (`joined`) or left it. `at` is the event's arrival, since these events have no time."""
 
     chat_id: str
     user_id: str
@@ -87,7 +92,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything one event says."""
+    """All facts of one event."""
 
     chat_id: str | None = None
     user_id: str | None = None
@@ -99,7 +104,7 @@ class Facts:
 
 
 def parse_id(value: Any) -> str | None:
-    """An id as text: a string, or an int as its digits; None for anything else. Never by way of a float."""
+    """An id as text: a string, or the digits of an int; None for any other type, a float included."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, int) and not isinstance(value, bool):
@@ -108,25 +113,25 @@ def parse_id(value: Any) -> str | None:
 
 
 def parse_time(value: Any) -> datetime | None:
-    """Unix seconds (a number, or its decimal text) as a time; None for anything else or beyond the calendar."""
+    """Unix seconds (a number, or its decimal text) as a time; None for anything else, or beyond the calendar."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _LAST:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MAX_TIME:
         return None
     return datetime.fromtimestamp(value, UTC)
 
 
 def subject_of(payload: dict[str, Any]) -> str | None:
-    """What tells two events under one id apart: the message, the query, or the members."""
-    own = parse_id(payload.get("msgId")) or parse_id(payload.get("queryId"))
-    if own:
-        return own[:MAX_ID]
+    """Distinguishes two events with one id: the id of the message, of the query, or of the members."""
+    subject = parse_id(payload.get("msgId")) or parse_id(payload.get("queryId"))
+    if subject:
+        return subject[:MAX_ID]
     members = [m.user_id for key in ("newMembers", "leftMembers") for m in _users(payload.get(key))]
     return ",".join(sorted(members))[:MAX_ID] or None
 
 
 def derive(kind: str | None, payload: dict[str, Any], received_at: datetime) -> Facts:
-    """What this event says.
+    """The facts of an event of type `kind`.
 
     Raises:
         Unreadable: an event of a known type lacks its chat or its message, or an id is longer than MAX_ID.
@@ -165,7 +170,7 @@ MESSAGE_EVENTS = {"newMessage", "editedMessage", "deletedMessage", "pinnedMessag
 
 
 def _carrier(kind: str | None, payload: dict[str, Any]) -> dict[str, Any]:
-    """Where the chat stands: a callbackQuery has it in its message, which may be wrapped as an event once more."""
+    """The object that has the chat. A callbackQuery has it in its message, itself perhaps wrapped as an event."""
     if kind != "callbackQuery" or "chat" in payload:
         return payload
     message = payload.get("message")
@@ -177,21 +182,21 @@ def _message(kind: str, payload: dict[str, Any], chat: Chat, received_at: dateti
     msg_id = parse_id(payload.get("msgId"))
     if msg_id is None:
         raise Unreadable(f"{kind} without a msgId")
-    speaks = kind in ("newMessage", "editedMessage", "pinnedMessage") and _says_something(payload)
+    with_content = kind in ("newMessage", "editedMessage", "pinnedMessage") and _has_content(payload)
     return MessageFact(
         chat_id=chat.chat_id,
         msg_id=msg_id,
         at=received_at,
         sent_at=parse_time(payload.get("timestamp")) or received_at,
-        content=_content(kind, payload, received_at) if speaks else None,
+        content=_content(kind, payload, received_at) if with_content else None,
         deleted=kind == "deletedMessage",
         pinned={"pinnedMessage": True, "unpinnedMessage": False}.get(kind),
         quoted=kind == "pinnedMessage",
     )
 
 
-def _says_something(payload: dict[str, Any]) -> bool:
-    """False for the ghost that follows a deletion: a newMessage that was edited and has neither text nor parts."""
+def _has_content(payload: dict[str, Any]) -> bool:
+    """False for the ghost that follows a deletion: an edited newMessage without text and parts."""
     return bool(payload.get("text") or payload.get("parts") or "editedTimestamp" not in payload)
 
 
@@ -203,7 +208,7 @@ def _content(kind: str, payload: dict[str, Any], received_at: datetime) -> Conte
     return Content(
         user_id=author.user_id if author else None,
         edited_at=edited_at or (received_at if kind == "editedMessage" else None),
-        text=_searchable(payload, parts),
+        text=_searchable_text(payload, parts),
         format=payload.get("format") if isinstance(payload.get("format"), dict) else None,
         parts=parts,
         reply_to_msg_id=next((parse_id(m.get("msgId")) for m in _quoted(parts, "reply")), None) if parts else None,
@@ -212,7 +217,7 @@ def _content(kind: str, payload: dict[str, Any], received_at: datetime) -> Conte
     )
 
 
-def _searchable(payload: dict[str, Any], parts: list[Any] | None) -> str | None:
+def _searchable_text(payload: dict[str, Any], parts: list[Any] | None) -> str | None:
     """The message's own text, then the captions and the forwarded texts that it does not repeat."""
     texts = [_text(payload.get("text"))]
     if not parts:
@@ -272,19 +277,19 @@ def _users(values: Any) -> list[User]:
 
 
 def _people(author: User | None, payload: dict[str, Any], carrier: dict[str, Any]) -> Iterator[User]:
-    """Everybody whom the event names, the author first."""
+    """Every person whom the event names, the author first."""
     if author:
         yield author
-    named = [payload[key] for key in ("addedBy", "removedBy") if key in payload]
+    values = [payload[key] for key in ("addedBy", "removedBy") if key in payload]
     if carrier is not payload:
-        named.append(carrier.get("from"))
+        values.append(carrier.get("from"))
     for key in ("newMembers", "leftMembers"):
-        named += _list(payload.get(key))
+        values += _list(payload.get(key))
     parts = carrier.get("parts")
     if parts and isinstance(parts, list):
-        named += [part["payload"] for part in _parts(parts, "mention")]
-        named += [message.get("from") for kind in ("reply", "forward") for message in _quoted(parts, kind)]
-    yield from _users(named)
+        values += [part["payload"] for part in _parts(parts, "mention")]
+        values += [message.get("from") for kind in ("reply", "forward") for message in _quoted(parts, kind)]
+    yield from _users(values)
 
 
 def _list(value: Any) -> list[Any]:

@@ -1,7 +1,7 @@
-"""Why a request failed, in words of our own.
+"""Turns the failure of a request into an error of ours.
 
-The HTTP library's texts hold the URL, and the URL holds the token. An `ok: false` gives a description alone, so it is
-matched by its known texts.
+The HTTP library's texts contain the URL, and the URL contains the token, so no text of the library is passed on. An
+answer with `ok: false` has only a description, so its known texts are matched.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from vkteams_daemon.system.text import printable
 
 
 def failure(url: str, method: str, error: Exception) -> VkTeamsError:
-    """The error of ours for a request of `method` at `url` that ended with this one of the library's."""
-    problems = requests.exceptions
-    if isinstance(error, problems.InvalidProxyURL):
+    """Our error for a request of `method` at `url` that failed with this exception of the library."""
+    exceptions = requests.exceptions
+    if isinstance(error, exceptions.InvalidProxyURL):
         return ConfigError("api.proxy: it is not a URL of a proxy", hint="Write http://HOST:PORT.")
-    if isinstance(error, problems.InvalidURL | problems.InvalidSchema | problems.MissingSchema | UnicodeError):
+    if isinstance(error, exceptions.InvalidURL | exceptions.InvalidSchema | exceptions.MissingSchema | UnicodeError):
         return ConfigError(f"api.url: {url!r} is not a URL that can be asked")
-    if isinstance(error, problems.SSLError):
+    if isinstance(error, exceptions.SSLError):
         if re.search("certificate|doesn't match", str(error), re.IGNORECASE):
             return ApiUnreachable(
                 f"{url}: its certificate cannot be verified",
                 hint="Set api.ca_file to the PEM file of your authority.",
             )
         return ApiUnreachable(f"{url}: TLS cannot be agreed on", hint="Check api.url: is it http:// there?")
-    if isinstance(error, problems.ContentDecodingError | ValueError) and not isinstance(error, problems.Timeout):
+    if isinstance(error, exceptions.ContentDecodingError | ValueError) and not isinstance(error, exceptions.Timeout):
         return ApiProtocolError(f"{method}: the answer cannot be decoded")
     return ApiUnreachable(f"{url}: {reason(error)}", hint="Check api.url and the network.")
 
 
 def reason(error: BaseException) -> str:
-    """Why a request failed, in a few words that hold no URL."""
+    """Why a request failed, in a few words without a URL."""
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return "no connection in time"
     if isinstance(error, requests.exceptions.Timeout):
@@ -53,22 +53,22 @@ def reason(error: BaseException) -> str:
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke in mid-answer"
     text = re.sub(r"\S*(?:token=|\?)\S*", "…", str(error))
-    for known, words in _KNOWN_REASONS:
-        if known in text:
+    for part, words in _KNOWN_REASONS:
+        if part in text:
             return words
     return type(error).__name__
 
 
 def refusal(description: Any, retry_after: float | None = None) -> ApiError:
-    """The error for an answer that says `ok: false` with this description (any value: it came from outside)."""
+    """The error for an answer with `ok: false`. The description may be of any type, since it comes from outside."""
     text = description if isinstance(description, str) else ""
-    known = text.lower()
-    if "invalid token" in known or "parameter 'token'" in known:
+    lower = text.lower()
+    if "invalid token" in lower or "parameter 'token'" in lower:
         return Unauthorised("the Bot API refused the token", hint="Ask @metabot for the bot's token and set api.token.")
-    if "ratelimit" in known.replace(" ", "").replace("_", ""):
+    if "ratelimit" in lower.replace(" ", "").replace("_", ""):
         return RateLimited("the Bot API asks to slow down", retry_after=retry_after)
-    reason = printable(text[:200], " ").strip()
-    return ApiRefused(f"the Bot API refused the request: {reason or 'no description'}")
+    quoted = printable(text[:200], " ").strip()
+    return ApiRefused(f"the Bot API refused the request: {quoted or 'no description'}")
 
 
 _KNOWN_REASONS = (
@@ -87,8 +87,8 @@ _KNOWN_REASONS = (
 )
 
 
-class _NoToken(logging.Filter):
-    """Takes the token out of the HTTP library's log: at level debug it writes every URL."""
+class _TokenFilter(logging.Filter):
+    """Removes the token from the HTTP library's log, which has every URL at level debug."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
@@ -97,6 +97,6 @@ class _NoToken(logging.Filter):
         return True
 
 
-_no_token = _NoToken()
+_token_filter = _TokenFilter()
 for _name in ("urllib3.connectionpool", "urllib3.connection", "urllib3.util.retry"):
-    logging.getLogger(_name).addFilter(_no_token)
+    logging.getLogger(_name).addFilter(_token_filter)

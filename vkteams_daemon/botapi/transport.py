@@ -1,4 +1,4 @@
-"""The sockets under an HTTP session: another thread can end whatever waits on them, from the first SYN on."""
+"""The sockets of an HTTP session. Another thread can end every wait on them, from the first SYN on."""
 
 from __future__ import annotations
 
