@@ -57,7 +57,10 @@ INSIDE = {
         "names": set(),
         "messages": set(),
         "scope": set(),
-        "results": {"names", "messages"},
+        "results": {"messages"},
+        "cursor": {"results"},
+        "question": {"results", "cursor", "scope"},
+        "coverage": {"results"},
     },
     "daemon": {},
 }

@@ -207,8 +207,8 @@ class Archive:
             UsageError: something that this kind needs is missing.
             NotFound: there is no such message, or no message of this person.
         """
-        wanted = context.Wanted(kind, query, user_id, message, timeframe)
-        within = wanted.within(Scope(chat_ids, since=since), datetime.now(UTC))
+        request = context.ContextRequest(kind, query, user_id, message, timeframe)
+        within = request.within(Scope(chat_ids, since=since), datetime.now(UTC))
         hits: list[Hit] = []
         note = None
         if kind == "topic":
@@ -218,7 +218,7 @@ class Archive:
             hits, note = topic.hits, topic.note
         with self._transaction() as connection:
             budget = token_budget.TokenBudget(max_tokens, cost)
-            answer = context.answer(connection, wanted, Scope(chat_ids, since=since), within, hits, budget)
+            answer = context.answer(connection, request, Scope(chat_ids, since=since), within, hits, budget)
         return replace(answer, note=answer.note or note)
 
     def chats(

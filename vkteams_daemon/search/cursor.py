@@ -28,24 +28,24 @@ class Cursor:
 
     Attributes:
         question: the fingerprint of the question.
-        asked: when its first page was asked for (aware).
-        given: how many messages the pages so far hold.
+        asked_at: when the first page was asked for (aware).
+        returned: how many messages the pages so far hold.
         last: the key of the last of them.
     """
 
     question: str
-    asked: datetime
-    given: int
+    asked_at: datetime
+    returned: int
     last: tuple[str, str]
 
     @property
     def text(self) -> str:
         """The cursor as clients pass it back."""
-        return encode([self.question, self.asked.isoformat(), self.given, *self.last])
+        return encode([self.question, self.asked_at.isoformat(), self.returned, *self.last])
 
     def rest(self, ranked: Sequence[Ranked]) -> list[Ranked]:
         """The messages after the last one returned; if that one is gone, those after as many as were returned."""
-        place = next((n for n, other in enumerate(ranked, 1) if other.key == self.last), self.given)
+        place = next((n for n, other in enumerate(ranked, 1) if other.key == self.last), self.returned)
         return list(ranked[place:])
 
 
@@ -94,9 +94,9 @@ def decode(text: str, parse: Callable[[Any], T]) -> T:
 
 
 def _parse_fields(fields: Any) -> Cursor:
-    question, asked, given, chat_id, msg_id = fields
-    cursor = Cursor(str(question), datetime.fromisoformat(asked), int(given), (str(chat_id), str(msg_id)))
-    cursor.asked.astimezone()  # raises for a moment outside the calendar of another time zone
-    if cursor.asked.tzinfo is None or cursor.given < 0:
+    question, asked_at, returned, chat_id, msg_id = fields
+    cursor = Cursor(str(question), datetime.fromisoformat(asked_at), int(returned), (str(chat_id), str(msg_id)))
+    cursor.asked_at.astimezone()  # raises for a moment outside the calendar of another time zone
+    if cursor.asked_at.tzinfo is None or cursor.returned < 0:
         raise ValueError("no moment, or no number")
     return cursor

@@ -28,13 +28,17 @@ _TOPIC_CONVERSATIONS = 8  # of these hits, how many bring their conversation
 _SILENCE = timedelta(minutes=10)  # ends a conversation
 _EACH_WAY = 12  # neighbours before and after a message, at most
 _MAX_READ = 2000  # messages that are read, however large the budget
-_NAMES = {"query": "a query", "user_id": "a user_id", "msg_id": "a message"}
 _MAX_PLACES = 20  # chats that a profile names
+_ARGUMENT_NAMES = {"query": "a query", "user_id": "a user_id", "msg_id": "a message"}
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked for; UsageError if something that its kind needs is missing."""
+class ContextRequest:
+    """A kind of context with what it needs.
+
+    Raises:
+        UsageError: something that the kind needs is missing.
+    """
 
     kind: Kind
     query: str | None = None
@@ -45,10 +49,10 @@ class Wanted:
     def __post_init__(self) -> None:
         """Check that nothing is missing."""
         arguments = {"query": self.query, "user_id": self.user_id, "msg_id": self.message and self.message[1]}
-        require_argument(self.kind, arguments, _NAMES)
+        require_argument(self.kind, arguments, _ARGUMENT_NAMES)
 
     def within(self, scope: Scope, now: datetime) -> Scope:
-        """The scope, with no more than the timeframe in it."""
+        """The scope, narrowed to the timeframe."""
         span = RECENT if self.kind == "recent" and self.timeframe is None else self.timeframe
         if span is None:
             return scope
@@ -79,7 +83,7 @@ class _Group:
 
 def answer(
     connection: Connection,
-    wanted: Wanted,
+    request: ContextRequest,
     scope: Scope,
     within: Scope,
     hits: Sequence[Hit],
@@ -89,7 +93,7 @@ def answer(
 
     Args:
         connection: inside a transaction.
-        wanted: the kind and what it needs.
+        request: the kind and what it needs.
         scope: what may be seen.
         within: the scope, narrowed to the timeframe.
         hits: the hits of a topic's query.
@@ -98,12 +102,12 @@ def answer(
     Raises:
         NotFound: there is no such message, or no message of this person.
     """
-    if wanted.kind == "around" and wanted.message:
-        return around(connection, *wanted.message, scope, budget)
-    if wanted.kind == "topic":
+    if request.kind == "around" and request.message:
+        return around(connection, *request.message, scope, budget)
+    if request.kind == "topic":
         return topic(connection, hits, scope, budget)
-    if wanted.kind == "user-profile" and wanted.user_id:
-        return user_profile(connection, wanted.user_id, within, budget)
+    if request.kind == "user-profile" and request.user_id:
+        return user_profile(connection, request.user_id, within, budget)
     context = recent(connection, within, budget)
     if context.conversations or context.cut:
         return context

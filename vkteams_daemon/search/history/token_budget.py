@@ -83,10 +83,10 @@ class TokenBudget:
 
     def fill(self, entries: Iterable[E]) -> list[E]:
         """The first entries, up to the one that too few tokens are left for."""
-        taken: list[E] = []
+        fitted: list[E] = []
         for entry in entries:
             fitting = self.take(entry)
             if fitting is None:
                 break
-            taken.append(fitting)
-        return taken
+            fitted.append(fitting)
+        return fitted

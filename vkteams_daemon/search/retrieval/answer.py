@@ -39,9 +39,9 @@ def answer(
         UsageError: the question's cursor is unreadable, or belongs to another question.
     """
     page = question.page()
-    earlier = page.given if page else 0
-    asked_at = page.asked if page else _now(connection)
-    scope = replace(question.scope, arrived=page.asked) if page else question.scope
+    earlier = page.returned if page else 0
+    asked_at = page.asked_at if page else _now(connection)
+    scope = replace(question.scope, arrived=page.asked_at) if page else question.scope
     # One more than the page needs: its existence says that there is a next page.
     limit = min(MAX_HITS, earlier + question.limit) + 1
     ranking = rank(connection, question, scope, limit, encoder, vocabulary, asked_at)

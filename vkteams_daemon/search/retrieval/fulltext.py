@@ -140,16 +140,16 @@ def shown_query(connection: Connection, query: Query, best: Ranked, snippet: str
     """
     words = snippet.split(MARKS[0])[1::2]
     terms = [term for term in query.terms if term.correction is not None and not term.phrase]
-    shown = {}
+    replacements = {}
     for term, as_typed in zip(terms, _holds(connection, best, [term.typed for term in terms]), strict=True):
         lexeme = term.correction or ""
         if as_typed:
-            shown[term.typed] = replace(term, correction=None)
+            replacements[term.typed] = replace(term, correction=None)
             continue
         likeliest = max(words, key=lambda word: Prefix.similarity(word.lower(), lexeme), default="")
         if Prefix.similarity(likeliest.lower(), lexeme) >= min(3, len(lexeme)):
-            shown[term.typed] = replace(term, correction=likeliest)
-    query = query.with_terms(shown)
+            replacements[term.typed] = replace(term, correction=likeliest)
+    query = query.with_terms(replacements)
     return query.text if query.is_corrected else None
 
 

@@ -123,8 +123,8 @@ def parse(text: str) -> Query:
 def read(connection: Connection, text: str) -> Query:
     """The query with the tsquery of each of its terms."""
     query = parse(text)
-    found = iter(tsqueries(connection, [term for terms in query.alternatives for term in terms]))
-    return Query(tuple(tuple(replace(term, tsquery=next(found)) for term in terms) for terms in query.alternatives))
+    tsquery = iter(tsqueries(connection, [term for terms in query.alternatives for term in terms]))
+    return Query(tuple(tuple(replace(term, tsquery=next(tsquery)) for term in terms) for terms in query.alternatives))
 
 
 def tsqueries(connection: Connection, terms: Sequence[Term]) -> list[str]:

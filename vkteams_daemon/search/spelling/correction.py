@@ -91,23 +91,27 @@ def embedding_query(typed: Query, corrected: Query, known: Collection[str]) -> Q
 
 
 def _correct(term: Term, typed: _Reading, others: list[_Reading], vocabulary: Vocabulary, wider: bool) -> Term:
-    known = [reading for reading in others if reading.known]
+    known_others = [reading for reading in others if reading.known]
     if len(term.typed) <= _SHORT and any(not reading.tsquery for reading in others):
         stop_word = next(reading.text for reading in others if not reading.tsquery)
         return replace(term, tsquery="", correction=stop_word)
     if typed.known:
         near = _missed_forms(typed.stems[0], vocabulary) if len(typed.stems) == 1 else []
-        if not known and not near:
+        if not known_others and not near:
             return term
-        tsquery = _any([typed.tsquery, *(reading.tsquery for reading in known), *_quoted(near)])
-        return replace(term, tsquery=tsquery, correction=known[0].text if known else near[0].word)
-    if known and not wider:
-        return replace(term, tsquery=_any([reading.tsquery for reading in known]), correction=known[0].text)
+        tsquery = _any([typed.tsquery, *(reading.tsquery for reading in known_others), *_quoted(near)])
+        return replace(term, tsquery=tsquery, correction=known_others[0].text if known_others else near[0].word)
+    if known_others and not wider:
+        return replace(
+            term, tsquery=_any([reading.tsquery for reading in known_others]), correction=known_others[0].text
+        )
     near = _nearest([typed, *others[: 1 + _SPELLINGS_WITH_TYPOS]], vocabulary, wider)
-    if not near and not known:
+    if not near and not known_others:
         return term
-    word = known[0].text if known else near[0].word
-    return replace(term, tsquery=_any([*(reading.tsquery for reading in known), *_quoted(near)]), correction=word)
+    word = known_others[0].text if known_others else near[0].word
+    return replace(
+        term, tsquery=_any([*(reading.tsquery for reading in known_others), *_quoted(near)]), correction=word
+    )
 
 
 def _nearest(readings: Sequence[_Reading], vocabulary: Vocabulary, wider: bool) -> list[NearWord]:
