@@ -30,7 +30,7 @@ class Deadline:
 class DeadlineScheduler:
     """Runs actions at their deadlines, in order, from one thread.
 
-    An action must be short and must not wait: it delays the others, and whoever adds or cancels a deadline meanwhile.
+    An action must be short and must not wait. While it runs, no other action runs, and `add` and `cancel` wait for it.
 
     Args:
         clock: seconds, never going back.
@@ -54,7 +54,7 @@ class DeadlineScheduler:
             self.cancel(deadline)
 
     def add(self, seconds: float, action: Callable[[], None]) -> Deadline:
-        """Run `action` in `seconds` from now. An exception of it is logged."""
+        """Run `action` in `seconds` from now. If it raises an exception, that is logged."""
         with self._changed:
             deadline = Deadline(self._clock() + seconds, next(self._numbers), action)
             heapq.heappush(self._heap, deadline)
@@ -68,7 +68,7 @@ class DeadlineScheduler:
             return deadline
 
     def cancel(self, deadline: Deadline) -> None:
-        """Forget a deadline, which may have passed. After the return its action neither runs nor will run."""
+        """Cancel a deadline, which may have passed. After the return its action is not running and will not run."""
         # The thread is not woken: it sees at the deadline that there is nothing to do.
         with self._changed:
             if deadline in self._heap:
