@@ -50,7 +50,7 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Literal["all", "listen", "embed"], _option("What the process does: everything, listen only, or embed only.")
     ] = "all"
     runtime_dir: Annotated[str, _option("Directory of the PID file, status file and sockets.")] = ""
-    state_dir: Annotated[str, _option("Directory of models and of the bundled database.")] = ""
+    state_dir: Annotated[str, _option("Directory of the models, the bundled database and the spool.")] = ""
     pid_file: Annotated[str, _option("Path of the PID file.")] = ""
     status_file: Annotated[str, _option("Path of the status file.")] = ""
     log_file: Annotated[str, _option("Path of the log file.")] = ""
@@ -60,6 +60,9 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stats_interval: Annotated[
         float, _option("Seconds between two statistics lines in the log.", reload=True, ge=1, le=86400)
     ] = 600.0
+    single_host: Annotated[
+        bool, _option("Promise that no other host listens to this bot: the daemon may then spool.")
+    ] = False
     start_timeout: Annotated[
         float, _option("Seconds that a start waits for an unreachable API or database.", ge=0, le=600)
     ] = 15.0
@@ -83,6 +86,15 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             form="days or weeks, such as 365d", pattern=r"^([1-9][0-9]{0,4}[dw])?\Z",
         ),
     ] = ""  # fmt: skip
+    spool_after: Annotated[
+        float,
+        _option(
+            "Seconds without the database after which the daemon spools events; 0: never.", reload=True, ge=0, le=86400
+        ),
+    ] = 60.0
+    spool_max_bytes: Annotated[
+        int, _option("Maximum size of the spool in bytes; then the daemon stops polling.", reload=True, ge=1)
+    ] = 268435456  # fmt: skip
 
 
 class Database(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -25,6 +25,7 @@ from vkteams_daemon.daemon import word_count
 from vkteams_daemon.daemon.opener import DatabaseOpener
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
 from vkteams_daemon.daemon.polling.printer import Printer
+from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.reload import Reloader
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.retention import Retention
@@ -154,6 +155,8 @@ class Service:
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._writer and not self.stuck:
             self._writer.close()
+        if self._poller and self._poller.spool and not self.stuck:
+            self._poller.spool.close()
         self._database.close()
         self._write_status(max(0.2, started + STOP_LIMIT - time.monotonic()))
         log.info("stopped after %.1f s", time.monotonic() - started)
@@ -191,6 +194,8 @@ class Service:
             on_change=self._reporter.write_soon,
             on_queued=self._workers.wake,
             on_end=self._stop_because,
+            open_spool=self._open_spool,
+            spool_after=self._spool_after(config),
         )
         if config.storage.save:
             # A stop does not wait for these threads: a transaction that is cut off changes nothing.
@@ -264,6 +269,24 @@ class Service:
         self._writer.erase = config.storage.on_delete == "erase"
         return self._writer
 
+    def _open_spool(self, bot: BotInfo) -> Spool | None:
+        """The bot's spool; what an earlier process left in it goes into the database even where none is wanted now."""
+        config = self.config
+        if not config.storage.save:
+            return None
+        try:
+            return Spool(config.state_dir, bot.user_id, max_bytes=config.storage.spool_max_bytes)
+        except SpoolRefused as error:
+            log.error("%s", error)
+            self._status.spool.last_error = str(error)
+            return None
+
+    @staticmethod
+    def _spool_after(config: Config) -> float:
+        """Seconds; 0 where another host could be the listener."""
+        bundled = not config.database.url
+        return config.storage.spool_after if bundled or config.daemon.single_host else 0.0
+
     def _holds_lock(self) -> bool:
         return self._writer is not None and self._writer.holds_lock
 
@@ -294,6 +317,8 @@ class Service:
         if poller:
             status.events.per_second = poller.per_second()
             status.latency_ms.poll_to_row = percentiles(list(poller.latencies))
+            if spool := poller.spool:
+                status.spool.events, status.spool.bytes, status.spool.since = spool.events, spool.size, spool.since
         self._workers.fill(status)
 
     def _state(self) -> State:
@@ -304,7 +329,11 @@ class Service:
             return {"ok": "embedding", "down": "degraded"}.get(status.database.state or "", "starting")  # type: ignore[return-value]
         if poller is None or (not poller.ready.done() and poller.last_error is None):
             return "starting"
-        if status.database.state == "down" or status.api.state in ("backoff", "unauthorized"):
+        if (
+            status.database.state == "down"
+            or status.spool.last_error
+            or status.api.state in ("backoff", "unauthorized")
+        ):
             return "degraded"
         if poller.standby:
             return "standby"
@@ -316,6 +345,9 @@ class Service:
         if self._poller:
             self._poller.poll_time = config.api.poll_time
             self._poller.set_backoff_max(config.api.backoff_max)
+            self._poller.spool_after = self._spool_after(config)
+            if self._poller.spool:
+                self._poller.spool.max_bytes = config.storage.spool_max_bytes
             if client:
                 self._poller.use(client)
         if self._writer:

@@ -55,6 +55,15 @@ class Events(msgspec.Struct, kw_only=True):
     per_second: float = 0.0
 
 
+class Spool(msgspec.Struct, kw_only=True):
+    """Events that are acknowledged and wait for the database in the spool's file."""
+
+    events: int = 0
+    bytes: int = 0
+    since: datetime | None = None
+    last_error: str | None = None
+
+
 class Embedding(msgspec.Struct, kw_only=True):
     """The embedding workers; `queued` is the queue's length at its last count."""
 
@@ -94,6 +103,7 @@ class Status(msgspec.Struct, kw_only=True):
     api: Api = msgspec.field(default_factory=Api)
     database: Database = msgspec.field(default_factory=Database)
     events: Events = msgspec.field(default_factory=Events)
+    spool: Spool = msgspec.field(default_factory=Spool)
     embedding: Embedding = msgspec.field(default_factory=Embedding)
     latency_ms: Latency = msgspec.field(default_factory=Latency)
     rss_bytes: int = 0

@@ -26,6 +26,11 @@ class PendingBatch:
     arrived: float
     part_size: int | None = None
 
+    @property
+    def last_event_id(self) -> int:
+        """The highest id of these events that the API has given; 0 without one."""
+        return max((event.event_id for event in self.events if event.numbered), default=0)
+
     def first_part(self) -> PendingBatch:
         """The events of the next transaction; the ids of all later events are higher."""
         # If the ids do not ascend, only the whole answer shows where they have started over. So it is never split.

@@ -3,11 +3,16 @@
 One batch is in flight at a time. A batch that could not be committed stays pending and is offered to the database
 again, because the API may not deliver it twice. Only a committed cursor is ever sent, so a crash at any point loses
 nothing.
+
+While the database is away, the poller may write the events to the spool and send the spool's last id. When the database
+is back, the events of the spool are committed before the next poll.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -23,6 +28,7 @@ from vkteams_daemon.daemon.polling.backoff import Backoff
 from vkteams_daemon.daemon.polling.clock import Clock
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
 from vkteams_daemon.daemon.polling.printer import OutputLost
+from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.status import Status
 from vkteams_daemon.errors import (
     ApiError,
@@ -37,7 +43,7 @@ from vkteams_daemon.errors import (
     Unauthorised,
     VkTeamsError,
 )
-from vkteams_daemon.store.ingest.writer import Cursor, StoreResult
+from vkteams_daemon.store.ingest.writer import Cursor, StoreResult, Writer
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +78,8 @@ class Poller:
         on_change: called after every change of state.
         on_queued: called when messages wait for their vectors.
         on_end: called with the error when standard output is lost; the loop then ends.
+        open_spool: returns the spool of a bot, or None.
+        spool_after: seconds without the database after which events go to the spool; 0 for never; replaceable.
 
     Attributes:
         ready: done when the loop listens or waits as a standby, with the note for the administrator. A permanent error
@@ -79,6 +87,7 @@ class Poller:
         latencies: milliseconds from an answer's arrival to its commit, the last thousand.
         last_error: the last failure of the API or the database.
         sink: the writer, once the database has been opened.
+        spool: the bot's spool, once the bot is known.
     """
 
     def __init__(
@@ -93,6 +102,8 @@ class Poller:
         on_change: Callable[[], None],
         on_queued: Callable[[], None],
         on_end: Callable[[VkTeamsError], None],
+        open_spool: Callable[[BotInfo], Spool | None] = lambda bot: None,
+        spool_after: float = 0.0,
     ) -> None:
         self._client = self._client_in_use = client
         self.poll_time = poll_time
@@ -100,6 +111,9 @@ class Poller:
         self.latencies: deque[float] = deque(maxlen=1000)
         self.last_error: VkTeamsError | None = None
         self.sink: Sink | None = None
+        self.spool: Spool | None = None
+        self.spool_after = spool_after
+        self._open_spool = open_spool
         self._open_sink = open_sink
         self._pool = pool
         self._status = status
@@ -112,6 +126,11 @@ class Poller:
         self._pending: PendingBatch | None = None
         self._refused_since: float | None = None
         self._standby = False
+        self._committed: Cursor | None = None  # the last cursor that this process knows to be committed
+        self._down_since: float | None = None  # monotonic
+        self._retry_at = 0.0  # when the database is tried again, monotonic
+        self._poll_needs_lock = True
+        self._draining: PendingBatch | None = None
         self._api_backoff = Backoff(backoff_max)
         self._database_backoff = Backoff(backoff_max)
         self._repeat_backoff = Backoff(REPEAT_MAX)
@@ -150,9 +169,11 @@ class Poller:
         """The loop, until `stop`."""
         while not self._stop.is_set():
             try:
-                wait = self._cycle()
+                wait = self._spool_cycle() if self._spooling else self._cycle()
             except ApiError as error:
                 wait = self._api_failed(error)
+            except SpoolRefused as error:
+                wait = self._spool_failed(error)
             except OutputLost as error:
                 self._on_end(error)
                 return
@@ -172,6 +193,7 @@ class Poller:
         if self._bot is None:
             self._bot = client.self_get()
             self._status.bot.id, self._status.bot.nick = self._bot.user_id, self._bot.nick
+            self.spool = self._open_spool(self._bot)
         if self.sink is None:
             self.sink = self._open_sink(self._bot)
         sink = self.sink
@@ -179,6 +201,8 @@ class Poller:
             if not sink.acquire():
                 return self._lock_refused()
             self._lock_taken()
+        if self.spool is not None and self.spool.events:
+            return self._drain(sink, self.spool)
         if self._pending is not None:
             return self._store(sink, self._pending)
         sink.ping()  # the lock may have been lost during a pause, so check it before the next poll
@@ -186,13 +210,19 @@ class Poller:
         cursor = sink.cursor
         if cursor is None or self._stop.is_set():
             return 0.0
+        self._poll_needs_lock = True
+        wait = self._poll(client, cursor, self.poll_time)
+        return self._store(sink, self._pending) if self._pending else wait
+
+    def _poll(self, client: BotClient, cursor: Cursor, poll_time: int) -> float:
+        """Poll once. Events become the pending batch; without any, returns the seconds to wait."""
         polled = time.monotonic()
-        body = client.poll(cursor.last_event_id, self.poll_time)
+        body = client.poll(cursor.last_event_id, poll_time)
         arrived, received_at = time.monotonic(), self._clock.now()
         events = api_events.read(body, received_at)
         self._api_answered()
         if not events:
-            if arrived - polled >= self.poll_time / 2:
+            if arrived - polled >= poll_time / 2:
                 self._repeat_backoff.succeeded()
                 return 0.0
             # An empty answer came at once. The server does not hold polls, or it prefers another poller of this bot.
@@ -200,7 +230,7 @@ class Poller:
         self._status.events.received += len(events)
         self._arrivals.append((arrived, len(events)))
         self._pending = PendingBatch(events, cursor.generation, arrived)
-        return self._store(sink, self._pending)
+        return 0.0
 
     def _store(self, sink: Sink, pending: PendingBatch) -> float:
         cursor = sink.cursor
@@ -226,8 +256,84 @@ class Poller:
         # The API repeats stored events and the cursor does not move. Wait, or the loop would spin.
         return self._repeat_backoff.failed()
 
-    def _count(self, batch: PendingBatch, stored: StoreResult, cursor: Cursor | None) -> None:
-        self.latencies.append(1000 * (time.monotonic() - batch.arrived))
+    @property
+    def _spooling(self) -> bool:
+        """Whether events go to the spool now, until the database is tried again."""
+        if not self.spool_after or self._standby or self._down_since is None or self._spool_position is None:
+            return False
+        # If events wait in the spool already, the patience is spent.
+        patience = 0.0 if self.spool and self.spool.events else self.spool_after
+        return self._down_since + patience <= time.monotonic() < self._retry_at
+
+    @property
+    def _spool_position(self) -> Cursor | None:
+        """The generation and the last id that the spool continues from; None without a spool, or if nobody knows."""
+        if self.spool is None:
+            return None
+        if self.spool.last_event_id is None or self.spool.generation is None:
+            return self._committed
+        return Cursor(self.spool.generation, self.spool.last_event_id, 0)
+
+    def _spool_cycle(self) -> float:
+        """One step while the database is away; returns the seconds to wait before the next."""
+        spool, position = self.spool, self._spool_position
+        if spool is None or position is None:
+            return 0.0
+        self._become_ready("degraded: the database does not answer, and the events go to the spool")
+        if self._pending is None:
+            self._poll_needs_lock = False
+            client = self._client_in_use = self._client
+            # The poll ends when it is time to try the database again.
+            remaining = math.ceil(self._retry_at - time.monotonic())
+            wait = self._poll(client, position, max(1, min(self.poll_time, remaining)))
+            if self._pending is None:
+                return wait
+        pending, begins = self._pending, spool.events == 0
+        spool.append(pending.events, pending.generation, position.last_event_id)
+        self._pending = None
+        if begins:
+            log.warning("the database is away; the events go to the spool %s", spool.path)
+            self._on_change()
+        self._status.events.last_event_at = pending.events[-1].received_at
+        self._status.events.failed = 0
+        self._spool_answered()
+        self._repeat_backoff.succeeded()
+        return 0.0
+
+    def _drain(self, sink: Sink, spool: Spool) -> float:
+        """Commit the next events of the spool; returns the seconds to wait before the next step."""
+        cursor = sink.cursor
+        if cursor is None:
+            return 0.0
+        assert isinstance(sink, Writer), "only a writer has a spool"
+        if self._draining is None:
+            self._draining = spool.next_batch()
+            if self._draining is None:
+                return 0.0
+        batch = self._draining
+        part = batch.first_part()
+        # If somebody else has moved the cursor past these events, or begun a generation, they are late events.
+        late = batch.generation != cursor.generation or part.last_event_id <= cursor.last_event_id
+        store = functools.partial(sink.store_late, generation=batch.generation) if late else sink.store
+        try:
+            stored = self._pool.submit(store, part.events).result()
+        except DatabaseSlow:
+            self._draining = batch.halved()
+            raise
+        self._draining = batch.after(part)
+        if self._draining is None:
+            spool.stored()
+            if not spool.events:
+                log.info("the spool is empty: its events are in the database")
+                self._on_change()
+        self._count(part, stored, sink.cursor, spooled=True)
+        self._spool_answered()
+        return 0.0
+
+    def _count(self, batch: PendingBatch, stored: StoreResult, cursor: Cursor | None, *, spooled: bool = False) -> None:
+        self._committed = cursor or self._committed
+        if not spooled:
+            self.latencies.append(1000 * (time.monotonic() - batch.arrived))
         counts = self._status.events
         counts.saved += stored.saved
         counts.duplicate += stored.duplicate
@@ -251,9 +357,10 @@ class Poller:
         if self._standby:
             log.info("took over as the listener of bot %s", self._status.bot.id)
         self._standby = False
+        self._committed = cursor
         self._status.events.last_event_id = cursor.last_event_id if cursor else None
-        # With a pending batch, a connection is no proof that the database also stores.
-        if self._pending is None:
+        # With a pending batch or a spool, a connection is no proof that the database also stores.
+        if self._pending is None and not (self.spool and self.spool.events):
             self._database_answered()
         self._become_ready("")
         self._on_change()
@@ -268,7 +375,10 @@ class Poller:
         self._database_answered()
         if not self._standby:
             self._standby = True
+            self._committed = None
             log.info("another process listens to bot %s; waiting as its standby", self._status.bot.id)
+            if self.spool and self.spool.events:
+                log.warning("%d events wait in the spool until this process listens again", self.spool.events)
             self._on_change()
         self._become_ready("standby: another process listens to this bot; this one takes over when it ends")
         return STANDBY_INTERVAL
@@ -285,7 +395,8 @@ class Poller:
         if self._stop.is_set():
             return 0.0
         state: Literal["unauthorized", "backoff"] = "unauthorized" if isinstance(error, Unauthorised) else "backoff"
-        if isinstance(error, ApiUnreachable) and self.sink is not None and not self.sink.holds_lock:
+        lock_lost = self.sink is not None and not self.sink.holds_lock
+        if isinstance(error, ApiUnreachable) and lock_lost and self._poll_needs_lock:
             return 0.0  # the keeper ended the poll because the lock is lost
         if api.state != state:
             level = logging.ERROR if state == "unauthorized" else logging.WARNING
@@ -306,6 +417,24 @@ class Poller:
             api.state, api.last_error, api.consecutive_failures = "ok", None, 0
             self._on_change()
         self._api_backoff.succeeded()
+
+    def _spool_failed(self, error: SpoolRefused) -> float:
+        """The spool takes or gives nothing; the pending batch waits for the database or the disk."""
+        status = self._status.spool
+        if status.last_error != str(error):
+            log.error("%s%s", error, f". {error.hint}" if error.hint else "")
+            status.last_error = str(error)
+            self._on_change()
+        if self._pending is not None:
+            self._status.events.failed = len(self._pending.events)
+        wait = self._retry_at - time.monotonic()
+        return wait if wait > 0 else self._database_backoff.failed()
+
+    def _spool_answered(self) -> None:
+        if self._status.spool.last_error is not None:
+            self._status.spool.last_error = None
+            log.info("the spool works again")
+            self._on_change()
 
     def _database_failed(self, error: VkTeamsError) -> float:
         self.last_error = error
@@ -328,7 +457,13 @@ class Poller:
         self._refused_since = None
         if changed:
             self._on_change()
-        return wait
+        now = time.monotonic()
+        self._down_since = self._down_since or now
+        self._retry_at = now + wait
+        if self._spooling:
+            return 0.0
+        spooling_in = self._down_since + self.spool_after - now
+        return min(wait, spooling_in) if self.spool_after and self._spool_position and spooling_in > 0 else wait
 
     def _database_answered(self) -> None:
         database = self._status.database
@@ -338,4 +473,5 @@ class Poller:
             database.state, database.last_error = "ok", None
             self._on_change()
         self._status.events.failed = 0
+        self._down_since = None
         self._database_backoff.succeeded()

@@ -159,6 +159,35 @@ class Writer:
             self._cursor = after
             return result
 
+    def store_late(self, batch: Sequence[Event], generation: int) -> StoreResult:
+        """Commit events that were acknowledged already as late events of a generation; the cursor stays.
+
+        An event that this generation or a later one has is a duplicate. An event whose id is stored with another event
+        gets a hash key.
+
+        Raises:
+            FenceLost, DatabaseUnavailable, StoreError: as `store`.
+        """
+        before = self._cursor
+        if before is None:
+            raise FenceLost("the bot's lock is not held")
+        with self._session.exclusive(reconnect=False) as connection:
+            events = self._chat_filter.apply(batch)
+            with connection.transaction():
+                self._fence(connection, before)
+                new = self._not_stored_since(connection, events, generation, before)
+                rows = sorted(((generation, event) for event in new), key=lambda row: row[1].event_id)
+                quarantined, queued = self._insert_or_quarantine(connection, rows) if rows else (0, 0)
+            self._highest_stored_id = max([self._highest_stored_id, *(event.event_id for event in new)])
+        return StoreResult(
+            saved=len(new),
+            duplicate=len(events) - len(new),
+            filtered=len(batch) - len(events),
+            quarantined=quarantined,
+            late=len(new),
+            queued=queued,
+        )
+
     def ping(self) -> None:
         """Keep the session alive; does nothing during a transaction.
 
@@ -265,6 +294,28 @@ class Writer:
             # A quarantined event proves no restart, because this program could not read it.
             return new + [replace(event, event_id=event_rows.hash_key(event)) for event in collisions], []
         return new, collisions
+
+    def _not_stored_since(
+        self, connection: Connection, events: Sequence[Event], generation: int, before: Cursor
+    ) -> list[Event]:
+        """The events that neither this generation nor a later one has, each with a key that is free in this one."""
+        new, _ = event_rows.deduplicate(events)
+        taken: set[int] = set()
+        for each in range(generation, max(generation, before.generation) + 1):
+            keys = [key for event in new for key in (event.event_id, event_rows.hash_key(event))]
+            stored = event_rows.stored_identities(connection, self._bot_id, each, keys)
+            if each == generation:
+                taken = set(stored)
+
+            def is_stored(event: Event, stored: dict[int, event_rows.StoredIdentity] = stored) -> bool:
+                if event_rows.hash_key(event) in stored:
+                    return True
+                return event.event_id in stored and stored[event.event_id].matches(event)
+
+            new = [event for event in new if not is_stored(event)]
+        return [
+            replace(event, event_id=event_rows.hash_key(event)) if event.event_id in taken else event for event in new
+        ]
 
     def _insert(self, connection: Connection, rows: Sequence[GenerationEvent], *, expect_new: bool) -> tuple[int, int]:
         copy = len(rows) >= COPY_THRESHOLD

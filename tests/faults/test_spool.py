@@ -1,0 +1,216 @@
+"""The spool (row 18): the database away for long, kill -9 and a full disk while events go in and while they go out."""
+
+from __future__ import annotations
+
+import random
+import resource
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.harness.daemon import DaemonProcess
+from tests.harness.oracle import Oracle, spooled_ids
+from tests.harness.postgres import PostgresServer
+from tests.harness.proxy import Proxy
+from tests.harness.scale import scaled
+from tests.harness.simulator import wait_acknowledged, wait_polled
+from tests.harness.traffic import Traffic, emit_event
+from tests.harness.waiting import until
+from vkteams_daemon.daemon.status import Status
+from vkteams_daemon.simulator import Simulator
+
+Make = Callable[..., DaemonProcess]
+OPTIONS = {
+    "daemon.single_host": True,
+    "storage.spool_after": 0.5,
+    "api.backoff_max": 2.0,
+    "daemon.status_interval": 0.2,
+}
+
+
+@pytest.fixture
+def daemon(vkteamsd: Make, simulator: Simulator, durable_oracle: Oracle) -> DaemonProcess:
+    """One that spools, and whose spool the oracle watches; not started yet."""
+    daemon = vkteamsd(api_url=simulator.url, database_url=durable_oracle.url, options=OPTIONS)
+    durable_oracle.spool_dir = _state(daemon)
+    return daemon
+
+
+def _state(daemon: DaemonProcess) -> Path:
+    return daemon.directory / "state"
+
+
+def _spooled(daemon: DaemonProcess, least: int) -> None:
+    until(lambda: len(spooled_ids(_state(daemon))) >= least, 60, f"{least} events in the spool")
+
+
+def _empty(daemon: DaemonProcess) -> None:
+    until(lambda: not list(_state(daemon).glob("*.spool*")), 60, "no file of the spool")
+
+
+def test_database_away_for_long(
+    daemon: DaemonProcess, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer
+) -> None:
+    """Acknowledgements go on, memory does not grow, the status says what waits, and all of it goes in."""
+    seconds = scaled("seconds without a database, spooling", full=3600, quick=8)
+    daemon.started()
+    pid = daemon.pid
+    with Traffic(simulator, rate=50):
+        wait_acknowledged(simulator, 20)
+        durable_server.stop("immediate")
+        _spooled(daemon, 1)
+        before = daemon.wait_state("degraded").rss_bytes
+        seen = simulator.state()["acknowledged"]
+        threading.Event().wait(seconds)
+        status = daemon.wait_state("degraded")
+        assert simulator.state()["acknowledged"] > seen + 20 * seconds
+        assert (status.database.state, status.api.state) == ("down", "ok")
+        assert status.spool.events > 20 * seconds
+        assert status.spool.bytes > 100 * status.spool.events
+        assert status.spool.since is not None
+        assert status.rss_bytes - before < 20 << 20
+        durable_server.start()
+        daemon.wait_state("listening", timeout=60)
+    durable_oracle.wait(300)
+    durable_oracle.check()
+    _empty(daemon)
+    until(lambda: _status(daemon).spool.since is None, 20, "a status without a spool")
+    assert daemon.pid == pid
+    text = daemon.log_text()
+    assert text.count("the events go to the spool") == 1
+    assert text.count("the spool is empty") == 1
+    assert "Traceback" not in text
+
+
+def _status(daemon: DaemonProcess) -> Status:
+    status = daemon.status()
+    assert status is not None
+    return status
+
+
+@pytest.mark.timeout(1800)
+def test_kills_while_spooling(
+    daemon: DaemonProcess, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer
+) -> None:
+    """Each start finds the spool, is ready without the database, and goes on."""
+    chance = random.Random(18)
+    daemon.started()
+    with Traffic(simulator, rate=50):
+        wait_acknowledged(simulator, 10)
+        durable_server.stop("immediate")
+        _spooled(daemon, 5)
+        for _ in range(scaled("kill -9 while spooling", full=100, quick=10)):
+            daemon.kill9()
+            done = daemon.start()
+            assert done.returncode == 0, done.stderr
+            assert "degraded: the database does not answer" in done.stdout
+            threading.Event().wait(chance.uniform(0, 0.5))
+        daemon.kill9()
+        durable_server.start()
+        daemon.started()
+    durable_oracle.wait(120)
+    durable_oracle.check()
+    _empty(daemon)
+
+
+@pytest.mark.timeout(1800)
+def test_kills_while_the_spool_goes_in(
+    daemon: DaemonProcess, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer
+) -> None:
+    chance = random.Random(19)
+    daemon.started()
+    with Traffic(simulator, rate=100):
+        for _ in range(scaled("kill -9 while the spool goes in", full=50, quick=6)):
+            wait_polled(simulator)
+            durable_server.stop("immediate")
+            _spooled(daemon, 30)
+            durable_server.start()
+            threading.Event().wait(chance.uniform(0, 0.6))
+            daemon.kill9()
+            daemon.started()
+    durable_oracle.wait(120)
+    durable_oracle.check()
+    _empty(daemon)
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["inserted, not committed", "committed, not removed"])
+def test_kill_around_the_commit_of_the_spool(
+    vkteamsd: Make, simulator: Simulator, durable_oracle: Oracle, open_proxy: Callable[[int], Proxy], answered: bool
+) -> None:
+    """The proxy before the database stops everything at the COMMIT, before or after it was passed on."""
+    proxy = open_proxy(int(psycopg.conninfo.conninfo_to_dict(durable_oracle.url)["port"]))
+    daemon = vkteamsd(api_url=simulator.url, database_url=proxy.before(durable_oracle.url), options=OPTIONS).started()
+    durable_oracle.spool_dir = _state(daemon)
+    wait_polled(simulator)
+    proxy.stop()
+    proxy.reset()
+    for number in range(10):
+        emit_event(simulator, number)
+    wait_acknowledged(simulator, 10)
+    _spooled(daemon, 10)
+    proxy.start()
+    blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    with psycopg.connect(durable_oracle.url) as locker:
+        # While it waits with its insert, its next COMMIT is the one that is meant.
+        locker.execute("LOCK TABLE events IN EXCLUSIVE MODE")
+        until(lambda: durable_oracle.rows(blocked)[0][0] > 0, 20, "an insert that waits")
+        proxy.cut_at(b"COMMIT", keep=answered)
+    until(lambda: proxy.cuts == 1, 20, "the cut")
+    daemon.kill9()
+    proxy.heal()
+    daemon.started()
+    emit_event(simulator, 10)
+    durable_oracle.wait()
+    durable_oracle.check()
+    _empty(daemon)
+
+
+def test_a_full_disk_under_the_spool(
+    daemon: DaemonProcess, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer
+) -> None:
+    """The kernel takes no more bytes: nothing more is acknowledged, and it goes on when there is room again."""
+    daemon.started()
+    wait_polled(simulator)
+    durable_server.stop("immediate")
+    for number in range(40):
+        emit_event(simulator, number)
+    _spooled(daemon, simulator.state()["issued"])
+    pid = daemon.pid
+    assert pid is not None
+    size = next(_state(daemon).glob("*.spool")).stat().st_size
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size + 100, hard))
+    spooled = simulator.state()["issued"]
+    for number in range(40, 50):
+        emit_event(simulator, number)
+    until(lambda: _status(daemon).spool.last_error, 30, "an error of the spool")
+    assert "cannot be written" in str(_status(daemon).spool.last_error)
+    assert daemon.wait_state("degraded").spool.events == spooled
+    assert simulator.state()["acknowledged"] <= spooled
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+    _spooled(daemon, simulator.state()["issued"])
+    until(lambda: _status(daemon).spool.last_error is None, 30, "a spool that works")
+    durable_server.start()
+    durable_oracle.wait()
+    durable_oracle.check()
+    _empty(daemon)
+
+
+def test_told_to_stop_while_spooling(
+    daemon: DaemonProcess, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer
+) -> None:
+    daemon.started()
+    wait_polled(simulator)
+    durable_server.stop("immediate")
+    emit_event(simulator, 0)
+    _spooled(daemon, 1)
+    assert daemon.stop() < 5
+    assert spooled_ids(_state(daemon)) == [1]
+    durable_server.start()
+    daemon.started()
+    durable_oracle.wait()
+    durable_oracle.check()
+    _empty(daemon)

@@ -1,0 +1,484 @@
+"""While the database is away, events are acknowledged from the spool; afterwards each is stored once, in its order."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.harness.batches import CHAT, batch, deleted, edited, event, new, rows
+from tests.harness.oracle import BOT, Oracle, spooled_ids
+from tests.harness.simulator import wait_acknowledged, wait_polled
+from tests.harness.traffic import emit_event
+from tests.harness.waiting import until
+from vkteams_daemon.botapi.client import BotClient, BotInfo
+from vkteams_daemon.daemon.polling import spool as module
+from vkteams_daemon.daemon.polling.poller import Poller
+from vkteams_daemon.daemon.polling.spool import Spool
+from vkteams_daemon.daemon.status import new as new_status
+from vkteams_daemon.errors import DatabaseUnavailable
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.store.admin import cursors
+from vkteams_daemon.store.ingest.writer import Writer
+
+
+class Listening:
+    """The poll loop with its writer and its spool, as one process has them; `away` takes its database.
+
+    Args:
+        simulator: the Bot API.
+        url: the database.
+        directory: the state directory.
+        spool_after: seconds.
+        max_bytes: of the spool.
+        there: whether the database is there at the start.
+    """
+
+    def __init__(
+        self,
+        simulator: Simulator,
+        url: str,
+        directory: Path,
+        *,
+        spool_after: float = 0.1,
+        max_bytes: int = 1 << 20,
+        there: bool = True,
+        **options: Any,
+    ) -> None:
+        self.url = url
+        self.there = there
+        self.status = new_status("0", "listen")
+        self._client = BotClient(simulator.url, simulator.token)
+        self._erase = options.pop("erase", False)
+        self._options = {"write_timeout": 5.0} | options
+        self._work = ThreadPoolExecutor(1)
+        self.poller = Poller(
+            self._client, self._writer, self._work, self.status, poll_time=30, backoff_max=0.5,
+            on_change=lambda: None, on_queued=lambda: None, on_end=lambda error: None, spool_after=spool_after,
+            open_spool=lambda bot: Spool(directory, bot.user_id, max_bytes=max_bytes),
+        )  # fmt: skip
+        self._thread = threading.Thread(target=self.poller.run)
+        self._thread.start()
+
+    def away(self) -> None:
+        """The database does not answer any more."""
+        self.there = False
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'spooling'"
+            )
+
+    def back(self) -> None:
+        """It answers again."""
+        self.there = True
+
+    def close(self) -> None:
+        """End it, as kill -9 would: nothing is tidied up but what the kernel tidies up."""
+        self.poller.stop()
+        while self._thread.is_alive():
+            self.poller.abort()
+            self._thread.join(0.05)
+        self._client.close()
+        self._work.shutdown()
+        if self.poller.sink is not None:
+            self.poller.sink.close()  # type: ignore[attr-defined]
+        if self.poller.spool is not None:
+            self.poller.spool.close()
+
+    def _writer(self, bot: BotInfo) -> Writer:
+        self._connect().close()
+        writer = Writer(self._connect, bot.user_id, **self._options)
+        writer.erase = self._erase
+        return writer
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        if not self.there:
+            raise DatabaseUnavailable("the database is away")
+        return psycopg.connect(self.url, autocommit=True, application_name="spooling")
+
+
+Make = Callable[..., Listening]
+
+
+@pytest.fixture
+def listening(simulator: Simulator, oracle: Oracle, tmp_path: Path) -> Iterator[Make]:
+    """Makes listeners in one state directory, one after the other; the oracle watches all of them."""
+    made: list[Listening] = []
+    oracle.spool_dir = tmp_path
+
+    def make(**options: Any) -> Listening:
+        if made:
+            made[-1].close()
+        made.append(Listening(simulator, oracle.url, tmp_path, **options))
+        return made[-1]
+
+    yield make
+    if made:
+        made[-1].close()
+
+
+def _issue(simulator: Simulator, *events: dict[str, Any]) -> None:
+    for one in events:
+        simulator.event(one["type"], one["payload"])
+
+
+def _cursor(url: str) -> tuple[int, int]:
+    with psycopg.connect(url) as connection:
+        row = connection.execute("SELECT generation, last_event_id FROM bots").fetchone()
+    assert row
+    return row[0], row[1]
+
+
+def test_events_are_acknowledged_from_the_spool_and_stored_in_order(
+    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path
+) -> None:
+    one = listening()
+    emit_event(simulator, 0)
+    oracle.wait()
+    wait_polled(simulator)
+    one.away()
+    for number in range(1, 40):
+        emit_event(simulator, number)
+    last = simulator.state()["issued"]
+    wait_acknowledged(simulator, last)
+    assert max(oracle.stored()) == 1
+    assert spooled_ids(tmp_path) == list(range(2, last + 1))
+    assert one.status.database.state == "down"
+    one.back()
+    oracle.wait()
+    until(lambda: not spooled_ids(tmp_path), 20, "an empty spool")
+    assert list(tmp_path.iterdir()) == []
+    emit_event(simulator, 40)
+    oracle.wait()
+    oracle.check()
+    assert one.status.database.state == "ok"
+    arrivals = oracle.rows("SELECT received_at FROM events ORDER BY event_id")
+    assert arrivals == sorted(arrivals)
+
+
+def test_a_batch_that_could_not_be_committed_goes_to_the_spool_first(
+    listening: Make, simulator: Simulator, oracle: Oracle
+) -> None:
+    one = listening()
+    wait_polled(simulator)
+    with psycopg.connect(oracle.url) as blocker:
+        blocker.execute("LOCK TABLE events IN EXCLUSIVE MODE")
+        emit_event(simulator, 0)
+        until(lambda: one.status.events.received > 0, 20, "an event in hand")
+        one.away()
+        wait_acknowledged(simulator, 1)
+        assert oracle.spool_dir
+        assert spooled_ids(oracle.spool_dir) == [1]
+    one.back()
+    oracle.wait()
+    oracle.check()
+
+
+def test_the_patience_comes_first(listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path) -> None:
+    one = listening(spool_after=3600.0)
+    wait_polled(simulator)
+    one.away()
+    emit_event(simulator, 0)
+    until(lambda: one.status.database.state == "down", 20, "a failure")
+    one.poller.spool_after = 0.1
+    wait_acknowledged(simulator, 1)
+    one.back()
+    oracle.wait()
+    oracle.check()
+
+
+@pytest.mark.parametrize("how", ["no spool", "never"])
+def test_without_a_spool_nothing_is_acknowledged(
+    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, how: str
+) -> None:
+    """Where another host could listen, and in the first start: nobody knows the cursor then."""
+    one = listening(spool_after=0.0) if how == "never" else listening(there=False)
+    if how == "never":
+        wait_polled(simulator)
+        one.away()
+    emit_event(simulator, 0)
+    until(lambda: one.poller._database_backoff.failures > 3, 20, "some failures")
+    assert simulator.state()["acknowledged"] == 0
+    assert list(tmp_path.iterdir()) == []
+    one.back()
+    oracle.wait()
+    oracle.check()
+
+
+def test_a_process_goes_on_with_the_spool_of_the_one_before(
+    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path
+) -> None:
+    """The database is still away, and its patience was spent by the first."""
+    one = listening()
+    wait_polled(simulator)
+    one.away()
+    emit_event(simulator, 0)
+    wait_acknowledged(simulator, 1)
+    two = listening(there=False, spool_after=3600.0)
+    assert two.poller.ready.result(20).startswith("degraded: the database does not answer")
+    emit_event(simulator, 1)
+    wait_acknowledged(simulator, 2)
+    assert spooled_ids(tmp_path) == [1, 2]
+    listening()
+    oracle.wait()
+    oracle.check()
+
+
+def test_the_spool_goes_in_where_spooling_is_not_wanted_any_more(
+    listening: Make, simulator: Simulator, oracle: Oracle
+) -> None:
+    one = listening()
+    wait_polled(simulator)
+    one.away()
+    emit_event(simulator, 0)
+    wait_acknowledged(simulator, 1)
+    listening(spool_after=0.0)
+    oracle.wait()
+    oracle.check()
+
+
+def test_a_crash_after_the_commit_doubles_nothing(
+    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies when some batches are committed and the file still holds them all."""
+    monkeypatch.setattr(module, "BATCH", 3)
+    one = listening()
+    wait_polled(simulator)
+    one.away()
+    for number in range(12):
+        emit_event(simulator, number)
+    wait_acknowledged(simulator, 12)
+    file = next(tmp_path.iterdir())
+    content = file.read_bytes()
+    one.back()
+    until(lambda: not file.exists(), 30, "an empty spool")
+    one.close()
+    file.write_bytes(content)
+    two = listening()
+    until(lambda: not file.exists(), 30, "an empty spool")
+    assert two.status.events.duplicate >= 12
+    assert two.status.events.saved == 0
+    emit_event(simulator, 12)
+    oracle.wait()
+    oracle.check()
+
+
+def test_ids_that_do_not_ascend_wait_for_the_database(
+    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server starts its ids over meanwhile: what that means is for the database to say."""
+    one = listening()
+    for number in range(5):
+        emit_event(simulator, number)
+    oracle.wait()
+    wait_polled(simulator)
+    one.away()
+    emit_event(simulator, 5)
+    last = simulator.state()["issued"]
+    wait_acknowledged(simulator, last)
+    oracle.close()  # the same ids mean other events from now on
+    issued = simulator.state()["issued"]
+    simulator.restart_ids()
+    emit_event(simulator, 6)
+    until(lambda: "do not ascend" in caplog.text, 20, "a refusal")
+    assert caplog.text.count("do not ascend") == 1
+    one.back()
+    until(lambda: len(oracle.stored()) == issued + 1, 20, "all of them")
+    until(lambda: not spooled_ids(tmp_path), 20, "an empty spool")
+    assert _cursor(oracle.url)[0] == 2
+
+
+def test_a_full_spool_stops_polling(
+    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = listening(max_bytes=3000)
+    wait_polled(simulator)
+    one.away()
+    for number in range(20):
+        emit_event(simulator, number)
+        until(lambda: simulator.state()["issued"] <= one.status.events.received or one.status.spool.last_error, 20)
+    until(lambda: one.status.spool.last_error, 20, "a full spool")
+    assert "is full" in str(one.status.spool.last_error)
+    polls = _polls(simulator)
+    until(lambda: one.poller._database_backoff.failures > 12, 30, "more failures")
+    assert _polls(simulator) == polls
+    assert [r.levelno for r in caplog.records if "is full" in r.getMessage()] == [logging.ERROR]
+    assert max(spooled_ids(tmp_path)) == simulator.state()["acknowledged"] or one.status.events.failed
+    one.back()
+    oracle.wait()
+    oracle.check()
+    until(lambda: one.status.spool.last_error is None, 20, "no error")
+
+
+def _polls(simulator: Simulator) -> int:
+    return sum(entry.kind == "poll" for entry in simulator.log())
+
+
+def test_an_api_that_is_away_too_is_asked_with_patience(listening: Make, simulator: Simulator, oracle: Oracle) -> None:
+    one = listening()
+    wait_polled(simulator)
+    one.away()
+    emit_event(simulator, 0)
+    wait_acknowledged(simulator, 1)
+    simulator.faults("server_error", None, "events/get")
+    failures = one.poller._api_backoff.failures
+    until(lambda: one.poller._api_backoff.failures >= failures + 4, 30, "failures of the API")
+    moments = [entry.at for entry in simulator.log() if entry.kind == "poll"][-3:]
+    assert moments[-1] - moments[0] >= 0.9
+    simulator.clear_faults()
+    one.back()
+    oracle.wait()
+    oracle.check()
+
+
+def test_a_takeover_meanwhile_loses_nothing(listening: Make, simulator: Simulator, oracle: Oracle) -> None:
+    """It should not be possible: another process has moved the cursor past what waits in the spool."""
+    one = listening()
+    wait_polled(simulator)
+    one.away()
+    emit_event(simulator, 0)
+    emit_event(simulator, 1)
+    wait_acknowledged(simulator, 2)
+    one.close()
+    other = Writer(lambda: psycopg.connect(oracle.url, autocommit=True), BOT)
+    assert until(other.acquire, 20)
+    other.store(batch(new(7), new(8)))
+    other.close()
+    listening()
+    until(lambda: oracle.stored() == [1, 2, 7, 8], 20, "late events")
+    assert _cursor(oracle.url) == (1, 8)
+
+
+def test_a_generation_that_began_meanwhile_loses_nothing(listening: Make, simulator: Simulator, oracle: Oracle) -> None:
+    """The events of the spool go into the generation they were polled under."""
+    one = listening()
+    emit_event(simulator, 0)
+    oracle.wait()
+    wait_polled(simulator)
+    one.away()
+    emit_event(simulator, 1)
+    wait_acknowledged(simulator, 2)
+    one.close()
+    cursors.restart_cursor(lambda: psycopg.connect(oracle.url, autocommit=True), BOT)
+    listening()
+    until(lambda: len(oracle.stored()) == 2, 20, "both events")
+    assert oracle.rows("SELECT generation, event_id FROM events ORDER BY 1, 2") == [(1, 1), (1, 2)]
+    assert _cursor(oracle.url)[0] == 2
+
+
+def test_a_standby_leaves_the_spool_alone(
+    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    one = listening()
+    wait_polled(simulator)
+    one.away()
+    emit_event(simulator, 0)
+    wait_acknowledged(simulator, 1)
+    one.close()
+    other = Writer(lambda: psycopg.connect(oracle.url, autocommit=True), BOT)
+    assert until(other.acquire, 20)
+    try:
+        two = listening()
+        until(lambda: other.ping() or two.poller.standby, 20, "a standby")
+        assert "1 events wait in the spool until this process listens again" in caplog.text
+        two.away()
+        emit_event(simulator, 1)
+        until(lambda: other.ping() or two.poller._database_backoff.failures > 2, 20, "failures")
+        assert simulator.state()["acknowledged"] == 1
+        assert spooled_ids(tmp_path) == [1]
+    finally:
+        other.close()
+    two.back()
+    oracle.wait()
+    oracle.check()
+
+
+def test_a_deletion_in_the_spool_leaves_no_text_behind(listening: Make, simulator: Simulator, oracle: Oracle) -> None:
+    """on_delete = "erase": said, edited and deleted while the database was away."""
+    one = listening(erase=True)
+    _issue(simulator, new(1, "before", "secret before"))
+    oracle.wait()
+    wait_polled(simulator)
+    one.away()
+    _issue(
+        simulator, new(2, "m", "secret one"), edited(3, "m", "secret two"), deleted(4, "m"),
+        deleted(5, "before"), new(6, "kept", "public"),
+    )  # fmt: skip
+    wait_acknowledged(simulator, 6)
+    one.back()
+    oracle.wait()
+    assert oracle.spool_dir
+    until(lambda: not list(oracle.spool_dir.iterdir()) if oracle.spool_dir else False, 20, "no file of the spool")
+    everything = [rows(oracle.url, table) for table in ("events", "messages", "message_versions")]
+    assert "secret" not in str(everything)
+    assert "public" in str(everything)
+
+
+def test_only_the_chats_that_are_kept_come_out_of_the_spool(
+    listening: Make, simulator: Simulator, oracle: Oracle
+) -> None:
+    one = listening(chat_ids=[CHAT])
+    wait_polled(simulator)
+    one.away()
+    _issue(simulator, new(1), new(2, chat="9@chat.agent"), new(3))
+    wait_acknowledged(simulator, 3)
+    one.back()
+    until(lambda: oracle.stored() == [1, 3], 20, "the chat's events")
+    until(lambda: _cursor(oracle.url) == (1, 3), 20, "the cursor")
+    assert one.status.events.filtered == 1
+
+
+class Bot(Writer):
+    """A writer that holds its lock."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(lambda: psycopg.connect(url, autocommit=True), BOT)
+        until(self.acquire, 20)
+
+
+def test_late_events_that_are_stored_in_any_generation_are_duplicates(database_url: str) -> None:
+    """A crash between the commit and the removal of the spool brings them again, whatever the first time has led to."""
+    writer = Bot(database_url)
+    writer.store(batch(new(1), new(2)))
+    writer.store(batch(new(1, "other"), new(2, "others")))
+    assert writer.cursor
+    assert (writer.cursor.generation, writer.cursor.last_event_id) == (2, 2)
+    for again in (batch(new(1), new(2)), batch(new(1, "other"), new(2, "others"))):
+        stored = writer.store_late(again, 1)
+        assert (stored.saved, stored.duplicate) == (0, 2)
+    assert (writer.cursor.generation, writer.cursor.last_event_id) == (2, 2)
+    writer.close()
+
+
+def test_a_late_event_whose_id_is_taken_has_a_key_of_its_own(database_url: str) -> None:
+    writer = Bot(database_url)
+    writer.store(batch(new(1), new(2)))
+    late = batch(new(2, "another"), event("none", "newMessage", msgId="x"))
+    assert writer.store_late(late, 1).saved == 2
+    assert writer.store_late(late, 1).duplicate == 2
+    assert len(rows(database_url, "events")) == 4
+    assert sorted(rows(database_url, "messages", "msg_id")) == [("(another)",), ("(m1)",), ("(m2)",)]
+    assert writer.cursor
+    assert (writer.cursor.generation, writer.cursor.last_event_id) == (1, 2)
+    assert writer.store(batch(new(3))).saved == 1
+    writer.close()
+
+
+def test_late_events_are_fenced(database_url: str) -> None:
+    from vkteams_daemon.errors import FenceLost
+
+    writer = Bot(database_url)
+    writer._session.close()
+    other = Bot(database_url)
+    with pytest.raises((FenceLost, DatabaseUnavailable)):
+        writer.store_late(batch(new(1)), 1)
+    assert rows(database_url, "events") == []
+    other.close()

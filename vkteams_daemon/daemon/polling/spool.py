@@ -1,0 +1,349 @@
+"""The spool: a file that takes the events while the database is away, so that they can be acknowledged all the same.
+
+There is one file a bot, in the state directory. It holds one record after the other: a mark, the length, a checksum,
+then a line of JSON and the events of one answer as they came. The first record says whose spool it is. A record counts
+when fsync has returned, and only then may its events be acknowledged. What follows the last whole record was never
+acknowledged and is cut off.
+
+A file with anything else in it is put aside and never removed: it may hold events that the API has forgotten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from vkteams_daemon.botapi import events as api_events
+from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
+from vkteams_daemon.errors import ApiError, CannotWrite
+from vkteams_daemon.store.ingest import event_rows, id_restart
+from vkteams_daemon.system import files
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000  # events that go into the database at once, about
+SUFFIX = ".spool"
+_FORMAT = 1
+_MARK = b"\x89vks"
+_HEAD = struct.Struct(">4sII")  # mark, length of what follows, CRC-32 of the length and of what follows
+_SEARCH = 1 << 20  # bytes looked through at once for the next mark
+
+
+class SpoolRefused(CannotWrite):
+    """The spool does not take an answer; nothing of it may be acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """One record: where it starts and ends in the file, its line of JSON and the bytes after that."""
+
+    start: int
+    end: int
+    meta: dict[str, Any]
+    body: bytes
+
+
+class Spool:
+    """One bot's spool. It belongs to one thread; its counts may be read by any.
+
+    Args:
+        directory: the state directory.
+        bot_id: whose events it takes.
+        max_bytes: the size that the file may reach; replaceable.
+
+    Attributes:
+        path: the file, which exists only while events wait in it.
+        events: how many wait.
+        size: bytes of the file.
+        since: when the file was begun; None without one.
+        last_event_id: the highest id in the file; None without one.
+        generation: the one that its last events were polled under; None without one.
+
+    Raises:
+        SpoolRefused: a file is there and cannot be opened.
+    """
+
+    def __init__(self, directory: Path, bot_id: str, *, max_bytes: int) -> None:
+        self.path = directory / f"{quote(bot_id, safe='@')[:100]}{SUFFIX}"
+        self.max_bytes = max_bytes
+        self._bot_id = bot_id
+        self._descriptor: int | None = None
+        self.events = self.size = 0
+        self.since: datetime | None = None
+        self.last_event_id: int | None = None
+        self.generation: int | None = None
+        self._drained = 0  # everything before this place is committed
+        self._taken, self._took = 0, 0  # where the last next_batch ends, and how many events it has
+        self._damaged = 0  # bytes
+        if os.path.lexists(self.path):
+            self._open()
+
+    def append(self, events: Sequence[Event], generation: int, last_event_id: int) -> None:
+        """Write the events of one answer to the disk; they may be acknowledged afterwards.
+
+        Args:
+            events: in the order of the answer, which arrived at one time.
+            generation: the one they were polled under.
+            last_event_id: what they were polled with.
+
+        Raises:
+            SpoolRefused: the ids do not ascend, the file is full, or the disk does not take it; the spool is as it was.
+        """
+        ids = [event.event_id for event in events if event.numbered]
+        last = last_event_id if self.last_event_id is None else self.last_event_id
+        if not ids or min(ids) <= last or not id_restart.is_ascending(events):
+            raise SpoolRefused(
+                f"an answer's event ids do not ascend from {last}, so only the database can take it",
+                hint="The daemon polls again when the database is back.",
+            )
+        record = _record(
+            {
+                "generation": generation, "after": last_event_id, "last_event_id": max(ids), "events": len(events),
+                "received_at": events[0].received_at.isoformat(),
+            },
+            b'{"events":[' + b",".join(map(event_rows.source_bytes, events)) + b"]}",
+        )  # fmt: skip
+        if _events_of(_parsed(0, record[_HEAD.size :])) != list(events):
+            raise SpoolRefused("an answer cannot be read back from the spool, so only the database can take it")
+        if self.size + len(record) > self.max_bytes:
+            raise SpoolRefused(
+                f"the spool {self.path} is full ({self.max_bytes} bytes), so polling stops until the database is back",
+                hint="Repair the database, or raise [storage] spool_max_bytes.",
+            )
+        try:
+            descriptor = self._create() if self._descriptor is None else self._descriptor
+            self._write(descriptor, record)
+        except OSError as error:
+            raise SpoolRefused(f"the spool {self.path} cannot be written: {error.strerror}") from error
+        self.size += len(record)
+        self.events += len(events)
+        self.last_event_id, self.generation = max(ids), generation
+
+    def next_batch(self) -> PendingBatch | None:
+        """The events that go into the database next, of one generation; None where nothing waits.
+
+        Raises:
+            SpoolRefused: the disk does not give them.
+        """
+        events: list[Event] = []
+        generation = 0
+        try:
+            for record in self._records(self._drained):
+                if "events" not in record.meta:
+                    continue
+                if events and (record.meta["generation"] != generation or len(events) >= BATCH):
+                    break
+                generation = record.meta["generation"]
+                events += _events_of(record)
+                self._taken, self._took = record.end, len(events)
+        except (OSError, ApiError) as error:
+            raise SpoolRefused(f"the spool {self.path} cannot be read: {error}") from error
+        if events:
+            return PendingBatch(events, generation, time.monotonic())
+        if self.events:
+            self._put_aside(f"{self.events} events in it cannot be found any more")
+        return None
+
+    def stored(self) -> None:
+        """The last `next_batch` is committed. When nothing waits any more, the file goes."""
+        self._drained, self._taken = self._taken, 0
+        self.events -= self._took
+        self._took = 0
+        if self.events <= 0:
+            self._end()
+
+    def close(self) -> None:
+        """Let go of the file, which stays."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _clear(self) -> None:
+        self.events = self.size = self._drained = self._taken = self._took = self._damaged = 0
+        self.since = self.last_event_id = self.generation = None
+
+    def _create(self) -> int:
+        """Begin the file: its name and its first record are on the disk when this returns."""
+        now = datetime.now(UTC)
+        self.path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self.path, flags, 0o640)
+        try:
+            os.fchmod(descriptor, 0o640)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            first = _record({"format": _FORMAT, "bot": self._bot_id, "since": now.isoformat()}, b"")
+            self._write(descriptor, first)
+            files.fsync_path(self.path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            os.close(descriptor)
+            raise
+        self._descriptor, self.size, self.since = descriptor, len(first), now
+        return descriptor
+
+    def _write(self, descriptor: int, record: bytes) -> None:
+        """Append a record and wait for the disk; where that fails the file is cut back."""
+        at = self.size
+        try:
+            rest = memoryview(record)
+            while rest:
+                written = os.pwrite(descriptor, rest, at)
+                at, rest = at + written, rest[written:]
+            os.fsync(descriptor)
+        except BaseException:
+            # What cannot be cut now is written over next time, or is cut as torn by the next process.
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, self.size)
+            raise
+
+    def _open(self) -> None:
+        """Take up the file that an earlier process has left behind."""
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            reason = self._scan()
+        except BlockingIOError as error:
+            self.close()
+            raise SpoolRefused(f"another process writes the spool {self.path}") from error
+        except OSError as error:
+            self.close()
+            raise SpoolRefused(f"the spool {self.path} cannot be opened: {error.strerror}") from error
+        if reason:
+            self._put_aside(reason)
+        elif not self.events:
+            self._end()
+        else:
+            log.warning("%d events wait in the spool %s since %s", self.events, self.path, self.since)
+
+    def _scan(self) -> str:
+        """Count what waits, and cut a torn end; why the file is no spool of this bot, or an empty string."""
+        assert self._descriptor is not None
+        size = os.fstat(self._descriptor).st_size
+        self.size = size
+        os.fsync(self._descriptor)  # the process that wrote the last record may have died before it was on the disk
+        end = 0
+        for record in self._records(0):
+            if record.start == 0:
+                if record.meta.get("format") != _FORMAT or record.meta.get("bot") != self._bot_id:
+                    return f"it is of another program version or of bot {record.meta.get('bot')}"
+                self.since = datetime.fromisoformat(record.meta["since"])
+            elif end == 0:
+                return "its first record is damaged"
+            else:
+                self._damaged += record.start - end
+                self.events += record.meta["events"]
+                self.last_event_id = max(self.last_event_id or 0, record.meta["last_event_id"])
+                self.generation = record.meta["generation"]
+            end = record.end
+        if end == 0 and size > _HEAD.size:
+            return "it is no spool"
+        if end < size:
+            log.warning("the spool %s ends in a torn record of %d bytes, which is cut", self.path, size - end)
+            os.ftruncate(self._descriptor, end)
+            os.fsync(self._descriptor)
+            self.size = end
+        return ""
+
+    def _records(self, at: int) -> Iterator[_Record]:
+        """The whole records from this place on; what is damaged between them is passed over."""
+        while at < self.size:
+            record = self._record_at(at)
+            if record is None:
+                found = self._next_mark(at + 1)
+                if found is None:
+                    return
+                at = found
+                continue
+            yield record
+            at = record.end
+
+    def _record_at(self, at: int) -> _Record | None:
+        head = self._read(at, _HEAD.size)
+        if len(head) < _HEAD.size:
+            return None
+        mark, length, checksum = _HEAD.unpack(head)
+        if mark != _MARK or not 0 < length <= self.size - at - _HEAD.size:
+            return None
+        content = self._read(at + _HEAD.size, length)
+        if len(content) < length or _checksum(content) != checksum:
+            return None
+        return _parsed(at, content)
+
+    def _next_mark(self, at: int) -> int | None:
+        while at < self.size:
+            chunk = self._read(at, _SEARCH)
+            place = chunk.find(_MARK)
+            if place >= 0:
+                return at + place
+            if len(chunk) < len(_MARK):
+                return None
+            at += len(chunk) - len(_MARK) + 1
+        return None
+
+    def _read(self, at: int, length: int) -> bytes:
+        assert self._descriptor is not None
+        parts = []
+        while length and (part := os.pread(self._descriptor, length, at)):
+            parts.append(part)
+            at, length = at + len(part), length - len(part)
+        return b"".join(parts)
+
+    def _end(self) -> None:
+        """Everything is stored: the file goes, or stays beside where it was damaged."""
+        if self._damaged:
+            self._put_aside(f"{self._damaged} bytes in it are damaged")
+            return
+        with contextlib.suppress(OSError):
+            # Where it comes back after a power cut, its events are recognised as stored.
+            self.path.unlink(missing_ok=True)
+            files.fsync_path(self.path.parent)
+        self.close()
+        self._clear()
+
+    def _put_aside(self, reason: str) -> None:
+        aside = self.path.with_name(f"{self.path.name}.aside-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
+        with contextlib.suppress(OSError):
+            self.path.rename(aside)
+            files.fsync_path(self.path.parent)
+        log.error("the spool %s is put aside as %s: %s; it may hold events that are stored nowhere else",
+                  self.path, aside.name, reason)  # fmt: skip
+        self.close()
+        self._clear()
+
+
+def put_aside(directory: Path) -> list[Path]:
+    """The spools in the state directory that were put aside."""
+    return sorted(directory.glob(f"*{SUFFIX}.aside-*"))
+
+
+def _record(meta: dict[str, Any], body: bytes) -> bytes:
+    content = json.dumps(meta).encode() + b"\n" + body
+    return _HEAD.pack(_MARK, len(content), _checksum(content)) + content
+
+
+def _checksum(content: bytes) -> int:
+    return zlib.crc32(content, zlib.crc32(struct.pack(">I", len(content))))
+
+
+def _parsed(start: int, content: bytes) -> _Record:
+    meta, _, body = content.partition(b"\n")
+    return _Record(start, start + _HEAD.size + len(content), json.loads(meta), body)
+
+
+def _events_of(record: _Record) -> list[Event]:
+    """The very events that the API delivered."""
+    return api_events.read(record.body, datetime.fromisoformat(record.meta["received_at"]))
