@@ -41,6 +41,13 @@ def _with_fake_program(made: DaemonProcess) -> DaemonProcess:
     return made
 
 
+def _shorten_grace(daemon: DaemonProcess, seconds: float) -> None:
+    """Let vkteamsctl of `_ctl` call a status file stale so many seconds after the third missed write, instead of 15."""
+    program = daemon.directory / "bin" / "vkteamsctl"
+    change = f"from vkteams_daemon.daemon import health\n\nassert health.GRACE == 15\nhealth.GRACE = {seconds}\n"
+    program.write_text(program.read_text().replace("import sys\n", f"import sys\n\n{change}"))
+
+
 def _ctl(daemon: DaemonProcess, *words: str, config: bool = True) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(daemon.directory / "bin" / "vkteamsctl")]
     command += ["--config", str(daemon.config_file)] if config else []
@@ -152,6 +159,7 @@ def test_status_not_running_running_and_dead(daemon: DaemonProcess) -> None:
 
 
 def test_suspended_daemon_is_stale(daemon: DaemonProcess) -> None:
+    _shorten_grace(daemon, 0.5)
     daemon.started()
     daemon.wait_state("listening")
     daemon.signal(signal.SIGSTOP)

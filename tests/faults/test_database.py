@@ -45,7 +45,7 @@ def _went(daemon: DaemonProcess, times: int) -> None:
 def test_server_killed_and_restarted_under_load(
     daemon: DaemonProcess, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer, mode: str
 ) -> None:
-    count = scaled(f"restarts of the database ({mode})", full=50, quick=6)
+    count = scaled(f"restarts of the database ({mode})", full=50, quick=4)
     with Traffic(simulator, rate=50):
         for _ in range(count):
             seen = simulator.state()["acknowledged"]
@@ -65,7 +65,7 @@ def test_every_session_terminated_again_and_again(
     daemon: DaemonProcess, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer
 ) -> None:
     with Traffic(simulator, rate=50):
-        for _ in range(scaled("terminations of every session", full=50, quick=10)):
+        for _ in range(scaled("terminations of every session", full=50, quick=6)):
             seen = simulator.state()["acknowledged"]
             durable_server.terminate_backends()
             until(lambda seen=seen: simulator.state()["acknowledged"] > seen, 60, "acknowledgements afterwards")
@@ -93,7 +93,7 @@ def test_database_gone_for_long(
     daemon: DaemonProcess, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer
 ) -> None:
     """Degraded, quiet, and no larger than before, however much is said meanwhile."""
-    seconds = scaled("seconds without a database", full=1800, quick=8)
+    seconds = scaled("seconds without a database", full=1800, quick=4)
     with Traffic(simulator, rate=20):
         until(lambda: simulator.state()["acknowledged"] > 20, 30, "some traffic")
         durable_server.stop("immediate")

@@ -51,12 +51,14 @@ def test_a_number_that_another_program_has_got_is_not_taken_for_the_daemon(
         assert other.poll() is None
 
 
-def _two_hosts(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> tuple[DaemonProcess, DaemonProcess]:
-    # So long a standby lets a holder be that is stuck in the middle of a statement.
+def _two_hosts(
+    vkteamsd: Make, simulator: Simulator, oracle: Oracle, *, quick: bool = False
+) -> tuple[DaemonProcess, DaemonProcess]:
+    # A standby terminates a holder that has been stuck in a statement for this long.
     options = {"database.write_timeout": 5.0}
-    first = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options).started()
+    first = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options, quick=quick).started()
     wait_polled(simulator)
-    second = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options)
+    second = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options, quick=quick)
     done = second.start()
     assert done.returncode == 0
     assert done.stdout.startswith("vkteamsd: standby: another process listens to this bot")
@@ -83,7 +85,7 @@ def test_a_second_host_waits_and_takes_over(vkteamsd: Make, simulator: Simulator
 
 def test_a_frozen_holder_that_wakes_up_late_does_no_harm(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
     """SIGSTOP until its session has ended and another has taken over, then SIGCONT in the middle of the traffic."""
-    first, second = _two_hosts(vkteamsd, simulator, oracle)
+    first, second = _two_hosts(vkteamsd, simulator, oracle, quick=True)
     with Traffic(simulator, rate=30):
         wait_acknowledged(simulator, 20)
         pid = first.signal(signal.SIGSTOP)

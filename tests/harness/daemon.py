@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.scale import FULL
 from tests.harness.waiting import until
 from vkteams_daemon.daemon import status as status_file
 from vkteams_daemon.daemon.process.holder import find_holder
@@ -38,6 +39,7 @@ class DaemonProcess:
         database_url: empty for the bundled PostgreSQL.
         token: the bot's.
         fake: run harness/fake_vkteamsd.py in that mode instead of the real service.
+        quick: run harness/quick_vkteamsd.py, whose waiting times are shorter, unless FAULTS=full.
         options: `{"section.key": value}` for the configuration file.
 
     Attributes:
@@ -53,6 +55,7 @@ class DaemonProcess:
         database_url: str = "postgresql://nobody@127.0.0.1:9/nothing",
         token: str = TOKEN,
         fake: str | None = None,
+        quick: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.directory = directory
@@ -60,7 +63,7 @@ class DaemonProcess:
         self.pid_file = directory / "run" / "vkteamsd.pid"
         self.status_path = directory / "run" / "vkteamsd.status.json"
         self.log_file = directory / "state" / "vkteamsd.log"
-        self.fake = fake
+        self.module = "fake_vkteamsd" if fake is not None else "quick_vkteamsd" if quick and not FULL else None
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         self.environ |= {"HOME": str(directory), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
         if fake is not None:
@@ -90,7 +93,7 @@ class DaemonProcess:
 
     def command(self, *arguments: str) -> list[str]:
         """The command line that starts it."""
-        program = [_script("vkteamsd")] if self.fake is None else ["-m", "tests.harness.fake_vkteamsd"]
+        program = [_script("vkteamsd")] if self.module is None else ["-m", f"tests.harness.{self.module}"]
         return [sys.executable, *program, "--config", str(self.config_file), *arguments]
 
     def start(self, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-_FULL = os.environ.get("FAULTS") == "full"
+FULL = os.environ.get("FAULTS") == "full"
 _reduced: dict[str, str] = {}
 
 
 def scaled(what: str, *, full: int, quick: int) -> int:
     """The full count under FAULTS=full, else the quick one, which the test run's summary then names."""
-    if _FULL or quick >= full:
+    if FULL or quick >= full:
         return full
     _reduced[what] = f"{quick} instead of {full}"
     return quick

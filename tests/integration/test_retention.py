@@ -144,7 +144,7 @@ def test_the_daemon_does_it_after_a_reload(
     vkteamsd: Callable[..., DaemonProcess], simulator: Simulator, oracle: Oracle
 ) -> None:
     simulator.say("681869378@chat.agent", "a.ivanova@corp.example", "old")
-    daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url).started()
+    daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url, quick=True).started()
     oracle.wait()
     with psycopg.connect(oracle.url, autocommit=True) as connection:
         connection.execute("UPDATE messages SET sent_at = now() - interval '400 days'")

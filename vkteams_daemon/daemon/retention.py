@@ -38,7 +38,7 @@ class Retention:
         holds_lock: Callable[[], bool],
         stopping: threading.Event,
         *,
-        check_interval: float = CHECK_INTERVAL,
+        check_interval: float,
     ) -> None:
         self._connect = connect
         self._age = age

@@ -21,14 +21,13 @@ from types import FrameType
 from vkteams_daemon import __version__
 from vkteams_daemon.botapi.client import BotClient, BotInfo, make_client
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import word_count
+from vkteams_daemon.daemon import retention, word_count
 from vkteams_daemon.daemon.opener import DatabaseOpener
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
 from vkteams_daemon.daemon.polling.printer import Printer
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.reload import Reloader
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
-from vkteams_daemon.daemon.retention import Retention
 from vkteams_daemon.daemon.status import State, Status
 from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.daemon.workers.pool import WorkerPool
@@ -200,8 +199,9 @@ class Service:
         if config.storage.save:
             # A stop does not wait for these threads: a transaction that is cut off changes nothing.
             self._spawn_unjoined("words", lambda: word_count.count_words_loop(self._database, self._stopping))
-            self._spawn_unjoined("retention", Retention(
-                self._database.connect, lambda: self.config.storage.retention, self._holds_lock, self._stopping
+            self._spawn_unjoined("retention", retention.Retention(
+                self._database.connect, lambda: self.config.storage.retention, self._holds_lock, self._stopping,
+                check_interval=retention.CHECK_INTERVAL,
             ).run)  # fmt: skip
         self._spawn("longpoll", poller.run)
         self._spawn("keeper", self._keep_session)

@@ -1,0 +1,33 @@
+"""vkteamsd with the real service and shorter waiting times of our own, for tests that would only wait for them.
+
+The times keep their proportions: a session is pinged three times before the server would end it, and the poller waits
+longer for its own broken session than the server needs to end it. FAULTS=full runs the real vkteamsd instead.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from vkteams_daemon.daemon.main import main
+
+
+def quick_service(*arguments: Any, **settings: Any) -> Any:
+    """The service. It is imported here, after the fork, because its imports may start threads."""
+    from vkteams_daemon.daemon import retention, service
+    from vkteams_daemon.daemon.polling import backoff, poller
+    from vkteams_daemon.store.ingest import session
+
+    backoff.FIRST = 0.1
+    retention.CHECK_INTERVAL = 0.5
+    service.PING_INTERVAL = 1.2
+    poller.OWN_SESSION_GRACE = 5.0
+    poller.STANDBY_INTERVAL = 0.5
+    shorter = session._SETTINGS.replace("timeout = '10s'", "timeout = '4s'")
+    assert shorter.count("'4s'") == 2
+    session._SETTINGS = shorter
+    return service.Service(*arguments, **settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main(service=quick_service))
