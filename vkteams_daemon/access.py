@@ -1,7 +1,7 @@
 """Who may see what: the tokens file, and the access that each of its tokens gives.
 
-The file is TOML, one table a client; docs/mcp.md describes it. It is read again when it has changed, so that a token is
-withdrawn without a restart; while it cannot be read, no token is accepted.
+The file is TOML with one table for each client; docs/mcp.md describes it. It is read again after each change, so that a
+token can be withdrawn without a restart. While the file cannot be read, no token is accepted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOOLS = (
     "get_database_stats", "list_chats", "list_users", "daemon_status",
 )  # fmt: skip
 
-_SHORTEST = 20  # characters of a token that stands in the file as it is
+_MIN_TOKEN = 20  # characters of a token that the file holds in plain text
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,8 @@ class Access:
     Attributes:
         name: what the audit calls the client.
         chats: only these chats and their threads; None is every chat.
-        tools: only these tools, and what gives the same as they do; None is every tool.
-        since: only what was sent from this moment on (aware).
+        tools: only these tools, and the resources that give the same answers; None is every tool.
+        since: only messages that were sent from this moment on (aware); None is every message.
     """
 
     name: str
@@ -61,60 +61,64 @@ class Access:
 
 
 class Tokens:
-    """The tokens of a file; the SDK's `TokenVerifier`.
+    """The tokens of a file, as the SDK's `TokenVerifier`.
 
     Args:
         file: `[mcp] tokens_file`.
 
     Raises:
-        ConfigError, PermissionRefused: the file cannot be used as it is.
+        ConfigError, PermissionRefused: the file is wrong, unreadable, or open to other users.
     """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._lock = threading.Lock()
-        self._seen = self._look()
-        self._known = read(file)
+        self._state = self._file_state()
+        self._accesses = read_tokens(file)
 
     async def verify_token(self, token: str) -> AccessToken | None:
-        """The client that the token belongs to; None for a token that is not in the file."""
+        """The client to whom the token belongs; None for a token that the file does not hold."""
         access = self.access(token)
         if access is None:
             return None
-        # The token itself goes no further than this: nothing behind needs it, and nothing can log it.
+        # The SDK gets the client's name in place of the token, so nothing beyond this point can log the token.
         return AccessToken(token=access.name, client_id=access.name, scopes=[], claims={"access": access})
 
     def access(self, token: str) -> Access | None:
-        """What the token gives; compared in constant time, and with every token there is."""
+        """The access that the token gives; None for an unknown token.
+
+        The comparison takes constant time, and every token of the file is compared.
+        """
         digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
-        found = None
-        for known, access in self._current().items():
-            if hmac.compare_digest(known, digest):
-                found = access
-        return found
+        match = None
+        for token_digest, access in self._current().items():
+            if hmac.compare_digest(token_digest, digest):
+                match = access
+        return match
 
     def _current(self) -> Mapping[bytes, Access]:
         with self._lock:
-            seen = self._look()
-            if seen != self._seen:
-                self._seen = seen
+            state = self._file_state()
+            if state != self._state:
+                self._state = state
                 try:
-                    self._known = read(self._file)
-                    log.info("the tokens file was read again: %d tokens", len(self._known))
+                    self._accesses = read_tokens(self._file)
+                    log.info("the tokens file was read again: %d tokens", len(self._accesses))
                 except VkTeamsError as error:
-                    self._known = {}
+                    self._accesses = {}
                     log.error("no token is accepted until the tokens file is mended: %s", error)
-            return self._known
+            return self._accesses
 
-    def _look(self) -> tuple[int, int, int] | None:
+    def _file_state(self) -> tuple[int, int, int] | None:
+        """Modification time, inode and size of the file: a change shows in one of them. None if there is no file."""
         try:
-            found = self._file.stat()
+            status = self._file.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
+        return status.st_mtime_ns, status.st_ino, status.st_size
 
 
-def _aware(moment: date) -> datetime:
+def _as_utc(moment: date) -> datetime:
     if not isinstance(moment, datetime):
         moment = datetime.combine(moment, time())
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
@@ -124,13 +128,13 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    token: Annotated[str, Field(min_length=_SHORTEST)] | None = None
+    token: Annotated[str, Field(min_length=_MIN_TOKEN)] | None = None
     chats: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
     tools: Annotated[list[str], Field(min_length=1)] | None = None
-    since: Annotated[datetime | date, AfterValidator(_aware)] | None = None
+    since: Annotated[datetime | date, AfterValidator(_as_utc)] | None = None
 
     @model_validator(mode="after")
-    def _whole(self) -> _Entry:
+    def _check(self) -> _Entry:
         if (self.sha256 is None) == (self.token is None):
             raise ValueError("it needs either sha256 or token")
         if unknown := set(self.tools or ()) - set(TOOLS):
@@ -138,33 +142,33 @@ class _Entry(BaseModel):
         return self
 
 
-def read(file: Path) -> dict[bytes, Access]:
-    """The tokens of the file, by the SHA-256 of each.
+def read_tokens(file: Path) -> dict[bytes, Access]:
+    """The accesses of the file by the SHA-256 of their tokens.
 
     Raises:
-        ConfigError: it is not there, is not such a file, or two clients have one token.
-        PermissionRefused: this user may not read it, or others may.
+        ConfigError: there is no such file, it is no tokens file, or two clients have the same token.
+        PermissionRefused: this user may not read the file, or other users may.
     """
-    known: dict[bytes, Access] = {}
+    accesses: dict[bytes, Access] = {}
     for name, table in _tables(file).items():
         try:
             entry = _Entry.model_validate(table)
         except ValidationError as error:
-            # Never the driver's own text: it repeats what stands in the file.
+            # The library's own message would repeat what stands in the file, which may be a token.
             first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(["tokens", name, *(str(part) for part in first["loc"] if isinstance(part, str))])
-            what = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"{file}: {place}: {what[:1].lower()}{what[1:]}") from None
+            key = ".".join(["tokens", name, *(str(part) for part in first["loc"] if isinstance(part, str))])
+            reason = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{file}: {key}: {reason[:1].lower()}{reason[1:]}") from None
         digest = bytes.fromhex(entry.sha256 or "") or hashlib.sha256((entry.token or "").encode()).digest()
-        if digest in known:
-            raise ConfigError(f"{file}: {known[digest].name} and {name} have the same token")
-        known[digest] = Access(
+        if digest in accesses:
+            raise ConfigError(f"{file}: {accesses[digest].name} and {name} have the same token")
+        accesses[digest] = Access(
             name,
             frozenset(entry.chats) if entry.chats is not None else None,
             frozenset(entry.tools) if entry.tools is not None else None,
             entry.since,  # type: ignore[arg-type]
         )
-    return known
+    return accesses
 
 
 def _tables(file: Path) -> dict[str, Any]:
@@ -182,9 +186,9 @@ def _tables(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
         raise ConfigError(f"{file}: it is not TOML") from None
-    found = tables.get("tokens")
-    if tables.keys() != {"tokens"} or not isinstance(found, dict) or not found:
+    clients = tables.get("tokens")
+    if tables.keys() != {"tokens"} or not isinstance(clients, dict) or not clients:
         raise ConfigError(f"{file}: it is not a file of tokens", hint="Each client is a table [tokens.NAME].")
-    if wrong := [name for name, table in found.items() if not isinstance(table, dict)]:
+    if wrong := [name for name, table in clients.items() if not isinstance(table, dict)]:
         raise ConfigError(f"{file}: tokens.{wrong[0]}: it is not a table")
-    return found
+    return clients

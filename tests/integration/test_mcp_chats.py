@@ -1,4 +1,4 @@
-"""A question that names no chat: the only one is taken, otherwise the client is asked if it can be, otherwise all."""
+"""A question that names no chat: the only chat is taken; otherwise the user is asked if the client can ask."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QUERY = "сервер OR хинкали OR standby"
 
 
 class Person:
-    """Whoever sits before the client, and what they were asked."""
+    """The client's user: their answer, and the questions that they were asked."""
 
     def __init__(self, **answer: Any) -> None:
         self.answer = ElicitResult(**answer)
@@ -48,12 +48,12 @@ def test_the_client_is_asked_which_chat(office: Office, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 @pytest.mark.parametrize("answer", [{"action": "accept", "content": {"chat_id": "all"}}, {"action": "decline"}])
-def test_whoever_chooses_none_has_all(office: Office, mode: str, answer: dict[str, Any]) -> None:
+def test_a_user_who_chooses_no_chat_gets_all(office: Office, mode: str, answer: dict[str, Any]) -> None:
     assert _chats(office, mode, Person(**answer)) >= {OPS, LUNCH}
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-def test_whoever_dismisses_the_question_has_no_answer(office: Office, mode: str) -> None:
+def test_a_user_who_dismisses_the_question_gets_no_answer(office: Office, mode: str) -> None:
     async def search(client: Client) -> str:
         answer = await client.call_tool("search_text", {"query": QUERY})
         assert answer.is_error
@@ -64,19 +64,19 @@ def test_whoever_dismisses_the_question_has_no_answer(office: Office, mode: str)
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-def test_a_client_that_cannot_be_asked_has_all(office: Office, mode: str) -> None:
+def test_a_client_without_elicitation_gets_all_chats(office: Office, mode: str) -> None:
     assert _chats(office, mode, None) >= {OPS, LUNCH}
 
 
 @pytest.mark.parametrize("named", [OPS, "all"])
-def test_nobody_is_asked_where_the_chat_is_named(office: Office, named: str) -> None:
+def test_no_question_is_asked_if_the_chat_is_named(office: Office, named: str) -> None:
     person = Person(action="cancel")
     found = _chats(office, "auto", person, chat_id=named)
     assert found == {OPS} if named == OPS else found >= {OPS, LUNCH}
     assert person.asked == []
 
 
-def test_nobody_is_asked_about_a_question_that_is_refused(office: Office) -> None:
+def test_no_question_is_asked_before_a_refusal(office: Office) -> None:
     async def ask(client: Client) -> bool:
         return (await client.call_tool("get_context", {"user_id": "a.ivanova@corp.example"})).is_error
 
@@ -93,7 +93,7 @@ def test_the_one_configured_chat_is_taken_with_its_threads(office: Office) -> No
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-def test_an_answer_that_is_no_chat_is_refused(office: Office, mode: str) -> None:
+def test_a_choice_that_is_no_chat_is_refused(office: Office, mode: str) -> None:
     async def search(client: Client) -> str:
         answer = await client.call_tool("search_text", {"query": QUERY})
         assert answer.is_error
@@ -104,6 +104,6 @@ def test_an_answer_that_is_no_chat_is_refused(office: Office, mode: str) -> None
     assert said.startswith("the archive has no chat nowhere. ")
 
 
-def test_the_one_configured_chat_may_be_quiet(office: Office) -> None:
+def test_the_one_configured_chat_may_have_no_message(office: Office) -> None:
     office.configure(storage={"chat_ids": ["1@chat.agent"]})
     assert _chats(office, "auto", None) == set()

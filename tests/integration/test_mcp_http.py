@@ -98,7 +98,7 @@ def _greeted(url: str, headers: dict[str, str]) -> tuple[int, str]:
     return _post(url, {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": client}, headers)
 
 
-def test_on_loopback_nobody_needs_a_token(serve: Serve) -> None:
+def test_loopback_needs_no_token(serve: Serve) -> None:
     server = serve()
     assert server.asked("search_text", query="почтовый сервер")["hits"]
     assert server.asked("search_text", query="почтовый сервер", mode="legacy")["hits"]
@@ -106,7 +106,7 @@ def test_on_loopback_nobody_needs_a_token(serve: Serve) -> None:
     assert {line["transport"] for line in server.office.audit()} == {"http"}
 
 
-def test_with_a_tokens_file_nobody_comes_in_without_one(serve: Serve, tokens: Path) -> None:
+def test_with_a_tokens_file_every_client_needs_a_token(serve: Serve, tokens: Path) -> None:
     server = serve()
     assert _status(server.url) == 401
     assert _status(server.url, Authorization="Bearer ") == 401
@@ -116,7 +116,7 @@ def test_with_a_tokens_file_nobody_comes_in_without_one(serve: Serve, tokens: Pa
     assert ALL not in server.office.said.read_text()
 
 
-def test_a_token_gives_its_own_chats_and_their_threads_alone(serve: Serve, tokens: Path) -> None:
+def test_a_token_gives_only_its_own_chats_and_their_threads(serve: Serve, tokens: Path) -> None:
     server = serve()
     whole = server.asked("search_text", token=ALL, query="Лесная OR хинкали OR сервер", limit=100, chat_id="all")
     seen = server.asked("search_text", token=SOME, query="Лесная OR хинкали OR сервер", limit=100)
@@ -138,7 +138,7 @@ def test_a_token_gives_its_own_chats_and_their_threads_alone(serve: Serve, token
     assert "sizes" not in counted
 
 
-def test_what_the_database_said_is_not_for_a_client_with_a_token(office: Office, serve: Serve, tokens: Path) -> None:
+def test_a_client_with_a_token_does_not_see_the_database_errors(office: Office, serve: Serve, tokens: Path) -> None:
     why = "the database cannot be reached: connection to server at 10.0.0.7, port 5432 failed"
     said = status_file.new("1.0", "all")
     said.database = status_file.Database(state="down", last_error=why)
@@ -153,7 +153,7 @@ def test_what_the_database_said_is_not_for_a_client_with_a_token(office: Office,
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-def test_a_call_can_be_taken_back_over_http_too(office: Office, serve: Serve, mode: str) -> None:
+def test_a_call_can_be_cancelled_over_http(office: Office, serve: Serve, mode: str) -> None:
     async def look(client: Client) -> None:
         with psycopg.connect(office.url) as holder:
             holder.execute("LOCK TABLE messages IN ACCESS EXCLUSIVE MODE")
@@ -181,7 +181,7 @@ def test_a_session_belongs_to_the_token_that_opened_it(serve: Serve, tokens: Pat
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-def test_a_client_is_asked_which_chat_over_http_too(serve: Serve, mode: str) -> None:
+def test_the_user_is_asked_which_chat_over_http(serve: Serve, mode: str) -> None:
     asked = []
 
     async def choose(context: Any, params: ElicitRequestParams) -> ElicitResult:
@@ -196,7 +196,7 @@ def test_a_client_is_asked_which_chat_over_http_too(serve: Serve, mode: str) -> 
     assert asked == ["Which chat is the question about?"]
 
 
-def test_a_token_gives_its_own_tools_alone(serve: Serve, tokens: Path) -> None:
+def test_a_token_gives_only_its_own_tools(serve: Serve, tokens: Path) -> None:
     server = serve()
 
     async def names(client: Client) -> set[str]:
@@ -209,7 +209,7 @@ def test_a_token_gives_its_own_tools_alone(serve: Serve, tokens: Path) -> None:
     assert not {"search_semantic"} - server.with_client(names, token=ALL)
 
 
-def test_nothing_of_another_chat_comes_out_of_any_tool_or_resource(office: Office, serve: Serve, tokens: Path) -> None:
+def test_no_tool_or_resource_shows_another_chat(office: Office, serve: Serve, tokens: Path) -> None:
     tokens.write_text(TOKENS.partition("tools = ")[0], encoding="utf-8")
     server = serve()
     # What was forwarded stands in both.
@@ -273,7 +273,7 @@ def test_a_token_sees_nothing_from_before_its_date(office: Office, serve: Serve,
     assert counted["models"][0]["messages"] <= later
 
 
-def test_a_cursor_that_somebody_wrote_himself_shows_no_more(office: Office, serve: Serve, tokens: Path) -> None:
+def test_a_forged_cursor_shows_no_more(office: Office, serve: Serve, tokens: Path) -> None:
     ((middle,),) = office.rows("SELECT percentile_disc(0.5) WITHIN GROUP (ORDER BY sent_at) FROM messages")
     tokens.write_text(TOKENS.replace("since = 2026-01-01", f"since = {middle.isoformat()}"), encoding="utf-8")
     server = serve()
@@ -308,26 +308,26 @@ def test_other_names_and_origins_are_refused(office: Office, serve: Serve) -> No
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
-def test_beyond_loopback_it_needs_a_tokens_file(office: Office, address: str) -> None:
+def test_other_addresses_than_loopback_need_a_tokens_file(office: Office, address: str) -> None:
     code, said = office.failed("mcp", "serve", "--http", address)
     assert code == 64 and "is not this machine's loopback, and no client would need a token" in said
 
 
-def test_beyond_loopback_with_a_tokens_file(serve: Serve, tokens: Path) -> None:
+def test_other_addresses_than_loopback_with_a_tokens_file(serve: Serve, tokens: Path) -> None:
     server = serve("0.0.0.0:0")
     server.url = server.url.replace("0.0.0.0", "127.0.0.1")
     assert _status(server.url) == 401
     assert server.asked("search_text", token=ALL, query="сервер")["hits"]
 
 
-def test_a_port_that_is_taken(office: Office) -> None:
+def test_a_port_in_use_is_refused(office: Office) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, said = office.failed("mcp", "serve", "--http", f"127.0.0.1:{port}")
     assert code == 73 and f"cannot listen on 127.0.0.1:{port}: Address already in use" in said
 
 
-def test_a_tokens_file_that_is_wrong(office: Office, tokens: Path) -> None:
+def test_a_wrong_tokens_file_is_refused(office: Office, tokens: Path) -> None:
     tokens.write_text(f"[tokens.a]\ntoken = '{ALL}'\ntools = ['drop']", encoding="utf-8")
     code, said = office.failed("mcp", "serve", "--http", "127.0.0.1:0")
     assert code == 78 and "tokens.a: there is no tool drop" in said and ALL not in said

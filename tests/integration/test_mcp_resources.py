@@ -47,14 +47,14 @@ def test_the_chats_are_resources(office: Office) -> None:
     }  # fmt: skip
 
 
-def test_a_chat_as_a_resource_is_its_newest_messages(office: Office) -> None:
+def test_the_resource_of_a_chat_has_its_newest_messages(office: Office) -> None:
     read = _read(office, f"vkteams://chat/{THREAD}")
     newest = asked(office, "get_recent_messages", chat_id=THREAD, limit=200)
     assert read == newest and len(read["messages"]) > 10
     assert {said["chat_id"] for said in read["messages"]} == {THREAD}
 
 
-def test_a_message_as_a_resource_is_the_message_with_its_thread(office: Office) -> None:
+def test_the_resource_of_a_message_has_its_thread(office: Office) -> None:
     read = _read(office, f"vkteams://chat/{OPS}/message/{MAIL}")
     assert read == asked(office, "get_message", chat_id=OPS, msg_id=MAIL)
     assert read == asked(office, "get_message", msg_id=MAIL), "its chat is found"
@@ -69,7 +69,7 @@ def test_a_message_as_a_resource_is_the_message_with_its_thread(office: Office) 
         ("vkteams://chat/..%2F..%2Fetc", "Unknown resource: vkteams://chat/..%2F..%2Fetc"),
     ],
 )
-def test_a_resource_that_is_not_there(office: Office, uri: str, why: str) -> None:
+def test_a_missing_resource_is_refused(office: Office, uri: str, why: str) -> None:
     assert _refused(office, lambda client: client.read_resource(uri)) == why
     assert office.audit()[-1]["outcome"] == "refused"
 
@@ -98,17 +98,17 @@ def test_the_prompt_of_a_day_quotes_its_messages_as_data(office: Office) -> None
         ({"chat_id": OPS, "day": "yesterday"}, "'yesterday' is not a time: write 2h, 7d"),
     ],
 )
-def test_a_prompt_that_cannot_be_filled(office: Office, arguments: dict[str, str], why: str) -> None:
+def test_a_prompt_without_its_arguments_is_refused(office: Office, arguments: dict[str, str], why: str) -> None:
     assert _refused(office, lambda client: client.get_prompt("summarise_day", arguments)).startswith(why)
 
 
-def test_a_prompt_that_there_is_not(office: Office) -> None:
+def test_an_unknown_prompt_is_refused(office: Office) -> None:
     assert _refused(office, lambda client: client.get_prompt("summarize_day")) == "Unknown prompt: summarize_day"
     assert office.audit()[-1]["outcome"] == "refused"
     assert "Traceback" not in office.said.read_text()
 
 
-def test_recent_messages_go_back_page_by_page(office: Office) -> None:
+def test_recent_messages_continue_page_by_page(office: Office) -> None:
     async def pages(client: Client) -> list[str]:
         arguments: dict[str, Any] = {"limit": 20, "chat_id": "all"}
         seen: list[str] = []
@@ -124,7 +124,7 @@ def test_recent_messages_go_back_page_by_page(office: Office) -> None:
     assert seen == [msg_id for (msg_id,) in rows]
 
 
-def test_recent_messages_of_one_person_keep_to_their_room(office: Office) -> None:
+def test_recent_messages_of_one_person_keep_to_the_token_budget(office: Office) -> None:
     found = asked(office, "get_recent_messages", user_id="a.ivanova@corp.example", max_tokens=300)
     assert {said["author"] for said in found["messages"]} == {"Анна Иванова"}
     assert len(json.dumps(found["messages"], ensure_ascii=False, separators=(",", ":")).encode()) <= 4 * 300 + 50
@@ -143,7 +143,7 @@ def test_lists_name_every_chat_and_everybody_who_spoke(office: Office) -> None:
 
 
 @pytest.mark.parametrize(("tool", "named"), [("list_chats", "chats"), ("list_users", "users")])
-def test_a_list_goes_on_page_by_page(office: Office, tool: str, named: str) -> None:
+def test_a_list_continues_page_by_page(office: Office, tool: str, named: str) -> None:
     async def pages(client: Client) -> tuple[list[Any], list[Any]]:
         whole = (await client.call_tool(tool, {})).structured_content or {}
         arguments: dict[str, Any] = {"limit": 3, "since": "52w", "max_tokens": 200}
@@ -207,5 +207,5 @@ def test_a_context_without_a_type_has_the_type_of_its_arguments(office: Office) 
     assert [(answer.structured_content or {})["kind"] for answer in answers] == ["recent", "topic", "around"]
 
 
-def test_the_daemon_is_as_vkteamsctl_says(office: Office) -> None:
+def test_daemon_status_says_what_vkteamsctl_says(office: Office) -> None:
     assert asked(office, "daemon_status") == {"status": "not running"}

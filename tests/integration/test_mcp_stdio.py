@@ -36,7 +36,7 @@ def test_the_tools_are_typed_and_read_only(office: Office) -> None:
     assert tools["search_text"].input_schema["required"] == ["query"]
 
 
-def test_an_argument_that_a_tool_does_not_have_is_refused(office: Office) -> None:
+def test_an_unknown_argument_is_refused(office: Office) -> None:
     async def look(client: Client) -> dict[str, str]:
         example = {"query": "сервер", "msg_id": MAIL}
         said = {}
@@ -55,7 +55,7 @@ def test_an_argument_that_a_tool_does_not_have_is_refused(office: Office) -> Non
     assert said["daemon_status"].endswith("; what it has: none")
 
 
-def test_the_page_has_every_tool_with_its_arguments(office: Office) -> None:
+def test_the_manual_lists_every_tool_with_its_arguments(office: Office) -> None:
     page = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
     table = page.partition("## Tools")[2].partition("## Over")[0]
     written = dict(re.findall(r"(?m)^\| `(\w+)` \|([\w, ]*)\|", table))
@@ -69,14 +69,14 @@ def test_the_page_has_every_tool_with_its_arguments(office: Office) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-def test_a_client_of_either_age_finds_by_words(office: Office, mode: Any) -> None:
+def test_clients_of_both_protocol_versions_find_by_words(office: Office, mode: Any) -> None:
     found = asked(office, "search_text", query="почтовый сервер", limit=3, mode=mode)
     assert "почтовым сервером" in found["hits"][0]["text"]
     assert found["hits"][0]["author"] == "Анна Иванова"
     assert found["coverage"]["model"] == "tiny"
 
 
-def test_it_says_that_what_chats_say_is_no_instruction(office: Office) -> None:
+def test_the_instructions_call_texts_untrusted_data(office: Office) -> None:
     async def instructions(client: Client) -> str:
         return client.instructions or ""
 
@@ -94,7 +94,7 @@ def test_a_search_answers_what_vkteamsctl_answers(office: Office, tool: str, ver
     assert found["hits"]
 
 
-def test_the_second_question_by_meaning_finds_the_model_warm(office: Office) -> None:
+def test_the_model_stays_loaded_between_questions(office: Office) -> None:
     async def twice(client: Client) -> list[float]:
         took = []
         for query in ("the disk is full", "who broke the proxy", "the offer is late"):
@@ -175,7 +175,7 @@ def test_a_mistake_is_one_sentence(office: Office, tool: str, arguments: dict[st
     assert "\n" not in said and "Traceback" not in said and "SELECT" not in said
 
 
-def test_pages_follow_each_other_until_the_last(office: Office) -> None:
+def test_pages_continue_until_the_last(office: Office) -> None:
     async def pages(client: Client) -> list[str]:
         arguments: dict[str, Any] = {"query": "сервер OR релиз OR релей OR почта", "limit": 2, "since": "52w"}
         seen = []
@@ -192,7 +192,7 @@ def test_pages_follow_each_other_until_the_last(office: Office) -> None:
     assert seen == [hit["msg_id"] for hit in whole] and len(seen) > 4
 
 
-def test_an_answer_keeps_to_its_room_and_goes_on_behind_it(office: Office) -> None:
+def test_an_answer_keeps_to_the_token_budget_and_its_cursor_continues(office: Office) -> None:
     query = "сервер OR релиз OR релей OR почта"
     small = asked(office, "search_text", query=query, limit=50, max_tokens=400)
     large = asked(office, "search_text", query=query, limit=50, max_tokens=6000)
@@ -201,7 +201,7 @@ def test_an_answer_keeps_to_its_room_and_goes_on_behind_it(office: Office) -> No
     assert [hit["msg_id"] for hit in small["hits"] + rest["hits"]] == [hit["msg_id"] for hit in large["hits"]]
 
 
-def test_every_call_leaves_a_line(office: Office) -> None:
+def test_every_call_has_an_audit_line(office: Office) -> None:
     asked(office, "search_text", query="сервер", limit=1)
     refused(office, "get_message", chat_id=OPS, msg_id="0")
     first, second = office.audit()
@@ -212,7 +212,7 @@ def test_every_call_leaves_a_line(office: Office) -> None:
 
 
 @pytest.mark.parametrize("end", [None, signal.SIGTERM, signal.SIGINT])
-def test_it_ends_with_its_input_and_on_a_signal(office: Office, end: signal.Signals | None) -> None:
+def test_the_server_ends_with_its_input_and_on_a_signal(office: Office, end: signal.Signals | None) -> None:
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         office.command("mcp", "serve"), env=office.environ(), stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""The tokens file of the MCP server: what it gives, and everything that can be wrong with it."""
+"""The tokens file: the access that a token gives, and the files that are refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vkteams_daemon.access import Access, Tokens, read
+from vkteams_daemon.access import Access, Tokens, read_tokens
 from vkteams_daemon.errors import ConfigError, PermissionRefused
 
 LONG = "t" * 40
@@ -23,7 +23,7 @@ def file(tmp_path: Path) -> Path:
     return made
 
 
-def test_what_a_token_gives(file: Path) -> None:
+def test_a_token_gives_its_access(file: Path) -> None:
     digest = hashlib.sha256(b"secret").hexdigest()
     file.write_text(
         f"[tokens.all]\nsha256 = '{digest}'\n[tokens.some]\ntoken = '{LONG}'\n"
@@ -38,18 +38,18 @@ def test_what_a_token_gives(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("text", "moment"),
     [
         ("2026-01-02", datetime(2026, 1, 2, tzinfo=UTC)),
         ("2026-01-02T03:04:05", datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)),
         ("2026-01-02T03:04:05+03:00", datetime(2026, 1, 2, 0, 4, 5, tzinfo=UTC)),
     ],
 )
-def test_a_date_is_utc_unless_it_says(file: Path, said: str, meant: datetime) -> None:
-    file.write_text(f"[tokens.a]\ntoken = '{LONG}'\nsince = {said}\n")
-    (access,) = read(file).values()
-    assert access.since == meant
-    assert access.earliest(datetime(2020, 1, 1, tzinfo=UTC)) == meant
+def test_a_date_is_utc_unless_it_says(file: Path, text: str, moment: datetime) -> None:
+    file.write_text(f"[tokens.a]\ntoken = '{LONG}'\nsince = {text}\n")
+    (access,) = read_tokens(file).values()
+    assert access.since == moment
+    assert access.earliest(datetime(2020, 1, 1, tzinfo=UTC)) == moment
     assert access.earliest(datetime(2030, 1, 1, tzinfo=UTC)) == datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -77,23 +77,23 @@ def test_the_sdk_is_not_given_the_token_itself(file: Path) -> None:
         (f"[tokens.a]\ntoken = '{LONG}'\n[tokens.b]\ntoken = '{LONG}'", "a and b have the same token"),
     ],
 )
-def test_a_file_that_is_wrong(file: Path, text: str, why: str) -> None:
+def test_a_wrong_file_is_refused(file: Path, text: str, why: str) -> None:
     file.write_text(text)
     with pytest.raises(ConfigError) as refused:
-        read(file)
+        read_tokens(file)
     assert why in str(refused.value) and LONG not in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         Tokens(tmp_path / "none")
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o620, 0o660, 0o601])
-def test_a_file_that_others_may_read_or_change(file: Path, mode: int) -> None:
+def test_a_file_that_other_users_may_read_or_change_is_refused(file: Path, mode: int) -> None:
     file.write_text(f"[tokens.a]\ntoken = '{LONG}'\n")
     file.chmod(mode)
     with pytest.raises(PermissionRefused, match="others than its owner"):
-        read(file)
+        read_tokens(file)
     file.chmod(0o640)
-    assert read(file)
+    assert read_tokens(file)

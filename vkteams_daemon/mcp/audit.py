@@ -1,4 +1,4 @@
-"""The audit: one JSON line on standard error for every call, whatever became of it."""
+"""The audit: one JSON line on standard error for every call, also for a refused or cancelled one."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from vkteams_daemon.system.redaction import Secrets
 from vkteams_daemon.system.text import visible
 
-_LONGEST = 300  # characters of one argument
+_MAX_VALUE = 300  # characters of one argument
 
 
 @dataclass(slots=True)
 class Call:
-    """One call on its way: who asks for what, and what came of it."""
+    """A call that is being answered: who calls what, and the outcome so far."""
 
     who: str
     client: str | None
@@ -27,14 +27,14 @@ class Call:
     hits: int | None = None
     outcome: str = "ok"
     error: str | None = None
-    began: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
 
 class Audit:
-    """Writes the lines.
+    """Writes the audit lines.
 
     Args:
-        secrets: what must stand in none of them.
+        secrets: the secrets that no line may hold.
         transport: `stdio` or `http`.
     """
 
@@ -43,7 +43,7 @@ class Audit:
         self._transport = transport
 
     def write(self, call: Call) -> None:
-        """Write the line of a call that has ended."""
+        """Write the line of a call that is over."""
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "audit": "mcp",
@@ -54,7 +54,7 @@ class Audit:
             "arguments": {_short(name): _short(value) for name, value in call.arguments.items()},
             "outcome": call.outcome,
             "hits": call.hits,
-            "ms": round((time.monotonic() - call.began) * 1000, 1),
+            "ms": round((time.monotonic() - call.started) * 1000, 1),
             "error": _short(call.error),
         }
         sys.stderr.write(self._secrets.hide(json.dumps(line, ensure_ascii=False)) + "\n")
@@ -62,8 +62,8 @@ class Audit:
 
 
 def _short(value: Any) -> Any:
-    """A value as the audit shows it: a bounded, visible text, or what it is."""
+    """A value as the audit shows it: a number or a bool as it is, anything else as a visible text of limited length."""
     if value is None or isinstance(value, bool | int | float):
         return value
     text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+    return text if len(text) <= _MAX_VALUE else text[:_MAX_VALUE] + "…"

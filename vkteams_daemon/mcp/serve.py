@@ -1,4 +1,4 @@
-"""Starts the MCP server: its log, its audit, its access, and the transport that was asked for."""
+"""Starts the MCP server: its log, its audit, the access of its clients, and its transport."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vkteams_daemon.system.redaction import Secrets
 
 
 def over_stdio(config: Config) -> None:
-    """Serve the client on standard input and output; does not return."""
+    """Serve the client on standard input and output. Does not return."""
     from vkteams_daemon.mcp import stdio
 
     secrets = _log(config)
@@ -26,12 +26,12 @@ def over_stdio(config: Config) -> None:
 
 
 def over_http(config: Config, host: str, port: int) -> None:
-    """Serve clients that come to this address; does not return.
+    """Serve clients that connect to this address. Does not return.
 
     Raises:
-        UsageError: the address is none, or needs a tokens file and there is none.
-        CannotCreate: it cannot be listened on.
-        ConfigError, PermissionRefused: the tokens file cannot be used as it is.
+        UsageError: there is no such host, or the address needs a tokens file and none is configured.
+        CannotCreate: the server cannot listen on the address.
+        ConfigError, PermissionRefused: the tokens file is wrong, unreadable, or open to other users.
     """
     from vkteams_daemon.mcp import http
 
@@ -45,7 +45,7 @@ def over_http(config: Config, host: str, port: int) -> None:
 
 def _log(config: Config) -> Secrets:
     log = Log(config, foreground=True, program="vkteamsctl")
-    # What the SDK and its HTTP server have to say of each call, the audit says.
+    # The SDK and its HTTP server would log each call; the audit has a line for it.
     for name in ("mcp", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return log.secrets

@@ -1,6 +1,6 @@
-"""The server on standard input and output, for a client that starts it; it ends with its input, or on TERM.
+"""The server on standard input and output, for a client that starts it. It ends when its input ends, or on a signal.
 
-Nothing but the protocol is on standard output: the SDK points the descriptor at standard error meanwhile.
+Only the protocol is on standard output: while it serves, the SDK points the descriptor at standard error.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ import anyio.to_thread
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.server import Server
 
-_LAST = 3.0  # seconds to let go of the database
+_CLOSE_TIMEOUT = 3.0  # seconds to close the archive
 
 
 def serve(server: Server, reader: Reader) -> None:
-    """Serve until the client closes the input, or a signal comes; the process ends with it."""
-    # A client that goes away in mid-answer leaves a broken pipe, and nothing to be said about it.
+    """Serve until the client closes the input or a signal arrives, then end the process."""
+    # A client that disappears while it is answered leaves a broken pipe. That is no failure of the server.
     with contextlib.suppress(OSError, BaseExceptionGroup):
         anyio.run(_serve, server, reader)
     sys.stderr.flush()
-    # Threads that wait for the input, or for an answer that nobody wants any more, would keep the process.
+    # Threads that wait for the input, or for an answer that was abandoned, would keep the process alive.
     os._exit(0)
 
 
 async def _serve(server: Server, reader: Reader) -> None:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_until_signal, reader)
+        tasks.start_soon(_end_on_signal, reader)
         await server.run_stdio_async()
         tasks.cancel_scope.cancel()
-    await _let_go(reader)
+    await _close(reader)
 
 
-async def _until_signal(reader: Reader) -> None:
+async def _end_on_signal(reader: Reader) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for _ in signals:
-            await _let_go(reader)
+            await _close(reader)
             sys.stderr.flush()
             os._exit(0)
 
 
-async def _let_go(reader: Reader) -> None:
-    with anyio.move_on_after(_LAST):
+async def _close(reader: Reader) -> None:
+    with anyio.move_on_after(_CLOSE_TIMEOUT):
         await anyio.to_thread.run_sync(reader.close, abandon_on_cancel=True)

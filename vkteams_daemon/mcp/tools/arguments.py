@@ -12,14 +12,14 @@ from vkteams_daemon import times
 from vkteams_daemon.errors import UsageError
 
 _Id = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00]+$")]
-_LONGEST = 50  # characters of a moment
+_MAX_TIME = 50  # characters of a moment or a span of time
 _CHATS, _MESSAGES = ["681869378@chat.agent", "all"], ["7576322310144000017"]
 
 ChatId = Annotated[
     _Id | None,
     Field(
-        description="Only this chat; `all` for every chat that you may see. Left out: the only chat there is, or the"
-        " user is asked, or every chat.",
+        description="Only this chat; `all` for every chat that you may see. If it is left out: the only chat there is;"
+        " otherwise the user is asked, or every chat is searched.",
         examples=_CHATS,
     ),
 ]
@@ -28,70 +28,70 @@ UserId = Annotated[
     Field(description="Only what this person wrote; list_users names them.", examples=["a.ivanova@corp.example"]),
 ]
 OneChat = Annotated[
-    _Id | None, Field(description="The chat; left out: whichever has the message.", examples=_CHATS[:1])
+    _Id | None,
+    Field(description="The chat of the message; if it is left out, the chat is looked up.", examples=_CHATS[:1]),
 ]
 OneMessage = Annotated[_Id, Field(description="The message.", examples=_MESSAGES)]
 Around = Annotated[
     _Id | None,
     Field(
-        description="The msg_id that `around` is about; with chat_id, or without where one chat alone has it.",
+        description="The message that `around` is about. It needs chat_id only if several chats have such a msg_id.",
         examples=_MESSAGES,
     ),
 ]
 Cursor = Annotated[
-    str | None, Field(max_length=2000, description="Of the page before, together with the same arguments.")
+    str | None, Field(max_length=2000, description="The cursor of the page before, together with the same arguments.")
 ]
-_MOST_TOKENS = Field(ge=200, le=200000)
+_TOKEN_RANGE = Field(ge=200, le=200000)
 MaxTokens = Annotated[
     int | None,
-    _MOST_TOKENS,
-    Field(description="Most tokens of the answer, about; what has no room comes by the cursor."),
+    _TOKEN_RANGE,
+    Field(description="About the most tokens of the answer; the cursor gives what does not fit."),
 ]
 MaxTokensInAll = Annotated[
     int | None,
-    _MOST_TOKENS,
-    Field(description="Most tokens of the answer, about; what has no room is left out, and `cut` says so."),
+    _TOKEN_RANGE,
+    Field(description="About the most tokens of the answer; what does not fit is left out, and `cut` says so."),
 ]
 
 
-def _moment(read: Callable[[str], datetime]) -> BeforeValidator:
+def _parsed(parse: Callable[[str], object], expected: str) -> BeforeValidator:
+    """Parse a text as vkteamsctl parses its options; `expected` says what the argument is."""
+
     def validate(value: object) -> object:
         if value is None:
             return None
-        if not isinstance(value, str) or len(value) > _LONGEST:
-            raise ValueError("a moment is a short text, such as 7d or 2026-11-24")
+        if not isinstance(value, str) or len(value) > _MAX_TIME:
+            raise ValueError(expected)
         try:
-            return read(value)
+            return parse(value)
         except UsageError as error:
             raise ValueError(str(error)) from error
 
     return BeforeValidator(validate, json_schema_input_type=str)
 
 
-def _duration(value: object) -> object:
-    if value is None:
-        return None
-    if not isinstance(value, str) or len(value) > _LONGEST:
-        raise ValueError("a duration is a short text, such as 2h or 7d")
-    try:
-        return times.parse_age(value).total_seconds()
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-
-
+_MOMENT = "a moment is a short text, such as 7d or 2026-11-24"
+_DURATION = "a duration is a short text, such as 2h or 7d"
 Timeframe = Annotated[
     float | None,
-    BeforeValidator(_duration, json_schema_input_type=str),
-    Field(description="How far back from now; for `recent` two hours where nothing is said.", examples=["2h", "7d"]),
+    _parsed(lambda text: times.parse_age(text).total_seconds(), _DURATION),
+    Field(
+        description="How far back from now. The default is two hours for `recent`, otherwise everything.",
+        examples=["2h", "7d"],
+    ),
 ]
 _EXAMPLES = ["2h", "7d", "2026-11-24", "2026-11-24T08:30Z"]
 Since = Annotated[
     datetime | None,
-    _moment(times.parse_since),
-    Field(description="From then on: so long ago, or a moment; UTC unless it says.", examples=_EXAMPLES),
+    _parsed(times.parse_since, _MOMENT),
+    Field(
+        description="Only from this moment on: a time ago or a date, in UTC unless it has an offset.",
+        examples=_EXAMPLES,
+    ),
 ]
 Until = Annotated[
     datetime | None,
-    _moment(times.parse_until),
-    Field(description="Before then; a date means the end of its day.", examples=_EXAMPLES),
+    _parsed(times.parse_until, _MOMENT),
+    Field(description="Only before this moment; a date means the end of its day.", examples=_EXAMPLES),
 ]

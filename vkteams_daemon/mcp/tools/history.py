@@ -48,9 +48,9 @@ _Topic = Annotated[
 _Kind = Annotated[
     Kind | None,
     Field(
-        description="recent: what was said of late; topic: the conversations that query touches; user-profile: what"
-        " user_id said and where; around: the thread and the neighbours of msg_id. Left out: around with msg_id, topic"
-        " with query, otherwise recent."
+        description="recent: the newest messages; topic: the conversations that query is about; user-profile: what"
+        " user_id said and where; around: the thread and the neighbours of msg_id. If it is left out: around with"
+        " msg_id, topic with query, otherwise recent."
     ),
 ]
 
