@@ -1,6 +1,6 @@
-"""The MCP server as a real process, and the official client of the SDK before it.
+"""The MCP server as a real process, with the SDK's official client.
 
-`office`   an archive with the built-in conversation and vectors of the small model, and servers before it
+`office`   an archive with the built-in conversation and its vectors by the small model, and the servers on it
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SCRIPT = ROOT / "bin" / "vkteamsctl"
 
 
 class Office:
-    """An archive, its configuration file, and what the servers that were started on it have said on standard error."""
+    """An archive, its configuration file, and the standard error of the servers on it."""
 
     def __init__(self, directory: Path, url: str, models_dir: Path) -> None:
         self.directory = directory
@@ -77,7 +77,7 @@ class Office:
 
     @contextlib.asynccontextmanager
     async def client(self, **settings: Any) -> AsyncIterator[Client]:
-        """The official client before a server of its own, over stdio."""
+        """The official client with a server of its own, over stdio."""
         program, *arguments = self.command("mcp", "serve")
         parameters = StdioServerParameters(command=program, args=arguments, env=self.environ())
         with self.said.open("a", encoding="utf-8") as said:
@@ -95,7 +95,7 @@ class Office:
         return answer["data"]
 
     def failed(self, *arguments: str) -> tuple[int, str]:
-        """The exit code of vkteamsctl, and what it said."""
+        """The exit code and the standard error of vkteamsctl."""
         done = subprocess.run(
             self.command(*arguments), env=self.environ(), text=True, capture_output=True, timeout=60, check=False
         )
@@ -147,7 +147,7 @@ def office(office_url: str, tmp_path: Path, models_dir: Path) -> Office:
 
 
 def with_client(office: Office, what: Callable[[Client], Awaitable[T]], **settings: Any) -> T:
-    """What comes of it with a client of its own."""
+    """The result of `what` with a client of its own."""
 
     async def run() -> T:
         async with office.client(**settings) as client:
@@ -165,7 +165,7 @@ def asked(office: Office, tool: str, *, mode: Any = "auto", **arguments: Any) ->
 
 
 def refused(office: Office, tool: str, *, mode: Any = "auto", **arguments: Any) -> str:
-    """What is said instead of an answer."""
+    """The error that a call answers."""
     answer = with_client(office, lambda client: client.call_tool(tool, arguments), mode=mode)
     assert answer.is_error and answer.structured_content is None
     return str(answer.content[0].text)  # type: ignore[union-attr]
@@ -185,7 +185,7 @@ class HttpServer:
         self.url = until(lambda: self._announced(before), 60, "the server's word where it is")
 
     def with_client(self, what: Callable[[Client], Awaitable[T]], *, token: str = "", **settings: Any) -> T:
-        """What comes of it with a client of its own."""
+        """The result of `what` with a client of its own."""
 
         async def run() -> T:
             headers = {"Authorization": f"Bearer {token}"} if token else None
@@ -208,13 +208,13 @@ class HttpServer:
         return answer.structured_content
 
     def refused(self, tool: str, **arguments: Any) -> str:
-        """What is said instead of an answer."""
+        """The error that a call answers."""
         answer = self.call(tool, **arguments)
         assert answer.is_error, answer.structured_content
         return str(answer.content[0].text)  # type: ignore[union-attr]
 
     def end(self) -> None:
-        """End it, however it stands."""
+        """End the process if it still runs."""
         if self.process.poll() is None:
             self.process.terminate()
         self.process.wait(30)
