@@ -250,14 +250,13 @@ def test_enqueue_missing_twice_queues_nothing_twice(chat: Chat, model: WatchedMo
         assert models.enqueue_missing(connection, stored.model_id) == 0
 
 
-def test_server_frees_the_claims_of_a_stopped_worker(
-    chat: Chat, model: WatchedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(queue, "_SESSION_SETTINGS", "SET idle_in_transaction_session_timeout = '50ms'")
+def test_server_frees_the_claims_of_a_stopped_worker(chat: Chat, model: WatchedModel) -> None:
     stored = chat.register(model)
     chat.say("one")
     stuck = chat.connection()
     queue.prepare_connection(stuck)
+    assert stuck.execute("SHOW idle_in_transaction_session_timeout").fetchone() == ("10s",)
+    stuck.execute("SET idle_in_transaction_session_timeout = '50ms'")
     stuck.execute("BEGIN")
     assert len(queue.claim(stuck, stored.model_id, 10)) == 1
     with chat.connection() as other:

@@ -32,11 +32,12 @@ ALLOWED = dict.fromkeys(_MODULES, _MODULES) | {
     "ctl": _GROUND | {"botapi", "simulator", "store", "embedding", "search", "daemon", "mcp"},
 }
 # What the parts of a folder may import of that folder, beside themselves.
-_STORE = {"connections", "bulk"}
+_STORE = {"connections", "bulk", "profiles"}
 INSIDE = {
     "store": {
         "connections": {"bundled"},
         "bulk": {"connections"},
+        "profiles": {"connections"},
         "schema": _STORE,
         "database": _STORE | {"schema", "bundled"},
         "models": _STORE,

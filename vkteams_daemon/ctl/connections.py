@@ -38,9 +38,21 @@ def open_database(config: Config, *, migrate: bool = False) -> Iterator[Database
 
 
 @contextlib.contextmanager
-def open_connection(config: Config, *, migrate: bool = False) -> Iterator[Connection]:
-    """One connection to the database in autocommit mode, for a `with` block; the driver's errors are StoreErrors."""
+def open_connection(config: Config, *, migrate: bool = False, maintenance: bool = False) -> Iterator[Connection]:
+    """One connection to the database in autocommit mode, for a `with` block; the driver's errors are StoreErrors.
+
+    Args:
+        config: checked.
+        migrate: bring the schema up to date first.
+        maintenance: whether the connection is for vacuum and index builds, which must have no time limits.
+    """
+    from vkteams_daemon.store import profiles
     from vkteams_daemon.store.connections import translate_errors
 
-    with open_database(config, migrate=migrate) as database, translate_errors(), database.connect() as connection:
+    profile = profiles.MAINTENANCE if maintenance else profiles.WORKER
+    with (
+        open_database(config, migrate=migrate) as database,
+        translate_errors(),
+        database.connect(profile) as connection,
+    ):
         yield connection

@@ -8,6 +8,7 @@ the database. The main thread only waits for signals, so that TERM works whateve
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import signal
@@ -260,7 +261,7 @@ class Service:
         if config.daemon.role == "all" and not self._workers.started:
             self._workers.start(self._pool)
         self._writer = Writer(
-            self._database.connect,
+            functools.partial(self._database.connect, None),
             bot.user_id,
             nick=bot.nick,
             chat_ids=config.storage.chat_ids,

@@ -12,6 +12,7 @@ from psycopg_pool import ConnectionPool
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import DatabaseUnavailable, VkTeamsError
 from vkteams_daemon.store.connections import Connection, build_conninfo, translate_errors
+from vkteams_daemon.store.profiles import MAINTENANCE, WORKER, Profile
 from vkteams_daemon.store.schema import apply_migrations, check_version
 
 
@@ -22,13 +23,17 @@ class Database:
         config: `[database]` holds the URL and the size of the pool.
         url: replaces the URL of the configuration.
         application: the application_name of the connections.
+        profile: of the pooled connections.
 
     Attributes:
         initialising: whether `open` is creating the bundled database now. That happens once and takes several seconds.
     """
 
-    def __init__(self, config: Config, *, url: str | None = None, application: str = "vkteams") -> None:
+    def __init__(
+        self, config: Config, *, url: str | None = None, application: str = "vkteams", profile: Profile = WORKER
+    ) -> None:
         self._config = config
+        self._profile = profile
         self._url = url or config.database.url
         self._application = application
         self.initialising = False
@@ -57,7 +62,7 @@ class Database:
             finally:
                 self.initialising = False
             self._bundled_server = bundled_server
-        with self.connect() as connection:
+        with self.connect(MAINTENANCE) as connection:
             if migrate:
                 apply_migrations(connection)
             else:
@@ -66,6 +71,7 @@ class Database:
             self._pool = ConnectionPool(
                 self._current_conninfo,
                 kwargs={"autocommit": True},
+                configure=self._profile.apply,
                 min_size=0,
                 max_size=self._config.database.pool_size,
                 max_idle=60,
@@ -113,10 +119,21 @@ class Database:
         with translate_errors(), self.pool.connection() as connection:
             yield connection
 
-    def connect(self) -> Connection:
-        """Open a connection outside the pool, in autocommit mode. The caller closes it."""
+    def connect(self, profile: Profile | None = WORKER) -> Connection:
+        """Open a connection outside the pool, in autocommit mode. The caller closes it.
+
+        Args:
+            profile: what the session needs; None if the caller applies it.
+        """
         with translate_errors():
-            return psycopg.connect(self._current_conninfo(), autocommit=True)
+            connection = psycopg.connect(self._current_conninfo(), autocommit=True)
+            try:
+                if profile:
+                    profile.apply(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return connection
 
     def _current_conninfo(self) -> str:
         """The connection string. If the bundled server has died, it is started again first."""

@@ -23,8 +23,6 @@ from vkteams_daemon.store.derive import projection
 
 Vector = npt.NDArray[np.float16]
 
-# The server frees the claims of a stopped worker (SIGSTOP, a suspended machine) after this time. A round takes seconds.
-_SESSION_SETTINGS = "SET idle_in_transaction_session_timeout = '10min'"
 # A plan that is made while a table is empty, as the queue often is, scans the whole table for every key. It would stay
 # cached until the next ANALYZE. A custom plan looks at the present size of the table.
 _CUSTOM_PLANS = "SET LOCAL plan_cache_mode = force_custom_plan"
@@ -89,7 +87,6 @@ def prepare_connection(connection: Connection) -> None:
     with translate_errors():
         if not getattr(connection, "_knows_vectors", False):
             register_vector(connection)
-            connection.execute(_SESSION_SETTINGS)
             connection._knows_vectors = True  # type: ignore[attr-defined]
 
 

@@ -14,6 +14,7 @@ from psycopg.rows import class_row
 
 from vkteams_daemon.errors import DatabaseUnavailable, SchemaError
 from vkteams_daemon.store.connections import Connection, build_conninfo, translate_errors
+from vkteams_daemon.store.profiles import MAINTENANCE
 
 _MIGRATION_LOCK = "hashtextextended('vkteams migration ' || current_schema(), 0)"
 
@@ -153,6 +154,7 @@ def _check_server(connection: Connection) -> None:
 def migrate(url: str) -> list[int]:
     """Apply the missing migrations to the database at this URL; returns the applied versions."""
     with translate_errors(), psycopg.connect(build_conninfo(url, 5, "vkteams"), autocommit=True) as connection:
+        MAINTENANCE.apply(connection)
         return apply_migrations(connection)
 
 

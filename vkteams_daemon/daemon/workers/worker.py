@@ -36,7 +36,7 @@ RETRY_FIRST = 5.0  # seconds between the first two attempts to embed a text; dou
 RETRY_MAX = 3600.0  # seconds; the longest wait between two attempts to embed a text
 BACKOFF_MAX = 60.0  # seconds; the longest wait after a failure of the database or the model
 TOKENIZE_BATCH = 64  # texts that are tokenized at once
-ROUND_TOKENS = 49152  # about; a round takes seconds, however long the texts are
+ROUND_TOKENS = 8192  # about; a round takes seconds, however long the texts are
 COUNT_INTERVAL = 10.0  # seconds between two counts of a queue that is being worked off
 IDLE_COUNT_INTERVAL = 1.0  # seconds between two counts by an idle leader while other workers still have claims
 

@@ -17,15 +17,9 @@ import psycopg
 from vkteams_daemon.errors import DatabaseSlow, DatabaseUnavailable
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.profiles import WRITER
 from vkteams_daemon.system.deadlines import DEADLINES
 
-_SETTINGS = (
-    "SET synchronous_commit = on; SET statement_timeout = 0;"
-    " SET idle_session_timeout = '10s'; SET idle_in_transaction_session_timeout = '10s';"
-    " SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3;"
-    # A backend that waits for a lock must notice that its client is gone. Some systems cannot check, and refuse this.
-    " DO $$ BEGIN SET client_connection_check_interval = '2s'; EXCEPTION WHEN data_exception THEN NULL; END $$"
-)
 _LOCK_KEY = "hashtextextended('vkteams bot ' || current_schema() || ' ' || %(bot)s, 0)"
 # No server timeout ends a session that waits, in the middle of a statement, for a stopped client.
 _TERMINATE_STALLED_HOLDER = (
@@ -41,7 +35,7 @@ class Session:
     """The connection. One thread works with it at a time; any thread may call `ping` and `abort`.
 
     Args:
-        connect: opens a connection for this session alone.
+        connect: opens a connection for this session alone, in autocommit mode; the session applies its own profile.
         limit: seconds after which an operation is aborted with DatabaseSlow.
     """
 
@@ -146,7 +140,7 @@ class Session:
     def _open(self) -> None:
         # Assign it before the first statement, so that `abort` can end that statement too.
         self._connection = self._connect()
-        self._connection.execute(_SETTINGS)
+        WRITER.apply(self._connection)
         projection.prepare_connection(self._connection)
 
     def _drop(self) -> None:

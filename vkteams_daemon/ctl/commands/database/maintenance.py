@@ -34,7 +34,7 @@ def register(noun: Noun) -> None:
 def _maintenance(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store.admin import maintenance
 
-    with open_connection(config) as connection:
+    with open_connection(config, maintenance=True) as connection:
         plan = maintenance.plan(connection)
         if args.check:
             return Answer({"need": plan, "rows": []}, lambda screen: _show_plan(screen, plan))
