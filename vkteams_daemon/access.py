@@ -54,6 +54,11 @@ class Access:
         """Whether the client may call this tool."""
         return self.tools is None or tool in self.tools
 
+    @property
+    def restricted(self) -> bool:
+        """Whether there may be something in the archive that the client may not see."""
+        return self.chats is not None or self.since is not None
+
     def earliest(self, since: datetime | None) -> datetime | None:
         """The later of two moments: the one that the question names, and the one that the access begins with."""
         moments = [moment for moment in (since, self.since) if moment]

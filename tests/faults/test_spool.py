@@ -207,9 +207,17 @@ def test_told_to_stop_while_spooling(
     durable_server.stop("immediate")
     emit_event(simulator, 0)
     _spooled(daemon, 1)
+    until(lambda: _status(daemon).spool.events == 1, 20, "a status that counts it")
+    assert "1 events, " in daemon.ctl("daemon", "status").stdout
     assert daemon.stop() < 5
     assert spooled_ids(_state(daemon)) == [1]
     durable_server.start()
+    (_state(daemon) / "2.spool.aside-20260101T000000").touch()
+    health = daemon.answer("diagnostic", "health")
+    assert (health["spool"]["events"], len(health["spool"]["aside"])) == (1, 1)
+    assert [problem for problem in health["problems"] if problem.startswith("spool: 1 event waits")]
+    assert [problem for problem in health["problems"] if "2.spool.aside-20260101T000000 was put aside" in problem]
+    (_state(daemon) / "2.spool.aside-20260101T000000").unlink()
     daemon.started()
     durable_oracle.wait()
     durable_oracle.check()

@@ -10,7 +10,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +150,35 @@ def test_a_client_with_a_token_does_not_see_the_database_errors(office: Office, 
     assert seen["api"]["last_error"] == "see the daemon's log"
     office.configure(mcp={"tokens_file": ""})
     assert serve().asked("daemon_status")["file"]["database"]["last_error"] == why
+
+
+def test_what_waits_in_the_spool_is_counted_for_those_who_may_see_everything(
+    office: Office, serve: Serve, tokens: Path
+) -> None:
+    """Its number and its age depend on chats that the others may not see."""
+    said = status_file.new("1.0", "all")
+    said.database = status_file.Database(state="down")
+    since = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    said.spool = status_file.Spool(events=3, bytes=999, since=since)
+    (office.directory / "run").mkdir()
+    path = office.directory / "run" / "vkteamsd.status.json"
+    status_file.write(said, path)
+    server = serve()
+
+    def gaps(token: str) -> list[str]:
+        answer = server.asked("search_text", token=token, query="сервер", chat_id=OPS)
+        return list(answer["coverage"].get("gaps", []))
+
+    whole = "3 events wait in the daemon's spool since 2026-01-02 03:04 UTC and cannot be found yet"
+    assert whole in gaps(ALL)
+    assert whole in office.ctl("search", "text", "сервер")["coverage"]["gaps"]
+    assert gaps(SOME) == gaps(LATE) == ["the daemon cannot reach its database, so the newest messages may be missing"]
+    assert server.asked("daemon_status", token=ALL)["file"]["spool"]["events"] == 3
+    assert "spool" not in server.asked("daemon_status", token=LATE)["file"]
+    said.database = status_file.Database(state="ok")
+    status_file.write(said, path)
+    assert whole in gaps(ALL)
+    assert gaps(SOME) == gaps(LATE) == []
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

@@ -57,6 +57,17 @@ def test_the_word_for_each_state(config: Config, held: ExitStack, state: str, wo
     assert found.uptime is not None
 
 
+def test_what_the_archive_does_not_have_yet(config: Config) -> None:
+    assert status_file.read_gap(config.status_file) is None, "no file"
+    config.status_file.write_bytes(b"{")
+    assert status_file.read_gap(config.status_file) is None, "no status file"
+    _write(config)
+    assert status_file.read_gap(config.status_file) is None
+    _write(config, spool=status_file.Spool(events=1))
+    assert status_file.read_gap(config.status_file) == "1 event waits in the daemon's spool and cannot be found yet"
+    assert status_file.read_gap(config.status_file, restricted=True) is None
+
+
 def test_nothing_there_is_not_running(config: Config) -> None:
     found = probe(config)
     assert (found.state, found.exit_code, found.pid, found.uptime) == ("not running", 3, None, None)

@@ -21,7 +21,7 @@ from tests.harness.batches import batch, new
 from tests.harness.hostile import FRAGMENTS
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.daemon.polling import spool as module
-from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused, put_aside
+from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 
 BOT = "1000000001"
 Open = Callable[..., Spool]
@@ -41,6 +41,11 @@ def open_spool(tmp_path: Path) -> Any:
     yield make
     for spool in opened:
         spool.close()
+
+
+def put_aside(directory: Path) -> list[Path]:
+    """The files that were put aside, as `diagnostic health` finds them."""
+    return sorted(directory.glob("*.spool.aside-*"))
 
 
 def drained(spool: Spool) -> list[Event]:

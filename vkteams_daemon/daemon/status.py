@@ -63,6 +63,15 @@ class Spool(msgspec.Struct, kw_only=True):
     since: datetime | None = None
     last_error: str | None = None
 
+    @property
+    def gap(self) -> str | None:
+        """One sentence on what the archive does not have yet; None if nothing waits."""
+        if not self.events:
+            return None
+        wait = "1 event waits" if self.events == 1 else f"{self.events} events wait"
+        since = f" since {self.since:%Y-%m-%d %H:%M} UTC" if self.since else ""
+        return f"{wait} in the daemon's spool{since} and cannot be found yet"
+
 
 class Embedding(msgspec.Struct, kw_only=True):
     """The embedding workers; `queued` is the queue's length at its last count."""
@@ -137,6 +146,26 @@ def write(status: Status, path: Path, *, group: int | None = None) -> None:
         files.atomic_write(path, content, 0o640, group=group)
     except OSError as error:
         raise CannotCreate(f"{path}: the status file cannot be written: {error.strerror}") from error
+
+
+def read_gap(path: Path, *, restricted: bool = False) -> str | None:
+    """One sentence on what the daemon of this status file has received and the archive does not have yet, or None.
+
+    Args:
+        path: the status file; one that is missing or unreadable says nothing.
+        restricted: for a client that may not see everything. What waits is then neither counted nor dated, because that
+            would depend on chats that the client may not see.
+    """
+    try:
+        status = read(path)
+    except VkTeamsError:
+        return None
+    if status is None:
+        return None
+    if not restricted:
+        return status.spool.gap
+    down = status.database.state == "down"
+    return "the daemon cannot reach its database, so the newest messages may be missing" if down else None
 
 
 def read(path: Path) -> Status | None:

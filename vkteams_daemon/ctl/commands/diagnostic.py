@@ -14,6 +14,8 @@ from vkteams_daemon.ctl import argument_types
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_connection
 from vkteams_daemon.ctl.output import Answer, Screen, cell, size
+from vkteams_daemon.daemon.health import DaemonHealth, probe
+from vkteams_daemon.daemon.status import Spool
 from vkteams_daemon.errors import ConfigError, VkTeamsError
 
 if TYPE_CHECKING:
@@ -49,7 +51,9 @@ def _health(args: argparse.Namespace, config: Config) -> Answer:
     problems: list[str] = []
     data: dict[str, Any] = {"api_connection": _api(config, problems)}
     data["database"], data["vector_store"] = _database(config, problems)
-    data["daemon"] = daemon = _daemon(config, problems)
+    health = probe(config)
+    data["daemon"] = daemon = _daemon(health, problems)
+    data["spool"] = _spool(config, health, problems)
     data["model"] = _model(config, problems)
     data["disk"] = disk = _disk(config, problems)
     data["problems"] = problems
@@ -57,6 +61,7 @@ def _health(args: argparse.Namespace, config: Config) -> Answer:
     def render(screen: Screen) -> None:
         pairs = [(name, data[name]) for name in ("api_connection", "database", "vector_store", "model")]
         pairs.append(("daemon", f"{daemon['status']}, last activity {cell(daemon['last_activity'])}"))
+        pairs.append(("spool", f"{data['spool']['events']} events"))
         pairs += [("disk", f"{size(place['free'])} free of {size(place['total'])}, {place['path']}") for place in disk]
         screen.pairs(pairs)
         for problem in problems:
@@ -94,13 +99,22 @@ def _database(config: Config, problems: list[str]) -> tuple[str, str]:
     return "ok", "ok" if vectors.indexed else "unindexed"
 
 
-def _daemon(config: Config, problems: list[str]) -> dict[str, Any]:
-    from vkteams_daemon.daemon.health import probe
-
-    health = probe(config)
+def _daemon(health: DaemonHealth, problems: list[str]) -> dict[str, Any]:
     if health.state not in _HEALTHY_STATES:
         problems.append(f"daemon: {health.state}{f': {health.error}' if health.error else ''}")
     return health.summary()
+
+
+def _spool(config: Config, health: DaemonHealth, problems: list[str]) -> dict[str, Any]:
+    """What waits in the spool, as the daemon says, and the spools that were put aside."""
+    spool = health.status.spool if health.status else Spool()
+    if spool.gap:
+        problems.append(f"spool: {spool.gap}")
+    if spool.last_error:
+        problems.append(f"spool: {spool.last_error}")
+    aside = sorted(str(path) for path in config.state_dir.glob("*.spool.aside-*"))
+    problems += [f"spool: {path} was put aside; its events may be stored nowhere else" for path in aside]
+    return {"events": spool.events, "bytes": spool.bytes, "since": spool.since, "aside": aside}
 
 
 def _model(config: Config, problems: list[str]) -> str:

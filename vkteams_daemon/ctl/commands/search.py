@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vkteams_daemon import times
@@ -11,6 +12,7 @@ from vkteams_daemon.ctl import argument_types, filters
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_archive
 from vkteams_daemon.ctl.output import Answer, Screen, cell, one_line
+from vkteams_daemon.daemon.status import read_gap
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ def _search(args: argparse.Namespace, config: Config) -> Answer:
             recency=args.recency,
             cursor=args.cursor,
         )
+    if gap := read_gap(config.status_file):
+        result = replace(result, coverage=replace(result.coverage, gaps=(*result.coverage.gaps, gap)))
     return Answer(
         result, lambda screen: _show(screen, result, args.explain), ids=[f"{h.chat_id} {h.msg_id}" for h in result.hits]
     )

@@ -325,11 +325,6 @@ class Spool:
         self._clear()
 
 
-def put_aside(directory: Path) -> list[Path]:
-    """The spools in the state directory that were put aside."""
-    return sorted(directory.glob(f"*{SUFFIX}.aside-*"))
-
-
 def _record(meta: dict[str, Any], body: bytes) -> bytes:
     content = json.dumps(meta).encode() + b"\n" + body
     return _HEAD.pack(_MARK, len(content), _checksum(content)) + content

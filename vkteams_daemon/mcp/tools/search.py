@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
+from vkteams_daemon.daemon.status import read_gap
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.serialiser import token_cost
 from vkteams_daemon.mcp.tools.arguments import ChatId, Cursor, MaxTokens, Since, Until, UserId
@@ -77,7 +77,7 @@ def tool(mode: Mode) -> Callable[..., Awaitable[SearchResult]]:
         if len(hits) < len(result.hits):
             # The archive is asked again, so that the cursor stands after the last hit that fits.
             result = await ask(len(hits))
-        return replace(result, hits=hits, coverage=_clamped(result.coverage, reader.earliest(None)))
+        return replace(result, hits=hits, coverage=_visible_coverage(reader, result.coverage))
 
     return search
 
@@ -97,8 +97,9 @@ def _fit(hits: list[Hit], budget: TokenBudget) -> list[Hit]:
     return budget.fill(hits) or [replace(budget.shorten(hit), context=()) for hit in hits[:1]]
 
 
-def _clamped(coverage: Coverage, earliest: datetime | None) -> Coverage:
-    """The coverage, its beginning no earlier than the client may see."""
-    if earliest is None or coverage.archived_since is None:
-        return coverage
-    return replace(coverage, archived_since=max(earliest, coverage.archived_since))
+def _visible_coverage(reader: Reader, coverage: Coverage) -> Coverage:
+    """The coverage, its beginning no earlier than the client may see, with what waits in the daemon's spool."""
+    if (earliest := reader.earliest(None)) and coverage.archived_since:
+        coverage = replace(coverage, archived_since=max(earliest, coverage.archived_since))
+    gap = read_gap(reader.config.status_file, restricted=reader.access.restricted)
+    return replace(coverage, gaps=(*coverage.gaps, gap)) if gap else coverage

@@ -99,6 +99,8 @@ def _answer(health: DaemonHealth, *, full: bool) -> Answer:
 
 def _main_pairs(health: DaemonHealth, status: Status) -> list[tuple[str, Any]]:
     events, embedding, api, database = status.events, status.embedding, status.api, status.database
+    spool = status.spool
+    spooled = f"{spool.events} events, {size(spool.bytes)}, since {cell(spool.since)}" if spool.events else "empty"
     return [
         ("process", health.pid),
         ("version", status.version),
@@ -109,6 +111,7 @@ def _main_pairs(health: DaemonHealth, status: Status) -> list[tuple[str, Any]]:
         ("database", f"{cell(database.state)}{f', {database.last_error}' if database.last_error else ''}"),
         ("events", f"{events.saved} saved, {events.received} received, {events.per_second:g} a second"),
         ("last event", events.last_event_at),
+        ("spool", f"{spooled}{f', {spool.last_error}' if spool.last_error else ''}"),
         ("embedding", f"{embedding.state}, {cell(embedding.model)}, {cell(embedding.queued)} queued"),
         ("memory", size(status.rss_bytes)),
     ]
