@@ -185,13 +185,17 @@ def test_a_forked_child_starts_a_thread_of_its_own_and_no_deadline_keeps_a_proce
 import os, threading
 from vkteams_daemon.system.deadlines import DEADLINES
 assert threading.active_count() == 1
-DEADLINES.add({LONG}, lambda: None)
+started, go_on = threading.Event(), threading.Event()
+DEADLINES.add(0, lambda: (started.set(), go_on.wait()))
+started.wait()  # the thread holds the lock when the process forks
 child = os.fork()
 if child == 0:
     fired = threading.Event()
     DEADLINES.add(0.01, fired.set)
     os._exit(0 if fired.wait(30) else 1)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+go_on.set()
+DEADLINES.add({LONG}, lambda: None)
 """
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, timeout=60, check=True

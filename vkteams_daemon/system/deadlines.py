@@ -10,6 +10,7 @@ import contextlib
 import heapq
 import itertools
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,10 @@ class DeadlineScheduler:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin without deadlines and without a thread, in a forked child: there the lock may be held for ever."""
         self._changed = threading.Condition()  # its lock is reentrant: an action may add and cancel deadlines
         self._heap: list[Deadline] = []
         self._numbers = itertools.count()
@@ -58,8 +63,7 @@ class DeadlineScheduler:
         with self._changed:
             deadline = Deadline(self._clock() + seconds, next(self._numbers), action)
             heapq.heappush(self._heap, deadline)
-            # A forked child inherits the object but not the thread.
-            if self._thread is None or not self._thread.is_alive():
+            if self._thread is None:
                 self._wakes_at = deadline.at
                 self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
                 self._thread.start()
@@ -101,3 +105,4 @@ class DeadlineScheduler:
 
 
 DEADLINES = DeadlineScheduler()
+os.register_at_fork(after_in_child=DEADLINES.reset)
