@@ -25,6 +25,7 @@
     │   │   └── DatabaseSlow    69  the database did not finish in time
     │   ├── CannotWrite         73  the disk or the database refuses to write
     │   ├── SchemaError         78  the schema does not fit this version
+    │   │   └── SchemaNewer     78  the schema is newer than this program
     │   └── FenceLost           75  another writer has taken over this bot
     └── ModelError              69  a model cannot be loaded, converted or installed
         └── ModelRefused        78  a model's files are not the expected ones
@@ -178,6 +179,10 @@ class SchemaError(StoreError):
     """The schema in the database is newer than this program, or another program made it."""
 
     exit_code = 78
+
+
+class SchemaNewer(SchemaError):
+    """A newer program has migrated the schema. This program must not write any more, and an upgrade alone helps."""
 
 
 class FenceLost(StoreError):

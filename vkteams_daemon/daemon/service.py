@@ -80,7 +80,7 @@ class Service:
         self._database = Database(config, application="vkteamsd")
         self._writer: Writer | None = None
         self._poller: Poller | None = None
-        self._workers = WorkerPool(config, self._database)
+        self._workers = WorkerPool(config, self._database, self._stop_because)
         self._pool = ThreadPoolExecutor(1 + self._workers.size, thread_name_prefix="work")
         self._threads: list[threading.Thread] = []
 

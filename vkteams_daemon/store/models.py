@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.rows import tuple_row
 
+from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection, translate_errors
 
 # An insert rewrites the page of every neighbour of the new vector. With fewer but well chosen neighbours an insert
@@ -83,6 +84,7 @@ def register(connection: Connection, name: str, fingerprint: str, dims: int) -> 
         dims: the length of a vector.
     """
     with translate_errors(), connection.transaction():
+        schema.fence(connection)
         connection.execute(f"SELECT pg_advisory_xact_lock({_MODELS_LOCK})".encode())
         row = connection.execute(
             f"SELECT {_MODEL_COLUMNS} FROM embedding_models WHERE fingerprint = %s".encode(), (fingerprint,)
@@ -119,13 +121,18 @@ def enqueue_missing(connection: Connection, model_id: int) -> int:
     """
     with translate_errors():
         with connection.transaction():
+            schema.fence(connection)
             connection.execute(_WAIT_FOR_WRITERS)
         count = 0
         position: dict[str, str | int] = {"model": model_id, "chat": "", "msg": "", "limit": _PAGE}
-        while page := connection.execute(_ENQUEUE_PAGE.encode(), position).fetchone():
+        while True:
+            with connection.transaction():
+                schema.fence(connection)
+                page = connection.execute(_ENQUEUE_PAGE.encode(), position).fetchone()
+            if not page:
+                return count
             enqueued, position["chat"], position["msg"] = page
             count += enqueued
-        return count
 
 
 def index_name(model_id: int) -> str:
@@ -202,6 +209,7 @@ def _build_index(connection: Connection, name: str, statement: str) -> None:
 def activate_if_complete(connection: Connection, model: StoredModel) -> bool:
     """Make a building model active if no queue row waits for it, and retire the active one; returns whether it did."""
     with translate_errors(), connection.transaction():
+        schema.fence(connection)
         connection.execute(f"SELECT pg_advisory_xact_lock({_MODELS_LOCK})".encode())
         row = connection.execute(
             "SELECT state = 'building' AND NOT EXISTS (SELECT FROM embedding_queue q WHERE q.model_id = m.model_id"
@@ -232,6 +240,7 @@ def delete_retired(connection: Connection, *, batch: int = 5000) -> int:
             count = batch
             while count == batch:
                 with connection.transaction():
+                    schema.fence(connection)
                     connection.execute(f"SELECT pg_advisory_xact_lock({_MODELS_LOCK})".encode())
                     if not _is_retired(connection, model_id):
                         break

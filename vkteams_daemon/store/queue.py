@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pgvector import HalfVector
 from pgvector.psycopg import register_vector
 
+from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 
@@ -141,6 +142,7 @@ def finish(
         How many messages got their vectors.
     """
     claims = [*(item.claim for item in results), *(item.claim for item in failures)]
+    schema.fence(connection)
     # Updating the index takes a while, and the writer may want to edit these messages. So the first lock only keeps the
     # messages from being deleted. If a text has changed when the vectors are in, the vectors are deleted again.
     unchanged = _lock_unchanged(connection, claims, "KEY SHARE")
@@ -183,6 +185,7 @@ def parked(connection: Connection, *, limit: int = 20) -> list[ParkedText]:
 def retry(connection: Connection) -> int:
     """Make every parked text due again, with no attempts counted; returns how many there were."""
     with translate_errors(), connection.transaction():
+        schema.fence(connection)
         count = connection.execute(
             "UPDATE embedding_queue SET attempts = 0, not_before = clock_timestamp(), last_error = NULL"
             " WHERE not_before = 'infinity'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.resources
 import re
 import time
@@ -12,10 +13,12 @@ from typing import Any
 import psycopg
 from psycopg.rows import class_row
 
-from vkteams_daemon.errors import DatabaseUnavailable, SchemaError
+from vkteams_daemon.errors import DatabaseUnavailable, SchemaError, SchemaNewer
 from vkteams_daemon.store.connections import Connection, build_conninfo, translate_errors
 from vkteams_daemon.store.profiles import MAINTENANCE
 
+# FOR KEY SHARE locks the table in ROW SHARE mode until the transaction ends. Normally there is no row to lock.
+_NEWEST_ABOVE = "SELECT version FROM schema_version WHERE version > %s ORDER BY version DESC LIMIT 1 FOR KEY SHARE"
 _MIGRATION_LOCK = "hashtextextended('vkteams migration ' || current_schema(), 0)"
 
 
@@ -59,9 +62,7 @@ def check_version(connection: Connection) -> None:
     with translate_errors():
         version, latest = schema_version(connection), max(migrations())
     if version > latest:
-        raise SchemaError(
-            f"the schema is version {version}, newer than this program's {latest}", hint="Upgrade vkteams-daemon."
-        )
+        raise _newer(version, latest)
     if not version:
         raise SchemaError(
             "the database holds no archive yet", hint="Start vkteamsd, or run `vkteamsctl database init`."
@@ -70,6 +71,35 @@ def check_version(connection: Connection) -> None:
         raise SchemaError(
             f"the schema is version {version}, this program needs {latest}", hint="Run `vkteamsctl database migrate`."
         )
+
+
+def fence(connection: Connection) -> None:
+    """Make sure that no newer program has migrated the schema, and keep migrations out until the transaction ends.
+
+    Every transaction that writes calls this first. An old program beside a newer schema would leave out what the new
+    schema needs.
+
+    Args:
+        connection: in a transaction.
+
+    Raises:
+        SchemaNewer: the schema is newer than this program.
+    """
+    latest = _latest()
+    row = connection.execute(_NEWEST_ABOVE, (latest,)).fetchone()
+    if row is not None:
+        raise _newer(row[0], latest)
+
+
+@functools.cache
+def _latest() -> int:
+    return max(migrations())
+
+
+def _newer(version: int, latest: int) -> SchemaNewer:
+    return SchemaNewer(
+        f"the schema is version {version}, newer than this program's {latest}", hint="Upgrade vkteams-daemon."
+    )
 
 
 def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0) -> list[int]:
@@ -102,6 +132,8 @@ def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0) -> l
                 if number <= version:
                     continue
                 with connection.transaction():
+                    # Wait until the transactions that have passed the fence are over. Later ones see the new version.
+                    connection.execute("LOCK TABLE schema_version IN EXCLUSIVE MODE")
                     connection.execute(script.encode())
                     connection.execute("INSERT INTO schema_version (version) VALUES (%s)", (number,))
                 applied.append(number)

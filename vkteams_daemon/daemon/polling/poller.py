@@ -39,6 +39,7 @@ from vkteams_daemon.errors import (
     FenceLost,
     NotBotApi,
     SchemaError,
+    SchemaNewer,
     StoreError,
     Unauthorised,
     VkTeamsError,
@@ -77,7 +78,7 @@ class Poller:
         backoff_max: the longest wait after a failure, in seconds.
         on_change: called after every change of state.
         on_queued: called when messages wait for their vectors.
-        on_end: called with the error when standard output is lost; the loop then ends.
+        on_end: called with the error when standard output is lost, or the schema is newer; the loop then ends.
         open_spool: returns the spool of a bot, or None.
         spool_after: seconds without the database after which events go to the spool; 0 for never; replaceable.
 
@@ -174,7 +175,11 @@ class Poller:
                 wait = self._api_failed(error)
             except SpoolRefused as error:
                 wait = self._spool_failed(error)
-            except OutputLost as error:
+            except (OutputLost, SchemaNewer) as error:
+                # Nothing of a newer schema may be written, and nothing that is not written may be acknowledged.
+                self.last_error = error
+                if not self.ready.done():
+                    self.ready.set_exception(error)
                 self._on_end(error)
                 return
             except VkTeamsError as error:

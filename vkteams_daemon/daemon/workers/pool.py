@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
@@ -27,15 +28,17 @@ class WorkerPool:
     Args:
         config: its section `[embedding]`, and the directory of models.
         database: open when `start` is called.
+        on_end: called with the error when the schema is newer than this program; the workers then end.
 
     Attributes:
         size: the number of workers.
         started: whether `start` has been called.
     """
 
-    def __init__(self, config: Config, database: Database) -> None:
+    def __init__(self, config: Config, database: Database, on_end: Callable[[VkTeamsError], None]) -> None:
         self._config = config
         self._database = database
+        self._on_end = on_end
         self._stop = threading.Event()
         self._wakes: list[threading.Event] = []
         self._model: Model | None = None
@@ -72,7 +75,7 @@ class WorkerPool:
             worker = Worker(
                 self._database, self._load, self._stats, model_threads=self._model_threads, claim=config.claim,
                 token_budget=config.token_budget, max_attempts=config.max_attempts, is_leader=number == 0,
-                stop=self._stop,
+                stop=self._stop, on_end=self._on_end,
             )  # fmt: skip
             self._wakes.append(wake)
             self._running.append(pool.submit(worker.run, wake, config.poll_interval))

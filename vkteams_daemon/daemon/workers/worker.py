@@ -22,7 +22,7 @@ import numpy as np
 
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches
-from vkteams_daemon.errors import ModelError, StoreError
+from vkteams_daemon.errors import ModelError, SchemaNewer, StoreError, VkTeamsError
 from vkteams_daemon.store import models, queue
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
@@ -61,6 +61,7 @@ class Worker:
         stop: set when the worker must end. An uncommitted round returns its claims to the queue.
         is_leader: whether this worker also counts the queue, builds the index and completes a change of model. Each
             process has one leader.
+        on_end: called with the error when the schema is newer than this program; the worker then ends.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Worker:
         max_attempts: int = 5,
         stop: threading.Event | None = None,
         is_leader: bool = True,
+        on_end: Callable[[VkTeamsError], None] = lambda error: None,
     ) -> None:
         self._database = database
         self._load = load
@@ -85,6 +87,7 @@ class Worker:
         self._max_attempts = max_attempts
         self._stop = stop or threading.Event()
         self._is_leader = is_leader
+        self._on_end = on_end
         self._broken: Model | None = None
         self._current: tuple[Model, StoredModel] | None = None
         self._missing_enqueued = self._indexed = self._retired_deleted = False
@@ -101,6 +104,9 @@ class Worker:
                 if self._is_leader:
                     busy = self.maintain(idle=not busy) or busy
             except Stopped:
+                return
+            except SchemaNewer as error:
+                self._on_end(error)
                 return
             except Exception as error:  # noqa: BLE001 - a worker must not end unnoticed, so it tries again
                 failures += 1

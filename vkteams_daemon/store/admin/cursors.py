@@ -13,6 +13,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from vkteams_daemon.errors import AlreadyRunning, NotFound, UsageError
+from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.ingest.writer import Writer
 
@@ -124,6 +125,7 @@ def bot_lock(connect: Callable[[], Connection], bot_id: str) -> Iterator[None]:
 
 def _change(connect: Callable[[], Connection], bot_id: str, change: str, values: dict[str, Any]) -> BotCursor:
     with bot_lock(connect, bot_id), translate_errors(), connect() as connection, connection.transaction():
+        schema.fence(connection)
         connection.execute(
             f"UPDATE bots SET {change}, updated_at = now() WHERE bot_id = %(bot)s".encode(),
             {**values, "bot": bot_id},

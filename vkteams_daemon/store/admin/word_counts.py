@@ -7,6 +7,7 @@ has grown enough or a day has passed, and that removes the words of deleted mess
 
 from __future__ import annotations
 
+from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection, translate_errors
 
 GROWTH = 0.05  # a new count is due when this share of the messages of the last count has been added
@@ -29,6 +30,7 @@ def count_words(connection: Connection) -> bool:
         Whether the words were counted.
     """
     with translate_errors(), connection.transaction():
+        schema.fence(connection)
         row = connection.execute(f"SELECT pg_try_advisory_xact_lock({_LOCK})".encode()).fetchone()
         if not row or not row[0] or not _is_due(connection):
             return False

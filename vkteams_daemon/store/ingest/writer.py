@@ -17,6 +17,7 @@ from psycopg.errors import UniqueViolation
 from vkteams_daemon.botapi.chat_filter import ChatFilter
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import FenceLost
+from vkteams_daemon.store import schema
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import projection
@@ -109,12 +110,16 @@ class Writer:
 
         Returns:
             False while another process listens to this bot.
+
+        Raises:
+            SchemaNewer: a newer program has migrated the schema.
         """
         self._cursor = None
         with self._session.exclusive() as connection:
             if not self._session.try_lock(connection, self._bot_id):
                 return False
             with connection.transaction():
+                schema.fence(connection)
                 row = connection.execute(
                     "INSERT INTO bots AS b (bot_id, nick, epoch) VALUES (%s, %s, 1) ON CONFLICT (bot_id) DO UPDATE"
                     " SET epoch = b.epoch + 1, nick = coalesce(excluded.nick, b.nick), updated_at = now()"
@@ -135,6 +140,7 @@ class Writer:
 
         Raises:
             FenceLost: another holder has moved the cursor or raised the epoch; nothing was committed.
+            SchemaNewer: a newer program has migrated the schema; nothing was committed.
             DatabaseUnavailable: the connection broke. Only the cursor that the next `acquire` reads tells whether the
                 batch was committed.
             StoreError: the database refuses for a reason other than the events; nothing was committed.
@@ -354,6 +360,7 @@ class Writer:
         return sum(quarantined for quarantined, _ in counts), sum(queued for _, queued in counts)
 
     def _fence(self, connection: Connection, before: Cursor) -> None:
+        schema.fence(connection)
         row = connection.execute(
             "SELECT generation, last_event_id, epoch FROM bots WHERE bot_id = %s FOR UPDATE", (self._bot_id,)
         ).fetchone()

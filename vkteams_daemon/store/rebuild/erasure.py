@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 
@@ -128,7 +129,9 @@ def erase(
         parameters["last"] = "-infinity"
         while not stopped() and (page := _page(connection, _EVENT_PAGE, parameters)):
             columns = [list(column) for column in zip(*page, strict=True)][1:]
-            count = connection.execute(_ERASE_EVENTS.encode(), columns).rowcount
+            with connection.transaction():
+                schema.fence(connection)
+                count = connection.execute(_ERASE_EVENTS.encode(), columns).rowcount
             result.events += count
             report()
             if not count:
@@ -151,6 +154,7 @@ def _page(connection: Connection, query: str, parameters: dict[str, Any]) -> lis
 
 def _delete_messages(connection: Connection, keys: Sequence[tuple[str, str]]) -> int:
     with connection.transaction():
+        schema.fence(connection)
         projection.lock_chats(connection, {chat_id for chat_id, _ in keys})
         projection.delete_messages(connection, keys)
     return len(keys)

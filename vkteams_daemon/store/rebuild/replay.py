@@ -18,6 +18,7 @@ from vkteams_daemon.botapi import events as api
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.botapi.facts import MESSAGE_EVENTS, Facts, MessageFact, Unreadable, derive
 from vkteams_daemon.errors import ApiError
+from vkteams_daemon.store import schema
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
@@ -119,6 +120,7 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
             readable = [(key, event) for key, event in events if event and event.error is None]
             result.events += len(page)
             with connection.transaction():
+                schema.fence(connection)
                 # Lock the chats before the rows of the events, in the same order as erasure does.
                 projection.lock_chats(
                     connection, {event.facts.message.chat_id for _, event in readable if event.facts.message}
@@ -149,6 +151,7 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
         while keys := connection.execute(_MESSAGE_KEYS_PAGE.encode(), (*last_key, _PAGE)).fetchall():
             last_key = keys[-1]
             with connection.transaction():
+                schema.fence(connection)
                 projection.lock_chats(connection, {chat_id for chat_id, _ in keys})
                 refused_rows.insert_or_quarantine(
                     connection, keys, lambda part: _rebuild(connection, part, erase, result), lambda key, reason: None
@@ -240,6 +243,7 @@ def _rebuild_people(connection: Connection, progress: Callable[[int], None]) -> 
         events += len(rows)
         erased = erased or any(payload is None and not is_quarantined for *_, payload, is_quarantined in rows)
         with connection.transaction():
+            schema.fence(connection)
             people = People()
             for facts, received_at in _readable_facts(rows):
                 people.add(facts, received_at)
@@ -249,6 +253,7 @@ def _rebuild_people(connection: Connection, progress: Callable[[int], None]) -> 
     while stage_page():
         progress(events)
     with connection.transaction():
+        schema.fence(connection)
         # Writers wait for a moment. Their events up to now are staged here; their next events change the merged tables.
         connection.execute(f"LOCK TABLE {', '.join(_PEOPLE_TABLES)} IN SHARE ROW EXCLUSIVE MODE".encode())
         while stage_page():
