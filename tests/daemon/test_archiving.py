@@ -29,7 +29,7 @@ def _say(simulator: Simulator, count: int, chat_id: str = OPS) -> None:
         simulator.say(chat_id, (ANNA, PETR)[number % 2], f"сообщение {number} из чата {chat_id}")
 
 
-def test_what_is_said_is_stored_and_embedded(
+def test_messages_are_stored_and_embedded(
     vkteamsd: Make, simulator: Simulator, oracle: Oracle, models_dir: Path
 ) -> None:
     _say(simulator, 5)
@@ -87,7 +87,7 @@ def _reply_in_thread(simulator: Simulator, parent: str, number: int) -> None:
     simulator.event("newMessage", message | {"text": f"в ветке {number}"} | topic)
 
 
-def test_only_the_named_chats_and_their_threads_are_kept(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
+def test_only_named_chats_and_their_threads_are_stored(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url).started("--chat-id", OPS)
     _say(simulator, 2)
     _say(simulator, 3, SALES)
@@ -121,7 +121,7 @@ def test_no_save_prints_and_stores_nothing(vkteamsd: Make, simulator: Simulator)
         process.communicate()
 
 
-def test_printing_to_nobody_ends_it(vkteamsd: Make, simulator: Simulator) -> None:
+def test_no_save_ends_when_stdout_is_closed(vkteamsd: Make, simulator: Simulator) -> None:
     daemon = vkteamsd(api_url=simulator.url)
     with Path("/dev/full").open("w") as full:
         process = daemon.spawn("--foreground", "--no-save", stdout=full)
@@ -137,7 +137,7 @@ def test_printing_to_nobody_ends_it(vkteamsd: Make, simulator: Simulator) -> Non
     assert simulator.state()["acknowledged"] == 0
 
 
-def test_printing_to_somebody_who_does_not_read_can_be_ended(vkteamsd: Make, simulator: Simulator) -> None:
+def test_no_save_stops_while_its_reader_does_not_read(vkteamsd: Make, simulator: Simulator) -> None:
     _say(simulator, 1000)
     process = vkteamsd(api_url=simulator.url).spawn("--foreground", "--no-save")
     try:
@@ -157,7 +157,7 @@ def test_printing_to_somebody_who_does_not_read_can_be_ended(vkteamsd: Make, sim
         process.communicate()
 
 
-def test_in_the_foreground_it_logs_to_the_terminal_and_tells_the_service_manager(
+def test_foreground_logs_to_terminal_and_notifies_service_manager(
     vkteamsd: Make, simulator: Simulator, oracle: Oracle
 ) -> None:
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url)
@@ -197,7 +197,7 @@ def test_a_separate_worker_embeds_what_a_listener_stores(
     assert listener.wait_state("listening").embedding.embedded == 0
 
 
-def test_the_daemon_is_a_daemon(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
+def test_daemon_is_detached(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
     """Session leader of nobody, no terminal, cwd /, umask 027, only its own descriptors."""
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url).started()
     proc = Path(f"/proc/{daemon.pid}")

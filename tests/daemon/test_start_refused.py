@@ -121,7 +121,7 @@ def test_a_working_directory_that_is_gone(vkteamsd: Make) -> None:
     assert daemon.processes() == []
 
 
-def test_a_complaint_that_nobody_can_hear_leaves_the_exit_code(vkteamsd: Make) -> None:
+def test_exit_code_holds_when_stderr_is_closed(vkteamsd: Make) -> None:
     daemon = vkteamsd()
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(daemon.command("--nonsense"), env=daemon.environ, stderr=full, check=False)
@@ -129,7 +129,7 @@ def test_a_complaint_that_nobody_can_hear_leaves_the_exit_code(vkteamsd: Make) -
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_help_that_nobody_gets_is_no_success(vkteamsd: Make, unbuffered: str) -> None:
+def test_help_fails_when_stdout_cannot_be_written(vkteamsd: Make, unbuffered: str) -> None:
     daemon = vkteamsd()
     environ = daemon.environ | {"PYTHONUNBUFFERED": unbuffered}
     with Path("/dev/full").open("w") as full:
@@ -152,7 +152,7 @@ def test_a_pid_file_that_is_a_link(vkteamsd: Make) -> None:
 
 
 @as_root
-def test_root_is_refused_unless_it_is_meant(vkteamsd: Make) -> None:
+def test_root_is_refused_without_allow_root(vkteamsd: Make) -> None:
     daemon = vkteamsd(fake="ready", options={"daemon.user": None, "daemon.allow_root": None})
     daemon.environ["VKTEAMS_DAEMON_USER"] = "root"
     _refused(daemon, 77, "vkteamsd does not run as root", "VKTEAMS_DAEMON_ALLOW_ROOT=1")
@@ -182,7 +182,7 @@ def test_a_user_who_cannot_read_the_program(vkteamsd: Make, open_tmp: Path) -> N
     _refused(daemon, 77, "user nobody cannot read this program: ", " is closed to it")
 
 
-def test_the_traceback_is_there_for_those_who_ask(vkteamsd: Make) -> None:
+def test_vkteams_debug_shows_the_traceback(vkteamsd: Make) -> None:
     daemon = vkteamsd(fake="crash")
     said = _refused(daemon, 70, "internal error: ZeroDivisionError: division of *** by zero", "VKTEAMS_DEBUG=1")
     assert "Traceback" not in said

@@ -70,7 +70,7 @@ def test_a_wrong_token_is_refused_at_once(vkteamsd: Make, simulator: Simulator, 
     _refused(vkteamsd(api_url=simulator.url, database_url=database_url), 78, "the Bot API refused the token")
 
 
-def test_what_is_not_the_bot_api_is_refused_at_once(vkteamsd: Make, website: str, database_url: str) -> None:
+def test_another_server_than_the_bot_api_is_refused_at_once(vkteamsd: Make, website: str, database_url: str) -> None:
     _refused(vkteamsd(api_url=website, database_url=database_url), 78, "is not the Bot API", "Check api.url")
 
 
@@ -91,7 +91,7 @@ def test_a_database_that_cannot_be_reached(vkteamsd: Make, simulator: Simulator)
 
 
 @pytest.mark.parametrize("wrong", ["password", "database"])
-def test_a_database_that_refuses_is_no_matter_of_waiting(
+def test_start_does_not_wait_for_a_database_that_refuses(
     vkteamsd: Make, simulator: Simulator, database_url: str, wrong: str
 ) -> None:
     host, _, name = database_url.rpartition("@")
@@ -122,9 +122,7 @@ def test_a_log_that_only_root_may_write(vkteamsd: Make, simulator: Simulator, da
     assert daemon.processes() == []
 
 
-def test_it_starts_degraded_where_that_is_asked_for_and_goes_on_by_itself(
-    vkteamsd: Make, simulator: Simulator, oracle: Oracle
-) -> None:
+def test_start_degraded_recovers_by_itself(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
     simulator.stop()
     options = SOON | {"daemon.start_degraded": True, "daemon.start_timeout": 1.0, "api.backoff_max": 1.0}
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options)
@@ -140,7 +138,7 @@ def test_it_starts_degraded_where_that_is_asked_for_and_goes_on_by_itself(
     oracle.check()
 
 
-def test_the_bundled_database_comes_and_goes_with_the_daemon(
+def test_bundled_database_starts_and_stops_with_the_daemon(
     vkteamsd: Make, simulator: Simulator, bundled_copy: Path
 ) -> None:
     daemon = vkteamsd(api_url=simulator.url, database_url="", options={"daemon.state_dir": str(bundled_copy / "state")})
@@ -157,7 +155,7 @@ def test_the_bundled_database_comes_and_goes_with_the_daemon(
     until(lambda: servers(bundled_copy) == [], 30, "the end of the server")
 
 
-def test_making_the_bundled_database_does_not_count_against_the_start() -> None:
+def test_start_timeout_excludes_initialising_the_bundled_database() -> None:
     service = Service(msgspec.convert({"daemon": {"start_timeout": 0.0}}, Config))
     ready: Future[str] = Future()
     with pytest.raises(DatabaseUnavailable, match="was not ready within 0 s"):
@@ -169,7 +167,7 @@ def test_making_the_bundled_database_does_not_count_against_the_start() -> None:
     timer.join()
 
 
-def test_in_the_foreground_it_gives_back_what_its_script_has_open(vkteamsd: Make) -> None:
+def test_foreground_leaves_the_scripts_file_open(vkteamsd: Make) -> None:
     daemon = vkteamsd(api_url=NOBODY_LISTENS, options=SOON | {"daemon.start_timeout": 0.5})
     # As pip's script of an editable installation runs it.
     script = "import sys; del sys.argv[0]; file = sys.argv[0]\nwith open(file) as f: exec(f.read())"
@@ -182,9 +180,7 @@ def test_in_the_foreground_it_gives_back_what_its_script_has_open(vkteamsd: Make
     assert "Traceback" not in done.stderr
 
 
-def test_a_bundled_database_that_is_killed_is_started_again(
-    vkteamsd: Make, simulator: Simulator, bundled_copy: Path
-) -> None:
+def test_killed_bundled_database_is_restarted(vkteamsd: Make, simulator: Simulator, bundled_copy: Path) -> None:
     options = {"daemon.state_dir": str(bundled_copy / "state"), "api.backoff_max": 1.0}
     daemon = vkteamsd(api_url=simulator.url, database_url="", options=options)
     daemon.log_file = bundled_copy / "state" / "vkteamsd.log"
@@ -200,7 +196,7 @@ def test_a_bundled_database_that_is_killed_is_started_again(
     assert daemon.stop() < 5
 
 
-def test_workers_that_start_degraded_go_on_trying_whatever_comes(
+def test_degraded_workers_retry_after_every_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     daemon = {"role": "embed", "start_degraded": True, "start_timeout": 0.1}
@@ -230,7 +226,7 @@ def test_workers_that_start_degraded_go_on_trying_whatever_comes(
     assert said[:4] == [str(down), str(refused), str(down), "the database answers"]
 
 
-def test_workers_are_refused_for_good_while_they_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_of_workers_fails_on_a_permanent_error(monkeypatch: pytest.MonkeyPatch) -> None:
     service = Service(msgspec.convert({"daemon": {"role": "embed", "start_degraded": True}}, Config))
 
     def refuse() -> None:
@@ -241,7 +237,7 @@ def test_workers_are_refused_for_good_while_they_start(monkeypatch: pytest.Monke
         service.start()
 
 
-def test_a_disk_that_hangs_does_not_hold_up_the_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_disk_does_not_delay_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, hangs, free = threading.Event(), threading.Event(), threading.Event()
 
     def report() -> None:

@@ -62,7 +62,7 @@ def test_retry_after_is_honoured(vkteamsd: Make, simulator: Simulator, oracle: O
     oracle.check()
 
 
-def test_a_revoked_token_is_loud_and_not_tried_in_a_hot_loop(
+def test_revoked_token_is_logged_and_retried_with_back_off(
     vkteamsd: Make, simulator: Simulator, oracle: Oracle
 ) -> None:
     options = OPTIONS | {"api.backoff_max": 60.0}
@@ -100,7 +100,7 @@ def test_ids_that_start_over_open_a_new_generation(vkteamsd: Make, simulator: Si
 
 
 @pytest.mark.parametrize("trait", ["lenient", "gap", "batch"])
-def test_what_is_unknown_of_the_api_is_right_both_ways(
+def test_both_readings_of_undocumented_api_behaviour(
     vkteamsd: Make, make_simulator: Callable[..., Simulator], database_url: str, trait: str
 ) -> None:
     """Events that come again, ids with gaps, answers of two events at most."""

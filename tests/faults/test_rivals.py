@@ -35,9 +35,7 @@ def test_twenty_starts_at_once_are_one_daemon(vkteamsd: Make, simulator: Simulat
     oracle.check()
 
 
-def test_a_number_that_another_program_has_got_is_not_taken_for_the_daemon(
-    vkteamsd: Make, simulator: Simulator, oracle: Oracle
-) -> None:
+def test_pid_reused_by_another_program_is_not_the_daemon(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url)
     daemon.pid_file.parent.mkdir()
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
@@ -83,7 +81,7 @@ def test_a_second_host_waits_and_takes_over(vkteamsd: Make, simulator: Simulator
     oracle.check()
 
 
-def test_a_frozen_holder_that_wakes_up_late_does_no_harm(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
+def test_frozen_holder_that_wakes_up_late_commits_nothing(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
     """SIGSTOP until its session has ended and another has taken over, then SIGCONT in the middle of the traffic."""
     first, second = _two_hosts(vkteamsd, simulator, oracle, quick=True)
     with Traffic(simulator, rate=30):
@@ -102,7 +100,7 @@ def test_a_frozen_holder_that_wakes_up_late_does_no_harm(vkteamsd: Make, simulat
     oracle.check()
 
 
-def test_a_pid_file_that_somebody_removes_comes_back(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
+def test_removed_pid_file_is_created_again(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url).started()
     pid = daemon.pid
     daemon.pid_file.unlink()

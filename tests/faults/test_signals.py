@@ -93,7 +93,7 @@ def test_term_while_it_starts(vkteamsd: Make, simulator: Simulator, oracle: Orac
     assert not daemon.pid_file.exists()
 
 
-def test_a_broken_file_changes_nothing_and_a_good_one_does(
+def test_reload_ignores_a_broken_file_and_applies_a_valid_one(
     daemon: DaemonProcess, simulator: Simulator, oracle: Oracle
 ) -> None:
     daemon.started()
@@ -111,7 +111,7 @@ def test_a_broken_file_changes_nothing_and_a_good_one_does(
     oracle.check()
 
 
-def test_a_new_token_of_the_same_bot_is_taken_and_anothers_is_refused(
+def test_reload_takes_a_new_token_of_the_same_bot_only(
     daemon: DaemonProcess, simulator: Simulator, oracle: Oracle
 ) -> None:
     daemon.configure(**{"api.poll_time": 1})
@@ -133,7 +133,7 @@ def test_a_new_token_of_the_same_bot_is_taken_and_anothers_is_refused(
         assert secret not in daemon.log_text()
 
 
-def test_many_reloads_keep_the_files_flat(daemon: DaemonProcess, simulator: Simulator, oracle: Oracle) -> None:
+def test_many_reloads_leak_no_file_descriptor(daemon: DaemonProcess, simulator: Simulator, oracle: Oracle) -> None:
     daemon.started()
     wait_polled(simulator)
     pid = daemon.signal(signal.SIGHUP)
@@ -150,7 +150,7 @@ def test_many_reloads_keep_the_files_flat(daemon: DaemonProcess, simulator: Simu
     oracle.check()
 
 
-def test_a_moved_log_goes_on_under_its_name(daemon: DaemonProcess, simulator: Simulator) -> None:
+def test_reload_reopens_a_rotated_log(daemon: DaemonProcess, simulator: Simulator) -> None:
     daemon.started()
     moved = daemon.log_file.with_suffix(".1")
     daemon.log_file.rename(moved)
@@ -181,7 +181,7 @@ def test_a_storm_of_usr1_gives_the_full_statistics(daemon: DaemonProcess, simula
     assert shown["events_processed"] == 1
 
 
-def test_signals_of_the_terminal_are_nothing_to_a_daemon(daemon: DaemonProcess, simulator: Simulator) -> None:
+def test_daemon_ignores_terminal_signals(daemon: DaemonProcess, simulator: Simulator) -> None:
     daemon.started()
     for signum in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGTSTP):
         daemon.signal(signum)

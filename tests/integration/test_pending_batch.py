@@ -25,7 +25,7 @@ def held(*ids: int) -> PendingBatch:
     return PendingBatch(batch(*map(new, ids)), generation=1, arrived=0.0)
 
 
-def test_parts_are_the_whole_in_its_order() -> None:
+def test_parts_keep_the_order_of_events() -> None:
     whole, taken = held(*range(1, 4001)), []
     assert whole.first_part() is whole
     left: PendingBatch | None = whole.halved().halved()
@@ -37,7 +37,7 @@ def test_parts_are_the_whole_in_its_order() -> None:
     assert list(itertools.chain(*taken)) == list(range(1, 4001))
 
 
-def test_no_part_is_so_small_that_there_are_thousands() -> None:
+def test_halving_stops_at_the_smallest_part() -> None:
     small = held(*range(1, 4001))
     for _ in range(20):
         small = small.halved()
@@ -49,7 +49,7 @@ def test_ids_that_do_not_ascend_stay_together() -> None:
     assert whole.halved().first_part().events == whole.events
 
 
-def test_events_under_one_id_are_not_parted() -> None:
+def test_events_of_one_id_stay_in_one_part() -> None:
     """The cursor that covers the first would cover the second, stored or not."""
     ids: list[int | None] = [*range(1, 1001), None, 1000, *range(1001, 2001)]
     whole = PendingBatch(batch(*(new(n, f"m{place}") for place, n in enumerate(ids))), generation=1, arrived=0.0)

@@ -74,12 +74,12 @@ def _left(talk: Talk) -> list[str]:
     return [row[0] for row in talk.rows("SELECT msg_id FROM messages ORDER BY 1")]
 
 
-def test_nothing_goes_unless_told(aged: Talk, kept: Kept) -> None:
+def test_nothing_is_erased_without_an_age(aged: Talk, kept: Kept) -> None:
     kept.looks()
     assert (kept.connections, len(_left(aged))) == (0, 3)
 
 
-def test_what_is_too_old_goes_once_a_day_and_when_the_age_changes(
+def test_erasure_runs_once_a_day_and_after_a_changed_age(
     aged: Talk, kept: Kept, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "vkteams_daemon.daemon.retention")
@@ -94,13 +94,13 @@ def test_what_is_too_old_goes_once_a_day_and_when_the_age_changes(
     assert kept.connections == 2
 
 
-def test_a_day_later_it_does_it_again(aged: Talk, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_erasure_runs_again_after_a_day(aged: Talk, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retention, "DAY", 0.0)
     kept.age = "30d"
     until(lambda: kept.connections > 2, 30, "several days")
 
 
-def test_a_standby_leaves_it_to_the_other(aged: Talk, kept: Kept) -> None:
+def test_standby_does_not_erase(aged: Talk, kept: Kept) -> None:
     kept.age, kept.may = "30d", False
     kept.looks()
     assert kept.connections == 0
@@ -108,7 +108,7 @@ def test_a_standby_leaves_it_to_the_other(aged: Talk, kept: Kept) -> None:
     until(lambda: len(_left(aged)) == 2, 30, "the oldest erased")
 
 
-def test_a_database_that_is_down_is_asked_again_later(
+def test_erasure_is_retried_when_the_database_was_down(
     aged: Talk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def down() -> Connection:
@@ -129,18 +129,18 @@ def test_a_database_that_is_down_is_asked_again_later(
 
 
 @pytest.mark.parametrize("age", ["365d", "52w", "1d", ""])
-def test_ages(age: str) -> None:
+def test_valid_ages(age: str) -> None:
     assert load(environ={"VKTEAMS_BOT_CONFIG": "/dev/null"}, flags={"storage.retention": age}).storage.retention == age
 
 
 @pytest.mark.parametrize("age", ["365", "0d", "12h", "1y", "d", "-1d", "1d 2d", "1d\n"])
-def test_no_ages(age: str) -> None:
+def test_invalid_ages(age: str) -> None:
     with pytest.raises(ConfigError) as raised:
         load(environ={"VKTEAMS_BOT_CONFIG": "/dev/null"}, flags={"storage.retention": age})
     assert str(raised.value) == f"storage.retention: {age!r} is not days or weeks, such as 365d (command line)"
 
 
-def test_the_daemon_does_it_after_a_reload(
+def test_daemon_erases_after_a_reload(
     vkteamsd: Callable[..., DaemonProcess], simulator: Simulator, oracle: Oracle
 ) -> None:
     simulator.say("681869378@chat.agent", "a.ivanova@corp.example", "old")

@@ -36,7 +36,7 @@ def test_messages_get_the_vectors_of_their_texts(chat: Chat, model: WatchedModel
     assert len(tally.row_to_vector) == 3 and all(0 <= age < 60_000 for age in tally.row_to_vector)
 
 
-def test_what_was_archived_before_the_model_is_embedded_too(chat: Chat, model: WatchedModel) -> None:
+def test_messages_from_before_the_model_are_embedded(chat: Chat, model: WatchedModel) -> None:
     chat.say(*TEXTS, "", "deleted soon")
     chat.delete("m5")
     assert chat.queued() == {}
@@ -160,7 +160,7 @@ def test_the_newest_come_first(chat: Chat, model: WatchedModel) -> None:
     assert set(chat.chunks()) == {"m7", "m6"}
 
 
-def test_a_stop_gives_the_round_back(chat: Chat, tiny_model_dir: Path) -> None:
+def test_stop_returns_the_claims(chat: Chat, tiny_model_dir: Path) -> None:
     stop = threading.Event()
     runs: list[Sequence[Chunk]] = []
 
@@ -176,7 +176,7 @@ def test_a_stop_gives_the_round_back(chat: Chat, tiny_model_dir: Path) -> None:
     assert len(runs) == 1 and chat.chunks() == {} and len(chat.queued()) == 50
 
 
-def test_statistics_count_what_waits_and_what_is_parked(chat: Chat, model: WatchedModel) -> None:
+def test_statistics_count_queued_and_parked_messages(chat: Chat, model: WatchedModel) -> None:
     chat.register(model)
     chat.say(*TEXTS)
     chat.execute("UPDATE embedding_queue SET not_before = 'infinity', attempts = 5 WHERE msg_id = 'm2'")
@@ -195,7 +195,7 @@ def test_statistics_count_what_waits_and_what_is_parked(chat: Chat, model: Watch
         assert coverage(connection).without_vector == 1
 
 
-def test_an_idle_leader_sees_what_others_work_off(chat: Chat, model: WatchedModel) -> None:
+def test_idle_leader_counts_the_queue_of_busy_workers(chat: Chat, model: WatchedModel) -> None:
     stored = chat.register(model)
     chat.say("the index is built with the first one")
     chat.embed(model)

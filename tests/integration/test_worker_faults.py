@@ -65,7 +65,7 @@ def due_now(chat: Chat) -> None:
     chat.execute("UPDATE embedding_queue SET not_before = '-infinity' WHERE not_before < 'infinity'")
 
 
-def test_a_text_that_fails_does_not_hold_up_the_others(chat: Chat, fragile: WatchedModel) -> None:
+def test_failing_text_does_not_delay_others(chat: Chat, fragile: WatchedModel) -> None:
     chat.register(fragile)
     chat.say("one", POISON, "two", POISON)
     tally = chat.embed(fragile)
@@ -74,7 +74,7 @@ def test_a_text_that_fails_does_not_hold_up_the_others(chat: Chat, fragile: Watc
     assert (tally.embedded, tally.failed, tally.queued) == (2, 2, 2)
 
 
-def test_a_text_that_fails_is_tried_again_later_and_later_and_then_parked(
+def test_failing_text_is_retried_with_back_off_and_then_parked(
     chat: Chat, fragile: WatchedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     chat.register(fragile)
@@ -100,7 +100,7 @@ def test_a_text_that_fails_is_tried_again_later_and_later_and_then_parked(
     assert chat.worker(fragile).round() == 0
 
 
-def test_an_edit_is_a_new_text_for_one_that_was_parked(chat: Chat, fragile: WatchedModel) -> None:
+def test_edit_queues_a_parked_message_again(chat: Chat, fragile: WatchedModel) -> None:
     chat.register(fragile)
     chat.say(POISON)
     chat.embed(fragile, max_attempts=1)
@@ -111,7 +111,7 @@ def test_an_edit_is_a_new_text_for_one_that_was_parked(chat: Chat, fragile: Watc
     assert chat.queued() == {} and chat.chunks() == {"m1": 1}
 
 
-def test_edited_while_it_fails_it_is_tried_as_a_new_text(chat: Chat, tiny_model_dir: Path) -> None:
+def test_edit_during_a_failing_attempt_starts_over(chat: Chat, tiny_model_dir: Path) -> None:
     model = Model.load(tiny_model_dir)
     poison = model.chunks(POISON)[0]
     edits = ["harmless now"]
@@ -132,7 +132,7 @@ def test_edited_while_it_fails_it_is_tried_as_a_new_text(chat: Chat, tiny_model_
     assert chat.queued() == {} and chat.chunks() == {"m1": 1}
 
 
-def test_a_parked_text_keeps_no_vector_of_what_was_said_before(chat: Chat, fragile: WatchedModel) -> None:
+def test_parked_text_loses_the_vector_of_its_earlier_version(chat: Chat, fragile: WatchedModel) -> None:
     chat.register(fragile)
     chat.say("harmless")
     chat.embed(fragile)
@@ -166,7 +166,7 @@ def test_retry_makes_parked_texts_due_again(chat: Chat, fragile: WatchedModel, m
     assert chat.queued() == {} and set(chat.chunks()) == {"m1", "m2"}
 
 
-def test_a_vector_that_is_no_number_is_a_failure(chat: Chat, tiny_model_dir: Path) -> None:
+def test_vector_that_is_not_finite_is_a_failure(chat: Chat, tiny_model_dir: Path) -> None:
     model = Model.load(tiny_model_dir)
     poison = model.chunks(POISON)[0]
 
@@ -183,7 +183,7 @@ def test_a_vector_that_is_no_number_is_a_failure(chat: Chat, tiny_model_dir: Pat
     assert chat.queued() == {"m1": 1} and set(chat.chunks()) == {"m2"}
 
 
-def test_a_model_that_fails_at_everything_parks_nothing(chat: Chat, tiny_model_dir: Path) -> None:
+def test_broken_model_parks_nothing(chat: Chat, tiny_model_dir: Path) -> None:
     working = Model.load(tiny_model_dir)
     broken = True
 
@@ -211,7 +211,7 @@ def test_a_model_that_fails_at_everything_parks_nothing(chat: Chat, tiny_model_d
     assert len(chat.chunks()) == 3
 
 
-def test_a_model_that_cannot_be_loaded_is_said_once_and_goes_on_when_mended(
+def test_unloadable_model_is_logged_once_and_loaded_when_repaired(
     chat: Chat, model: WatchedModel, caplog: pytest.LogCaptureFixture, impatient: None
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -243,7 +243,7 @@ def test_a_model_that_cannot_be_loaded_is_said_once_and_goes_on_when_mended(
     assert lines == ["embedding waits: model.onnx: the runtime cannot load it", "embedding goes on"]
 
 
-def test_an_unforeseen_error_is_logged_with_its_traceback_and_ends_no_worker(
+def test_unexpected_error_is_logged_and_ends_no_worker(
     chat: Chat, model: WatchedModel, caplog: pytest.LogCaptureFixture, impatient: None
 ) -> None:
     failures = [MemoryError(), ZeroDivisionError("a bug")]
@@ -272,7 +272,7 @@ Fault = Callable[[PostgresServer], object]
         pytest.param(lambda server: server.terminate_backends(), id="sessions ended"),
     ],
 )
-def test_the_database_may_go_away_and_come_back(
+def test_worker_survives_a_database_outage(
     durable_server: PostgresServer, durable_database_url: str, tiny_model_dir: Path, impatient: None, fault: Fault
 ) -> None:
     chat = Chat(durable_database_url)

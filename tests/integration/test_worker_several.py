@@ -38,7 +38,7 @@ def complete(chat: Chat, count: int) -> None:
     assert chat.chunks() == {f"m{number}": 1 for number in range(1, count + 1)}
 
 
-def test_threads_neither_double_nor_lose(chat: Chat, model: WatchedModel) -> None:
+def test_threads_embed_each_message_once(chat: Chat, model: WatchedModel) -> None:
     count = scaled("messages for several workers", full=2000, quick=400)
     chat.register(model)
     chat.say(*(f"message number {n}" for n in range(count)))
@@ -88,9 +88,7 @@ def test_workers_share_the_threads_that_the_model_runs_in(chat: Chat, model: Wat
     assert tally.embedded == count
 
 
-def test_an_archive_that_was_counted_while_empty_is_not_read_again_for_every_message(
-    chat: Chat, model: WatchedModel
-) -> None:
+def test_plan_of_an_empty_archive_is_not_kept_for_a_full_one(chat: Chat, model: WatchedModel) -> None:
     """The plan of a prepared statement is kept, and over an empty table a scan of everything is the cheapest one."""
     chat.register(model)
     worker = chat.worker(model, claim=50, is_leader=False)
@@ -120,7 +118,7 @@ def _read(chat: Chat) -> int:
     return int(rows + entries)
 
 
-def test_processes_neither_double_nor_lose(chat: Chat, model: WatchedModel, start: Start) -> None:
+def test_processes_embed_each_message_once(chat: Chat, model: WatchedModel, start: Start) -> None:
     count = scaled("messages for several workers", full=2000, quick=400)
     chat.register(model)
     chat.say(*(f"message number {n}" for n in range(count)))
@@ -132,7 +130,7 @@ def test_processes_neither_double_nor_lose(chat: Chat, model: WatchedModel, star
     complete(chat, count)
 
 
-def test_the_writer_goes_on_beside_the_workers(chat: Chat, model: WatchedModel) -> None:
+def test_writer_is_not_blocked_by_workers(chat: Chat, model: WatchedModel) -> None:
     chat.register(model)
     with ThreadPoolExecutor(2) as pool:
         stop = False
@@ -158,7 +156,7 @@ def test_the_writer_goes_on_beside_the_workers(chat: Chat, model: WatchedModel) 
         assert chat.likeness(model, f"m{1 + 20 * batch}", f"edited {batch}") == pytest.approx(1, abs=1e-3)
 
 
-def test_a_killed_workers_claims_are_free_at_once(chat: Chat, model: WatchedModel, start: Start) -> None:
+def test_claims_of_a_killed_worker_are_free_at_once(chat: Chat, model: WatchedModel, start: Start) -> None:
     chat.register(model)
     chat.say(*(f"message number {n}" for n in range(30)))
     killed = start(held=True)
@@ -170,7 +168,7 @@ def test_a_killed_workers_claims_are_free_at_once(chat: Chat, model: WatchedMode
     complete(chat, 30)
 
 
-def test_workers_killed_again_and_again_lose_and_double_nothing(chat: Chat, model: WatchedModel, start: Start) -> None:
+def test_killed_workers_embed_each_message_once(chat: Chat, model: WatchedModel, start: Start) -> None:
     kills = scaled("kills of an embedding worker", full=50, quick=6)
     chat.register(model)
     chat.say(*(f"message number {n}" for n in range(4 * kills)))

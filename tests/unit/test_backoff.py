@@ -21,7 +21,7 @@ def test_each_wait_is_drawn_from_a_range_that_doubles_up_to_the_cap() -> None:
         assert max(waits) > ceiling - 0.1 * (ceiling - FIRST), "not the full range"
 
 
-def test_daemons_do_not_march_in_step() -> None:
+def test_waits_are_random() -> None:
     first, second = Backoff(), Backoff()
     assert [first.failed() for _ in range(8)] != [second.failed() for _ in range(8)]
 
@@ -36,7 +36,7 @@ def test_success_starts_over() -> None:
     assert backoff.failed() <= 2 * FIRST
 
 
-def test_what_the_server_asks_for_is_the_least(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_is_never_shorter_than_the_server_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Backoff().failed(7.0) == 7.0
     assert Backoff(2.0).failed(3600.0) == 3600.0, "the cap is for our own waits, not for the server's wish"
     monkeypatch.setattr(random, "uniform", lambda low, high: high)

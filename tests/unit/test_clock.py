@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from vkteams_daemon.daemon.polling.clock import Clock
 
 
-def test_it_stands_still_where_the_clock_is_set_back_and_goes_on_with_it() -> None:
+def test_clock_stands_still_while_the_system_clock_is_behind() -> None:
     begin = datetime(2026, 1, 1, tzinfo=UTC)
     hours = [0.0, 1, 2, 1, 1.5, 2, 2.5]
     times = iter([begin + timedelta(hours=hour) for hour in [0.0, *hours]])
@@ -15,7 +15,7 @@ def test_it_stands_still_where_the_clock_is_set_back_and_goes_on_with_it() -> No
     assert [(clock.now() - begin) / timedelta(hours=1) for _ in hours] == [0, 1, 2, 2, 2, 2, 2.5]
 
 
-def test_a_clock_that_was_years_ahead_is_not_followed() -> None:
+def test_clock_follows_a_correction_of_years() -> None:
     wrong, right = datetime(2099, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
     times = iter([wrong, wrong, right])
     clock = Clock(lambda: next(times))

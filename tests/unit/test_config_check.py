@@ -53,7 +53,7 @@ def _notes(said: str) -> list[Any]:
         ("VKTEAMS_DAEMON_USER", "nosuch", "daemon.user: there is no user 'nosuch'"),
     ],
 )
-def test_what_vkteamsd_would_refuse(check: Check, variable: str, value: str, said: str) -> None:
+def test_refusals_of_vkteamsd_are_reported(check: Check, variable: str, value: str, said: str) -> None:
     assert json.loads(check(78, **{variable: value}))["error"].startswith(said)
 
 
@@ -64,13 +64,13 @@ def test_a_relative_path_in_the_file(check: Check, tmp_path: Path) -> None:
     assert "api.ca_file: 'ca.pem' is relative, and the daemon works in /" in said
 
 
-def test_only_what_the_role_needs_is_looked_at(check: Check) -> None:
+def test_only_checks_of_the_role_are_made(check: Check) -> None:
     check(0, VKTEAMS_BOT_API_URL="ftp://x", VKTEAMS_DAEMON_ROLE="embed")
     check(78, VKTEAMS_DAEMON_ROLE="listen")
     check(0, VKTEAMS_BOT_API_URL="http://x", VKTEAMS_EMBEDDING_MODEL="nope")
 
 
-def test_what_may_be_right_elsewhere_is_a_note(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problem_of_this_host_is_a_note(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who checks is not always who starts it, and systemd hands a token over only then."""
     monkeypatch.setattr(programs, "available", lambda: True)
     assert _notes(check(0)) == ["api.token is not set: vkteamsd will not start with role all or listen"]
@@ -83,7 +83,7 @@ def test_what_may_be_right_elsewhere_is_a_note(check: Check, monkeypatch: pytest
     ]
 
 
-def test_what_this_user_may_not_do_is_a_note(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_permission_is_a_note(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     notes = _notes(check(0, VKTEAMS_DAEMON_USER="root", VKTEAMS_API_TOKEN="1.2.3:4", DATABASE_URL="postgresql://x/y"))
     assert notes == ["for this user: only root can start vkteamsd as root"]

@@ -39,7 +39,7 @@ def test_the_version_is_the_programs() -> None:
     assert (DEBIAN / "changelog").read_text().startswith(f"vkteams-daemon ({__version__}) ")
 
 
-def test_the_packaged_configuration_is_one(tmp_path: Path) -> None:
+def test_packaged_configuration_is_valid(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("1.2.3:4\n")
     text = (DEBIAN / "vkteamsd.toml").read_text().replace("/etc/vkteams/token", str(tmp_path / "token"))
     for name, content in (("as-it-is", text), ("everything-set", re.sub(r"(?m)^#(?=\w)", "", text))):
@@ -54,6 +54,6 @@ def test_the_packaged_configuration_is_one(tmp_path: Path) -> None:
     ["vkteams-daemon.vkteamsd.init", "vkteams-daemon.postinst", "vkteams-daemon.prerm", "vkteams-daemon.postrm",
      "make-environment", "build", "pin", "tests/service", "../tests/package/make-root"],
 )  # fmt: skip
-def test_a_script_is_plain_shell(script: str) -> None:
+def test_script_is_plain_shell(script: str) -> None:
     done = subprocess.run(["sh", "-n", DEBIAN / script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -58,7 +58,7 @@ def test_secrets_come_by_file_alone() -> None:
             assert not re.search(r"PASSWORD|TOKEN|SECRET", name) or str(value).startswith("/run/secrets/"), name
 
 
-def test_what_containers_run_is_a_command_line_of_ours() -> None:
+def test_container_commands_are_valid_command_lines() -> None:
     file = (DOCKER / "Dockerfile").read_text()
     found = re.search(r"^ENTRYPOINT (.*)$", file, re.MULTILINE)
     assert found

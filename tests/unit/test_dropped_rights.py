@@ -40,7 +40,7 @@ def _become(owner: Owner, directory: Path) -> dict[str, list[int]]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
-def test_neither_root_nor_its_group_is_left(open_tmp: Path) -> None:
+def test_daemon_keeps_no_user_or_group_of_root(open_tmp: Path) -> None:
     nobody = pwd.getpwnam("nobody")
     os.chown(open_tmp, nobody.pw_uid, nobody.pw_gid)
     found = _become(Owner("nobody", nobody.pw_uid, nobody.pw_gid, impersonated=True), open_tmp)

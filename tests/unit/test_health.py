@@ -50,14 +50,14 @@ def _write(config: Config, *, age: float = 0.0, **changes: Any) -> None:
         ("degraded", "degraded"), ("stopping", "stopping"),
     ],
 )  # fmt: skip
-def test_the_word_for_each_state(config: Config, held: ExitStack, state: str, word: str) -> None:
+def test_health_of_each_state(config: Config, held: ExitStack, state: str, word: str) -> None:
     _write(config, state=state)
     found = probe(config)
     assert (found.state, found.exit_code, found.pid, found.alive) == (word, 0, os.getpid(), True)
     assert found.uptime is not None
 
 
-def test_what_the_archive_does_not_have_yet(config: Config) -> None:
+def test_gap_names_events_that_wait_in_the_spool(config: Config) -> None:
     assert status_file.read_gap(config.status_file) is None, "no file"
     config.status_file.write_bytes(b"{")
     assert status_file.read_gap(config.status_file) is None, "no status file"
@@ -68,7 +68,7 @@ def test_what_the_archive_does_not_have_yet(config: Config) -> None:
     assert status_file.read_gap(config.status_file, restricted=True) is None
 
 
-def test_nothing_there_is_not_running(config: Config) -> None:
+def test_without_files_the_daemon_is_not_running(config: Config) -> None:
     found = probe(config)
     assert (found.state, found.exit_code, found.pid, found.uptime) == ("not running", 3, None, None)
 
@@ -82,34 +82,34 @@ def test_after_a_clean_exit_the_last_file_is_still_shown(config: Config, held: E
     assert found.uptime is None
 
 
-def test_a_pid_file_that_nobody_holds_is_dead(config: Config) -> None:
+def test_unlocked_pid_file_means_dead(config: Config) -> None:
     config.pid_file.write_text(f"{os.getppid()}\n")
     _write(config, state="listening")
     found = probe(config)
     assert (found.state, found.exit_code, found.pid) == ("dead", 1, None)
 
 
-def test_a_daemon_that_is_just_coming_is_not_called_dead(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starting_daemon_is_not_dead(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config.pid_file.touch()
     with ExitStack() as stack:
         monkeypatch.setattr(time, "sleep", lambda _: stack.enter_context(PidFile(config.pid_file)))
         assert probe(config).state == "starting"
 
 
-def test_the_status_of_an_earlier_process_is_not_believed(config: Config, held: ExitStack) -> None:
+def test_status_of_an_earlier_process_is_ignored(config: Config, held: ExitStack) -> None:
     _write(config, state="listening", pid=os.getpid() + 1)
     found = probe(config)
     assert (found.state, found.status) == ("starting", None)
 
 
-def test_a_lock_without_a_status_for_long_is_stale(config: Config, held: ExitStack) -> None:
+def test_lock_without_status_file_becomes_stale(config: Config, held: ExitStack) -> None:
     assert probe(config).state == "starting"
     old = time.time() - 15 - GRACE - 1
     os.utime(config.pid_file, (old, old))
     assert (probe(config).state, probe(config).exit_code) == ("stale", 4)
 
 
-def test_a_file_that_is_no_longer_written_is_stale(config: Config, held: ExitStack) -> None:
+def test_old_status_file_is_stale(config: Config, held: ExitStack) -> None:
     _write(config, state="listening", age=3 * 5 + GRACE - 2)
     assert probe(config).state == "running"
     _write(config, state="listening", age=3 * 5 + GRACE + 2)
@@ -131,7 +131,7 @@ def test_a_broken_status_file_is_unknown(config: Config, held: ExitStack) -> Non
     assert probe(config).state == "not running"
 
 
-def test_a_directory_that_may_not_be_looked_into_is_unknown(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_directory_is_unknown(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     def closed(_: object) -> None:
         raise PermissionRefused("x: this user may not look there")
 
@@ -140,7 +140,7 @@ def test_a_directory_that_may_not_be_looked_into_is_unknown(config: Config, monk
     assert (found.state, found.exit_code, found.error) == ("unknown", 4, "x: this user may not look there")
 
 
-def test_what_was_processed_and_when(config: Config, held: ExitStack) -> None:
+def test_summary_counts_events_and_last_activity(config: Config, held: ExitStack) -> None:
     moment = datetime(2026, 11, 24, 12, tzinfo=UTC)
     events = status_file.Events(saved=5, duplicate=2, filtered=1, quarantined=1, last_event_at=moment)
     api = status_file.Api(state="ok", last_poll_at=moment + timedelta(seconds=30))

@@ -37,7 +37,7 @@ def test_without_a_manager_nothing_happens(address: str) -> None:
     Notify({"NOTIFY_SOCKET": address} if address else {}).ready("")
 
 
-def test_a_manager_that_does_not_read_holds_up_nobody(tmp_path: Path) -> None:
+def test_manager_that_does_not_read_blocks_nothing(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "notify"))
         notify = Notify({"NOTIFY_SOCKET": str(tmp_path / "notify")})

@@ -56,7 +56,7 @@ def _python(program: str, *arguments: object, prefix: tuple[str, ...] = ()) -> s
     return process
 
 
-def test_it_holds_its_number_for_everybody_to_read_and_goes_away(path: Path) -> None:
+def test_file_is_readable_while_held_and_removed_on_release(path: Path) -> None:
     before = os.umask(0o077)
     try:
         with PidFile(path) as pid_file:
@@ -71,7 +71,7 @@ def test_it_holds_its_number_for_everybody_to_read_and_goes_away(path: Path) -> 
         os.umask(before)
 
 
-def test_it_speaks_lockfile(path: Path) -> None:
+def test_interface_of_lockfile(path: Path) -> None:
     pid_file = PidFile(path)
     assert isinstance(pid_file, lockfile.LockBase)
     with pytest.raises(lockfile.NotLocked):
@@ -81,7 +81,7 @@ def test_it_speaks_lockfile(path: Path) -> None:
     assert not pid_file.is_locked()
 
 
-def test_a_second_process_is_refused_and_told_who(path: Path, other: subprocess.Popen[str]) -> None:
+def test_second_process_is_refused_with_the_holders_pid(path: Path, other: subprocess.Popen[str]) -> None:
     pid_file = PidFile(path)
     with pytest.raises(AlreadyRunning, match=f"process {other.pid} holds") as refusal:
         pid_file.acquire()
@@ -100,7 +100,7 @@ def test_it_waits_for_a_holder_that_leaves_in_time(path: Path) -> None:
         assert read_pid(path) == os.getpid()
 
 
-def test_what_a_killed_holder_left_locks_nobody_out(path: Path, other: subprocess.Popen[str]) -> None:
+def test_file_of_a_killed_holder_can_be_locked(path: Path, other: subprocess.Popen[str]) -> None:
     other.kill()
     other.wait()
     assert path.exists()
@@ -109,14 +109,14 @@ def test_what_a_killed_holder_left_locks_nobody_out(path: Path, other: subproces
         assert find_holder(path) == Holder(os.getpid())
 
 
-def test_a_number_in_a_file_proves_nothing(path: Path) -> None:
+def test_number_without_a_lock_is_no_holder(path: Path) -> None:
     path.write_text(f"{os.getppid()}\n")
     assert find_holder(path) is None
     with PidFile(path):
         assert path.read_text() == f"{os.getpid()}\n"
 
 
-def test_a_longer_old_number_leaves_no_digits(path: Path) -> None:
+def test_longer_old_number_is_overwritten_completely(path: Path) -> None:
     path.write_text("99999999999999999999\n")
     with PidFile(path):
         assert path.read_text() == f"{os.getpid()}\n"
@@ -134,7 +134,7 @@ def test_a_forked_child_does_not_hold_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["link", "fifo", "directory"])
-def test_nothing_but_a_plain_file_is_taken(path: Path, tmp_path: Path, what: str) -> None:
+def test_only_a_plain_file_is_accepted(path: Path, tmp_path: Path, what: str) -> None:
     if what == "link":
         path.symlink_to(tmp_path / "elsewhere")
     elif what == "fifo":
@@ -147,7 +147,7 @@ def test_nothing_but_a_plain_file_is_taken(path: Path, tmp_path: Path, what: str
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_missing_directory_is_one_sentence(path: Path) -> None:
+def test_error_for_a_missing_directory(path: Path) -> None:
     with pytest.raises(CannotCreate, match=r"run/x.pid: the PID file cannot be made: No such file or directory"):
         PidFile(path.parent / "run" / "x.pid").acquire()
 
@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_no_file(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not path.exists()
 
 
-def test_a_lock_on_a_removed_file_is_worth_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_removed_before_the_lock_is_replaced(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between our open and our flock, a daemon that ends removes the file, and another one makes its own."""
     import fcntl
 
@@ -188,7 +188,7 @@ def test_a_lock_on_a_removed_file_is_worth_nothing(path: Path, monkeypatch: pyte
         assert find_holder(path) == Holder(os.getpid())
 
 
-def test_break_lock_removes_only_what_nobody_holds(path: Path, other: subprocess.Popen[str]) -> None:
+def test_break_lock_leaves_a_held_file(path: Path, other: subprocess.Popen[str]) -> None:
     with pytest.raises(PidFileLocked):
         PidFile(path).break_lock()
     other.kill()
@@ -199,7 +199,7 @@ def test_break_lock_removes_only_what_nobody_holds(path: Path, other: subprocess
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
-def test_a_file_that_was_taken_away_is_put_back(path: Path, how: str) -> None:
+def test_restore_creates_a_removed_file_again(path: Path, how: str) -> None:
     with PidFile(path) as pid_file:
         path.unlink()
         if how == "replaced":
@@ -211,7 +211,7 @@ def test_a_file_that_was_taken_away_is_put_back(path: Path, how: str) -> None:
     assert not path.exists()
 
 
-def test_a_file_that_another_daemon_has_taken_is_left_to_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_restore_leaves_the_file_of_another_holder(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with PidFile(path) as pid_file:
         path.unlink()
         with _python(_HOLD, path) as other:
@@ -223,7 +223,7 @@ def test_a_file_that_another_daemon_has_taken_is_left_to_it(path: Path, caplog: 
             other.kill()
 
 
-def test_looking_never_disturbs_the_lock(path: Path) -> None:
+def test_find_holder_keeps_the_record_lock(path: Path) -> None:
     """Opening and closing the file in the holder's own process would drop its record lock."""
     with PidFile(path):
         assert find_holder(path) == Holder(os.getpid())
@@ -244,7 +244,7 @@ def test_a_lock_without_the_record_lock_is_found_in_proc_locks(path: Path) -> No
     assert find_holder(path) is None
 
 
-def test_on_a_file_system_with_other_device_numbers_the_number_in_the_file_decides(
+def test_file_number_decides_when_device_numbers_differ(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path.write_text("4711\n")
@@ -259,7 +259,7 @@ def test_on_a_file_system_with_other_device_numbers_the_number_in_the_file_decid
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a PID namespace")
-def test_a_holder_in_another_pid_namespace_has_no_number_here(path: Path, other: subprocess.Popen[str]) -> None:
+def test_holder_in_another_pid_namespace_has_no_pid(path: Path, other: subprocess.Popen[str]) -> None:
     asking = f"""
 from pathlib import Path
 from vkteams_daemon.daemon.process.holder import find_holder
@@ -273,7 +273,7 @@ print(find_holder(Path({str(path)!r})))
     assert find_holder(path) == Holder(other.pid)
 
 
-def test_of_many_who_want_it_one_has_it_at_a_time(path: Path, tmp_path: Path) -> None:
+def test_one_of_many_processes_holds_it_at_a_time(path: Path, tmp_path: Path) -> None:
     """Each of them takes and leaves it again and again; whoever has it makes a file that must not be there yet."""
     program = """
 import os, sys, time

@@ -15,7 +15,7 @@ HOSTILE = "привет \x9b31m \u202e \x7f \u2028 конец"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_no_text_stops_it_or_steers_the_terminal(encoding: str) -> None:
+def test_hostile_text_is_printed_as_harmless_json(encoding: str) -> None:
     octets = io.BytesIO()
     out = io.TextIOWrapper(octets, encoding=encoding)
     stored = Printer(out=out).store(read(body(message(1, HOSTILE, chat=GROUP), message(2, "ok", chat=GROUP)), ARRIVAL))

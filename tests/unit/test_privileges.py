@@ -44,7 +44,7 @@ def test_root_becomes_the_packages_user_where_it_exists(monkeypatch: pytest.Monk
     assert privileges.choose_user(_config(user="nobody")).name == "nobody"
 
 
-def test_root_is_refused_unless_it_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_is_refused_without_allow_root(monkeypatch: pytest.MonkeyPatch) -> None:
     _be(monkeypatch, 0)
     for config in (_config(), _config(user="root")):
         with pytest.raises(PermissionRefused, match="does not run as root") as refusal:
@@ -77,7 +77,7 @@ def _own() -> Owner:
 
 
 @as_root
-def test_the_bundled_database_gets_through_the_state_directory_of_root(tmp_path: Path) -> None:
+def test_state_directory_of_root_lets_the_bundled_database_through(tmp_path: Path) -> None:
     for name, url, mode in (("bundled", "", 0o751), ("own", "postgresql://db.corp.example/vkteams", 0o750)):
         config = msgspec.convert(
             {
@@ -104,7 +104,7 @@ def test_directories_are_made_private_and_only_once(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o755
 
 
-def test_in_a_directory_of_everybody_nobody_else_gets_in(tmp_path: Path) -> None:
+def test_directory_below_a_world_writable_one_is_closed(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
     privileges.make_directories(_config(runtime_dir=str(tmp_path / "run"), state_dir=str(tmp_path / "state")), _own())
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
@@ -124,7 +124,7 @@ def test_directories_belong_to_the_user_that_root_becomes(tmp_path: Path) -> Non
 
 @as_root
 @pytest.mark.parametrize("trap", ["link", "directory", "link on the way"])
-def test_a_trap_in_a_directory_of_everybody_is_refused(tmp_path: Path, trap: str) -> None:
+def test_foreign_path_in_a_world_writable_directory_is_refused(tmp_path: Path, trap: str) -> None:
     tmp_path.chmod(0o1777)
     target = tmp_path / "theirs"
     target.mkdir()
@@ -141,15 +141,13 @@ def test_a_trap_in_a_directory_of_everybody_is_refused(tmp_path: Path, trap: str
     assert list(target.iterdir()) == []
 
 
-def test_a_file_in_the_way_is_one_sentence(tmp_path: Path) -> None:
+def test_error_for_a_file_in_place_of_a_directory(tmp_path: Path) -> None:
     (tmp_path / "run").touch()
     with pytest.raises(CannotCreate, match="run"):
         privileges.make_directories(_config(runtime_dir=str(tmp_path / "run"), state_dir=str(tmp_path)), _own())
 
 
-def test_whoever_cannot_read_the_program_or_write_its_files_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_user_without_access_to_program_or_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = _config(runtime_dir=str(tmp_path), state_dir=str(tmp_path))
     privileges.check_access(config, _own(), privileges.program_directories())
     access = os.access

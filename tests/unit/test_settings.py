@@ -17,7 +17,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_path_is_nailed_down_before_the_directory_changes(directory: Path) -> None:
+def test_every_path_is_absolute_before_the_directory_changes(directory: Path) -> None:
     settings = Settings("d.toml", "", {"daemon.pid_file": "x.pid"}, {"VKTEAMS_API_TOKEN_FILE": "token"})
     config = settings.read()
     os.chdir("/")
@@ -31,9 +31,7 @@ def test_every_path_is_nailed_down_before_the_directory_changes(directory: Path)
         assert again.source == str(directory / "d.toml")
 
 
-def test_unset_paths_stay_what_they_were_for_the_user_who_started_it(
-    directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unset_paths_stay_those_of_the_starting_user(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (directory / "d.toml").write_text("")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     settings = Settings("d.toml", "sales", {}, {})
@@ -44,7 +42,7 @@ def test_unset_paths_stay_what_they_were_for_the_user_who_started_it(
     assert settings.read_again().log_file == Path("/var/log/vkteams/sales/vkteamsd.log")
 
 
-def test_a_path_that_the_file_changes_is_seen_as_changed(directory: Path) -> None:
+def test_read_again_returns_a_changed_path(directory: Path) -> None:
     settings = Settings("d.toml", "", {}, {})
     settings.read()
     (directory / "d.toml").write_text('[daemon]\nruntime_dir = "other"\nstate_dir = "state"\n')
