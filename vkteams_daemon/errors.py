@@ -14,7 +14,7 @@
     ├── StoppedEarly            75  the daemon was told to stop before it was ready
     ├── ApiError                69  a request to the Bot API failed
     │   ├── Unauthorised        78  the Bot API refused the token
-    │   ├── NotBotApi           78  another server than the Bot API answers at the URL
+    │   ├── NotBotApi           69  another server than the Bot API answers at the URL
     │   ├── RateLimited         75  the Bot API asks to wait (`retry_after`, seconds)
     │   ├── ApiServerError      69  the Bot API failed on its side (5xx)
     │   ├── ApiRefused          69  the Bot API answered ok: false
@@ -120,9 +120,7 @@ class Unauthorised(ApiError):
 
 
 class NotBotApi(ApiError):
-    """Another server than the Bot API answers at the URL."""
-
-    exit_code = 78
+    """Another server than the Bot API answers at the URL: a wrong URL, or for a while a proxy or a maintenance page."""
 
 
 class RateLimited(ApiError):

@@ -70,8 +70,41 @@ def test_a_wrong_token_is_refused_at_once(vkteamsd: Make, simulator: Simulator, 
     _refused(vkteamsd(api_url=simulator.url, database_url=database_url), 78, "the Bot API refused the token")
 
 
-def test_another_server_than_the_bot_api_is_refused_at_once(vkteamsd: Make, website: str, database_url: str) -> None:
-    _refused(vkteamsd(api_url=website, database_url=database_url), 78, "is not the Bot API", "Check api.url")
+def test_a_start_does_not_wait_long_for_a_page_in_the_apis_place(
+    vkteamsd: Make, website: str, database_url: str
+) -> None:
+    """A proxy may say anything for a while. So it is no mistake of the configuration (78)."""
+    _refused(
+        vkteamsd(api_url=website, database_url=database_url, options=SOON), 69, "is not the Bot API", "Check api.url"
+    )
+
+
+def test_a_page_in_the_apis_place_never_ends_a_daemon_that_may_start_degraded(
+    vkteamsd: Make, simulator: Simulator, database_url: str
+) -> None:
+    def page(status: int) -> None:
+        simulator.clear_faults()
+        for method in ("self/get", "events/get"):
+            simulator.faults("answer", None, method, status=status, type="text/html", body="<html>maintenance</html>")
+
+    options = SOON | {
+        "daemon.start_degraded": True,
+        "daemon.start_timeout": 0.2,
+        "api.backoff_max": 0.5,
+        "api.poll_time": 1,
+    }
+    page(200)
+    daemon = vkteamsd(api_url=simulator.url, database_url=database_url, options=options).started()
+    for status in (302, 401, 403, 404, 407, 503):
+        page(status)
+        until(lambda code=status: (s := daemon.status()) and str(code) in (s.api.last_error or ""), 20, f"{status}")  # type: ignore[misc]
+        assert daemon.status().api.state == "backoff"  # type: ignore[union-attr]
+    simulator.clear_faults()
+    daemon.wait_state("listening")
+    page(200)
+    until(lambda: (s := daemon.status()) and "it is HTML" in (s.api.last_error or ""), 20, "the page")
+    simulator.clear_faults()
+    daemon.wait_state("listening")
 
 
 def test_an_api_that_cannot_be_reached(vkteamsd: Make, database_url: str) -> None:

@@ -52,7 +52,9 @@ def test_retry_after_is_honoured(vkteamsd: Make, simulator: Simulator, oracle: O
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=OPTIONS).started()
     wait_polled(simulator)
     simulator.faults("rate_limit", 1, "events/get", retry_after=4)
-    daemon.wait_state("degraded")
+    waiting = daemon.wait_state("degraded")
+    assert waiting.api.waits_until is not None
+    assert 2 < (waiting.api.waits_until - waiting.updated_at).total_seconds() <= 4
     emit_event(simulator, 1)
     oracle.wait()
     entries = simulator.log()

@@ -8,6 +8,7 @@ import struct
 import threading
 import time
 import traceback
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -160,7 +161,9 @@ def test_the_token_is_in_no_repr(make: Make) -> None:
         (answer('{"description":"' + "x" * 5000 + '","ok" : false}'), ApiRefused, "xxx"),
         (answer('{"ok":false}'), ApiRefused, "no description"),
         (answer('{"ok":false,"description":"Ratelimit"}', "200 OK", "Retry-After: 7"), RateLimited, "slow down"),
-        (answer("", "401 Unauthorized"), Unauthorised, "refused the token"),
+        (answer('{"ok":false,"description":"Invalid token"}', "401 Unauthorized"), Unauthorised, "refused the token"),
+        (answer("", "401 Unauthorized"), ApiProtocolError, "answers 401"),
+        (answer("<html>", "407 Proxy Authentication Required"), ApiProtocolError, "answers 407"),
         (answer('{"ok":false,"description":"Permission denied"}', "403 Forbidden"), ApiRefused, "Permission denied"),
         (answer("<html>", "403 Forbidden"), ApiProtocolError, "answers 403"),
         (answer("<html>", "404 Not Found"), ApiProtocolError, "answers 404"),
@@ -176,7 +179,7 @@ def test_the_token_is_in_no_repr(make: Make) -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{\"ok", ApiUnreachable, "broke in mid-answer"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", ApiUnreachable, "broke in mid-answer"),
         (b"", ApiUnreachable, "closed without an answer"), (b"SSH-2.0-OpenSSH_9.2\r\n", ApiUnreachable, ""),
-        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", ApiUnreachable, ""),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", ApiProtocolError, "headers are too long"),
     ],
     ids=lambda value: value[:60] if isinstance(value, bytes) else None,
 )  # fmt: skip
@@ -221,6 +224,47 @@ def test_a_body_without_end_is_bounded(
     body = b" " * 2**24
     response = answer(gzip.compress(body), "200 OK", "Content-Encoding: gzip") if packed else answer(body)
     _fails(lambda: make(listener(response).url).poll(0, 1), ApiProtocolError, "larger than 1 MiB")
+
+
+@pytest.mark.parametrize(
+    ("begin", "again"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" " * 4096),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1000\r\n" + b" " * 4096 + b"\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"0" * 4096),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: " + b"x" * 4096),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: " + b"x" * 4096 + b"\r\n"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", gzip.compress(b" " * 2**26)),
+        (b"HTTP/1.1 200 OK\r\n", b"X: " + b"x" * 4096 + b"\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\nX: " + b"x" * 4096 + b"\r\n\r\n"),
+        (b"", b"HTTP/1.1 200 OK" * 256),
+        (b"HTTP/1.1 503 Unavailable\r\n\r\n", b"<p>" * 4096),
+    ],
+)
+def test_an_answer_without_end_takes_little_memory(
+    listener: Listen, make: Make, begin: bytes, again: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "MAX_BODY", 2**20)
+    sent = 0
+
+    def endless(sock: socket.socket) -> None:
+        nonlocal sent
+        sock.sendall(begin)
+        while sent < 2**26:
+            sock.sendall(again)
+            sent += len(again)
+
+    client = make(listener(endless).url)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ApiError) as caught:
+            client.poll(0, 1)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 2**20
+    finally:
+        tracemalloc.stop()
+    # Of a page, the status says enough.
+    assert type(caught.value) is (ApiServerError if b"503" in begin else ApiProtocolError)
+    assert sent < 2**25, "it was read to the end"
 
 
 def test_a_reset_connection(listener: Listen, make: Make) -> None:
@@ -509,8 +553,8 @@ def test_a_proxy_that_cannot_be_reached(make: Make) -> None:
     ("header", "seconds"),
     [
         (None, None), ("", None), ("0", 0.0), ("7", 7.0), ("1.5", 1.5), ("-1", None), ("nan", None), ("inf", None),
-        ("99999999999", None), ("soon", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", None), ("Mon, 01 Jan 0001 00:00:00 GMT", 0.0), ("1, 2", None),
+        ("99999999999", 3600.0), ("soon", None), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0), ("Mon, 01 Jan 0001 00:00:00 GMT", 0.0), ("1, 2", None),
     ],
 )  # fmt: skip
 def test_retry_after(header: str | None, seconds: float | None) -> None:

@@ -30,8 +30,11 @@ from vkteams_daemon.errors import (
 from vkteams_daemon.system.deadlines import DEADLINES
 from vkteams_daemon.system.text import printable
 
-MAX_BODY = 256 * 2**20  # bytes after decompression
-MAX_RETRY_AFTER = 7 * 86400.0  # seconds; a longer Retry-After is an error of the server
+MAX_BODY = 64 * 2**20  # bytes of an answer with events, after decompression
+MAX_ANSWER = 4 * 2**20  # bytes of every other answer, after decompression
+MAX_PAGE = 2**16  # bytes that are read of an answer whose status is not 200
+MAX_OVERHEAD = 2**20  # bytes; what an answer may take on the wire beyond its body: headers, sizes of chunks, trailers
+MAX_RETRY_AFTER = 3600.0  # seconds; a longer wait would be taken for the end of the service
 _REFUSED = re.compile(rb'"ok"\s*:\s*false')
 _REFUSAL_PREFIX = 2**16  # bytes; `"ok": false` stands in these or the answer is not a refusal
 
@@ -93,18 +96,21 @@ class BotClient:
 
         Raises:
             Unauthorised: the API refuses the token.
-            NotBotApi: something else answers at the URL.
+            NotBotApi: something else answers at the URL, perhaps only for a while.
             ApiError: any other branch of errors.ApiError.
         """
         try:
             answer = self.call("self/get")
         except ApiProtocolError as error:
             raise NotBotApi(
-                f"{self.url}: what answers there is not the Bot API", hint="Check api.url, and the proxy on the way."
+                f"{self.url}: what answers there is not the Bot API ({error})",
+                hint="Check api.url, and the proxy on the way.",
             ) from error
         user_id = _name(parse_id(answer.get("userId")))
         if user_id is None:
-            raise NotBotApi(f"{self.url}: self/get answers without a userId", hint="Check api.url.")
+            raise NotBotApi(
+                f"{self.url}: what answers there is not the Bot API (self/get: no userId)", hint="Check api.url."
+            )
         return BotInfo(user_id, _name(answer.get("nick")), _name(answer.get("firstName")))
 
     def poll(self, last_event_id: int, poll_time: int) -> bytes:
@@ -118,7 +124,7 @@ class BotClient:
             ApiError: any class of it, also for an answer with `ok: false`.
         """
         params = {"lastEventId": last_event_id, "pollTime": poll_time}
-        return self._get("events/get", params, poll_time + self._read_margin)
+        return self._get("events/get", params, poll_time + self._read_margin, MAX_BODY)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """The answer of any other method.
@@ -130,7 +136,7 @@ class BotClient:
         Raises:
             ApiError: any class of it, also for an answer with `ok: false`.
         """
-        body = self._get(method, params, self._read_margin)
+        body = self._get(method, params, self._read_margin, MAX_ANSWER)
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -152,10 +158,10 @@ class BotClient:
         """Close the connections."""
         self._session.close()
 
-    def _get(self, method: str, params: dict[str, Any], limit: float) -> bytes:
+    def _get(self, method: str, params: dict[str, Any], limit: float, max_body: int) -> bytes:
         # The read timeout of requests starts anew with every byte. The deadline bounds an answer that trickles.
         deadline = limit + self._connect_timeout + self._read_margin
-        self._sockets.begin()
+        self._sockets.begin(max_body + MAX_OVERHEAD)
         try:
             with (
                 DEADLINES.limit(deadline, self.abort),
@@ -168,7 +174,7 @@ class BotClient:
                     **self._settings,
                 ) as response,
             ):
-                body = _read_body(response)
+                body = _read_body(response, max_body)
                 if self._sockets.ended:
                     raise ConnectionAbortedError("aborted")  # a body without a length looks complete wherever it ends
                 self._check(response, body, method)
@@ -191,9 +197,8 @@ class BotClient:
         if refused:
             text = description if isinstance(description, str) else ""
             raise refusal(text.replace(self._token, "***") if self._token else text, wait)
-        if status == 401:
-            raise refusal("Invalid token")
         if status != 200:
+            # Any proxy can say 401, 403 or 407. That the token is wrong, only the Bot API can say, in its JSON.
             raise ApiProtocolError(f"{method}: the server answers {status}")
 
 
@@ -230,15 +235,21 @@ def base_url(url: str) -> str:
     return url if url.endswith("/bot/v1") else f"{url}/bot/v1"
 
 
-def _read_body(response: requests.Response) -> bytes:
+def _read_body(response: requests.Response, max_body: int) -> bytes:
+    """The body. Of a page with another status than 200 only the beginning is read: its status says enough.
+
+    Raises:
+        ApiProtocolError: the body is longer than `max_body` bytes.
+    """
     response.raw.enforce_content_length = True  # not the default of every version
-    chunks, size = [], 0
-    for chunk in response.iter_content(2**18):
-        size += len(chunk)
-        if size > MAX_BODY:
-            raise ApiProtocolError(f"the answer is larger than {MAX_BODY >> 20} MiB")
-        chunks.append(chunk)
-    return b"".join(chunks)
+    body = bytearray()
+    for chunk in response.iter_content(2**16):
+        body += chunk
+        if response.status_code != 200 and len(body) > MAX_PAGE:
+            break
+        if len(body) > max_body:
+            raise ApiProtocolError(f"the answer is larger than {max_body >> 20} MiB")
+    return bytes(body)
 
 
 def _refused(body: bytes) -> tuple[bool, Any]:
@@ -267,7 +278,7 @@ def _check_ca_file(file: str) -> None:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds to wait according to a Retry-After header; None where it is missing or wrong.
+    """Seconds to wait according to a Retry-After header, an hour at most; None where it is missing or wrong.
 
     It is a number of seconds or an HTTP date (RFC 9110, 10.2.3).
     """
@@ -279,4 +290,4 @@ def retry_after(header: str | None) -> float | None:
     except ValueError:
         with contextlib.suppress(ValueError, TypeError, OverflowError):
             wait = max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    return wait if 0 <= wait <= MAX_RETRY_AFTER else None
+    return min(wait, MAX_RETRY_AFTER) if 0 <= wait < math.inf else None

@@ -41,6 +41,8 @@ def failure(url: str, method: str, error: Exception) -> VkTeamsError:
         return ApiUnreachable(f"{url}: TLS cannot be agreed on", hint="Check api.url: is it http:// there?")
     if isinstance(error, exceptions.ContentDecodingError | ValueError) and not isinstance(error, exceptions.Timeout):
         return ApiProtocolError(f"{method}: the answer cannot be decoded")
+    if re.search("got more than|exceeded maximum", str(error)):
+        return ApiProtocolError(f"{method}: the answer's headers are too long")
     return ApiUnreachable(f"{url}: {reason(error)}", hint="Check api.url and the network.")
 
 

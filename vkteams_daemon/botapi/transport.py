@@ -1,8 +1,13 @@
-"""The sockets of an HTTP session. Another thread can end every wait on them, from the first SYN on."""
+"""The sockets of an HTTP session. Another thread can end every wait on them, from the first SYN on.
+
+What the server sends for one request is bounded in bytes: the HTTP library bounds neither a body nor its trailers.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
+import io
 import socket
 import threading
 from typing import Any
@@ -11,23 +16,28 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
+from vkteams_daemon.errors import ApiProtocolError
+
 
 class Sockets:
     """The open sockets of one session.
 
     Attributes:
         ended: whether `shut` has ended the request in flight.
+        max_answer: bytes that the server may send for the request in flight.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self.ended = False
+        self.max_answer = 0
 
-    def begin(self) -> None:
-        """Begin a request. An earlier `shut` does not concern it."""
+    def begin(self, max_answer: int) -> None:
+        """Begin a request whose answer has at most this many bytes. An earlier `shut` does not concern it."""
         with self._lock:
             self.ended = False
+            self.max_answer = max_answer
 
     def add(self, sock: socket.socket) -> None:
         """Register a socket, so that `shut` ends it too.
@@ -48,6 +58,28 @@ class Sockets:
                 with contextlib.suppress(OSError):
                     # shutdown() of the raw socket also wakes a thread in a TLS handshake or in connect().
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
+class _BoundedReader(io.RawIOBase):
+    """Reads from a socket's file, and raises ApiProtocolError after more than `limit` bytes."""
+
+    def __init__(self, file: io.RawIOBase, limit: int) -> None:
+        self._file = file
+        self._limit = self._left = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        size: int | None = self._file.readinto(buffer)
+        self._left -= size or 0
+        if self._left < 0:
+            raise ApiProtocolError(f"the answer takes more than {self._limit >> 20} MiB on the wire")
+        return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 class Adapter(HTTPAdapter):
@@ -74,7 +106,13 @@ class Adapter(HTTPAdapter):
 def _registered(pool: Any, sockets: Sockets) -> Any:
     """This class of pools, with connections that register their sockets in `sockets`."""
 
+    class Response(http.client.HTTPResponse):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.fp = io.BufferedReader(_BoundedReader(self.fp.detach(), sockets.max_answer))
+
     class Connection(pool.ConnectionCls):  # type: ignore[misc]
+        response_class = Response
         # TLS moves the descriptor into an object that is out of reach during the handshake.
         _duplicate: socket.socket | None = None
 

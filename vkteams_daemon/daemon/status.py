@@ -26,12 +26,13 @@ class Bot(msgspec.Struct, kw_only=True):
 
 
 class Api(msgspec.Struct, kw_only=True):
-    """The long poll."""
+    """The long poll; `waits_until` is the time of the next attempt after a failure."""
 
     state: Literal["ok", "backoff", "unauthorized"] | None = None
     last_poll_at: datetime | None = None
     last_error: str | None = None
     consecutive_failures: int = 0
+    waits_until: datetime | None = None
 
 
 class Database(msgspec.Struct, kw_only=True):

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, Protocol
 
 from vkteams_daemon.botapi import events as api_events
@@ -37,7 +37,6 @@ from vkteams_daemon.errors import (
     ConfigError,
     DatabaseSlow,
     FenceLost,
-    NotBotApi,
     SchemaError,
     SchemaNewer,
     StoreError,
@@ -51,7 +50,7 @@ log = logging.getLogger(__name__)
 STANDBY_INTERVAL = 2.0  # seconds between two attempts to take a lock that another process holds
 OWN_SESSION_GRACE = 12.0  # seconds that the server may need to end our own broken session (idle_session_timeout is 10)
 REPEAT_MAX = 5.0  # seconds; the longest wait while the API repeats stored events, or does not hold the poll
-PERMANENT = (ConfigError, SchemaError, Unauthorised, NotBotApi)
+PERMANENT = (ConfigError, SchemaError, Unauthorised)  # of the API's answers, only the one that no proxy gives
 
 
 class Sink(Protocol):
@@ -407,8 +406,13 @@ class Poller:
             level = logging.ERROR if state == "unauthorized" else logging.WARNING
             log.log(level, "the Bot API fails: %s%s", error, f". {error.hint}" if error.hint else "")
         wait = self._api_backoff.failed(getattr(error, "retry_after", None))
-        changed = api.state != state or api.last_error != str(error)
+        changed = api.state != state or api.last_error != str(error) or wait > self._api_backoff.longest
         api.state, api.last_error, api.consecutive_failures = state, str(error), self._api_backoff.failures
+        api.waits_until = datetime.now(UTC) + timedelta(seconds=wait)
+        if wait > self._api_backoff.longest:
+            log.warning(
+                "the Bot API asks to wait: the next request is at %s", f"{api.waits_until:%Y-%m-%d %H:%M:%S} UTC"
+            )
         if changed:
             self._on_change()
         return wait
@@ -419,7 +423,7 @@ class Poller:
         if api.state != "ok":
             if api.state is not None:
                 log.info("the Bot API answers again after %d failures", self._api_backoff.failures)
-            api.state, api.last_error, api.consecutive_failures = "ok", None, 0
+            api.state, api.last_error, api.consecutive_failures, api.waits_until = "ok", None, 0, None
             self._on_change()
         self._api_backoff.succeeded()
 
