@@ -16,16 +16,16 @@ def quick_service(*arguments: Any, **settings: Any) -> Any:
     """The service. It is imported here, after the fork, because its imports may start threads."""
     from vkteams_daemon.daemon import retention, service
     from vkteams_daemon.daemon.polling import backoff, poller
-    from vkteams_daemon.store.ingest import session
+    from vkteams_daemon.store import profiles
 
     backoff.FIRST = 0.1
     retention.CHECK_INTERVAL = 0.5
     service.PING_INTERVAL = 1.2
     poller.OWN_SESSION_GRACE = 5.0
     poller.STANDBY_INTERVAL = 0.5
-    shorter = session._SETTINGS.replace("timeout = '10s'", "timeout = '4s'")
-    assert shorter.count("'4s'") == 2
-    session._SETTINGS = shorter
+    for name in ("idle_session_timeout", "idle_in_transaction_session_timeout"):
+        assert profiles.WRITER.settings[name] == "10s"
+        profiles.WRITER.settings[name] = "4s"
     return service.Service(*arguments, **settings)
 
 
