@@ -21,7 +21,7 @@ from vkteams_daemon.store import schema
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import projection
-from vkteams_daemon.store.ingest import event_rows, id_restart, refused_rows
+from vkteams_daemon.store.ingest import event_rows, id_restart, probe, refused_rows
 from vkteams_daemon.store.ingest.event_rows import GenerationEvent
 from vkteams_daemon.store.ingest.session import Session
 
@@ -143,7 +143,8 @@ class Writer:
             SchemaNewer: a newer program has migrated the schema; nothing was committed.
             DatabaseUnavailable: the connection broke. Only the cursor that the next `acquire` reads tells whether the
                 batch was committed.
-            StoreError: the database refuses for a reason other than the events; nothing was committed.
+            StoreError: the database refuses for a reason other than the events, or this program cannot store harmless
+                events either; nothing was committed.
         """
         before = self._cursor
         if before is None:
@@ -354,9 +355,18 @@ class Writer:
         def quarantine(row: GenerationEvent, reason: str) -> tuple[int, int]:
             return insert([(row[0], event_rows.as_quarantined(row[1], reason))])
 
+        probed: set[str | None] = set()
+
+        def insert_probe(row: GenerationEvent) -> None:
+            if row[1].type not in probed:
+                for event in probe.events_like(row[1].type):
+                    insert([(row[0], event)])
+                probed.add(row[1].type)
+
         # Lock all chats at once. If each part locked its own, two bots could wait for each other.
-        projection.lock_chats(connection, {event.facts.message.chat_id for _, event in rows if event.facts.message})
-        counts = refused_rows.insert_or_quarantine(connection, rows, insert, quarantine)
+        chats = {event.facts.message.chat_id for _, event in rows if event.facts.message}
+        projection.lock_chats(connection, {*chats, probe.CHAT})
+        counts = refused_rows.insert_or_quarantine(connection, rows, insert, quarantine, insert_probe)
         return sum(quarantined for quarantined, _ in counts), sum(queued for _, queued in counts)
 
     def _fence(self, connection: Connection, before: Cursor) -> None:

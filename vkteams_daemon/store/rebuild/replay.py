@@ -24,7 +24,7 @@ from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.derive.fold import BEGINNING, Message, fold_all, new_message
 from vkteams_daemon.store.derive.people import People
-from vkteams_daemon.store.ingest import event_rows, refused_rows
+from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
 from vkteams_daemon.store.ingest.event_rows import Key
 
 Progress = Callable[[int, int], None]  # called with the events read so far, and their total
@@ -122,11 +122,14 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
             with connection.transaction():
                 schema.fence(connection)
                 # Lock the chats before the rows of the events, in the same order as erasure does.
-                projection.lock_chats(
-                    connection, {event.facts.message.chat_id for _, event in readable if event.facts.message}
-                )
+                chats = {event.facts.message.chat_id for _, event in readable if event.facts.message}
+                projection.lock_chats(connection, {*chats, probe.CHAT})
                 counts = refused_rows.insert_or_quarantine(
-                    connection, readable, lambda part: _restore(connection, part, erase), _skip
+                    connection,
+                    readable,
+                    lambda part: _restore(connection, part, erase),
+                    _skip,
+                    lambda item: _restore_probe(connection, item, erase),
                 )
             result.readable += sum(count for count, _ in counts)
             result.queued += sum(queued for _, queued in counts)
@@ -152,9 +155,13 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
             last_key = keys[-1]
             with connection.transaction():
                 schema.fence(connection)
-                projection.lock_chats(connection, {chat_id for chat_id, _ in keys})
+                projection.lock_chats(connection, {*(chat_id for chat_id, _ in keys), probe.CHAT})
                 refused_rows.insert_or_quarantine(
-                    connection, keys, lambda part: _rebuild(connection, part, erase, result), lambda key, reason: None
+                    connection,
+                    keys,
+                    lambda part: _rebuild(connection, part, erase, result),
+                    lambda key, reason: None,
+                    lambda key: _rebuild_probe(connection, erase),
                 )
             progress(min(result.events, total // 2), total)
         _rebuild_people(connection, lambda count: progress(min(total // 2 + count, total), total))
@@ -185,6 +192,22 @@ def _restore(connection: Connection, part: Sequence[tuple[Key, Event]], erase: b
 def _skip(item: tuple[Key, Event], reason: str) -> tuple[int, int]:
     """Leave a refused event in quarantine; its counts are 0."""
     return 0, 0
+
+
+def _restore_probe(connection: Connection, item: tuple[Key, Event], erase: bool) -> None:
+    """Quarantine harmless events like this one, and restore them."""
+    bot_id, generation, _ = item[0]
+    for event in probe.events_like(item[1].type):
+        quarantined_event = event_rows.as_quarantined(event, "probe")
+        event_rows.insert(connection, bot_id, [(generation, quarantined_event)], copy=False)
+        _restore(connection, [((bot_id, generation, event.event_id), event)], erase)
+
+
+def _rebuild_probe(connection: Connection, erase: bool) -> None:
+    """Rebuild a harmless message from events that edit and delete it."""
+    for event in (*probe.events_like("editedMessage"), probe.events_like("deletedMessage")[-1]):
+        event_rows.insert(connection, probe.CHAT, [(1, event)], copy=False)
+        _rebuild(connection, [(probe.CHAT, probe.MESSAGE)], erase, ReplayResult())
 
 
 def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: bool, result: ReplayResult) -> None:
