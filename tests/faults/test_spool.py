@@ -55,7 +55,7 @@ def test_database_away_for_long(
     daemon: DaemonProcess, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer
 ) -> None:
     """Acknowledgements go on, memory does not grow, the status says what waits, and all of it goes in."""
-    seconds = scaled("seconds without a database, spooling", full=3600, quick=8)
+    seconds = scaled("seconds without a database, spooling", full=3600, quick=5)
     daemon.started()
     pid = daemon.pid
     with Traffic(simulator, rate=50):
@@ -102,7 +102,7 @@ def test_kills_while_spooling(
         wait_acknowledged(simulator, 10)
         durable_server.stop("immediate")
         _spooled(daemon, 5)
-        for _ in range(scaled("kill -9 while spooling", full=100, quick=10)):
+        for _ in range(scaled("kill -9 while spooling", full=100, quick=5)):
             daemon.kill9()
             done = daemon.start()
             assert done.returncode == 0, done.stderr
@@ -123,7 +123,7 @@ def test_kills_while_the_spool_goes_in(
     chance = random.Random(19)
     daemon.started()
     with Traffic(simulator, rate=100):
-        for _ in range(scaled("kill -9 while the spool goes in", full=50, quick=6)):
+        for _ in range(scaled("kill -9 while the spool goes in", full=50, quick=3)):
             wait_polled(simulator)
             durable_server.stop("immediate")
             _spooled(daemon, 30)

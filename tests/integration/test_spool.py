@@ -307,7 +307,7 @@ def test_a_full_spool_stops_polling(
     until(lambda: one.status.spool.last_error, 20, "a full spool")
     assert "is full" in str(one.status.spool.last_error)
     polls = _polls(simulator)
-    until(lambda: one.poller._database_backoff.failures > 12, 30, "more failures")
+    until(lambda: one.poller._database_backoff.failures > 9, 30, "more failures")
     assert _polls(simulator) == polls
     assert [r.levelno for r in caplog.records if "is full" in r.getMessage()] == [logging.ERROR]
     assert max(spooled_ids(tmp_path)) == simulator.state()["acknowledged"] or one.status.events.failed

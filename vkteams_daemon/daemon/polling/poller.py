@@ -205,7 +205,7 @@ class Poller:
             if not sink.acquire():
                 return self._lock_refused()
             self._lock_taken()
-        if self.spool is not None and self.spool.events:
+        if self.spool is not None and self.spool.waiting:
             return self._drain(sink, self.spool)
         if self._pending is not None:
             return self._store(sink, self._pending)
@@ -266,7 +266,7 @@ class Poller:
         if not self.spool_after or self._standby or self._down_since is None or self._spool_position is None:
             return False
         # If events wait in the spool already, the patience is spent.
-        patience = 0.0 if self.spool and self.spool.events else self.spool_after
+        patience = 0.0 if self.spool and self.spool.waiting else self.spool_after
         return self._down_since + patience <= time.monotonic() < self._retry_at
 
     @property
@@ -292,7 +292,7 @@ class Poller:
             wait = self._poll(client, position, max(1, min(self.poll_time, remaining)))
             if self._pending is None:
                 return wait
-        pending, begins = self._pending, spool.events == 0
+        pending, begins = self._pending, not spool.waiting
         spool.append(pending.events, pending.generation, position.last_event_id)
         self._pending = None
         if begins:
@@ -327,7 +327,7 @@ class Poller:
         self._draining = batch.after(part)
         if self._draining is None:
             spool.stored()
-            if not spool.events:
+            if not spool.waiting:
                 log.info("the spool is empty: its events are in the database")
                 self._on_change()
         self._count(part, stored, sink.cursor, spooled=True)
@@ -364,7 +364,7 @@ class Poller:
         self._committed = cursor
         self._status.events.last_event_id = cursor.last_event_id if cursor else None
         # With a pending batch or a spool, a connection is no proof that the database also stores.
-        if self._pending is None and not (self.spool and self.spool.events):
+        if self._pending is None and not (self.spool and self.spool.waiting):
             self._database_answered()
         self._become_ready("")
         self._on_change()
@@ -381,7 +381,7 @@ class Poller:
             self._standby = True
             self._committed = None
             log.info("another process listens to bot %s; waiting as its standby", self._status.bot.id)
-            if self.spool and self.spool.events:
+            if self.spool and self.spool.waiting:
                 log.warning("%d events wait in the spool until this process listens again", self.spool.events)
             self._on_change()
         self._become_ready("standby: another process listens to this bot; this one takes over when it ends")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 import struct
@@ -22,8 +21,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from vkteams_daemon.botapi import events as api_events
 from vkteams_daemon.botapi.events import Event
@@ -46,13 +46,31 @@ class SpoolRefused(CannotWrite):
     """The spool does not take an answer; nothing of it may be acknowledged."""
 
 
+class _Header(msgspec.Struct):
+    """The line of the first record: whose spool it is."""
+
+    format: int
+    bot: str
+    since: datetime
+
+
+class _Answer(msgspec.Struct):
+    """The line of every other record: how one answer was polled, and what is in it."""
+
+    generation: int
+    after: int
+    last_event_id: int
+    events: int
+    received_at: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """One record: where it starts and ends in the file, its line of JSON and the bytes after that."""
+    """One record: where it starts and ends in the file, its line (None: it cannot be read) and the bytes after that."""
 
     start: int
     end: int
-    meta: dict[str, Any]
+    line: _Header | _Answer | None
     body: bytes
 
 
@@ -91,6 +109,11 @@ class Spool:
         if os.path.lexists(self.path):
             self._open()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether anything waits in the file."""
+        return self.size > self._drained
+
     def append(self, events: Sequence[Event], generation: int, last_event_id: int) -> None:
         """Write the events of one answer to the disk; they may be acknowledged afterwards.
 
@@ -109,14 +132,9 @@ class Spool:
                 f"an answer's event ids do not ascend from {last}, so only the database can take it",
                 hint="The daemon polls again when the database is back.",
             )
-        record = _record(
-            {
-                "generation": generation, "after": last_event_id, "last_event_id": max(ids), "events": len(events),
-                "received_at": events[0].received_at.isoformat(),
-            },
-            b'{"events":[' + b",".join(map(event_rows.source_bytes, events)) + b"]}",
-        )  # fmt: skip
-        if _events_of(_parsed(0, record[_HEAD.size :])) != list(events):
+        line = _Answer(generation, last_event_id, max(ids), len(events), events[0].received_at)
+        record = _encode(line, b'{"events":[' + b",".join(map(event_rows.source_bytes, events)) + b"]}")
+        if _decoded_events(record) != list(events):
             raise SpoolRefused("an answer cannot be read back from the spool, so only the database can take it")
         if self.size + len(record) > self.max_bytes:
             raise SpoolRefused(
@@ -125,6 +143,8 @@ class Spool:
             )
         try:
             descriptor = self._create() if self._descriptor is None else self._descriptor
+            if not os.fstat(descriptor).st_nlink:
+                raise SpoolRefused(f"the spool {self.path} was removed while events waited in it")
             self._write(descriptor, record)
         except OSError as error:
             raise SpoolRefused(f"the spool {self.path} cannot be written: {error.strerror}") from error
@@ -142,27 +162,26 @@ class Spool:
         generation = 0
         try:
             for record in self._records(self._drained):
-                if "events" not in record.meta:
+                if not isinstance(record.line, _Answer):
                     continue
-                if events and (record.meta["generation"] != generation or len(events) >= BATCH):
+                if events and (record.line.generation != generation or len(events) >= BATCH):
                     break
-                generation = record.meta["generation"]
+                generation = record.line.generation
                 events += _events_of(record)
                 self._taken, self._took = record.end, len(events)
         except (OSError, ApiError) as error:
             raise SpoolRefused(f"the spool {self.path} cannot be read: {error}") from error
         if events:
             return PendingBatch(events, generation, time.monotonic())
-        if self.events:
-            self._put_aside(f"{self.events} events in it cannot be found any more")
+        if self.waiting:
+            self._put_aside(f"{self.size - self._drained} bytes in it are damaged")
         return None
 
     def stored(self) -> None:
         """The last `next_batch` is committed. When nothing waits any more, the file goes."""
-        self._drained, self._taken = self._taken, 0
-        self.events -= self._took
-        self._took = 0
-        if self.events <= 0:
+        self._drained = self._taken
+        self.events = max(0, self.events - self._took)
+        if not self.waiting:
             self._end()
 
     def close(self) -> None:
@@ -184,7 +203,7 @@ class Spool:
         try:
             os.fchmod(descriptor, 0o640)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            first = _record({"format": _FORMAT, "bot": self._bot_id, "since": now.isoformat()}, b"")
+            first = _encode(_Header(_FORMAT, self._bot_id, now), b"")
             self._write(descriptor, first)
             files.fsync_path(self.path.parent)
         except BaseException:
@@ -192,7 +211,7 @@ class Spool:
                 self.path.unlink()
             os.close(descriptor)
             raise
-        self._descriptor, self.size, self.since = descriptor, len(first), now
+        self._descriptor, self.size, self._drained, self.since = descriptor, len(first), len(first), now
         return descriptor
 
     def _write(self, descriptor: int, record: bytes) -> None:
@@ -224,7 +243,7 @@ class Spool:
             raise SpoolRefused(f"the spool {self.path} cannot be opened: {error.strerror}") from error
         if reason:
             self._put_aside(reason)
-        elif not self.events:
+        elif not self.waiting:
             self._end()
         else:
             log.warning("%d events wait in the spool %s since %s", self.events, self.path, self.since)
@@ -237,17 +256,22 @@ class Spool:
         os.fsync(self._descriptor)  # the process that wrote the last record may have died before it was on the disk
         end = 0
         for record in self._records(0):
-            if record.start == 0:
-                if record.meta.get("format") != _FORMAT or record.meta.get("bot") != self._bot_id:
-                    return f"it is of another program version or of bot {record.meta.get('bot')}"
-                self.since = datetime.fromisoformat(record.meta["since"])
+            line = record.line
+            if isinstance(line, _Header):
+                if line.format != _FORMAT:
+                    return f"it has the format {line.format}, of another version of this program"
+                if line.bot != self._bot_id:
+                    return f"it is the spool of bot {line.bot}"
+                self.since, self._drained = line.since, record.end
             elif end == 0:
                 return "its first record is damaged"
+            elif line is None:
+                self._damaged += record.end - end  # it is whole, so it is not torn: another version may have written it
             else:
                 self._damaged += record.start - end
-                self.events += record.meta["events"]
-                self.last_event_id = max(self.last_event_id or 0, record.meta["last_event_id"])
-                self.generation = record.meta["generation"]
+                self.events += line.events
+                self.last_event_id = max(self.last_event_id or 0, line.last_event_id)
+                self.generation = line.generation
             end = record.end
         if end == 0 and size > _HEAD.size:
             return "it is no spool"
@@ -281,7 +305,11 @@ class Spool:
         content = self._read(at + _HEAD.size, length)
         if len(content) < length or _checksum(content) != checksum:
             return None
-        return _parsed(at, content)
+        line, _, body = content.partition(b"\n")
+        decoded: _Header | _Answer | None = None
+        with contextlib.suppress(msgspec.MsgspecError):
+            decoded = msgspec.json.decode(line, type=_Answer if at else _Header)
+        return _Record(at, at + len(head) + length, decoded, body)
 
     def _next_mark(self, at: int) -> int | None:
         while at < self.size:
@@ -325,8 +353,8 @@ class Spool:
         self._clear()
 
 
-def _record(meta: dict[str, Any], body: bytes) -> bytes:
-    content = json.dumps(meta).encode() + b"\n" + body
+def _encode(line: _Header | _Answer, body: bytes) -> bytes:
+    content = msgspec.json.encode(line) + b"\n" + body
     return _HEAD.pack(_MARK, len(content), _checksum(content)) + content
 
 
@@ -334,11 +362,13 @@ def _checksum(content: bytes) -> int:
     return zlib.crc32(content, zlib.crc32(struct.pack(">I", len(content))))
 
 
-def _parsed(start: int, content: bytes) -> _Record:
-    meta, _, body = content.partition(b"\n")
-    return _Record(start, start + _HEAD.size + len(content), json.loads(meta), body)
+def _decoded_events(record: bytes) -> list[Event]:
+    """The events of an encoded answer."""
+    line, _, body = record[_HEAD.size :].partition(b"\n")
+    return _events_of(_Record(0, len(record), msgspec.json.decode(line, type=_Answer), body))
 
 
 def _events_of(record: _Record) -> list[Event]:
     """The very events that the API delivered."""
-    return api_events.read(record.body, datetime.fromisoformat(record.meta["received_at"]))
+    assert isinstance(record.line, _Answer)
+    return api_events.read(record.body, record.line.received_at)
