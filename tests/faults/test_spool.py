@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
 import resource
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +199,31 @@ def test_a_full_disk_under_the_spool(
     durable_oracle.wait()
     durable_oracle.check()
     _empty(daemon)
+
+
+def test_the_bundled_database_that_does_not_start(vkteamsd: Make, simulator: Simulator, bundled_copy: Path) -> None:
+    """Nobody else can be the listener here, so it spools unasked; PostgreSQL refuses to start."""
+    state = bundled_copy / "state"
+    options = {"daemon.state_dir": str(state), "storage.spool_after": 0.5, "api.backoff_max": 2.0}
+    daemon = vkteamsd(api_url=simulator.url, database_url="", options=options)
+    daemon.log_file = state / "vkteamsd.log"
+    daemon.started()
+    emit_event(simulator, 0)
+    wait_acknowledged(simulator, 1)
+    [settings] = state.rglob("postgresql.conf")
+    right = settings.read_bytes()
+    settings.write_bytes(right + b"no_such_setting = 1\n")
+    os.kill(int(settings.with_name("postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+    for number in range(1, 10):
+        emit_event(simulator, number)
+    last = simulator.state()["issued"]
+    wait_acknowledged(simulator, last, timeout=60)
+    assert spooled_ids(state)[-1] == last
+    assert daemon.wait_state("degraded").spool.events >= 1
+    settings.write_bytes(right)
+    until(lambda: not list(state.glob("*.spool*")), 60, "no file of the spool")
+    stored = daemon.answer("database", "stats")
+    assert stored["events"] == last
 
 
 def test_told_to_stop_while_spooling(

@@ -28,9 +28,12 @@ class Kept:
 
     def __init__(self, connect: Callable[[], Connection]) -> None:
         self.age, self.may, self.connections, self.looked = "", True, 0, 0
+        self.deleted: list[datetime] = []
         self._connect = connect
         self._stopping = threading.Event()
-        run = Retention(self.connect, self._asked, lambda: self.may, self._stopping, check_interval=0.01).run
+        run = Retention(
+            self.connect, self._asked, lambda: self.may, self.deleted.append, self._stopping, check_interval=0.01
+        ).run
         self.thread = threading.Thread(target=run)
         self.thread.start()
 
@@ -87,6 +90,8 @@ def test_erasure_runs_once_a_day_and_after_a_changed_age(
     until(lambda: _left(aged) == ["1", "2"], 30, "the oldest erased")
     until(lambda: len(caplog.messages) == 1, 30, "a line in the log")
     assert caplog.messages[0].startswith("retention: 1 messages and 0 further events from before ")
+    [before] = kept.deleted
+    assert timedelta(days=30) < datetime.now(UTC) - before < timedelta(days=31)
     kept.looks()
     assert kept.connections == 1
     kept.age = "1w"

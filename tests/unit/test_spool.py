@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,13 @@ from hypothesis import strategies as st
 
 from tests.harness.batches import batch, new
 from tests.harness.hostile import FRAGMENTS
+from vkteams_daemon import options
+from vkteams_daemon.botapi.client import BotInfo
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.daemon.polling import spool as module
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
+from vkteams_daemon.daemon.service import Service
+from vkteams_daemon.options import Config
 
 BOT = "1000000001"
 Open = Callable[..., Spool]
@@ -380,6 +385,36 @@ def test_a_batch_is_of_one_generation(open_spool: Open) -> None:
     pending = spool.next_batch()
     assert pending is not None
     assert (pending.generation, len(pending.events)) == (2, 1)
+
+
+def test_what_was_put_aside_is_no_older_than_the_archive_may_be(tmp_path: Path) -> None:
+    old, fresh = tmp_path / "1.spool.aside-20260101T000000", tmp_path / "1.spool.aside-20260102T000000"
+    for path, age in ((old, 100.0), (fresh, 10.0), (tmp_path / "1.spool", 100.0)):
+        path.touch()
+        os.utime(path, (time.time() - age, time.time() - age))
+    module.delete_aside(tmp_path, datetime.now(UTC) - timedelta(seconds=50))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.spool", fresh.name]
+
+
+@pytest.mark.parametrize(
+    ("url", "single", "after", "expected"),
+    [("", False, 60, 60), ("postgresql://db", False, 60, 0), ("postgresql://db", True, 60, 60), ("", True, 0, 0)],
+    ids=["bundled", "own", "own, single host", "never"],
+)
+def test_who_may_spool(url: str, single: bool, after: float, expected: float) -> None:
+    """Only a process that nobody on another host can take over from."""
+    config = Config(
+        database=options.Database(url=url),
+        daemon=options.Daemon(single_host=single),
+        storage=options.Storage(spool_after=after),
+    )
+    assert Service._spool_after(config) == expected
+
+
+def test_no_save_has_no_spool(tmp_path: Path) -> None:
+    config = Config(daemon=options.Daemon(state_dir=str(tmp_path)), storage=options.Storage(save=False))
+    service = Service(config)
+    assert service._open_spool(BotInfo(BOT, "bot", "Bot")) is None
 
 
 _WRITER = """

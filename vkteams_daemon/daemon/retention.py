@@ -26,7 +26,8 @@ class Retention:
     Args:
         connect: opens a new connection.
         age: the present value of the option: `365d`, or "" for never.
-        holds_lock: whether this process holds the bot's lock.
+        may_erase: whether this process holds the bot's lock and all events that arrived are in the database.
+        delete_files: deletes the files beside the database that are older than a moment.
         stopping: ends an erasure, between two of its batches.
         check_interval: seconds between two checks.
     """
@@ -35,14 +36,16 @@ class Retention:
         self,
         connect: Callable[[], Connection],
         age: Callable[[], str],
-        holds_lock: Callable[[], bool],
+        may_erase: Callable[[], bool],
+        delete_files: Callable[[datetime], None],
         stopping: threading.Event,
         *,
         check_interval: float,
     ) -> None:
         self._connect = connect
         self._age = age
-        self._holds_lock = holds_lock
+        self._may_erase = may_erase
+        self._delete_files = delete_files
         self._stopping = stopping
         self._check_interval = check_interval
         self._last_age = ""  # the age of the last attempt
@@ -52,7 +55,7 @@ class Retention:
         """The loop: an erasure soon after the start, then once a day, and whenever the age has changed."""
         while not self._stopping.wait(self._check_interval):
             age = self._age()
-            if age and self._holds_lock() and (age != self._last_age or time.monotonic() >= self._due):
+            if age and self._may_erase() and (age != self._last_age or time.monotonic() >= self._due):
                 self._erase(age)
 
     def _erase(self, age: str) -> None:
@@ -61,6 +64,7 @@ class Retention:
         try:
             with self._connect() as connection:
                 counts = erasure.erase(connection, before, stopped=self._stopping.is_set)
+            self._delete_files(before)
         except VkTeamsError as error:
             log.warning("retention: messages and events older than %s could not be erased: %s", age, error)
             self._due = time.monotonic() + RETRY_INTERVAL

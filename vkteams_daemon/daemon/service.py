@@ -24,6 +24,7 @@ from vkteams_daemon.botapi.client import BotClient, BotInfo, make_client
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import retention, word_count
 from vkteams_daemon.daemon.opener import DatabaseOpener
+from vkteams_daemon.daemon.polling import spool
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
 from vkteams_daemon.daemon.polling.printer import Printer
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
@@ -201,7 +202,8 @@ class Service:
             # A stop does not wait for these threads: a transaction that is cut off changes nothing.
             self._spawn_unjoined("words", lambda: word_count.count_words_loop(self._database, self._stopping))
             self._spawn_unjoined("retention", retention.Retention(
-                self._database.connect, lambda: self.config.storage.retention, self._holds_lock, self._stopping,
+                self._database.connect, lambda: self.config.storage.retention, self._may_erase,
+                functools.partial(spool.delete_aside, config.state_dir), self._stopping,
                 check_interval=retention.CHECK_INTERVAL,
             ).run)  # fmt: skip
         self._spawn("longpoll", poller.run)
@@ -288,8 +290,10 @@ class Service:
         bundled = not config.database.url
         return config.storage.spool_after if bundled or config.daemon.single_host else 0.0
 
-    def _holds_lock(self) -> bool:
-        return self._writer is not None and self._writer.holds_lock
+    def _may_erase(self) -> bool:
+        """Whether this process holds the lock and nothing waits in the spool: what comes out of it may be old."""
+        waiting = self._poller is not None and self._poller.spool is not None and self._poller.spool.waiting
+        return self._writer is not None and self._writer.holds_lock and not waiting
 
     def _spawn(self, name: str, target: Callable[[], None]) -> None:
         """Start a thread that a stop waits for."""
@@ -318,8 +322,8 @@ class Service:
         if poller:
             status.events.per_second = poller.per_second()
             status.latency_ms.poll_to_row = percentiles(list(poller.latencies))
-            if spool := poller.spool:
-                status.spool.events, status.spool.bytes, status.spool.since = spool.events, spool.size, spool.since
+            if file := poller.spool:
+                status.spool.events, status.spool.bytes, status.spool.since = file.events, file.size, file.since
         self._workers.fill(status)
 
     def _state(self) -> State:

@@ -353,6 +353,15 @@ class Spool:
         self._clear()
 
 
+def delete_aside(directory: Path, before: datetime) -> None:
+    """Delete the spools that were put aside and hold nothing that arrived later than this moment (aware)."""
+    for path in directory.glob(f"*{SUFFIX}.aside-*"):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_mtime < before.timestamp():
+                path.unlink()
+                log.warning("retention: %s was put aside and is older than the archive may be; it is deleted", path)
+
+
 def _encode(line: _Header | _Answer, body: bytes) -> bytes:
     content = msgspec.json.encode(line) + b"\n" + body
     return _HEAD.pack(_MARK, len(content), _checksum(content)) + content

@@ -170,6 +170,7 @@ def _rows(health: DaemonHealth, rates: Rates) -> list[tuple[str, str]]:
         ("api", f"{cell(api.state)}, last poll {cell(api.last_poll_at)}{_reason(api.last_error)}"),
         ("database", f"{cell(database.state)}{_reason(database.last_error)}"),
         ("events", ", ".join(f"{getattr(events, name)} {name}" for name in counts)),
+        ("spool", f"{status.spool.events} events{_reason(status.spool.last_error)}"),
         ("a second", f"{events.per_second:g}  {rates.bars()}"),
         ("last event", f"{cell(events.last_event_id)}, {cell(events.last_event_at)}"),
         ("embedding", f"{embedding.state}, {cell(embedding.model)}"),
