@@ -163,14 +163,14 @@ def _rows(health: DaemonHealth, rates: Rates) -> list[tuple[str, str]]:
         return []
     events, embedding, api, database = status.events, status.embedding, status.api, status.database
     counts = ("received", "saved", "duplicate", "filtered", "quarantined", "failed")
+    spooled = [f"{status.spool.events} in the spool"] if status.spool.events else []
     return [
         ("process", f"{cell(health.pid)}, {status.role}, version {status.version}"),
         ("since", cell(status.started_at)),
         ("bot", f"{cell(status.bot.nick)} ({cell(status.bot.id)})"),
         ("api", f"{cell(api.state)}, last poll {cell(api.last_poll_at)}{_reason(api.last_error)}"),
         ("database", f"{cell(database.state)}{_reason(database.last_error)}"),
-        ("events", ", ".join(f"{getattr(events, name)} {name}" for name in counts)),
-        ("spool", f"{status.spool.events} events{_reason(status.spool.last_error)}"),
+        ("events", ", ".join([f"{getattr(events, name)} {name}" for name in counts] + spooled)),
         ("a second", f"{events.per_second:g}  {rates.bars()}"),
         ("last event", f"{cell(events.last_event_id)}, {cell(events.last_event_at)}"),
         ("embedding", f"{embedding.state}, {cell(embedding.model)}"),
