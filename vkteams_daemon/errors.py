@@ -10,6 +10,7 @@
     ├── CannotCreate            73  a file or directory cannot be created
     ├── PermissionRefused       77  this user may not do that
     ├── AlreadyRunning          75  another daemon holds the PID file
+    ├── ErasureRefused          69  an erasure would go by a wrong clock, or take too much
     ├── NotRunning              69  the command needs a running daemon
     ├── StoppedEarly            75  the daemon was told to stop before it was ready
     ├── ApiError                69  a request to the Bot API failed
@@ -93,6 +94,12 @@ class AlreadyRunning(VkTeamsError):
     def __init__(self, message: str, *, pid: int | None = None, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.pid = pid
+
+
+class ErasureRefused(VkTeamsError):
+    """An erasure by age was not begun: a clock is wrong, or it would take too much at once."""
+
+    exit_code = 69
 
 
 class NotRunning(VkTeamsError):

@@ -428,7 +428,9 @@ def test_health_where_everything_is_well(
     answer = json.loads(done.stdout)
     assert (done.returncode, done.stderr, answer["success"]) == (0, "", True), done.stderr
     data = answer["data"]
-    assert list(data) == ["api_connection", "database", "vector_store", "daemon", "model", "disk", "problems"]
+    assert list(data) == [
+        "api_connection", "database", "vector_store", "daemon", "retention", "spool", "model", "disk", "problems",
+    ]  # fmt: skip
     assert (data["api_connection"], data["database"], data["vector_store"], data["model"]) == ("ok", "ok", "off", "ok")
     assert data["daemon"].keys() == {"status", "uptime", "events_processed", "last_activity"}
     assert data["daemon"]["status"] == "running"

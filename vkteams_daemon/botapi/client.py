@@ -10,6 +10,7 @@ import re
 import ssl
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import requests
@@ -80,6 +81,7 @@ class BotClient:
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
         self._session.headers["User-Agent"] = "vkteams-daemon"
+        self._date: tuple[datetime, float] | None = None  # the last Date of the API, and when it came (monotonic)
         # Passed with every request: requests prefers the environment to the settings of the session.
         self._settings: dict[str, Any] = {}
         if ca_file:
@@ -147,6 +149,13 @@ class BotClient:
             raise refusal(None)
         return answer
 
+    def api_time(self) -> datetime | None:
+        """The time by the API's clock, counted on from the last `Date` header; None before the first one."""
+        if self._date is None:
+            return None
+        date, came = self._date
+        return date + timedelta(seconds=time.monotonic() - came)
+
     def abort(self) -> None:
         """End the request in flight, from any thread: its caller gets ApiUnreachable at once.
 
@@ -178,12 +187,18 @@ class BotClient:
                 if self._sockets.ended:
                     raise ConnectionAbortedError("aborted")  # a body without a length looks complete wherever it ends
                 self._check(response, body, method)
+                self._remember_date(response.headers.get("Date"))
                 return body
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
             problem = failure(self.url, method, error)
         # Raised outside the except clause: the library's exception contains the URL with the token, and would stay
         # reachable as __context__.
         raise problem
+
+    def _remember_date(self, header: str | None) -> None:
+        with contextlib.suppress(ValueError, TypeError, OverflowError):
+            date = email.utils.parsedate_to_datetime(header or "")
+            self._date = (date if date.tzinfo else date.replace(tzinfo=UTC), time.monotonic())
 
     def _check(self, response: requests.Response, body: bytes, method: str) -> None:
         """Raise the error that the status and the `ok` of an answer stand for, if any."""

@@ -1,4 +1,8 @@
-"""Erases once a day what is older than `[storage] retention`. Only the process that holds the bot's lock does it."""
+"""Erases once a day what is older than `[storage] retention`. Only the process that holds the bot's lock does it.
+
+It erases nothing while this host's clock differs by more than a day from the clock of the database or of the Bot API.
+It never erases more than a fifth of the messages at once: an administrator does that by hand.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,15 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from vkteams_daemon.config import parse_duration
-from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.daemon.status import Retention as RetentionStatus
+from vkteams_daemon.errors import ErasureRefused, VkTeamsError
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.rebuild import erasure
 
 log = logging.getLogger(__name__)
 
 DAY = 86400.0
+SHARES = 24  # an age of less than so many days is applied this often within the age
 RETRY_INTERVAL = 3600.0  # seconds after a failure
 CHECK_INTERVAL = 10.0  # seconds between two checks whether an erasure is due, or the configured age has changed
 
@@ -29,6 +35,9 @@ class Retention:
         may_erase: whether this process holds the bot's lock and all events that arrived are in the database.
         delete_files: deletes the files beside the database that are older than a moment.
         stopping: ends an erasure, between two of its batches.
+        api_time: the time by the Bot API's clock, or None.
+        status: updated after every attempt.
+        clock: this host's clock.
         check_interval: seconds between two checks.
     """
 
@@ -40,6 +49,9 @@ class Retention:
         delete_files: Callable[[datetime], None],
         stopping: threading.Event,
         *,
+        api_time: Callable[[], datetime | None] = lambda: None,
+        status: RetentionStatus | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         check_interval: float,
     ) -> None:
         self._connect = connect
@@ -47,6 +59,9 @@ class Retention:
         self._may_erase = may_erase
         self._delete_files = delete_files
         self._stopping = stopping
+        self._api_time = api_time
+        self._status = status or RetentionStatus()
+        self._clock = clock
         self._check_interval = check_interval
         self._last_age = ""  # the age of the last attempt
         self._due = 0.0  # time of the next attempt for the same age; monotonic
@@ -59,17 +74,32 @@ class Retention:
                 self._erase(age)
 
     def _erase(self, age: str) -> None:
-        before = datetime.now(UTC) - timedelta(seconds=parse_duration(age))
+        seconds = parse_duration(age)
         self._last_age = age
+        status = self._status
         try:
             with self._connect() as connection:
+                now = self._clock()
+                before = now - timedelta(seconds=seconds)
+                erasure.check_clocks(connection, now, self._api_time())
+                erasure.check_share(connection, before)
                 counts = erasure.erase(connection, before, stopped=self._stopping.is_set)
             self._delete_files(before)
-        except VkTeamsError as error:
-            log.warning("retention: messages and events older than %s could not be erased: %s", age, error)
+        except ErasureRefused as error:
+            sentence = f"{error}. {error.hint}".replace("AGE", age)
+            if sentence != status.last_error:
+                log.error("retention: %s", sentence)
+            status.state, status.last_error = "refused", sentence
             self._due = time.monotonic() + RETRY_INTERVAL
             return
-        self._due = time.monotonic() + DAY
+        except VkTeamsError as error:
+            log.warning("retention: messages and events older than %s could not be erased: %s", age, error)
+            status.state, status.last_error = "failing", str(error)
+            self._due = time.monotonic() + RETRY_INTERVAL
+            return
+        # A day is a large share of a short age, and a large share is refused: so a short age is applied more often.
+        self._due = time.monotonic() + min(DAY, seconds / SHARES)
+        status.state, status.last_error, status.last_run_at = "ok", None, datetime.now(UTC)
         log.info(
             "retention: %d messages and %d further events from before %s erased",
             counts.messages, counts.events, before.strftime("%Y-%m-%d %H:%M UTC"),

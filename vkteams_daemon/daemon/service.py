@@ -204,7 +204,7 @@ class Service:
             self._spawn_unjoined("retention", retention.Retention(
                 self._database.connect, lambda: self.config.storage.retention, self._may_erase,
                 functools.partial(spool.delete_aside, config.state_dir), self._stopping,
-                check_interval=retention.CHECK_INTERVAL,
+                api_time=poller.api_time, status=self._status.retention, check_interval=retention.CHECK_INTERVAL,
             ).run)  # fmt: skip
         self._spawn("longpoll", poller.run)
         self._spawn("keeper", self._keep_session)

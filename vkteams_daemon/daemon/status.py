@@ -85,6 +85,14 @@ class Embedding(msgspec.Struct, kw_only=True):
     texts_per_second: float = 0.0
 
 
+class Retention(msgspec.Struct, kw_only=True):
+    """The erasure by age; `state` is None before the first one, and without `[storage] retention`."""
+
+    state: Literal["ok", "refused", "failing"] | None = None
+    last_error: str | None = None
+    last_run_at: datetime | None = None
+
+
 class Percentiles(msgspec.Struct, kw_only=True):
     """Milliseconds, over the last thousand measurements; None before the first."""
 
@@ -115,6 +123,7 @@ class Status(msgspec.Struct, kw_only=True):
     events: Events = msgspec.field(default_factory=Events)
     spool: Spool = msgspec.field(default_factory=Spool)
     embedding: Embedding = msgspec.field(default_factory=Embedding)
+    retention: Retention = msgspec.field(default_factory=Retention)
     latency_ms: Latency = msgspec.field(default_factory=Latency)
     rss_bytes: int = 0
 

@@ -53,6 +53,7 @@ def _health(args: argparse.Namespace, config: Config) -> Answer:
     data["database"], data["vector_store"] = _database(config, problems)
     health = probe(config)
     data["daemon"] = daemon = _daemon(health, problems)
+    data["retention"] = _retention(health, problems)
     data["spool"] = _spool(config, health, problems)
     data["model"] = _model(config, problems)
     data["disk"] = disk = _disk(config, problems)
@@ -115,6 +116,16 @@ def _spool(config: Config, health: DaemonHealth, problems: list[str]) -> dict[st
     aside = sorted(str(path) for path in config.state_dir.glob("*.spool.aside-*"))
     problems += [f"spool: {path} was put aside; its events may be stored nowhere else" for path in aside]
     return {"events": spool.events, "bytes": spool.bytes, "since": spool.since, "aside": aside}
+
+
+def _retention(health: DaemonHealth, problems: list[str]) -> str:
+    """`ok`, `off` if nothing is erased by age, `refused` or `failing`."""
+    retention = health.status.retention if health.status else None
+    if retention is None or retention.state is None:
+        return "off"
+    if retention.last_error:
+        problems.append(f"retention: {retention.last_error}")
+    return retention.state
 
 
 def _model(config: Config, problems: list[str]) -> str:

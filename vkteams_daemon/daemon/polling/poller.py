@@ -151,6 +151,10 @@ class Poller:
         self._client = client
         self._wake.set()
 
+    def api_time(self) -> datetime | None:
+        """The time by the Bot API's clock; None if it is not known."""
+        return self._client_in_use.api_time()
+
     def abort(self) -> None:
         """End the request in flight, from any thread."""
         self._client_in_use.abort()

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from vkteams_daemon.errors import ErasureRefused
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 
 Progress = Callable[[int, int], None]  # called with the messages and events done so far, and their total
+
+MAX_CLOCK_DIFFERENCE = timedelta(days=1)
+MAX_SHARE = 5  # an erasure that nobody has confirmed may take one message in so many
 
 _BATCH = 500
 _IN_CHATS = "(%(chats)s::text[] IS NULL OR m.chat_id = ANY(%(chats)s))"
@@ -46,6 +50,7 @@ _ERASE_EVENTS = (
     " UPDATE events e SET payload = NULL, raw = NULL FROM unlocked_events u WHERE e.bot_id = u.bot_id"
     " AND e.generation = u.generation AND e.event_id = u.event_id"
 )
+_COUNT_EXPIRED_MESSAGES = f"SELECT count(*) FROM messages m WHERE {_EXPIRED_MESSAGE}"
 _COUNT = (
     f"SELECT (SELECT count(*) FROM messages m WHERE {_EXPIRED_MESSAGE}),"
     f" (SELECT count(*) FROM message_versions JOIN messages m USING (chat_id, msg_id) WHERE {_EXPIRED_MESSAGE}),"
@@ -90,6 +95,54 @@ def count_expired(connection: Connection, before: datetime, chat_ids: Sequence[s
         row = connection.execute(_COUNT.encode(), _query_parameters(before, chat_ids)).fetchone()
     assert row is not None
     return ExpiredCounts(*row)
+
+
+def check_clocks(connection: Connection, now: datetime, api_time: datetime | None) -> None:
+    """Compare this host's clock with the database's and the Bot API's. A wrong clock would erase everything.
+
+    Args:
+        connection: to the database.
+        now: the time by this host's clock, with a time zone.
+        api_time: the time by the API's clock, or None if it is not known.
+
+    Raises:
+        ErasureRefused: two clocks differ by more than a day.
+    """
+    with translate_errors():
+        row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+    assert row is not None
+    seconds = {"the database": row[0], "the Bot API": api_time.timestamp() if api_time else None}
+    for whose, other in seconds.items():
+        if other is not None and abs(now.timestamp() - other) > MAX_CLOCK_DIFFERENCE.total_seconds():
+            days = (now.timestamp() - other) / 86400
+            raise ErasureRefused(
+                f"nothing is erased: this host's clock ({now:%Y-%m-%d %H:%M} UTC) is {abs(days):,.0f} days"
+                f" {'ahead of' if days > 0 else 'behind'} the clock of {whose}",
+                hint="Set the clock that is wrong.",
+            )
+
+
+def check_share(connection: Connection, before: datetime) -> None:
+    """Refuse to erase more than a fifth of the messages at once, unless somebody confirms it.
+
+    Raises:
+        ErasureRefused: more than a fifth of the messages was sent before the moment.
+    """
+    with translate_errors():
+        row = connection.execute(_COUNT_EXPIRED_MESSAGES.encode(), _query_parameters(before, None)).fetchone()
+        assert row is not None
+        expired = row[0]
+        # Count no further than needed: normally a day's messages expire, and the archive holds many times as many.
+        row = connection.execute(
+            "SELECT count(*) FROM (SELECT FROM messages LIMIT %s) AS m", (MAX_SHARE * expired,)
+        ).fetchone()
+    total = row[0] if row else 0
+    if total < MAX_SHARE * expired:
+        raise ErasureRefused(
+            f"nothing is erased: {expired} of {total} messages are from before {before:%Y-%m-%d %H:%M} UTC, and more"
+            " than a fifth is erased only by hand",
+            hint="If that is right, do it once with `vkteamsctl database cleanup --older-than AGE --yes`.",
+        )
 
 
 def erase(

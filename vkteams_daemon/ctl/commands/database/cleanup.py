@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from datetime import UTC, datetime
 
 from vkteams_daemon import times
@@ -12,7 +13,9 @@ from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_connection
 from vkteams_daemon.ctl.output import Answer, Screen, cell
 from vkteams_daemon.ctl.progress import Bar
-from vkteams_daemon.errors import UsageError
+from vkteams_daemon.errors import UsageError, VkTeamsError
+
+_API_TIMEOUT = 5.0  # seconds
 
 
 def register(noun: Noun) -> None:
@@ -35,8 +38,11 @@ def _cleanup(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.scope import existing
     from vkteams_daemon.store.rebuild import erasure
 
-    before = datetime.now(UTC) - args.older_than
+    now = datetime.now(UTC)
+    before = now - args.older_than
     with open_connection(config) as connection:
+        # Even with --yes: by a wrong clock the age means another moment than the one that was meant.
+        erasure.check_clocks(connection, now, _api_time(config))
         chats = existing(connection, args.chat_id, threads=True) if args.chat_id else None
         expired = erasure.count_expired(connection, before, chats)
         # Some of the events that arrived before then may belong to these messages: the two numbers do not add up.
@@ -63,3 +69,19 @@ def _cleanup(args: argparse.Namespace, config: Config) -> Answer:
         screen.line("run `vkteamsctl database maintenance` to make their space usable again", "dim")
 
     return Answer({"before": before, "dry_run": False, "found": expired, "done": erased}, render)
+
+
+def _api_time(config: Config) -> datetime | None:
+    """The time by the Bot API's clock, or None if it does not answer."""
+    from vkteams_daemon.botapi.client import make_client
+
+    if not config.api.token:
+        return None
+    with contextlib.suppress(VkTeamsError):
+        client = make_client(config, limit=_API_TIMEOUT)
+        try:
+            client.self_get()
+            return client.api_time()
+        finally:
+            client.close()
+    return None
