@@ -246,6 +246,7 @@ def test_group_member_reads_and_only_reads(bundled_base: Path, make_server: Make
                 "INSERT INTO said VALUES ('false')", "UPDATE said SET text = ''", "DELETE FROM said", "DROP TABLE said",
                 "CREATE TABLE mine ()", "CREATE TEMPORARY TABLE mine ()", "CREATE SCHEMA mine", "SELECT lo_create(0)",
                 "CREATE ROLE eve", "SET ROLE vkteams", "COPY said TO PROGRAM 'cat'", "CREATE DATABASE mine",
+                "SELECT pg_advisory_lock(7691, 1)", "SELECT pg_try_advisory_xact_lock_shared(1)",
             ):  # fmt: skip
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     session.execute(statement.encode())

@@ -47,7 +47,7 @@ def _notes(said: str) -> list[Any]:
         ("VKTEAMS_BOT_API_URL", "ftp://x", "api.url: 'ftp://x' is not an http:// or https:// URL"),
         ("VKTEAMS_BOT_API_URL", "http://127.0.0.1:99999", "api.url: 'http://127.0.0.1:99999' is not a URL that can"),
         ("DATABASE_URL", "nonsense", "database.url: it is neither a postgresql:// URL nor"),
-        ("DATABASE_URL", "mysql://a/b", "database.url: it is neither a postgresql:// URL nor"),
+        ("DATABASE_URL", "mysql://a/b", "database.url: mysql:// is not PostgreSQL"),
         ("VKTEAMS_API_CA_FILE", "/nope", "api.ca_file: /nope cannot be used: No such file"),
         ("VKTEAMS_EMBEDDING_MODEL", "nope", "the model 'nope' is not installed in "),
         ("VKTEAMS_DAEMON_USER", "nosuch", "daemon.user: there is no user 'nosuch'"),

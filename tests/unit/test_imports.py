@@ -35,18 +35,20 @@ ALLOWED = dict.fromkeys(_MODULES, _MODULES) | {
 _STORE = {"connections", "bulk", "profiles"}
 INSIDE = {
     "store": {
-        "connections": {"bundled"},
+        "database_url": set(),
+        "connections": {"database_url"},
         "bulk": {"connections"},
         "profiles": {"connections"},
-        "schema": _STORE,
-        "database": _STORE | {"schema", "bundled"},
+        "server_check": {"connections"},
+        "schema": _STORE | {"server_check"},
+        "database": _STORE | {"database_url", "server_check", "schema", "bundled"},
         "models": _STORE | {"schema"},
         "derive": _STORE,
         "queue": _STORE | {"schema", "derive"},
         "ingest": _STORE | {"schema", "derive"},
         "rebuild": _STORE | {"schema", "derive", "ingest"},
         "admin": _STORE | {"schema", "models", "derive", "ingest", "rebuild"},
-        "bundled": set(),
+        "bundled": {"connections", "database_url"},
     },
     "embedding": {
         "manifest": set(),
@@ -106,6 +108,19 @@ def test_imports_run_one_way(file: Path) -> None:
         if other not in (folder, "__version__") and other not in ALLOWED[folder]:
             wrong.add(module)
     assert not wrong, f"{folder} must not import {', '.join(sorted(wrong))}"
+
+
+def test_one_module_opens_the_connections_to_the_database() -> None:
+    openers = {
+        _name(file)
+        for root in (PACKAGE, ROOT / "bench", ROOT / "docs", ROOT / "bin")
+        for file in root.rglob("*")
+        if file.is_file() and file.suffix in ("", ".py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(r"psycopg\.(Async)?(connect|Connection\.connect)\(|[^b]ConnectionPool\(", line)
+        and "urllib3" not in line
+    }
+    assert openers == {"vkteams_daemon/store/connections.py"}
 
 
 def _module(name: str) -> str | None:

@@ -25,25 +25,28 @@ def open_archive(config: Config) -> Archive:
 
 
 @contextlib.contextmanager
-def open_database(config: Config, *, migrate: bool = False) -> Iterator[Database]:
-    """The database, for a `with` block; `migrate` brings its schema up to date first."""
+def open_database(config: Config, *, migrate: bool = False, beside: bool = False) -> Iterator[Database]:
+    """The database, for a `with` block; `migrate` and `beside` as in `Database.open`."""
     from vkteams_daemon.store.database import Database
 
     database = Database(config, application="vkteamsctl")
     try:
-        database.open(migrate=migrate)
+        database.open(migrate=migrate, beside=beside)
         yield database
     finally:
         database.close()
 
 
 @contextlib.contextmanager
-def open_connection(config: Config, *, migrate: bool = False, maintenance: bool = False) -> Iterator[Connection]:
+def open_connection(
+    config: Config, *, migrate: bool = False, beside: bool = False, maintenance: bool = False
+) -> Iterator[Connection]:
     """One connection to the database in autocommit mode, for a `with` block; the driver's errors are StoreErrors.
 
     Args:
         config: checked.
         migrate: bring the schema up to date first.
+        beside: whether that may make an archive beside one that this role has in another schema.
         maintenance: whether the connection is for vacuum and index builds, which must have no time limits.
     """
     from vkteams_daemon.store import profiles
@@ -51,7 +54,7 @@ def open_connection(config: Config, *, migrate: bool = False, maintenance: bool 
 
     profile = profiles.MAINTENANCE if maintenance else profiles.WORKER
     with (
-        open_database(config, migrate=migrate) as database,
+        open_database(config, migrate=migrate, beside=beside) as database,
         translate_errors(),
         database.connect(profile) as connection,
     ):

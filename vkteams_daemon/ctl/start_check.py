@@ -44,5 +44,5 @@ def checks(config: Config, *, foreground: bool, token: bool = True) -> Iterator[
     yield lambda: privileges.choose_user(config)
     if config.daemon.role != "embed":
         yield lambda: make_client(config).close()
-    if config.storage.save:
+    if config.storage.save and config.database.url:
         yield lambda: Database(config).conninfo

@@ -1,19 +1,21 @@
-"""The parameters of a connection to PostgreSQL, and the translation of the driver's errors into ours."""
+"""Opens every connection to PostgreSQL, and translates the driver's errors into ours."""
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 from psycopg import conninfo, errors
-from psycopg_pool import PoolTimeout
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from vkteams_daemon.errors import CannotWrite, ConfigError, DatabaseUnavailable, SchemaError, StoreError
+from vkteams_daemon.store import database_url
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+Pool = ConnectionPool[Connection]
 
 # The client must notice within seconds that the other end of a network connection is gone (libpq, tcp(7)).
 _KEEPALIVE = {
@@ -28,19 +30,49 @@ def build_conninfo(url: str, connect_timeout: int, application: str) -> str:
     """The conninfo string for this URL or conninfo string. Our time limits are added where it sets none.
 
     Raises:
-        ConfigError: it is neither a URL nor a conninfo string.
+        ConfigError: libpq does not understand it.
     """
     # Without client_encoding the driver would use PGCLIENTENCODING, and that encoding may not hold every text.
     defaults = {
         "connect_timeout": str(connect_timeout), "application_name": application, "client_encoding": "UTF8",
         **_KEEPALIVE,
     }  # fmt: skip
+    return conninfo.make_conninfo("", **{**defaults, **database_url.parse(url)})
+
+
+def connect(conninfo: str, prepare: Callable[[Connection], None] | None) -> Connection:
+    """Open a connection in autocommit mode.
+
+    Args:
+        conninfo: from `build_conninfo`.
+        prepare: sets the session up, see `profiles`; None if the caller does.
+    """
+    connection = psycopg.connect(conninfo, autocommit=True)
     try:
-        options = conninfo.conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        # The driver's message repeats the URL, which holds the password.
-        raise ConfigError("database.url: it is neither a postgresql:// URL nor a conninfo string") from None
-    return conninfo.make_conninfo("", **{**defaults, **{k: str(v) for k, v in options.items() if v is not None}})
+        if prepare:
+            prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def make_pool(
+    conninfo: Callable[[], str], prepare: Callable[[Connection], None], *, size: int, timeout: float, name: str
+) -> Pool:
+    """Open a pool of connections as `connect` makes them.
+
+    Args:
+        conninfo: called for each new connection.
+        prepare: sets the session of each new connection up.
+        size: most connections.
+        timeout: seconds that a caller waits for a connection.
+        name: of its threads.
+    """
+    return ConnectionPool(
+        conninfo, kwargs={"autocommit": True}, configure=prepare, min_size=0, max_size=size, max_idle=60,
+        timeout=timeout, reconnect_timeout=5, name=name, open=True,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

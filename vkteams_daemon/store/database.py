@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-from psycopg_pool import ConnectionPool
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import DatabaseUnavailable, VkTeamsError
-from vkteams_daemon.store.connections import Connection, build_conninfo, translate_errors
+from vkteams_daemon.errors import ConfigError, DatabaseUnavailable, StoreError, VkTeamsError
+from vkteams_daemon.store import connections, database_url, server_check
+from vkteams_daemon.store.connections import Connection, Pool, build_conninfo, translate_errors
 from vkteams_daemon.store.profiles import MAINTENANCE, WORKER, Profile
 from vkteams_daemon.store.schema import apply_migrations, check_version
 
@@ -38,18 +38,21 @@ class Database:
         self._application = application
         self.initialising = False
         self._bundled_server: Any = None
-        self._pool: ConnectionPool[Connection] | None = None
+        self._pool: Pool | None = None
+        self._closed = False
 
-    def open(self, *, migrate: bool = True) -> None:
+    def open(self, *, migrate: bool = True, beside: bool = False) -> None:
         """Start the bundled server if it is used, check or migrate the schema, and open the pool.
 
         Args:
             migrate: apply missing migrations. If False, an old schema raises SchemaError.
+            beside: whether a new archive may stand beside one that this role has in another schema.
 
         Raises:
             DatabaseUnavailable: no connection; try again later.
             SchemaError, ConfigError, CannotWrite: an administrator must act; trying again does not help.
         """
+        self._closed = False
         if not self._url:
             # Its wheel is an optional extra, so it may be missing where another server is used.
             from vkteams_daemon.store.bundled.server import BundledServer
@@ -62,27 +65,31 @@ class Database:
             finally:
                 self.initialising = False
             self._bundled_server = bundled_server
-        with self.connect(MAINTENANCE) as connection:
+        with self._environment_blamed(), self._connect(MAINTENANCE) as connection:
+            with translate_errors():
+                if self._bundled_server is None:
+                    server_check.check_session(connection, lambda: self._connect(None))
+                if migrate:
+                    server_check.check_writable(connection)
             if migrate:
-                apply_migrations(connection)
+                apply_migrations(connection, beside=beside)
             else:
                 check_version(connection)
         if self._pool is None:
-            self._pool = ConnectionPool(
+            self._pool = connections.make_pool(
                 self._current_conninfo,
-                kwargs={"autocommit": True},
-                configure=self._profile.apply,
-                min_size=0,
-                max_size=self._config.database.pool_size,
-                max_idle=60,
+                self._profile.apply,
+                size=self._config.database.pool_size,
                 timeout=self._config.database.connect_timeout + 5,
-                reconnect_timeout=5,
                 name=self._application,
-                open=True,
             )
 
     def close(self) -> None:
-        """Close the pool and release the bundled server. The last process that releases it stops it."""
+        """Close the pool and release the bundled server. The last process that releases it stops it.
+
+        Until `open` is called again, every attempt to connect raises DatabaseUnavailable.
+        """
+        self._closed = True
         if self._pool is not None:
             self._pool.close(timeout=2)
             self._pool = None
@@ -99,11 +106,18 @@ class Database:
 
     @property
     def conninfo(self) -> str:
-        """The connection string with time limits and application name. It holds the password: do not print it."""
+        """The connection string with time limits and application name. It holds the password: do not print it.
+
+        Raises:
+            ConfigError: libpq does not understand the URL.
+            DatabaseUnavailable: the database is closed. libpq would take another one for an empty URL.
+        """
+        if self._closed or not self._url:
+            raise DatabaseUnavailable("the database is not open")
         return build_conninfo(self._url, self._config.database.connect_timeout, self._application)
 
     @property
-    def pool(self) -> ConnectionPool[Connection]:
+    def pool(self) -> Pool:
         """The pool. It exists after `open`.
 
         Raises:
@@ -125,22 +139,37 @@ class Database:
         Args:
             profile: what the session needs; None if the caller applies it.
         """
+        with self._environment_blamed():
+            return self._connect(profile)
+
+    def _connect(self, profile: Profile | None) -> Connection:
         with translate_errors():
-            connection = psycopg.connect(self._current_conninfo(), autocommit=True)
+            return connections.connect(self._current_conninfo(), profile.apply if profile else None)
+
+    @contextlib.contextmanager
+    def _environment_blamed(self) -> Iterator[None]:
+        """Name the variables of libpq that are set, if the block fails: the administrator may not know of them."""
+        try:
+            yield
+        except (StoreError, ConfigError) as error:
             try:
-                if profile:
-                    profile.apply(connection)
-            except BaseException:
-                connection.close()
+                options = database_url.parse(self.conninfo)
+            except VkTeamsError:
+                raise error from None  # nothing was asked: the URL is wrong, or the database is closed
+            names = database_url.blamed_variables(options, str(error))
+            if not names:
                 raise
-            return connection
+            verb = "is" if len(names) == 1 else "are"
+            raise type(error)(f"{error} ({', '.join(names)} {verb} set in the environment)", hint=error.hint) from None
 
     def _current_conninfo(self) -> str:
         """The connection string. If the bundled server has died, it is started again first."""
-        if self._bundled_server is not None:
-            try:
+        try:
+            if self._bundled_server is not None:
                 self._url = self._bundled_server.acquire()
-            except VkTeamsError as error:
-                # The pool's threads expect an error of the driver.
-                raise psycopg.OperationalError(str(error)) from error
-        return self.conninfo
+            return self.conninfo
+        except ConfigError:
+            raise
+        except VkTeamsError as error:
+            # The pool's threads expect an error of the driver.
+            raise psycopg.OperationalError(str(error)) from error

@@ -11,6 +11,15 @@ from dataclasses import dataclass
 
 from vkteams_daemon.store.connections import Connection
 
+# The role, the database or the environment may set these, too, and change what the server takes and gives as text, or
+# what a statement finds.
+WIRE = {
+    "DateStyle": "ISO, MDY", "IntervalStyle": "postgres", "TimeZone": "UTC", "array_nulls": "on", "bytea_output": "hex",
+    "extra_float_digits": "1", "standard_conforming_strings": "on", "quote_all_identifiers": "off",
+    "transform_null_equals": "off", "client_encoding": "UTF8", "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off", "gin_fuzzy_search_limit": "0", "enable_seqscan": "on",
+    "enable_sort": "on", "row_security": "on", "check_function_bodies": "on", "default_tablespace": "",
+}  # fmt: skip
 # The server must notice within seconds that a client on the network is gone (tcp(7)).
 _COMMON = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 _NO_LIMITS = dict.fromkeys(
@@ -20,10 +29,23 @@ _NO_LIMITS = dict.fromkeys(
     ),
     "0",
 )  # fmt: skip
+# Our schema is the first that the administrator's search_path leads to. PostgreSQL looks into pg_catalog before the
+# search_path, and into pg_temp before both unless it is named. Further schemas are left out: a function there that fits
+# a call better would run with our rights. The operator is qualified because the administrator's path is still in force.
+_NARROW_SEARCH_PATH = (
+    "SELECT pg_catalog.set_config('search_path', CASE WHEN ours IS NULL THEN '' ELSE"
+    " pg_catalog.concat_ws(', ', pg_catalog.quote_ident(ours), pg_catalog.quote_ident(vectors), 'pg_temp') END, false)"
+    " FROM (SELECT (SELECT name FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY"
+    "   AS path (name, place) WHERE NOT pg_catalog.starts_with(name::pg_catalog.text, 'pg_') ORDER BY place LIMIT 1),"
+    "  (SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n"
+    "   ON n.oid OPERATOR(pg_catalog.=) e.extnamespace"
+    "   WHERE e.extname OPERATOR(pg_catalog.=) 'vector'::pg_catalog.name)) AS schemas (ours, vectors)"
+)
 # A server may be too old for a parameter. Leave it out then.
 _SET = (
-    "SELECT pg_catalog.set_config(name, value, false) FROM unnest(%b::text[], %b::text[]) AS setting (name, value)"
-    " WHERE current_setting(name, true) IS NOT NULL"
+    "SELECT pg_catalog.set_config(name, value, false)"
+    " FROM ROWS FROM (pg_catalog.unnest(%b::text[]), pg_catalog.unnest(%b::text[])) AS setting (name, value)"
+    " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
 )
 # A backend that waits for a lock must notice that its client is gone. Some systems cannot check, and refuse this.
 _CHECK_CONNECTION = (
@@ -49,8 +71,8 @@ class Profile:
         Args:
             connection: new, in autocommit mode.
         """
-        settings = {**_COMMON, **_NO_LIMITS, **self.settings}
-        connection.execute(_CHECK_CONNECTION)
+        settings = {**WIRE, **_COMMON, **_NO_LIMITS, **self.settings}
+        connection.execute(f"{_NARROW_SEARCH_PATH}; {_CHECK_CONNECTION}".encode())
         connection.execute(_SET.encode(), (list(settings), list(settings.values())), prepare=False)
 
 

@@ -14,12 +14,13 @@ import psycopg
 from psycopg.rows import class_row
 
 from vkteams_daemon.errors import DatabaseUnavailable, SchemaError, SchemaNewer
-from vkteams_daemon.store.connections import Connection, build_conninfo, translate_errors
+from vkteams_daemon.store import server_check
+from vkteams_daemon.store.connections import Connection, build_conninfo, connect, translate_errors
 from vkteams_daemon.store.profiles import MAINTENANCE
 
 # FOR KEY SHARE locks the table in ROW SHARE mode until the transaction ends. Normally there is no row to lock.
 _NEWEST_ABOVE = "SELECT version FROM schema_version WHERE version > %s ORDER BY version DESC LIMIT 1 FOR KEY SHARE"
-_MIGRATION_LOCK = "hashtextextended('vkteams migration ' || current_schema(), 0)"
+_MIGRATION_LOCK = "pg_catalog.hashtextextended('vkteams migration ' || coalesce(current_schema()::text, ''), 0::bigint)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,21 @@ def migrations() -> dict[int, str]:
 
 def schema_version(connection: Connection) -> int:
     """The version of the schema that this connection uses; 0 if it has no archive."""
-    # Look only in the schema that we write to. Further down the search_path another program may have such a table.
-    exists = connection.execute(
-        "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = 'schema_version')"
-    ).fetchone()
-    if not exists or not exists[0]:
+    if not _has_version_table(connection):
         return 0
     row = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
     return int(row[0]) if row else 0
+
+
+def _has_version_table(connection: Connection) -> bool:
+    # Look only in the schema that we write to. Further down the search_path another program may have such a table, and
+    # another program's table of this name has other columns.
+    exists = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid WHERE n.nspname = current_schema()"
+        " AND c.relname = 'schema_version' AND a.attname = 'applied_at' AND a.atttypid = 'timestamptz'::regtype)"
+    ).fetchone()
+    return bool(exists and exists[0])
 
 
 def check_version(connection: Connection) -> None:
@@ -64,6 +72,13 @@ def check_version(connection: Connection) -> None:
     if version > latest:
         raise _newer(version, latest)
     if not version:
+        with translate_errors():
+            others = server_check.other_archives(connection)
+        if others:
+            raise SchemaError(
+                f"the search_path leads to a schema without an archive, and schema {others[0]} holds one",
+                hint=f"Set the role's search_path to {others[0]}.",
+            )
         raise SchemaError(
             "the database holds no archive yet", hint="Start vkteamsd, or run `vkteamsctl database init`."
         )
@@ -102,12 +117,13 @@ def _newer(version: int, latest: int) -> SchemaNewer:
     )
 
 
-def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0) -> list[int]:
+def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0, beside: bool = False) -> list[int]:
     """Apply the missing migrations, each in its own transaction. Other processes wait until the first has applied them.
 
     Args:
         connection: in autocommit mode.
         lock_timeout: seconds to wait for another process that migrates.
+        beside: whether a new archive may stand beside one that this role has in another schema.
 
     Raises:
         SchemaError: the server or its schema does not fit, or is newer than this program.
@@ -120,9 +136,10 @@ def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0) -> l
     with translate_errors():
         if schema_version(connection) == max(migrations()):
             return []
-        _check_server(connection)
         _lock_migrations(connection, lock_timeout)
         try:
+            if not schema_version(connection):
+                server_check.check_new_archive(connection, _tables(connection), beside=beside)
             connection.execute(
                 "CREATE TABLE IF NOT EXISTS schema_version"
                 " (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
@@ -144,6 +161,12 @@ def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0) -> l
     return applied
 
 
+def _tables(connection: Connection) -> set[str]:
+    """The tables that a first migration makes. `schema_version` is left out if it is ours and empty."""
+    names = set(re.findall(r"CREATE TABLE (\w+)", "".join(migrations().values())))
+    return names if _has_version_table(connection) else names | {"schema_version"}
+
+
 def _lock_migrations(connection: Connection, lock_timeout: float) -> None:
     deadline = time.monotonic() + lock_timeout
     while True:
@@ -155,39 +178,10 @@ def _lock_migrations(connection: Connection, lock_timeout: float) -> None:
         time.sleep(0.1)
 
 
-def _check_server(connection: Connection) -> None:
-    row = connection.execute(
-        "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), current_schema(),"
-        " ARRAY(SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()),"
-        " (SELECT extversion FROM pg_extension WHERE extname = 'vector'),"
-        " (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'vector'),"
-        " to_regtype('halfvec') IS NOT NULL,"
-        " EXISTS (SELECT FROM pg_available_extensions WHERE name = 'vector')"
-    ).fetchone()
-    assert row is not None
-    version, encoding, schema, tables, installed, where, usable, available = row
-    if version < 140000:
-        raise SchemaError(f"PostgreSQL {version // 10000} is too old: 14 or newer is needed")
-    if encoding != "UTF8":
-        raise SchemaError(f"the database's encoding is {encoding}, not UTF8", hint="Create it with ENCODING 'UTF8'.")
-    if schema is None:
-        raise SchemaError("no schema of the search_path exists", hint="Create one, or set the role's search_path.")
-    if "events" in tables and "schema_version" not in tables:
-        raise SchemaError(f"schema {schema} has a table `events` that is not ours", hint="Use a schema of its own.")
-    if not installed and not available:
-        raise SchemaError("the server has no pgvector", hint="Install pgvector for this PostgreSQL.")
-    if installed and not usable:
-        raise SchemaError(
-            f"pgvector {installed} in schema {where} cannot be used: it is older than 0.7, or not in the search_path",
-            hint=f"Upgrade it, or add {where} to the role's search_path.",
-        )
-
-
 def migrate(url: str) -> list[int]:
-    """Apply the missing migrations to the database at this URL; returns the applied versions."""
-    with translate_errors(), psycopg.connect(build_conninfo(url, 5, "vkteams"), autocommit=True) as connection:
-        MAINTENANCE.apply(connection)
-        return apply_migrations(connection)
+    """Apply the missing migrations to the database at this URL, or make an archive; returns the applied versions."""
+    with translate_errors(), connect(build_conninfo(url, 5, "vkteams"), MAINTENANCE.apply) as connection:
+        return apply_migrations(connection, beside=True)
 
 
 def schema_history(connection: psycopg.Connection[Any]) -> list[AppliedMigration]:

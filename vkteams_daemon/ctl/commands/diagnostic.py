@@ -84,20 +84,24 @@ def _api(config: Config, problems: list[str]) -> str:
 
 def _database(config: Config, problems: list[str]) -> tuple[str, str]:
     """The states of the database (ok, failed) and of its vectors (ok, off, unindexed, failed)."""
+    from vkteams_daemon.store import server_check
     from vkteams_daemon.store.models import vector_store
 
     try:
         with open_connection(config) as connection:
             vectors = vector_store(connection)
+            weaknesses = server_check.problems(connection)
     except VkTeamsError as error:
         problems.append(f"database: {error}")
         return "failed", "failed"
+    problems += [f"database: {weakness}" for weakness in weaknesses]
+    database = "failed" if weaknesses else "ok"
     if vectors.extension is None:
         problems.append("vector store: the extension vector is not installed in the database")
-        return "ok", "failed"
+        return database, "failed"
     if vectors.model is None:
-        return "ok", "off"
-    return "ok", "ok" if vectors.indexed else "unindexed"
+        return database, "off"
+    return database, "ok" if vectors.indexed else "unindexed"
 
 
 def _daemon(health: DaemonHealth, problems: list[str]) -> dict[str, Any]:

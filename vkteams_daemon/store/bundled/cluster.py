@@ -42,6 +42,13 @@ _SETTINGS = {
 _HBA = f"local all {ROLE} peer map=owner\nlocal {DATABASE} {READER} peer map=anybody\n"
 _IDENT = f'owner "{{owner}}" {ROLE}\nowner root {ROLE}\nanybody /^.*$ {READER}\n'
 
+_ADVISORY_LOCKS = [
+    f"pg_{attempt}advisory_{scope}lock{kind}({key})"
+    for attempt in ("", "try_")
+    for scope in ("", "xact_")
+    for kind in ("", "_shared")
+    for key in ("bigint", "integer, integer")
+]
 # Run in template1, from which the database is then copied with its default privileges.
 _ROLES = (
     f"CREATE ROLE {READER} LOGIN CONNECTION LIMIT 20",
@@ -50,6 +57,8 @@ _ROLES = (
     f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {READER}",
     f"ALTER DEFAULT PRIVILEGES GRANT USAGE ON SCHEMAS TO {READER}",
     "REVOKE EXECUTE ON FUNCTION lo_creat(integer), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC",
+    # A reader that took the lock of a bot or a chat would stop the archive.
+    f"REVOKE EXECUTE ON FUNCTION {', '.join(_ADVISORY_LOCKS)} FROM PUBLIC",
     f"CREATE DATABASE {DATABASE}",
     f"REVOKE ALL ON DATABASE {DATABASE} FROM PUBLIC",
     f"GRANT CONNECT ON DATABASE {DATABASE} TO {READER}",

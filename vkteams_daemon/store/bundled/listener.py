@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import stat
 import struct
@@ -35,11 +34,16 @@ def choose_directory(owner: Owner, configured: Path, recorded: Path) -> Path:
 
 
 def conninfo(directory: Path, role: str, peer: str) -> str:
-    """The conninfo of the server in this directory; `peer` (requirepeer) is the only user whose server is accepted."""
-    # The port stands here because PGPORT may be set.
-    parts = {"host": str(directory), "port": PORT, "dbname": DATABASE, "user": role, "requirepeer": peer}
-    quoted = {name: re.sub(r"(['\\])", r"\\\1", value) for name, value in parts.items() if value}
-    return " ".join(f"{name}='{value}'" for name, value in quoted.items())
+    """The conninfo of the server in this directory; `peer` (requirepeer) is the only user whose server is accepted.
+
+    It sets every option of libpq, so that no variable of the environment leads elsewhere.
+    """
+    from psycopg.conninfo import make_conninfo
+
+    from vkteams_daemon.store.database_url import closed_to_environment
+
+    options = {"host": str(directory), "port": PORT, "dbname": DATABASE, "user": role, "requirepeer": peer}
+    return make_conninfo("", **closed_to_environment(options))
 
 
 def accepts_connections(conninfo: str, data: Path) -> bool:
@@ -49,8 +53,10 @@ def accepts_connections(conninfo: str, data: Path) -> bool:
     """
     import psycopg
 
+    from vkteams_daemon.store.connections import build_conninfo, connect
+
     try:
-        with psycopg.connect(conninfo, connect_timeout=2, autocommit=True) as connection:
+        with connect(build_conninfo(conninfo, 2, "vkteams"), None) as connection:
             row = connection.execute("SHOW data_directory").fetchone()
     except psycopg.OperationalError as error:
         return "FATAL" in str(error) and "the database system is" not in str(error)

@@ -11,15 +11,19 @@ from vkteams_daemon.ctl.output import Answer, Screen
 
 
 def register(noun: Noun) -> None:
-    """Add the verbs init and migrate, which do the same."""
-    noun.verb("init", "create the archive's tables if there are none", _migrate, "vkteamsctl database init")
+    """Add the verbs init and migrate. Only init makes an archive beside another one."""
+    noun.verb("init", "create the archive's tables if there are none", _init, "vkteamsctl database init")
     noun.verb("migrate", "bring the tables up to this version", _migrate, "vkteamsctl database migrate")
 
 
-def _migrate(args: argparse.Namespace, config: Config) -> Answer:
+def _init(args: argparse.Namespace, config: Config) -> Answer:
+    return _migrate(args, config, beside=True)
+
+
+def _migrate(args: argparse.Namespace, config: Config, *, beside: bool = False) -> Answer:
     from vkteams_daemon.store.schema import schema_history
 
-    with open_connection(config, migrate=True) as connection:
+    with open_connection(config, migrate=True, beside=beside) as connection:
         migrations = schema_history(connection)
     version = migrations[-1].version
 

@@ -1,0 +1,78 @@
+"""A database URL that libpq does not understand is refused by the part that is wrong, and no part's value is shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from vkteams_daemon.errors import ConfigError
+from vkteams_daemon.store.connections import build_conninfo
+from vkteams_daemon.store.database_url import blamed_variables, parse
+
+_SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgresql+psycopg://u:hunter2@h/x", "postgresql+psycopg:// is not understood"),
+        ("postgres+asyncpg://u:hunter2@h/x", "postgres+asyncpg:// is not understood"),
+        ("jdbc:postgresql://h/x?user=u&password=hunter2", "jdbc:postgresql:// is not understood"),
+        ("POSTGRESQL://u:hunter2@h/x", "POSTGRESQL:// is not understood"),
+        ("mysql://u:hunter2@h/x", "mysql:// is not PostgreSQL"),
+        ("sqlite:////hunter2.db", "sqlite:// is not PostgreSQL"),
+        ("'postgresql://u:hunter2@h/x'", "it stands in quotation marks"),
+        ("postgresql://u:hunter2@h/x?schema=public", "the parameter schema is not understood"),
+        ("postgresql://u:hunter2@h/x?sslmode=require&pgbouncer=true", "the parameter pgbouncer is not understood"),
+        ("postgresql://u:hunter2@h/x?currentSchema=hunter2", "the parameter currentSchema is not understood"),
+        ("postgresql://u:hunter2@h/x?sslmode", "the parameter sslmode has no value"),
+        ("postgresql://u:hunter2@h/x?hunter2%40=1", "the parameter of another name is not understood"),
+        ("postgresql://u:hunter2%@h/x", "the password holds a bare %"),
+        ("postgresql://u:50%hunter2@h/x", "the password holds a bare %"),
+        ("postgresql://u%:hunter2@h/x", "the user holds a bare %"),
+        ("postgresql://u:hunter2@h/x%", "the database holds a bare %"),
+        ("postgresql://u:hunter2@h/x?options=%", "the parameter options holds a bare %"),
+        ("postgresql://u:p@hunter2@h/x", "the user or the password holds a letter that has a meaning in URLs"),
+        ("postgresql://u:p/hunter2@h/x", "the user or the password holds a letter that has a meaning in URLs"),
+        ("postgresql://u:p?hunter2@h/x", "the user or the password holds a ?, or a parameter holds an @"),
+        ("postgresql://u:p?hunter2=@h/x", "the user or the password holds a ?, or a parameter holds an @"),
+        ("postgresql://u:p#hunter2@h:x/x", "the port is not a number"),
+        ("postgresql://h:hunter2/x", "the port is not a number"),
+        ("postgresql://u:hunter2@[::1]:x/x", "the port is not a number"),
+        ("host=h dbnam=x", "libpq has no option dbnam"),
+        ("host=h password=p hunter2=x", "it is neither a postgresql:// URL nor a conninfo string"),
+        ("host=h password=my hunter2", "it is neither a postgresql:// URL nor a conninfo string"),
+        ("hunter2", "it is neither a postgresql:// URL nor a conninfo string"),
+    ],
+)
+def test_wrong_part_is_named_without_its_value(url: str, message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        build_conninfo(url, 5, "test")
+    assert str(refused.value) == f"database.url: {message}"
+    assert _SECRET not in str(refused.value) + refused.value.hint
+    assert refused.value.hint or "option" in message or "number" in message or "value" in message
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("postgres://u:p%25%40w@h:1/x", {"user": "u", "password": "p%@w", "host": "h", "port": "1", "dbname": "x"}),
+        ("postgresql:///x?host=/run/postgresql", {"dbname": "x", "host": "/run/postgresql"}),
+        ("postgresql://h1:1,h2:2/x?target_session_attrs=read-write",
+         {"host": "h1,h2", "port": "1,2", "dbname": "x", "target_session_attrs": "read-write"}),
+        ("postgresql://[::1]:5/x", {"host": "::1", "port": "5", "dbname": "x"}),
+        ("postgresql://%2Frun/x?ssl=true", {"host": "/run", "dbname": "x", "sslmode": "require"}),
+        ("postgresql://u@h/x?options=-csearch_path%3Dours\n",
+         {"user": "u", "host": "h", "dbname": "x", "options": "-csearch_path=ours"}),
+        ("host=h password='a b%c'", {"host": "h", "password": "a b%c"}),
+    ],
+)  # fmt: skip
+def test_url_that_libpq_understands_is_taken(url: str, options: dict[str, str]) -> None:
+    assert parse(url) == options
+
+
+def test_variable_is_blamed_unless_the_url_overrides_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLMODE", "perhaps")
+    monkeypatch.setenv("PGPORT", "1")
+    monkeypatch.setenv("PGTZ", "Nowhere/At_All")
+    assert blamed_variables({"port": "2"}, "it failed") == ["PGSSLMODE", "PGTZ"]
+    assert blamed_variables({"port": "2"}, 'invalid sslmode value: "perhaps"') == ["PGSSLMODE"]
