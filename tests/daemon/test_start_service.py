@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.server
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -105,6 +108,59 @@ def test_a_page_in_the_apis_place_never_ends_a_daemon_that_may_start_degraded(
     until(lambda: (s := daemon.status()) and "it is HTML" in (s.api.last_error or ""), 20, "the page")
     simulator.clear_faults()
     daemon.wait_state("listening")
+
+
+def test_removed_runtime_directory_comes_back(vkteamsd: Make, simulator: Simulator, database_url: str) -> None:
+    daemon = vkteamsd(api_url=simulator.url, database_url=database_url).started()
+    pid = daemon.pid
+    shutil.rmtree(daemon.pid_file.parent)
+    daemon.wait_log("had been removed or replaced; it is there again")
+    assert daemon.wait_state("listening").pid == pid
+    daemon.stop()
+    assert not daemon.pid_file.exists()
+
+
+def test_removed_runtime_directory_that_cannot_come_back_is_told(
+    vkteamsd: Make, simulator: Simulator, database_url: str
+) -> None:
+    daemon = vkteamsd(api_url=simulator.url, database_url=database_url).started()
+    pid, runtime = daemon.pid, daemon.pid_file.parent
+    assert pid is not None
+    runtime.rename(runtime.with_name("away"))
+    runtime.write_text("in the way")
+    daemon.wait_log("run: it was removed and cannot be made again: File exists")
+    runtime.unlink()
+    daemon.wait_state("listening")
+    assert daemon.log_text().count("cannot be made again") == 1
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_log_that_hangs_holds_up_no_stop(vkteamsd: Make, simulator: Simulator, database_url: str, signals: int) -> None:
+    """Nobody reads the log's pipe: the thread that writes holds the log's lock for ever."""
+    daemon = vkteamsd(api_url=simulator.url, database_url=database_url)
+    process = daemon.spawn("--foreground")
+    try:
+        daemon.wait_state("listening")
+        assert process.stderr is not None
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+
+        def full() -> bool:
+            process.send_signal(signal.SIGUSR1)
+            stopped = daemon.status()
+            return stopped is not None and (datetime.now(UTC) - stopped.updated_at).total_seconds() > 2
+
+        until(full, 30, "a status file that is not written, because the log hangs", 0.1)
+        began = time.monotonic()
+        for _ in range(signals):
+            process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+        process.wait(10)
+        assert time.monotonic() - began < (5 if signals == 1 else 2)
+        assert process.returncode == 0
+        assert not daemon.pid_file.exists()
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_an_api_that_cannot_be_reached(vkteamsd: Make, database_url: str) -> None:

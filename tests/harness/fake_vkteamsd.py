@@ -23,7 +23,9 @@ log = logging.getLogger("fake")
 
 
 class FakeService:
-    def __init__(self, config: Any, status: Any, report: Any, *, reload: Any, apply: Any, toggle_debug: Any) -> None:
+    def __init__(
+        self, config: Any, status: Any, report: Any, *, reload: Any, apply: Any, toggle_debug: Any, alive: Any
+    ) -> None:
         self.config, self.status, self.report = config, status, report
         self.reload, self.apply, self.toggle_debug = reload, apply, toggle_debug
         self.inbox: queue.SimpleQueue[int] = queue.SimpleQueue()

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,19 @@ import pytest
 from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
+from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.status import new as new_status
+from vkteams_daemon.daemon.workers import pool
 from vkteams_daemon.daemon.workers import worker as room
 from vkteams_daemon.daemon.workers import worker_stats as counting
+from vkteams_daemon.daemon.workers.pool import WorkerPool
 from vkteams_daemon.daemon.workers.worker import Worker
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import Chunk, Model, Vectors
 from vkteams_daemon.errors import ModelError
+from vkteams_daemon.options import Daemon as DaemonOptions
 from vkteams_daemon.store import queue
+from vkteams_daemon.store.database import Database
 
 POISON = "poison poison poison"
 
@@ -257,8 +264,38 @@ def test_unexpected_error_is_logged_and_ends_no_worker(
     stop = threading.Event()
     with running(Worker(chat.database, load, WorkerStats(), stop=stop), stop):
         until(lambda: chat.chunks() == {"m1": 1}, 30, "the vector")
-    (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
-    assert "a bug" in record.getMessage() and record.exc_info
+    records = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.getMessage() for record in records] == [
+        "embedding waits: internal error: ZeroDivisionError: a bug", "embedding waits: internal error: MemoryError: "
+    ]  # fmt: skip
+    assert all(record.exc_info for record in records)
+
+
+def test_workers_whose_model_could_not_be_read_start_later(
+    server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool, "START_INTERVAL", 0.05)
+    (tmp_path / "models").mkdir()
+    default = tmp_path / "models" / "default"
+    default.mkdir()  # reading it fails, for root too
+    config = Config(daemon=DaemonOptions(state_dir=str(tmp_path)))
+    status = new_status("1", "all")
+    workers = WorkerPool(config, Database(config), pytest.fail)
+    with ThreadPoolExecutor(8) as threads:
+        workers.start(threads)
+        workers.fill(status)
+        assert (status.embedding.state, status.embedding.last_error) == ("failing", f"{default}: cannot be read")
+        default.rmdir()
+        default.write_text("absent\n")
+
+        def last_error() -> str | None:
+            workers.fill(status)
+            return status.embedding.last_error
+
+        until(lambda: "'absent' is not installed" in (last_error() or ""), 20, "the workers' own failure")
+        assert status.embedding.model == "absent"
+        workers.stop()
+    assert sum(f"{default}: cannot be read" in record.getMessage() for record in caplog.records) == 1
 
 
 Fault = Callable[[PostgresServer], object]

@@ -128,6 +128,11 @@ class BotClient:
         params = {"lastEventId": last_event_id, "pollTime": poll_time}
         return self._get("events/get", params, poll_time + self._read_margin, MAX_BODY)
 
+    def poll_limit(self, poll_time: int) -> float:
+        """Seconds after which a poll has ended, whatever the server does."""
+        # The read timeout of requests starts anew with every byte. The deadline bounds an answer that trickles.
+        return poll_time + self._connect_timeout + 2 * self._read_margin
+
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """The answer of any other method.
 
@@ -168,7 +173,6 @@ class BotClient:
         self._session.close()
 
     def _get(self, method: str, params: dict[str, Any], limit: float, max_body: int) -> bytes:
-        # The read timeout of requests starts anew with every byte. The deadline bounds an answer that trickles.
         deadline = limit + self._connect_timeout + self._read_margin
         self._sockets.begin(max_body + MAX_OVERHEAD)
         try:

@@ -38,6 +38,8 @@ from vkteams_daemon.system import streams
 from vkteams_daemon.system.deadlines import DEADLINES
 from vkteams_daemon.system.redaction import Secrets
 
+FLUSH_LIMIT = 0.3  # seconds for the log's last lines
+
 
 def main(argv: Sequence[str] | None = None, *, service: Callable[..., Any] | None = None) -> int:
     """Run vkteamsd; returns the exit code.
@@ -54,7 +56,10 @@ def main(argv: Sequence[str] | None = None, *, service: Callable[..., Any] | Non
     if threading.active_count() > 1:
         # In the foreground, a thread may hang in a call that nothing can end, such as a write to a pipe that nobody
         # reads. Its events were not acknowledged. A flush of standard output would hang too, so leave without one.
-        logging.shutdown()
+        # So may the flush of the log.
+        thread = threading.Thread(target=logging.shutdown, daemon=True)
+        thread.start()
+        thread.join(FLUSH_LIMIT)
         os._exit(code)
     return code
 

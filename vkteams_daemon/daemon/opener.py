@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 
 from vkteams_daemon.daemon.status import Database as DatabaseStatus
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import DatabaseUnavailable, VkTeamsError
 from vkteams_daemon.store.database import Database
 
@@ -26,6 +27,7 @@ class DatabaseOpener:
         stopping: set when the daemon stops.
         on_open: called when the database is open; may raise the same errors as opening.
         on_change: called after every change of `status`.
+        pulse: this loop's.
 
     Attributes:
         ready: done when the database is open. An error other than DatabaseUnavailable becomes its exception and ends
@@ -41,12 +43,14 @@ class DatabaseOpener:
         *,
         on_open: Callable[[], None],
         on_change: Callable[[], None],
+        pulse: Pulse | None = None,
     ) -> None:
         self._database = database
         self._status = status
         self._stopping = stopping
         self._on_open = on_open
         self._on_change = on_change
+        self._pulse = pulse or Pulse("opening")
         self.ready: Future[str] = Future()
         self.last_error: VkTeamsError | None = None
 
@@ -67,6 +71,9 @@ class DatabaseOpener:
                     log.error("%s", error)
                     status.state, status.last_error = "down", str(error)
                     self._on_change()
+                self._stopping.wait(_RETRY_INTERVAL)
+            except Exception as error:  # noqa: BLE001  our own fault is no failure of the database
+                self.last_error = self._pulse.failed(error)
                 self._stopping.wait(_RETRY_INTERVAL)
             else:
                 if status.last_error:

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from vkteams_daemon import config as configuration
 from vkteams_daemon.botapi.client import BotClient, make_client
 from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import VkTeamsError
 
 log = logging.getLogger(__name__)
+
+RELOAD_LIMIT = 300.0  # seconds after which a reload is overdue; a new token is tried at the API
 
 
 class Reloader:
@@ -22,6 +25,7 @@ class Reloader:
         read: reopens the log and reads the configuration again, from the same sources as at the start.
         bot_id: the id of the bot, or None while it is not known.
         apply: called with the configuration that is in force from now on, and with a new client if it needs one.
+        pulse: this loop's.
     """
 
     def __init__(
@@ -30,11 +34,13 @@ class Reloader:
         read: Callable[[], Config],
         bot_id: Callable[[], str | None],
         apply: Callable[[Config, BotClient | None], None],
+        pulse: Pulse | None = None,
     ) -> None:
         self._config = config
         self._read = read
         self._bot_id = bot_id
         self._apply = apply
+        self._pulse = pulse or Pulse("reload")
         self._requested = threading.Event()
         self._stop = threading.Event()
 
@@ -54,7 +60,9 @@ class Reloader:
             self._requested.clear()
             if self._stop.is_set():
                 return
+            self._pulse.busy(RELOAD_LIMIT)
             self._reload()
+            self._pulse.idle()
 
     def _reload(self) -> None:
         try:

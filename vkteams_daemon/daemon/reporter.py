@@ -11,9 +11,12 @@ from collections.abc import Callable
 import msgspec
 
 from vkteams_daemon.daemon.status import Percentiles, Status
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import VkTeamsError
 
 log = logging.getLogger(__name__)
+
+WRITE_LIMIT = 30.0  # seconds after which a write of the file is overdue
 
 
 class Reporter:
@@ -23,12 +26,16 @@ class Reporter:
         status: the content of the file.
         refresh: updates the status; called before each write.
         write: writes the file. A VkTeamsError is logged once, until a write succeeds again.
+        pulse: this loop's.
     """
 
-    def __init__(self, status: Status, refresh: Callable[[], None], write: Callable[[], None]) -> None:
+    def __init__(
+        self, status: Status, refresh: Callable[[], None], write: Callable[[], None], pulse: Pulse | None = None
+    ) -> None:
         self._status = status
         self._refresh = refresh
         self._write = write
+        self._pulse = pulse or Pulse("status")
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -39,6 +46,7 @@ class Reporter:
         """The loop, until `stop`. The intervals, in seconds, are read before each wait: a reload may change them."""
         last_line = time.monotonic()
         while not self._stop.is_set():
+            self._pulse.busy(WRITE_LIMIT)
             self.write_now()
             if self._dump_requested:
                 self._dump_requested = False
@@ -46,6 +54,7 @@ class Reporter:
             if time.monotonic() - last_line >= stats_interval():
                 last_line = time.monotonic()
                 log.info("statistics %s", self._statistics_line())
+            self._pulse.idle()
             self._wake.wait(status_interval())
             self._wake.clear()
 

@@ -76,6 +76,7 @@ class Retention:
     def _erase(self, age: str) -> None:
         seconds = parse_duration(age)
         self._last_age = age
+        self._due = time.monotonic() + RETRY_INTERVAL  # after any failure, an unforeseen one too
         status = self._status
         try:
             with self._connect() as connection:
@@ -90,12 +91,10 @@ class Retention:
             if sentence != status.last_error:
                 log.error("retention: %s", sentence)
             status.state, status.last_error = "refused", sentence
-            self._due = time.monotonic() + RETRY_INTERVAL
             return
         except VkTeamsError as error:
             log.warning("retention: messages and events older than %s could not be erased: %s", age, error)
             status.state, status.last_error = "failing", str(error)
-            self._due = time.monotonic() + RETRY_INTERVAL
             return
         # A day is a large share of a short age, and a large share is refused: so a short age is applied more often.
         self._due = time.monotonic() + min(DAY, seconds / SHARES)

@@ -2,8 +2,9 @@
 
 Threads: `longpoll` polls. A thread pool inserts and embeds. `keeper` keeps the writer's session alive and ends a poll
 whose lock is lost. `status` writes the status file. `reload` reads the configuration again and tries a new token.
-`words` counts the archive's words. `retention` erases old messages and events. With `--role embed`, `opening` opens
-the database. The main thread only waits for signals, so that TERM works whatever the other threads wait for.
+`words` counts the archive's words. `retention` erases old messages and events. `watch` looks whether all of them go on.
+With `--role embed`, `opening` opens the database. The main thread only waits for signals, so that TERM works whatever
+the other threads wait for.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from vkteams_daemon.daemon.reload import Reloader
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.status import State, Status
 from vkteams_daemon.daemon.status import new as new_status
+from vkteams_daemon.daemon.watch import Pulse, Watch
 from vkteams_daemon.daemon.workers.pool import WorkerPool
 from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, StoppedEarly, VkTeamsError
 from vkteams_daemon.store.database import Database
@@ -40,6 +42,8 @@ from vkteams_daemon.store.ingest.writer import Writer
 log = logging.getLogger(__name__)
 
 PING_INTERVAL = 3.0  # seconds; the server ends the writer's session after 10 s of silence
+PING_LIMIT = 60.0  # seconds after which a ping is overdue
+MAIN_LIMIT = 30.0  # seconds after which the main thread is overdue, which waits for signals
 SIGNAL_POLL = 0.5  # seconds; the longest time until the main thread notices a signal
 STOP_GRACE = 2.5  # seconds that a stop waits for the open transaction
 STOP_LIMIT = 4.0  # seconds after which a stop abandons every thread that still runs
@@ -56,6 +60,7 @@ class Service:
         reload: for HUP: reopens the log and reads the configuration again, from the same sources as at the start.
         apply: for HUP: called with the configuration that is now in force.
         toggle_debug: for USR2: switches debug logging and returns the new level.
+        alive: called every few seconds while every loop goes on.
     """
 
     def __init__(
@@ -67,21 +72,30 @@ class Service:
         reload: Callable[[], Config] | None = None,
         apply: Callable[[Config], None] | None = None,
         toggle_debug: Callable[[], str] | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.config = config
         self._status = status = status or new_status(__version__, config.daemon.role)
-        self._reporter = Reporter(status, self._refresh, report)
+        self._alive = alive
+        self._watch = Watch(lambda: status.embedding.queued)
+        # The service manager cannot mend a disk that hangs under the status file, and archiving goes on without it.
+        self._reporter = Reporter(status, self._refresh, report, self._watch.pulse("status", vital=False))
+        self._longpoll = self._watch.pulse("longpoll", repair=self._end_operation)
+        self._main = self._watch.pulse("main")
         self._on_reload = apply
         self._toggle_debug = toggle_debug
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._stop_requested = False
         self._failure: VkTeamsError | None = None
         self._stopping = threading.Event()
-        self._reloader = Reloader(config, reload, lambda: status.bot.id, self._apply_config) if reload else None
+        self._reload_pulse = self._watch.pulse("reload")
+        self._reloader = (
+            Reloader(config, reload, lambda: status.bot.id, self._apply_config, self._reload_pulse) if reload else None
+        )
         self._database = Database(config, application="vkteamsd")
         self._writer: Writer | None = None
         self._poller: Poller | None = None
-        self._workers = WorkerPool(config, self._database, self._stop_because)
+        self._workers = WorkerPool(config, self._database, self._stop_because, self._watch.pulse)
         self._pool = ThreadPoolExecutor(1 + self._workers.size, thread_name_prefix="work")
         self._threads: list[threading.Thread] = []
 
@@ -103,8 +117,9 @@ class Service:
         self._spawn("status", lambda: self._reporter.run(
             lambda: self.config.daemon.status_interval, lambda: self.config.daemon.stats_interval
         ))  # fmt: skip
+        self._spawn_unjoined("watch", lambda: self._watch.run(self._stopping, self._alive))
         if self._reloader:
-            self._spawn("reload", self._reloader.run)
+            self._spawn("reload", self._reloader.run, self._reload_pulse)
         try:
             note = self._start_embedding() if daemon.role == "embed" else self._start_listening()
         except BaseException:
@@ -120,6 +135,7 @@ class Service:
             VkTeamsError: the daemon had to stop for another reason than a signal.
         """
         while True:
+            self._main.busy(MAIN_LIMIT)
             try:
                 # The timeout is needed. A signal that comes just before the thread blocks does not wake it, and
                 # Python calls the handler only when the thread runs again.
@@ -127,8 +143,7 @@ class Service:
             except queue.Empty:
                 continue
             if signum in _STOP_SIGNALS:
-                log.info("stopping on %s", signal.Signals(signum).name)
-                self.stop()
+                self.stop(f"stopping on {signal.Signals(signum).name}")
                 if self._failure:
                     raise self._failure
                 return 0
@@ -137,12 +152,29 @@ class Service:
             elif signum == signal.SIGUSR1:
                 self._reporter.dump()
             elif signum == signal.SIGUSR2 and self._toggle_debug:
-                log.info("the log level is now %s", self._toggle_debug())
+                self._spawn_unjoined("debug", self._announce_level)
 
-    def stop(self) -> None:
-        """Stop polling, finish the open transaction, abandon stuck threads, disconnect from the database."""
+    def _announce_level(self) -> None:
+        if self._toggle_debug:
+            log.info("the log level is now %s", self._toggle_debug())
+
+    def stop(self, reason: str = "") -> None:
+        """Stop polling, finish the open transaction, abandon stuck threads, disconnect from the database.
+
+        This takes STOP_LIMIT seconds at most. The work is done in another thread: if a disk hangs, the main thread must
+        still act on the second TERM.
+        """
+        self._main.idle()
         started = time.monotonic()
         self._stopping.set()
+        thread = threading.Thread(target=self._stop_threads, args=(started, reason), name="stop", daemon=True)
+        self._threads.append(thread)  # if it does not end, `stuck` says so
+        thread.start()
+        thread.join(STOP_LIMIT)
+
+    def _stop_threads(self, started: float, reason: str) -> None:
+        if reason:
+            log.info("%s", reason)
         if self._reloader:
             self._reloader.stop()
         if self._poller:
@@ -152,20 +184,21 @@ class Service:
         self._wait_for_threads(started + STOP_GRACE)
         if self._writer:
             self._writer.abort()
-        self._wait_for_threads(started + STOP_LIMIT - 0.5)
+        self._wait_for_threads(started + STOP_LIMIT - 0.7)
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._writer and not self.stuck:
             self._writer.close()
         if self._poller and self._poller.spool and not self.stuck:
             self._poller.spool.close()
         self._database.close()
-        self._write_status(max(0.2, started + STOP_LIMIT - time.monotonic()))
+        self._write_status(max(0.2, started + STOP_LIMIT - 0.1 - time.monotonic()))
         log.info("stopped after %.1f s", time.monotonic() - started)
 
     @property
     def stuck(self) -> bool:
         """Whether a thread still runs. After stop(), the process must then exit without waiting for it."""
-        return any(thread.is_alive() for thread in self._threads) or self._workers.busy
+        threads = [thread for thread in self._threads if thread is not threading.current_thread()]
+        return any(thread.is_alive() for thread in threads) or self._workers.busy
 
     def _write_status(self, timeout: float) -> None:
         """Write the status file, and wait for it at most `timeout` seconds: its disk may hang."""
@@ -178,7 +211,8 @@ class Service:
             if self._poller:
                 self._poller.abort()  # repeatedly, because the poll may not have had its connection yet
             for thread in self._threads:
-                thread.join(0.02)
+                if thread is not threading.current_thread():
+                    thread.join(0.02)
             self._workers.wait(0.02)
 
     def _start_listening(self) -> str:
@@ -197,6 +231,8 @@ class Service:
             on_end=self._stop_because,
             open_spool=self._open_spool,
             spool_after=self._spool_after(config),
+            store_limit=2 * config.database.write_timeout + 60.0,  # and the time until a session is known to be lost
+            pulse=self._longpoll,
         )
         if config.storage.save:
             # A stop does not wait for these threads: a transaction that is cut off changes nothing.
@@ -206,19 +242,22 @@ class Service:
                 functools.partial(spool.delete_aside, config.state_dir), self._stopping,
                 api_time=poller.api_time, status=self._status.retention, check_interval=retention.CHECK_INTERVAL,
             ).run)  # fmt: skip
-        self._spawn("longpoll", poller.run)
-        self._spawn("keeper", self._keep_session)
+        self._spawn("longpoll", poller.run, self._longpoll)
+        keeper = self._watch.pulse("keeper")
+        self._spawn("keeper", lambda: self._keep_session(keeper), keeper)
         return self._await_ready(poller.ready, lambda: poller.last_error)
 
     def _start_embedding(self) -> str:
+        pulse = self._watch.pulse("opening")
         opener = DatabaseOpener(
             self._database,
             self._status.database,
             self._stopping,
             on_open=lambda: self._workers.start(self._pool),
             on_change=self._reporter.write_soon,
+            pulse=pulse,
         )
-        self._spawn("opening", opener.run)
+        self._spawn("opening", opener.run, pulse)
         note = self._await_ready(opener.ready, lambda: opener.last_error)
         # An error that came just now still ends the start. After cancel(), every error is retried.
         return note if opener.ready.cancel() else opener.ready.result()
@@ -295,26 +334,37 @@ class Service:
         waiting = self._poller is not None and self._poller.spool is not None and self._poller.spool.waiting
         return self._writer is not None and self._writer.holds_lock and not waiting
 
-    def _spawn(self, name: str, target: Callable[[], None]) -> None:
-        """Start a thread that a stop waits for."""
-        self._threads.append(self._spawn_unjoined(name, target))
+    def _end_operation(self) -> None:
+        """End what the poll loop waits for: its request, or its transaction."""
+        if self._poller:
+            self._poller.abort()
+        if self._writer:
+            self._writer.abort()
 
-    def _spawn_unjoined(self, name: str, target: Callable[[], None]) -> threading.Thread:
-        thread = threading.Thread(target=target, name=name, daemon=True)
+    def _spawn(self, name: str, target: Callable[[], None], pulse: Pulse | None = None) -> None:
+        """Start a thread that a stop waits for."""
+        self._threads.append(self._spawn_unjoined(name, target, pulse))
+
+    def _spawn_unjoined(self, name: str, target: Callable[[], None], pulse: Pulse | None = None) -> threading.Thread:
+        """Start a thread. If a fault of this program ends its loop, the loop runs again."""
+        pulse = pulse or self._watch.pulse(name)
+        thread = threading.Thread(target=pulse.run, args=(target, self._stopping), name=name, daemon=True)
         thread.start()
         return thread
 
-    def _keep_session(self) -> None:
+    def _keep_session(self, pulse: Pulse) -> None:
         """Ping the writer's session. A failed ping means that the lock is lost, so end the poll in flight."""
         while not self._stopping.wait(PING_INTERVAL):
             writer, poller = self._writer, self._poller
             if writer is None or poller is None or not writer.holds_lock:
                 continue
+            pulse.busy(PING_LIMIT)
             try:
                 writer.ping()
             except VkTeamsError as error:
                 log.debug("the writer's session is gone: %s", error)
                 poller.abort()
+            pulse.idle()
 
     def _refresh(self) -> None:
         status, poller = self._status, self._poller
@@ -325,6 +375,7 @@ class Service:
             if file := poller.spool:
                 status.spool.events, status.spool.bytes, status.spool.since = file.events, file.size, file.since
         self._workers.fill(status)
+        status.warnings = self._watch.warnings
 
     def _state(self) -> State:
         status, poller = self._status, self._poller
@@ -337,6 +388,7 @@ class Service:
         if (
             status.database.state == "down"
             or status.spool.last_error
+            or self._longpoll.fault()
             or status.api.state in ("backoff", "unauthorized")
         ):
             return "degraded"

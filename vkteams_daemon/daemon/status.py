@@ -83,6 +83,7 @@ class Embedding(msgspec.Struct, kw_only=True):
     embedded: int = 0
     failed: int = 0
     texts_per_second: float = 0.0
+    last_error: str | None = None
 
 
 class Retention(msgspec.Struct, kw_only=True):
@@ -108,7 +109,7 @@ class Latency(msgspec.Struct, kw_only=True):
 
 
 class Status(msgspec.Struct, kw_only=True):
-    """The whole file. Times are UTC; an unknown value is null."""
+    """The whole file. Times are UTC; an unknown value is null. `warnings` are sentences (see daemon/watch.py)."""
 
     version: str
     pid: int
@@ -126,6 +127,7 @@ class Status(msgspec.Struct, kw_only=True):
     retention: Retention = msgspec.field(default_factory=Retention)
     latency_ms: Latency = msgspec.field(default_factory=Latency)
     rss_bytes: int = 0
+    warnings: list[str] = msgspec.field(default_factory=list)
 
 
 def new(version: str, role: Literal["all", "listen", "embed"]) -> Status:

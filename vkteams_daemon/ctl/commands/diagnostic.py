@@ -107,6 +107,8 @@ def _database(config: Config, problems: list[str]) -> tuple[str, str]:
 def _daemon(health: DaemonHealth, problems: list[str]) -> dict[str, Any]:
     if health.state not in _HEALTHY_STATES:
         problems.append(f"daemon: {health.state}{f': {health.error}' if health.error else ''}")
+    if health.alive and health.status:
+        problems += [f"daemon: {warning}" for warning in health.status.warnings]
     return health.summary()
 
 

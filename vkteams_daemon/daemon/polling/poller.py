@@ -30,6 +30,7 @@ from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
 from vkteams_daemon.daemon.polling.printer import OutputLost
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.status import Status
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import (
     ApiError,
     ApiUnreachable,
@@ -39,7 +40,6 @@ from vkteams_daemon.errors import (
     FenceLost,
     SchemaError,
     SchemaNewer,
-    StoreError,
     Unauthorised,
     VkTeamsError,
 )
@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 STANDBY_INTERVAL = 2.0  # seconds between two attempts to take a lock that another process holds
 OWN_SESSION_GRACE = 12.0  # seconds that the server may need to end our own broken session (idle_session_timeout is 10)
+STEP_LIMIT = 60.0  # seconds after which a step is overdue in which the loop waits for nobody
 REPEAT_MAX = 5.0  # seconds; the longest wait while the API repeats stored events, or does not hold the poll
 PERMANENT = (ConfigError, SchemaError, Unauthorised)  # of the API's answers, only the one that no proxy gives
 
@@ -80,6 +81,8 @@ class Poller:
         on_end: called with the error when standard output is lost, or the schema is newer; the loop then ends.
         open_spool: returns the spool of a bot, or None.
         spool_after: seconds without the database after which events go to the spool; 0 for never; replaceable.
+        store_limit: seconds after which a transaction has ended, whatever the database does.
+        pulse: this loop's.
 
     Attributes:
         ready: done when the loop listens or waits as a standby, with the note for the administrator. A permanent error
@@ -104,6 +107,8 @@ class Poller:
         on_end: Callable[[VkTeamsError], None],
         open_spool: Callable[[BotInfo], Spool | None] = lambda bot: None,
         spool_after: float = 0.0,
+        store_limit: float = math.inf,
+        pulse: Pulse | None = None,
     ) -> None:
         self._client = self._client_in_use = client
         self.poll_time = poll_time
@@ -113,6 +118,8 @@ class Poller:
         self.sink: Sink | None = None
         self.spool: Spool | None = None
         self.spool_after = spool_after
+        self._store_limit = store_limit
+        self._pulse = pulse or Pulse("longpoll")
         self._open_spool = open_spool
         self._open_sink = open_sink
         self._pool = pool
@@ -134,6 +141,7 @@ class Poller:
         self._api_backoff = Backoff(backoff_max)
         self._database_backoff = Backoff(backoff_max)
         self._repeat_backoff = Backoff(REPEAT_MAX)
+        self._fault_backoff = Backoff(backoff_max)
         self._arrivals: deque[tuple[float, int]] = deque(maxlen=10_000)
         self._clock = Clock()
 
@@ -172,8 +180,10 @@ class Poller:
     def run(self) -> None:
         """The loop, until `stop`."""
         while not self._stop.is_set():
+            self._pulse.busy(STEP_LIMIT)
             try:
                 wait = self._spool_cycle() if self._spooling else self._cycle()
+                self._fault_backoff.succeeded()
             except ApiError as error:
                 wait = self._api_failed(error)
             except SpoolRefused as error:
@@ -187,11 +197,15 @@ class Poller:
                 return
             except VkTeamsError as error:
                 wait = self._database_failed(error)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001
                 # A fault of this program must not end the archiving. Uncommitted events come again.
-                log.exception("the poll loop met a fault of this program; it goes on")
-                wait = self._database_failed(StoreError(f"internal error: {type(error).__name__}"))
-            if wait:
+                self.last_error = self._pulse.failed(error)
+                if self._pending is not None:
+                    self._status.events.failed = len(self._pending.events)
+                wait = self._fault_backoff.failed()
+                self._on_change()
+            self._pulse.idle()
+            if wait and not self._stop.is_set():
                 self._wake.wait(wait)
                 self._wake.clear()
 
@@ -199,11 +213,14 @@ class Poller:
         """One step; returns the seconds to wait before the next."""
         client = self._client_in_use = self._client
         if self._bot is None:
+            self._pulse.busy(client.poll_limit(0) + STEP_LIMIT)
             self._bot = client.self_get()
             self._status.bot.id, self._status.bot.nick = self._bot.user_id, self._bot.nick
             self.spool = self._open_spool(self._bot)
         if self.sink is None:
+            self._pulse.idle()  # a migration may take hours
             self.sink = self._open_sink(self._bot)
+            self._pulse.busy(STEP_LIMIT)
         sink = self.sink
         if not sink.holds_lock:
             if not sink.acquire():
@@ -225,7 +242,9 @@ class Poller:
     def _poll(self, client: BotClient, cursor: Cursor, poll_time: int) -> float:
         """Poll once. Events become the pending batch; without any, returns the seconds to wait."""
         polled = time.monotonic()
+        self._pulse.busy(client.poll_limit(poll_time) + STEP_LIMIT)
         body = client.poll(cursor.last_event_id, poll_time)
+        self._pulse.busy(self._store_limit)
         arrived, received_at = time.monotonic(), self._clock.now()
         events = api_events.read(body, received_at)
         self._api_answered()
@@ -248,6 +267,7 @@ class Poller:
             self._pending = None
             return 0.0
         part = pending.first_part()
+        self._pulse.busy(self._store_limit)
         try:
             # The pool does all inserts. With one batch in flight, there is nothing to do but to wait for this one.
             stored = self._pool.submit(sink.store, part.events).result()
@@ -320,6 +340,7 @@ class Poller:
                 return 0.0
         batch = self._draining
         part = batch.first_part()
+        self._pulse.busy(self._store_limit)
         # If somebody else has moved the cursor past these events, or begun a generation, they are late events.
         late = batch.generation != cursor.generation or part.last_event_id <= cursor.last_event_id
         store = functools.partial(sink.store_late, generation=batch.generation) if late else sink.store

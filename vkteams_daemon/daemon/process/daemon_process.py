@@ -6,6 +6,7 @@ imports and everything that starts a thread. A thread or connection from before 
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import faulthandler
 import gc
@@ -13,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -35,6 +37,8 @@ from vkteams_daemon.system.user import Owner
 log = logging.getLogger(__name__)
 
 UMASK = 0o027
+CLOSE_LIMIT = 0.5  # seconds for the removal of the PID file
+LEAVE_LIMIT = 0.3  # seconds for it after the second TERM
 _GC_THRESHOLD = 200_000  # new objects; an answer of 10,000 events makes fewer. Python's default is 700
 
 
@@ -156,7 +160,10 @@ class DaemonProcess:
         try:
             yield
         finally:
-            context.close()
+            # The removal of the PID file may hang with its disk, and a stop must end all the same.
+            thread = threading.Thread(target=context.close, name="close", daemon=True)
+            thread.start()
+            thread.join(CLOSE_LIMIT)
 
     def _run(self, announce: Callable[[str], None]) -> int:
         """Run the service until it ends; `announce` is called with the note of a good start."""
@@ -170,11 +177,18 @@ class DaemonProcess:
         group = privileges.status_group(self._owner)
 
         def report() -> None:
+            privileges.restore_directories(config)
             self._pid_file.restore()
             status_file.write(status, config.status_file, group=group)
 
         service = self._service_factory()(
-            config, status, report, reload=self._reload, apply=logs.apply, toggle_debug=logs.toggle_debug
+            config,
+            status,
+            report,
+            reload=self._reload,
+            apply=logs.apply,
+            toggle_debug=logs.toggle_debug,
+            alive=self._notify.alive,
         )
         self._signals.hand_over(service.signal)
         log.info("vkteamsd %s starts as process %d, user %s", __version__, os.getpid(), self._owner.name)
@@ -205,9 +219,19 @@ class DaemonProcess:
             self._notify.reloaded()
 
     def _leave(self) -> None:
-        """End the process now, without waiting for threads. The PID file is removed all the same."""
-        with contextlib.suppress(Exception):
-            self._pid_file.__exit__()
+        """End the process now, without waiting for threads. The PID file is removed, unless its disk hangs."""
+
+        def remove() -> None:
+            with contextlib.suppress(Exception):
+                self._pid_file.__exit__()
+            removed.release()
+
+        # This is a signal handler: the main thread may be holding a lock of `threading`, so no Thread is made here.
+        removed = _thread.allocate_lock()
+        removed.acquire()
+        with contextlib.suppress(RuntimeError):
+            _thread.start_new_thread(remove, ())
+            removed.acquire(timeout=LEAVE_LIMIT)
         os._exit(0)
 
 

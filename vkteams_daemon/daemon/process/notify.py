@@ -17,7 +17,14 @@ class Notify:
     """
 
     def __init__(self, environ: MutableMapping[str, str] | None = None) -> None:
-        self._address = (os.environ if environ is None else environ).pop("NOTIFY_SOCKET", "")
+        environ = os.environ if environ is None else environ
+        self._address = environ.pop("NOTIFY_SOCKET", "")
+        for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):  # they name the starter, not the daemon
+            environ.pop(name, None)
+
+    def alive(self) -> None:
+        """Every loop goes on. A manager with a watchdog restarts a daemon that has not said so for too long."""
+        self._send("WATCHDOG=1")
 
     def ready(self, note: str) -> None:
         """The daemon is ready; `note` is its remark about the start, or ""."""

@@ -69,6 +69,24 @@ def make_directories(config: Config, owner: Owner, *, log: bool = True) -> None:
         _refuse_foreign_paths(directory, owner)  # the directory may have appeared since the first check
 
 
+def restore_directories(config: Config) -> None:
+    """Make the directories of the PID file and of the status file again if somebody has removed them.
+
+    Raises:
+        CannotCreate: this user may not make them.
+    """
+    for directory in (config.runtime_dir, config.pid_file.parent, config.status_file.parent):
+        if directory.is_dir():
+            continue
+        try:
+            directory.mkdir(mode=0o750)
+        except OSError as error:
+            raise CannotCreate(
+                f"{directory}: it was removed and cannot be made again: {error.strerror}",
+                hint="Make it again with its owner and mode, or restart vkteamsd.",
+            ) from error
+
+
 def adopt_home(owner: Owner, environ: MutableMapping[str, str]) -> None:
     """Point HOME, USER and LOGNAME at the user that root has become, and remove every XDG_ variable.
 

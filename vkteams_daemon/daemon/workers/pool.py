@@ -7,11 +7,13 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.reporter import percentiles
 from vkteams_daemon.daemon.status import Status
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.database import Database
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+START_INTERVAL = 10.0  # seconds between two attempts to start the workers
+
 
 class WorkerPool:
     """The workers and the model that they share.
@@ -29,16 +33,24 @@ class WorkerPool:
         config: its section `[embedding]`, and the directory of models.
         database: open when `start` is called.
         on_end: called with the error when the schema is newer than this program; the workers then end.
+        new_pulse: makes the pulse of a worker, from its name.
 
     Attributes:
         size: the number of workers.
         started: whether `start` has been called.
     """
 
-    def __init__(self, config: Config, database: Database, on_end: Callable[[VkTeamsError], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        on_end: Callable[[VkTeamsError], None],
+        new_pulse: Callable[[str], Pulse] = Pulse,
+    ) -> None:
         self._config = config
         self._database = database
         self._on_end = on_end
+        self._new_pulse = new_pulse
         self._stop = threading.Event()
         self._wakes: list[threading.Event] = []
         self._model: Model | None = None
@@ -55,30 +67,55 @@ class WorkerPool:
         return any(not future.done() for future in self._running)
 
     def start(self, pool: Executor) -> None:
-        """Start the workers in this pool, or log why there are none."""
-        # onnxruntime is heavy, so a process without a model never imports it.
-        from vkteams_daemon.daemon.workers.worker import Worker
+        """Start the workers in this pool, or log why there are none. If they cannot start now, they start later."""
         from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
-        from vkteams_daemon.embedding import catalogue
 
         self.started = True
+        self._stats = stats = WorkerStats()
+        if not self._try_start(pool, stats):
+            threading.Thread(target=self._start_later, args=(pool, stats), name="workers", daemon=True).start()
+
+    def _start_later(self, pool: Executor, stats: WorkerStats) -> None:
+        while not self._stop.wait(START_INTERVAL):
+            if self._try_start(pool, stats):
+                return
+
+    def _try_start(self, pool: Executor, stats: WorkerStats) -> bool:
+        """Start the workers; false if the model's name cannot be read, or another fault keeps them from starting."""
+        try:
+            self._start_workers(pool, stats)
+        except Exception as error:  # noqa: BLE001  a fault of the workers must not end the poll loop
+            if not self._stop.is_set():
+                stats.mark_failing(self, error)
+            return False
+        return True
+
+    def _start_workers(self, pool: Executor, stats: WorkerStats) -> None:
+        # onnxruntime is heavy, so a process without a model never imports it.
+        from vkteams_daemon.embedding import catalogue
+
         config = self._config.embedding
-        self._stats = WorkerStats()
         name = catalogue.chosen_name(self._config)
         if name is None:
+            stats.failing_workers.clear()
+            stats.state, stats.last_error = "off", None
             log.info("no model is installed: messages are kept without vectors (vkteamsctl model install)")
             return
-        self._stats.state, self._stats.model = "ok", name
+        from vkteams_daemon.daemon.workers.worker import Worker
+
+        stats.mark_ok(self)
+        stats.model = name
         self._model_threads = ThreadPoolExecutor(self.size, thread_name_prefix="model") if self.size > 1 else None
         for number in range(self.size):
-            wake = threading.Event()
+            wake, pulse = threading.Event(), self._new_pulse(f"worker {number}")
             worker = Worker(
-                self._database, self._load, self._stats, model_threads=self._model_threads, claim=config.claim,
+                self._database, self._load, stats, model_threads=self._model_threads, claim=config.claim,
                 token_budget=config.token_budget, max_attempts=config.max_attempts, is_leader=number == 0,
-                stop=self._stop, on_end=self._on_end,
+                stop=self._stop, on_end=self._on_end, pulse=pulse,
             )  # fmt: skip
             self._wakes.append(wake)
-            self._running.append(pool.submit(worker.run, wake, config.poll_interval))
+            run = partial(worker.run, wake, config.poll_interval)
+            self._running.append(pool.submit(pulse.run, run, self._stop))
         if self._config.daemon.role == "embed":
             threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
@@ -105,6 +142,7 @@ class WorkerPool:
             return
         embedding = status.embedding
         embedding.model, embedding.state = stats.model, stats.state
+        embedding.last_error = stats.last_error
         embedding.queued, embedding.embedded, embedding.failed = stats.queued, stats.embedded, stats.failed
         embedding.texts_per_second = stats.per_second()
         status.latency_ms.row_to_vector = percentiles(list(stats.row_to_vector))
@@ -129,6 +167,7 @@ class WorkerPool:
         """Wake the workers on the writer's notifications. With `--role embed` the writer is in another process."""
         from vkteams_daemon.store import queue
 
+        pulse = self._new_pulse("listen")
         while not self._stop.is_set():
             try:
                 with self._database.connect() as connection:
@@ -137,4 +176,7 @@ class WorkerPool:
                             self.wake()
             except VkTeamsError as error:
                 log.debug("not listening for new messages: %s", error)
+                self._stop.wait(5.0)
+            except Exception as error:  # noqa: BLE001  without this thread, the workers still look every poll_interval
+                pulse.failed(error)
                 self._stop.wait(5.0)

@@ -20,6 +20,7 @@ from functools import partial
 
 import numpy as np
 
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches
 from vkteams_daemon.errors import ModelError, SchemaNewer, StoreError, VkTeamsError
@@ -37,6 +38,7 @@ RETRY_MAX = 3600.0  # seconds; the longest wait between two attempts to embed a 
 BACKOFF_MAX = 60.0  # seconds; the longest wait after a failure of the database or the model
 TOKENIZE_BATCH = 64  # texts that are tokenized at once
 ROUND_TOKENS = 8192  # about; a round takes seconds, however long the texts are
+ROUND_LIMIT = 300.0  # seconds after which a round is overdue; the first one loads the model
 COUNT_INTERVAL = 10.0  # seconds between two counts of a queue that is being worked off
 IDLE_COUNT_INTERVAL = 1.0  # seconds between two counts by an idle leader while other workers still have claims
 
@@ -62,6 +64,7 @@ class Worker:
         is_leader: whether this worker also counts the queue, builds the index and completes a change of model. Each
             process has one leader.
         on_end: called with the error when the schema is newer than this program; the worker then ends.
+        pulse: this worker's.
     """
 
     def __init__(
@@ -77,6 +80,7 @@ class Worker:
         stop: threading.Event | None = None,
         is_leader: bool = True,
         on_end: Callable[[VkTeamsError], None] = lambda error: None,
+        pulse: Pulse | None = None,
     ) -> None:
         self._database = database
         self._load = load
@@ -88,6 +92,7 @@ class Worker:
         self._stop = stop or threading.Event()
         self._is_leader = is_leader
         self._on_end = on_end
+        self._pulse = pulse or Pulse("worker")
         self._broken: Model | None = None
         self._current: tuple[Model, StoredModel] | None = None
         self._missing_enqueued = self._indexed = self._retired_deleted = False
@@ -99,8 +104,10 @@ class Worker:
         failures = 0
         while not stop.is_set():
             wake.clear()
+            self._pulse.busy(ROUND_LIMIT)
             try:
                 busy = self.round() > 0
+                self._pulse.idle()  # an index build has no limit
                 if self._is_leader:
                     busy = self.maintain(idle=not busy) or busy
             except Stopped:
@@ -110,6 +117,7 @@ class Worker:
                 return
             except Exception as error:  # noqa: BLE001 - a worker must not end unnoticed, so it tries again
                 failures += 1
+                self._pulse.idle()
                 self._stats.mark_failing(self, error)
                 stop.wait(random.uniform(0.5, 1) * min(BACKOFF_MAX, 2.0**failures))
                 continue

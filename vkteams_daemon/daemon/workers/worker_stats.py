@@ -26,6 +26,7 @@ class WorkerStats:
         failed: attempts to embed a message that failed.
         queued: the length of the queue at its last count.
         row_to_vector: milliseconds from queued to stored, the last thousand.
+        last_error: why the workers cannot work, as one sentence; None while they do.
         rounds: (monotonic time, messages) of the last thousand rounds.
         failing_workers: the workers that cannot work at present.
     """
@@ -35,6 +36,7 @@ class WorkerStats:
     embedded: int = 0
     failed: int = 0
     queued: int | None = None
+    last_error: str | None = None
     row_to_vector: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=1000))
     failing_workers: set[object] = field(default_factory=set)
@@ -49,21 +51,29 @@ class WorkerStats:
             self.rounds.append((time.monotonic(), embedded))
 
     def mark_failing(self, worker: object, error: Exception) -> None:
-        """Record that this worker cannot work. The log gets one line for all workers, until all of them work again."""
+        """Record that this worker cannot work. The log gets one line for all workers, until all of them work again.
+
+        A fault of this program is no failure of the model or the database: the log gets its traceback.
+        """
+        expected = isinstance(error, VkTeamsError)
+        sentence = str(error) if expected else f"internal error: {type(error).__name__}: {error}"
         with self.lock:
-            first = not self.failing_workers
+            new = not self.failing_workers or (not expected and sentence != self.last_error)
             self.failing_workers.add(worker)
-            self.state = "failing"
-        if first:
-            unexpected = not isinstance(error, VkTeamsError)
-            log.warning("embedding waits: %s", error or type(error).__name__, exc_info=unexpected)
+            self.state, self.last_error = "failing", sentence
+        if new:
+            log.log(
+                logging.WARNING if expected else logging.ERROR, "embedding waits: %s", sentence,
+                exc_info=None if expected else error,
+            )  # fmt: skip
 
     def mark_ok(self, worker: object) -> None:
         """Record that this worker works."""
         with self.lock:
             last = self.failing_workers == {worker}
             self.failing_workers.discard(worker)
-            self.state = "failing" if self.failing_workers else "ok"
+            if not self.failing_workers:
+                self.state, self.last_error = "ok", None
         if last:
             log.info("embedding goes on")
 

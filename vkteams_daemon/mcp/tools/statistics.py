@@ -79,10 +79,14 @@ async def daemon_status(ctx: Ctx) -> DaemonReport:
     health = await anyio.to_thread.run_sync(probe, reader.config)
     file = msgspec.to_builtins(health.status)
     if file and reader.access.restricted:
-        file.pop("spool")  # it counts events of chats that the client may not see
+        # They count events and messages of chats that the client may not see.
+        file.pop("spool")
+        file.pop("warnings")
     if file and not reader.is_local:
         # The errors of the API and of the database may name hosts, ports and roles.
         for section in file.values():
             if isinstance(section, dict) and section.get("last_error"):
                 section["last_error"] = "see the daemon's log"
+        if file.get("warnings"):
+            file["warnings"] = ["see the daemon's log"]
     return DaemonReport(**health.summary(), pid=health.pid, age=health.age, file=file)

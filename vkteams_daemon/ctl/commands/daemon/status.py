@@ -115,6 +115,7 @@ def _main_pairs(health: DaemonHealth, status: Status) -> list[tuple[str, Any]]:
         ("spool", f"{spooled}{f', {spool.last_error}' if spool.last_error else ''}"),
         ("embedding", f"{embedding.state}, {cell(embedding.model)}, {cell(embedding.queued)} queued"),
         ("memory", size(status.rss_bytes)),
+        *(("warning", warning) for warning in status.warnings),
     ]
 
 

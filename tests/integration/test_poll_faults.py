@@ -1,0 +1,64 @@
+"""What fails in the poll loop is called by its name: a fault of this program is no failure of the database."""
+
+from __future__ import annotations
+
+import io
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.harness.simulator import wait_acknowledged
+from tests.harness.traffic import emit_event
+from tests.harness.waiting import until
+from vkteams_daemon.botapi.client import BotClient
+from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.daemon.polling.poller import Poller
+from vkteams_daemon.daemon.polling.printer import Printer
+from vkteams_daemon.daemon.status import new as new_status
+from vkteams_daemon.daemon.watch import Watch
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.store.ingest.writer import StoreResult
+
+
+class Faulty(Printer):
+    """A destination with a bug that goes away."""
+
+    faults = 3
+
+    def store(self, events: list[Event]) -> StoreResult:
+        if self.faults:
+            self.faults -= 1
+            raise KeyError("chat")
+        return super().store(events)
+
+
+def test_fault_of_this_program_is_not_called_a_failure_of_the_database(
+    simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    states: set[str | None] = set()
+    client, status, watch = BotClient(simulator.url, simulator.token), new_status("0", "listen"), Watch()
+    with ThreadPoolExecutor(1) as work:
+        poller = Poller(
+            client, lambda bot: Faulty(out=io.StringIO()), work, status, poll_time=1, backoff_max=0.5,
+            on_change=lambda: states.add(status.database.state), on_queued=lambda: None, on_end=lambda error: None,
+            pulse=watch.pulse("longpoll"),
+        )  # fmt: skip
+        thread = threading.Thread(target=poller.run)
+        thread.start()
+        try:
+            emit_event(simulator, 1)
+            until(lambda: watch.warnings, 20, "a warning")
+            assert watch.warnings == ["longpoll: internal error: KeyError: 'chat'"]
+            assert poller.last_error is not None and poller.last_error.exit_code == 70
+            wait_acknowledged(simulator, 1)
+        finally:
+            poller.stop()
+            client.abort()
+            thread.join(30)
+            client.close()
+    assert states <= {None, "ok"}
+    errors = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(errors) == 1 and errors[0].exc_info, "one line, with its traceback"
