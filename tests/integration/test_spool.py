@@ -327,7 +327,7 @@ def test_an_api_that_is_away_too_is_asked_with_patience(listening: Make, simulat
     one.away()
     emit_event(simulator, 0)
     wait_acknowledged(simulator, 1)
-    simulator.faults("server_error", None, "events/get")
+    simulator.faults("reset", None, "events/get")
     failures = one.poller._api_backoff.failures
     until(lambda: one.poller._api_backoff.failures >= failures + 4, 30, "failures of the API")
     moments = [entry.at for entry in simulator.log() if entry.kind == "poll"][-3:]

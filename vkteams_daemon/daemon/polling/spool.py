@@ -5,7 +5,7 @@ then a line of JSON and the events of one answer as they came. The first record 
 when fsync has returned, and only then may its events be acknowledged. What follows the last whole record was never
 acknowledged and is cut off.
 
-A file with anything else in it is put aside and never removed: it may hold events that the API has forgotten.
+A file with anything else in it is put aside, because it may hold events that the API has forgotten.
 """
 
 from __future__ import annotations
