@@ -107,6 +107,13 @@ class Database(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     write_timeout: Annotated[
         float, _option("Seconds after which a transaction is abandoned; a batch is then split.", ge=1, le=600)
     ] = 30.0
+    patience: Annotated[
+        float,
+        _option(
+            "Seconds that one waits for a lock whose holder is silent; then the holder's session is ended.",
+            ge=1, le=600,
+        ),
+    ] = 10.0  # fmt: skip
 
 
 class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

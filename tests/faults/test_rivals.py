@@ -52,8 +52,8 @@ def test_pid_reused_by_another_program_is_not_the_daemon(vkteamsd: Make, simulat
 def _two_hosts(
     vkteamsd: Make, simulator: Simulator, oracle: Oracle, *, quick: bool = False
 ) -> tuple[DaemonProcess, DaemonProcess]:
-    # A standby terminates a holder that has been stuck in a statement for this long.
-    options = {"database.write_timeout": 5.0}
+    # A standby terminates a holder that has been silent for this long.
+    options = {"database.patience": 5.0}
     first = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options, quick=quick).started()
     wait_polled(simulator)
     second = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options, quick=quick)

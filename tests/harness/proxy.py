@@ -2,7 +2,8 @@
 
     with Proxy(port) as proxy:                  # or the fixture: proxy = open_proxy(port)
         url = f"http://127.0.0.1:{proxy.port}"  # or, for a DSN: proxy.before(database_url)
-        proxy.cut_at(b"COMMIT", keep=True)      # forward it, then break the connection: the answer is never seen
+        proxy.freeze_after(3)                   # as if SIGSTOP stopped the client after three messages to PostgreSQL
+    proxy.cut_at(b"COMMIT", keep=True)      # forward it, then break the connection: the answer is never seen
 
 A fault applies to open and to new connections until `heal`. A cut happens once.
 """
@@ -42,6 +43,8 @@ class Proxy:
         port: the port on which it listens. It stays the same through `stop` and `start`.
         accepted: how many connections it has accepted.
         cuts: how many connections a cut has broken.
+        frozen: set while `freeze_after` holds everything.
+        messages: messages of PostgreSQL's protocol that have passed to the target, without those of the log-in.
     """
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
@@ -55,6 +58,9 @@ class Proxy:
         self._silent = False
         self._delay = 0.0
         self._rate = 0.0
+        self._freeze_at: int | None = None
+        self.frozen = threading.Event()
+        self.messages = 0
         self.accepted = 0
         self.cuts = 0
         self.port = 0
@@ -91,7 +97,9 @@ class Proxy:
     def heal(self) -> None:
         """Forward everything again. The bytes that a black hole swallowed stay lost, and its connections break."""
         with self._changed:
-            swallowed = self._silent
+            swallowed = self._silent or self.frozen.is_set()
+            self._freeze_at = None
+            self.frozen.clear()
             self._deaf = self._silent = False
             self._delay = self._rate = 0.0
             self._cut = None
@@ -141,6 +149,14 @@ class Proxy:
         """Break the next connection that has carried `count` more bytes in this direction, exactly there."""
         self._cut = _Cut(upstream, b"", count, True, reset)
 
+    def freeze_after(self, count: int) -> None:
+        """Hold everything once so many more messages have passed to a PostgreSQL server, as if the client were stopped.
+
+        The connections stay open, and nothing is read from either side: what is sent fills the system's buffers.
+        """
+        with self._changed:
+            self._freeze_at = self.messages + count
+
     def close(self) -> None:
         """End all connections and threads."""
         self.stop()
@@ -179,7 +195,7 @@ class Proxy:
         link = _Link(client)
         with self._changed:
             self._links.add(link)
-            deaf = self._deaf or self._silent
+            deaf = self._deaf or self._silent or self.frozen.is_set()
         try:
             if deaf:
                 self._swallow(client)
@@ -211,6 +227,10 @@ class Proxy:
             while piece := source.recv(_PIECE):
                 if self._silent or (link.dropping and not upstream):
                     continue
+                if upstream:
+                    piece = self._at_freeze(link, piece)
+                elif self.frozen.is_set():
+                    piece = b""
                 cut, piece = self._at_cut(piece, carried, upstream)
                 # A quick answer must not reach the client before the connection is broken.
                 link.dropping = link.dropping or (cut is not None and upstream)
@@ -220,12 +240,25 @@ class Proxy:
                     self.cuts += 1
                     link.end(reset=cut.reset)
                     return
+                self._wait_while(lambda: self.frozen.is_set() and not link.ended)
             # A black hole does not forward the end of a connection either.
             self._wait_while(lambda: self._silent and not link.ended)
             if not link.ended:
                 target.shutdown(socket.SHUT_WR)
         except OSError:
             link.end(reset=True)
+
+    def _at_freeze(self, link: _Link, piece: bytes) -> bytes:
+        """Count the messages of the piece; returns the part of it that passes before everything is frozen."""
+        with self._changed:
+            if self.frozen.is_set():
+                return b""
+            for end in link.framing.ends(piece):
+                self.messages += 1
+                if self.messages == self._freeze_at:
+                    self.frozen.set()
+                    return piece[:end]
+        return piece
 
     def _at_cut(self, piece: bytes, carried: int, upstream: bool) -> tuple[_Cut | None, bytes]:
         with self._changed:
@@ -266,6 +299,35 @@ class Proxy:
                 self._changed.wait(0.05)
 
 
+class _Framing:
+    """Finds the messages in what a client says to PostgreSQL. The first message has no type, and no TLS is spoken."""
+
+    def __init__(self) -> None:
+        self._header = b""
+        self._size = 4  # of the header: the length, after the first message also the type
+        self._left = 0  # bytes of the message's body that are still to come
+
+    def ends(self, piece: bytes) -> Iterator[int]:
+        """The places in the piece where a message ends, except messages of the log-in."""
+        at = 0
+        while at < len(piece):
+            if not self._left:
+                taken = piece[at : at + self._size - len(self._header)]
+                self._header += taken
+                at += len(taken)
+                if len(self._header) < self._size:
+                    return
+                self._left = int.from_bytes(self._header[-4:], "big") - 4
+            passed = min(self._left, len(piece) - at)
+            self._left -= passed
+            at += passed
+            if not self._left:
+                counts = self._size == 5 and self._header[:1] != b"p"
+                self._header, self._size = b"", 5
+                if counts:
+                    yield at
+
+
 class _Link:
     """One connection through the proxy."""
 
@@ -273,6 +335,7 @@ class _Link:
         self.client = client
         self.server: socket.socket | None = None
         self.ended = self.dropping = False
+        self.framing = _Framing()
         self._lock = threading.Lock()
 
     def attach(self, server: socket.socket) -> bool:

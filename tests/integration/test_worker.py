@@ -138,7 +138,7 @@ def test_a_text_emptied_or_deleted_before_its_turn_leaves_no_row_behind(chat: Ch
 
 
 def test_a_round_is_bounded_in_tokens_too(chat: Chat, model: WatchedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "ROUND_TOKENS", 300)
+    monkeypatch.setattr(worker, "ROUND_TOKENS_FIRST", 300)
     chat.register(model)
     chat.say(*(f"{number} one two three " * 40 for number in range(10)))
     at_work = chat.worker(model)

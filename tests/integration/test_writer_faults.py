@@ -40,7 +40,8 @@ class Archive:
     def writer(self, url: str | None = None, **options: Any) -> Writer:
         options.setdefault("write_timeout", 30.0)
         dsn = url or self.url
-        writer = Writer(lambda: psycopg.connect(dsn, autocommit=True, connect_timeout=5), BOT, **options)
+        settings: Any = {"autocommit": True, "connect_timeout": 5, "application_name": "vkteams"}
+        writer = Writer(lambda: psycopg.connect(dsn, **settings), BOT, **options)
         self.writers.append(writer)
         return writer
 
@@ -203,7 +204,7 @@ def test_holder_stopped_in_mid_copy_is_ended_by_its_standby(archive: Archive) ->
     stopped = archive.holder()
     connection = stopped._session._connection
     assert connection is not None
-    standby = archive.writer(write_timeout=0.5)
+    standby = archive.writer(patience=0.5)
     with pytest.raises(psycopg.Error), connection.transaction():
         with connection.cursor().copy("COPY events FROM STDIN") as copy:
             copy.write(b"half a row")
@@ -215,7 +216,7 @@ def test_holder_stopped_in_mid_copy_is_ended_by_its_standby(archive: Archive) ->
 
 
 def test_working_holder_is_not_ended_by_its_standby(archive: Archive) -> None:
-    holder, standby = archive.holder(), archive.writer(write_timeout=2)
+    holder, standby = archive.holder(), archive.writer(patience=1)
     with psycopg.connect(archive.url) as blocker:
         blocker.execute("LOCK TABLE events")
         storing = threading.Thread(target=holder.store, args=(batch(new(1)),))

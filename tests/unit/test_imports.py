@@ -32,13 +32,14 @@ ALLOWED = dict.fromkeys(_MODULES, _MODULES) | {
     "ctl": _GROUND | {"botapi", "simulator", "store", "embedding", "search", "daemon", "mcp"},
 }
 # What the parts of a folder may import of that folder, beside themselves.
-_STORE = {"connections", "bulk", "profiles"}
+_STORE = {"connections", "bulk", "profiles", "blockers"}
 INSIDE = {
     "store": {
         "database_url": set(),
         "connections": {"database_url"},
         "bulk": {"connections"},
         "profiles": {"connections"},
+        "blockers": {"connections", "bundled"},
         "server_check": {"connections"},
         "schema": _STORE | {"server_check"},
         "database": _STORE | {"database_url", "server_check", "schema", "bundled"},

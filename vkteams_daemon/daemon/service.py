@@ -307,6 +307,7 @@ class Service:
             nick=bot.nick,
             chat_ids=config.storage.chat_ids,
             write_timeout=config.database.write_timeout,
+            patience=config.database.patience,
         )
         self._writer.erase = config.storage.on_delete == "erase"
         return self._writer
@@ -376,6 +377,7 @@ class Service:
                 status.spool.events, status.spool.bytes, status.spool.since = file.events, file.size, file.since
         self._workers.fill(status)
         status.warnings = self._watch.warnings
+        status.database.blocked_by = self._database.blocked_by or (self._writer and self._writer.blocked_by) or None
 
     def _state(self) -> State:
         status, poller = self._status, self._poller

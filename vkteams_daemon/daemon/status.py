@@ -36,10 +36,11 @@ class Api(msgspec.Struct, kw_only=True):
 
 
 class Database(msgspec.Struct, kw_only=True):
-    """The writer's connection."""
+    """The writer's connection; `blocked_by` names sessions that hold a lock for long and are not ours to end."""
 
     state: Literal["ok", "down"] | None = None
     last_error: str | None = None
+    blocked_by: str | None = None
 
 
 class Events(msgspec.Struct, kw_only=True):

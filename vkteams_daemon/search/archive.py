@@ -236,7 +236,6 @@ class Archive:
         with self._transaction() as connection:
             return directory.users(connection, Scope(chat_ids, since=since), limit)
 
-    @contextlib.contextmanager
     def export(
         self,
         *,
@@ -245,8 +244,8 @@ class Archive:
         since: datetime | None = None,
         until: datetime | None = None,
         deleted: bool = False,
-    ) -> Iterator[Export]:
-        """Every message of these chats, this author and this time, from one state of the archive; for a `with` block.
+    ) -> Export:
+        """Every message of these chats, this author and this time, page by page.
 
         Args:
             chat_ids: only these chats; None means every chat.
@@ -255,8 +254,7 @@ class Archive:
             until: only messages sent before this moment (aware).
             deleted: whether deleted messages are included.
         """
-        with self._transaction() as connection:
-            yield Export(connection, Scope(chat_ids, user_id, since, until), deleted=deleted)
+        return Export(self._transaction, Scope(chat_ids, user_id, since, until), deleted=deleted)
 
     def statistics(self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> Statistics:
         """The numbers of the archive, or of these chats, or of the time from `since` on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import psycopg
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ConfigError, DatabaseUnavailable, StoreError, VkTeamsError
 from vkteams_daemon.store import connections, database_url, server_check
+from vkteams_daemon.store.blockers import LockWatch
 from vkteams_daemon.store.connections import Connection, Pool, build_conninfo, translate_errors
 from vkteams_daemon.store.profiles import MAINTENANCE, WORKER, Profile
 from vkteams_daemon.store.schema import apply_migrations, check_version
@@ -40,6 +42,15 @@ class Database:
         self._bundled_server: Any = None
         self._pool: Pool | None = None
         self._closed = False
+        # The watch uses a conninfo that is known to work. It must never wait for the bundled server to start.
+        self._locks = LockWatch(
+            lambda: connections.connect(self.conninfo, MAINTENANCE.apply), patience=config.database.patience
+        )
+
+    @property
+    def blocked_by(self) -> str:
+        """The sessions that block this process for long and are not ours to end; "" if there are none."""
+        return self._locks.foreign
 
     def open(self, *, migrate: bool = True, beside: bool = False) -> None:
         """Start the bundled server if it is used, check or migrate the schema, and open the pool.
@@ -58,13 +69,16 @@ class Database:
             from vkteams_daemon.store.bundled.server import BundledServer
 
             config = self._config
-            bundled_server = BundledServer(config.state_dir, config.runtime_dir, config.daemon.user)
+            bundled_server = BundledServer(
+                config.state_dir, config.runtime_dir, config.daemon.user, patience=config.database.patience
+            )
             self.initialising = not bundled_server.exists
             try:
                 self._url = bundled_server.acquire()
             finally:
                 self.initialising = False
             self._bundled_server = bundled_server
+        self._locks.start()
         with self._environment_blamed(), self._connect(MAINTENANCE) as connection:
             with translate_errors():
                 if self._bundled_server is None:
@@ -72,13 +86,13 @@ class Database:
                 if migrate:
                     server_check.check_writable(connection)
             if migrate:
-                apply_migrations(connection, beside=beside)
+                apply_migrations(connection, beside=beside, patience=self._config.database.patience)
             else:
                 check_version(connection)
         if self._pool is None:
             self._pool = connections.make_pool(
                 self._current_conninfo,
-                self._profile.apply,
+                functools.partial(self._prepare, self._profile),
                 size=self._config.database.pool_size,
                 timeout=self._config.database.connect_timeout + 5,
                 name=self._application,
@@ -93,6 +107,7 @@ class Database:
         if self._pool is not None:
             self._pool.close(timeout=2)
             self._pool = None
+        self._locks.stop()
         if self._bundled_server is not None:
             self._bundled_server.release()
             self._bundled_server, self._url = None, self._config.database.url
@@ -144,7 +159,7 @@ class Database:
 
     def _connect(self, profile: Profile | None) -> Connection:
         with translate_errors():
-            return connections.connect(self._current_conninfo(), profile.apply if profile else None)
+            return connections.connect(self._current_conninfo(), functools.partial(self._prepare, profile))
 
     @contextlib.contextmanager
     def _environment_blamed(self) -> Iterator[None]:
@@ -161,6 +176,11 @@ class Database:
                 raise
             verb = "is" if len(names) == 1 else "are"
             raise type(error)(f"{error} ({', '.join(names)} {verb} set in the environment)", hint=error.hint) from None
+
+    def _prepare(self, profile: Profile | None, connection: Connection) -> None:
+        self._locks.add(connection)
+        if profile:
+            profile.apply(connection)
 
     def _current_conninfo(self) -> str:
         """The connection string. If the bundled server has died, it is started again first."""

@@ -106,6 +106,11 @@ def claim(connection: Connection, model_id: int, limit: int) -> list[Claim]:
     return [Claim(*row) for row in rows]
 
 
+def keep_alive(connection: Connection) -> None:
+    """Show the server that this worker lives. It ends a transaction whose client is silent for long."""
+    connection.execute("SELECT")
+
+
 def stored_vectors(connection: Connection, model_id: int, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
     """The stored vectors of this model for these text hashes, by hash."""
     # One row for each hash: a short text may be stored ten thousand times.

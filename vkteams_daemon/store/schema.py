@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from vkteams_daemon.errors import DatabaseUnavailable, SchemaError, SchemaNewer
-from vkteams_daemon.store import server_check
+from vkteams_daemon.store import blockers, server_check
 from vkteams_daemon.store.connections import Connection, build_conninfo, connect, translate_errors
 from vkteams_daemon.store.profiles import MAINTENANCE
 
@@ -117,13 +117,16 @@ def _newer(version: int, latest: int) -> SchemaNewer:
     )
 
 
-def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0, beside: bool = False) -> list[int]:
+def apply_migrations(
+    connection: Connection, *, lock_timeout: float = 60.0, beside: bool = False, patience: float = blockers.PATIENCE
+) -> list[int]:
     """Apply the missing migrations, each in its own transaction. Other processes wait until the first has applied them.
 
     Args:
         connection: in autocommit mode.
         lock_timeout: seconds to wait for another process that migrates.
         beside: whether a new archive may stand beside one that this role has in another schema.
+        patience: seconds after which another process that migrates and has fallen silent is ended.
 
     Raises:
         SchemaError: the server or its schema does not fit, or is newer than this program.
@@ -136,7 +139,7 @@ def apply_migrations(connection: Connection, *, lock_timeout: float = 60.0, besi
     with translate_errors():
         if schema_version(connection) == max(migrations()):
             return []
-        _lock_migrations(connection, lock_timeout)
+        _lock_migrations(connection, lock_timeout, patience)
         try:
             if not schema_version(connection):
                 server_check.check_new_archive(connection, _tables(connection), beside=beside)
@@ -167,12 +170,15 @@ def _tables(connection: Connection) -> set[str]:
     return names if _has_version_table(connection) else names | {"schema_version"}
 
 
-def _lock_migrations(connection: Connection, lock_timeout: float) -> None:
+def _lock_migrations(connection: Connection, lock_timeout: float, patience: float) -> None:
     deadline = time.monotonic() + lock_timeout
+    sessions = blockers.SilentSessions(patience)
     while True:
         row = connection.execute(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})".encode()).fetchone()
         if row and row[0]:
             return
+        if sessions.end_holders(connection, _MIGRATION_LOCK, {}):
+            continue
         if time.monotonic() > deadline:
             raise DatabaseUnavailable(f"another process has been migrating the schema for {lock_timeout:g} s")
         time.sleep(0.1)

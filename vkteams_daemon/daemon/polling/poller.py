@@ -47,7 +47,7 @@ from vkteams_daemon.store.ingest.writer import Cursor, StoreResult, Writer
 
 log = logging.getLogger(__name__)
 
-STANDBY_INTERVAL = 2.0  # seconds between two attempts to take a lock that another process holds
+STANDBY_INTERVAL = 1.0  # seconds between two attempts to take a lock that another process holds
 OWN_SESSION_GRACE = 12.0  # seconds that the server may need to end our own broken session (idle_session_timeout is 10)
 STEP_LIMIT = 60.0  # seconds after which a step is overdue in which the loop waits for nobody
 REPEAT_MAX = 5.0  # seconds; the longest wait while the API repeats stored events, or does not hold the poll

@@ -37,8 +37,11 @@ RETRY_FIRST = 5.0  # seconds between the first two attempts to embed a text; dou
 RETRY_MAX = 3600.0  # seconds; the longest wait between two attempts to embed a text
 BACKOFF_MAX = 60.0  # seconds; the longest wait after a failure of the database or the model
 TOKENIZE_BATCH = 64  # texts that are tokenized at once
-ROUND_TOKENS = 8192  # about; a round takes seconds, however long the texts are
 ROUND_LIMIT = 300.0  # seconds after which a round is overdue; the first one loads the model
+ROUND_SECONDS = 2.0  # the aim for a round: it is one transaction, so others wait for its locks and its snapshot
+ROUND_TOKENS_FIRST = 8192  # about; the following rounds take as many as this machine does in ROUND_SECONDS
+ROUND_TOKENS_MIN, ROUND_TOKENS_MAX = 256, 16384
+TOKENS_PER_CLAIM = 4  # hardly a message has fewer; claiming more messages than a round embeds is wasted
 COUNT_INTERVAL = 10.0  # seconds between two counts of a queue that is being worked off
 IDLE_COUNT_INTERVAL = 1.0  # seconds between two counts by an idle leader while other workers still have claims
 
@@ -97,6 +100,7 @@ class Worker:
         self._current: tuple[Model, StoredModel] | None = None
         self._missing_enqueued = self._indexed = self._retired_deleted = False
         self._counted_at = -math.inf
+        self._round_tokens = ROUND_TOKENS_FIRST
 
     def run(self, wake: threading.Event, poll_interval: float) -> None:
         """The loop, until `stop` is set. An idle worker waits `poll_interval` seconds, or until `wake` is set."""
@@ -119,7 +123,7 @@ class Worker:
                 failures += 1
                 self._pulse.idle()
                 self._stats.mark_failing(self, error)
-                stop.wait(random.uniform(0.5, 1) * min(BACKOFF_MAX, 2.0**failures))
+                stop.wait(random.uniform(0.5, 1) * min(BACKOFF_MAX, 2.0 ** min(failures, 10)))
                 continue
             failures = 0
             self._stats.mark_ok(self)
@@ -136,15 +140,21 @@ class Worker:
                 changed then.
         """
         model, stored = self._ready()
+        limit = min(self._claim, self._round_tokens // TOKENS_PER_CLAIM)
         with self._database.connection() as connection:
             queue.prepare_connection(connection)
-            with connection.transaction():
-                claims = queue.claim(connection, stored.model_id, self._claim)
-                claimed_at = time.monotonic()
-                if not claims:
-                    return 0
-                results, failures = self._embed(connection, model, stored, claims)
-                count = queue.finish(connection, stored.model_id, results, failures)
+            claimed_at = time.monotonic()
+            full = False
+            try:
+                with connection.transaction():
+                    claims = queue.claim(connection, stored.model_id, limit)
+                    if not claims:
+                        return 0
+                    results, failures = self._embed(connection, model, stored, claims)
+                    count = queue.finish(connection, stored.model_id, results, failures)
+                full = len(claims) == limit or len(results) + len(failures) < len(claims)
+            finally:
+                self._adapt_round(time.monotonic() - claimed_at, full)
         for failure in failures:
             if failure.delay is None:
                 key = failure.claim.msg_id, failure.claim.chat_id
@@ -153,6 +163,16 @@ class Worker:
         ages = [result.claim.age + duration for result in results if result.claim.age is not None]
         self._stats.add(count, len(failures), ages)
         return len(claims)
+
+    def _adapt_round(self, duration: float, full: bool) -> None:
+        """Choose the tokens of the next round from the duration of this one, which was cut off if it was `full`.
+
+        A failed round counts as well: the server ends a transaction whose model takes too long.
+        """
+        tokens = self._round_tokens * max(0.25, min(2.0, ROUND_SECONDS / max(duration, 0.001)))
+        if not full:
+            tokens = min(tokens, self._round_tokens)
+        self._round_tokens = min(ROUND_TOKENS_MAX, max(ROUND_TOKENS_MIN, int(tokens)))
 
     def maintain(self, *, idle: bool) -> bool:
         """Do the leader's work: count the queue; if idle, build the index and complete a change of model.
@@ -202,13 +222,13 @@ class Worker:
     def _embed(
         self, connection: Connection, model: Model, stored: StoredModel, claims: list[Claim]
     ) -> tuple[list[EmbeddingResult], list[EmbeddingFailure]]:
-        """The claims with their vectors, and the claims that failed. Claims beyond `ROUND_TOKENS` are in neither."""
+        """The claims with their vectors, and those that failed. Claims beyond the round's tokens are in neither."""
         hashed: list[tuple[Claim, list[bytes]]] = []
         distinct: dict[bytes, Chunk] = {}
         errors: dict[Claim, str] = {}
         tokens = 0
         for claim, chunks in _split_into_chunks(model, claims):
-            if tokens > ROUND_TOKENS:
+            if tokens > self._round_tokens:
                 break
             if isinstance(chunks, str):
                 errors[claim] = chunks
@@ -219,7 +239,7 @@ class Worker:
             tokens += sum(map(len, chunks))
         vectors = queue.stored_vectors(connection, stored.model_id, list(distinct))
         missing = {text_hash: chunk for text_hash, chunk in distinct.items() if text_hash not in vectors}
-        new_vectors, chunk_errors = self._embed_chunks(model, missing)
+        new_vectors, chunk_errors = self._embed_chunks(connection, model, missing)
         vectors.update(new_vectors)
         results = []
         for claim, hashes in hashed:
@@ -230,17 +250,24 @@ class Worker:
                 results.append(EmbeddingResult(claim, tuple((text_hash, vectors[text_hash]) for text_hash in hashes)))
         return results, [EmbeddingFailure(claim, reason, self._retry_delay(claim)) for claim, reason in errors.items()]
 
-    def _embed_chunks(self, model: Model, chunks: dict[bytes, Chunk]) -> tuple[dict[bytes, Vector], dict[bytes, str]]:
+    def _embed_chunks(
+        self, connection: Connection, model: Model, chunks: dict[bytes, Chunk]
+    ) -> tuple[dict[bytes, Vector], dict[bytes, str]]:
         """The vectors of these chunks, and the errors of the chunks that have none.
 
         Raises:
             ModelError: the model fails on a harmless text too.
         """
         hashes, parts = list(chunks), list(chunks.values())
-        plan = list(batches(parts, self._token_budget))
+        plan = list(batches(parts, min(self._token_budget, self._round_tokens)))
         vectors: dict[bytes, Vector] = {}
         errors: dict[bytes, str] = {}
+        spoke_at = time.monotonic()
         for batch, result in zip(plan, self._map(partial(self._try_batch, model, hashes, parts), plan), strict=True):
+            # One message may be so long that the round lasts. The server ends a transaction that is silent for 10 s.
+            if time.monotonic() - spoke_at > ROUND_SECONDS:
+                queue.keep_alive(connection)
+                spoke_at = time.monotonic()
             if isinstance(result, dict):
                 vectors.update(result)
                 continue

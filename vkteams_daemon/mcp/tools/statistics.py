@@ -85,8 +85,9 @@ async def daemon_status(ctx: Ctx) -> DaemonReport:
     if file and not reader.is_local:
         # The errors of the API and of the database may name hosts, ports and roles.
         for section in file.values():
-            if isinstance(section, dict) and section.get("last_error"):
-                section["last_error"] = "see the daemon's log"
+            for key in ("last_error", "blocked_by"):
+                if isinstance(section, dict) and section.get(key):
+                    section[key] = "see the daemon's log"
         if file.get("warnings"):
             file["warnings"] = ["see the daemon's log"]
     return DaemonReport(**health.summary(), pid=health.pid, age=health.age, file=file)

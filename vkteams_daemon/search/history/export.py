@@ -1,8 +1,13 @@
-"""The export of a scope: its messages through a server-side cursor, so that only one page of them is in memory."""
+"""The export of a scope: its messages page by page, each page in a short transaction of its own.
+
+Only one page is in memory. A reader may take hours or stop reading: no transaction and no snapshot stays open while it
+does. So an export is no picture of one moment. Each message is read once, as it is when its page is read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +17,11 @@ from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
 _PAGE = 1000  # messages
+# The first condition follows from the second. It lets the server read the index on sent_at from there on.
+_AFTER = (
+    "AND m.sent_at >= %(last_time)s::timestamptz AND (m.sent_at, m.chat_id, m.msg_id)"
+    " > (%(last_time)s::timestamptz, %(last_chat)s::text, %(last_msg)s::text)"
+)
 _COLUMNS = (
     "m.chat_id, m.msg_id, m.user_id, m.sent_at, m.edited_at, m.deleted_at, m.pinned_at, m.version, m.text, m.format,"
     " m.parts, m.reply_to_msg_id, m.forward, m.thread"
@@ -41,35 +51,40 @@ class Exported:
 
 
 class Export:
-    """The messages of a scope, oldest first; for one reader, inside one transaction.
+    """The messages of a scope, oldest first; for one reader.
 
     Args:
-        connection: inside a transaction that sees one state of the archive.
+        transaction: opens a read-only transaction.
         scope: which messages.
         deleted: whether deleted messages are included.
     """
 
-    def __init__(self, connection: Connection, scope: Scope, *, deleted: bool = False) -> None:
-        self._connection = connection
+    def __init__(
+        self, transaction: Callable[[], AbstractContextManager[Connection]], scope: Scope, *, deleted: bool = False
+    ) -> None:
+        self._transaction = transaction
         self._parameters = scope.parameters
         self._from = f"FROM messages m WHERE {scope.condition_with_deleted if deleted else scope.condition}"
 
     def count(self) -> int:
         """How many messages there are."""
         count = f"SELECT count(*) {self._from}"
-        row = self._connection.execute(count.encode(), self._parameters, prepare=False).fetchone()
+        with self._transaction() as connection:
+            row = connection.execute(count.encode(), self._parameters, prepare=False).fetchone()
         return int(row[0]) if row else 0
 
     def __iter__(self) -> Iterator[Exported]:
         """The messages."""
-        with self._connection.cursor(name="export") as cursor:
-            cursor.itersize = _PAGE
-            cursor.execute(
-                f"SELECT {_COLUMNS} {self._from} ORDER BY m.sent_at, m.chat_id, m.msg_id".encode(), self._parameters
-            )
-            while page := cursor.fetchmany(_PAGE):
-                titles = chat_titles(self._connection, {row[0] for row in page})
-                authors = names(self._connection, {row[2] for row in page if row[2]})
-                for chat_id, msg_id, user_id, *rest in page:
-                    author = authors.get(user_id, user_id)
-                    yield Exported(chat_id, titles.get(chat_id), msg_id, user_id, author, *rest)
+        query = f"SELECT {_COLUMNS} {self._from} {_AFTER} ORDER BY m.sent_at, m.chat_id, m.msg_id LIMIT {_PAGE}"
+        last: dict[str, Any] = {"last_time": "-infinity", "last_chat": "", "last_msg": ""}
+        while True:
+            with self._transaction() as connection:
+                page = connection.execute(query.encode(), {**self._parameters, **last}, prepare=False).fetchall()
+                titles = chat_titles(connection, {row[0] for row in page})
+                authors = names(connection, {row[2] for row in page if row[2]})
+            for chat_id, msg_id, user_id, *rest in page:
+                author = authors.get(user_id, user_id)
+                yield Exported(chat_id, titles.get(chat_id), msg_id, user_id, author, *rest)
+            if len(page) < _PAGE:
+                return
+            last = {"last_time": page[-1][3], "last_chat": page[-1][0], "last_msg": page[-1][1]}

@@ -2,19 +2,24 @@
 
 Every process that uses the server holds a shared lock on `users.lock`. A process that can make its lock exclusive is
 the last one, and stops the server. The kernel drops the lock of a killed process, so it does not count. A process that
-starts the server holds `start.lock`, so that two do not start it at once. Only the owner (and root for the owner)
-starts and stops it. Other users who can reach the socket connect as another role, which can only read.
+starts the server holds `start.lock`, so that two do not start it at once. While it works, it touches the lock's file. A
+held lock whose file has not been touched for the patience belongs to a stopped process. The next process then replaces
+the file. That does no harm when the stopped one wakes up: `server.lock` (see cluster.py) admits one server.
+
+Only the owner (and root for the owner) starts and stops the server. Other users who can reach the socket connect as
+another role, which can only read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vkteams_daemon.errors import CannotCreate, DatabaseUnavailable, PermissionRefused
@@ -23,7 +28,11 @@ from vkteams_daemon.store.bundled.cluster import READER, ROLE, Cluster
 from vkteams_daemon.store.bundled.programs import MAJOR
 from vkteams_daemon.system.user import Owner, choose_owner, owner_of_uid
 
+log = logging.getLogger(__name__)
+
 _POLL_INTERVAL = 0.01  # seconds between two probes of the server, which is ready in about 0.1 s
+_ASK_INTERVAL = 0.2  # seconds between two probes of the server while another process starts it
+_TOUCH_INTERVAL = 0.2  # seconds between two signs of life of the process that starts the server
 _INITDB_TIMEOUT = 120.0  # seconds; on a slow disk a shorter one would fail at every attempt
 
 
@@ -35,9 +44,11 @@ class BundledServer:
         runtime_dir: the socket is in its `postgresql` directory, or in /tmp where that path is too long or closed to
             the server; `state_dir/postgresql/socket` records which.
         user: the user that root gives a new server to; "" is _vkteams where it exists, otherwise nobody.
+        patience: seconds after which the lock of a process that shows no life is replaced.
     """
 
-    def __init__(self, state_dir: Path, runtime_dir: Path, user: str = "") -> None:
+    def __init__(self, state_dir: Path, runtime_dir: Path, user: str = "", *, patience: float = 10.0) -> None:
+        self._patience = patience
         self._state = state_dir.absolute()
         self._runtime = runtime_dir.absolute()
         self._user = user if user != "root" else ""
@@ -77,7 +88,7 @@ class BundledServer:
             self._make_home(owner)
             is_new, cluster = self._users_lock_fd is None, Cluster(self._home, owner)
             if is_new:
-                self._users_lock_fd = self._lock(owner, "users.lock", fcntl.LOCK_SH, deadline)
+                self._users_lock_fd = self._lock(owner, "users.lock", fcntl.LOCK_SH, deadline)[0]
                 self._locked_by = os.getpid()
             try:
                 return self._running_conninfo(cluster, owner) or self._start(cluster, owner, deadline)
@@ -97,7 +108,9 @@ class BundledServer:
             if self._users_lock_fd is None or self._locked_by != os.getpid():
                 return  # a forked child shares the lock with its parent and must not change it
             fcntl.flock(self._users_lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.stop(timeout)
+            os.utime(self._users_lock_fd)
+            if _is_file(self._users_lock_fd, self._home / "users.lock"):
+                self.stop(timeout)
         except BlockingIOError:
             pass  # another process uses the server
         finally:
@@ -169,22 +182,53 @@ class BundledServer:
         owner.make_directory(self._state, 0o750)
         owner.make_directory(self._home, 0o750)
 
-    def _lock(self, owner: Owner, name: str, kind: int, deadline: float) -> int:
-        descriptor = owner.open_file(self._home / name, os.O_RDWR | os.O_CREAT)
+    def _lock(
+        self, owner: Owner, name: str, kind: int, deadline: float, done: Callable[[], str | None] = lambda: None
+    ) -> tuple[int, str | None]:
+        """Lock a file of the server's directory; the descriptor holds the lock.
+
+        Args:
+            owner: whose file it is.
+            name: of the file.
+            kind: LOCK_SH or LOCK_EX.
+            deadline: of the monotonic clock.
+            done: asked while the lock is held by another process. With an answer, the lock is not needed any more.
+
+        Returns:
+            The descriptor, and the answer of `done`. With an answer, the file is not locked.
+        """
+        path, seen, since, asked = self._home / name, (0, 0), 0.0, time.monotonic()
         while True:
+            descriptor = owner.open_file(path, os.O_RDWR | os.O_CREAT)
             try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-                return descriptor
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    os.close(descriptor)
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+                    if not _is_file(descriptor, path):
+                        os.close(descriptor)
+                        continue
+                    if kind == fcntl.LOCK_EX:
+                        os.utime(descriptor)
+                    return descriptor, None
+                now, state = time.monotonic(), os.fstat(descriptor)
+                if seen != (state.st_ino, state.st_mtime_ns):
+                    seen, since = (state.st_ino, state.st_mtime_ns), now
+                elif now - since > self._patience and _is_file(descriptor, path):
+                    with owner.acting():
+                        path.unlink(missing_ok=True)
+                    log.warning("%s: the process that holds this lock shows no life; the file is replaced", path)
+                if now - asked > _ASK_INTERVAL:
+                    asked = now
+                    if answer := done():
+                        return descriptor, answer
+                if now > deadline:
                     raise DatabaseUnavailable(
                         "another process has been starting or stopping the bundled PostgreSQL for too long"
-                    ) from None
-                time.sleep(_POLL_INTERVAL)
+                    )
             except BaseException:
                 os.close(descriptor)
                 raise
+            os.close(descriptor)
+            time.sleep(_POLL_INTERVAL)
 
     def _unlock(self) -> None:
         if self._users_lock_fd is not None:
@@ -201,18 +245,21 @@ class BundledServer:
 
     def _start(self, cluster: Cluster, owner: Owner, deadline: float) -> str:
         """Start the server, or wait for another process to have started it; returns the owner's conninfo."""
-        lock_fd = self._lock(owner, "start.lock", fcntl.LOCK_EX, deadline)
+        lock_fd, conninfo = self._lock(
+            owner, "start.lock", fcntl.LOCK_EX, deadline, lambda: self._running_conninfo(cluster, owner)
+        )
         launched = False
         try:
-            while True:
+            while not conninfo:
                 if time.monotonic() > deadline:
                     raise DatabaseUnavailable(
                         "the bundled PostgreSQL does not accept connections in time",
                         hint=f"It may be recovering from a crash: try again later; its log is in {cluster.log}.",
                     )
+                os.utime(lock_fd)
                 conninfo = self._running_conninfo(cluster, owner)
                 if conninfo:
-                    return conninfo
+                    break
                 postmaster = cluster.postmaster()
                 if postmaster and postmaster.ready and not (postmaster.socket_directory / listener.SOCKET).exists():
                     cluster.signal(signal.SIGINT)  # its socket has been removed: nobody can reach it any more
@@ -220,12 +267,14 @@ class BundledServer:
                     if launched:
                         raise cluster.failure()
                     before = time.monotonic()
-                    directory = programs.find_programs(owner, self._home)
-                    programs.remove_other_copies(owner, self._home, directory)
-                    cluster.ensure_data(directory, _INITDB_TIMEOUT)
-                    launched = cluster.start(directory, self._choose_socket_directory(owner))
+                    with _touching(lock_fd):
+                        directory = programs.find_programs(owner, self._home)
+                        programs.remove_other_copies(owner, self._home, directory)
+                        cluster.ensure_data(directory, _INITDB_TIMEOUT)
+                        launched = cluster.start(directory, self._choose_socket_directory(owner))
                     deadline += time.monotonic() - before
                 time.sleep(_POLL_INTERVAL)
+            return conninfo
         finally:
             os.close(lock_fd)
 
@@ -257,6 +306,32 @@ class BundledServer:
         with contextlib.suppress(OSError, PermissionRefused):
             peer = owner_of_uid(self._home.stat().st_uid).name
         return listener.conninfo(directory, READER, peer)
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    """Whether the path still leads to the open file. A file that was taken for a stopped process's is replaced."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _touching(descriptor: int) -> Iterator[None]:
+    """Touch a lock's file during the block, to show that this process lives."""
+    done = threading.Event()
+
+    def touch() -> None:
+        while not done.wait(_TOUCH_INTERVAL):
+            os.utime(descriptor)
+
+    thread = threading.Thread(target=touch, name="start.lock", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 @contextlib.contextmanager

@@ -98,6 +98,28 @@ _ERASE_EVENTS = (
 _DELETE_MESSAGES = (
     "DELETE FROM messages m USING {incoming} WHERE m.chat_id = incoming.chat_id AND m.msg_id = incoming.msg_id"
 )
+_LOCK_MESSAGES = (
+    "SELECT m.chat_id, m.msg_id FROM {incoming} JOIN messages m ON m.chat_id = incoming.chat_id"
+    " AND m.msg_id = incoming.msg_id ORDER BY m.chat_id, m.msg_id FOR UPDATE OF m SKIP LOCKED"
+)
+# SKIP LOCKED leaves out the locked rows. What exists and was left out belongs to another transaction.
+_LOCKED_VECTORS = (
+    "WITH k AS MATERIALIZED (SELECT * FROM {incoming}),"
+    " free AS MATERIALIZED (SELECT e.chat_id, e.msg_id, e.model_id, e.kind, e.chunk FROM k"
+    " JOIN embeddings e ON e.chat_id = k.chat_id AND e.msg_id = k.msg_id FOR UPDATE OF e SKIP LOCKED)"
+    " SELECT DISTINCT e.chat_id, e.msg_id FROM k JOIN embeddings e ON e.chat_id = k.chat_id"
+    " AND e.msg_id = k.msg_id LEFT JOIN free f ON f.chat_id = e.chat_id AND f.msg_id = e.msg_id"
+    " AND f.model_id = e.model_id AND f.kind = e.kind AND f.chunk = e.chunk WHERE f.chunk IS NULL"
+)
+_LOCKED_EVENTS = (
+    "WITH k AS MATERIALIZED (SELECT * FROM {incoming}),"
+    " free AS MATERIALIZED (SELECT e.bot_id, e.generation, e.event_id FROM k"
+    " JOIN events e ON e.chat_id = k.chat_id AND e.subject = k.msg_id"
+    " WHERE e.payload IS NOT NULL OR e.raw IS NOT NULL FOR UPDATE OF e SKIP LOCKED)"
+    " SELECT DISTINCT e.chat_id, e.subject FROM k JOIN events e ON e.chat_id = k.chat_id"
+    " AND e.subject = k.msg_id LEFT JOIN free f ON f.bot_id = e.bot_id AND f.generation = e.generation"
+    " AND f.event_id = e.event_id WHERE (e.payload IS NOT NULL OR e.raw IS NOT NULL) AND f.event_id IS NULL"
+)
 # The chats share 1,024 lock keys, so that a batch with many chats cannot fill the server's lock table.
 _LOCK_CHATS = (
     "SELECT pg_advisory_xact_lock(7691, bucket) FROM"
@@ -200,16 +222,29 @@ def try_lock_chats(connection: Connection, chat_ids: Collection[str]) -> set[str
     return {row[0] for row in connection.execute(_TRY_LOCK_CHATS.encode(), [list(chat_ids)]).fetchall()}
 
 
-def delete_messages(connection: Connection, keys: Sequence[Key]) -> None:
+def delete_messages(connection: Connection, keys: Sequence[Key]) -> int:
     """Delete these messages with their versions, vectors and queue rows, and erase the content of their events.
+
+    It never waits for a row: a message is left out if another transaction has locked the message, one of its vectors or
+    one of its events. The caller holds locks of chats, which the writer would wait for meanwhile.
 
     Args:
         connection: in a transaction that has locked the chats of the messages.
         keys: the messages.
+
+    Returns:
+        How many messages were deleted.
     """
-    KEYS.execute(connection, _DELETE_FROM_QUEUE, keys)
-    KEYS.execute(connection, _ERASE_EVENTS, keys)
-    KEYS.execute(connection, _DELETE_MESSAGES, keys)
+    free = list(KEYS.execute(connection, _LOCK_MESSAGES, keys))
+    for lock in (_LOCKED_VECTORS, _LOCKED_EVENTS):
+        if free:
+            locked = set(KEYS.execute(connection, lock, free))
+            free = [key for key in free if key not in locked]
+    if free:
+        KEYS.execute(connection, _DELETE_FROM_QUEUE, free)
+        KEYS.execute(connection, _ERASE_EVENTS, free)
+        KEYS.execute(connection, _DELETE_MESSAGES, free)
+    return len(free)
 
 
 def save_messages(

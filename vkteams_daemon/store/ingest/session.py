@@ -15,20 +15,13 @@ from collections.abc import Callable, Iterator
 import psycopg
 
 from vkteams_daemon.errors import DatabaseSlow, DatabaseUnavailable
+from vkteams_daemon.store.blockers import PATIENCE, SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.profiles import WRITER
 from vkteams_daemon.system.deadlines import DEADLINES
 
 _LOCK_KEY = "hashtextextended('vkteams bot ' || current_schema() || ' ' || %(bot)s, 0)"
-# No server timeout ends a session that waits, in the middle of a statement, for a stopped client.
-_TERMINATE_STALLED_HOLDER = (
-    "SELECT pg_terminate_backend(a.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid"
-    " WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1 AND a.datname = current_database()"
-    f" AND (l.classid::bigint << 32 | l.objid::bigint) = {_LOCK_KEY} AND a.usename = current_user"
-    " AND a.state = 'active' AND a.wait_event_type = 'Client'"
-    " AND a.query_start < clock_timestamp() - make_interval(secs => %(stalled_for)s)"
-)
 
 
 class Session:
@@ -37,13 +30,20 @@ class Session:
     Args:
         connect: opens a connection for this session alone, in autocommit mode; the session applies its own profile.
         limit: seconds after which an operation is aborted with DatabaseSlow.
+        patience: seconds after which a silent holder of the bot's lock is ended.
     """
 
-    def __init__(self, connect: Callable[[], Connection], limit: float) -> None:
+    def __init__(self, connect: Callable[[], Connection], limit: float, patience: float = PATIENCE) -> None:
         self._connect = connect
         self._limit = limit
         self._connection: Connection | None = None
         self._busy = threading.Lock()
+        self._holders = SilentSessions(patience)
+
+    @property
+    def blocked_by(self) -> str:
+        """The sessions that hold the bot's lock and are not ours; "" if there are none."""
+        return self._holders.foreign
 
     @property
     def open(self) -> bool:
@@ -77,13 +77,15 @@ class Session:
                 raise
 
     def try_lock(self, connection: Connection, bot_id: str) -> bool:
-        """Try to take the bot's lock; the session keeps it. If it is taken, a stalled holder is terminated."""
-        bot = {"bot": bot_id, "stalled_for": self._limit}
-        row = connection.execute(f"SELECT pg_try_advisory_lock({_LOCK_KEY})".encode(), bot).fetchone()
-        if row and row[0]:
-            return True
-        connection.execute(_TERMINATE_STALLED_HOLDER.encode(), bot)
-        return False
+        """Try to take the bot's lock; the session keeps it. If it is taken, a silent holder is ended."""
+        bot = {"bot": bot_id}
+        while True:
+            row = connection.execute(f"SELECT pg_try_advisory_lock({_LOCK_KEY})".encode(), bot).fetchone()
+            if row and row[0]:
+                self._holders.forget()
+                return True
+            if not self._holders.end_holders(connection, _LOCK_KEY, bot):
+                return False
 
     def ping(self) -> None:
         """Keep the session alive; does nothing while another thread uses the connection.

@@ -18,6 +18,7 @@ from vkteams_daemon.botapi.chat_filter import ChatFilter
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import FenceLost
 from vkteams_daemon.store import schema
+from vkteams_daemon.store.blockers import PATIENCE
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import projection
@@ -69,6 +70,7 @@ class Writer:
         nick: the bot's nick, for the `bots` table.
         chat_ids: keep only these chats and their threads; empty keeps everything.
         write_timeout: seconds after which a transaction is aborted.
+        patience: seconds after which a silent holder of the bot's lock is ended.
 
     Attributes:
         erase: whether a deletion erases the text, as `[storage] on_delete` says.
@@ -82,8 +84,9 @@ class Writer:
         nick: str | None = None,
         chat_ids: Sequence[str] = (),
         write_timeout: float = 30.0,
+        patience: float = PATIENCE,
     ) -> None:
-        self._session = Session(connect, write_timeout)
+        self._session = Session(connect, write_timeout, patience)
         self._bot_id = bot_id
         self._nick = nick
         self._chat_filter = ChatFilter(chat_ids)
@@ -194,6 +197,11 @@ class Writer:
             late=len(new),
             queued=queued,
         )
+
+    @property
+    def blocked_by(self) -> str:
+        """The sessions that hold the bot's lock and are not ours to end; "" if there are none."""
+        return self._session.blocked_by
 
     def ping(self) -> None:
         """Keep the session alive; does nothing during a transaction.

@@ -1,15 +1,18 @@
 """Erases by age: deletes old messages with their versions and vectors, and erases the content of old events.
 
 Events keep their keys. So no erased event is fetched again, and nothing is derived from it again: replay skips erased
-events. Each batch is a transaction that holds the locks of its chats for a moment, so erasure runs beside a daemon. An
-interrupted erasure is continued by the next call. Chats, users and members stay.
+events. Each batch is a transaction that holds the locks of its chats for a moment, so erasure runs beside a daemon. It
+never waits for a lock, because the daemon would then wait for it: it leaves out what others have locked and comes back
+to it. An interrupted erasure is continued by the next call. Chats, users and members stay.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from vkteams_daemon.errors import ErasureRefused
@@ -23,6 +26,8 @@ MAX_CLOCK_DIFFERENCE = timedelta(days=1)
 MAX_SHARE = 5  # an erasure that nobody has confirmed may take one message in so many
 
 _BATCH = 500
+_RETRY_FOR = 15.0  # seconds; by then the session of a silent process has been ended
+_RETRY_INTERVAL = 0.2  # seconds
 _IN_CHATS = "(%(chats)s::text[] IS NULL OR m.chat_id = ANY(%(chats)s))"
 _SENT_BEFORE = "m.sent_at < %(before)s"
 # A message can claim to be from the future, by a wrong clock or on purpose to escape erasure. Then its arrival counts.
@@ -83,10 +88,12 @@ class ErasureResult:
     Attributes:
         messages: messages deleted, the content of their events included.
         events: further events whose content was erased.
+        locked: messages and events that other sessions have kept locked. The next erasure takes them.
     """
 
     messages: int = 0
     events: int = 0
+    locked: int = 0
 
 
 def count_expired(connection: Connection, before: datetime, chat_ids: Sequence[str] | None = None) -> ExpiredCounts:
@@ -152,6 +159,7 @@ def erase(
     *,
     progress: Progress = lambda done, total: None,
     stopped: Callable[[], bool] = lambda: False,
+    retry_for: float = _RETRY_FOR,
 ) -> ErasureResult:
     """Erase the messages that were sent, and the events that arrived, before a moment.
 
@@ -163,8 +171,10 @@ def erase(
         chat_ids: only these chats; None means everything, with the events of no chat.
         progress: called after each batch.
         stopped: called between batches; True ends the erasure.
+        retry_for: seconds in which it comes back to what others have locked.
     """
     result = ErasureResult()
+    deadline = time.monotonic() + retry_for
     parameters = _query_parameters(before, chat_ids)
     with translate_errors():
         projection.prepare_connection(connection)
@@ -174,22 +184,30 @@ def erase(
         def report() -> None:
             progress(min(result.messages + result.events, total), total)
 
-        for query in _MESSAGE_PAGES:
-            parameters["last"] = "-infinity"
-            while not stopped() and (page := _page(connection, query, parameters)):
-                result.messages += _delete_messages(connection, [(chat_id, msg_id) for _, chat_id, msg_id in page])
+        def run(query: str, take: Callable[[Sequence[tuple[Any, ...]]], int], counter: str) -> int:
+            """Take every page of a query; returns how many rows others have locked."""
+            locked, parameters["last"] = 0, "-infinity"
+            while not stopped():
+                before = parameters["last"]
+                page = _page(connection, query, parameters)
+                if not page:
+                    break
+                taken = take(page)
+                setattr(result, counter, getattr(result, counter) + taken)
                 report()
-        parameters["last"] = "-infinity"
-        while not stopped() and (page := _page(connection, _EVENT_PAGE, parameters)):
-            columns = [list(column) for column in zip(*page, strict=True)][1:]
-            with connection.transaction():
-                schema.fence(connection)
-                count = connection.execute(_ERASE_EVENTS.encode(), columns).rowcount
-            result.events += count
-            report()
-            if not count:
-                break  # other transactions have locked the whole page
-    return result
+                if not taken and parameters["last"] == before:
+                    locked = len(page)  # the page would come again
+                    break
+                locked += len(page) - taken
+            return locked
+
+        while True:
+            delete = partial(_delete_messages, connection)
+            result.locked = sum(run(query, delete, "messages") for query in _MESSAGE_PAGES)
+            result.locked += run(_EVENT_PAGE, partial(_erase_events, connection), "events")
+            if not result.locked or stopped() or time.monotonic() >= deadline:
+                return result
+            time.sleep(_RETRY_INTERVAL)
 
 
 def _query_parameters(before: datetime, chat_ids: Sequence[str] | None) -> dict[str, Any]:
@@ -205,9 +223,17 @@ def _page(connection: Connection, query: str, parameters: dict[str, Any]) -> lis
     return page
 
 
-def _delete_messages(connection: Connection, keys: Sequence[tuple[str, str]]) -> int:
+def _delete_messages(connection: Connection, page: Sequence[tuple[Any, ...]]) -> int:
+    """Delete the messages of a page that nobody has locked; returns how many."""
     with connection.transaction():
         schema.fence(connection)
-        projection.lock_chats(connection, {chat_id for chat_id, _ in keys})
-        projection.delete_messages(connection, keys)
-    return len(keys)
+        chats = projection.try_lock_chats(connection, {chat_id for _, chat_id, _ in page})
+        keys = [(chat_id, msg_id) for _, chat_id, msg_id in page if chat_id in chats]
+        return projection.delete_messages(connection, keys) if keys else 0
+
+
+def _erase_events(connection: Connection, page: Sequence[tuple[Any, ...]]) -> int:
+    columns = [list(column) for column in zip(*page, strict=True)][1:]
+    with connection.transaction():
+        schema.fence(connection)
+        return connection.execute(_ERASE_EVENTS.encode(), columns).rowcount

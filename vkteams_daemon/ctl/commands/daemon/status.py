@@ -110,6 +110,7 @@ def _main_pairs(health: DaemonHealth, status: Status) -> list[tuple[str, Any]]:
         ("api", f"{cell(api.state)}{f', {api.last_error}' if api.last_error else ''}"),
         *([("next request", api.waits_until)] if api.waits_until else []),
         ("database", f"{cell(database.state)}{f', {database.last_error}' if database.last_error else ''}"),
+        *([("waits for a lock of", database.blocked_by)] if database.blocked_by else []),
         ("events", f"{events.saved} saved, {events.received} received, {events.per_second:g} a second"),
         ("last event", events.last_event_at),
         ("spool", f"{spooled}{f', {spool.last_error}' if spool.last_error else ''}"),

@@ -60,12 +60,10 @@ def _export(args: argparse.Namespace, config: Config) -> Answer:
     write = _write_csv if args.format == "csv" else _write_json_lines
     with open_archive(config) as archive:
         chats = archive.existing(args.chat_id, threads=True, user_id=args.user_id)
-        with (
-            archive.export(
-                chat_ids=chats, user_id=args.user_id, since=args.since, until=args.until, deleted=args.deleted
-            ) as export,
-            _destination(args.file, overwrite=args.overwrite) as stream,
-        ):
+        export = archive.export(
+            chat_ids=chats, user_id=args.user_id, since=args.since, until=args.until, deleted=args.deleted
+        )
+        with _destination(args.file, overwrite=args.overwrite) as stream:
             count = write(stream, _with_bar(export))
     line = f"{count} messages{f' in {args.file}' if args.file else ''}"
     return Answer({"messages": count, "file": args.file}, lambda screen: screen.line(line) if args.file else None)

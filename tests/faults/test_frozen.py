@@ -1,0 +1,279 @@
+"""Frozen processes (row 15): wherever one was stopped, whoever waits for what it holds goes on, and nothing is lost.
+
+The proxy plays the process that is stopped (SIGSTOP, a suspended machine): it holds every connection still after the
+n-th message to the server. Each part of the product is stopped so at every message in turn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.harness.batches import batch, deleted, edited, new
+from tests.harness.daemon import DaemonProcess
+from tests.harness.embedding import WatchedModel
+from tests.harness.oracle import Oracle
+from tests.harness.postgres import PostgresServer
+from tests.harness.proxy import Proxy
+from tests.harness.scale import FULL, scaled
+from tests.harness.simulator import wait_polled
+from tests.harness.traffic import emit_event
+from tests.harness.waiting import until
+from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.workers.worker import Worker
+from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
+from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.options import Database as DatabaseOptions
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.store import models, profiles
+from vkteams_daemon.store.admin import cursors, maintenance
+from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.ingest.writer import Writer
+from vkteams_daemon.store.rebuild import erasure, replay
+
+BOT = "1000000001"
+OTHER = "1000000002"
+OLD = "old@chat.agent"
+PATIENCE = 0.5  # seconds; the option's default is 10
+LIMIT = 15.0  # seconds in which whoever waits goes on
+AFTER = datetime(2027, 1, 1, tzinfo=UTC)
+
+FIRST = batch(*(new(n) for n in range(1, 11)), *(new(n, chat=OLD) for n in range(11, 21)))
+# What the stopped writer was storing, and the next one stores: few events in a pipeline, or many by COPY.
+FEW = batch(new(21), edited(22, "m1", "mended"), deleted(23, "m2"), new(24, chat=OLD))
+MANY = batch(*(new(n) for n in range(21, 321)), edited(321, "m1", "mended"))
+
+
+def config(url: str) -> Config:
+    return Config(database=DatabaseOptions(url=url, patience=PATIENCE))
+
+
+def writer(database: Database, bot: str = BOT) -> Writer:
+    return Writer(functools.partial(database.connect, None), bot, patience=PATIENCE)
+
+
+@contextlib.contextmanager
+def holding(database: Database, bot: str = BOT) -> Iterator[Writer]:
+    """A writer that holds the bot's lock."""
+    made = writer(database, bot)
+    try:
+        until(made.acquire, LIMIT, "the bot's lock")
+        yield made
+    finally:
+        made.close()
+
+
+def store(events: list[Any], database: Database, model: WatchedModel, bot: str = BOT) -> None:
+    with holding(database, bot) as holder:
+        holder.store(events)
+
+
+def embed(database: Database, model: WatchedModel) -> None:
+    worker = Worker(database, lambda _: model, WorkerStats())
+    while worker.round() or worker.maintain(idle=True):
+        pass
+
+
+def rebuild(database: Database, model: WatchedModel) -> None:
+    with database.connect() as connection:
+        replay.everything(connection, erase=False)
+        replay.quarantined(connection, erase=False)
+
+
+def erase(database: Database, model: WatchedModel) -> None:
+    with database.connect() as connection:
+        assert erasure.erase(connection, AFTER, [OLD]).locked == 0
+
+
+def move_cursor(database: Database, model: WatchedModel) -> None:
+    cursors.set_cursor(database.connect, BOT, 20)
+
+
+def maintain(database: Database, model: WatchedModel) -> None:
+    with database.connect(profiles.MAINTENANCE) as connection:
+        connection.execute(
+            "INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('o', 'o', 3, 'retired')"
+        )
+        maintenance.maintain(connection)
+
+
+def export(database: Database, model: WatchedModel) -> None:
+    with Archive(config(database.conninfo)) as archive:
+        assert list(archive.export())
+
+
+Part = Callable[[Database, WatchedModel], None]
+PARTS: dict[str, Part] = {
+    "writer": functools.partial(store, FEW),
+    "writer, COPY": functools.partial(store, MANY),
+    "another bot's writer": functools.partial(store, MANY, bot=OTHER),
+    "worker": embed,
+    "replay": rebuild,
+    "erasure": erase,
+    "cursor": move_cursor,
+    "maintenance": maintain,
+    "export": export,
+}
+
+
+@contextlib.contextmanager
+def stopped(proxy: Proxy, messages: int, part: Callable[[], None]) -> Iterator[None]:
+    """Run a part in a thread, which is stopped after so many messages or ends before; afterwards it wakes up."""
+    proxy.freeze_after(messages)
+
+    def run() -> None:
+        with contextlib.suppress(VkTeamsError, psycopg.Error, AssertionError):  # it finds its session ended
+            part()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        until(lambda: proxy.frozen.is_set() or not thread.is_alive(), 60, "the part's end, or its stop")
+        yield
+    finally:
+        proxy.heal()
+        thread.join(30)
+        assert not thread.is_alive(), "it does not end after it has woken up"
+
+
+@pytest.fixture
+def proxy(postgres_server: PostgresServer, open_proxy: Callable[[int], Proxy]) -> Proxy:
+    return open_proxy(postgres_server.port)
+
+
+def _behind(proxy: Proxy, url: str) -> str:
+    return f"{proxy.before(url)}?sslmode=disable&gssencmode=disable"
+
+
+def _points(what: str, count: int) -> list[int]:
+    """The messages after which to stop, out of so many."""
+    size = scaled(f"messages after which the {what} is stopped", full=count, quick=3)
+    return sorted(random.sample(range(1, count + 1), min(size, count)))
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", PARTS)
+def test_everybody_goes_on_wherever_it_was_stopped(
+    postgres_server: PostgresServer, proxy: Proxy, model: WatchedModel, name: str
+) -> None:
+    part = PARTS[name]
+    events = MANY if name == "writer, COPY" else FEW
+    with _archive(postgres_server, model) as (url, _), Database(config(_behind(proxy, url))) as counted:
+        before = proxy.messages
+        part(counted, model)
+        count = proxy.messages - before
+    for number in _points(name, count):
+        with _archive(postgres_server, model) as (url, others):
+            patient = Config(database=DatabaseOptions(url=_behind(proxy, url)))
+            with Database(patient) as database, stopped(proxy, number, functools.partial(part, database, model)):
+                _go_on(others, model, events, f"{name}, stopped after message {number} of {count}")
+            _check(others, model, events)
+
+
+@contextlib.contextmanager
+def _archive(server: PostgresServer, model: WatchedModel) -> Iterator[tuple[str, Database]]:
+    """An archive with messages that wait for their vectors: its URL, and the database as the others see it."""
+    with server.fresh() as url, Database(config(url)) as database:
+        with database.connection() as connection:
+            models.register(connection, model.name, model.fingerprint, model.dims)
+        store(FIRST, database, model)
+        yield url, database
+
+
+def _go_on(database: Database, model: WatchedModel, events: list[Any], what: str) -> None:
+    """Everybody else does what they do; each has to be through in time."""
+    for part in (functools.partial(store, events), embed, rebuild, erase, move_cursor):
+        began = time.monotonic()
+        part(database, model)
+        name = getattr(part, "__name__", "store")
+        assert time.monotonic() - began < LIMIT, f"{what}: {name} took {time.monotonic() - began:.1f} s"
+
+
+def _check(database: Database, model: WatchedModel, events: list[Any]) -> None:
+    embed(database, model)  # what a stopped worker had claimed
+    with database.connection() as connection:
+        rows = connection.execute("SELECT event_id FROM events WHERE bot_id = %s ORDER BY 1", (BOT,)).fetchall()
+        assert [row[0] for row in rows] == [event.event_id for event in (*FIRST, *events)]
+        rows = connection.execute("SELECT count(*), count(DISTINCT (chat_id, msg_id)) FROM embeddings").fetchall()
+        assert rows[0][0] == rows[0][1] > 0
+        waiting = "SELECT count(*) FROM embedding_queue JOIN messages USING (chat_id, msg_id) WHERE deleted_at IS NULL"
+        assert connection.execute(waiting.encode()).fetchone() == (0,)
+
+
+def test_a_migration_goes_on_wherever_another_was_stopped(postgres_server: PostgresServer, proxy: Proxy) -> None:
+    def migrate(url: str) -> None:
+        with Database(config(url)):
+            pass
+
+    with postgres_server.fresh(migrated=False) as url:
+        before = proxy.messages
+        migrate(_behind(proxy, url))
+        count = proxy.messages - before
+    for number in _points("migration", count):
+        with (
+            postgres_server.fresh(migrated=False) as url,
+            stopped(proxy, number, functools.partial(migrate, _behind(proxy, url))),
+        ):
+            began = time.monotonic()
+            migrate(url)
+            assert time.monotonic() - began < LIMIT, f"stopped after message {number} of {count}"
+
+
+def test_a_standby_takes_over_from_a_holder_that_was_stopped_while_it_waited_for_a_lock(
+    vkteamsd: Callable[..., DaemonProcess], simulator: Simulator, oracle: Oracle
+) -> None:
+    """Its server session gets the lock later, works the pipeline off, and waits without an idle timer."""
+    options = {} if FULL else {"database.patience": 1.0}
+    first = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options).started()
+    wait_polled(simulator)
+    second = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options).started()
+    second.wait_state("standby")
+    with psycopg.connect(oracle.url) as blocker:
+        blocker.execute("LOCK TABLE embedding_queue")
+        emit_event(simulator, 1)
+        until(lambda: oracle.rows("SELECT FROM pg_locks WHERE NOT granted"), 30, "the holder's wait")
+        pid = first.signal(signal.SIGSTOP)
+        blocker.rollback()
+    try:
+        second.wait_state("listening", timeout=LIMIT)
+        oracle.wait()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    first.wait_state("standby", timeout=30)
+    oracle.check()
+    assert "ended the session of vkteamsd" in second.log_text()
+
+
+def test_a_foreign_holder_is_named_and_not_ended(
+    vkteamsd: Callable[..., DaemonProcess], simulator: Simulator, oracle: Oracle
+) -> None:
+    daemon = vkteamsd(
+        api_url=simulator.url,
+        database_url=oracle.url,
+        options={"database.patience": 1.0, "database.write_timeout": 600},
+    ).started()
+    wait_polled(simulator)
+    with psycopg.connect(oracle.url, application_name="psql") as somebody:
+        somebody.execute("LOCK TABLE events")
+        emit_event(simulator, 1)
+        daemon.wait_log("a lock is held by psql of role vkteams")
+        status = until(lambda: (found := daemon.status()) and found.database.blocked_by, 30, "its name in the status")
+        assert status and status.startswith("psql of role vkteams")
+        assert "psql of role" in daemon.ctl("daemon", "status").stdout
+        somebody.rollback()
+    oracle.wait()
+    until(lambda: (found := daemon.status()) and not found.database.blocked_by, 30, "its name gone")
+    assert daemon.log_text().count("a lock is held by") == 1
+    oracle.check()

@@ -1,0 +1,269 @@
+"""Finds who holds a lock that a session waits for, and ends those of our own sessions whose client has fallen silent.
+
+A process that is stopped (SIGSTOP, a suspended machine) or cut off keeps its session and its locks. The server's idle
+timers are not armed in the middle of a COPY, nor after every pipeline. So whoever waits for a lock looks for itself.
+
+`SilentSessions` looks once and remembers what it saw. `LockWatch` is the thread that looks, over a connection of its
+own, while a statement of this process takes long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.store.bundled.cluster import READER
+from vkteams_daemon.store.connections import Connection, translate_errors
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 10.0  # seconds; the default of [database] patience
+_END_WAIT = 1000  # milliseconds that the server may need to end a session
+_STATEMENT_TIMEOUT = "5s"
+
+_CHAIN = (
+    "WITH RECURSIVE chain (pid) AS ({seeds} UNION"
+    " SELECT b.pid FROM chain CROSS JOIN LATERAL unnest(pg_catalog.pg_blocking_pids(chain.pid)) AS b (pid))"
+    " SELECT chain.pid, a.backend_start, coalesce(a.usename::text, ''), coalesce(a.application_name, ''),"
+    " host(a.client_addr), coalesce(a.state = 'active', false), a.state_change, p.bytes_processed,"
+    " coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8,"
+    " coalesce(a.wait_event_type = 'Client', false), coalesce(a.wait_event_type = 'Lock', false),"
+    " coalesce(a.usename = %(reader)s OR (a.usename = current_user AND a.application_name LIKE 'vkteams%%'), false),"
+    " coalesce(a.usename = %(reader)s, false) AND EXISTS"
+    " (SELECT FROM pg_catalog.pg_locks l WHERE l.pid = chain.pid AND l.locktype = 'advisory' AND l.granted)"
+    " FROM chain LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = chain.pid"
+    " LEFT JOIN pg_catalog.pg_stat_progress_copy p ON p.pid = chain.pid WHERE chain.pid <> ALL(%(waiting)s::int[])"
+)
+_OF_WAITING = _CHAIN.format(seeds="SELECT unnest(%(waiting)s::int[])")
+# A session that only tries to get an advisory lock does not wait, so nobody blocks it.
+_OF_ADVISORY = (
+    "SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
+    " AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())"
+    " AND (l.classid::bigint << 32 | l.objid::bigint) = "
+)
+# Between two statements the process number may have passed to another session, and a client may have spoken again.
+_END = (
+    "SELECT pg_catalog.pg_terminate_backend(a.pid, %s) FROM pg_catalog.pg_stat_activity a"
+    " WHERE a.pid = %s AND a.backend_start = %s AND a.state_change IS NOT DISTINCT FROM %s"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A session that holds a lock which another one waits for.
+
+    Attributes:
+        started: when the session began; None for a prepared transaction.
+        active: whether the server is executing a statement; during a COPY it may wait for its client in one.
+        changed_at: when the state last changed.
+        copied: bytes that a COPY has taken so far.
+        silent_for: seconds since the state last changed.
+        waits_for_client: whether the server waits until the client says something, or takes something.
+        waits_for_lock: whether it waits for a lock itself.
+        ours: whether it is a session of this product.
+        misused: whether it holds an advisory lock that its role never needs.
+    """
+
+    pid: int
+    started: datetime | None
+    role: str
+    application: str
+    address: str | None
+    active: bool
+    changed_at: datetime | None
+    copied: int | None
+    silent_for: float
+    waits_for_client: bool
+    waits_for_lock: bool
+    ours: bool
+    misused: bool
+
+    def __str__(self) -> str:
+        if self.started is None:
+            return "a prepared transaction" if not self.pid else f"server process {self.pid}"
+        where = f" on {self.address}" if self.address else ""
+        return f"{self.application or 'a session'} of role {self.role}{where} (server process {self.pid})"
+
+
+class SilentSessions:
+    """Ends the blockers that are ours and silent. It remembers what it saw, so use one object for one wait.
+
+    Args:
+        patience: seconds. A blocker whose client has been silent for longer is ended.
+
+    Attributes:
+        foreign: the blockers that are not ours and have blocked for longer than the patience; "" if there are none.
+    """
+
+    def __init__(self, patience: float = PATIENCE) -> None:
+        self.patience = patience
+        self.foreign = ""
+        # What each session looked like, and since when, by the monotonic clock.
+        self._seen: dict[tuple[int, datetime | None], tuple[tuple[Any, ...], float]] = {}
+        self._blocks_since: dict[tuple[int, datetime | None], float] = {}
+
+    def end_blockers(self, connection: Connection, waiting: Sequence[int]) -> bool:
+        """End the silent sessions that block these server processes; returns whether it ended one.
+
+        Args:
+            connection: in autocommit mode, and not one of the waiting ones.
+            waiting: process numbers of the server. They may wait for a lock.
+        """
+        return self._end(connection, _OF_WAITING, {"waiting": list(waiting)})
+
+    def end_holders(self, connection: Connection, key: str, parameters: Mapping[str, Any]) -> bool:
+        """End the silent holders of an advisory lock, and who blocks them; returns whether it ended one.
+
+        Args:
+            connection: in autocommit mode.
+            key: the SQL expression of the lock's key.
+            parameters: of the expression.
+        """
+        query = _CHAIN.format(seeds=_OF_ADVISORY + key)
+        return self._end(connection, query, {"waiting": [], **parameters})
+
+    def forget(self) -> None:
+        """Forget what was seen, because nobody waits any more."""
+        self._seen.clear()
+        self._blocks_since.clear()
+        self._name_foreign([])
+
+    def _end(self, connection: Connection, query: str, parameters: dict[str, Any]) -> bool:
+        parameters["reader"] = READER
+        rows = connection.execute(query.encode(), parameters, prepare=False).fetchall()
+        blockers = [blocker for blocker in (Blocker(*row) for row in rows) if not blocker.waits_for_lock]
+        now = time.monotonic()
+        seen, self._seen = self._seen, {}
+        since, self._blocks_since = self._blocks_since, {}
+        foreign, ended = [], False
+        for blocker in blockers:
+            key = (blocker.pid, blocker.started)
+            look = (blocker.changed_at, blocker.copied, blocker.waits_for_client)
+            before = seen.get(key)
+            self._seen[key] = before if before and before[0] == look else (look, now)
+            self._blocks_since[key] = since.get(key, now)
+            blocks_for = now - self._blocks_since[key]
+            # In the middle of a statement, `silent_for` counts from its beginning. Then only what was seen counts.
+            silent_for = now - self._seen[key][1] if blocker.active else blocker.silent_for
+            silent = blocker.waits_for_client and silent_for >= self.patience
+            misused = blocker.misused and blocks_for >= self.patience
+            if blocker.ours and (silent or misused):
+                ended = self._terminate(connection, blocker) or ended
+            elif not blocker.ours and blocks_for >= self.patience:
+                foreign.append(blocker)
+        self._name_foreign(foreign)
+        return ended
+
+    def _terminate(self, connection: Connection, blocker: Blocker) -> bool:
+        try:
+            row = connection.execute(
+                _END.encode(), (_END_WAIT, blocker.pid, blocker.started, blocker.changed_at), prepare=False
+            ).fetchone()
+        except psycopg.errors.InsufficientPrivilege:
+            log.debug("this role may not end %s", blocker)
+            return False
+        if row:
+            log.warning("ended the session of %s: it held a lock, and its client had fallen silent", blocker)
+        return row is not None
+
+    def _name_foreign(self, blockers: Sequence[Blocker]) -> None:
+        foreign = ", ".join(sorted(map(str, blockers)))
+        if foreign == self.foreign:
+            return
+        if foreign:
+            log.warning("a lock is held by %s, which is not ours to end", foreign)
+        else:
+            log.info("the lock that %s held is free", self.foreign)
+        self.foreign = foreign
+
+
+class LockWatch:
+    """A thread that ends silent blockers of this process's connections. It is idle while no statement takes long.
+
+    Args:
+        connect: opens a connection. Its time limit must be short.
+        patience: seconds, see `SilentSessions`.
+    """
+
+    def __init__(self, connect: Callable[[], Connection], patience: float = PATIENCE) -> None:
+        self._connect = connect
+        self._interval = min(1.0, patience / 4)
+        self._sessions = SilentSessions(patience)
+        self._watched: weakref.WeakKeyDictionary[Connection, int] = weakref.WeakKeyDictionary()
+        self._mutex = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def foreign(self) -> str:
+        """The sessions that block this process and are not ours; "" if there are none."""
+        return self._sessions.foreign
+
+    def start(self) -> None:
+        """Start the thread, unless it runs."""
+        if self._thread is None:
+            self._stop.clear()
+            self._thread = threading.Thread(target=self._run, name="locks", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread. It may take a moment longer while the server does not answer it."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(1.0)
+            self._thread = None
+
+    def add(self, connection: Connection) -> None:
+        """Watch a connection until it is closed."""
+        with self._mutex:
+            self._watched[connection] = connection.info.backend_pid
+
+    def _run(self) -> None:
+        own: Connection | None = None
+        busy: set[int] = set()
+        while not self._stop.wait(self._interval):
+            before, busy = busy, self._busy()
+            waiting = sorted(busy & before)
+            try:
+                if waiting:
+                    with translate_errors():
+                        own = own or self._open()
+                        self._sessions.end_blockers(own, waiting)
+                    continue
+            except VkTeamsError as error:
+                log.debug("cannot look for the holders of locks: %s", error)
+            except Exception:  # the thread must go on, whatever a server of another version answers
+                log.exception("cannot look for the holders of locks")
+            else:
+                self._sessions.forget()
+            _close(own)
+            own = None
+        _close(own)
+
+    def _busy(self) -> set[int]:
+        """The server processes that execute a statement of this process now."""
+        active = psycopg.pq.TransactionStatus.ACTIVE
+        with self._mutex:
+            watched = list(self._watched.items())
+        return {pid for connection, pid in watched if connection.info.transaction_status == active}
+
+    def _open(self) -> Connection:
+        connection = self._connect()
+        connection.execute(f"SET statement_timeout = '{_STATEMENT_TIMEOUT}'".encode())
+        return connection
+
+
+def _close(connection: Connection | None) -> None:
+    if connection is not None:
+        with contextlib.suppress(psycopg.Error):
+            connection.close()
