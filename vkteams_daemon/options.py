@@ -110,7 +110,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     patience: Annotated[
         float,
         _option(
-            "Seconds that one waits for a lock whose holder is silent; then the holder's session is ended.",
+            "Seconds that one waits for a lock whose holder is silent, then its session is ended; alike on every host.",
             ge=1, le=600,
         ),
     ] = 10.0  # fmt: skip

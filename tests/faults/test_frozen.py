@@ -39,6 +39,7 @@ from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.store import models, profiles
 from vkteams_daemon.store.admin import cursors, maintenance
+from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.rebuild import erasure, replay
@@ -212,6 +213,35 @@ def _check(database: Database, model: WatchedModel, events: list[Any]) -> None:
         assert connection.execute(waiting.encode()).fetchone() == (0,)
 
 
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+def test_the_reader_role_cannot_stop_the_archive_by_advisory_locks(
+    postgres_server: PostgresServer, model: WatchedModel, busy: bool
+) -> None:
+    with _archive(postgres_server, model) as (url, database):
+        postgres_server.execute(f"CREATE ROLE {READER} LOGIN PASSWORD 'x'")
+        try:
+            as_reader = psycopg.conninfo.make_conninfo(url, user=READER, password="x", application_name="psql")
+            with psycopg.connect(as_reader, autocommit=True) as reader:
+                reader.execute("SELECT pg_advisory_lock(7691, n) FROM generate_series(0, 1023) AS n")
+                thread = threading.Thread(target=_sleep_on_the_server, args=(reader,))
+                if busy:
+                    thread.start()
+                began = time.monotonic()
+                store(FEW, database, model)
+                assert time.monotonic() - began < LIMIT
+                if busy:
+                    thread.join(LIMIT)
+                with pytest.raises(psycopg.OperationalError):
+                    reader.execute("SELECT 1")
+        finally:
+            postgres_server.execute(f"DROP ROLE {READER}")
+
+
+def _sleep_on_the_server(connection: psycopg.Connection[Any]) -> None:
+    with contextlib.suppress(psycopg.Error):
+        connection.execute("SELECT pg_sleep(60)")
+
+
 def test_a_migration_goes_on_wherever_another_was_stopped(postgres_server: PostgresServer, proxy: Proxy) -> None:
     def migrate(url: str) -> None:
         with Database(config(url)):
@@ -235,7 +265,7 @@ def test_a_standby_takes_over_from_a_holder_that_was_stopped_while_it_waited_for
     vkteamsd: Callable[..., DaemonProcess], simulator: Simulator, oracle: Oracle
 ) -> None:
     """Its server session gets the lock later, works the pipeline off, and waits without an idle timer."""
-    options = {} if FULL else {"database.patience": 1.0}
+    options = {} if FULL else {"database.patience": 3.0}
     first = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options).started()
     wait_polled(simulator)
     second = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options).started()
@@ -262,7 +292,7 @@ def test_a_foreign_holder_is_named_and_not_ended(
     daemon = vkteamsd(
         api_url=simulator.url,
         database_url=oracle.url,
-        options={"database.patience": 1.0, "database.write_timeout": 600},
+        options={"database.patience": 2.0, "database.write_timeout": 600},
     ).started()
     wait_polled(simulator)
     with psycopg.connect(oracle.url, application_name="psql") as somebody:

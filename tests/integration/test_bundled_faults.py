@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -146,6 +147,48 @@ def test_server_whose_socket_was_taken_away_is_started_again(share: BundledServe
     subprocess.run(["rm", "-rf", bundled_base / "run"], check=True)
     psycopg.connect(share.acquire()).close()
     assert share.running() not in (None, before)
+
+
+_START_DELAYED = """
+import os, signal, sys, time
+from pathlib import Path
+from vkteams_daemon.store.bundled import programs
+from vkteams_daemon.store.bundled.server import BundledServer
+
+def delayed(*arguments, find=programs.find_programs):
+    print("starting", flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP) if sys.argv[2] == "stopped" else time.sleep(3)
+    return find(*arguments)
+
+programs.find_programs = delayed
+share = BundledServer(Path(sys.argv[1]) / "state", Path(sys.argv[1]) / "run")
+share.acquire()
+print(share.running(), flush=True)
+sys.stdin.readline()
+share.release()
+"""
+
+
+@pytest.mark.parametrize("state", ["stopped", "slow"])
+def test_start_waits_for_a_slow_starter_and_not_for_a_stopped_one(
+    bundled_base: Path, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    command = [sys.executable, "-c", _START_DELAYED, str(bundled_base), state]
+    share = BundledServer(bundled_base / "state", bundled_base / "run", patience=1.0)
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as starter:
+        assert starter.stdout
+        assert starter.stdout.readline() == "starting\n"
+        began = time.monotonic()
+        share.acquire()
+        assert time.monotonic() - began < 15
+        assert ("shows no life" in caplog.text) == (state == "stopped")
+        starter.send_signal(signal.SIGCONT)
+        assert starter.stdout.readline() == f"{share.running()}\n", "both use one server"
+        starter.communicate("\n", timeout=60)
+        psycopg.connect(share.acquire()).close()
+    share.release()
 
 
 def test_servers_last_fatal_line_is_in_the_error(bundled_copy: Path) -> None:

@@ -355,7 +355,9 @@ class Service:
 
     def _keep_session(self, pulse: Pulse) -> None:
         """Ping the writer's session. A failed ping means that the lock is lost, so end the poll in flight."""
-        while not self._stopping.wait(PING_INTERVAL):
+        # Another host may take a holder for a stopped one that is silent for longer than the patience.
+        interval = min(PING_INTERVAL, self.config.database.patience / 3)
+        while not self._stopping.wait(interval):
             writer, poller = self._writer, self._poller
             if writer is None or poller is None or not writer.holds_lock:
                 continue

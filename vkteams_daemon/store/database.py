@@ -48,6 +48,11 @@ class Database:
         )
 
     @property
+    def patience(self) -> float:
+        """Seconds after which a silent holder of a lock is ended."""
+        return self._config.database.patience
+
+    @property
     def blocked_by(self) -> str:
         """The sessions that block this process for long and are not ours to end; "" if there are none."""
         return self._locks.foreign
@@ -86,7 +91,7 @@ class Database:
                 if migrate:
                     server_check.check_writable(connection)
             if migrate:
-                apply_migrations(connection, beside=beside, patience=self._config.database.patience)
+                apply_migrations(connection, beside=beside, patience=self.patience)
             else:
                 check_version(connection)
         if self._pool is None:

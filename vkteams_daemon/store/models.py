@@ -11,6 +11,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from vkteams_daemon.store import schema
+from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
 
 # An insert rewrites the page of every neighbour of the new vector. With fewer but well chosen neighbours an insert
@@ -157,12 +158,13 @@ def has_index(connection: Connection, model_id: int) -> bool:
     return bool(row and row[0])
 
 
-def ensure_index(connection: Connection, model: StoredModel) -> bool:
+def ensure_index(connection: Connection, model: StoredModel, holders: SilentSessions | None = None) -> bool:
     """Build the model's HNSW index, concurrently, unless it exists or another process builds an index.
 
     Args:
         connection: in autocommit mode; the build may take minutes for a large archive.
         model: the model of the vectors.
+        holders: ends another process that has fallen silent after it has taken the lock of the builds; of one caller.
 
     Returns:
         Whether the index exists now.
@@ -176,8 +178,7 @@ def ensure_index(connection: Connection, model: StoredModel) -> bool:
         f" WITH ({_HNSW}) WHERE {condition}"
     )
     with translate_errors():
-        row = connection.execute(f"SELECT pg_try_advisory_lock({_INDEX_LOCK})".encode()).fetchone()
-        if not row or not row[0]:
+        if not _try_index_lock(connection, holders):
             return False
         try:
             connection.execute("SET maintenance_work_mem = '256MB'")
@@ -198,6 +199,15 @@ def ensure_index(connection: Connection, model: StoredModel) -> bool:
                 )
                 connection.execute(f"SELECT pg_advisory_unlock({_INDEX_LOCK})".encode())
     return True
+
+
+def _try_index_lock(connection: Connection, holders: SilentSessions | None) -> bool:
+    while True:
+        row = connection.execute(f"SELECT pg_try_advisory_lock({_INDEX_LOCK})".encode()).fetchone()
+        if row and row[0]:
+            return True
+        if not (holders or SilentSessions()).end_holders(connection, _INDEX_LOCK, {}):
+            return False
 
 
 def _build_index(connection: Connection, name: str, statement: str) -> None:
@@ -223,20 +233,21 @@ def activate_if_complete(connection: Connection, model: StoredModel) -> bool:
     return True
 
 
-def delete_retired(connection: Connection, *, batch: int = 5000) -> int:
+def delete_retired(connection: Connection, holders: SilentSessions | None = None, *, batch: int = 5000) -> int:
     """Delete the vectors, queue rows and indexes of retired models; returns how many vectors were deleted.
 
     Each batch is a transaction. A model that is registered again meanwhile keeps its remaining vectors.
 
     Args:
         connection: in autocommit mode.
+        holders: see `ensure_index`.
         batch: the most vectors that one transaction deletes.
     """
     deleted = 0
     with translate_errors():
         retired = connection.execute("SELECT model_id FROM embedding_models WHERE state = 'retired'").fetchall()
         for (model_id,) in retired:
-            _drop_retired_index(connection, model_id)
+            _drop_retired_index(connection, model_id, holders)
             count = batch
             while count == batch:
                 with connection.transaction():
@@ -254,12 +265,11 @@ def delete_retired(connection: Connection, *, batch: int = 5000) -> int:
     return deleted
 
 
-def _drop_retired_index(connection: Connection, model_id: int) -> None:
+def _drop_retired_index(connection: Connection, model_id: int, holders: SilentSessions | None) -> None:
     # DROP INDEX CONCURRENTLY waits for the transactions that use the index, and cannot run in a transaction. So a lock
     # of the session keeps the model from being registered again. If an index is being built, skip the drop until next
     # time: the drop would wait for the build, and the build for the snapshot of a transaction that waits for the lock.
-    row = connection.execute(f"SELECT pg_try_advisory_lock({_INDEX_LOCK})".encode()).fetchone()
-    if not row or not row[0]:
+    if not _try_index_lock(connection, holders):
         return
     try:
         connection.execute(f"SELECT pg_advisory_lock({_MODELS_LOCK})".encode())

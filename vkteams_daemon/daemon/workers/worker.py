@@ -25,6 +25,7 @@ from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches
 from vkteams_daemon.errors import ModelError, SchemaNewer, StoreError, VkTeamsError
 from vkteams_daemon.store import models, queue
+from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.models import StoredModel
@@ -101,6 +102,7 @@ class Worker:
         self._missing_enqueued = self._indexed = self._retired_deleted = False
         self._counted_at = -math.inf
         self._round_tokens = ROUND_TOKENS_FIRST
+        self._index_holders = SilentSessions(database.patience)
 
     def run(self, wake: threading.Event, poll_interval: float) -> None:
         """The loop, until `stop` is set. An idle worker waits `poll_interval` seconds, or until `wake` is set."""
@@ -198,14 +200,14 @@ class Worker:
 
     def _complete_model(self, connection: Connection, stored: StoredModel) -> None:
         """Build the index, activate a complete model, and delete the vectors of retired models."""
-        self._indexed = self._indexed or models.ensure_index(connection, stored)
+        self._indexed = self._indexed or models.ensure_index(connection, stored, self._index_holders)
         if stored.state == "building" and self._indexed and models.activate_if_complete(connection, stored):
             log.info("model %s is complete and in use", stored.name)
             assert self._current is not None
             self._current = (self._current[0], replace(stored, state="active"))
             self._retired_deleted = False
         if not self._retired_deleted:
-            models.delete_retired(connection)
+            models.delete_retired(connection, self._index_holders)
             self._retired_deleted = True
 
     def _ready(self) -> tuple[Model, StoredModel]:
@@ -265,7 +267,7 @@ class Worker:
         spoke_at = time.monotonic()
         for batch, result in zip(plan, self._map(partial(self._try_batch, model, hashes, parts), plan), strict=True):
             # One message may be so long that the round lasts. The server ends a transaction that is silent for 10 s.
-            if time.monotonic() - spoke_at > ROUND_SECONDS:
+            if time.monotonic() - spoke_at > min(ROUND_SECONDS, self._database.patience / 3):
                 queue.keep_alive(connection)
                 spoke_at = time.monotonic()
             if isinstance(result, dict):
