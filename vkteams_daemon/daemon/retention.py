@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 DAY = 86400.0
 SHARES = 24  # an age of less than so many days is applied this often within the age
-RETRY_INTERVAL = 3600.0  # seconds after a failure
+RETRY_INTERVAL = 3600.0  # seconds after a failure, or if other sessions have locked some of the rows
 CHECK_INTERVAL = 10.0  # seconds between two checks whether an erasure is due, or the configured age has changed
 
 
@@ -97,7 +97,8 @@ class Retention:
             status.state, status.last_error = "failing", str(error)
             return
         # A day is a large share of a short age, and a large share is refused: so a short age is applied more often.
-        self._due = time.monotonic() + min(DAY, seconds / SHARES)
+        pause = min(DAY, seconds / SHARES)
+        self._due = time.monotonic() + (min(pause, RETRY_INTERVAL) if counts.locked else pause)
         status.state, status.last_error, status.last_run_at = "ok", None, datetime.now(UTC)
         log.info(
             "retention: %d messages and %d further events from before %s erased",

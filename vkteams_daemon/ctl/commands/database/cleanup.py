@@ -66,6 +66,8 @@ def _cleanup(args: argparse.Namespace, config: Config) -> Answer:
             f"{erased.messages} messages from before {cell(before)} are erased, with what their events said;"
             f" {erased.events} other events were emptied"
         )
+        if erased.locked:
+            screen.line(f"{erased.locked} were left out, because other sessions have locked them: run it again later")
         screen.line("run `vkteamsctl database maintenance` to make their space usable again", "dim")
 
     return Answer({"before": before, "dry_run": False, "found": expired, "done": erased}, render)
