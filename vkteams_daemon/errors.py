@@ -15,6 +15,7 @@
     ├── StoppedEarly            75  the daemon was told to stop before it was ready
     ├── ApiError                69  a request to the Bot API failed
     │   ├── Unauthorised        78  the Bot API refused the token
+    │   ├── ApiMisconfigured    78  the URL, the proxy or the certificates cannot be used (a ConfigError too)
     │   ├── NotBotApi           69  another server than the Bot API answers at the URL
     │   ├── RateLimited         75  the Bot API asks to wait (`retry_after`, seconds)
     │   ├── ApiServerError      69  the Bot API failed on its side (5xx)
@@ -124,6 +125,10 @@ class Unauthorised(ApiError):
     """The Bot API refused the token."""
 
     exit_code = 78
+
+
+class ApiMisconfigured(ConfigError, ApiError):
+    """A request cannot be made as configured: the URL, the proxy or the certificates are wrong."""
 
 
 class NotBotApi(ApiError):

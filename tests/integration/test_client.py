@@ -22,6 +22,7 @@ from vkteams_daemon.botapi import client as client_module
 from vkteams_daemon.botapi.client import BotClient, BotInfo, base_url, retry_after
 from vkteams_daemon.errors import (
     ApiError,
+    ApiMisconfigured,
     ApiProtocolError,
     ApiRefused,
     ApiServerError,
@@ -289,7 +290,7 @@ def test_a_host_name_that_does_not_exist(make: Make, monkeypatch: pytest.MonkeyP
 
 
 def test_an_impossible_host_name(make: Make) -> None:
-    _fails(make(f"http://{'a' * 70}.example").self_get, ConfigError, "is not a URL that can be asked")
+    _fails(make(f"http://{'a' * 70}.example").self_get, ApiMisconfigured, "is not a URL that can be asked")
 
 
 def test_the_second_address_is_tried(listener: Listen, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,7 +536,7 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
 def test_a_proxy_that_refuses(listener: Listen, make: Make) -> None:
     proxy = listener(answer("", "407 Proxy Authentication Required"))
     proxied = f"http://anna:1234567890@127.0.0.1:{proxy.port}"
-    _fails(make("https://corp.example", proxy=proxied).self_get, ApiUnreachable, "the proxy refuses")
+    _fails(make("https://corp.example", proxy=proxied).self_get, ApiUnreachable, "the proxy of api.proxy refuses")
 
 
 def test_a_proxy_that_cannot_be_reached(make: Make) -> None:
@@ -543,7 +544,7 @@ def test_a_proxy_that_cannot_be_reached(make: Make) -> None:
         port = listening.getsockname()[1]
     for url in ("https://corp.example", "http://corp.example"):
         client = make(url, proxy=f"http://anna:1234567890@127.0.0.1:{port}")
-        _fails(client.self_get, ApiUnreachable, "the proxy cannot be reached")
+        _fails(client.self_get, ApiUnreachable, "the proxy of api.proxy cannot be reached")
 
 
 # Retry-After

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 from vkteams_daemon.ctl.main import main
+from vkteams_daemon.options import options
 from vkteams_daemon.store.bundled import programs
 
 Check = Callable[..., str]
+OTHERS = {"DATABASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
 
 
 @pytest.fixture
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
     """Check the configuration of these variables alone, and expect the code; what was said."""
-    for name in [name for name in os.environ if name.startswith("VKTEAMS_") or name == "DATABASE_URL"]:
+    for name in [name for name in os.environ if name.startswith("VKTEAMS_") or name.upper() in OTHERS]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("VKTEAMS_BOT_CONFIG", "/dev/null")
     monkeypatch.setenv("VKTEAMS_DAEMON_STATE_DIR", str(tmp_path))
@@ -32,6 +34,52 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         return capsys.readouterr().out
 
     return run
+
+
+SOCKS = "socks5h://anna:hidden@127.0.0.1:9"
+# Of each option whose value is a text: a wrong value.
+WRONG = {
+    "api.url": "ftp://x", "api.token_file": "/nonexistent", "api.ca_file": "/nonexistent", "api.proxy": SOCKS,
+    "daemon.user": "nosuch", "storage.retention": "hidden", "database.url": "mysql://anna/b",
+    "database.url_file": "/nonexistent", "embedding.model": "nope",
+}  # fmt: skip
+# Any text may be right for these; or a start makes the file, and nothing is made here; or vkteamsd does not read it.
+ANY_TEXT = {
+    "api.token", "daemon.runtime_dir", "daemon.state_dir", "daemon.pid_file", "daemon.status_file", "daemon.log_file",
+    "embedding.models_dir", "mcp.tokens_file",
+}  # fmt: skip
+ENVIRONMENT = {
+    "HTTPS_PROXY": SOCKS, "https_proxy": SOCKS, "ALL_PROXY": SOCKS, "all_proxy": "ftp://anna:hidden@x:1",
+    "REQUESTS_CA_BUNDLE": "/nonexistent.pem", "CURL_CA_BUNDLE": "/dev/null", "SSLKEYLOGFILE": "/nonexistent/keys",
+}  # fmt: skip
+
+
+def _wrong_values() -> list[tuple[str, str, str]]:
+    """(variable, wrong value, what the error must name) of everything that can be wrong."""
+    cases = [(name, value, name) for name, value in ENVIRONMENT.items()]
+    for option in options():
+        if option.type == "list" or option.name in ANY_TEXT:
+            continue
+        value = WRONG[option.name] if option.type == "str" else "hidden"
+        cases += [(variable, value, option.name) for variable in option.variables]
+    return cases
+
+
+@pytest.mark.parametrize(("variable", "value", "name"), _wrong_values())
+def test_error_names_the_option_or_variable_that_is_wrong(check: Check, variable: str, value: str, name: str) -> None:
+    error = json.loads(check(78, **{variable: value}))["error"]
+    assert error.startswith(f"{name}: "), error
+    assert "anna" not in error, "what may be a secret is not repeated"
+
+
+@pytest.mark.parametrize("variable", ENVIRONMENT)
+def test_variables_of_other_programs_matter_only_on_the_way(check: Check, variable: str) -> None:
+    value = ENVIRONMENT[variable]
+    check(0, VKTEAMS_API_TOKEN="1.2.3:4", VKTEAMS_DAEMON_ROLE="embed", **{variable: value})
+    if "all" not in variable.lower():
+        check(0, VKTEAMS_DAEMON_ROLE="all", VKTEAMS_API_URL="http://x", **{variable: value})
+    else:
+        check(0, VKTEAMS_DAEMON_ROLE="all", VKTEAMS_API_URL="https://x", NO_PROXY="x", **{variable: value})
 
 
 def _notes(said: str) -> list[Any]:
@@ -49,7 +97,7 @@ def _notes(said: str) -> list[Any]:
         ("DATABASE_URL", "nonsense", "database.url: it is neither a postgresql:// URL nor"),
         ("DATABASE_URL", "mysql://a/b", "database.url: mysql:// is not PostgreSQL"),
         ("VKTEAMS_API_CA_FILE", "/nope", "api.ca_file: /nope cannot be used: No such file"),
-        ("VKTEAMS_EMBEDDING_MODEL", "nope", "the model 'nope' is not installed in "),
+        ("VKTEAMS_EMBEDDING_MODEL", "nope", "embedding.model: the model 'nope' is not installed in "),
         ("VKTEAMS_DAEMON_USER", "nosuch", "daemon.user: there is no user 'nosuch'"),
     ],
 )

@@ -7,7 +7,6 @@ import email.utils
 import json
 import math
 import re
-import ssl
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,17 +15,21 @@ from typing import Any
 import requests
 import urllib3
 
+from vkteams_daemon.botapi import route
 from vkteams_daemon.botapi.facts import parse_id
 from vkteams_daemon.botapi.failures import failure, refusal
 from vkteams_daemon.botapi.transport import Adapter, Sockets
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import (
+    ApiMisconfigured,
     ApiProtocolError,
     ApiServerError,
+    ApiUnreachable,
     ConfigError,
     NotBotApi,
     PermissionRefused,
     RateLimited,
+    VkTeamsError,
 )
 from vkteams_daemon.system.deadlines import DEADLINES
 from vkteams_daemon.system.text import printable
@@ -59,6 +62,10 @@ class BotClient:
         read_margin: seconds that a poll may take beyond its own poll time; also the limit of every other call.
         ca_file: PEM file of a private certificate authority, or "".
         proxy: proxy URL, or "" for the environment's.
+
+    Raises:
+        ConfigError: the URL, the proxy or the certificates cannot be used, be it by a variable of the environment.
+        PermissionRefused: this user may not read the certificates.
     """
 
     def __init__(
@@ -84,8 +91,10 @@ class BotClient:
         self._date: tuple[datetime, float] | None = None  # the last Date of the API, and when it came (monotonic)
         # Passed with every request: requests prefers the environment to the settings of the session.
         self._settings: dict[str, Any] = {}
+        self._ca_file = ca_file
+        route.check_certificates(self.url, ca_file)
+        self._proxy = route.find_proxy(self.url, proxy)
         if ca_file:
-            _check_ca_file(ca_file)
             self._settings["verify"] = ca_file
         if proxy:
             self._settings["proxies"] = {"http": proxy, "https": proxy}
@@ -194,7 +203,7 @@ class BotClient:
                 self._remember_date(response.headers.get("Date"))
                 return body
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
-            problem = failure(self.url, method, error)
+            problem = self._certificates_lost(error) or failure(self.url, method, error, self._proxy_source)
         # Raised outside the except clause: the library's exception contains the URL with the token, and would stay
         # reachable as __context__.
         raise problem
@@ -203,6 +212,20 @@ class BotClient:
         with contextlib.suppress(ValueError, TypeError, OverflowError):
             date = email.utils.parsedate_to_datetime(header or "")
             self._date = (date if date.tzinfo else date.replace(tzinfo=UTC), time.monotonic())
+
+    @property
+    def _proxy_source(self) -> str:
+        return self._proxy.source if self._proxy else ""
+
+    def _certificates_lost(self, error: Exception) -> VkTeamsError | None:
+        """The error for a file of certificates that has gone since the start; None if another thing failed."""
+        if isinstance(error, requests.RequestException):
+            return None
+        try:
+            route.check_certificates(self.url, self._ca_file)
+        except (ConfigError, PermissionRefused) as lost:
+            return ApiMisconfigured(str(lost), hint=lost.hint)
+        return None
 
     def _check(self, response: requests.Response, body: bytes, method: str) -> None:
         """Raise the error that the status and the `ok` of an answer stand for, if any."""
@@ -216,6 +239,11 @@ class BotClient:
         if refused:
             text = description if isinstance(description, str) else ""
             raise refusal(text.replace(self._token, "***") if self._token else text, wait)
+        if status == 407 and self._proxy:
+            raise ApiUnreachable(
+                f"{self.url}: the proxy of {self._proxy.source} asks for a user and a password",
+                hint="Write http://USER:PASSWORD@HOST:PORT.",
+            )
         if status != 200:
             # Any proxy can say 401, 403 or 407. That the token is wrong, only the Bot API can say, in its JSON.
             raise ApiProtocolError(f"{method}: the server answers {status}")
@@ -284,16 +312,6 @@ def _refused(body: bytes) -> tuple[bool, Any]:
 def _name(text: Any) -> str | None:
     """A name as a log and a database take it; None where the value is no text or has no printable character."""
     return printable(text) or None if isinstance(text, str) else None
-
-
-def _check_ca_file(file: str) -> None:
-    try:
-        ssl.create_default_context(cafile=file)
-    except PermissionError as error:
-        raise PermissionRefused(f"api.ca_file: this user may not read {file}") from error
-    except OSError as error:  # ssl.SSLError is one
-        why = "it holds no certificate" if isinstance(error, ssl.SSLError) else error.strerror
-        raise ConfigError(f"api.ca_file: {file} cannot be used: {why}") from error
 
 
 def retry_after(header: str | None) -> float | None:

@@ -14,10 +14,10 @@ import requests
 
 from vkteams_daemon.errors import (
     ApiError,
+    ApiMisconfigured,
     ApiProtocolError,
     ApiRefused,
     ApiUnreachable,
-    ConfigError,
     RateLimited,
     Unauthorised,
     VkTeamsError,
@@ -25,13 +25,16 @@ from vkteams_daemon.errors import (
 from vkteams_daemon.system.text import printable
 
 
-def failure(url: str, method: str, error: Exception) -> VkTeamsError:
-    """Our error for a request of `method` at `url` that failed with this exception of the library."""
+def failure(url: str, method: str, error: Exception, proxy: str = "") -> VkTeamsError:
+    """Our error for a request of `method` at `url` that failed with this exception of the library.
+
+    `proxy` is the option or the variable that names the proxy on the way, or "".
+    """
     exceptions = requests.exceptions
     if isinstance(error, exceptions.InvalidProxyURL):
-        return ConfigError("api.proxy: it is not a URL of a proxy", hint="Write http://HOST:PORT.")
+        return ApiMisconfigured(f"{proxy}: it is not a URL of a proxy", hint="Write http://HOST:PORT.")
     if isinstance(error, exceptions.InvalidURL | exceptions.InvalidSchema | exceptions.MissingSchema | UnicodeError):
-        return ConfigError(f"api.url: {url!r} is not a URL that can be asked")
+        return ApiMisconfigured(f"api.url: {url!r} is not a URL that can be asked")
     if isinstance(error, exceptions.SSLError):
         if re.search("certificate|doesn't match", str(error), re.IGNORECASE):
             return ApiUnreachable(
@@ -43,7 +46,13 @@ def failure(url: str, method: str, error: Exception) -> VkTeamsError:
         return ApiProtocolError(f"{method}: the answer cannot be decoded")
     if re.search("got more than|exceeded maximum", str(error)):
         return ApiProtocolError(f"{method}: the answer's headers are too long")
-    return ApiUnreachable(f"{url}: {reason(error)}", hint="Check api.url and the network.")
+    why = reason(error)
+    if not proxy:
+        return ApiUnreachable(f"{url}: {why}", hint="Check api.url and the network.")
+    if isinstance(error, exceptions.ConnectTimeout):
+        why = "no connection to the proxy in time"
+    named = why.replace("the proxy", f"the proxy of {proxy}")
+    return ApiUnreachable(f"{url}: {named}", hint=f"Check api.url, the network and the proxy of {proxy}.")
 
 
 def reason(error: BaseException) -> str:

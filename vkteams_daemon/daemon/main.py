@@ -33,7 +33,7 @@ from vkteams_daemon.daemon.process.holder import find_holder
 from vkteams_daemon.daemon.process.notify import Notify
 from vkteams_daemon.daemon.process.pidfile import PidFile, already_running
 from vkteams_daemon.daemon.process.settings import Settings
-from vkteams_daemon.errors import ConfigError, UsageError, VkTeamsError
+from vkteams_daemon.errors import ConfigError, ModelAbsent, UsageError, VkTeamsError
 from vkteams_daemon.system import streams
 from vkteams_daemon.system.deadlines import DEADLINES
 from vkteams_daemon.system.redaction import Secrets
@@ -132,7 +132,12 @@ def check_start(config: Config, foreground: bool) -> None:
 
         name = catalogue.chosen_name(config)
         if name is not None:
-            catalogue.find_directory(config.models_dir, name)
+            try:
+                catalogue.find_directory(config.models_dir, name)
+            except ModelAbsent as error:
+                if not config.embedding.model:
+                    raise
+                raise ModelAbsent(f"embedding.model: {error}", hint=error.hint) from error
 
 
 def _refuse_second_daemon(config: Config) -> None:
