@@ -12,6 +12,7 @@
     ├── AlreadyRunning          75  another daemon holds the PID file
     ├── ErasureRefused          69  an erasure would go by a wrong clock, or take too much
     ├── NotRunning              69  the command needs a running daemon
+    ├── DaemonUnproven           4  the process that holds the PID file is not proven to be vkteamsd
     ├── StoppedEarly            75  the daemon was told to stop before it was ready
     ├── ApiError                69  a request to the Bot API failed
     │   ├── Unauthorised        78  the Bot API refused the token
@@ -107,6 +108,12 @@ class NotRunning(VkTeamsError):
     """The command needs a running daemon, and there is none."""
 
     exit_code = 69
+
+
+class DaemonUnproven(VkTeamsError):
+    """A process holds the PID file and is not proven to be vkteamsd: it gets no signal, and the state is unknown."""
+
+    exit_code = 4
 
 
 class StoppedEarly(VkTeamsError):

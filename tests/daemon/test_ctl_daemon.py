@@ -236,6 +236,31 @@ def test_pid_of_another_program_gets_no_signal(daemon: DaemonProcess) -> None:
         other.stdin.close()
 
 
+@pytest.mark.parametrize(
+    "words", [["stop", "--force", "--timeout", "0.1"], ["restart", "--force"], ["reload"], ["stats"], ["status"]]
+)
+def test_holder_that_is_not_vkteamsd_gets_no_signal(daemon: DaemonProcess, words: list[str]) -> None:
+    """The user of the daemon can let any program lock the PID file, and root would end that program."""
+    daemon.pid_file.parent.mkdir()
+    lock = f"import fcntl; file = open({str(daemon.pid_file)!r}, 'w'); fcntl.flock(file, 2); fcntl.lockf(file, 2)"
+    command = [sys.executable, "-c", f"{lock}; print(flush=True); input()", "vkteamsd"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as victim:
+        assert victim.stdin is not None
+        assert victim.stdout is not None
+        victim.stdout.readline()
+        daemon.pid_file.write_text(f"{victim.pid}\n")
+        done = _ctl(daemon, "daemon", *words)
+        assert done.returncode == 4
+        assert (
+            f"process {victim.pid} holds {daemon.pid_file} and is not proven to be vkteamsd"
+            in done.stdout + done.stderr
+        )
+        assert victim.poll() is None
+        assert daemon.pid_file.exists()
+        victim.stdin.close()
+        assert victim.wait(10) == 1, "it ends by the end of its input and by no signal"
+
+
 def test_stop_times_out_and_force_kills(daemon: DaemonProcess) -> None:
     daemon.environ["FAKE_STOP"] = "never"
     daemon.started()
@@ -307,6 +332,7 @@ def test_holder_that_changes_while_it_is_opened_is_asked_again(tmp_path: Path, m
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         answers = iter([Holder(os.getpid()), Holder(other.pid), Holder(other.pid), Holder(other.pid)])
         monkeypatch.setattr(signals, "find_holder", lambda _: next(answers))
+        monkeypatch.setattr(signals, "doubt", lambda *_: None)
         with signals.running_daemon(Config(daemon=Daemon(pid_file=str(tmp_path / "x.pid")))) as running:
             assert running.pid == other.pid
         assert other.stdin is not None

@@ -7,6 +7,7 @@ import grp
 import importlib.util
 import os
 import pwd
+import signal
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from tests.harness.bundled import CLOSED, ServerUser, as_user
 from tests.harness.temporary import servers
 from vkteams_daemon.errors import ConfigError, DatabaseUnavailable, PermissionRefused
+from vkteams_daemon.store.bundled.cluster import Cluster
 from vkteams_daemon.store.bundled.server import BundledServer
 from vkteams_daemon.system import user
 
@@ -63,6 +65,21 @@ def test_server_has_no_right_of_root_left(bundled_base: Path, make_server: Make)
         assert set(identity["Groups"]) == {str(g) for g in os.getgrouplist(OWNER, entry.pw_gid)}
         assert identity["CapEff"] == ["0000000000000000"]
         assert identity["Umask"] in (["0077"], ["0027"])
+
+
+def test_process_of_another_user_is_never_signalled_as_the_server(open_tmp: Path) -> None:
+    """The owner writes postmaster.pid, and a shell of root may stand in the data directory."""
+    entry = pwd.getpwnam(OWNER)
+    cluster = Cluster(open_tmp, user.Owner(OWNER, entry.pw_uid, entry.pw_gid, impersonated=True))
+    cluster.data.mkdir(mode=0o755)
+    os.chown(cluster.data, entry.pw_uid, entry.pw_gid)
+    with subprocess.Popen(["cat"], cwd=cluster.data, stdin=subprocess.PIPE) as victim:
+        (cluster.data / "postmaster.pid").write_text(f"{victim.pid}\n")
+        assert cluster.postmaster() is None
+        cluster.signal(signal.SIGKILL)
+        assert victim.stdin is not None
+        victim.stdin.close()
+        assert victim.wait(10) == 0
 
 
 def test_configured_user_becomes_the_owner_and_stays_it(open_tmp: Path, make_server: Make) -> None:

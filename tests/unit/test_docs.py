@@ -76,7 +76,7 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:
-    drawn = dict(re.findall(r"(?m)^[ │├└─]*(\w+) +(\d\d)  ", errors.__doc__ or ""))
+    drawn = dict(re.findall(r"(?m)^[ │├└─]*(\w+) +(\d+)  ", errors.__doc__ or ""))
     assert {name: int(code) for name, code in drawn.items()} == {
         kind.__name__: kind.exit_code for kind in _leaves(VkTeamsError)
     }

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import pwd
 import stat
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import pytest
 
 from tests.harness.waiting import until
 from vkteams_daemon.daemon.process import holder as holders
-from vkteams_daemon.daemon.process.holder import Holder, find_holder, read_pid
+from vkteams_daemon.daemon.process.holder import Holder, doubt, find_holder, read_pid
 from vkteams_daemon.daemon.process.pidfile import PidFile, PidFileLocked
 from vkteams_daemon.errors import AlreadyRunning, CannotCreate, PermissionRefused
 
@@ -26,6 +28,7 @@ PidFile(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 time.sleep(600)
 """
+_AS_VKTEAMSD = "open('/proc/self/comm', 'w').write('vkteamsd')\n"  # as daemon/main.py does
 _FLOCK_ONLY = """
 import fcntl, os, sys, time
 descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o644)
@@ -45,15 +48,19 @@ def other(path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the PID file."""
     with _python(_HOLD, path) as process:
         yield process
-        process.kill()
 
 
-def _python(program: str, *arguments: object, prefix: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [*prefix, sys.executable, "-c", program, *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "held\n"
-    return process
+@contextlib.contextmanager
+def _python(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that runs the program and has said `held`; it is killed at the end of the block."""
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_file_is_readable_while_held_and_removed_on_release(path: Path) -> None:
@@ -240,22 +247,80 @@ print(holder.find_holder(Path({str(path)!r})))
 def test_a_lock_without_the_record_lock_is_found_in_proc_locks(path: Path) -> None:
     with _python(_FLOCK_ONLY, path) as other:
         assert find_holder(path) == Holder(other.pid)
-        other.kill()
     assert find_holder(path) is None
 
 
-def test_file_number_decides_when_device_numbers_differ(
+def test_lock_of_another_file_with_the_same_inode_number_counts_for_nothing(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path.write_text("4711\n")
+    """The user of the daemon may write any number into the file, and choose an inode number on another file system."""
     locks = tmp_path / "locks"
     monkeypatch.setattr(holders, "_LOCKS", locks)
-    inode = path.stat().st_ino
-    waiter = "1: -> FLOCK  ADVISORY  WRITE 1 0:1:2 0 EOF"
-    locks.write_text(f"1: FLOCK  ADVISORY  WRITE 4712 00:7f:{inode} 0 EOF\n{waiter}\n")
-    assert find_holder(path) is None
-    locks.write_text(f"1: FLOCK  ADVISORY  WRITE 4711 00:7f:{inode} 0 EOF\n")
-    assert find_holder(path) == Holder(4711)
+    with _python(_FLOCK_ONLY, tmp_path / "elsewhere") as victim:
+        path.write_text(f"{victim.pid}\n")
+        waiter = "1: -> FLOCK  ADVISORY  WRITE 1 0:1:2 0 EOF"
+        locks.write_text(f"1: FLOCK  ADVISORY  WRITE {victim.pid} 00:7f:{path.stat().st_ino} 0 EOF\n{waiter}\n")
+        assert find_holder(path) is None
+        assert str(doubt(path, victim.pid)).startswith("its name is 'python")
+
+
+def test_flock_of_this_very_file_is_found_where_device_numbers_differ(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(holders, "_LOCKS", tmp_path / "locks")
+    with _python(_FLOCK_ONLY, path) as other:
+        line = f"1: FLOCK  ADVISORY  WRITE {other.pid} 00:7f:{path.stat().st_ino} 0 EOF\n"
+        (tmp_path / "locks").write_text(line)
+        assert find_holder(path) == Holder(other.pid)
+
+
+@pytest.mark.parametrize("program", [_HOLD, _FLOCK_ONLY], ids=["both locks", "flock alone"])
+def test_vkteamsd_that_holds_the_lock_is_proven(path: Path, program: str) -> None:
+    with _python(_AS_VKTEAMSD + program, path) as process:
+        assert doubt(path, process.pid) is None
+    with PidFile(path):
+        assert doubt(path, os.getpid()) is None
+
+
+def test_holder_of_another_name_is_not_proven(path: Path, other: subprocess.Popen[str]) -> None:
+    assert str(doubt(path, other.pid)).startswith("its name is 'python")
+
+
+def test_vkteamsd_without_the_lock_is_not_proven(path: Path, tmp_path: Path) -> None:
+    with _python(_AS_VKTEAMSD + _HOLD, tmp_path / "another.pid") as process:
+        path.write_text(f"{process.pid}\n")
+        assert doubt(path, process.pid) == f"it does not hold the lock of {path}"
+
+
+def test_lock_of_a_file_with_a_second_name_proves_nothing(path: Path, tmp_path: Path) -> None:
+    with _python(_AS_VKTEAMSD + _HOLD, tmp_path / "another.pid") as process:
+        path.hardlink_to(tmp_path / "another.pid")
+        assert doubt(path, process.pid) == f"{path} is no file of its own"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+@pytest.mark.parametrize("given", ["file", "directory and file"])
+def test_vkteamsd_of_another_user_than_the_files_is_not_proven(path: Path, given: str) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    with _python(_AS_VKTEAMSD + _HOLD, path) as victim:
+        os.chown(path, nobody, -1)
+        if given != "file":
+            os.chown(path.parent, nobody, -1)
+        assert doubt(path, victim.pid) == f"it does not run as the user that {path} belongs to"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+def test_vkteamsd_of_another_user_than_the_directorys_is_not_proven(open_tmp: Path) -> None:
+    path = open_tmp / "vkteamsd.pid"
+    path.touch()
+    os.chown(path, pwd.getpwnam("nobody").pw_uid, -1)
+    become = f"import os; os.setuid({pwd.getpwnam('nobody').pw_uid})\n"
+    # What this user cannot read is imported before.
+    program = "from vkteams_daemon.daemon.process.pidfile import PidFile\n" + _AS_VKTEAMSD + become + _HOLD
+    with _python(program, path) as process:
+        assert doubt(path, process.pid) is None, "the directory is root's"
+        os.chown(open_tmp, pwd.getpwnam("daemon").pw_uid, -1)
+        assert doubt(path, process.pid) == f"it does not run as the user that {open_tmp} belongs to"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a PID namespace")

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import status as status_file
-from vkteams_daemon.daemon.process.holder import Holder, find_holder, read_pid
+from vkteams_daemon.daemon.process.holder import Holder, doubt, find_holder, read_pid
 from vkteams_daemon.daemon.status import Status
-from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.errors import PermissionRefused, VkTeamsError
 
 State = Literal["running", "standby", "starting", "degraded", "stopping", "stale", "dead", "not running", "unknown"]
 
@@ -90,6 +90,7 @@ def probe(config: Config) -> DaemonHealth:
         if holder is None and file_exists:
             time.sleep(_SETTLE_TIME)
             holder, file_exists = _find_holder(config)
+        reason = _doubt(config, holder)
     except (VkTeamsError, OSError) as error:
         return DaemonHealth("unknown", None, None, None, str(error))
     stopped: State = "dead" if file_exists else "not running"
@@ -103,6 +104,9 @@ def probe(config: Config) -> DaemonHealth:
     age = (datetime.now(UTC) - status.updated_at).total_seconds() if status else None
     if holder is None:
         return DaemonHealth(stopped, None, status, age)
+    if reason is not None:
+        sentence = f"process {holder.pid} holds {config.pid_file} and is not proven to be vkteamsd: {reason}"
+        return DaemonHealth("unknown", None, None, None, sentence)
     return _running(config, holder, status, age)
 
 
@@ -110,6 +114,18 @@ def _find_holder(config: Config) -> tuple[Holder | None, bool]:
     """The holder of the PID file, and whether the file exists."""
     holder = find_holder(config.pid_file)
     return holder, holder is not None or config.pid_file.exists()
+
+
+def _doubt(config: Config, holder: Holder | None) -> str | None:
+    """Why the holder is not proven to be vkteamsd; None if it is, or this user cannot see it."""
+    if holder is None or holder.pid is None:
+        return None
+    try:
+        reason = doubt(config.pid_file, holder.pid)
+    except PermissionRefused:
+        return None
+    # It may have ended since, or another may have taken its place.
+    return reason if reason and find_holder(config.pid_file) == holder else None
 
 
 def _running(config: Config, holder: Holder, status: Status | None, age: float | None) -> DaemonHealth:

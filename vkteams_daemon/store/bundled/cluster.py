@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from vkteams_daemon.errors import CannotCreate, CannotWrite, DatabaseUnavailable
 from vkteams_daemon.store.bundled.listener import DATABASE, PORT, SOCKET
 from vkteams_daemon.store.bundled.programs import MAJOR
 from vkteams_daemon.system.files import fsync_path
+from vkteams_daemon.system.processes import user_of
 from vkteams_daemon.system.user import Owner
 
 ROLE, READER = "vkteams", "vkteams_reader"
@@ -171,13 +173,17 @@ class Cluster:
         return self.postmaster() is not None  # a server started by hand does not hold the lock
 
     def postmaster(self) -> Postmaster | None:
-        """The living process that postmaster.pid names and whose working directory is the data directory."""
+        """The living process of the owner that postmaster.pid names and whose working directory is the data directory.
+
+        The owner writes postmaster.pid, and a shell of root may stand in the data directory. So another user's process
+        is never taken for the server.
+        """
         with self._owner.acting():
             try:
                 lines = (self.data / "postmaster.pid").read_text().split("\n")
                 pid = int(lines[0])
                 # A zombie has no working directory any more.
-                if not Path(f"/proc/{pid}/cwd").samefile(self.data):
+                if not Path(f"/proc/{pid}/cwd").samefile(self.data) or user_of(pid) != self._owner.uid:
                     return None
             except (OSError, ValueError):
                 return None
@@ -187,9 +193,19 @@ class Cluster:
     def signal(self, number: int) -> None:
         """Signal the postmaster, if there is one. SIGINT is PostgreSQL's fast shutdown."""
         postmaster = self.postmaster()
-        if postmaster is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(postmaster.pid, number)
+        if postmaster is None:
+            return
+        try:
+            process = os.pidfd_open(postmaster.pid)
+        except ProcessLookupError:
+            return
+        try:
+            again = self.postmaster()
+            if again is not None and again.pid == postmaster.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(process, number)
+        finally:
+            os.close(process)
 
     def _remove_stale(self, lock_file: Path) -> None:
         """Remove a dead server's lock file where PostgreSQL would not do so itself.

@@ -1,7 +1,8 @@
 """The process that holds the PID file's lock, and signals to it.
 
 A signal goes through a descriptor of the process (pidfd), never to a number: another program may have got the number
-since.
+since. It goes only to a process that is proven to be vkteamsd (`holder.doubt`). The init script, the package's scripts
+and logrotate call vkteamsctl, so each of their signals passes here too.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon.process.holder import find_holder
-from vkteams_daemon.errors import NotRunning, PermissionRefused
+from vkteams_daemon.daemon.process.holder import doubt, find_holder
+from vkteams_daemon.errors import DaemonUnproven, NotRunning, PermissionRefused
+from vkteams_daemon.system.processes import alive
 
 _ATTEMPTS = 10  # to open the holder before another process takes its place
 
@@ -49,11 +51,12 @@ class RunningDaemon:
 
 @contextlib.contextmanager
 def running_daemon(config: Config) -> Iterator[RunningDaemon]:
-    """The process that holds the lock, for a `with` block.
+    """The vkteamsd that holds the lock, for a `with` block.
 
     Raises:
         NotRunning: no process holds it.
-        PermissionRefused: the holder is in another PID namespace.
+        DaemonUnproven: the process that holds it is not proven to be vkteamsd.
+        PermissionRefused: the holder is in another PID namespace, or this user may not look at it.
     """
     for _ in range(_ATTEMPTS):
         process = find_holder(config.pid_file)
@@ -68,14 +71,25 @@ def running_daemon(config: Config) -> Iterator[RunningDaemon]:
             descriptor = os.pidfd_open(process.pid)
         except ProcessLookupError:
             continue
-        # Asked again after opening: if the holder is still the same, the descriptor is the holder's.
-        if find_holder(config.pid_file) == process:
+        try:
+            # Asked after opening, and looked at once more: what was found out is about the descriptor's process.
             try:
-                yield RunningDaemon(process.pid, descriptor)
-            finally:
-                os.close(descriptor)
+                reason = doubt(config.pid_file, process.pid)
+            except PermissionRefused:
+                if alive(descriptor):
+                    raise
+                continue
+            if find_holder(config.pid_file) != process or not alive(descriptor):
+                continue
+            if reason is not None:
+                raise DaemonUnproven(
+                    f"process {process.pid} holds {config.pid_file} and is not proven to be vkteamsd: {reason}",
+                    hint="It gets no signal. If it is vkteamsd, end it by hand.",
+                )
+            yield RunningDaemon(process.pid, descriptor)
             return
-        os.close(descriptor)
+        finally:
+            os.close(descriptor)
     raise NotRunning("vkteamsd is not running", hint=f"No process holds {config.pid_file}.")
 
 
