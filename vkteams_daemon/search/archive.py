@@ -299,9 +299,10 @@ class Archive:
                 connection.execute(f"SET LOCAL ROLE {READER}".encode())
             # JIT compilation of a statement takes longer than any of ours runs.
             connection.execute(
-                "SELECT set_config('statement_timeout', %s, true), set_config('jit', 'off', true),"
+                "SELECT pg_catalog.set_config('statement_timeout', %s, true), pg_catalog.set_config('jit',"
+                " 'off', true),"
                 # Counting by person is twice as fast in memory as on disk.
-                " set_config('work_mem', '32MB', true)",
+                " pg_catalog.set_config('work_mem', '32MB', true)",
                 (str(max(1, int(timeout * 1000))),),
             )
             yield connection

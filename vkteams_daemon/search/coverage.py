@@ -16,14 +16,15 @@ def coverage(connection: Connection, chat_ids: Collection[str] | None = None) ->
     row = connection.execute(
         "SELECT"
         # Chat by chat, so that each minimum is the first entry of an index.
-        " (SELECT min(first) FROM (SELECT min(sent_at) AS first FROM messages WHERE %(chats)s::text[] IS NULL"
-        "   UNION ALL SELECT (SELECT min(sent_at) FROM messages m WHERE m.chat_id = c.chat_id)"
-        "   FROM unnest(%(chats)s::text[]) AS c (chat_id)) AS firsts),"
+        " (SELECT pg_catalog.min(first) FROM (SELECT pg_catalog.min(sent_at) AS first FROM messages WHERE"
+        " %(chats)s::text[] IS NULL"
+        "   UNION ALL SELECT (SELECT pg_catalog.min(sent_at) FROM messages m WHERE m.chat_id = c.chat_id)"
+        "   FROM pg_catalog.unnest(%(chats)s::text[]) AS c (chat_id)) AS firsts),"
         " (SELECT count(*) FROM embedding_queue WHERE model_id = %(model)s AND kind = 'message'"
         "   AND (%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s))),"
         " (SELECT count(*) FROM events WHERE error IS NOT NULL"
         "   AND (%(chats)s::text[] IS NULL OR chat_id IS NULL OR chat_id = ANY(%(chats)s))),"
-        " (SELECT coalesce(sum(generation - 1), 0) FROM bots)",
+        " (SELECT coalesce(pg_catalog.sum(generation - 1), 0) FROM bots)",
         {"chats": chats, "model": model and model.model_id},
         prepare=False,
     ).fetchone()

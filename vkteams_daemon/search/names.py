@@ -10,7 +10,7 @@ from vkteams_daemon.store.connections import Connection
 def names(connection: Connection, user_ids: Iterable[str]) -> dict[str, str]:
     """People's names by user id: first and last name, otherwise the nick. People with neither are left out."""
     rows = connection.execute(
-        "SELECT user_id, coalesce(nullif(concat_ws(' ', first_name, last_name), ''), nick) FROM users"
+        "SELECT user_id, coalesce(nullif(pg_catalog.concat_ws(' ', first_name, last_name), ''), nick) FROM users"
         " WHERE user_id = ANY(%s)",
         (list(user_ids),),
     )

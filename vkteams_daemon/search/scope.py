@@ -79,7 +79,7 @@ class Scope:
 def with_threads(connection: Connection, chat_ids: Collection[str]) -> list[str]:
     """These chats, and the threads that hang on their messages: a thread is a chat of its own."""
     rows = connection.execute(
-        "SELECT chat_id FROM unnest(%(chats)s::text[]) AS c (chat_id)"
+        "SELECT chat_id FROM pg_catalog.unnest(%(chats)s::text[]) AS c (chat_id)"
         " UNION SELECT chat_id FROM chats WHERE parent_chat_id = ANY(%(chats)s) ORDER BY 1",
         {"chats": sorted(chat_ids)},
     )
@@ -108,7 +108,7 @@ def existing(
     if chat_ids is None:
         return None
     unknown_chat = connection.execute(
-        "SELECT chat_id FROM unnest(%s::text[]) AS c (chat_id) WHERE NOT EXISTS (SELECT FROM chats"
+        "SELECT chat_id FROM pg_catalog.unnest(%s::text[]) AS c (chat_id) WHERE NOT EXISTS (SELECT FROM chats"
         " WHERE chats.chat_id = c.chat_id) AND NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id)",
         (list(chat_ids),),
     ).fetchone()

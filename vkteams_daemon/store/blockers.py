@@ -33,9 +33,9 @@ _STATEMENT_TIMEOUT = "5s"
 
 _CHAIN = (
     "WITH RECURSIVE chain (pid) AS ({seeds} UNION"
-    " SELECT b.pid FROM chain CROSS JOIN LATERAL unnest(pg_catalog.pg_blocking_pids(chain.pid)) AS b (pid))"
+    " SELECT b.pid FROM chain CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(chain.pid)) AS b (pid))"
     " SELECT chain.pid, a.backend_start, coalesce(a.usename::text, ''), coalesce(a.application_name, ''),"
-    " host(a.client_addr), coalesce(a.state = 'active', false), a.state_change, p.bytes_processed,"
+    " pg_catalog.host(a.client_addr), coalesce(a.state = 'active', false), a.state_change, p.bytes_processed,"
     " coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8,"
     " coalesce(a.wait_event_type = 'Client', false), coalesce(a.wait_event_type = 'Lock', false),"
     " coalesce(a.usename = %(reader)s OR (a.usename = current_user AND a.application_name LIKE 'vkteams%%'), false),"
@@ -44,7 +44,7 @@ _CHAIN = (
     " FROM chain LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = chain.pid"
     " LEFT JOIN pg_catalog.pg_stat_progress_copy p ON p.pid = chain.pid WHERE chain.pid <> ALL(%(waiting)s::int[])"
 )
-_OF_WAITING = _CHAIN.format(seeds="SELECT unnest(%(waiting)s::int[])")
+_OF_WAITING = _CHAIN.format(seeds="SELECT pg_catalog.unnest(%(waiting)s::int[])")
 # A session that only tries to get an advisory lock does not wait, so nobody blocks it.
 _OF_ADVISORY = (
     "SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"

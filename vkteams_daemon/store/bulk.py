@@ -39,9 +39,11 @@ class ColumnSet:
             json: serialises a value of a JSON column; it is not called for None.
         """
         arrays = list(zip(*self._serialised(rows, json), strict=True)) or [()] * len(self.columns)
-        placeholders = ", ".join(f"%b::{'text' if kind == 'jsonb' else kind}[]" for _, kind in self.columns)
+        columns = ", ".join(
+            f"pg_catalog.unnest(%b::{'text' if kind == 'jsonb' else kind}[])" for _, kind in self.columns
+        )
         names = ", ".join(name for name, _ in self.columns)
-        source = f"unnest({placeholders}) AS incoming({names})"
+        source = f"ROWS FROM ({columns}) AS incoming({names})"
         return connection.execute(
             statement.format(incoming=source, prefix=prefix).encode(), [list(array) for array in arrays]
         )

@@ -32,10 +32,10 @@ _ENQUEUE_PAGE = (
     " ON CONFLICT DO NOTHING RETURNING 1)"
     " SELECT (SELECT count(*) FROM enqueued), chat_id, msg_id FROM page ORDER BY chat_id DESC, msg_id DESC LIMIT 1"
 )
-_MODELS_LOCK = "hashtextextended('vkteams models ' || current_schema(), 0)"
+_MODELS_LOCK = "pg_catalog.hashtextextended('vkteams models ' || current_schema()::text, 0::bigint)"
 # A lock of its own: the registration of a model must not wait for the build of an index. Nor must the build wait for
 # the snapshot of a transaction that waits for the lock.
-_INDEX_LOCK = "hashtextextended('vkteams index ' || current_schema(), 0)"
+_INDEX_LOCK = "pg_catalog.hashtextextended('vkteams index ' || current_schema()::text, 0::bigint)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ def register(connection: Connection, name: str, fingerprint: str, dims: int) -> 
     """
     with translate_errors(), connection.transaction():
         schema.fence(connection)
-        connection.execute(f"SELECT pg_advisory_xact_lock({_MODELS_LOCK})".encode())
+        connection.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_MODELS_LOCK})".encode())
         row = connection.execute(
             f"SELECT {_MODEL_COLUMNS} FROM embedding_models WHERE fingerprint = %s".encode(), (fingerprint,)
         ).fetchone()
@@ -153,7 +153,7 @@ def has_index(connection: Connection, model_id: int) -> bool:
     """Whether the model's index exists and is valid."""
     with translate_errors():
         row = connection.execute(
-            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass(%s)", (index_name(model_id),)
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = pg_catalog.to_regclass(%s)", (index_name(model_id),)
         ).fetchone()
     return bool(row and row[0])
 
@@ -197,13 +197,13 @@ def ensure_index(connection: Connection, model: StoredModel, holders: SilentSess
                     "RESET maintenance_work_mem; RESET min_parallel_table_scan_size;"
                     " RESET max_parallel_maintenance_workers"
                 )
-                connection.execute(f"SELECT pg_advisory_unlock({_INDEX_LOCK})".encode())
+                connection.execute(f"SELECT pg_catalog.pg_advisory_unlock({_INDEX_LOCK})".encode())
     return True
 
 
 def _try_index_lock(connection: Connection, holders: SilentSessions | None) -> bool:
     while True:
-        row = connection.execute(f"SELECT pg_try_advisory_lock({_INDEX_LOCK})".encode()).fetchone()
+        row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_INDEX_LOCK})".encode()).fetchone()
         if row and row[0]:
             return True
         if not (holders or SilentSessions()).end_holders(connection, _INDEX_LOCK, {}):
@@ -220,7 +220,7 @@ def activate_if_complete(connection: Connection, model: StoredModel) -> bool:
     """Make a building model active if no queue row waits for it, and retire the active one; returns whether it did."""
     with translate_errors(), connection.transaction():
         schema.fence(connection)
-        connection.execute(f"SELECT pg_advisory_xact_lock({_MODELS_LOCK})".encode())
+        connection.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_MODELS_LOCK})".encode())
         row = connection.execute(
             "SELECT state = 'building' AND NOT EXISTS (SELECT FROM embedding_queue q WHERE q.model_id = m.model_id"
             " AND q.not_before < 'infinity') FROM embedding_models m WHERE model_id = %s",
@@ -252,7 +252,7 @@ def delete_retired(connection: Connection, holders: SilentSessions | None = None
             while count == batch:
                 with connection.transaction():
                     schema.fence(connection)
-                    connection.execute(f"SELECT pg_advisory_xact_lock({_MODELS_LOCK})".encode())
+                    connection.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_MODELS_LOCK})".encode())
                     if not _is_retired(connection, model_id):
                         break
                     connection.execute("DELETE FROM embedding_queue WHERE model_id = %s", (model_id,))
@@ -272,12 +272,15 @@ def _drop_retired_index(connection: Connection, model_id: int, holders: SilentSe
     if not _try_index_lock(connection, holders):
         return
     try:
-        connection.execute(f"SELECT pg_advisory_lock({_MODELS_LOCK})".encode())
+        connection.execute(f"SELECT pg_catalog.pg_advisory_lock({_MODELS_LOCK})".encode())
         if _is_retired(connection, model_id):
             connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(model_id)}".encode())
     finally:
         if not connection.closed:
-            connection.execute(f"SELECT pg_advisory_unlock({_MODELS_LOCK}), pg_advisory_unlock({_INDEX_LOCK})".encode())
+            connection.execute(
+                f"SELECT pg_catalog.pg_advisory_unlock({_MODELS_LOCK}),"
+                f" pg_catalog.pg_advisory_unlock({_INDEX_LOCK})".encode()
+            )
 
 
 def _is_retired(connection: Connection, model_id: int) -> bool:

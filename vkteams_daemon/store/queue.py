@@ -117,7 +117,8 @@ def stored_vectors(connection: Connection, model_id: int, hashes: Sequence[bytes
     rows = (
         connection.cursor(binary=True)
         .execute(
-            "SELECT hashes.text_hash, e.embedding FROM unnest(%b::bytea[]) AS hashes (text_hash) CROSS JOIN LATERAL"
+            "SELECT hashes.text_hash, e.embedding FROM pg_catalog.unnest(%b::bytea[]) AS hashes (text_hash)"
+            " CROSS JOIN LATERAL"
             " (SELECT embedding FROM embeddings e WHERE e.model_id = %s AND e.text_hash = hashes.text_hash"
             " LIMIT 1) AS e",
             (list(hashes), model_id),
@@ -195,7 +196,7 @@ def retry(connection: Connection) -> int:
             "UPDATE embedding_queue SET attempts = 0, not_before = clock_timestamp(), last_error = NULL"
             " WHERE not_before = 'infinity'"
         ).rowcount
-        connection.execute("SELECT pg_notify('vkteams_queue', '')")
+        connection.execute("SELECT pg_catalog.pg_notify('vkteams_queue', '')")
     return count
 
 
@@ -288,7 +289,7 @@ def _delay_or_park(connection: Connection, model_id: int, failure: EmbeddingFail
         _delete_vectors(connection, model_id, [claim])  # vectors of an earlier text of the message
     connection.execute(
         "UPDATE embedding_queue SET attempts = attempts + 1, last_error = %s,"
-        " not_before = coalesce(clock_timestamp() + make_interval(secs => %s), 'infinity')"
+        " not_before = coalesce(clock_timestamp() + pg_catalog.make_interval(secs => %s), 'infinity')"
         " WHERE chat_id = %s AND msg_id = %s AND model_id = %s AND kind = %s",
         (failure.error[:500], failure.delay, claim.chat_id, claim.msg_id, model_id, claim.kind),
     )

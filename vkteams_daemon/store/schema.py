@@ -46,7 +46,7 @@ def schema_version(connection: Connection) -> int:
     """The version of the schema that this connection uses; 0 if it has no archive."""
     if not _has_version_table(connection):
         return 0
-    row = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchone()
+    row = connection.execute("SELECT coalesce(pg_catalog.max(version), 0) FROM schema_version").fetchone()
     return int(row[0]) if row else 0
 
 
@@ -159,7 +159,7 @@ def apply_migrations(
                 applied.append(number)
         finally:
             if not connection.closed and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
-                connection.execute(f"SELECT pg_advisory_unlock({_MIGRATION_LOCK})".encode())
+                connection.execute(f"SELECT pg_catalog.pg_advisory_unlock({_MIGRATION_LOCK})".encode())
     check_version(connection)
     return applied
 
@@ -174,7 +174,7 @@ def _lock_migrations(connection: Connection, lock_timeout: float, patience: floa
     deadline = time.monotonic() + lock_timeout
     sessions = blockers.SilentSessions(patience)
     while True:
-        row = connection.execute(f"SELECT pg_try_advisory_lock({_MIGRATION_LOCK})".encode()).fetchone()
+        row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_MIGRATION_LOCK})".encode()).fetchone()
         if row and row[0]:
             return
         if sessions.end_holders(connection, _MIGRATION_LOCK, {}):

@@ -189,7 +189,7 @@ def user_profile(connection: Connection, user_id: str, scope: Scope, budget: Tok
 def _count_by_chat(connection: Connection, scope: Scope) -> list[tuple[Any, ...]]:
     """(chat_id, messages, first, last) of each chat of the scope, most messages first."""
     return connection.execute(
-        "SELECT m.chat_id, count(*), min(m.sent_at), max(m.sent_at) FROM messages m"
+        "SELECT m.chat_id, count(*), pg_catalog.min(m.sent_at), pg_catalog.max(m.sent_at) FROM messages m"
         f" WHERE {scope.condition} GROUP BY m.chat_id ORDER BY count(*) DESC, m.chat_id".encode(),
         scope.parameters,
         prepare=False,

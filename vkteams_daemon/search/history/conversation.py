@@ -89,7 +89,8 @@ def thread(connection: Connection, chat_id: str, msg_id: str, scope: Scope) -> l
         "), middle AS (SELECT sent_at FROM up WHERE steps = 0)"
         " SELECT m.chat_id, m.msg_id FROM linked l"
         f" JOIN messages m ON m.chat_id = %(chat)s AND m.msg_id = l.msg_id WHERE {scope.condition}"
-        " ORDER BY m.msg_id <> %(message)s, abs(extract(epoch FROM m.sent_at - (SELECT sent_at FROM middle)))"
+        " ORDER BY m.msg_id <> %(message)s, pg_catalog.abs(extract(epoch FROM m.sent_at - (SELECT sent_at FROM"
+        " middle)))"
         f" LIMIT {_MAX_LINKED}",
         {**scope.parameters, "chat": chat_id, "message": msg_id},
     )
@@ -167,7 +168,7 @@ def _threads(connection: Connection, linked: Sequence[ArchivedMessage], scope: S
     return _read(
         connection,
         # By each thread's own index: threads are short, and may lie far back.
-        "SELECT m.chat_id, m.msg_id FROM unnest(%(threads)s::text[]) AS t (chat_id) CROSS JOIN LATERAL"
+        "SELECT m.chat_id, m.msg_id FROM pg_catalog.unnest(%(threads)s::text[]) AS t (chat_id) CROSS JOIN LATERAL"
         " (SELECT m.chat_id, m.msg_id, m.sent_at FROM messages m"
         f"  WHERE m.chat_id = t.chat_id AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {_MAX_IN_THREADS}) AS m"
         f" ORDER BY m.sent_at DESC, m.msg_id DESC LIMIT {_MAX_IN_THREADS}",
@@ -191,8 +192,9 @@ def _read(connection: Connection, keys: str, parameters: dict[str, Any]) -> list
     rows = connection.execute(
         f"WITH wanted AS MATERIALIZED ({keys})"
         " SELECT m.chat_id, m.msg_id, m.user_id, m.sent_at, coalesce(m.text, ''), m.reply_to_msg_id,"
-        " m.edited_at IS NOT NULL, CASE WHEN jsonb_typeof(m.parts) = 'array' THEN"
-        "  ARRAY(SELECT p ->> 'type' FROM jsonb_array_elements(m.parts) AS p WHERE p ->> 'type' IS NOT NULL) END"
+        " m.edited_at IS NOT NULL, CASE WHEN pg_catalog.jsonb_typeof(m.parts) = 'array' THEN"
+        "  ARRAY(SELECT p ->> 'type' FROM pg_catalog.jsonb_array_elements(m.parts) AS p WHERE p ->> 'type' IS"
+        " NOT NULL) END"
         " FROM wanted w JOIN messages m ON m.chat_id = w.chat_id AND m.msg_id = w.msg_id"
         " ORDER BY m.sent_at, m.chat_id, m.msg_id".encode(),
         parameters,

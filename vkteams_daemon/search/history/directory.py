@@ -49,8 +49,9 @@ def _counts(scope: Scope, by: str, other: str) -> str:
     """A query that counts messages by one column, and for each of its values the distinct values of the other one."""
     # Grouped twice: count(DISTINCT …) would sort everything.
     return (
-        f"SELECT {by}, sum(n)::bigint AS messages, count({other}) AS others, min(first) AS first, max(last) AS last"
-        f" FROM (SELECT {by}, {other}, count(*) AS n, min(sent_at) AS first, max(sent_at) AS last"
+        f"SELECT {by}, pg_catalog.sum(n)::bigint AS messages, pg_catalog.count({other}) AS others,"
+        f" pg_catalog.min(first) AS first, pg_catalog.max(last) AS last"
+        f" FROM (SELECT {by}, {other}, count(*) AS n, pg_catalog.min(sent_at) AS first, pg_catalog.max(sent_at) AS last"
         f"  FROM messages m WHERE {scope.condition} GROUP BY {by}, {other}) AS pairs GROUP BY {by}"
     )
 

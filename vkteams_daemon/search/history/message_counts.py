@@ -74,8 +74,9 @@ def message_counts(connection: Connection, part: CountedPart) -> MessageCounts:
     """Count the messages of this part, reading each of them once."""
     rows = connection.execute(
         f"WITH c AS MATERIALIZED (SELECT grouping(chat_id, user_id, {_DAY}) AS g, chat_id, user_id, {_DAY} AS day,"
-        "  count(*) AS n, count(edited_at) AS edited, count(deleted_at) AS deleted, min(sent_at) AS first,"
-        f"  max(sent_at) AS last FROM messages {part.where('sent_at')}"
+        "  count(*) AS n, pg_catalog.count(edited_at) AS edited, pg_catalog.count(deleted_at) AS deleted,"
+        " pg_catalog.min(sent_at) AS first,"
+        f"  pg_catalog.max(sent_at) AS last FROM messages {part.where('sent_at')}"
         f"  GROUP BY GROUPING SETS ((), (chat_id), (user_id), ({_DAY})))"
         " SELECT g, NULL::text, n, edited, deleted, first, last, NULL::date,"
         f"  (SELECT count(*) FROM c WHERE g = {_CHAT}),"
@@ -106,7 +107,7 @@ def message_counts(connection: Connection, part: CountedPart) -> MessageCounts:
 
 def lag(connection: Connection, part: CountedPart) -> Lag:
     """How far the archive lagged behind with the newest messages of this part."""
-    percentiles = "percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY extract(epoch FROM {})::float8)"
+    percentiles = "pg_catalog.percentile_cont(ARRAY[0.5, 0.99]) WITHIN GROUP (ORDER BY extract(epoch FROM {})::float8)"
     row = connection.execute(
         "WITH newest AS MATERIALIZED (SELECT chat_id, msg_id, sent_at, received_at, version FROM messages"
         # A row of version 0 comes from a pin or a deletion: its message has not just arrived.

@@ -30,13 +30,13 @@ def statistics(
         # Three subqueries, so that each is answered from an index of its own.
         f"SELECT (SELECT count(*) FROM events {part.where('received_at')}),"
         f" (SELECT count(*) FROM events {part.where('received_at', 'error IS NOT NULL')}),"
-        f" (SELECT max(received_at) FROM events {part.where('received_at')})",
+        f" (SELECT pg_catalog.max(received_at) FROM events {part.where('received_at')})",
         part.values,
     )
     (versions,) = _row(connection, f"SELECT count(*) FROM message_versions {part.where('replaced_at')}", part.values)
     queued, parked, oldest_queued_at = _row(
         connection,
-        "SELECT count(*), count(*) FILTER (WHERE not_before = 'infinity'), min(enqueued_at)"
+        "SELECT count(*), count(*) FILTER (WHERE not_before = 'infinity'), pg_catalog.min(enqueued_at)"
         f" FROM embedding_queue q {part.of_messages('q')}",
         part.values,
     )

@@ -74,7 +74,7 @@ def _score(
         f" WHERE m.search @@ %(rarest)s::tsquery AND {scope.condition}"
         f" ORDER BY m.sent_at DESC LIMIT {CANDIDATES}),"
         f" weighed AS (SELECT c.chat_id, c.msg_id, c.sent_at, {' + '.join(weights)} AS weight,"
-        "  length(c.search) / avg(length(c.search)) OVER () AS long FROM candidates c)"
+        "  pg_catalog.length(c.search) / pg_catalog.avg(pg_catalog.length(c.search)) OVER () AS long FROM candidates c)"
         f" SELECT chat_id, msg_id, weight, weight * {1 + _K1} / (1 + {_K1} * (1 - {_B} + {_B} * long)) AS score"
         " FROM weighed ORDER BY score DESC, sent_at DESC, chat_id, msg_id LIMIT %(limit)s".encode(),
         parameters,

@@ -84,7 +84,7 @@ def matching(connection: Connection, query: Query, scope: Scope, limit: int) -> 
         "WITH candidates AS MATERIALIZED ("
         "  SELECT m.chat_id, m.msg_id, m.sent_at, m.search FROM messages m"
         f"  WHERE m.search @@ %(query)s::tsquery AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {CANDIDATES})"
-        " SELECT chat_id, msg_id, ts_rank_cd(search, %(query)s::tsquery) AS score FROM candidates"
+        " SELECT chat_id, msg_id, pg_catalog.ts_rank_cd(search, %(query)s::tsquery) AS score FROM candidates"
         " ORDER BY score DESC, sent_at DESC, chat_id, msg_id LIMIT %(limit)s".encode(),
         {**scope.parameters, "query": query.tsquery, "limit": limit},
         prepare=False,
@@ -104,8 +104,9 @@ def snippets(connection: Connection, ranked: list[Ranked], query: Query) -> list
     if not ranked or not tsquery:
         return [""] * len(ranked)
     rows = connection.execute(
-        "SELECT r.place, ts_headline('vkteams'::regconfig, translate(left(m.text, 100000), %(signs)s, ''), "
-        f" %(query)s::tsquery, CASE WHEN length(m.text) <= {_SHORT} THEN %(whole)s ELSE %(fragments)s END)"
+        "SELECT r.place, pg_catalog.ts_headline('vkteams'::regconfig,"
+        " pg_catalog.translate(pg_catalog.left(m.text, 100000), %(signs)s, ''), "
+        f" %(query)s::tsquery, CASE WHEN pg_catalog.length(m.text) <= {_SHORT} THEN %(whole)s ELSE %(fragments)s END)"
         " FROM unnest(%(chats)s::text[], %(messages)s::text[]) WITH ORDINALITY AS r (chat_id, msg_id, place)"
         " JOIN messages m ON m.chat_id = r.chat_id AND m.msg_id = r.msg_id".encode(),
         {
@@ -156,7 +157,8 @@ def shown_query(connection: Connection, query: Query, best: Ranked, snippet: str
 def _holds(connection: Connection, message: Ranked, words: list[str]) -> list[bool]:
     """Whether the message holds each of these words."""
     rows = connection.execute(
-        b"SELECT m.search @@ q.tsquery::tsquery FROM unnest(%s::text[]) WITH ORDINALITY AS q (tsquery, place)"
+        b"SELECT m.search @@ q.tsquery::tsquery FROM pg_catalog.unnest(%s::text[]) WITH ORDINALITY AS q"
+        b" (tsquery, place)"
         b" JOIN messages m ON m.chat_id = %s AND m.msg_id = %s ORDER BY q.place",
         (tsqueries(connection, [Term(word) for word in words]), message.chat_id, message.msg_id),
     )

@@ -33,7 +33,7 @@ _LEAST = 0.05
 _DECAY_HOURS = 1.0
 
 _SIGNS = str.maketrans(dict.fromkeys(',:;!?()<>[]"«»', " "))
-_COLUMNS = "m.chat_id, m.msg_id, m.user_id, m.sent_at, m.reply_to_msg_id, coalesce(left(m.text, 500), '')"
+_COLUMNS = "m.chat_id, m.msg_id, m.user_id, m.sent_at, m.reply_to_msg_id, coalesce(pg_catalog.left(m.text, 500), '')"
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,9 +132,9 @@ def tsqueries(connection: Connection, terms: Sequence[Term]) -> list[str]:
     if not terms:
         return []
     rows = connection.execute(
-        "SELECT (CASE WHEN t.phrase THEN phraseto_tsquery('vkteams'::regconfig, t.text)"
-        " ELSE plainto_tsquery('vkteams'::regconfig, t.text)"
-        " || plainto_tsquery('vkteams'::regconfig, t.parts) END)::text"
+        "SELECT (CASE WHEN t.phrase THEN pg_catalog.phraseto_tsquery('vkteams'::regconfig, t.text)"
+        " ELSE pg_catalog.plainto_tsquery('vkteams'::regconfig, t.text)"
+        " || pg_catalog.plainto_tsquery('vkteams'::regconfig, t.parts) END)::text"
         " FROM unnest(%s::text[], %s::text[], %s::bool[]) WITH ORDINALITY AS t (text, parts, phrase, place)"
         " ORDER BY t.place",
         (

@@ -85,7 +85,7 @@ class _NearestNeighbours:
         # The filter is materialized first: otherwise the planner walks the whole index and drops nearly all of it.
         sql = (
             f"WITH kept AS MATERIALIZED (SELECT e.chat_id, e.msg_id, e.embedding {self._source}),"
-            f" measured AS (SELECT chat_id, msg_id, min({self._distance('kept')}) AS distance FROM kept"
+            f" measured AS (SELECT chat_id, msg_id, pg_catalog.min({self._distance('kept')}) AS distance FROM kept"
             "   GROUP BY chat_id, msg_id)"
             " SELECT chat_id, msg_id, 1 - distance FROM measured"
             f" ORDER BY distance, chat_id, msg_id LIMIT {int(limit)}"
@@ -96,8 +96,8 @@ class _NearestNeighbours:
         """The nearest by the index; more rows are read as long as the chunks belong to too few messages."""
         count = limit + OVERFETCH
         self._rows(
-            "SELECT set_config('hnsw.iterative_scan', 'relaxed_order', true),"
-            f" set_config('hnsw.ef_search', '{min(max(self.ef_search, count), 1000)}', true)"
+            "SELECT pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true),"
+            f" pg_catalog.set_config('hnsw.ef_search', '{min(max(self.ef_search, count), 1000)}', true)"
         )
         while True:
             rows = self._rows(

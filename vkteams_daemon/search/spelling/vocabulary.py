@@ -51,11 +51,11 @@ class Vocabulary:
         words: dict[str, int] = {}
         for source in (
             "SELECT word, messages FROM words",
-            "SELECT word, ndoc FROM ts_stat('SELECT search FROM messages WHERE deleted_at IS NULL"
+            "SELECT word, ndoc FROM pg_catalog.ts_stat('SELECT search FROM messages WHERE deleted_at IS NULL"
             f" ORDER BY sent_at DESC LIMIT {UNCOUNTED}')",
         ):
             rows = connection.execute(
-                f"SELECT word, max(messages) FROM ({source}) AS s (word, messages)"
+                f"SELECT word, pg_catalog.max(messages) FROM ({source}) AS s (word, messages)"
                 " WHERE word ~ '^[[:alpha:]]{2,40}$' GROUP BY word".encode(),
                 prepare=False,
             )

@@ -47,7 +47,8 @@ def list_cursors(connection: psycopg.Connection[Any]) -> list[BotCursor]:
     with connection.cursor(row_factory=class_row(BotCursor)) as cursor:
         cursor.execute(
             "SELECT b.bot_id, b.nick, b.generation, b.last_event_id, b.epoch, b.updated_at,"
-            " (SELECT max(e.event_id) FROM events e WHERE e.bot_id = b.bot_id AND e.generation = b.generation)"
+            " (SELECT pg_catalog.max(e.event_id) FROM events e WHERE e.bot_id = b.bot_id AND e.generation ="
+            " b.generation)"
             " AS highest_stored FROM bots b ORDER BY b.bot_id"
         )
         return cursor.fetchall()

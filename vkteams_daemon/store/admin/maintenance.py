@@ -31,13 +31,13 @@ def table_sizes(connection: psycopg.Connection[Any]) -> list[TableSize]:
     """The sizes of the archive's tables, the largest first."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
-            "SELECT t.name, nullif(c.reltuples, -1)::bigint, pg_total_relation_size(c.oid),"
+            "SELECT t.name, nullif(c.reltuples, -1)::bigint, pg_catalog.pg_total_relation_size(c.oid),"
             " ARRAY(SELECT i.relname::text FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid"
-            "  WHERE x.indrelid = c.oid ORDER BY pg_relation_size(i.oid) DESC, i.relname),"
-            " ARRAY(SELECT pg_relation_size(i.oid) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid"
-            "  WHERE x.indrelid = c.oid ORDER BY pg_relation_size(i.oid) DESC, i.relname)"
-            " FROM unnest(%s::text[]) AS t (name) JOIN pg_class c ON c.oid = to_regclass(t.name)"
-            " ORDER BY pg_total_relation_size(c.oid) DESC, t.name",
+            "  WHERE x.indrelid = c.oid ORDER BY pg_catalog.pg_relation_size(i.oid) DESC, i.relname),"
+            " ARRAY(SELECT pg_catalog.pg_relation_size(i.oid) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid"
+            "  WHERE x.indrelid = c.oid ORDER BY pg_catalog.pg_relation_size(i.oid) DESC, i.relname)"
+            " FROM pg_catalog.unnest(%s::text[]) AS t (name) JOIN pg_class c ON c.oid = pg_catalog.to_regclass(t.name)"
+            " ORDER BY pg_catalog.pg_total_relation_size(c.oid) DESC, t.name",
             (list(TABLES),),
         )
         return [
@@ -49,7 +49,7 @@ def table_sizes(connection: psycopg.Connection[Any]) -> list[TableSize]:
 def database_size(connection: psycopg.Connection[Any]) -> int:
     """The size of the whole database in bytes, with tables of other programs."""
     with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute("SELECT pg_database_size(current_database())")
+        cursor.execute("SELECT pg_catalog.pg_database_size(current_database())")
         row = cursor.fetchone()
     return int(row[0]) if row else 0
 
@@ -130,12 +130,13 @@ def plan(connection: Connection) -> MaintenancePlan:
 def index_states(connection: Connection) -> list[IndexState]:
     """The indexes of the archive's tables, without those that are being built."""
     rows = connection.execute(
-        "SELECT i.oid::regclass::text, am.amname::text, x.indisvalid, pg_relation_size(i.oid), i.reltuples::float8,"
-        " (SELECT coalesce(sum(s.avg_width), 0)::int FROM unnest(x.indkey) AS k (number)"
+        "SELECT i.oid::regclass::text, am.amname::text, x.indisvalid, pg_catalog.pg_relation_size(i.oid),"
+        " i.reltuples::float8,"
+        " (SELECT coalesce(pg_catalog.sum(s.avg_width), 0)::int FROM pg_catalog.unnest(x.indkey) AS k (number)"
         "  JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number"
         "  JOIN pg_stats s ON s.schemaname = t.relnamespace::regnamespace::text AND s.tablename = t.relname"
         "  AND s.attname = a.attname),"
-        " substring(pg_get_indexdef(i.oid) FROM 'halfvec\\((\\d+)\\)')::int"
+        " substring(pg_catalog.pg_get_indexdef(i.oid) FROM 'halfvec\\((\\d+)\\)')::int"
         " FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid"
         " JOIN pg_am am ON am.oid = i.relam WHERE t.oid = ANY(%s::regclass[])"
         " AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.oid) ORDER BY 1",
@@ -223,7 +224,7 @@ def _collation_has_changed(connection: Connection) -> bool:
     if connection.info.server_version < 150000:
         return False
     row = connection.execute(
-        "SELECT datcollversion IS DISTINCT FROM pg_database_collation_actual_version(oid) FROM pg_database"
+        "SELECT datcollversion IS DISTINCT FROM pg_catalog.pg_database_collation_actual_version(oid) FROM pg_database"
         " WHERE datname = current_database() AND datcollversion IS NOT NULL"
     ).fetchone()
     return bool(row and row[0])

@@ -14,7 +14,7 @@ GROWTH = 0.05  # a new count is due when this share of the messages of the last 
 MIN_MESSAGES = 500  # with fewer messages a search counts words itself, see search.spelling.vocabulary
 _MAX_AGE = "1 day"  # then a new count is due in any case, so that the words of deleted messages disappear
 
-_LOCK = "hashtextextended('vkteams words ' || current_schema(), 0)"
+_LOCK = "pg_catalog.hashtextextended('vkteams words ' || current_schema()::text, 0::bigint)"
 _SOURCE = "SELECT search FROM messages WHERE deleted_at IS NULL"
 
 
@@ -31,16 +31,19 @@ def count_words(connection: Connection) -> bool:
     """
     with translate_errors(), connection.transaction():
         schema.fence(connection)
-        row = connection.execute(f"SELECT pg_try_advisory_xact_lock({_LOCK})".encode()).fetchone()
+        row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_xact_lock({_LOCK})".encode()).fetchone()
         if not row or not row[0] or not _is_due(connection):
             return False
         connection.execute(
-            "CREATE TEMPORARY TABLE new_counts ON COMMIT DROP AS"
-            f" SELECT word, ndoc::bigint AS messages FROM ts_stat('{_SOURCE}') WHERE length(word) <= 64".encode()
+            "CREATE TEMPORARY TABLE pg_temp.new_counts ON COMMIT DROP AS"
+            f" SELECT word, ndoc::bigint AS messages FROM pg_catalog.ts_stat('{_SOURCE}') WHERE"
+            f" pg_catalog.length(word) <= 64".encode()
         )
-        connection.execute("DELETE FROM words w WHERE NOT EXISTS (SELECT FROM new_counts n WHERE n.word = w.word)")
         connection.execute(
-            "INSERT INTO words AS w (word, messages) SELECT word, messages FROM new_counts ORDER BY word"
+            "DELETE FROM words w WHERE NOT EXISTS (SELECT FROM pg_temp.new_counts n WHERE n.word = w.word)"
+        )
+        connection.execute(
+            "INSERT INTO words AS w (word, messages) SELECT word, messages FROM pg_temp.new_counts ORDER BY word"
             " ON CONFLICT (word) DO UPDATE SET messages = excluded.messages WHERE w.messages <> excluded.messages"
         )
         connection.execute(

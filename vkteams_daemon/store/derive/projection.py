@@ -122,11 +122,13 @@ _LOCKED_EVENTS = (
 )
 # The chats share 1,024 lock keys, so that a batch with many chats cannot fill the server's lock table.
 _LOCK_CHATS = (
-    "SELECT pg_advisory_xact_lock(7691, bucket) FROM"
-    " (SELECT DISTINCT hashtext(chat_id) & 1023 AS bucket FROM unnest(%s::text[]) AS chat_id ORDER BY bucket) AS b"
+    "SELECT pg_catalog.pg_advisory_xact_lock(7691, bucket) FROM"
+    " (SELECT DISTINCT pg_catalog.hashtext(chat_id) & 1023 AS bucket FROM pg_catalog.unnest(%s::text[]) AS"
+    " chat_id ORDER BY bucket) AS b"
 )
 _TRY_LOCK_CHATS = (
-    "SELECT chat_id FROM unnest(%s::text[]) AS chat_id WHERE pg_try_advisory_xact_lock(7691, hashtext(chat_id) & 1023)"
+    "SELECT chat_id FROM pg_catalog.unnest(%s::text[]) AS chat_id"
+    " WHERE pg_catalog.pg_try_advisory_xact_lock(7691, pg_catalog.hashtext(chat_id) & 1023)"
 )
 # Folding reads a row and writes it back under a lock, so every statement must see what was committed before it: hence
 # READ COMMITTED. The statements join a few rows by their keys. A wrong estimate, or a plan that was cached while the
@@ -135,7 +137,7 @@ _SETTINGS = (
     "SET default_transaction_isolation = 'read committed'; SET enable_hashjoin = off; SET enable_mergejoin = off;"
     " SET plan_cache_mode = force_custom_plan; SET jit = off"
 )
-_NOTIFY = "SELECT pg_notify('vkteams_queue', '')"
+_NOTIFY = "SELECT pg_catalog.pg_notify('vkteams_queue', '')"
 
 
 class Projection:

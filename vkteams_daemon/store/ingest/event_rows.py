@@ -103,7 +103,7 @@ def stored_identities(
 def highest_id(connection: Connection, bot_id: str, generation: int) -> int:
     """The highest stored id of this generation; 0 if there is none."""
     row = connection.execute(
-        "SELECT max(event_id) FROM events WHERE bot_id = %s AND generation = %s", (bot_id, generation)
+        "SELECT pg_catalog.max(event_id) FROM events WHERE bot_id = %s AND generation = %s", (bot_id, generation)
     ).fetchone()
     return row[0] or 0 if row else 0
 

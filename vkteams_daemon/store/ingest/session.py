@@ -21,7 +21,7 @@ from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.profiles import WRITER
 from vkteams_daemon.system.deadlines import DEADLINES
 
-_LOCK_KEY = "hashtextextended('vkteams bot ' || current_schema() || ' ' || %(bot)s, 0)"
+_LOCK_KEY = "pg_catalog.hashtextextended('vkteams bot ' || current_schema()::text || ' ' || %(bot)s::text, 0::bigint)"
 
 
 class Session:
@@ -80,7 +80,7 @@ class Session:
         """Try to take the bot's lock; the session keeps it. If it is taken, a silent holder is ended."""
         bot = {"bot": bot_id}
         while True:
-            row = connection.execute(f"SELECT pg_try_advisory_lock({_LOCK_KEY})".encode(), bot).fetchone()
+            row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_LOCK_KEY})".encode(), bot).fetchone()
             if row and row[0]:
                 self._holders.forget()
                 return True

@@ -49,7 +49,7 @@ _EVENTS_BY_ARRIVAL = (
     " WHERE received_at >= %(at)s AND (received_at, bot_id, generation, event_id) > (%(at)s, %(bot)s, %(gen)s, %(id)s)"
     " ORDER BY received_at, bot_id, generation, event_id LIMIT %(limit)s"
 )
-_STAGING = "replayed_"
+_STAGING = "pg_temp.replayed_"
 _PEOPLE_TABLES = ("chats", "users", "chat_members")
 _CREATE_STAGING = "; ".join(
     f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGING}{table} (LIKE {table} INCLUDING DEFAULTS INCLUDING INDEXES);"
