@@ -34,7 +34,8 @@ _NO_LIMITS = dict.fromkeys(
 # a call better would run with our rights. The operator is qualified because the administrator's path is still in force.
 _NARROW_SEARCH_PATH = (
     "SELECT pg_catalog.set_config('search_path', CASE WHEN ours IS NULL THEN '' ELSE"
-    " pg_catalog.concat_ws(', ', pg_catalog.quote_ident(ours), pg_catalog.quote_ident(vectors), 'pg_temp') END, false)"
+    " pg_catalog.concat_ws(', ', pg_catalog.quote_ident(ours), CASE WHEN vectors OPERATOR(pg_catalog.<>) ours"
+    " THEN pg_catalog.quote_ident(vectors) END, 'pg_temp') END, false)"
     " FROM (SELECT (SELECT name FROM pg_catalog.unnest(pg_catalog.current_schemas(false)) WITH ORDINALITY"
     "   AS path (name, place) WHERE NOT pg_catalog.starts_with(name::pg_catalog.text, 'pg_') ORDER BY place LIMIT 1),"
     "  (SELECT n.nspname FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n"
