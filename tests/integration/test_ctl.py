@@ -429,7 +429,8 @@ def test_health_where_everything_is_well(
     assert (done.returncode, done.stderr, answer["success"]) == (0, "", True), done.stderr
     data = answer["data"]
     assert list(data) == [
-        "api_connection", "database", "vector_store", "daemon", "retention", "spool", "model", "disk", "problems",
+        "api_connection", "database", "vector_store", "gaps", "daemon", "retention", "spool", "model", "disk",
+        "problems",
     ]  # fmt: skip
     assert (data["api_connection"], data["database"], data["vector_store"], data["model"]) == ("ok", "ok", "off", "ok")
     assert data["daemon"].keys() == {"status", "uptime", "events_processed", "last_activity"}

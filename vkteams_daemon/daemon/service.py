@@ -26,6 +26,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import retention, word_count
 from vkteams_daemon.daemon.opener import DatabaseOpener
 from vkteams_daemon.daemon.polling import spool
+from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
 from vkteams_daemon.daemon.polling.printer import Printer
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
@@ -296,8 +297,9 @@ class Service:
 
     def _open_sink(self, bot: BotInfo) -> Sink:
         config = self.config
+        acknowledged = AcknowledgedFile(config.state_dir, bot.user_id)
         if not config.storage.save:
-            return Printer(config.storage.chat_ids)
+            return Printer(config.storage.chat_ids, acknowledged=acknowledged)
         self._database.open()
         if config.daemon.role == "all" and not self._workers.started:
             self._workers.start(self._pool)
@@ -308,6 +310,7 @@ class Service:
             chat_ids=config.storage.chat_ids,
             write_timeout=config.database.write_timeout,
             patience=config.database.patience,
+            acknowledged=acknowledged,
         )
         self._writer.erase = config.storage.on_delete == "erase"
         return self._writer

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import UTC, datetime
 
 from vkteams_daemon.search.results import Coverage
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.models import active_model
 
 
-def coverage(connection: Connection, chat_ids: Collection[str] | None = None) -> Coverage:
-    """The coverage of the archive, or of these chats."""
+def coverage(
+    connection: Connection,
+    chat_ids: Collection[str] | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> Coverage:
+    """The coverage of the archive, or of these chats.
+
+    A gap whose chats are unknown concerns every chat. Of a gap only the times are told, and not those before `since`.
+
+    Args:
+        connection: to the archive.
+        chat_ids: the chats; None means every chat.
+        since: gaps that end before this time are left out.
+        until: gaps that begin after this time are left out.
+    """
     chats = None if chat_ids is None else sorted(chat_ids)
     model = active_model(connection)
     row = connection.execute(
@@ -29,8 +44,9 @@ def coverage(connection: Connection, chat_ids: Collection[str] | None = None) ->
         prepare=False,
     ).fetchone()
     assert row is not None
-    since, queued, quarantined, restarts = row
-    return Coverage(since, queued if model else None, model.name if model else None, _gaps(quarantined, restarts))
+    archived_since, queued, quarantined, restarts = row
+    gaps = (*_gaps(quarantined, restarts), *_missing(connection, chats, since, until))
+    return Coverage(archived_since, queued if model else None, model.name if model else None, gaps)
 
 
 def _gaps(quarantined: int, restarts: int) -> tuple[str, ...]:
@@ -40,3 +56,28 @@ def _gaps(quarantined: int, restarts: int) -> tuple[str, ...]:
     if restarts:
         gaps.append(f"the API started its ids over {'once' if restarts == 1 else f'{restarts} times'}: check for gaps")
     return tuple(gaps)
+
+
+def _missing(
+    connection: Connection, chats: list[str] | None, since: datetime | None, until: datetime | None
+) -> list[str]:
+    """The gaps that are not dismissed and concern these chats and times, as sentences."""
+    rows = connection.execute(
+        # A clock that was wrong may have made the times change places.
+        "SELECT DISTINCT reason, greatest(least(from_time, to_time), %(since)s::timestamptz),"
+        " greatest(from_time, to_time) FROM gaps WHERE dismissed_at IS NULL"
+        " AND (%(chats)s::text[] IS NULL OR chat_ids IS NULL OR chat_ids && %(chats)s::text[])"
+        " AND (%(since)s::timestamptz IS NULL OR to_time IS NULL OR greatest(from_time, to_time) >= %(since)s)"
+        " AND (%(until)s::timestamptz IS NULL OR from_time IS NULL OR least(from_time, to_time) < %(until)s)"
+        " ORDER BY 2, 3, 1",
+        {"chats": chats, "since": since, "until": until},
+        prepare=False,
+    ).fetchall()
+    return [f"messages {_span(start, end)} may be missing: {reason}" for reason, start, end in rows]
+
+
+def _span(start: datetime | None, end: datetime | None) -> str:
+    times = [f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" for time in (start, end) if time]
+    if start and end:
+        return f"between {times[0]} and {times[1]}"
+    return f"{'after' if start else 'before'} {times[0]}" if times else "of an unknown time"

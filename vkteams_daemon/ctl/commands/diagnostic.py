@@ -50,7 +50,7 @@ def register(noun: Noun) -> None:
 def _health(args: argparse.Namespace, config: Config) -> Answer:
     problems: list[str] = []
     data: dict[str, Any] = {"api_connection": _api(config, problems)}
-    data["database"], data["vector_store"] = _database(config, problems)
+    data["database"], data["vector_store"], data["gaps"] = _database(config, problems)
     health = probe(config)
     data["daemon"] = daemon = _daemon(health, problems)
     data["retention"] = _retention(health, problems)
@@ -62,6 +62,7 @@ def _health(args: argparse.Namespace, config: Config) -> Answer:
     def render(screen: Screen) -> None:
         pairs = [(name, data[name]) for name in ("api_connection", "database", "vector_store", "model")]
         pairs.append(("daemon", f"{daemon['status']}, last activity {cell(daemon['last_activity'])}"))
+        pairs.append(("gaps", data["gaps"]))
         pairs.append(("spool", f"{data['spool']['events']} events"))
         pairs += [("disk", f"{size(place['free'])} free of {size(place['total'])}, {place['path']}") for place in disk]
         screen.pairs(pairs)
@@ -82,26 +83,33 @@ def _api(config: Config, problems: list[str]) -> str:
     return "ok"
 
 
-def _database(config: Config, problems: list[str]) -> tuple[str, str]:
-    """The states of the database (ok, failed) and of its vectors (ok, off, unindexed, failed)."""
+def _database(config: Config, problems: list[str]) -> tuple[str, str, int | None]:
+    """The states of the database (ok, failed) and of its vectors (ok, off, unindexed, failed); the number of gaps."""
     from vkteams_daemon.store import server_check
+    from vkteams_daemon.store.gaps import list_gaps
     from vkteams_daemon.store.models import vector_store
 
     try:
         with open_connection(config) as connection:
             vectors = vector_store(connection)
             weaknesses = server_check.problems(connection)
+            gaps = list_gaps(connection)
     except VkTeamsError as error:
         problems.append(f"database: {error}")
-        return "failed", "failed"
+        return "failed", "failed", None
     problems += [f"database: {weakness}" for weakness in weaknesses]
+    problems += [
+        f"gap {gap.gap_id}: events of bot {gap.bot_id} up to {gap.to_event_id} are missing: {gap.reason}; see"
+        " `vkteamsctl database gaps`"
+        for gap in gaps
+    ]
     database = "failed" if weaknesses else "ok"
     if vectors.extension is None:
         problems.append("vector store: the extension vector is not installed in the database")
-        return database, "failed"
+        return database, "failed", len(gaps)
     if vectors.model is None:
-        return database, "off"
-    return database, "ok" if vectors.indexed else "unindexed"
+        return database, "off", len(gaps)
+    return database, "ok" if vectors.indexed else "unindexed", len(gaps)
 
 
 def _daemon(health: DaemonHealth, problems: list[str]) -> dict[str, Any]:

@@ -64,6 +64,7 @@ class Sink(Protocol):
     def acquire(self) -> bool: ...
     def store(self, events: list[Event]) -> StoreResult: ...
     def ping(self) -> None: ...
+    def before_poll(self) -> None: ...
 
 
 class Poller:
@@ -236,6 +237,7 @@ class Poller:
         if cursor is None or self._stop.is_set():
             return 0.0
         self._poll_needs_lock = True
+        sink.before_poll()
         wait = self._poll(client, cursor, self.poll_time)
         return self._store(sink, self._pending) if self._pending else wait
 

@@ -57,7 +57,7 @@ def answer(
         question.query,
         question.mode,
         _hits(connection, ranked, marked, scope, question.context),
-        coverage(connection, scope.chat_ids),
+        coverage(connection, scope.chat_ids, scope.since, scope.until),
         showing=showing,
         relaxed=ranking.relaxed,
         note=ranking.note,

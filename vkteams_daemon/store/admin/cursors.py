@@ -128,7 +128,7 @@ def _change(connect: Callable[[], Connection], bot_id: str, change: str, values:
     with bot_lock(connect, bot_id), translate_errors(), connect() as connection, connection.transaction():
         schema.fence(connection)
         connection.execute(
-            f"UPDATE bots SET {change}, updated_at = now() WHERE bot_id = %(bot)s".encode(),
+            f"UPDATE bots SET {change}, moves = moves + 1, updated_at = now() WHERE bot_id = %(bot)s".encode(),
             {**values, "bot": bot_id},
         )
         return find_cursor(connection, bot_id)

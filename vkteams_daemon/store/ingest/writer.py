@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 
 from psycopg.errors import UniqueViolation
 
 from vkteams_daemon.botapi.chat_filter import ChatFilter
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import FenceLost
-from vkteams_daemon.store import schema
+from vkteams_daemon.store import gaps, schema
 from vkteams_daemon.store.blockers import PATIENCE
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
@@ -26,14 +27,22 @@ from vkteams_daemon.store.ingest import event_rows, id_restart, probe, refused_r
 from vkteams_daemon.store.ingest.event_rows import GenerationEvent
 from vkteams_daemon.store.ingest.session import Session
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A bot's position: every event up to `last_event_id` of this generation is stored or filtered out."""
+    """A bot's position: every event up to `last_event_id` of this generation is stored or filtered out.
+
+    Attributes:
+        epoch: raised by every take-over.
+        moves: raised by every move of the cursor, up or down.
+    """
 
     generation: int
     last_event_id: int
     epoch: int
+    moves: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +80,7 @@ class Writer:
         chat_ids: keep only these chats and their threads; empty keeps everything.
         write_timeout: seconds after which a transaction is aborted.
         patience: seconds after which a silent holder of the bot's lock is ended.
+        acknowledged: what this host remembers of the cursors that it has sent; None: gaps are not noticed.
 
     Attributes:
         erase: whether a deletion erases the text, as `[storage] on_delete` says.
@@ -85,6 +95,7 @@ class Writer:
         chat_ids: Sequence[str] = (),
         write_timeout: float = 30.0,
         patience: float = PATIENCE,
+        acknowledged: gaps.Acknowledgements | None = None,
     ) -> None:
         self._session = Session(connect, write_timeout, patience)
         self._bot_id = bot_id
@@ -96,6 +107,8 @@ class Writer:
         # Until another bot proves to hear the same chats, messages of newMessage events are expected to be new.
         self._expect_new = True
         self._cursor: Cursor | None = None
+        self._acknowledged = acknowledged
+        self._archive_id = ""
         self.erase = False
 
     @property
@@ -120,13 +133,14 @@ class Writer:
         self._cursor = None
         with self._session.exclusive() as connection:
             if not self._session.try_lock(connection, self._bot_id):
+                self._look_for_gaps(connection)
                 return False
             with connection.transaction():
                 schema.fence(connection)
                 row = connection.execute(
                     "INSERT INTO bots AS b (bot_id, nick, epoch) VALUES (%s, %s, 1) ON CONFLICT (bot_id) DO UPDATE"
                     " SET epoch = b.epoch + 1, nick = coalesce(excluded.nick, b.nick), updated_at = now()"
-                    " RETURNING generation, last_event_id, epoch",
+                    " RETURNING generation, last_event_id, epoch, moves",
                     (self._bot_id, self._nick),
                 ).fetchone()
             assert row is not None
@@ -135,8 +149,16 @@ class Writer:
             # If the cursor was set back by hand, there are stored events above it.
             stored_id = event_rows.highest_id(connection, self._bot_id, cursor.generation)
             self._highest_stored_id = max(cursor.last_event_id, stored_id)
+            self._look_for_gaps(connection)
             self._cursor = cursor
             return True
+
+    def before_poll(self) -> None:
+        """Remember the cursor outside the database. The poll loop calls this before it sends the cursor."""
+        cursor = self._cursor
+        if cursor is not None and self._acknowledged is not None:
+            position = gaps.Position(cursor.generation, cursor.last_event_id, cursor.moves)
+            self._acknowledged.remember(self._archive_id, position)
 
     def store(self, batch: Sequence[Event]) -> StoreResult:
         """Commit one batch and the cursor that covers it, in one transaction.
@@ -219,6 +241,31 @@ class Writer:
         """Close the connection; the server then releases the lock."""
         self._session.close()
 
+    def _look_for_gaps(self, connection: Connection) -> None:
+        """Compare what this host has sent with the database, and store and log what is missing.
+
+        This needs no lock: after a failover another host may have taken it, which has sent nothing of what is missing.
+        """
+        if self._acknowledged is None:
+            return
+        with connection.transaction():
+            schema.fence(connection)
+            self._archive_id = gaps.archive_id(connection)
+            row = connection.execute(
+                "SELECT generation, last_event_id, moves FROM bots WHERE bot_id = %s", (self._bot_id,)
+            ).fetchone()
+            stored = gaps.Position(*(row or (1, 0, 0)))
+            found = gaps.detect(connection, self._bot_id, self._archive_id, stored, self._acknowledged)
+        self._acknowledged.forget_unsaved()
+        sent = self._acknowledged.position(self._archive_id)
+        if sent is not None and sent.lost_by(stored):
+            self._acknowledged.remember(self._archive_id, stored)
+        for each in found:
+            log.error(
+                "events of bot %s up to %s are missing from the archive: %s; see `vkteamsctl database gaps`",
+                self._bot_id, each.to_event_id, each.reason,
+            )  # fmt: skip
+
     def _known_threads(self, connection: Connection) -> set[str]:
         if not self._chat_filter.chat_ids:
             return set()
@@ -256,6 +303,7 @@ class Writer:
             quarantined, queued = insert(connection, rows) if rows else (0, 0)
             after = _next_cursor(before, batch, events, restarted=bool(collisions), late=bool(late))
             if after != before:
+                after = replace(after, moves=before.moves + 1)
                 self._move_cursor(connection, before, after)
         if collisions:
             self._pre_restart = {event.event_id: event for event in pre_restart}
@@ -380,16 +428,24 @@ class Writer:
     def _fence(self, connection: Connection, before: Cursor) -> None:
         schema.fence(connection)
         row = connection.execute(
-            "SELECT generation, last_event_id, epoch FROM bots WHERE bot_id = %s FOR UPDATE", (self._bot_id,)
+            "SELECT generation, last_event_id, epoch, moves FROM bots WHERE bot_id = %s FOR UPDATE", (self._bot_id,)
         ).fetchone()
         if row is None or Cursor(*row) != before:
             raise FenceLost("another process has taken over this bot")
 
     def _move_cursor(self, connection: Connection, before: Cursor, after: Cursor) -> None:
         moved = connection.execute(
-            "UPDATE bots SET generation = %s, last_event_id = %s, updated_at = now()"
+            "UPDATE bots SET generation = %s, last_event_id = %s, moves = %s, updated_at = now()"
             " WHERE bot_id = %s AND generation = %s AND last_event_id = %s AND epoch = %s",
-            (after.generation, after.last_event_id, self._bot_id, *astuple(before)),
+            (
+                after.generation,
+                after.last_event_id,
+                after.moves,
+                self._bot_id,
+                before.generation,
+                before.last_event_id,
+                before.epoch,
+            ),
         )
         if moved.rowcount != 1:
             raise FenceLost("another process has taken over this bot")
@@ -400,7 +456,7 @@ def _next_cursor(
 ) -> Cursor:
     """The cursor after this batch, of which the chat filter has left `events`."""
     if restarted:
-        return Cursor(before.generation + 1, id_restart.safe_cursor(batch), before.epoch)
+        return replace(before, generation=before.generation + 1, last_event_id=id_restart.safe_cursor(batch))
     if not late and len(events) < len(batch):
         unfiltered = set(map(id, events))
         late = any(e.numbered and e.event_id <= before.last_event_id for e in batch if id(e) not in unfiltered)

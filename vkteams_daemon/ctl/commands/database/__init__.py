@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from vkteams_daemon.ctl.command_line import Noun
-from vkteams_daemon.ctl.commands.database import cleanup, cursor, export, maintenance, quarantine, schema, stats
+from vkteams_daemon.ctl.commands.database import (
+    cleanup,
+    cursor,
+    export,
+    gaps,
+    maintenance,
+    quarantine,
+    schema,
+    stats,
+)
 
 
 def register(noun: Noun) -> None:
-    """Add the verbs init, migrate, stats, export, quarantine, replay, cleanup, maintenance and cursor."""
-    for verbs in (schema, stats, export, quarantine, cleanup, maintenance, cursor):
+    """Add the verbs init, migrate, stats, export, quarantine, replay, cleanup, maintenance, cursor and gaps."""
+    for verbs in (schema, stats, export, quarantine, cleanup, maintenance, cursor, gaps):
         verbs.register(noun)

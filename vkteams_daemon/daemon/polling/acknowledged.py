@@ -1,0 +1,94 @@
+"""The file that remembers which cursor was sent last: what the API has forgotten for good, whatever the database says.
+
+It is written before a cursor is sent for the first time. So after a crash it is never behind what was acknowledged. A
+file that cannot be written or read stops nothing: without it, only a database that goes back is not noticed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import quote
+
+import msgspec
+
+from vkteams_daemon.store.gaps import Missing, Position
+from vkteams_daemon.system import files
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".acknowledged"
+
+
+class _Content(msgspec.Struct, kw_only=True):
+    """The file: the last cursor sent for each archive, and what --no-save has acknowledged."""
+
+    archives: dict[str, Position] = {}
+    unsaved: list[Missing] = []
+
+
+class AcknowledgedFile:
+    """One bot's file. It belongs to one thread of one process.
+
+    Args:
+        directory: the state directory.
+        bot_id: the bot.
+    """
+
+    def __init__(self, directory: Path, bot_id: str) -> None:
+        self.path = directory / f"{quote(bot_id, safe='@')[:100]}{SUFFIX}"
+        self._failing = False
+        self._content = self._read()
+
+    def position(self, archive_id: str) -> Position | None:
+        """The last cursor that was sent while this archive was used; None if there is none."""
+        return self._content.archives.get(archive_id)
+
+    def remember(self, archive_id: str, position: Position) -> None:
+        """Remember a cursor, before it is sent. Never raises."""
+        known = self.position(archive_id)
+        if known is None or replace(known, at=position.at) != position or self._failing:
+            self._content.archives[archive_id] = replace(position, at=datetime.now(UTC))
+            self._write()
+
+    def unsaved(self) -> Sequence[Missing]:
+        """What was acknowledged with --no-save since the last start that saves."""
+        return tuple(self._content.unsaved)
+
+    def note_unsaved(self, missing: Missing) -> None:
+        """Note what --no-save is about to acknowledge; replaces a note that begins at the same time. Never raises."""
+        others = [note for note in self._content.unsaved if note.from_time != missing.from_time]
+        self._content.unsaved = [*others, missing]
+        self._write()
+
+    def forget_unsaved(self) -> None:
+        """Forget what `unsaved` has returned: it is in the archive's table of gaps now."""
+        if self._content.unsaved:
+            self._content.unsaved = []
+            self._write()
+
+    def _read(self) -> _Content:
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=_Content)
+        except FileNotFoundError:
+            return _Content()
+        except (OSError, msgspec.DecodeError) as error:
+            log.error("%s cannot be read, so a database that went back is not noticed: %s", self.path, error)
+            return _Content()
+
+    def _write(self) -> None:
+        try:
+            files.atomic_write(self.path, msgspec.json.encode(self._content), 0o640)
+            # Without this, the name may still be the old file's after a power cut.
+            files.fsync_path(self.path.parent)
+        except OSError as error:
+            if not self._failing:
+                log.error(
+                    "%s cannot be written: %s; a database that goes back is not noticed", self.path, error.strerror
+                )
+            self._failing = True
+            return
+        self._failing = False

@@ -1,0 +1,182 @@
+"""Gaps: events that were acknowledged and are not in the archive. An administrator looks at each and dismisses it.
+
+A daemon remembers outside the database which cursor it has sent last (`Acknowledgements`). If the database has an
+earlier cursor when the daemon opens it, the database went back: it failed over to a server that lagged, or was restored
+from a backup. What was acknowledged meanwhile does not come again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+import psycopg
+from psycopg.rows import class_row
+
+from vkteams_daemon.errors import NotFound
+from vkteams_daemon.store import schema
+from vkteams_daemon.store.connections import Connection, translate_errors
+
+WENT_BACK = "the database went back to an earlier state"
+NOT_SAVED = "the events were acknowledged with --no-save"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A cursor of a bot as it was sent.
+
+    Attributes:
+        moves: how often the bot's cursor had moved; it never falls, while the cursor itself may.
+        at: when it was first sent, or None if that is not known.
+    """
+
+    generation: int
+    last_event_id: int
+    moves: int
+    at: datetime | None = None
+
+    def lost_by(self, stored: Position) -> bool:
+        """Whether a database with this stored cursor has lost moves that were made before ours was sent."""
+        if stored.moves != self.moves:
+            return stored.moves < self.moves
+        return (stored.generation, stored.last_event_id) < (self.generation, self.last_event_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Events that are gone: their ids and times of arrival from … to, and their chats; None where unknown."""
+
+    reason: str
+    from_event_id: int | None = None
+    to_event_id: int | None = None
+    from_time: datetime | None = None
+    to_time: datetime | None = None
+    chat_ids: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A row of the table `gaps`."""
+
+    gap_id: int
+    bot_id: str
+    chat_ids: list[str] | None
+    from_event_id: int | None
+    to_event_id: int | None
+    from_time: datetime | None
+    to_time: datetime | None
+    reason: str
+    detected_at: datetime
+    dismissed_at: datetime | None
+    dismissed_by: str | None
+
+
+class Acknowledgements(Protocol):
+    """What a host remembers, outside the database, of the cursors that it has sent for one bot."""
+
+    def position(self, archive_id: str) -> Position | None:
+        """The last cursor that was sent while this archive was used; None if there is none."""
+
+    def remember(self, archive_id: str, position: Position) -> None:
+        """Remember a cursor, before it is sent. Never raises."""
+
+    def unsaved(self) -> Sequence[Missing]:
+        """What was acknowledged with --no-save since the last start that saves."""
+
+    def forget_unsaved(self) -> None:
+        """Forget what `unsaved` has returned: it is in the archive's table of gaps now."""
+
+
+def archive_id(connection: Connection) -> str:
+    """The identity of this archive."""
+    row = connection.execute("SELECT archive_id::text FROM archive_identity").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def detect(
+    connection: Connection, bot_id: str, identity: str, stored: Position, sent: Acknowledgements
+) -> list[Missing]:
+    """Compare what was sent with what the database holds, and store the gaps; returns those that are new.
+
+    Args:
+        connection: in a transaction.
+        bot_id: the bot.
+        identity: of this archive.
+        stored: the cursor of the bot in the database.
+        sent: what this host remembers.
+    """
+    missing = list(sent.unsaved())
+    position = sent.position(identity)
+    if position is not None and position.lost_by(stored):
+        missing.append(_lost(connection, bot_id, stored, position))
+    return [each for each in missing if _insert(connection, bot_id, each)]
+
+
+def _lost(connection: Connection, bot_id: str, stored: Position, sent: Position) -> Missing:
+    row = connection.execute(
+        "SELECT received_at FROM events WHERE bot_id = %s AND generation = %s ORDER BY event_id DESC LIMIT 1",
+        (bot_id, stored.generation),
+    ).fetchone()
+    follows = stored.generation == sent.generation and stored.last_event_id < sent.last_event_id
+    return Missing(
+        WENT_BACK,
+        from_event_id=stored.last_event_id + 1 if follows else None,
+        to_event_id=sent.last_event_id,
+        from_time=row[0] if row else None,
+        to_time=sent.at,
+    )
+
+
+def _insert(connection: Connection, bot_id: str, missing: Missing) -> bool:
+    """Store a gap; False if it is stored already, because an earlier process ended before it could forget it."""
+    chats = None if missing.chat_ids is None else list(missing.chat_ids)
+    return (
+        connection.execute(
+            "INSERT INTO gaps (bot_id, chat_ids, from_event_id, to_event_id, from_time, to_time, reason)"
+            " SELECT %(bot)s, %(chats)s::text[], %(from_id)s::bigint, %(to_id)s::bigint, %(from_time)s::timestamptz,"
+            " %(to_time)s::timestamptz, %(reason)s WHERE NOT EXISTS (SELECT FROM gaps g WHERE g.bot_id = %(bot)s"
+            " AND g.reason = %(reason)s AND g.to_event_id IS NOT DISTINCT FROM %(to_id)s::bigint"
+            " AND g.to_time IS NOT DISTINCT FROM %(to_time)s::timestamptz)",
+            {
+                "bot": bot_id, "chats": chats, "from_id": missing.from_event_id, "to_id": missing.to_event_id,
+                "from_time": missing.from_time, "to_time": missing.to_time, "reason": missing.reason,
+            },
+        ).rowcount
+        == 1
+    )  # fmt: skip
+
+
+def list_gaps(connection: psycopg.Connection[Any], *, dismissed: bool = False) -> list[Gap]:
+    """The gaps, the newest first; dismissed ones only if asked for."""
+    with translate_errors(), connection.cursor(row_factory=class_row(Gap)) as cursor:
+        cursor.execute(
+            "SELECT gap_id, bot_id, chat_ids, from_event_id, to_event_id, from_time, to_time, reason, detected_at,"
+            " dismissed_at, dismissed_by FROM gaps WHERE dismissed_at IS NULL OR %s ORDER BY gap_id DESC",
+            (dismissed,),
+        )
+        return cursor.fetchall()
+
+
+def dismiss(connection: Connection, gap_id: int, by: str) -> None:
+    """Dismiss a gap: answers and health do not tell it any more.
+
+    Args:
+        connection: in autocommit mode.
+        gap_id: a gap of this archive; a second dismissal changes nothing.
+        by: who dismisses it.
+
+    Raises:
+        NotFound: there is no such gap.
+    """
+    with translate_errors(), connection.transaction():
+        schema.fence(connection)
+        count = connection.execute(
+            "UPDATE gaps SET dismissed_at = coalesce(dismissed_at, clock_timestamp()),"
+            " dismissed_by = coalesce(dismissed_by, %s) WHERE gap_id = %s",
+            (by, gap_id),
+        ).rowcount
+    if not count:
+        raise NotFound(f"the archive has no gap {gap_id}", hint="`vkteamsctl database gaps --all` lists them.")
