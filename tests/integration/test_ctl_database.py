@@ -86,6 +86,27 @@ def test_no_cell_is_a_formula(text: str) -> None:
     assert export.csv_cell(text).startswith("'")
 
 
+def test_excel_csv_keeps_letters_ids_and_lines(talk: Talk, ask: Ask, tmp_path: Path) -> None:
+    """As Excel reads it: UTF-8 by its byte order mark, and no cell that is a formula or a long number."""
+    long_id = "7646120981573042176"
+    dangers = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "7646120981573042177", "007"]
+    talk.say(long_id, "почта\nне работает")
+    for n, text in enumerate(dangers, 1):
+        talk.say(str(n), text)
+    file = tmp_path / "out.csv"
+    ask("database", "export", "--format", "excel-csv", "--file", str(file))
+    content = file.read_bytes()
+    assert content.startswith(b"\xef\xbb\xbfchat_id,")
+    assert content.count(b"\r\n") == len(dangers) + 2, "a line of names, and one for each message"
+    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+    by_id = {row["msg_id"]: row for row in rows}
+    assert by_id[f"'{long_id}"]["text"] == "почта\nне работает"
+    cells = [cell for row in rows for cell in row.values()]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    assert not [cell for cell in cells if cell.isdigit() and (len(cell) > 11 or cell.startswith("0"))]
+    assert {by_id[str(n)]["text"][:1] for n in range(1, len(dangers) + 1)} == {"'"}
+
+
 def test_plain_cells_stay_plain() -> None:
     assert [export.csv_cell(value) for value in (None, "a=1", "", 7)] == ["", "a=1", "", "7"]
     assert export.csv_cell([{"type": "file"}, "x", {"type": "=x"}]) == "file, =x"
@@ -126,7 +147,7 @@ def test_unusable_destination_is_refused(messages: Talk, ask: Ask, tmp_path: Pat
     assert "standard output cannot hold both" in error["error"]
 
 
-@pytest.mark.parametrize("format", ["jsonl", "csv"])
+@pytest.mark.parametrize("format", ["jsonl", "csv", "excel-csv"])
 def test_full_disk_is_an_error(talk: Talk, database_url: str, format: str) -> None:
     talk.say("1", "long " * 10_000)  # more than is written at once
     command = [sys.executable, str(ROOT / "bin" / "vkteamsctl"), "database", "export", "--format", format]

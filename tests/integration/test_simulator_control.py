@@ -128,7 +128,7 @@ def test_the_log_is_read_page_by_page(simulator: Simulator, control: SimulatorCl
     page = control.ask("/log?since=1&limit=2")
     assert ([entry["event"]["payload"] for entry in page["entries"]], page["next"]) == ([1, 2], 3)
     assert len(control.log(3)) == 2
-    assert control.ask("/log?since=5") == {"entries": [], "next": 5}
+    assert control.ask("/log?since=5") == {"entries": [], "first": 1, "next": 5}
     for odd in ("since=-5", "limit=-1", "since=x"):
         assert requests.get(f"{simulator.address}/simulator/log?{odd}", timeout=30).status_code == 400
     simulator.raw("not JSON")

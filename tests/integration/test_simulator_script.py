@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.errors import UsageError
-from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.simulator import Simulator, bot
 from vkteams_daemon.simulator.script import CONVERSATION, Line, ScriptPlayer, read_script
 
 CHAT = {"chatId": "1@chat.agent", "type": "group"}
@@ -171,6 +172,30 @@ def test_a_script_at_a_rate_loops_until_the_simulator_stops(simulator: Simulator
     assert all(new_id == deleted for new_id, deleted in zip(ids[::2], ids[1::2], strict=False))
     assert len(set(ids[::2])) == len(ids[::2])
     assert simulator.state()["issued"] == issued
+
+
+def test_log_of_a_loop_is_bounded_and_says_from_where_on_it_is_whole(
+    simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bot, "LOOP_LOG", 40)
+    simulator.play([new("1", "one", 0)], rate=2000, loop=True)
+    until(lambda: simulator.state()["unread"] >= 40, 60, "as many unread events as the log keeps")
+    issued = simulator.state()["issued"]
+    assert issued <= 41, "the script waits for a reader"
+    for n in range(200):
+        simulator.events.note_poll(0, n)
+    log = requests.get(f"{simulator.address}/simulator/log", timeout=10).json()
+    numbers = [entry["number"] for entry in log["entries"]]
+    assert len(numbers) <= issued + 44
+    assert numbers[:issued] == list(range(1, issued + 1)), "what is unread stays"
+    assert [n for n in numbers if n >= log["first"]] == list(range(log["first"], log["next"] + 1))
+    assert log["next"] == simulator.state()["logged"] == issued + 200
+    requests.get(f"{simulator.url}/events/get", timeout=10, params={
+        "token": simulator.token, "lastEventId": issued, "pollTime": 0,
+    })  # fmt: skip
+    until(lambda: simulator.state()["issued"] >= issued + 40, 60, "the script to go on")
+    assert len(simulator.log()) <= 2 * 44
+    assert simulator.log()[0].number > issued
 
 
 def test_an_empty_script_ends_at_once(simulator: Simulator) -> None:

@@ -18,6 +18,8 @@ from vkteams_daemon.simulator.speech import draft_message
 from vkteams_daemon.simulator.world import World
 
 TOKEN = "001.0123456789.9876543210:1000000001"
+LOOP_LOG = 10_000  # entries that the log keeps while a script loops
+_FULL_INTERVAL = 0.1  # seconds between two looks whether a full log has room again
 
 
 class SimulatedBot:
@@ -158,6 +160,8 @@ class SimulatedBot:
     def play(self, script: Path | Sequence[Line], *, rate: float | None = None, loop: bool = False) -> None:
         """Issue a script's events: all at once, or in the background `rate` a second, with `loop` again and again.
 
+        With `loop` the log is bounded, and the script waits while LOOP_LOG events are unread.
+
         Raises:
             UsageError: the script cannot be read, `loop` has no rate, or the rate is not above zero.
         """
@@ -170,6 +174,8 @@ class SimulatedBot:
         if rate is None or not lines:  # a loop over no lines would never notice that the simulator stops
             self.issue([player.draft(line) for line in lines])
             return
+        if loop:
+            self.events.bound(LOOP_LOG)
         thread = threading.Thread(target=self._play, args=(player, rate, loop), name="script", daemon=True)
         self._script_thread = thread
         thread.start()
@@ -180,6 +186,10 @@ class SimulatedBot:
             for line in player.lines:
                 if self._stopping.wait(due - time.monotonic()):
                     return
+                while self.events.is_full():
+                    if self._stopping.wait(_FULL_INTERVAL):
+                        return
+                    due = time.monotonic()
                 self.issue([player.draft(line)])
                 due += 1 / rate
             if not loop:

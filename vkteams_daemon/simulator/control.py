@@ -58,7 +58,8 @@ def _draft(value: Any) -> Draft:
 def _log(bot: SimulatedBot, parameters: Parameters, body: Any) -> dict[str, Any]:
     since = parameters.count("since", 0)
     entries = bot.events.entries(since, parameters.count("limit", LOG_LIMIT))
-    return {"entries": [entry.to_json() for entry in entries], "next": since + len(entries)}
+    after = entries[-1].number if entries else since
+    return {"entries": [entry.to_json() for entry in entries], "first": bot.events.first, "next": after}
 
 
 def _faults(bot: SimulatedBot, parameters: Parameters, body: Any) -> dict[str, Any]:

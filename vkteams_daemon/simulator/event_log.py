@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
 import socket
@@ -95,6 +96,10 @@ class EventLog:
         self._quirks = quirks
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
+        self._written = 0  # entries, the dropped ones included
+        self._first = 1  # every entry from this number on is there
+        self._keep: int | None = None
+        self._trim_at = 0
         self._unread: list[Event] = []  # with the quirk `lenient`: every event since the ids were restarted
         self._answered_late: set[Event] = set()
         self._waiters: list[PollWaiter] = []
@@ -104,6 +109,17 @@ class EventLog:
         self._acknowledged = 0
         self._issued = self._polls = 0
         self._open = True
+
+    def bound(self, keep: int) -> None:
+        """Keep the newest `keep` entries from now on, a tenth more at times, and those of unread events."""
+        with self._lock:
+            self._keep, self._trim_at = keep, 0
+            self._trim()
+
+    def is_full(self) -> bool:
+        """Whether the log is bounded and as many events are unread as it keeps entries."""
+        with self._lock:
+            return self._keep is not None and self._count_unread() >= self._keep
 
     def issue(self, drafts: Iterable[Draft]) -> list[Event]:
         """Give each draft an id, wake the waiting polls, and return the events."""
@@ -215,7 +231,14 @@ class EventLog:
     def entries(self, since: int = 0, limit: int | None = None) -> list[Entry]:
         """The log entries after entry number `since`, at most `limit`."""
         with self._lock:
-            return self._entries[max(0, since) : None if limit is None else max(0, since) + limit]
+            begin = bisect.bisect_right(self._entries, since, key=lambda entry: entry.number)
+            return self._entries[begin : None if limit is None else begin + limit]
+
+    @property
+    def first(self) -> int:
+        """The number from which on every entry is there; of those before, only unread events are."""
+        with self._lock:
+            return self._first
 
     def state(self) -> dict[str, int]:
         """The counts of GET /simulator."""
@@ -224,10 +247,10 @@ class EventLog:
                 "issued": self._issued,
                 "highestEventId": self._highest,
                 "acknowledged": self._acknowledged,
-                "unread": sum(self._is_unread(event, self._acknowledged) for event in self._unread),
+                "unread": self._count_unread(),
                 "polls": self._polls,
                 "waiting": len(self._waiters),
-                "logged": len(self._entries),
+                "logged": self._written,
             }
 
     def _event(self, draft: Draft) -> Event:
@@ -249,7 +272,30 @@ class EventLog:
         return Event(number, event.type, body)
 
     def _write(self, kind: str, event: Event | None = None, **detail: Any) -> None:
-        self._entries.append(Entry(len(self._entries) + 1, time.time(), kind, event, detail))
+        self._written += 1
+        self._entries.append(Entry(self._written, time.time(), kind, event, detail))
+        self._trim()
+
+    def _trim(self) -> None:
+        """Drop the oldest entries where the log is bounded; entries of unread events stay."""
+        if self._keep is None or len(self._entries) <= self._trim_at:
+            return
+        excess = max(0, len(self._entries) - self._keep)
+        if excess:
+            self._first = max(self._first, self._entries[excess].number)
+        old, new = self._entries[:excess], self._entries[excess:]
+        self._entries = [e for e in old if e.event and self._is_unread(e.event, self._acknowledged)] + new
+        if self._quirks.lenient:
+            oldest = len(self._unread) - self._keep
+            self._unread = [
+                event
+                for n, event in enumerate(self._unread)
+                if n >= oldest or self._is_unread(event, self._acknowledged)
+            ]
+        self._trim_at = max(len(self._entries), self._keep) + self._keep // 10
+
+    def _count_unread(self) -> int:
+        return sum(self._is_unread(event, self._acknowledged) for event in self._unread)
 
     def _take_number(self) -> int:
         number = self._next_number

@@ -1,7 +1,8 @@
-"""`vkteamsctl database export`: every message as JSON Lines or CSV, to a file or to standard output.
+"""`vkteamsctl database export`: every message as JSON Lines, CSV or CSV for Excel, to a file or to standard output.
 
 JSON Lines have every column. CSV is for spreadsheets: one line of names, plain columns, and no cell that a spreadsheet
-takes for a formula. A text that begins like a formula gets an apostrophe in front.
+takes for a formula. A text that begins like a formula gets an apostrophe in front. excel-csv is for Excel: it needs a
+byte order mark to read UTF-8, and rounds a number of more than 15 digits: such an id gets an apostrophe too.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import contextlib
 import csv
 import io
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -34,6 +36,7 @@ _COLUMNS = (
     "parts", "text",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_LONG_NUMBER = re.compile(r"\s*(?:[0-9]{12,}|0[0-9]+)(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?\s*")
 _BAR_STEP = 500  # messages between two updates of the bar
 
 
@@ -45,7 +48,13 @@ def register(noun: Noun) -> None:
         _export,
         "vkteamsctl database export --format csv --file ops.csv --chat-id 681869378@chat.agent --since 30d",
     )
-    export.add_argument("--format", choices=("jsonl", "csv"), default="jsonl", metavar="FORMAT", help="jsonl or csv")
+    export.add_argument(
+        "--format",
+        choices=tuple(_WRITERS),
+        default="jsonl",
+        metavar="FORMAT",
+        help="jsonl, csv, or excel-csv (opens in Excel with every letter and every digit)",
+    )
     export.add_argument("--file", metavar="PATH", help="file to write; without it, standard output")
     export.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     filters.add_chat_ids_with_threads(export)
@@ -57,7 +66,7 @@ def _export(args: argparse.Namespace, config: Config) -> Answer:
     if not args.file and getattr(args, "output", "table") in ("json", "jsonl"):
         raise UsageError("standard output cannot hold both the messages and the answer", hint="Name a --file.")
     check_span(args.since, args.until)
-    write = _write_csv if args.format == "csv" else _write_json_lines
+    write = _WRITERS[args.format]
     with open_archive(config) as archive:
         chats = archive.existing(args.chat_id, threads=True, user_id=args.user_id)
         export = archive.export(
@@ -97,6 +106,22 @@ def _write_csv(stream: TextIO, messages: Iterator[Exported]) -> int:
     return count
 
 
+def _write_excel_csv(stream: TextIO, messages: Iterator[Exported]) -> int:
+    stream.write("\ufeff")
+    rows = csv.writer(stream, lineterminator="\r\n")
+    rows.writerow(_COLUMNS)
+    count = 0
+    for message in messages:
+        rows.writerow([excel_cell(getattr(message, name)) for name in _COLUMNS])
+        count += 1
+    return count
+
+
+_WRITERS: dict[str, Callable[[TextIO, Iterator[Exported]], int]] = {
+    "jsonl": _write_json_lines, "csv": _write_csv, "excel-csv": _write_excel_csv,
+}  # fmt: skip
+
+
 def csv_cell(value: Any) -> str:
     """A value as text that no spreadsheet takes for a formula; a list of parts becomes the list of their kinds."""
     if value is None:
@@ -105,6 +130,12 @@ def csv_cell(value: Any) -> str:
         value = ", ".join(str(part.get("type")) for part in value if isinstance(part, dict))
     text = terminal_safe(str(plain(value)))
     return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def excel_cell(value: Any) -> str:
+    """As `csv_cell`; digits that Excel would shorten (12 or more, or zeros in front) get an apostrophe as well."""
+    text = csv_cell(value)
+    return f"'{text}" if _LONG_NUMBER.fullmatch(text) else text
 
 
 @contextlib.contextmanager
