@@ -13,7 +13,7 @@ from vkteams_daemon.daemon.process.notify import Notify
 @pytest.mark.parametrize("abstract", [False, True])
 def test_each_report_is_one_datagram(tmp_path: Path, abstract: bool) -> None:
     name = f"vkteams-test-{os.getpid()}-{time.monotonic_ns()}" if abstract else str(tmp_path / "notify")
-    environ = {"NOTIFY_SOCKET": f"@{name}" if abstract else name}
+    environ = {"NOTIFY_SOCKET": f"@{name}" if abstract else name, "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1"}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(f"\0{name}" if abstract else name)
         manager.settimeout(5)
@@ -28,6 +28,8 @@ def test_each_report_is_one_datagram(tmp_path: Path, abstract: bool) -> None:
         assert before <= int(second.removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
         notify.reloaded()
         assert manager.recv(4096) == b"READY=1"
+        notify.alive()
+        assert manager.recv(4096) == b"WATCHDOG=1"
         notify.stopping()
         assert manager.recv(4096).startswith(b"STOPPING=1")
 

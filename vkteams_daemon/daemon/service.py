@@ -2,7 +2,8 @@
 
 Threads: `longpoll` polls. A thread pool inserts and embeds. `keeper` keeps the writer's session alive and ends a poll
 whose lock is lost. `status` writes the status file. `reload` reads the configuration again and tries a new token.
-`words` counts the archive's words. `retention` erases old messages and events. `watch` looks whether all of them go on.
+`words` counts the archive's words. `retention` erases old messages and events. `watch` looks whether all of them go on,
+and `rhythm` whether the bot is deaf.
 With `--role embed`, `opening` opens the database. The main thread only waits for signals, so that TERM works whatever
 the other threads wait for.
 """
@@ -32,6 +33,7 @@ from vkteams_daemon.daemon.polling.printer import Printer
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.reload import Reloader
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
+from vkteams_daemon.daemon.rhythm import Rhythm
 from vkteams_daemon.daemon.status import State, Status
 from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.daemon.watch import Pulse, Watch
@@ -237,6 +239,10 @@ class Service:
         )
         if config.storage.save:
             # A stop does not wait for these threads: a transaction that is cut off changes nothing.
+            rhythm = Rhythm(
+                self._database, self._listening_bot, functools.partial(self._watch.warn, "events"), self._reconnect
+            )
+            self._spawn_unjoined("rhythm", lambda: rhythm.run(self._stopping))
             self._spawn_unjoined("words", lambda: word_count.count_words_loop(self._database, self._stopping))
             self._spawn_unjoined("retention", retention.Retention(
                 self._database.connect, lambda: self.config.storage.retention, self._may_erase,
@@ -337,6 +343,17 @@ class Service:
         """Whether this process holds the lock and nothing waits in the spool: what comes out of it may be old."""
         waiting = self._poller is not None and self._poller.spool is not None and self._poller.spool.waiting
         return self._writer is not None and self._writer.holds_lock and not waiting
+
+    def _listening_bot(self) -> str | None:
+        """The bot, while this process listens to it and the API answers."""
+        listening = self._writer is not None and self._writer.holds_lock and self._status.api.state == "ok"
+        return self._status.bot.id if listening else None
+
+    def _reconnect(self) -> None:
+        """Poll with new connections from now on."""
+        if self._poller:
+            self._poller.use(make_client(self.config))
+            self._poller.abort()
 
     def _end_operation(self) -> None:
         """End what the poll loop waits for: its request, or its transaction."""

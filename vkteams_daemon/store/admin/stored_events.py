@@ -30,6 +30,25 @@ class StoredEvent:
     error: str | None
 
 
+def last_arrival(connection: psycopg.Connection[Any], bot_id: str) -> datetime | None:
+    """When the bot's newest event arrived; None without one."""
+    row = connection.execute(
+        "SELECT received_at FROM events WHERE bot_id = %s ORDER BY received_at DESC LIMIT 1", (bot_id,)
+    ).fetchone()
+    return row[0] if row else None
+
+
+def has_arrivals(
+    connection: psycopg.Connection[Any], bot_id: str, since: datetime, until: datetime, count: int
+) -> bool:
+    """Whether at least `count` events of the bot arrived after `since` and before `until`."""
+    rows = connection.execute(
+        "SELECT 1 FROM events WHERE bot_id = %s AND received_at > %s AND received_at < %s LIMIT %s",
+        (bot_id, since, until, count),
+    ).fetchall()
+    return len(rows) >= count
+
+
 def last_events(
     connection: psycopg.Connection[Any], *, limit: int = 20, chat_id: str | None = None, event_type: str | None = None
 ) -> list[StoredEvent]:
