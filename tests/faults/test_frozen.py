@@ -266,9 +266,9 @@ def test_a_standby_takes_over_from_a_holder_that_was_stopped_while_it_waited_for
 ) -> None:
     """Its server session gets the lock later, works the pipeline off, and waits without an idle timer."""
     options = {} if FULL else {"database.patience": 3.0}
-    first = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options).started()
+    first = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options, quick=True).started()
     wait_polled(simulator)
-    second = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options).started()
+    second = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options, quick=True).started()
     second.wait_state("standby")
     with psycopg.connect(oracle.url) as blocker:
         blocker.execute("LOCK TABLE embedding_queue")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from vkteams_daemon.errors import ConfigError
 from vkteams_daemon.store.connections import build_conninfo
@@ -76,3 +77,9 @@ def test_variable_is_blamed_unless_the_url_overrides_it(monkeypatch: pytest.Monk
     monkeypatch.setenv("PGTZ", "Nowhere/At_All")
     assert blamed_variables({"port": "2"}, "it failed") == ["PGSSLMODE", "PGTZ"]
     assert blamed_variables({"port": "2"}, 'invalid sslmode value: "perhaps"') == ["PGSSLMODE"]
+
+
+def test_application_name_of_a_url_stands_behind_ours() -> None:
+    """A process ends a silent session only if it knows it as ours, by the beginning of this name."""
+    made = conninfo_to_dict(build_conninfo("postgresql://h/x?application_name=archive", 5, "vkteamsd"))
+    assert made["application_name"] == "vkteamsd archive"

@@ -29,6 +29,8 @@ _SESSION_ENDED = ("25P03", "25P04", "57P05")
 def build_conninfo(url: str, connect_timeout: int, application: str) -> str:
     """The conninfo string for this URL or conninfo string. Our time limits are added where it sets none.
 
+    An application_name of the URL is put behind ours.
+
     Raises:
         ConfigError: libpq does not understand it.
     """
@@ -37,7 +39,11 @@ def build_conninfo(url: str, connect_timeout: int, application: str) -> str:
         "connect_timeout": str(connect_timeout), "application_name": application, "client_encoding": "UTF8",
         **_KEEPALIVE,
     }  # fmt: skip
-    return conninfo.make_conninfo("", **{**defaults, **database_url.parse(url)})
+    options = database_url.parse(url)
+    if name := options.get("application_name"):
+        # Other processes know our sessions by the beginning of the name, see `blockers`.
+        options["application_name"] = f"{application} {name}"
+    return conninfo.make_conninfo("", **{**defaults, **options})
 
 
 def connect(conninfo: str, prepare: Callable[[Connection], None] | None) -> Connection:
