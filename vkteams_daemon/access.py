@@ -22,6 +22,7 @@ from typing import Annotated, Any
 from mcp.server.auth.provider import AccessToken
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vkteams_daemon.config import exposure
 from vkteams_daemon.errors import ConfigError, PermissionRefused, VkTeamsError
 
 log = logging.getLogger(__name__)
@@ -180,10 +181,8 @@ def _tables(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as opened:
             mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
-            if mode & 0o027:
-                raise PermissionRefused(
-                    f"{file}: others than its owner may read or change it", hint=f"Run `chmod 600 {file}`, or 640."
-                )
+            if sentence := exposure(file, mode):
+                raise PermissionRefused(sentence, hint=f"Run `chmod 600 {file}`, or 640.")
             tables = tomllib.load(opened)
     except PermissionError as error:
         raise PermissionRefused(f"{file}: this user may not read it") from error

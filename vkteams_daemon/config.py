@@ -7,6 +7,7 @@ is in options.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tomllib
@@ -17,7 +18,16 @@ from typing import Any
 import msgspec
 
 from vkteams_daemon.errors import ConfigError, PermissionRefused
-from vkteams_daemon.options import ALIASES, SECTIONS, SYSTEM_DIRECTORY, Config, Option, options
+from vkteams_daemon.options import (
+    ALIASES,
+    SECTIONS,
+    SYSTEM_DIRECTORY,
+    Config,
+    Option,
+    hide_credentials,
+    masked_value,
+    options,
+)
 
 _SECRETS = (("api.token", "api.token_file"), ("database.url", "database.url_file"))
 
@@ -52,9 +62,22 @@ def load(
         environ: the environment, os.environ by default.
 
     Raises:
-        ConfigError: an option is wrong; the message names the file's line, if the value stands in a file.
+        ConfigError: an option is wrong; the message names the file's line, if the value stands in a file. It never
+            repeats a value that has the form of a secret: somebody may have put the token in a wrong place.
         PermissionRefused: this user may not read the file, or a file that holds a secret.
     """
+    try:
+        return _load(path, instance, flags, environ)
+    except (ConfigError, PermissionRefused) as error:
+        sentence = hide_credentials(str(error))
+        if sentence == str(error):
+            raise
+        raise type(error)(sentence, hint=hide_credentials(error.hint)) from None
+
+
+def _load(
+    path: str | Path | None, instance: str, flags: Mapping[str, Any] | None, environ: Mapping[str, str] | None
+) -> Config:
     environ = os.environ if environ is None else environ
     if not re.fullmatch(r"[A-Za-z0-9_.-]*", instance) or instance.startswith("."):
         raise ConfigError(f"--instance: {instance!r} is not a name of letters, digits, '_', '-' and '.'")
@@ -87,8 +110,7 @@ def masked(config: Config) -> dict[str, dict[str, Any]]:
     tables: dict[str, dict[str, Any]] = {}
     for option in options():
         value = getattr(getattr(config, option.section), option.key)
-        if option.secret and value:
-            value = "***"
+        value = masked_value(value, secret=option.secret)
         _set(tables, option.name, list(value) if isinstance(value, tuple) else value)
     return tables
 
@@ -231,10 +253,60 @@ def _first_line(file: str, name: str) -> str:
         raise PermissionRefused(f"{name}: this user may not read {file}") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        if _looks_secret(file):
+            raise ConfigError(
+                f"{name}: its value looks like a secret, not like the name of a file",
+                hint="Write the secret into a file that others cannot read, and name that file here.",
+            ) from None
         raise ConfigError(f"{name}: {file} cannot be read: {reason}") from error
     if not line:
         raise ConfigError(f"{name}: {file} is empty")
     return line
+
+
+def _looks_secret(value: str) -> bool:
+    """Whether it has the form of a token or of a URL with a password, or is one long word of letters and digits."""
+    word = value.rpartition("/")[2]
+    long = re.fullmatch(r"[A-Za-z0-9+=_.:~-]*[A-Za-z0-9]{20,}[A-Za-z0-9+=_.:~-]*", word) is not None
+    mixed = re.search(r"[0-9]", word) is not None and re.search(r"[A-Za-z]", word) is not None
+    return hide_credentials(value) != value or (long and mixed)
+
+
+def exposure(file: Path, mode: int) -> str | None:
+    """Why these permissions do not suit a file that holds a secret, as a sentence; None if they do.
+
+    Its owner may read and change it, its group may read it. Every file with a secret is held to this rule: the
+    configuration, the secrets' own files, and the tokens of MCP clients.
+    """
+    return f"{file}: others than its owner may read or change it" if mode & 0o027 else None
+
+
+def exposed_files(config: Config, environ: Mapping[str, str] | None = None) -> list[str]:
+    """The sentences of `exposure` for every file that holds a secret of this configuration."""
+    environ = os.environ if environ is None else environ
+    files = [config.api.token_file, config.database.url_file, config.mcp.tokens_file]
+    if directory := environ.get("CREDENTIALS_DIRECTORY"):
+        files += [f"{directory}/token", f"{directory}/database_url"]
+    if config.source and _holds_secret(Path(config.source)):
+        files.insert(0, config.source)
+    sentences = []
+    for file in dict.fromkeys(filter(None, files)):
+        with contextlib.suppress(OSError):
+            if sentence := exposure(Path(file), Path(file).stat().st_mode):
+                sentences.append(f"{sentence}; run `chmod 640 {file}`")
+    return sentences
+
+
+def _holds_secret(file: Path) -> bool:
+    """Whether a configuration file has the value of a secret: a token, or a URL with a password."""
+    try:
+        tables = _parse(_read(file), file)
+    except (ConfigError, PermissionRefused):
+        return False
+    urls = (str(tables.get(section, {}).get(key, "")) for section, key in (("database", "url"), ("api", "proxy")))
+    return bool(tables.get("api", {}).get("token")) or any(
+        "password=" in url or hide_credentials(url) != url for url in urls
+    )
 
 
 def merge_reloadable(old: Config, new: Config) -> tuple[Config, list[str]]:
@@ -252,4 +324,15 @@ def merge_reloadable(old: Config, new: Config) -> tuple[Config, list[str]]:
     return old, need_restart
 
 
-__all__ = ["Config", "Option", "find_file", "load", "masked", "merge_reloadable", "options", "parse_duration"]
+__all__ = [
+    "Config",
+    "Option",
+    "exposed_files",
+    "exposure",
+    "find_file",
+    "load",
+    "masked",
+    "merge_reloadable",
+    "options",
+    "parse_duration",
+]

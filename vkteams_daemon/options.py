@@ -5,7 +5,9 @@ The structs *are* the table. `options()` lists it for the documentation, for `et
 
 from __future__ import annotations
 
+import functools
 import os
+import re
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +19,48 @@ import msgspec
 SYSTEM_DIRECTORY = Path("/etc/vkteams")
 """The directory of the system's configuration. A process that reads a file of it works with the system's daemon."""
 
+# The form of a bot's token, its colon perhaps percent-encoded; and a URL with a password, which a path may have cut to
+# one slash.
+_TOKEN = re.compile(r"\b[0-9]{3}\.[0-9]{5,}\.[0-9]{5,}(?::|%3[Aa])[0-9]+")
+_URL_PASSWORD = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]*:/{1,2}[^/@:\s]*:)[^/@\s]+@")
+
 
 def _option(help: str, *, reload: bool = False, secret: bool = False, form: str = "", **checks: Any) -> msgspec.Meta:
     """An option's help and checks. `form` describes in words what its pattern accepts."""
     return msgspec.Meta(description=help, extra={"reload": reload, "secret": secret, "form": form}, **checks)
 
 
-class Api(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+def hide_credentials(text: str) -> str:
+    """The text with `***` for everything that has the form of a bot's token, and for the password of every URL."""
+    return _URL_PASSWORD.sub(r"\1***@", _TOKEN.sub("***", text))
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A section of the configuration, whose repr shows no secret."""
+
+    def __repr__(self) -> str:
+        secrets = _secret_keys(type(self))
+        fields = ((key, getattr(self, key)) for key in self.__struct_fields__)
+        shown = (f"{key}={masked_value(value, secret=key in secrets)!r}" for key, value in fields)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def masked_value(value: Any, *, secret: bool) -> Any:
+    """The value of an option as it may be shown: `***` for a secret, and no credentials in any other text."""
+    if secret and value:
+        return "***"
+    if isinstance(value, tuple):
+        return tuple(masked_value(part, secret=False) for part in value)
+    return hide_credentials(value) if isinstance(value, str) else value
+
+
+@functools.cache
+def _secret_keys(section: type[msgspec.Struct]) -> frozenset[str]:
+    hints = get_type_hints(section, include_extras=True)
+    return frozenset(key for key in section.__struct_fields__ if get_args(hints[key])[1].extra["secret"])
+
+
+class Api(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The Bot API and the bot."""
 
     url: Annotated[str, _option("Base URL of the Bot API, with or without /bot/v1.")] = "https://myteam.mail.ru/bot/v1"
@@ -41,7 +78,7 @@ class Api(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     proxy: Annotated[str, _option("Proxy URL; empty: the environment's HTTPS_PROXY.", secret=True)] = ""
 
 
-class Daemon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Daemon(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The process: its user, files and time limits."""
 
     user: Annotated[str, _option("User to run as when root starts it; empty: _vkteams, if it exists.")] = ""
@@ -71,7 +108,7 @@ class Daemon(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ] = False
 
 
-class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Storage(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the archive keeps."""
 
     save: Annotated[bool, _option("Store events; false prints them instead (foreground only).")] = True
@@ -97,7 +134,7 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = 268435456  # fmt: skip
 
 
-class Database(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Database(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """PostgreSQL with pgvector."""
 
     url: Annotated[str, _option("postgresql:// URL or conninfo; empty: the bundled PostgreSQL.", secret=True)] = ""
@@ -116,7 +153,7 @@ class Database(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 10.0  # fmt: skip
 
 
-class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Embedding(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Models and vectors."""
 
     model: Annotated[str, _option("Name of the model; empty: the model that `model use` chose.")] = ""
@@ -130,14 +167,14 @@ class Embedding(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     ] = 15.0
 
 
-class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Search(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Search."""
 
     limit: Annotated[int, _option("Number of hits if no limit is given.", ge=1, le=1000)] = 10
     timeout: Annotated[float, _option("Seconds after which a search is cancelled.", gt=0, le=600)] = 30.0
 
 
-class Mcp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Mcp(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The MCP server."""
 
     tokens_file: Annotated[
@@ -151,7 +188,7 @@ class Mcp(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     ] = 6000
 
 
-class Log(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Log(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The log."""
 
     level: Annotated[

@@ -356,3 +356,45 @@ def test_the_file_of_all_options_says_what_can_be_reloaded() -> None:
         assert help_line is not None
         assert option.help in help_line[1]
         assert help_line[1].endswith("(reload)") is option.reload
+
+
+_SECRET_TOKEN = "001.1234567890.0987654321:1000000042"
+
+
+@pytest.mark.parametrize("secret", [_SECRET_TOKEN, "postgresql://anna:s3cret@db/x", "Zx81kPq0LmN4vT7rWc2Ys9"])
+@pytest.mark.parametrize("option", ["api.token_file", "database.url_file", "api.poll_time", "log.level"])
+def test_secret_in_the_place_of_another_option_is_not_repeated(tmp_path: Path, option: str, secret: str) -> None:
+    if option == "log.level" and secret.startswith("Zx"):
+        return  # one of three words stands there, and this one may be a mistake
+    section, key = option.split(".")
+    file = tmp_path / "d.toml"
+    file.write_text(f'[{section}]\n{key} = "{secret}"\n')
+    with pytest.raises(ConfigError, match=option) as refusal:
+        load(file, environ={})
+    for hidden in (secret, "s3cret"):
+        assert hidden not in f"{refusal.value} {refusal.value.hint}"
+
+
+def test_every_file_with_a_secret_is_held_to_one_rule(tmp_path: Path) -> None:
+    token, url, tokens, credential = (tmp_path / name for name in ("t", "u", "tokens", "token"))
+    for file in (token, url, tokens, credential):
+        file.write_text("x\n")
+    source = tmp_path / "d.toml"
+    text = f"[api]\ntoken_file = '{token}'\n[database]\nurl_file = '{url}'\n[mcp]\ntokens_file = '{tokens}'\n"
+    source.write_text(text)
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    files = (token, url, tokens, credential)
+
+    def exposed() -> list[str]:
+        return [line.partition(":")[0] for line in configuration.exposed_files(load(source, environ=environ), environ)]
+
+    for mode in (0o644, 0o660, 0o602):
+        for file in files:
+            file.chmod(mode)
+        assert exposed() == [str(file) for file in files], "the configuration itself has no secret"
+    for file in files:
+        file.chmod(0o640)
+    assert exposed() == []
+    source.write_text(text.replace("[database]", "proxy = 'http://u:s3cret@proxy'\n[database]"))
+    source.chmod(0o644)
+    assert exposed() == [str(source)]

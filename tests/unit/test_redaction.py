@@ -65,3 +65,21 @@ def test_secret_that_is_part_of_another_leaves_nothing_of_it() -> None:
 def test_without_secrets_nothing_is_masked() -> None:
     for secrets in (Secrets(), _secrets(), _secrets(token="abc", url="postgresql://u:p@h")):
         assert secrets.hide("abc p and an ordinary line") == "abc p and an ordinary line"
+
+
+def test_what_has_the_form_of_a_secret_is_masked_unknown() -> None:
+    text = f"cannot read {TOKEN} or {quote(TOKEN, safe='')} or /srv/postgresql:/anna:s3cret@db/x"
+    assert Secrets().hide(text) == f"cannot read {MASK} or {MASK} or /srv/postgresql:/anna:{MASK}@db/x"
+
+
+def test_repr_of_a_configuration_shows_no_secret() -> None:
+    config = Config(
+        api=Api(
+            token=TOKEN, token_file=f"/cwd/{TOKEN}", url="https://anna:s3cret@api/x", proxy="http://u:s3cret@proxy"
+        ),
+        database=Database(url="host=db password=s3cret", url_file="postgresql://u:s3cret@h/d"),
+    )
+    for shown in (repr(config), repr(config.api), repr(config.database), f"{config}"):
+        assert "s3cret" not in shown
+        assert TOKEN not in shown
+    assert "poll_time=30" in repr(config.api)

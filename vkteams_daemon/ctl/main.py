@@ -118,10 +118,9 @@ class _Run:
         return self.config
 
     def _masked(self, text: str) -> str:
-        if self.config is None:
-            return text
         from vkteams_daemon.system.redaction import Secrets
 
         secrets = Secrets()
-        secrets.learn(self.config)
+        if self.config is not None:
+            secrets.learn(self.config)
         return secrets.hide(text)

@@ -6,6 +6,7 @@ import re
 from urllib.parse import quote, unquote
 
 from vkteams_daemon.config import Config
+from vkteams_daemon.options import hide_credentials
 
 MASK = "***"
 SHORTEST = 4  # letters; masking a shorter password would hide nothing and destroy half of every line
@@ -25,11 +26,11 @@ class Secrets:
         self._spellings = tuple(sorted(spellings | set(self._spellings), key=lambda text: (-len(text), text)))
 
     def hide(self, text: str) -> str:
-        """The text with every secret in it replaced by `MASK`."""
+        """The text with every secret in it replaced by `MASK`, and everything else that has the form of one."""
         for secret in self._spellings:
             if secret in text:
                 text = text.replace(secret, MASK)
-        return text
+        return hide_credentials(text)
 
 
 def _passwords(url: str) -> set[str]:

@@ -89,6 +89,7 @@ def _check(args: argparse.Namespace, config: Config) -> Answer:
             check()
         except PermissionRefused as error:
             notes.append(f"for this user: {error}")
+    notes += configuration.exposed_files(config)
     if not config.source:
         notes.append("no configuration file was found; defaults and the environment apply")
     if not config.database.url and config.storage.save and not programs.available():

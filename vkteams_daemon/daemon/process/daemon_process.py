@@ -23,7 +23,7 @@ from typing import Any
 import daemon
 
 from vkteams_daemon import __version__
-from vkteams_daemon.config import Config
+from vkteams_daemon.config import Config, exposed_files
 from vkteams_daemon.daemon import status as status_file
 from vkteams_daemon.daemon.process import privileges
 from vkteams_daemon.daemon.process.detach import Pipe
@@ -191,6 +191,8 @@ class DaemonProcess:
             alive=self._notify.alive,
         )
         self._signals.hand_over(service.signal)
+        for sentence in exposed_files(config):
+            log.warning("%s", sentence)
         log.info("vkteamsd %s starts as process %d, user %s", __version__, os.getpid(), self._owner.name)
         note = "; ".join(part for part in (service.start(), logs.note) if part)
         relax_gc()
