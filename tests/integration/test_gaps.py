@@ -18,6 +18,7 @@ from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
 from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.search.coverage import coverage
+from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.store import gaps
 from vkteams_daemon.store.admin import cursors
@@ -319,10 +320,10 @@ def test_coverage_of_a_scope_tells_only_times(
         sentence = (
             f"messages between 2026-11-01 12:00:00 UTC and 2026-11-01 13:00:00 UTC may be missing: {entry.reason}"
         )
-        assert coverage(connection, chats).gaps == ((sentence,) if told else ())
+        assert coverage(connection, Scope(chats)).gaps == ((sentence,) if told else ())
         if told:
-            later = coverage(connection, chats, noon + timedelta(minutes=30)).gaps
+            later = coverage(connection, Scope(chats, since=noon + timedelta(minutes=30))).gaps
             assert later == (sentence.replace("12:00:00", "12:30:00"),)
-            assert coverage(connection, chats, noon + timedelta(hours=2)).gaps == ()
-            assert coverage(connection, chats, None, noon - timedelta(hours=2)).gaps == ()
-            assert coverage(connection, chats, None, noon + timedelta(hours=2)).gaps == (sentence,)
+            assert coverage(connection, Scope(chats, since=noon + timedelta(hours=2))).gaps == ()
+            assert coverage(connection, Scope(chats, until=noon - timedelta(hours=2))).gaps == ()
+            assert coverage(connection, Scope(chats, until=noon + timedelta(hours=2))).gaps == (sentence,)

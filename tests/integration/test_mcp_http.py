@@ -146,7 +146,7 @@ def test_a_client_with_a_token_does_not_see_the_database_errors(office: Office, 
     (office.directory / "run").mkdir()
     status_file.write(said, office.directory / "run" / "vkteamsd.status.json")
     seen = serve().asked("daemon_status", token=ALL)["file"]
-    assert seen["database"] == {"state": "down", "last_error": "see the daemon's log"}
+    assert seen["database"]["state"] == "down" and seen["database"]["last_error"] == "see the daemon's log"
     assert seen["api"]["last_error"] == "see the daemon's log"
     office.configure(mcp={"tokens_file": ""})
     assert serve().asked("daemon_status")["file"]["database"]["last_error"] == why
@@ -174,7 +174,7 @@ def test_what_waits_in_the_spool_is_counted_for_those_who_may_see_everything(
     assert whole in office.ctl("search", "text", "сервер")["coverage"]["gaps"]
     assert gaps(SOME) == gaps(LATE) == ["the daemon cannot reach its database, so the newest messages may be missing"]
     assert server.asked("daemon_status", token=ALL)["file"]["spool"]["events"] == 3
-    assert "spool" not in server.asked("daemon_status", token=LATE)["file"]
+    assert server.asked("daemon_status", token=LATE).keys() == {"status", "age"}
     said.database = status_file.Database(state="ok")
     status_file.write(said, path)
     assert whole in gaps(ALL)

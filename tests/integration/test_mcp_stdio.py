@@ -151,7 +151,7 @@ def _plain(value: Any) -> Any:
     ("tool", "arguments", "why"),
     [
         ("search_text", {}, "query: field required"),
-        ("search_text", {"query": "  "}, "query: string should match pattern"),
+        ("search_text", {"query": "  "}, "query: it is blank"),
         ("search_text", {"query": "x", "limit": 0}, "limit: input should be greater than or equal to 1"),
         ("search_text", {"query": "x", "since": "yesterday"}, "since: 'yesterday' is not a time: write 2h, 7d"),
         (

@@ -18,6 +18,7 @@ from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.model import Chunk, Model
 from vkteams_daemon.search.coverage import coverage
 from vkteams_daemon.search.history.statistics import statistics
+from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store import queue
 
 TEXTS = ("the proxy is down again", "кто дежурит сегодня?", "restart the proxy please")
@@ -181,18 +182,18 @@ def test_statistics_count_queued_and_parked_messages(chat: Chat, model: WatchedM
     chat.say(*TEXTS)
     chat.execute("UPDATE embedding_queue SET not_before = 'infinity', attempts = 5 WHERE msg_id = 'm2'")
     with chat.connection() as connection:
-        counted = statistics(connection)
+        counted = statistics(connection, Scope())
         assert (counted.queued, counted.parked) == (3, 1)
-        assert coverage(connection).without_vector == 3
+        assert coverage(connection, Scope()).without_vector == 3
     tally = WorkerStats()
     at_work = chat.worker(model, tally)
     at_work.round()
     at_work.maintain(idle=True)
     assert tally.queued == 0
     with chat.connection() as connection:
-        counted = statistics(connection)
+        counted = statistics(connection, Scope())
         assert (counted.queued, counted.parked, counted.models[0].messages) == (1, 1, 2)
-        assert coverage(connection).without_vector == 1
+        assert coverage(connection, Scope()).without_vector == 1
 
 
 def test_idle_leader_counts_the_queue_of_busy_workers(chat: Chat, model: WatchedModel) -> None:

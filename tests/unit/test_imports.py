@@ -59,13 +59,13 @@ INSIDE = {
         "install": {"manifest", "catalogue", "model"},
     },
     "search": {
-        "names": set(),
+        "names": {"scope"},
         "messages": set(),
         "scope": set(),
         "results": {"messages"},
         "cursor": {"results"},
         "question": {"results", "cursor", "scope"},
-        "coverage": {"results"},
+        "coverage": {"results", "scope"},
     },
     "daemon": {},
 }

@@ -64,4 +64,6 @@ class DaemonReport:
     age: float | None
     """Seconds since the daemon wrote its status file."""
     file: dict[str, Any] | None
-    """The status file; for a client with a token without the texts of its errors."""
+    """The status file; for a client with a token without the texts of its errors.
+
+    Null, as are events_processed and last_activity, for a client that may not see every chat: they count every chat."""

@@ -24,6 +24,7 @@ class Call:
     client: str | None
     what: str
     arguments: Mapping[str, Any]
+    ignored: list[str] = field(default_factory=list)
     hits: int | None = None
     outcome: str = "ok"
     error: str | None = None
@@ -52,6 +53,7 @@ class Audit:
             "client": _short(call.client),
             "call": _short(call.what),
             "arguments": {_short(name): _short(value) for name, value in call.arguments.items()},
+            **({"ignored": call.ignored} if call.ignored else {}),
             "outcome": call.outcome,
             "hits": call.hits,
             "ms": round((time.monotonic() - call.started) * 1000, 1),

@@ -61,8 +61,11 @@ class Reader:
         Raises:
             VkTeamsError: the archive refuses the question, or cannot answer it.
         """
+        confined = self.access.restricted
         return await anyio.to_thread.run_sync(
-            lambda: self._answer(question), abandon_on_cancel=True, limiter=self._threads
+            lambda: self._answer(lambda archive: question(archive.confined() if confined else archive)),
+            abandon_on_cancel=True,
+            limiter=self._threads,
         )
 
     async def visible_chats(self, chat_id: str | None, *, threads: bool = False) -> list[str] | None:
@@ -76,9 +79,9 @@ class Reader:
             ToolError: the client may not see the chat.
             NotFound: the archive has no such chat.
         """
-        allowed = self.access.chats
+        allowed, since = self.access.chats, self.access.since
         if allowed is not None and chat_id not in allowed:
-            with_threads = await self.ask(lambda archive: archive.with_threads(allowed))
+            with_threads = await self.ask(lambda archive: archive.with_threads(allowed, since))
             if chat_id is None:
                 return with_threads
             if chat_id not in with_threads:
@@ -87,18 +90,18 @@ class Reader:
             return None
         if chat_id in self.config.storage.chat_ids or (allowed and chat_id in allowed):
             # The administrator named this chat, so it exists even if nothing was said in it yet.
-            return await self.ask(lambda archive: archive.with_threads([chat_id])) if threads else [chat_id]
-        return await self.ask(lambda archive: archive.existing([chat_id], threads=threads))
+            return await self.ask(lambda archive: archive.with_threads([chat_id], since)) if threads else [chat_id]
+        return await self.ask(lambda archive: archive.existing([chat_id], threads=threads, since=since))
 
     async def require_user(self, user_id: str | None) -> None:
         """Refuse a person whom the archive does not know.
 
-        A client that may not see every chat gets no refusal: it would tell the client who is in the other chats.
+        A client that may not see everything gets no refusal: it would tell the client who has spoken elsewhere.
 
         Raises:
             NotFound: the archive has no such person.
         """
-        if user_id is not None and self.access.chats is None:
+        if user_id is not None and not self.access.restricted:
             await self.ask(lambda archive: archive.existing(None, user_id=user_id))
 
     def earliest(self, since: datetime | None) -> datetime | None:

@@ -8,6 +8,7 @@ text visible. What a client may see is a condition in the SQL of every question.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import typing
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -60,6 +61,8 @@ _SEARCHES: dict[Mode, str] = {
 }
 _READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
 _MAX_NAME = 50  # characters of an unknown argument's name in an error
+CLIENT_KEYS = frozenset({"toolCallId", "tool_call_id", "sessionId", "chatInput", "action", "tool", "metadata", "_meta"})
+"""Keys that known clients (n8n and others) add to the arguments of every call: ignored, and noted in the audit."""
 _LISTS = ("hits", "messages", "conversations", "chats", "users", "thread")
 
 
@@ -98,6 +101,7 @@ class Server(MCPServer[Reader]):
         self._reader = reader
         self._audit = audit
         self._arguments = {tool.name: list(tool.parameters["properties"]) for tool in tools}
+        self._required = {tool.name: tool.parameters.get("required", []) for tool in tools}
         self.resource(resources.CHAT, name="chat", title="Chat", mime_type=resources.JSON)(resources.chat)
         self.resource(resources.MESSAGE, name="message", title="Message", mime_type=resources.JSON)(resources.message)
         self.prompt(title="Summarise a chat's day")(resources.summarise_day)
@@ -115,7 +119,7 @@ class Server(MCPServer[Reader]):
             ToolError: one sentence that says what is wrong.
         """
         with self._call(name, name, arguments, context) as call:
-            self._check_arguments(name, arguments)
+            arguments, call.ignored = self._accepted(name, arguments)
             result = await super().call_tool(name, arguments, context)
             if isinstance(result, InputRequiredResult):
                 call.outcome = "asked back"
@@ -165,14 +169,29 @@ class Server(MCPServer[Reader]):
         except ToolError as error:
             raise MCPError(code=INVALID_PARAMS, message=str(error)) from None
 
-    def _check_arguments(self, tool: str, arguments: Mapping[str, Any]) -> None:
-        """Refuse an argument that the tool does not have: a misspelt filter must not be ignored silently."""
-        names = self._arguments.get(tool, arguments)  # the SDK refuses an unknown tool
-        unknown = next((name for name in arguments if name not in names), None)
+    def _accepted(self, tool: str, arguments: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """The arguments that the tool gets, and the names of those that a client added for itself.
+
+        An optional argument that is null or blank counts as left out, because many clients fill in every argument.
+
+        Raises:
+            ToolError: the tool has no such argument. A misspelt filter must not be ignored silently.
+        """
+        if tool not in self._arguments:
+            return dict(arguments), []  # the SDK refuses an unknown tool
+        names, required = self._arguments[tool], self._required[tool]
+        unknown = next((name for name in arguments if name not in names and name not in CLIENT_KEYS), None)
         if unknown is not None:
-            raise ToolError(
-                f"{tool} has no argument {visible(unknown)[:_MAX_NAME]!r}; what it has: {', '.join(names) or 'none'}"
-            )
+            near = difflib.get_close_matches(unknown, names, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"what it has: {', '.join(names) or 'none'}"
+            raise ToolError(f"{tool} has no argument {visible(unknown)[:_MAX_NAME]!r}; {hint}")
+        accepted = {
+            name: value
+            for name, value in arguments.items()
+            if name in names
+            and (name in required or not (value is None or (isinstance(value, str) and not value.strip())))
+        }
+        return accepted, [name for name in arguments if name not in names]
 
     @contextlib.contextmanager
     def _call(
@@ -219,10 +238,25 @@ def _tool(function: Callable[..., Any], name: str = "", description: str = "") -
         function, name=name or None, description=description or None, annotations=_READ_ONLY, structured_output=False
     )
     tool.parameters["additionalProperties"] = False
+    tool.parameters["properties"] = {
+        name: _plain_schema(argument) for name, argument in tool.parameters["properties"].items()
+    }
     tool.fn_metadata = _AnswerMetadata(
         arg_model=tool.fn_metadata.arg_model, output_schema=schema(typing.get_type_hints(function)["return"])
     )
     return tool
+
+
+def _plain_schema(argument: dict[str, Any]) -> dict[str, Any]:
+    """The schema of an argument as the strictest client takes it: one type, no null, and no title."""
+    kept = [option for option in argument.get("anyOf", []) if option.get("type") != "null"]
+    merged = {**(kept[0] if len(kept) == 1 else {}), **argument}
+    left_out = {
+        "title",
+        *(["anyOf"] if len(kept) == 1 else []),
+        *(["default"] if argument.get("default") is None else []),
+    }
+    return {key: value for key, value in merged.items() if key not in left_out}
 
 
 def _count(answer: Mapping[str, Any]) -> int | None:

@@ -7,6 +7,7 @@ statement after `[search] timeout`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -52,7 +53,7 @@ class Archive:
     def __init__(self, source: Config | str) -> None:
         self._config = source if isinstance(source, Config) else Config(database=DatabaseOptions(url=source))
         self._database = Database(self._config, application="vkteams-search", profile=profiles.READER)
-        self._opened = False
+        self._opened = self._confined = False
         self._lock = threading.Lock()
         self._encoders = QueryEncoderCache(self._config)
         self._vocabulary: tuple[float, Vocabulary] | None = None
@@ -69,6 +70,17 @@ class Archive:
             self._database.close()
             self._opened, self._vocabulary = False, None
         self._encoders.forget()
+
+    def confined(self) -> Archive:
+        """The same archive for a reader who may see only the chats and times that each question names.
+
+        No number and no word of its answers depends on anything outside them: the weights and corrections of words, the
+        names, the counts and the coverage come from what the reader may see.
+        """
+        self._open()
+        view = copy.copy(self)
+        view._confined = True
+        return view
 
     def search(
         self,
@@ -104,7 +116,7 @@ class Archive:
             UsageError: the cursor is unreadable, or belongs to another question.
         """
         question = Question(
-            query, mode, Scope(chat_ids, user_id, since, until),
+            query, mode, self._scope(chat_ids, user_id, since, until),
             self._config.search.limit if limit is None else limit, context, recency, cursor,
         )  # fmt: skip
         question.page()  # refuses a wrong cursor before the model is loaded
@@ -114,7 +126,7 @@ class Archive:
                 active = active_model(connection)
             encoder = self._encoders.of(active, required=mode == "semantic")
         with self._transaction() as connection:
-            return answer(connection, question, encoder, lambda: self._read_vocabulary(connection))
+            return answer(connection, question, encoder, lambda: self._read_vocabulary(connection, question.scope))
 
     def thread(
         self, chat_id: str, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
@@ -130,16 +142,18 @@ class Archive:
         Raises:
             NotFound: the archive has no such message, or it was deleted, or it lies outside these chats and times.
         """
+        scope = self._scope(chat_ids, since=since)
         with self._transaction() as connection:
-            return conversation.thread(connection, chat_id, msg_id, Scope(chat_ids, since=since))
+            return conversation.thread(connection, chat_id, msg_id, scope)
 
     def message(
         self, chat_id: str, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
     ) -> MessageWithThread:
         """One message and its thread; arguments and errors are those of `thread`."""
+        scope = self._scope(chat_ids, since=since)
         with self._transaction() as connection:
-            linked = conversation.thread(connection, chat_id, msg_id, Scope(chat_ids, since=since))
-            title = chat_titles(connection, [chat_id]).get(chat_id)
+            linked = conversation.thread(connection, chat_id, msg_id, scope)
+            title = chat_titles(connection, [chat_id], scope).get(chat_id)
         message = next(one for one in linked if one.key == (chat_id, msg_id))
         return MessageWithThread(message, title, [one for one in linked if one is not message])
 
@@ -165,7 +179,7 @@ class Archive:
         """
         limit = self._config.search.limit if limit is None else limit
         with self._transaction() as connection:
-            return conversation.latest(connection, Scope(chat_ids, user_id, since, until), limit, before)
+            return conversation.latest(connection, self._scope(chat_ids, user_id, since, until), limit, before)
 
     def chat_of(self, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> str:
         """The chat that has this message.
@@ -175,7 +189,7 @@ class Archive:
             UsageError: several of them have it.
         """
         with self._transaction() as connection:
-            return conversation.chat_of(connection, msg_id, Scope(chat_ids, since=since))
+            return conversation.chat_of(connection, msg_id, self._scope(chat_ids, since=since))
 
     def context(
         self,
@@ -209,7 +223,8 @@ class Archive:
             NotFound: there is no such message, or no message of this person.
         """
         request = context.ContextRequest(kind, query, user_id, message, timeframe)
-        within = request.within(Scope(chat_ids, since=since), datetime.now(UTC))
+        scope = self._scope(chat_ids, since=since)
+        within = request.within(scope, datetime.now(UTC))
         hits: list[Hit] = []
         note = None
         if kind == "topic":
@@ -219,7 +234,7 @@ class Archive:
             hits, note = topic.hits, topic.note
         with self._transaction() as connection:
             budget = token_budget.TokenBudget(max_tokens, cost)
-            answer = context.answer(connection, request, Scope(chat_ids, since=since), within, hits, budget)
+            answer = context.answer(connection, request, scope, within, hits, budget)
         return replace(answer, note=answer.note or note)
 
     def chats(
@@ -227,14 +242,14 @@ class Archive:
     ) -> list[ChatSummary]:
         """The chats, latest message first; with `chat_ids` only these. Only messages from `since` on are counted."""
         with self._transaction() as connection:
-            return directory.chats(connection, Scope(chat_ids, since=since), limit)
+            return directory.chats(connection, self._scope(chat_ids, since=since), limit)
 
     def users(
         self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None, limit: int | None = None
     ) -> list[UserSummary]:
         """The people who have spoken in these chats from `since` on, latest message first."""
         with self._transaction() as connection:
-            return directory.users(connection, Scope(chat_ids, since=since), limit)
+            return directory.users(connection, self._scope(chat_ids, since=since), limit)
 
     def export(
         self,
@@ -254,43 +269,64 @@ class Archive:
             until: only messages sent before this moment (aware).
             deleted: whether deleted messages are included.
         """
-        return Export(self._transaction, Scope(chat_ids, user_id, since, until), deleted=deleted)
+        return Export(self._transaction, self._scope(chat_ids, user_id, since, until), deleted=deleted)
 
     def statistics(self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> Statistics:
         """The numbers of the archive, or of these chats, or of the time from `since` on."""
         with self._transaction() as connection:
-            return statistics.statistics(connection, chat_ids=chat_ids, since=since)
+            return statistics.statistics(connection, self._scope(chat_ids, since=since))
 
     def existing(
-        self, chat_ids: Collection[str] | None, *, threads: bool = False, user_id: str | None = None
+        self,
+        chat_ids: Collection[str] | None,
+        *,
+        threads: bool = False,
+        user_id: str | None = None,
+        since: datetime | None = None,
     ) -> list[str] | None:
         """These chats as a user has named them, with `threads` also their threads; None, every chat, stays None.
+
+        With `since` a chat exists if it has a message sent at this moment or later (aware).
 
         Raises:
             NotFound: the archive has no such chat, or no such person.
         """
         with self._transaction() as connection:
-            return existing(connection, chat_ids, threads=threads, user_id=user_id)
+            return existing(connection, chat_ids, threads=threads, user_id=user_id, since=since)
 
-    def with_threads(self, chat_ids: Collection[str]) -> list[str]:
-        """These chats, and the threads that hang on their messages."""
+    def with_threads(self, chat_ids: Collection[str], since: datetime | None = None) -> list[str]:
+        """These chats, and the threads that hang on their messages, with `since` those that said something since."""
         with self._transaction() as connection:
-            return with_threads(connection, chat_ids)
+            return with_threads(connection, chat_ids, since)
 
-    def _read_vocabulary(self, connection: Connection) -> Vocabulary:
-        """The archive's words, at most a minute old."""
+    def _scope(
+        self,
+        chat_ids: Collection[str] | None,
+        user_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Scope:
+        return Scope(chat_ids, user_id, since, until, confined=self._confined)
+
+    def _read_vocabulary(self, connection: Connection, scope: Scope) -> Vocabulary:
+        """The archive's words, at most a minute old; for a confined question the words of its scope."""
+        if scope.confined:
+            return Vocabulary.read_scope(connection, scope.population)
         cached = self._vocabulary
         if cached is None or time.monotonic() - cached[0] > _MAX_VOCABULARY_AGE:
             cached = self._vocabulary = (time.monotonic(), Vocabulary.read(connection))
         return cached[1]
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[Connection]:
-        """A read-only transaction that sees one state of the archive."""
+    def _open(self) -> None:
         with self._lock:
             if not self._opened:
                 self._database.open(migrate=False)
                 self._opened = True
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        """A read-only transaction that sees one state of the archive."""
+        self._open()
         timeout = self._config.search.timeout
         with self._database.connection() as connection, _timeout_as_store_error(timeout), connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

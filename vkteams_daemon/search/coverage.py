@@ -2,51 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from datetime import UTC, datetime
 
 from vkteams_daemon.search.results import Coverage
+from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.models import active_model
 
+_ALWAYS = datetime.min.replace(tzinfo=UTC)
 
-def coverage(
-    connection: Connection,
-    chat_ids: Collection[str] | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
-) -> Coverage:
-    """The coverage of the archive, or of these chats.
 
-    A gap whose chats are unknown concerns every chat. Of a gap only the times are told, and not those before `since`.
+def coverage(connection: Connection, scope: Scope) -> Coverage:
+    """The coverage of the archive, or of the chats of the scope; for a confined reader of what they may see.
 
-    Args:
-        connection: to the archive.
-        chat_ids: the chats; None means every chat.
-        since: gaps that end before this time are left out.
-        until: gaps that begin after this time are left out.
+    That the API started its ids over is told to every reader: it concerns every chat. So does a gap whose chats are
+    unknown. Of a gap only the times are told, and not those before the scope's `since`.
     """
-    chats = None if chat_ids is None else sorted(chat_ids)
+    chats = None if scope.chat_ids is None else sorted(scope.chat_ids)
+    begin = (scope.since if scope.confined else None) or _ALWAYS
     model = active_model(connection)
     row = connection.execute(
         "SELECT"
+        # A confined reader learns nothing of the time before `since`: neither what was said, nor what waits or failed.
         # Chat by chat, so that each minimum is the first entry of an index.
-        " (SELECT pg_catalog.min(first) FROM (SELECT pg_catalog.min(sent_at) AS first FROM messages WHERE"
-        " %(chats)s::text[] IS NULL"
-        "   UNION ALL SELECT (SELECT pg_catalog.min(sent_at) FROM messages m WHERE m.chat_id = c.chat_id)"
+        " (SELECT pg_catalog.min(first) FROM (SELECT pg_catalog.min(sent_at) AS first FROM messages"
+        "   WHERE %(chats)s::text[] IS NULL AND sent_at >= %(since)s"
+        "   UNION ALL SELECT (SELECT pg_catalog.min(sent_at) FROM messages m"
+        "   WHERE m.chat_id = c.chat_id AND m.sent_at >= %(since)s)"
         "   FROM pg_catalog.unnest(%(chats)s::text[]) AS c (chat_id)) AS firsts),"
-        " (SELECT count(*) FROM embedding_queue WHERE model_id = %(model)s AND kind = 'message'"
-        "   AND (%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s))),"
+        " (SELECT count(*) FROM embedding_queue q WHERE model_id = %(model)s AND kind = 'message'"
+        "   AND (%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s)) AND (NOT %(confined)s OR EXISTS"
+        "    (SELECT FROM messages m WHERE m.chat_id = q.chat_id AND m.msg_id = q.msg_id AND m.sent_at >= %(since)s))),"
         " (SELECT count(*) FROM events WHERE error IS NOT NULL"
-        "   AND (%(chats)s::text[] IS NULL OR chat_id IS NULL OR chat_id = ANY(%(chats)s))),"
+        "   AND occurred_at >= %(since)s"
+        "   AND (%(chats)s::text[] IS NULL OR (chat_id IS NULL AND NOT %(confined)s) OR chat_id = ANY(%(chats)s))),"
         " (SELECT coalesce(pg_catalog.sum(generation - 1), 0) FROM bots)",
-        {"chats": chats, "model": model and model.model_id},
+        {"chats": chats, "model": model and model.model_id, "confined": scope.confined, "since": begin},
         prepare=False,
     ).fetchone()
     assert row is not None
-    archived_since, queued, quarantined, restarts = row
-    gaps = (*_gaps(quarantined, restarts), *_missing(connection, chats, since, until))
-    return Coverage(archived_since, queued if model else None, model.name if model else None, gaps)
+    first, queued, quarantined, restarts = row
+    gaps = (*_gaps(quarantined, restarts), *_missing(connection, chats, scope.since, scope.until))
+    return Coverage(first, queued if model else None, model.name if model else None, gaps)
 
 
 def _gaps(quarantined: int, restarts: int) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vkteams_daemon.errors import UsageError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from vkteams_daemon.search.results import Ranked
 
 T = TypeVar("T")
+
+_MAX_NUMBER = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +95,57 @@ def decode(text: str, parse: Callable[[Any], T]) -> T:
         raise UsageError("the cursor cannot be read", hint="Pass on the one that the last page gave.") from error
 
 
-def _parse_fields(fields: Any) -> Cursor:
-    question, asked_at, returned, chat_id, msg_id = fields
-    cursor = Cursor(str(question), datetime.fromisoformat(asked_at), int(returned), (str(chat_id), str(msg_id)))
-    cursor.asked_at.astimezone()  # raises for a moment outside the calendar of another time zone
-    if cursor.asked_at.tzinfo is None or cursor.returned < 0:
-        raise ValueError("no moment, or no number")
-    return cursor
+def check_text(value: Any) -> str:
+    """An id of a cursor: a text that the database can hold.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError("no text")
+    value.encode()  # raises UnicodeEncodeError, a ValueError, for a lone surrogate
+    return value
+
+
+def check_moment(value: Any) -> datetime:
+    """A moment of a cursor, aware and in UTC.
+
+    Raises:
+        ValueError, OverflowError: it is something else, or outside the calendar of some time zone.
+    """
+    moment = datetime.fromisoformat(check_text(value))
+    if moment.tzinfo is None:
+        raise ValueError("no moment")
+    moment = moment.astimezone(UTC)
+    if not 1 < moment.year < 9999:
+        raise ValueError("no moment of a message")
+    return moment
+
+
+def check_number(value: Any) -> int:
+    """A count of a cursor: of messages or of entries that the pages so far hold.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if type(value) is not int or not 0 <= value < _MAX_NUMBER:
+        raise ValueError("no number")
+    return value
+
+
+def check_list(value: Any, length: int) -> list[Any]:
+    """A list of a cursor.
+
+    Raises:
+        ValueError: it is something else, or of another length.
+    """
+    if not isinstance(value, list) or len(value) != length:
+        raise ValueError("no list of this length")
+    return value
+
+
+def _parse_fields(value: Any) -> Cursor:
+    question, asked_at, returned, chat_id, msg_id = check_list(value, 5)
+    return Cursor(
+        check_text(question), check_moment(asked_at), check_number(returned), (check_text(chat_id), check_text(msg_id))
+    )

@@ -22,6 +22,8 @@ class Scope:
         until: only messages sent before this moment (aware).
         arrived: only messages that had arrived by this moment (aware); set for the further pages of an answer.
         without: a tsquery that no message may match; "" excludes nothing.
+        confined: whether the reader may see nothing beyond `chat_ids` and `since`. No number and no word of an answer
+            then depends on a row outside them.
     """
 
     chat_ids: Collection[str] | None = None
@@ -30,6 +32,12 @@ class Scope:
     until: datetime | None = None
     arrived: datetime | None = None
     without: str = ""
+    confined: bool = False
+
+    @property
+    def population(self) -> Scope:
+        """The messages that weigh the words of a confined question: all that its reader may see."""
+        return Scope(self.chat_ids, since=self.since, arrived=self.arrived, confined=self.confined)
 
     @property
     def narrows(self) -> bool:
@@ -76,20 +84,35 @@ class Scope:
         }
 
 
-def with_threads(connection: Connection, chat_ids: Collection[str]) -> list[str]:
-    """These chats, and the threads that hang on their messages: a thread is a chat of its own."""
+def with_threads(connection: Connection, chat_ids: Collection[str], since: datetime | None = None) -> list[str]:
+    """These chats, and the threads that hang on their messages: a thread is a chat of its own.
+
+    Args:
+        connection: any connection to the archive.
+        chat_ids: the chats.
+        since: only threads with a message sent at this moment or later (aware).
+    """
     rows = connection.execute(
         "SELECT chat_id FROM pg_catalog.unnest(%(chats)s::text[]) AS c (chat_id)"
-        " UNION SELECT chat_id FROM chats WHERE parent_chat_id = ANY(%(chats)s) ORDER BY 1",
-        {"chats": sorted(chat_ids)},
+        " UNION SELECT chat_id FROM chats t WHERE parent_chat_id = ANY(%(chats)s)"
+        " AND (%(since)s::timestamptz IS NULL"
+        "  OR EXISTS (SELECT FROM messages m WHERE m.chat_id = t.chat_id AND m.sent_at >= %(since)s)) ORDER BY 1",
+        {"chats": sorted(chat_ids), "since": since},
     )
     return [chat_id for (chat_id,) in rows]
 
 
 def existing(
-    connection: Connection, chat_ids: Collection[str] | None, *, threads: bool, user_id: str | None = None
+    connection: Connection,
+    chat_ids: Collection[str] | None,
+    *,
+    threads: bool,
+    user_id: str | None = None,
+    since: datetime | None = None,
 ) -> list[str] | None:
     """These chats as a user has named them, with `threads` also the threads that hang on them; None stays None.
+
+    With `since` a chat exists if it has a message sent at this moment or later (aware).
 
     Raises:
         NotFound: the archive has never seen one of these chats, or this person. An empty answer would look like a
@@ -108,13 +131,15 @@ def existing(
     if chat_ids is None:
         return None
     unknown_chat = connection.execute(
-        "SELECT chat_id FROM pg_catalog.unnest(%s::text[]) AS c (chat_id) WHERE NOT EXISTS (SELECT FROM chats"
-        " WHERE chats.chat_id = c.chat_id) AND NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id)",
-        (list(chat_ids),),
+        "SELECT chat_id FROM pg_catalog.unnest(%(chats)s::text[]) AS c (chat_id)"
+        " WHERE (%(since)s::timestamptz IS NOT NULL"
+        " OR NOT EXISTS (SELECT FROM chats WHERE chats.chat_id = c.chat_id)) AND NOT EXISTS (SELECT FROM messages m"
+        " WHERE m.chat_id = c.chat_id AND m.sent_at >= coalesce(%(since)s::timestamptz, '-infinity'))",
+        {"chats": list(chat_ids), "since": since},
     ).fetchone()
     if unknown_chat is not None:
         raise NotFound(
             f"the archive has no chat {unknown_chat[0]}",
             hint="`vkteamsctl context chats` and the tool list_chats name those it has.",
         )
-    return with_threads(connection, chat_ids) if threads else list(chat_ids)
+    return with_threads(connection, chat_ids, since) if threads else list(chat_ids)

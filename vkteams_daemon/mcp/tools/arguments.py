@@ -11,7 +11,17 @@ from pydantic import BeforeValidator, Field
 from vkteams_daemon import times
 from vkteams_daemon.errors import UsageError
 
-_Id = Annotated[str, Field(min_length=1, max_length=300, pattern=r"^[^\x00]+$")]
+
+def _check_id(value: object) -> object:
+    if isinstance(value, int | float):
+        raise ValueError("an id is a text, in quotes: as a number it loses its last digits beyond 2^53")
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("an id has no zero byte")
+    return value
+
+
+# The schema has no pattern: some clients refuse a schema with a regular expression that they do not support.
+_Id = Annotated[str, BeforeValidator(_check_id, json_schema_input_type=str), Field(min_length=1, max_length=300)]
 _MAX_TIME = 50  # characters of a moment or a span of time
 _CHATS, _MESSAGES = ["681869378@chat.agent", "all"], ["7576322310144000017"]
 
@@ -53,6 +63,17 @@ MaxTokensInAll = Annotated[
     _TOKEN_RANGE,
     Field(description="About the most tokens of the answer; what does not fit is left out, and `cut` says so."),
 ]
+
+
+def check_said(value: str) -> str:
+    """Refuse a blank query.
+
+    Raises:
+        ValueError: it has no character that can be seen.
+    """
+    if not value.strip():
+        raise ValueError("it is blank")
+    return value
 
 
 def _parsed(parse: Callable[[str], object], expected: str) -> BeforeValidator:

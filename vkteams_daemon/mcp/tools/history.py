@@ -40,7 +40,6 @@ _Topic = Annotated[
     Field(
         min_length=1,
         max_length=2000,
-        pattern=r"\S",
         description="What `topic` is about, as search_hybrid takes it.",
         examples=["why was the release late"],
     ),

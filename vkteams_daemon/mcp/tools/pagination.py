@@ -8,9 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from vkteams_daemon.search.cursor import decode, encode
-
-_MAX_OFFSET = 10**9
+from vkteams_daemon.search.cursor import check_list, check_moment, check_number, check_text, decode, encode
 
 
 def message_cursor(sent_at: datetime, chat_id: str, msg_id: str) -> str:
@@ -38,18 +36,9 @@ def parse_offset_cursor(cursor: str) -> int:
     Raises:
         UsageError: it is no such cursor.
     """
-    return decode(cursor, _offset)
+    return decode(cursor, check_number)
 
 
 def _message(value: Any) -> tuple[datetime, str, str]:
-    sent_at, chat_id, msg_id = value
-    moment = datetime.fromisoformat(sent_at)
-    if moment.tzinfo is None or not isinstance(chat_id, str) or not isinstance(msg_id, str) or "\0" in chat_id + msg_id:
-        raise ValueError("no message")
-    return moment, chat_id, msg_id
-
-
-def _offset(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < _MAX_OFFSET:
-        raise ValueError("no number")
-    return value
+    sent_at, chat_id, msg_id = check_list(value, 3)
+    return check_moment(sent_at), check_text(chat_id), check_text(msg_id)

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from vkteams_daemon.daemon.status import read_gap
 from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.serialiser import token_cost
-from vkteams_daemon.mcp.tools.arguments import ChatId, Cursor, MaxTokens, Since, Until, UserId
+from vkteams_daemon.mcp.tools.arguments import ChatId, Cursor, MaxTokens, Since, Until, UserId, check_said
 from vkteams_daemon.mcp.tools.chat_choice import ChosenChat, chats_to_search, reader_of
 from vkteams_daemon.search.history.token_budget import TokenBudget
 from vkteams_daemon.search.results import Coverage, Hit, Mode, SearchResult
@@ -23,10 +23,10 @@ WHOLE_TEXT = 300
 
 _Query = Annotated[
     str,
+    AfterValidator(check_said),
     Field(
         min_length=1,
         max_length=2000,
-        pattern=r"\S",
         description='What to look for. By words: all of them in any form, "a phrase", -without, this OR that.',
         examples=["сервер упал", '"connection refused" OR timeout', "why was the release late", "OPS-142"],
     ),
@@ -98,8 +98,6 @@ def _fit(hits: list[Hit], budget: TokenBudget) -> list[Hit]:
 
 
 def _visible_coverage(reader: Reader, coverage: Coverage) -> Coverage:
-    """The coverage, its beginning no earlier than the client may see, with what waits in the daemon's spool."""
-    if (earliest := reader.earliest(None)) and coverage.archived_since:
-        coverage = replace(coverage, archived_since=max(earliest, coverage.archived_since))
+    """The coverage, with what waits in the daemon's spool."""
     gap = read_gap(reader.config.status_file, restricted=reader.access.restricted)
     return replace(coverage, gaps=(*coverage.gaps, gap)) if gap else coverage

@@ -126,7 +126,7 @@ def recent(connection: Connection, scope: Scope, budget: TokenBudget) -> Context
     """The newest messages of the scope that fit, the chat with the newest message first."""
     counts = {row[0]: row[1] for row in _count_by_chat(connection, scope)}
     groups = _newest(connection, scope, counts, budget)
-    return _context(connection, "recent", groups, budget)
+    return _context(connection, "recent", groups, scope, budget)
 
 
 def around(connection: Connection, chat_id: str, msg_id: str, scope: Scope, budget: TokenBudget) -> Context:
@@ -141,7 +141,7 @@ def around(connection: Connection, chat_id: str, msg_id: str, scope: Scope, budg
     linked.sort(key=lambda message: (message.key != middle.key, abs(message.sent_at - middle.sent_at)))
     group = _Group(chat_id, _distinct([*linked, *near]), {middle.key})
     _fill(group, group.candidates, budget)
-    return _context(connection, "around", [group], budget)
+    return _context(connection, "around", [group], scope, budget)
 
 
 def topic(connection: Connection, hits: Sequence[Hit], scope: Scope, budget: TokenBudget) -> Context:
@@ -163,7 +163,7 @@ def topic(connection: Connection, hits: Sequence[Hit], scope: Scope, budget: Tok
         for group in groups:
             part = [message for message in group.candidates if (message.key in group.matches) is matching]
             _fill(group, part, budget)
-    return _context(connection, "topic", groups, budget)
+    return _context(connection, "topic", groups, scope, budget)
 
 
 def user_profile(connection: Connection, user_id: str, scope: Scope, budget: TokenBudget) -> Context:
@@ -176,14 +176,14 @@ def user_profile(connection: Connection, user_id: str, scope: Scope, budget: Tok
     chats = _count_by_chat(connection, theirs)
     if not chats:
         raise NotFound(f"the archive has no message of user {user_id} there", hint="`vkteamsctl context users` lists.")
-    titles = chat_titles(connection, [row[0] for row in chats[:_MAX_PLACES]])
+    titles = chat_titles(connection, [row[0] for row in chats[:_MAX_PLACES]], scope)
     places = [Place(chat_id, titles.get(chat_id), count, last) for chat_id, count, _, last in chats[:_MAX_PLACES]]
     profile = Profile(
-        user_id, names(connection, [user_id]).get(user_id), sum(row[1] for row in chats), len(chats),
+        user_id, names(connection, [user_id], scope).get(user_id), sum(row[1] for row in chats), len(chats),
         min(row[2] for row in chats), max(row[3] for row in chats), places,
     )  # fmt: skip
     groups = _newest(connection, theirs, {row[0]: row[1] for row in chats}, budget)
-    return replace(_context(connection, "user-profile", groups, budget), profile=profile)
+    return replace(_context(connection, "user-profile", groups, scope, budget), profile=profile)
 
 
 def _count_by_chat(connection: Connection, scope: Scope) -> list[tuple[Any, ...]]:
@@ -231,9 +231,11 @@ def _distinct(messages: Sequence[ArchivedMessage]) -> list[ArchivedMessage]:
     return list({message.key: message for message in messages}.values())
 
 
-def _context(connection: Connection, kind: Kind, groups: Sequence[_Group], budget: TokenBudget) -> Context:
+def _context(
+    connection: Connection, kind: Kind, groups: Sequence[_Group], scope: Scope, budget: TokenBudget
+) -> Context:
     """The groups that have messages, each with its messages oldest first."""
-    titles = chat_titles(connection, {group.chat_id for group in groups if group.messages})
+    titles = chat_titles(connection, {group.chat_id for group in groups if group.messages}, scope)
     conversations = [
         Conversation(
             group.chat_id,

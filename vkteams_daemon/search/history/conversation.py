@@ -54,6 +54,7 @@ def latest(
     sent_at, chat_id, msg_id = before or (None, None, None)
     return _read(
         connection,
+        scope,
         f"SELECT m.chat_id, m.msg_id FROM messages m WHERE {scope.condition} {earlier}"
         " ORDER BY m.sent_at DESC, m.chat_id DESC, m.msg_id DESC LIMIT %(limit)s",
         {**scope.parameters, "limit": limit, "sent_at": sent_at, "chat": chat_id, "message": msg_id},
@@ -64,8 +65,8 @@ def thread(connection: Connection, chat_id: str, msg_id: str, scope: Scope) -> l
     """The message with the messages it answers, the messages that answer it, and so on; oldest first.
 
     A thread is a chat of its own: the message that it hangs on comes too, and so do the newest messages of the threads
-    that hang on the linked ones. Links lead through messages that may not be shown, such as deleted ones, and through
-    messages that the archive never had.
+    that hang on the linked ones. Links lead through deleted messages, and through messages that the archive never
+    had, but not through messages outside the scope.
 
     Raises:
         NotFound: the archive has no such message, or it was deleted, or it lies outside the scope.
@@ -73,18 +74,19 @@ def thread(connection: Connection, chat_id: str, msg_id: str, scope: Scope) -> l
     # Every part names the chat, so that one shard can answer if messages are distributed by chat.
     linked = _read(
         connection,
+        scope,
         "WITH RECURSIVE up AS ("
         "  SELECT m.msg_id, m.reply_to_msg_id, m.sent_at, 0 AS steps FROM messages m"
         f"  WHERE m.chat_id = %(chat)s AND m.msg_id = %(message)s AND {scope.condition}"
         "  UNION ALL SELECT m.msg_id, m.reply_to_msg_id, m.sent_at, up.steps + 1 FROM up"
         "  JOIN messages m ON m.chat_id = %(chat)s AND m.msg_id = up.reply_to_msg_id"
-        f"  WHERE up.steps < {_MAX_STEPS}"
+        f"  WHERE up.steps < {_MAX_STEPS} AND {scope.condition_with_deleted}"
         "), top AS (SELECT coalesce(reply_to_msg_id, msg_id) AS msg_id FROM up ORDER BY steps DESC LIMIT 1"
         "), down AS ("
         "  SELECT msg_id, 0 AS steps FROM top"
         "  UNION ALL SELECT m.msg_id, down.steps + 1 FROM down"
         "  JOIN messages m ON m.chat_id = %(chat)s AND m.reply_to_msg_id = down.msg_id"
-        f"  WHERE down.steps <= {_MAX_STEPS}"
+        f"  WHERE down.steps <= {_MAX_STEPS} AND {scope.condition_with_deleted}"
         "), linked AS (SELECT msg_id FROM up UNION SELECT msg_id FROM down"
         "), middle AS (SELECT sent_at FROM up WHERE steps = 0)"
         " SELECT m.chat_id, m.msg_id FROM linked l"
@@ -121,6 +123,7 @@ def neighbours(
     for order, comparison in (("DESC", "<"), ("ASC", ">")):
         side = _read(
             connection,
+            scope,
             f"SELECT m.chat_id, m.msg_id FROM messages m WHERE m.chat_id = %(chat)s AND {scope.condition}"
             f" AND (m.sent_at, m.msg_id) {comparison} (%(at)s, %(message)s)"
             f" ORDER BY m.sent_at {order}, m.msg_id {order} LIMIT %(each_way)s",
@@ -141,6 +144,7 @@ def read(connection: Connection, keys: Collection[MessageKey], scope: Scope) -> 
     """These messages, oldest first; deleted ones and those outside the scope are left out."""
     return _read(
         connection,
+        scope,
         "SELECT m.chat_id, m.msg_id FROM unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
         f" JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id WHERE {scope.condition}",
         {**scope.parameters, "chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
@@ -167,6 +171,7 @@ def _threads(connection: Connection, linked: Sequence[ArchivedMessage], scope: S
         return []
     return _read(
         connection,
+        scope,
         # By each thread's own index: threads are short, and may lie far back.
         "SELECT m.chat_id, m.msg_id FROM pg_catalog.unnest(%(threads)s::text[]) AS t (chat_id) CROSS JOIN LATERAL"
         " (SELECT m.chat_id, m.msg_id, m.sent_at FROM messages m"
@@ -187,7 +192,7 @@ def _until_silence(
     return list(side)
 
 
-def _read(connection: Connection, keys: str, parameters: dict[str, Any]) -> list[ArchivedMessage]:
+def _read(connection: Connection, scope: Scope, keys: str, parameters: dict[str, Any]) -> list[ArchivedMessage]:
     """The messages that a query of keys (chat_id, msg_id) yields, oldest first."""
     rows = connection.execute(
         f"WITH wanted AS MATERIALIZED ({keys})"
@@ -200,7 +205,7 @@ def _read(connection: Connection, keys: str, parameters: dict[str, Any]) -> list
         parameters,
         prepare=False,
     ).fetchall()
-    authors = names(connection, {row[2] for row in rows if row[2]})
+    authors = names(connection, {row[2] for row in rows if row[2]}, scope)
     return [
         ArchivedMessage(
             chat_id=row[0], msg_id=row[1], user_id=row[2], author=authors.get(row[2], row[2]), sent_at=row[3],

@@ -5,24 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from vkteams_daemon.search.history.results import ChatSummary, UserSummary
-from vkteams_daemon.search.names import chat_titles, names
+from vkteams_daemon.search.names import Person, chat_titles, people, visible_chat
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
 
 def chats(connection: Connection, scope: Scope, limit: int | None = None) -> list[ChatSummary]:
-    """The chats of the scope, latest message first; messages outside the scope are not counted."""
+    """The chats of the scope, latest message first; messages outside the scope are not counted.
+
+    A confined reader gets only the chats with a message that they may see.
+    """
+    parent, join = visible_chat("c.parent_chat_id", scope), "INNER" if scope.confined else "LEFT"
     rows = _rows(
         connection,
         f"WITH counts AS MATERIALIZED ({_counts(scope, 'chat_id', 'user_id')})"
-        " SELECT c.chat_id, c.type, c.parent_chat_id, c.parent_msg_id, coalesce(s.messages, 0), coalesce(s.others, 0),"
-        " s.first, s.last FROM chats c LEFT JOIN counts s ON s.chat_id = c.chat_id"
+        f" SELECT c.chat_id, c.type, CASE WHEN {parent} THEN c.parent_chat_id END,"
+        f" CASE WHEN {parent} THEN c.parent_msg_id END, coalesce(s.messages, 0), coalesce(s.others, 0),"
+        f" s.first, s.last FROM chats c {join} JOIN counts s ON s.chat_id = c.chat_id"
         " WHERE (%(chat_ids)s::text[] IS NULL OR c.chat_id = ANY(%(chat_ids)s))"
         " ORDER BY s.last DESC NULLS LAST, c.chat_id LIMIT %(limit)s",
         scope,
         limit,
     )
-    titles = chat_titles(connection, [row[0] for row in rows])
+    titles = chat_titles(connection, [row[0] for row in rows], scope)
     return [ChatSummary(row[0], titles.get(row[0]), *row[1:]) for row in rows]
 
 
@@ -34,15 +39,20 @@ def users(connection: Connection, scope: Scope, limit: int | None = None) -> lis
     rows = _rows(
         connection,
         f"WITH counts AS MATERIALIZED ({_counts(scope, 'user_id', 'chat_id')})"
-        " SELECT coalesce(u.user_id, s.user_id), u.nick, u.is_bot, coalesce(s.messages, 0), coalesce(s.others, 0),"
+        " SELECT coalesce(u.user_id, s.user_id), coalesce(s.messages, 0), coalesce(s.others, 0),"
         f" s.first, s.last FROM (SELECT * FROM counts WHERE user_id IS NOT NULL) AS s"
         f" {'LEFT' if scope.narrows else 'FULL'} JOIN users u ON u.user_id = s.user_id"
         " ORDER BY s.last DESC NULLS LAST, 1 LIMIT %(limit)s",
         scope,
         limit,
     )
-    name_by_id = names(connection, [row[0] for row in rows])
-    return [UserSummary(row[0], name_by_id.get(row[0]), *row[1:]) for row in rows]
+    known = people(connection, [row[0] for row in rows], scope)
+    unknown = Person(None, None, None, None)
+    return [
+        UserSummary(user_id, person.name, person.nick, person.is_bot, *counts)
+        for user_id, *counts in rows
+        for person in (known.get(user_id, unknown),)
+    ]
 
 
 def _counts(scope: Scope, by: str, other: str) -> str:

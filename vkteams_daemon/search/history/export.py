@@ -63,6 +63,7 @@ class Export:
         self, transaction: Callable[[], AbstractContextManager[Connection]], scope: Scope, *, deleted: bool = False
     ) -> None:
         self._transaction = transaction
+        self._scope = scope
         self._parameters = scope.parameters
         self._from = f"FROM messages m WHERE {scope.condition_with_deleted if deleted else scope.condition}"
 
@@ -80,8 +81,8 @@ class Export:
         while True:
             with self._transaction() as connection:
                 page = connection.execute(query.encode(), {**self._parameters, **last}, prepare=False).fetchall()
-                titles = chat_titles(connection, {row[0] for row in page})
-                authors = names(connection, {row[2] for row in page if row[2]})
+                titles = chat_titles(connection, {row[0] for row in page}, self._scope)
+                authors = names(connection, {row[2] for row in page if row[2]}, self._scope)
             for chat_id, msg_id, user_id, *rest in page:
                 author = authors.get(user_id, user_id)
                 yield Exported(chat_id, titles.get(chat_id), msg_id, user_id, author, *rest)

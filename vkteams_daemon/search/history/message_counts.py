@@ -8,6 +8,7 @@ from typing import Any
 
 from vkteams_daemon.search.history.results import ChatStatistics, DayStatistics, Lag, UserStatistics
 from vkteams_daemon.search.names import chat_titles, names
+from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
 _TOP = 20  # chats, and authors
@@ -19,20 +20,19 @@ _ALL, _CHAT, _USER, _DATE = 7, 3, 5, 6  # the value of grouping(chat, user, day)
 
 @dataclass(frozen=True, slots=True)
 class CountedPart:
-    """The part of the archive that is counted: these chats (None: all), from this moment on (None: all the time)."""
+    """The part of the archive that is counted: the chats of a scope, from its `since` on."""
 
-    chat_ids: list[str] | None = None
-    since: datetime | None = None
+    scope: Scope
 
     @property
     def whole(self) -> bool:
         """Whether it is the whole archive."""
-        return self.chat_ids is None and self.since is None
+        return self.scope.chat_ids is None and self.scope.since is None
 
     @property
     def values(self) -> dict[str, Any]:
         """The values that the conditions name."""
-        return {"chats": self.chat_ids, "since": self.since}
+        return {"chats": self.scope.parameters["chat_ids"], "since": self.scope.since}
 
     def where(self, moment: str, *more: str) -> str:
         """WHERE for a table with a chat_id and this column for its time; empty if there is no condition."""
@@ -45,11 +45,23 @@ class CountedPart:
             " AND m.sent_at >= %(since)s)"
         )
 
+    def of_events(self) -> str:
+        """WHERE for the events, as `events AS e`.
+
+        A confined reader does not learn that a message was edited or deleted that is older than what they may see.
+        """
+        if not (self.scope.confined and self.scope.since):
+            return self.where("received_at")
+        return self._where(
+            "EXISTS (SELECT FROM messages m WHERE m.chat_id = e.chat_id AND m.msg_id = e.subject"
+            " AND m.sent_at >= %(since)s)"
+        )
+
     def _where(self, since: str, *more: str) -> str:
         parts = list(more)
-        if self.chat_ids is not None:
+        if self.scope.chat_ids is not None:
             parts.append("chat_id = ANY(%(chats)s)")
-        if self.since is not None:
+        if self.scope.since is not None:
             parts.append(since)
         return f"WHERE {' AND '.join(parts)}" if parts else ""
 
@@ -94,8 +106,8 @@ def message_counts(connection: Connection, part: CountedPart) -> MessageCounts:
     groups: dict[int, list[tuple[Any, ...]]] = {_ALL: [], _CHAT: [], _USER: [], _DATE: []}
     for group, *row in rows:
         groups[group].append(tuple(row))
-    titles = chat_titles(connection, [row[0] for row in groups[_CHAT]])
-    authors = names(connection, [row[0] for row in groups[_USER]])
+    titles = chat_titles(connection, [row[0] for row in groups[_CHAT]], part.scope)
+    authors = names(connection, [row[0] for row in groups[_USER]], part.scope)
     _, messages, edited, deleted, first, last, _, chats, users = groups[_ALL][0]
     return MessageCounts(
         messages, edited, deleted, chats, users, first, last,

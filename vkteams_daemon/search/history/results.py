@@ -124,8 +124,8 @@ class ModelStatistics:
     """One for each chunk of a message."""
     messages: int
     """Messages that have a vector."""
-    indexed: bool
-    """Whether the vectors have an index."""
+    indexed: bool | None
+    """Whether the vectors have an index; null for a reader who may not see every chat."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from datetime import datetime
 from typing import Any
 
 from vkteams_daemon.search.history.message_counts import CountedPart, lag, message_counts
 from vkteams_daemon.search.history.results import ModelStatistics, Statistics
+from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.admin.maintenance import database_size, table_sizes
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.models import has_index
 
 
-def statistics(
-    connection: Connection, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
-) -> Statistics:
+def statistics(connection: Connection, scope: Scope) -> Statistics:
     """Count the archive.
 
     Args:
         connection: any connection to the archive.
-        chat_ids: count only these chats; None means every chat, an empty collection means none.
-        since: count only messages sent, and events received, at this moment or later (aware).
+        scope: its chats and `since` count: messages sent, and events received, at this moment or later. For a confined
+            reader an event counts if it is about a message sent at this moment or later.
     """
-    part = CountedPart(None if chat_ids is None else sorted(chat_ids), since)
+    part = CountedPart(scope)
     counts = message_counts(connection, part)
+    # Nobody knows which message an unreadable event is about, so its own time decides what a confined reader may count.
+    quarantined_at = "occurred_at" if scope.confined else "received_at"
     events, quarantined, last_event_at = _row(
         connection,
         # Three subqueries, so that each is answered from an index of its own.
-        f"SELECT (SELECT count(*) FROM events {part.where('received_at')}),"
-        f" (SELECT count(*) FROM events {part.where('received_at', 'error IS NOT NULL')}),"
-        f" (SELECT pg_catalog.max(received_at) FROM events {part.where('received_at')})",
+        f"SELECT (SELECT count(*) FROM events e {part.of_events()}),"
+        f" (SELECT count(*) FROM events e {part.where(quarantined_at, 'error IS NOT NULL')}),"
+        f" (SELECT pg_catalog.max(received_at) FROM events e {part.of_events()})",
         part.values,
     )
-    (versions,) = _row(connection, f"SELECT count(*) FROM message_versions {part.where('replaced_at')}", part.values)
+    (versions,) = _row(connection, f"SELECT count(*) FROM message_versions v {part.of_messages('v')}", part.values)
     queued, parked, oldest_queued_at = _row(
         connection,
         "SELECT count(*), count(*) FILTER (WHERE not_before = 'infinity'), pg_catalog.min(enqueued_at)"
@@ -57,7 +56,7 @@ def statistics(
         parked=parked,
         oldest_queued_at=oldest_queued_at,
         models=_models(connection, part),
-        busiest=[] if part.chat_ids is not None and len(part.chat_ids) == 1 else counts.by_chat,
+        busiest=[] if scope.chat_ids is not None and len(scope.chat_ids) == 1 else counts.by_chat,
         authors=counts.by_user,
         days=counts.by_day,
         lag=lag(connection, part),
@@ -78,7 +77,9 @@ def _models(connection: Connection, part: CountedPart) -> list[ModelStatistics]:
         part.values,
         prepare=False,
     ).fetchall()
-    return [ModelStatistics(*(*row, has_index(connection, row[0]))) for row in rows]
+    # The index is built over every chat, when there are enough vectors: a confined reader does not learn of it.
+    confined = part.scope.confined
+    return [ModelStatistics(*(*row, None if confined else has_index(connection, row[0]))) for row in rows]
 
 
 def _row(connection: Connection, sql: str, values: dict[str, Any]) -> tuple[Any, ...]:

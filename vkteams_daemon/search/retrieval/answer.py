@@ -57,7 +57,7 @@ def answer(
         question.query,
         question.mode,
         _hits(connection, ranked, marked, scope, question.context),
-        coverage(connection, scope.chat_ids, scope.since, scope.until),
+        coverage(connection, scope),
         showing=showing,
         relaxed=ranking.relaxed,
         note=ranking.note,
@@ -70,7 +70,7 @@ def _hits(
 ) -> list[Hit]:
     """The hits of these ranked messages, each with so many messages before and after it."""
     messages = {message.key: message for message in conversation.read(connection, [r.key for r in ranked], scope)}
-    titles = chat_titles(connection, {r.chat_id for r in ranked})
+    titles = chat_titles(connection, {r.chat_id for r in ranked}, scope)
     return [
         Hit(
             chat_id=one.chat_id,

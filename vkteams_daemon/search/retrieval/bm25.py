@@ -1,8 +1,8 @@
 """BM25 (Robertson and Zaragoza 2009): messages with any of a query's words, the rarest counting most.
 
-The weights come from the archive's own counts. Chat messages are short and repeat no word, so a word's frequency in a
-message is taken as one. At most `CANDIDATES` messages are scored, those of the rarest words; commoner words only add to
-their scores.
+The weights come from the archive's own counts, for a confined reader from counts of what the reader may see. Chat
+messages are short and repeat no word, so a word's frequency in a message is taken as one. At most `CANDIDATES` messages
+are scored, those of the rarest words; commoner words only add to their scores.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ _K1 = 0.6
 _B = 0.5
 _COUNT_LIMIT = 2000
 """How far a word is counted that the table `words` does not hold."""
+_CONFINED_COUNT_LIMIT = 50_000
+"""How far the messages, and those with a word, are counted within the scope of a confined reader."""
 
 _ONE_LEXEME = re.compile(r"^'((?:[^'\\]|''|\\\\)+)'$")
 
@@ -49,7 +51,7 @@ def any_word(connection: Connection, query: Query, scope: Scope, limit: int) -> 
         scope: where to look; it must exclude what the query excludes.
         limit: most messages.
     """
-    terms = weighted_terms(connection, query)
+    terms = weighted_terms(connection, query, scope)
     remaining = [term for term in terms if term.messages]
     while remaining:
         rarest = _rarest(remaining)
@@ -87,23 +89,18 @@ def _score(
     ]
 
 
-def known_tsqueries(connection: Connection, query: Query) -> set[str]:
+def known_tsqueries(connection: Connection, query: Query, scope: Scope) -> set[str]:
     """The tsqueries of the query's terms that some message holds."""
-    return {term.tsquery for term in weighted_terms(connection, query) if term.messages}
+    return {term.tsquery for term in weighted_terms(connection, query, scope) if term.messages}
 
 
-def weighted_terms(connection: Connection, query: Query) -> list[WeightedTerm]:
+def weighted_terms(connection: Connection, query: Query, scope: Scope) -> list[WeightedTerm]:
     """The query's terms with their weights, the rarest first."""
     tsqueries = list(dict.fromkeys(term.tsquery for term in query.terms))
     if not tsqueries:
         return []
-    counts = document_frequencies(connection, tsqueries)
-    row = connection.execute(
-        "SELECT greatest((SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass),"
-        " (SELECT messages FROM words_counted), 1)::float8"
-    ).fetchone()
-    assert row is not None
-    total = max(row[0], *counts)
+    counts = document_frequencies(connection, tsqueries, scope)
+    total = max(_message_count(connection, scope), *counts)
     return sorted(
         (
             WeightedTerm(tsquery, count, math.log(1 + (total - count + 0.5) / (count + 0.5)))
@@ -113,11 +110,20 @@ def weighted_terms(connection: Connection, query: Query) -> list[WeightedTerm]:
     )
 
 
-def document_frequencies(connection: Connection, tsqueries: Sequence[str]) -> list[int]:
-    """About how many messages each tsquery finds.
+def document_frequencies(connection: Connection, tsqueries: Sequence[str], scope: Scope) -> list[int]:
+    """About how many messages each tsquery finds, in the archive or, for a confined reader, in what they may see.
 
     0 is exact. A count that the table `words` does not hold is exact up to its limit.
     """
+    if scope.confined:
+        rows = connection.execute(
+            "SELECT (SELECT count(*) FROM (SELECT FROM messages m"
+            f" WHERE m.search @@ t.q::tsquery AND {scope.population.condition} LIMIT {_CONFINED_COUNT_LIMIT}) AS few)"
+            " FROM pg_catalog.unnest(%(tsqueries)s::text[]) WITH ORDINALITY AS t (q, place) ORDER BY t.place".encode(),
+            {**scope.population.parameters, "tsqueries": list(tsqueries)},
+            prepare=False,
+        )
+        return [int(count) for (count,) in rows]
     lexemes = [match[1].replace("''", "'") if (match := _ONE_LEXEME.match(q)) else None for q in tsqueries]
     rows = connection.execute(
         # A bounded count instead of EXISTS: for EXISTS the planner would read the table until it finds a match.
@@ -129,6 +135,24 @@ def document_frequencies(connection: Connection, tsqueries: Sequence[str]) -> li
         prepare=False,
     )
     return [int(count) for (count,) in rows]
+
+
+def _message_count(connection: Connection, scope: Scope) -> float:
+    """About how many messages the archive has or, for a confined reader, how many they may see, up to a limit."""
+    if scope.confined:
+        row = connection.execute(
+            f"SELECT greatest(count(*), 1)::float8 FROM (SELECT FROM messages m WHERE {scope.population.condition}"
+            f" LIMIT {_CONFINED_COUNT_LIMIT}) AS few".encode(),
+            scope.population.parameters,
+            prepare=False,
+        ).fetchone()
+    else:
+        row = connection.execute(
+            "SELECT greatest((SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass),"
+            " (SELECT messages FROM words_counted), 1)::float8"
+        ).fetchone()
+    assert row is not None
+    return float(row[0])
 
 
 def _rarest(terms: list[WeightedTerm]) -> list[WeightedTerm]:

@@ -62,12 +62,12 @@ def search_text(connection: Connection, text: str, scope: Scope, limit: int, voc
     ranked = matching(connection, query, scope, limit)
     if ranked or not query.terms:
         return Matches(ranked, query)
-    corrected = correction.corrected(connection, query, vocabulary())
+    corrected = correction.corrected(connection, query, vocabulary(), scope)
     ranked = matching(connection, corrected, scope, limit)
     if ranked:
         return Matches(ranked, corrected)
     if len(query.terms) <= _MAX_TERMS_IN_OTHER_FORMS:
-        wider = correction.corrected(connection, query, vocabulary(), wider=True)
+        wider = correction.corrected(connection, query, vocabulary(), scope, wider=True)
         ranked = matching(connection, wider, scope, limit)
         if ranked:
             return Matches(ranked, wider)

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from vkteams_daemon.search.messages import MessageKey
+from vkteams_daemon.search.names import people
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
@@ -105,11 +106,12 @@ def neighbourhoods(connection: Connection, keys: Sequence[MessageKey], scope: Sc
         {**scope.parameters, "chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
         prepare=False,
     ).fetchall()
-    names = _names(connection, {row[4] for row in rows if row[4]})
+    names = _names(connection, {row[4] for row in rows if row[4]}, scope)
     by_hit: dict[MessageKey, list[tuple[Any, ...]]] = {}
     for chat_id, msg_id, *row in rows:
         by_hit.setdefault((chat_id, msg_id), []).append(tuple(row))
-    return {key: _lines(sorted(group, key=lambda row: (row[3], row[1])), names) for key, group in by_hit.items()}
+    # In the order of the keys: the server's order of rows depends on its plan, and with it the last bit of a score.
+    return {key: _lines(sorted(by_hit[key], key=lambda row: (row[3], row[1])), names) for key in keys if key in by_hit}
 
 
 def lines(connection: Connection, keys: Sequence[MessageKey]) -> dict[MessageKey, Line]:
@@ -137,12 +139,11 @@ def _lines(rows: Sequence[tuple[Any, ...]], names: dict[str, str]) -> list[Line]
     return lines
 
 
-def _names(connection: Connection, user_ids: set[str]) -> dict[str, str]:
+def _names(connection: Connection, user_ids: set[str], scope: Scope) -> dict[str, str]:
     """User ids by the lower-case words that name a person in a text: id (as a mention writes it), nick, first name."""
-    rows = connection.execute("SELECT user_id, nick, first_name FROM users WHERE user_id = ANY(%s)", (list(user_ids),))
     user_by_name: dict[str, str] = {}
-    for user_id, *names in rows:
-        for name in (user_id, *names):
+    for user_id, person in sorted(people(connection, user_ids, scope).items()):
+        for name in (user_id, person.nick, person.first_name):
             if name:
                 user_by_name.setdefault(name.lower(), user_id)
                 user_by_name.setdefault(f"@{name.lower()}", user_id)

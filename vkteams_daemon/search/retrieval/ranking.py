@@ -87,9 +87,9 @@ def _hybrid(
 ) -> Ranking:
     typed = read(connection, question.query)
     query = embedded = typed
-    known = bm25.known_tsqueries(connection, typed)
+    known = bm25.known_tsqueries(connection, typed, scope)
     if any(term.tsquery not in known for term in typed.terms):
-        query = corrected(connection, typed, vocabulary())
+        query = corrected(connection, typed, vocabulary(), scope)
         embedded = embedding_query(typed, query, known)
     scope = replace(scope, without=typed.without)
     count = max(PER_RETRIEVER, limit)

@@ -23,6 +23,8 @@ from vkteams_daemon.store.models import StoredModel
 
 EXACT = 5000
 """Up to this many messages are compared one by one: no slower than a filtered walk through the index, and exact."""
+EXACT_CONFINED = 50_000
+"""The same for a confined reader. A walk through the index could depend on messages that the reader may not see."""
 
 # With the index of store.models, over 192,734 vectors of chat messages, 0.989 of the messages found are as near as the
 # ten nearest (bench/search_speed.py). Each 200 less save about 2 ms and cost about 0.003 (docs/benchmarks.md).
@@ -74,11 +76,12 @@ class _NearestNeighbours:
     ef_search: int
 
     def is_small(self) -> bool:
-        """Whether the scope holds at most `EXACT` messages."""
+        """Whether the scope holds so few messages that they are compared one by one."""
         if not self.scope.narrows:
             return False
-        sql = f"SELECT count(*) FROM (SELECT FROM messages m WHERE {self.scope.condition} LIMIT {EXACT + 1}) AS few"
-        return int(self._rows(sql)[0][0]) <= EXACT
+        most = EXACT_CONFINED if self.scope.confined else EXACT
+        sql = f"SELECT count(*) FROM (SELECT FROM messages m WHERE {self.scope.condition} LIMIT {most + 1}) AS few"
+        return int(self._rows(sql)[0][0]) <= most
 
     def exact(self, limit: int) -> list[Ranked]:
         """The nearest of all vectors in the scope."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from vkteams_daemon.search.retrieval import bm25
 from vkteams_daemon.search.retrieval import query as queries
 from vkteams_daemon.search.retrieval.query import Query, Term
+from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.spelling.keyboard import fold, other_layout, other_script
 from vkteams_daemon.search.spelling.vocabulary import NearWord, Vocabulary, max_typos
 from vkteams_daemon.store.connections import Connection
@@ -38,18 +39,21 @@ class _Reading:
         return [match.replace("''", "'").replace("\\\\", "\\") for match in _LEXEME.findall(self.tsquery)]
 
 
-def corrected(connection: Connection, query: Query, vocabulary: Vocabulary, *, wider: bool = False) -> Query:
+def corrected(
+    connection: Connection, query: Query, vocabulary: Vocabulary, scope: Scope, *, wider: bool = False
+) -> Query:
     """The query with corrections of its unknown words.
 
     Args:
         connection: any connection to the archive.
         query: as it was read.
         vocabulary: the archive's words.
+        scope: for a confined reader, where a word must occur to be known.
         wider: known words get corrections too: their other readings, and forms that the stemmer missed.
     """
     terms = list({term.typed: term for term in query.terms if not term.phrase}.values())
     texts = [[term.typed, *_other_readings(term.typed)] for term in terms]
-    readings = _look_up(connection, [text for group in texts for text in group])
+    readings = _look_up(connection, [text for group in texts for text in group], scope)
     corrections = {}
     for term, group in zip(terms, texts, strict=True):
         typed, others = readings[group[0]], [readings[text] for text in group[1:]]
@@ -158,10 +162,10 @@ def _other_readings(typed: str) -> list[str]:
     return list(dict.fromkeys([*([layout] if layout else []), *other_script(typed)]))
 
 
-def _look_up(connection: Connection, texts: Sequence[str]) -> dict[str, _Reading]:
+def _look_up(connection: Connection, texts: Sequence[str], scope: Scope) -> dict[str, _Reading]:
     distinct = list(dict.fromkeys(texts))
     tsqueries = queries.tsqueries(connection, [Term(text) for text in distinct])
-    counts = bm25.document_frequencies(connection, tsqueries)
+    counts = bm25.document_frequencies(connection, tsqueries, scope)
     return {
         text: _Reading(text, tsquery, bool(tsquery) and count > 0)
         for text, tsquery, count in zip(distinct, tsqueries, counts, strict=True)

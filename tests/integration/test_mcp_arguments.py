@@ -1,0 +1,107 @@
+"""The arguments that clients really send (null, blank, ids as numbers), and the schemas that they can read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+from mcp import Client
+
+from tests.harness.mcp import Office
+from vkteams_daemon import config as configuration
+from vkteams_daemon.access import Access
+from vkteams_daemon.mcp.audit import Audit
+from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.server import CLIENT_KEYS, Server
+from vkteams_daemon.system.redaction import Secrets
+
+T = TypeVar("T")
+NEEDED = {"query": "сервер", "msg_id": "7576336249029481622"}
+
+
+def _with_client(office: Office, what: Callable[[Client], Awaitable[T]]) -> T:
+    """The result of `what` with the official client of a server in this process."""
+
+    async def run() -> T:
+        reader = Reader(configuration.load(office.file, environ={}), Access("x"))
+        try:
+            async with Client(Server(reader, Audit(Secrets(), "stdio"))) as client:
+                return await what(client)
+        finally:
+            reader.close()
+
+    return asyncio.run(run())
+
+
+def _schemas(value: Any) -> Iterator[dict[str, Any]]:
+    """Every schema within a schema."""
+    if isinstance(value, dict):
+        yield value
+        for entry in value.values():
+            yield from _schemas(entry)
+    elif isinstance(value, list):
+        for entry in value:
+            yield from _schemas(entry)
+
+
+def test_the_strictest_client_can_read_every_schema(office: Office) -> None:
+    """No regular expression, no null, and one type for each argument."""
+    tools = _with_client(office, lambda client: client.list_tools()).tools
+    for tool in tools:
+        for name, argument in tool.input_schema["properties"].items():
+            assert isinstance(argument.get("type"), str), (tool.name, name)
+            assert argument.get("description"), (tool.name, name)
+            assert argument.get("default", 1) is not None, (tool.name, name)
+            for schema in _schemas(argument):
+                assert not schema.keys() & {"pattern", "anyOf", "oneOf", "$ref"}, (tool.name, name)
+        assert len(json.dumps(tool.input_schema, ensure_ascii=False)) < 4000, tool.name
+
+
+def test_a_null_or_blank_optional_argument_counts_as_left_out(office: Office) -> None:
+    async def look(client: Client) -> None:
+        for tool in (await client.list_tools()).tools:
+            required = tool.input_schema.get("required", [])
+            needed = {name: NEEDED[name] for name in required}
+            plain = await client.call_tool(tool.name, needed)
+            assert not plain.is_error, plain.content
+            for name in tool.input_schema["properties"].keys() - set(required):
+                for value in (None, "", "  "):
+                    answer = await client.call_tool(tool.name, needed | {name: value})
+                    assert not answer.is_error, (tool.name, name, value, answer.content)
+            for name in required:
+                for value in (None, "", "  "):
+                    assert (await client.call_tool(tool.name, needed | {name: value})).is_error, (tool.name, name)
+
+    _with_client(office, look)
+
+
+def test_keys_that_clients_add_are_ignored_and_audited(office: Office, capsys: pytest.CaptureFixture[str]) -> None:
+    async def look(client: Client) -> None:
+        answer = await client.call_tool("search_text", {"query": "сервер", **dict.fromkeys(CLIENT_KEYS, "x")})
+        assert not answer.is_error and (answer.structured_content or {})["hits"]
+
+    _with_client(office, look)
+    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith('{"time"')]
+    assert set(line["ignored"]) == CLIENT_KEYS
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "why"),
+    [
+        ("search_text", {"query": "x", "chatid": "1"}, "search_text has no argument 'chatid'; did you mean chat_id?"),
+        ("search_text", {"query": "x", "zzz": 1}, "search_text has no argument 'zzz'; what it has: query, limit"),
+        ("get_context", {"msg_id": 7576322310144000105}, "msg_id: an id is a text, in quotes: as a number it loses"),
+        ("get_message", {"msg_id": 1.5}, "msg_id: an id is a text"),
+        ("search_text", {"query": "x", "chat_id": 681869378}, "chat_id: an id is a text"),
+        ("list_chats", {"cursor": "W1tbW1s"}, "the cursor cannot be read"),
+        ("get_recent_messages", {"cursor": "W1tbW1s"}, "the cursor cannot be read"),
+        ("search_text", {"query": "x", "cursor": "W1tbW1s"}, "the cursor cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_said(office: Office, tool: str, arguments: dict[str, Any], why: str) -> None:
+    answer = _with_client(office, lambda client: client.call_tool(tool, arguments))
+    assert answer.is_error
+    assert str(answer.content[0].text).startswith(why)  # type: ignore[union-attr]

@@ -1,0 +1,289 @@
+"""A client's answers do not depend on what it may not see: the same bytes over the archive with and without that.
+
+One archive holds what every client of this file may see. Copies of it get other chats, an older time, or both. Every
+tool, resource and prompt of the server is asked over the archive and over its copy. The tools are listed by the server:
+a new one is asked as well, and a new argument needs values here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from mcp.shared.exceptions import MCPError
+from mcp.types import ElicitResult
+
+from tests.harness.mcp import embedded
+from tests.harness.postgres import PostgresServer
+from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk
+from vkteams_daemon.access import TOOLS, Access
+from vkteams_daemon.config import Config
+from vkteams_daemon.daemon import status as status_file
+from vkteams_daemon.mcp.audit import Audit
+from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.server import Server
+from vkteams_daemon.options import Daemon as DaemonOptions
+from vkteams_daemon.options import Database as DatabaseOptions
+from vkteams_daemon.options import Embedding as EmbeddingOptions
+from vkteams_daemon.store import models
+from vkteams_daemon.system.redaction import Secrets
+
+THREAD, LONE_THREAD, OLD_THREAD = "693000001@chat.agent", "693000002@chat.agent", "693000003@chat.agent"
+SECRET = "vault Kx93hunter парольница"
+SINCE = datetime(2026, 11, 1, tzinfo=UTC)
+OLD = -60 * 24 * 60  # minutes: before SINCE
+CHATS = frozenset({OPS, PETR, LONE_THREAD})
+
+QUERIES = (
+    "backup", f'backup "{SECRET}"', 'backup "vault Kx93hunteq"', "backup парольница", "backup порольница",
+    "gfhjkmybwf OR сервер", "Kx93hunter", "the",
+)  # fmt: skip
+VALUES: dict[str, tuple[Any, ...]] = {
+    "query": QUERIES,
+    "chat_id": (OPS, DEV, OLD_THREAD, PETR, VERA, "1@chat.agent", "all"),
+    "user_id": (ANNA, PETR, VERA, "nobody@corp.example"),
+    "msg_id": ("m1", "m3", "m5", "t1", "d1", "h1", "o1", "none"),
+    "context_type": ("recent", "topic", "user-profile", "around"),
+    "timeframe": ("3000d",),
+    "since": ("2026-11-10", "2026-01-01"),
+    "until": ("2026-11-24",),
+    "limit": (2,),
+    "context": (3,),
+    "explain": (True,),
+    "cursor": (),
+    "max_tokens": (300,),
+}
+USUAL = {"query": QUERIES[0], "msg_id": "m1", "explain": True}
+
+
+def _visible(talk: Talk) -> None:
+    talk.say("m1", "the backup of the server is on the vault", at=0)
+    talk.say("m2", "где пароль от сервера?", at=1, who=PETR, answers="o2")
+    talk.say("m3", "спроси Анну про backup", at=2, who=PETR, answers="m1")
+    talk.say("m4", "Kx93hunteq is the other one", at=3)
+    talk.say("m5", "сервер перезапущен", at=4, answers="o1")
+    talk.say("m6", "the server is up", at=5)
+    talk.edit("m6", "the server is up again", at=6)
+    talk.say("m7", "removed", at=7)
+    talk.delete("m7")
+    talk.say("t1", "in the thread about the backup", at=8, chat=THREAD, below=(OPS, "m1"))
+    talk.say("t2", "in a thread of a chat that is not in the scope", at=9, chat=LONE_THREAD, below=(DEV, "h1"))
+    talk.say("p1", "a bot's word to Petr", at=10, who=ANNA, chat=PETR)
+    talk.say("same", "the same id in two chats", at=11)
+    talk.say("m8", "backup without a vector", at=15)
+    talk.event("newMessage", msgId={"unreadable": 1}, chat={"chatId": OPS, "type": "group"})
+
+
+def _hidden_chats(talk: Talk) -> None:
+    for n in range(8):
+        talk.say(f"h{n}", f"backup: {SECRET} {n}", at=n, who=VERA, chat=DEV, parts=({"type": "file", "payload": {}},))
+    talk.say("same", "the same id in two chats", at=12, chat=DEV)
+    talk.say("d1", "a thread in a hidden chat", at=13, chat="693000009@chat.agent", below=(DEV, "h1"))
+    talk.say("v1", "a word to Vera alone", at=14, who=VERA, chat=VERA)
+    renamed = {"userId": ANNA, "firstName": "Renamed", "lastName": "Elsewhere", "nick": "hidden"}
+    titled = {"chatId": DEV, "type": "group", "title": "Hidden title"}
+    talk.event("newMessage", msgId="h9", timestamp=1_795_000_000, text="renamed", chat=titled, **{"from": renamed})
+    talk.say("h10", "Пётр speaks here", at=30, who=PETR, chat=DEV)
+    talk.edit("h1", f"{SECRET} edited", at=31, who=VERA, chat=DEV)
+    talk.delete("h2", chat=DEV)
+    talk.event("newMessage", msgId={"unreadable": 2}, chat={"chatId": DEV, "type": "group"})
+    talk.event("newMessage", msgId={"unreadable": 3})
+
+
+def _hidden_times(talk: Talk) -> None:
+    # o2 answers o1: m2 and m5 belong together by messages that the client may not see.
+    talk.say("o1", f"{SECRET} of old", at=OLD, who=VERA)
+    talk.say("o2", "backup парольница", at=OLD + 1, who=VERA, answers="o1")
+    talk.say("o3", "in an old thread", at=OLD + 2, who=VERA, chat=OLD_THREAD, below=(OPS, "m1"))
+    talk.say("v1", "a chat that was silent since", at=OLD + 3, who=VERA, chat=VERA)
+    talk.edit("o1", f"{SECRET} edited today", at=20, who=VERA)
+    talk.delete("o2")
+    talk.event("newMessage", msgId={"unreadable": 4}, chat={"chatId": OPS}, timestamp=1_700_000_000)
+
+
+class Archives:
+    """The archive of what is visible, and its copies with more in them; each with a configuration of its own."""
+
+    def __init__(self, server: PostgresServer, directory: Path, models_dir: Path, model_dir: Path) -> None:
+        self._server, self._directory, self._models_dir, self._model_dir = server, directory, models_dir, model_dir
+        self.names = {"visible": server.create_database()}
+        self._fill("visible", _visible)
+        for name, fills in {
+            "chats": [_hidden_chats], "times": [_hidden_times], "both": [_hidden_times, _hidden_chats],
+        }.items():  # fmt: skip
+            self.names[name] = f"scopes_{name}"
+            server.execute(f"CREATE DATABASE scopes_{name} TEMPLATE {self.names['visible']} STRATEGY file_copy")
+            self._fill(name, *fills)
+
+    def config(self, name: str) -> Config:
+        """The configuration of this archive."""
+        directory = self._directory / name
+        return Config(
+            database=DatabaseOptions(url=self._server.url(self.names[name])),
+            daemon=DaemonOptions(runtime_dir=str(directory), state_dir=str(directory / "state")),
+            embedding=EmbeddingOptions(models_dir=str(self._models_dir)),
+        )
+
+    def close(self) -> None:
+        """Drop the databases."""
+        for name in self.names.values():
+            self._server.drop_database(name)
+
+    def _fill(self, name: str, *fills: Callable[[Talk], None]) -> None:
+        url = self._server.url(self.names[name])
+        talk = Talk(url)
+        talk._number = 1000 * len(self.names)
+        try:
+            for fill in fills:
+                fill(talk)
+            embedded(url, self._model_dir)
+            # One visible message waits for its vector.
+            talk.execute("DELETE FROM embeddings WHERE msg_id = 'm8'")
+            talk.execute("INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at)"
+                         " SELECT chat_id, msg_id, 1, 'message', sent_at FROM messages"
+                         " WHERE msg_id = 'm8'")  # fmt: skip
+            if name != "visible":
+                talk.say("w1", f"waits: {SECRET}", at=OLD if "times" in name else 16, who=VERA, chat=VERA)
+                with talk.connection() as connection:
+                    active = models.active_model(connection)
+                    assert active is not None
+                    models.ensure_index(connection, active)
+            talk.execute("DELETE FROM words")
+            talk.execute("INSERT INTO words SELECT word, ndoc FROM ts_stat('SELECT search FROM messages')")
+            talk.execute("INSERT INTO words_counted (messages, counted_at) SELECT count(*), now() FROM messages"
+                         " ON CONFLICT (only_row) DO UPDATE SET messages = excluded.messages")  # fmt: skip
+            talk.execute("ANALYZE")
+        finally:
+            talk.close()
+        status = status_file.new("1.0", "all")
+        status.events.saved = status.events.received = len(talk.written)
+        status.events.last_event_at = status.api.last_poll_at = datetime.now(UTC)
+        (self._directory / name).mkdir()
+        status_file.write(status, self._directory / name / "vkteamsd.status.json")
+
+
+@pytest.fixture(scope="module")
+def archives(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory, models_dir: Path, tiny_model_dir: Path
+) -> Iterator[Archives]:
+    """The archives; for reading only."""
+    with ExitStack() as stack:
+        made = Archives(postgres_server, tmp_path_factory.mktemp("scopes"), models_dir, tiny_model_dir)
+        stack.callback(made.close)
+        yield made
+
+
+def _questions(arguments: dict[str, Any], required: list[str]) -> Iterator[dict[str, Any]]:
+    """Arguments for a tool: each value of each argument beside the usual ones."""
+    unknown = arguments.keys() - VALUES.keys()
+    assert not unknown, f"VALUES has no value of {unknown}"
+    usual = {name: value for name, value in USUAL.items() if name in required or (name == "explain" in arguments)}
+    yield usual
+    for name in arguments:
+        for value in VALUES[name]:
+            yield usual | {name: value} | ({"query": "backup"} if value == "topic" else {})
+    if "query" in arguments:
+        yield usual | {"query": QUERIES[1], "chat_id": "all"} | ({"limit": 1} if "limit" in arguments else {})
+    if "msg_id" in arguments:
+        yield from (usual | {"msg_id": m, "chat_id": chat} for m in ("m1", "h1", "o1", "none") for chat in (OPS, DEV))
+    if "context_type" in arguments:
+        yield from ({"user_id": user, "context_type": "user-profile"} for user in VALUES["user_id"])
+
+
+async def _answers(config: Config, access: Access, capsys: Any, most: int | None = None) -> dict[str, Any]:
+    """The answer to every question, `most` of each tool, without the time of this run."""
+    asked: list[Any] = []
+
+    async def choose(_: Any, params: Any) -> ElicitResult:
+        asked.append(params.model_dump(mode="json"))
+        return ElicitResult(action="decline")
+
+    reader = Reader(config, access)
+    answers: dict[str, Any] = {}
+    try:
+        async with Client(Server(reader, Audit(Secrets(), "stdio")), elicitation_callback=choose) as client:
+            for tool in (await client.list_tools()).tools:
+                required = tool.input_schema.get("required", [])
+                for arguments in itertools.islice(_questions(tool.input_schema["properties"], required), most):
+                    cursor: dict[str, Any] = {}
+                    for page in range(2 if "limit" in arguments else 1):
+                        answer = await client.call_tool(tool.name, arguments | cursor)
+                        text = answer.content[0].text  # type: ignore[union-attr]
+                        answers[f"{tool.name} {arguments} page {page}"] = (answer.is_error, _masked(text))
+                        cursor = {"cursor": (answer.structured_content or {}).get("cursor")}
+                        if not cursor["cursor"]:
+                            break
+            answers["resources"] = (await client.list_resources()).model_dump_json()
+            uris = [f"vkteams://chat/{chat}" for chat in (*CHATS, DEV, THREAD, VERA, "1@chat.agent")]
+            uris += [f"{uri}/message/{msg_id}" for uri in uris[:5] for msg_id in ("m1", "t1", "h1", "o1", "none")]
+            for uri in uris:
+                try:
+                    answers[uri] = _masked((await client.read_resource(uri)).model_dump_json())
+                except MCPError as error:
+                    answers[uri] = str(error)
+            for prompt in (await client.list_prompts()).prompts:
+                for chat, day in itertools.product((None, OPS, DEV, VERA), ("2026-11-24", "2026-09-25")):
+                    arguments = {name: value for name, value in (("chat_id", chat), ("day", day)) if value}
+                    try:
+                        answers[f"{prompt.name} {arguments}"] = _masked(
+                            (await client.get_prompt(prompt.name, arguments)).model_dump_json()
+                        )
+                    except MCPError as error:
+                        answers[f"{prompt.name} {arguments}"] = str(error)
+    finally:
+        reader.close()
+        capsys.readouterr()
+    return answers | {"asked": asked}
+
+
+def _masked(text: str) -> str:
+    """Without the moment at which a first page was asked for, and the age of files."""
+
+    def opened(match: re.Match[str]) -> str:
+        value = json.loads(base64.urlsafe_b64decode(match[2] + "=" * (-len(match[2]) % 4)))
+        if isinstance(value, list) and len(value) == 5:
+            value[1] = "asked at"
+        return f"{match[1]}{json.dumps(value)}"
+
+    text = re.sub(r'(\\?"cursor\\?":\\?")([\w-]+)', opened, text)
+    text = re.sub(r"since \d{4}-\d\d-\d\d \d\d:\d\d UTC", "since", text)
+    return re.sub(r'"age":[\d.]+', '"age"', text)
+
+
+@pytest.mark.parametrize(
+    ("archive", "access"),
+    [
+        ("chats", Access("x", chats=CHATS)),
+        ("times", Access("x", since=SINCE)),
+        ("both", Access("x", CHATS - {PETR}, frozenset(TOOLS) - {"search_semantic", "get_recent_messages"}, SINCE)),
+    ],
+    ids=["chats", "since", "chats, since and tools"],
+)
+def test_what_is_hidden_changes_no_byte(archives: Archives, archive: str, access: Access, capsys: Any) -> None:
+    without = asyncio.run(_answers(archives.config("visible"), access, capsys))
+    whole = asyncio.run(_answers(archives.config(archive), access, capsys))
+    assert without.keys() == whole.keys(), without.keys() ^ whole.keys()
+    differences = [(key, without[key], whole[key]) for key in without if without[key] != whole[key]]
+    assert not differences, json.dumps(differences[:5], ensure_ascii=False, indent=1)
+    assert "Hidden title" not in json.dumps(whole)
+
+
+def test_the_copies_differ_for_a_client_that_may_see_everything(archives: Archives, capsys: Any) -> None:
+    """Otherwise the test above would compare an archive with itself."""
+    access = Access("x")
+    without, *wholes = (
+        asyncio.run(_answers(archives.config(name), access, capsys, most=4)) for name in ("visible", "chats", "times")
+    )
+    for whole in wholes:
+        changed = {key.split()[0] for key in without if without[key] != whole.get(key)}
+        assert changed >= set(TOOLS) - {"get_message", "get_context"}, changed
