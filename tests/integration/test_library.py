@@ -28,6 +28,7 @@ def environ(simulator: Simulator, database_url: str, tmp_path: Path) -> dict[str
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
+        "VKTEAMS_DAEMON_STATE_DIR": str(tmp_path),
         "PYTHONPATH": str(PROJECT),
         "PYTHONIOENCODING": "utf-8",
         "VKTEAMS_BOT_API_URL": simulator.url,
