@@ -443,18 +443,17 @@ def test_kill_9_at_any_moment_keeps_what_was_acknowledged(open_spool: Open, tmp_
         )  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        deadline = time.monotonic() + 0.003 * round_
-        while time.monotonic() < deadline:
-            pass
+        # The kill meets the writer after a number of appends, whatever the machine's pace.
+        lines = [process.stdout.readline() for _ in range(5 * round_)]
         process.send_signal(signal.SIGKILL)
-        said = process.stdout.read().split()
+        lines += process.stdout.read().split()
         process.stdout.close()
         process.wait()
-        acknowledged = max([acknowledged, *map(int, said)])
+        acknowledged = max([acknowledged, *map(int, lines)])
         spool = open_spool()
         assert (spool.last_event_id or 0) >= acknowledged
         acknowledged = spool.last_event_id or 0
         spool.close()
     ids = [event.event_id for event in drained(open_spool())]
     assert ids == list(range(1, acknowledged + 1))
-    assert acknowledged > 10
+    assert acknowledged >= 2 * sum(5 * round_ for round_ in range(6))
