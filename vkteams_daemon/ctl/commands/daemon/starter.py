@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +35,8 @@ def run(arguments: Sequence[str], *, foreground: bool) -> str:
         sys.stdout.flush()
         sys.stderr.flush()
         os.execv(command[0], command)
+    import subprocess  # it takes 6 ms to import, and `daemon status`, which does not need it, imports this module
+
     # In a process group of its own: Ctrl-C reaches only this process, which passes on exactly one signal.
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", process_group=0
