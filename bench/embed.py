@@ -31,10 +31,10 @@ from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import Chunk, Model
 from vkteams_daemon.options import Embedding
-from vkteams_daemon.store import models
+from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.embedding_models import StoredModel
 from vkteams_daemon.store.ingest.writer import Writer
-from vkteams_daemon.store.models import StoredModel
 
 BUDGETS = (512, 768, 1024)  # tokens of the bare loop; the best one is chosen beforehand
 RIVAL_SHARE = 5  # the rival embeds only every fifth text: it is slow
@@ -48,7 +48,7 @@ class Run:
         self._model = model
         self._threads = threads
         with database.connection() as connection:
-            self.stored: StoredModel = models.register(connection, model.name, model.fingerprint, model.dims)
+            self.stored: StoredModel = embedding_models.register(connection, model.name, model.fingerprint, model.dims)
 
     def fill(self, texts: Sequence[str]) -> None:
         """Write the texts into the archive as messages."""
@@ -60,13 +60,13 @@ class Run:
 
     def prepare(self, *, indexed: bool) -> None:
         """Delete the vectors, queue every message, and create the index or not."""
-        name = models.index_name(self.stored.model_id)
+        name = embedding_models.index_name(self.stored.model_id)
         with self._database.connection() as connection:
             connection.execute(f"DROP INDEX IF EXISTS {name}".encode())
             connection.execute("TRUNCATE embeddings, embedding_queue")
-            models.enqueue_missing(connection, self.stored.model_id)
+            embedding_models.enqueue_missing(connection, self.stored.model_id)
             if indexed:
-                models.ensure_index(connection, self.stored)
+                embedding_models.ensure_index(connection, self.stored)
             connection.execute("ANALYZE")
             connection.execute("CHECKPOINT")
 
@@ -88,7 +88,7 @@ class Run:
     def index(self) -> None:
         """Build the index of the vectors."""
         with self._database.connection() as connection:
-            models.ensure_index(connection, self.stored)
+            embedding_models.ensure_index(connection, self.stored)
 
     def count(self) -> int:
         """How many vectors there are."""

@@ -28,7 +28,7 @@ from bench import archive
 from bench.archive import Best, Meter
 from vkteams_daemon.botapi.events import Event, read
 from vkteams_daemon.daemon.process.daemon_process import relax_gc
-from vkteams_daemon.store import models
+from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
@@ -239,7 +239,7 @@ def main() -> None:
     with archive.temporary_directory() as directory, archive.database(directory) as database:
         texts = archive.read_texts(options.file, options.events)
         with database.connection() as connection:
-            models.register(connection, "bench", "bench", 384)
+            embedding_models.register(connection, "bench", "bench", 384)
         for batch in options.batch or (len(texts), 1000):
             measure(database, texts, batch, options.rounds, Meter(directory))
             print()

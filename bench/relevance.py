@@ -38,7 +38,7 @@ from vkteams_daemon.options import Daemon, Embedding
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.results import Hit, Mode
-from vkteams_daemon.store import models
+from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
@@ -161,8 +161,8 @@ def embed(config: Config, database: Database, workers: int = 2) -> None:
     """Empty the embedding queue, then build the index."""
     model = Model.load(catalogue.find_directory(config.models_dir, config.embedding.model))
     with database.connection() as connection:
-        stored = models.register(connection, model.name, model.fingerprint, model.dims)
-        models.enqueue_missing(connection, stored.model_id)
+        stored = embedding_models.register(connection, model.name, model.fingerprint, model.dims)
+        embedding_models.enqueue_missing(connection, stored.model_id)
 
     def work(_: int) -> None:
         worker = Worker(database, lambda _: model, WorkerStats(), is_leader=False)
@@ -172,7 +172,7 @@ def embed(config: Config, database: Database, workers: int = 2) -> None:
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, range(workers)))
     with database.connect() as connection:
-        models.ensure_index(connection, stored)
+        embedding_models.ensure_index(connection, stored)
         word_counts.count_words(connection)
         connection.execute("VACUUM ANALYZE")
 

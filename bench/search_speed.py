@@ -26,7 +26,7 @@ from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.results import MODES, Mode
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
-from vkteams_daemon.store.models import active_model
+from vkteams_daemon.store.embedding_models import active_model
 
 
 @dataclass(frozen=True, slots=True)

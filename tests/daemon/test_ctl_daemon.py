@@ -18,7 +18,7 @@ import pytest
 from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.waiting import until
 from vkteams_daemon.ctl.commands.daemon import signals, starter
-from vkteams_daemon.daemon.process.holder import Holder, find_holder
+from vkteams_daemon.daemon.process.pidfile_holder import PidFileHolder, find_holder
 from vkteams_daemon.options import Config, Daemon
 
 Make = Callable[..., DaemonProcess]
@@ -330,7 +330,7 @@ def test_path_of_the_vkteamsd_program(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_holder_that_changes_while_it_is_opened_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the two steps the number may have become another program's."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        answers = iter([Holder(os.getpid()), Holder(other.pid), Holder(other.pid), Holder(other.pid)])
+        answers = iter([PidFileHolder(pid) for pid in (os.getpid(), other.pid, other.pid, other.pid)])
         monkeypatch.setattr(signals, "find_holder", lambda _: next(answers))
         monkeypatch.setattr(signals, "doubt", lambda *_: None)
         with signals.running_daemon(Config(daemon=Daemon(pid_file=str(tmp_path / "x.pid")))) as running:

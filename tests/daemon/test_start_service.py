@@ -311,7 +311,7 @@ def test_degraded_workers_retry_after_every_error(
         until(lambda: (status.database.state, status.database.last_error) == ("ok", None), 20, "an open database")
     finally:
         service.stop()
-    said = [record.getMessage() for record in caplog.records if record.name == "vkteams_daemon.daemon.opener"]
+    said = [record.getMessage() for record in caplog.records if record.name == "vkteams_daemon.daemon.database_opener"]
     assert said[:4] == [str(down), str(refused), str(down), "the database answers"]
 
 

@@ -37,7 +37,7 @@ from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.simulator import Simulator
-from vkteams_daemon.store import models, profiles
+from vkteams_daemon.store import connection_profiles, embedding_models
 from vkteams_daemon.store.admin import cursors, maintenance
 from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.database import Database
@@ -103,7 +103,7 @@ def move_cursor(database: Database, model: WatchedModel) -> None:
 
 
 def maintain(database: Database, model: WatchedModel) -> None:
-    with database.connect(profiles.MAINTENANCE) as connection:
+    with database.connect(connection_profiles.MAINTENANCE) as connection:
         connection.execute(
             "INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('o', 'o', 3, 'retired')"
         )
@@ -188,7 +188,7 @@ def _archive(server: PostgresServer, model: WatchedModel) -> Iterator[tuple[str,
     """An archive with messages that wait for their vectors: its URL, and the database as the others see it."""
     with server.fresh() as url, Database(config(url)) as database:
         with database.connection() as connection:
-            models.register(connection, model.name, model.fingerprint, model.dims)
+            embedding_models.register(connection, model.name, model.fingerprint, model.dims)
         store(FIRST, database, model)
         yield url, database
 

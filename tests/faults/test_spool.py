@@ -67,7 +67,8 @@ def test_database_away_for_long(
         before = daemon.wait_state("degraded").rss_bytes
         seen = simulator.state()["acknowledged"]
         needed = 45 * seconds
-        until(lambda: simulator.state()["acknowledged"] > seen + needed, 60 + 3 * seconds, f"{needed} events acknowledged")
+        deadline = 60 + 3 * seconds
+        until(lambda: simulator.state()["acknowledged"] > seen + needed, deadline, f"{needed} events acknowledged")
         until(lambda: _status(daemon).spool.events > needed, 20, f"{needed} spooled events in the status")
         status = daemon.wait_state("degraded")
         assert (status.database.state, status.api.state) == ("down", "ok")

@@ -22,7 +22,7 @@ import pytest
 from tests.harness.scale import FULL
 from tests.harness.waiting import until
 from vkteams_daemon.daemon import status as status_file
-from vkteams_daemon.daemon.process.holder import find_holder
+from vkteams_daemon.daemon.process.pidfile_holder import find_holder
 from vkteams_daemon.daemon.status import Status
 
 ROOT = Path(__file__).parents[2]

@@ -24,11 +24,11 @@ from vkteams_daemon.daemon.workers.worker import Worker
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import Chunk, Model, Vectors
 from vkteams_daemon.options import Database as DatabaseOptions
-from vkteams_daemon.store import models
+from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.embedding_models import StoredModel
 from vkteams_daemon.store.ingest.writer import Writer
-from vkteams_daemon.store.models import StoredModel
 
 _ROOT = Path(__file__).parents[2]
 ROOM = "681869378@chat.agent"
@@ -69,7 +69,7 @@ class Chat:
     def register(self, model: Model) -> StoredModel:
         """Register the model in the archive."""
         with self.database.connection() as connection:
-            return models.register(connection, model.name, model.fingerprint, model.dims)
+            return embedding_models.register(connection, model.name, model.fingerprint, model.dims)
 
     def worker(self, model: Model, stats: WorkerStats | None = None, **settings: Any) -> Worker:
         """A worker with that model."""

@@ -33,7 +33,7 @@ from vkteams_daemon.daemon.workers.worker import Worker
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.options import Database as DatabaseOptions
-from vkteams_daemon.store import models
+from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
 
@@ -125,7 +125,7 @@ def embedded(url: str, model_dir: Path) -> None:
     model = Model.load(model_dir)
     with Database(Config(database=DatabaseOptions(url=url))) as database:
         with database.connection() as connection:
-            models.register(connection, model.name, model.fingerprint, model.dims)
+            embedding_models.register(connection, model.name, model.fingerprint, model.dims)
         worker = Worker(database, lambda _: model, WorkerStats())
         while worker.round() or worker.maintain(idle=True):
             pass

@@ -16,7 +16,7 @@ def quick_service(*arguments: Any, **settings: Any) -> Any:
     """The service. It is imported here, after the fork, because its imports may start threads."""
     from vkteams_daemon.daemon import retention, service
     from vkteams_daemon.daemon.polling import backoff, poller
-    from vkteams_daemon.store import profiles
+    from vkteams_daemon.store import connection_profiles
 
     backoff.FIRST = 0.1
     retention.CHECK_INTERVAL = 0.5
@@ -24,8 +24,8 @@ def quick_service(*arguments: Any, **settings: Any) -> Any:
     poller.OWN_SESSION_GRACE = 5.0
     poller.STANDBY_INTERVAL = 0.5
     for name in ("idle_session_timeout", "idle_in_transaction_session_timeout"):
-        assert profiles.WRITER.settings[name] == "10s"
-        profiles.WRITER.settings[name] = "4s"
+        assert connection_profiles.WRITER.settings[name] == "10s"
+        connection_profiles.WRITER.settings[name] = "4s"
     return service.Service(*arguments, **settings)
 
 

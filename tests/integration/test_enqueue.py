@@ -13,7 +13,7 @@ import pytest
 
 from tests.harness.batches import CHAT, batch, deleted, edited, new
 from tests.harness.waiting import until
-from vkteams_daemon.store import models, queue
+from vkteams_daemon.store import embedding_models, queue
 from vkteams_daemon.store.bulk import ColumnSet
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import projection
@@ -42,10 +42,10 @@ def writer(database_url: str) -> Iterator[Writer]:
 
 @pytest.mark.parametrize("size", [100, 500])
 def test_a_batch_is_queued_for_every_model_in_use(connection: Connection, writer: Writer, size: int) -> None:
-    first = models.register(connection, "a", "fa", 3)
+    first = embedding_models.register(connection, "a", "fa", 3)
     connection.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('r', 'fr', 3, 'retired')")
     writer.store(batch(new(1, "old")))
-    second = models.register(connection, "b", "fb", 3)
+    second = embedding_models.register(connection, "b", "fb", 3)
     connection.execute("DELETE FROM embedding_queue")
     stored = writer.store(
         batch(
@@ -77,8 +77,8 @@ def test_model_registered_while_a_batch_is_queued_misses_nothing(
         monkeypatch.setattr(ColumnSet, "copy", slow)
         storing = pool.submit(writer.store, batch(*(new(n) for n in range(1, 501))))
         assert reached.wait(30)
-        model = models.register(connection, "a", "fa", 3)
-        looking = pool.submit(models.enqueue_missing, connection, model.model_id)
+        model = embedding_models.register(connection, "a", "fa", 3)
+        looking = pool.submit(embedding_models.enqueue_missing, connection, model.model_id)
         try:
             until(
                 lambda: looking.done() or other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall(),
@@ -94,7 +94,7 @@ def test_model_registered_while_a_batch_is_queued_misses_nothing(
 def test_remaining_queue_row_does_not_halve_a_batch(
     connection: Connection, other: Connection, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = models.register(connection, "a", "fa", 3)
+    model = embedding_models.register(connection, "a", "fa", 3)
     writer.store(batch(new(1, "old")))
     copied: list[str] = []
     copy = ColumnSet.copy
@@ -119,8 +119,8 @@ def test_missing_vectors_are_queued_page_by_page(
     connection: Connection, other: Connection, writer: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer.store(batch(*(new(n) for n in range(1, 6)), new(6, text=None), new(7), deleted(8, "m7")))
-    model = models.register(connection, "a", "fa", 3)
-    monkeypatch.setattr(models, "_PAGE", 2)
+    model = embedding_models.register(connection, "a", "fa", 3)
+    monkeypatch.setattr(embedding_models, "_PAGE", 2)
     with ThreadPoolExecutor(1) as pool:
         with other.transaction():
             other.execute(
@@ -128,8 +128,8 @@ def test_missing_vectors_are_queued_page_by_page(
                 (CHAT, model.model_id),
             )
             # The lock that keeps writers from being overlooked would wait for this one as a whole.
-            monkeypatch.setattr(models, "_WAIT_FOR_WRITERS", "SELECT 1")
-            looking = pool.submit(models.enqueue_missing, connection, model.model_id)
+            monkeypatch.setattr(embedding_models, "_WAIT_FOR_WRITERS", "SELECT 1")
+            looking = pool.submit(embedding_models.enqueue_missing, connection, model.model_id)
             until(
                 lambda: other.execute("SELECT count(*) FROM embedding_queue").fetchone() == (5,),
                 what="the pages before the one that waits",
@@ -141,7 +141,7 @@ def test_missing_vectors_are_queued_page_by_page(
 
 def test_only_foreign_key_checks_use_a_generic_plan(connection: Connection, writer: Writer) -> None:
     """A plan that is kept for anything else may be one that was made while the table was empty."""
-    model = models.register(connection, "a", "fa", 3)
+    model = embedding_models.register(connection, "a", "fa", 3)
     writer.store(batch(new(1)))
     queue.prepare_connection(connection)
     with connection.transaction():

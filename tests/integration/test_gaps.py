@@ -17,7 +17,7 @@ from tests.harness.daemon import DaemonProcess
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
 from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
-from vkteams_daemon.search.coverage import coverage
+from vkteams_daemon.search.archive_coverage import coverage
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.store import gaps

@@ -15,13 +15,13 @@ import sys
 import psycopg
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Daemon
-from vkteams_daemon.store import models
+from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.database import Database
 
 state, run = sys.argv[1:]
 with Database(Config(daemon=Daemon(state_dir=state, runtime_dir=run)), application="test") as database:
     with database.connection() as connection:
-        model = models.register(connection, "m", "m", 3)
+        model = embedding_models.register(connection, "m", "m", 3)
         connection.execute(
             "INSERT INTO messages (chat_id, msg_id, sent_at, received_at) SELECT 'c', n::text, now(), now()"
             " FROM generate_series(1, 1000) AS n"
@@ -37,7 +37,7 @@ with Database(Config(daemon=Daemon(state_dir=state, runtime_dir=run)), applicati
             connection.execute("CREATE INDEX ON embeddings USING hnsw ((embedding::halfvec(3)) halfvec_cosine_ops)")
         except psycopg.errors.DiskFull as error:
             print("short:", error)
-        print("built:", models.ensure_index(connection, model))
+        print("built:", embedding_models.ensure_index(connection, model))
 """
 
 

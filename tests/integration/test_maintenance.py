@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness.talk import Talk
 from tests.harness.waiting import until
-from vkteams_daemon.store import models
+from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.admin import maintenance
 from vkteams_daemon.store.connections import Connection
 
@@ -103,9 +103,9 @@ def test_fresh_size_of_a_vector_index_is_estimated(talk: Talk, connection: Conne
         " ARRAY(SELECT random() - 0.5 + 0 * length(msg_id) FROM generate_series(1, 384))::real[]::halfvec"
         " FROM messages"
     )
-    model = models.active_model(connection)
+    model = embedding_models.active_model(connection)
     assert model is not None
-    assert models.ensure_index(connection, model)
+    assert embedding_models.ensure_index(connection, model)
     index = next(index for index in maintenance.index_states(connection) if index.kind == "hnsw")
     assert index.fresh is not None
     assert 0.75 < index.octets / index.fresh < 1.25

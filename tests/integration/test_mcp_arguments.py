@@ -13,8 +13,8 @@ from mcp import Client
 from tests.harness.mcp import Office
 from vkteams_daemon import config as configuration
 from vkteams_daemon.access import Access
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.audit import Audit
-from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.server import CLIENT_KEYS, Server
 from vkteams_daemon.system.redaction import Secrets
 

@@ -22,7 +22,7 @@ from tests.harness.postgres import PostgresServer
 from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import CannotWrite
-from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.options import Daemon as DaemonOptions
 from vkteams_daemon.store.database import Database
 

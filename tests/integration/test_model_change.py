@@ -15,7 +15,7 @@ from vkteams_daemon.embedding.model import Chunk, Model
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.options import Embedding
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.store import models
+from vkteams_daemon.store import embedding_models
 
 TEXTS = ("the proxy is down again", "the printer is broken", "lunch at noon")
 
@@ -165,7 +165,7 @@ def test_vectors_of_a_retired_model_are_deleted_batch_by_batch(chat: Chat, old: 
     chat.embed(old)
     chat.execute("UPDATE embedding_models SET state = 'retired'")
     with chat.connection() as connection:
-        assert models.delete_retired(connection, batch=3) == 10
+        assert embedding_models.delete_retired(connection, batch=3) == 10
     assert chat.chunks() == {} and indexes(chat) == []
 
 
@@ -176,9 +176,11 @@ def test_model_chosen_again_while_it_is_deleted_keeps_its_remaining_vectors(
     chat.embed(old)
     chat.execute("UPDATE embedding_models SET state = 'retired'")
     with chat.connection() as connection:
-        lock = models._drop_retired_index
-        monkeypatch.setattr(models, "_drop_retired_index", lambda *where: None if chat.register(old) else lock(*where))
-        assert models.delete_retired(connection, batch=3) == 0
+        lock = embedding_models._drop_retired_index
+        monkeypatch.setattr(
+            embedding_models, "_drop_retired_index", lambda *where: None if chat.register(old) else lock(*where)
+        )
+        assert embedding_models.delete_retired(connection, batch=3) == 0
     assert len(chat.chunks()) == 10 and indexes(chat) == ["embeddings_hnsw_1_message"]
     assert states(chat) == {NAME: "active"}
 
@@ -187,7 +189,7 @@ def test_registering_a_model_does_not_wait_for_the_build_of_an_index(chat: Chat,
     chat.say(*TEXTS)
     chat.embed(old)
     with chat.connection() as busy:
-        busy.execute(f"SELECT pg_advisory_lock({models._INDEX_LOCK})".encode())
+        busy.execute(f"SELECT pg_advisory_lock({embedding_models._INDEX_LOCK})".encode())
         assert chat.register(new).state == "building"
 
 
@@ -196,11 +198,11 @@ def test_vectors_of_a_retired_model_are_deleted_while_an_index_is_built(chat: Ch
     chat.embed(old)
     chat.execute("UPDATE embedding_models SET state = 'retired'")
     with chat.connection() as busy, chat.connection() as connection:
-        busy.execute(f"SELECT pg_advisory_lock({models._INDEX_LOCK})".encode())
-        assert models.delete_retired(connection) == 3
+        busy.execute(f"SELECT pg_advisory_lock({embedding_models._INDEX_LOCK})".encode())
+        assert embedding_models.delete_retired(connection) == 3
         assert indexes(chat) == ["embeddings_hnsw_1_message"], "for the next time"
-        busy.execute(f"SELECT pg_advisory_unlock({models._INDEX_LOCK})".encode())
-        models.delete_retired(connection)
+        busy.execute(f"SELECT pg_advisory_unlock({embedding_models._INDEX_LOCK})".encode())
+        embedding_models.delete_retired(connection)
     assert indexes(chat) == []
 
 
@@ -209,17 +211,17 @@ def test_an_interrupted_build_of_the_index_is_repeated(chat: Chat, old: Model) -
     chat.embed(old)
     chat.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'embeddings_hnsw_1_message'::regclass")
     with chat.connection() as connection:
-        assert not models.has_index(connection, 1)
+        assert not embedding_models.has_index(connection, 1)
     chat.embed(old)
     with chat.connection() as connection:
-        assert models.has_index(connection, 1)
+        assert embedding_models.has_index(connection, 1)
 
 
 def test_one_worker_builds_the_index_and_the_others_go_on(chat: Chat, old: Model) -> None:
     stored = chat.register(old)
     with chat.connection() as busy, chat.connection() as other:
-        busy.execute(f"SELECT pg_advisory_lock({models._INDEX_LOCK})".encode())
-        assert not models.ensure_index(other, stored)
-        busy.execute(f"SELECT pg_advisory_unlock({models._INDEX_LOCK})".encode())
-        assert models.ensure_index(other, stored)
-        assert models.ensure_index(other, stored), "it is there now"
+        busy.execute(f"SELECT pg_advisory_lock({embedding_models._INDEX_LOCK})".encode())
+        assert not embedding_models.ensure_index(other, stored)
+        busy.execute(f"SELECT pg_advisory_unlock({embedding_models._INDEX_LOCK})".encode())
+        assert embedding_models.ensure_index(other, stored)
+        assert embedding_models.ensure_index(other, stored), "it is there now"

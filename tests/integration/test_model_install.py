@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.hub import FileServer
+from tests.harness.file_server import FileServer
 from tests.harness.models import NAME, names_in, write_encoder
 from tests.harness.wheels import write_wheel
 from vkteams_daemon.embedding import manifest

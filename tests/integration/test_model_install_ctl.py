@@ -17,7 +17,7 @@ from vkteams_daemon.ctl.main import main
 from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.catalogue import CATALOGUE
 from vkteams_daemon.options import Database as DatabaseOptions
-from vkteams_daemon.store import models
+from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.database import Database
 
 
@@ -139,7 +139,7 @@ def test_status_counts_the_vectors_of_the_archive(
     database.open(migrate=False)
     try:
         with database.connection() as connection:
-            stored = models.register(connection, NAME, info["fingerprint"], info["dims"])
+            stored = embedding_models.register(connection, NAME, info["fingerprint"], info["dims"])
             connection.execute(
                 "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, attempts, not_before, last_error)"
                 " VALUES ('room', 'm1', %s, 'message', 5, 'infinity', 'RuntimeError: bad tensor')",

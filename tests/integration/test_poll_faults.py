@@ -14,15 +14,15 @@ from tests.harness.traffic import emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient
 from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.daemon.polling.event_printer import EventPrinter
 from vkteams_daemon.daemon.polling.poller import Poller
-from vkteams_daemon.daemon.polling.printer import Printer
 from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.daemon.watch import Watch
 from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.store.ingest.writer import StoreResult
 
 
-class Faulty(Printer):
+class Faulty(EventPrinter):
     """A destination with a bug that goes away."""
 
     faults = 3

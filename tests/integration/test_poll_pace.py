@@ -14,8 +14,8 @@ import pytest
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient
 from vkteams_daemon.daemon.polling.backoff import FIRST
+from vkteams_daemon.daemon.polling.event_printer import EventPrinter
 from vkteams_daemon.daemon.polling.poller import Poller
-from vkteams_daemon.daemon.polling.printer import Printer
 from vkteams_daemon.daemon.status import Status, new
 from vkteams_daemon.simulator import Simulator
 
@@ -26,7 +26,7 @@ def listening(simulator: Simulator) -> Iterator[Status]:
     client, status = BotClient(simulator.url, simulator.token), new("0", "listen")
     with ThreadPoolExecutor(1) as work:
         poller = Poller(
-            client, lambda bot: Printer(out=io.StringIO()), work, status,
+            client, lambda bot: EventPrinter(out=io.StringIO()), work, status,
             poll_time=30, backoff_max=2.0, on_change=lambda: None, on_queued=lambda: None, on_end=lambda error: None,
         )  # fmt: skip
         thread = threading.Thread(target=poller.run)

@@ -25,8 +25,8 @@ from tests.harness.batches import (
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.facts import MessageFact
 from vkteams_daemon.errors import StoreError
-from vkteams_daemon.store.derive import fold
-from vkteams_daemon.store.derive.fold import Message
+from vkteams_daemon.store.derive import message_fold
+from vkteams_daemon.store.derive.message_fold import Message
 from vkteams_daemon.store.ingest import probe
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.rebuild import replay
@@ -161,7 +161,7 @@ def test_replay_of_the_quarantine_with_a_fault_of_this_program_fails(
             raise TypeError("no such thing")
 
         with monkeypatch.context() as patched:
-            patched.setattr(fold, "fold", faulty)
+            patched.setattr(message_fold, "fold", faulty)
             with pytest.raises(StoreError, match="internal error: TypeError: no such thing"):
                 replay.quarantined(connection, erase=False)
         assert replay.quarantined(connection, erase=False).readable == 2

@@ -13,7 +13,7 @@ import pytest
 from tests.harness.embedding import ROOM, Chat, WatchedModel
 from tests.harness.waiting import until
 from vkteams_daemon.embedding.model import Chunk, Model
-from vkteams_daemon.store import models, queue
+from vkteams_daemon.store import embedding_models, queue
 from vkteams_daemon.store.derive import projection
 
 Meanwhile = Callable[[Callable[[], None]], WatchedModel]
@@ -243,11 +243,11 @@ def test_enqueue_missing_twice_queues_nothing_twice(chat: Chat, model: WatchedMo
     chat.say("one", "two", "three")
     stored = chat.register(model)
     with chat.connection() as connection:
-        assert models.enqueue_missing(connection, stored.model_id) == 3
-        assert models.enqueue_missing(connection, stored.model_id) == 0
+        assert embedding_models.enqueue_missing(connection, stored.model_id) == 3
+        assert embedding_models.enqueue_missing(connection, stored.model_id) == 0
     chat.embed(model)
     with chat.connection() as connection:
-        assert models.enqueue_missing(connection, stored.model_id) == 0
+        assert embedding_models.enqueue_missing(connection, stored.model_id) == 0
 
 
 def test_server_frees_the_claims_of_a_stopped_worker(chat: Chat, model: WatchedModel) -> None:

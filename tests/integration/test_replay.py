@@ -25,8 +25,8 @@ from tests.harness.batches import (
     unpinned,
 )
 from vkteams_daemon.botapi.facts import MessageFact
-from vkteams_daemon.store.derive import fold
-from vkteams_daemon.store.derive.fold import Message
+from vkteams_daemon.store.derive import message_fold
+from vkteams_daemon.store.derive.message_fold import Message
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.rebuild import replay
 from vkteams_daemon.store.rebuild.replay import ReplayResult
@@ -226,7 +226,7 @@ def test_replay_keeps_chat_columns_known_only_from_an_erased_event(archive: Arch
 def test_event_that_a_program_fault_fails_on_is_quarantined_until_the_next_version(
     archive: Archive, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    add = fold.fold
+    add = message_fold.fold
 
     def faulty(message: Message, fact: MessageFact, *, erase: bool) -> None:
         if fact.msg_id == "poison":
@@ -234,7 +234,7 @@ def test_event_that_a_program_fault_fails_on_is_quarantined_until_the_next_versi
         add(message, fact, erase=erase)
 
     with monkeypatch.context() as patched:
-        patched.setattr(fold, "fold", faulty)
+        patched.setattr(message_fold, "fold", faulty)
         archive.store(*(new(n) for n in range(1, size + 1)), new(1000, "poison"), new(1001))
     assert archive.execute("SELECT last_event_id FROM bots WHERE bot_id = 'bot1'") == [(1001,)]
     assert archive.execute("SELECT count(*) FROM messages") == [(size + 1,)]

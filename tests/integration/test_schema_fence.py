@@ -18,7 +18,7 @@ from tests.harness.waiting import until
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.errors import SchemaNewer, VkTeamsError
 from vkteams_daemon.simulator import Simulator
-from vkteams_daemon.store import models, queue, schema
+from vkteams_daemon.store import embedding_models, queue, schema
 from vkteams_daemon.store.admin import cursors, word_counts
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.rebuild import erasure, replay
@@ -33,7 +33,7 @@ def _content(talk: Talk) -> list[object]:
     return [talk.rows(f"SELECT t::text FROM {table} t ORDER BY 1") for table in _TABLES]
 
 
-_MODEL = models.StoredModel(1, "tiny", "f", 2, "building")
+_MODEL = embedding_models.StoredModel(1, "tiny", "f", 2, "building")
 _BOT = "1000000001"
 _NOTHING = "SELECT 1"
 # What is done to the archive before, and the writing.
@@ -48,13 +48,13 @@ _WRITING: dict[str, tuple[str, Callable[[Talk, Connection], object]]] = {
         "UPDATE events SET error = 'once', raw = convert_to(payload::text, 'UTF8')",
         lambda talk, c: replay.quarantined(c, erase=False),
     ),
-    "register": (_NOTHING, lambda talk, c: models.register(c, "other", "g", 2)),
-    "enqueue": ("DELETE FROM embedding_queue", lambda talk, c: models.enqueue_missing(c, 1)),
+    "register": (_NOTHING, lambda talk, c: embedding_models.register(c, "other", "g", 2)),
+    "enqueue": ("DELETE FROM embedding_queue", lambda talk, c: embedding_models.enqueue_missing(c, 1)),
     "activate": (
-        "DELETE FROM embedding_queue", lambda talk, c: models.activate_if_complete(c, _MODEL)
+        "DELETE FROM embedding_queue", lambda talk, c: embedding_models.activate_if_complete(c, _MODEL)
     ),
     "delete retired": (
-        "UPDATE embedding_models SET state = 'retired'", lambda talk, c: models.delete_retired(c)
+        "UPDATE embedding_models SET state = 'retired'", lambda talk, c: embedding_models.delete_retired(c)
     ),
     "retry": (
         "UPDATE embedding_queue SET not_before = 'infinity'", lambda talk, c: queue.retry(c)

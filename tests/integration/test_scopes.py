@@ -29,13 +29,13 @@ from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk
 from vkteams_daemon.access import TOOLS, Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import status as status_file
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.audit import Audit
-from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.options import Daemon as DaemonOptions
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.options import Embedding as EmbeddingOptions
-from vkteams_daemon.store import models
+from vkteams_daemon.store import embedding_models
 from vkteams_daemon.system.redaction import Secrets
 
 THREAD, LONE_THREAD, OLD_THREAD = "693000001@chat.agent", "693000002@chat.agent", "693000003@chat.agent"
@@ -155,9 +155,9 @@ class Archives:
             if name != "visible":
                 talk.say("w1", f"waits: {SECRET}", at=OLD if "times" in name else 16, who=VERA, chat=VERA)
                 with talk.connection() as connection:
-                    active = models.active_model(connection)
+                    active = embedding_models.active_model(connection)
                     assert active is not None
-                    models.ensure_index(connection, active)
+                    embedding_models.ensure_index(connection, active)
             talk.execute("DELETE FROM words")
             talk.execute("INSERT INTO words SELECT word, ndoc FROM ts_stat('SELECT search FROM messages')")
             talk.execute("INSERT INTO words_counted (messages, counted_at) SELECT count(*), now() FROM messages"

@@ -19,7 +19,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.errors import CannotWrite, StoreError
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.store import profiles, schema
+from vkteams_daemon.store import connection_profiles, schema
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
@@ -68,7 +68,7 @@ def test_every_connection_has_the_same_settings_whatever_the_role_has(
             archive.latest()
             with database.connection() as connection:
                 settings["pool"] = _settings(connection)
-            for profile in (profiles.WORKER, profiles.READER, profiles.MAINTENANCE):
+            for profile in (connection_profiles.WORKER, connection_profiles.READER, connection_profiles.MAINTENANCE):
                 with database.connect(profile) as connection:
                     settings[profile.name] = _settings(connection)
             with archive._database.connection() as connection:

@@ -16,7 +16,7 @@ from vkteams_daemon.daemon.workers.worker import Stopped
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.model import Chunk, Model
-from vkteams_daemon.search.coverage import coverage
+from vkteams_daemon.search.archive_coverage import coverage
 from vkteams_daemon.search.history.statistics import statistics
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store import queue

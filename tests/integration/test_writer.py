@@ -25,7 +25,7 @@ from tests.harness.batches import (
 )
 from tests.harness.waiting import until
 from vkteams_daemon.store.admin import cursors
-from vkteams_daemon.store.derive import fold
+from vkteams_daemon.store.derive import message_fold
 from vkteams_daemon.store.ingest.writer import StoreResult, Writer
 
 BOT = "1000000001"
@@ -486,13 +486,13 @@ def test_edit_loads_only_versions_that_may_change(bot: Bot, monkeypatch: pytest.
     """A bot may edit one message for years."""
     bot.store(batch(new(1, "m1", "0"), *(edited(2 + n, "m1", str(n), after=n) for n in range(500))))
     loaded = []
-    mark_stored = fold.Message.mark_stored
+    mark_stored = message_fold.Message.mark_stored
 
-    def count(message: fold.Message, versions: list[fold.Version], unloaded: int = 0) -> None:
+    def count(message: message_fold.Message, versions: list[message_fold.Version], unloaded: int = 0) -> None:
         loaded.extend(versions)
         mark_stored(message, versions, unloaded)
 
-    monkeypatch.setattr(fold.Message, "mark_stored", count)
+    monkeypatch.setattr(message_fold.Message, "mark_stored", count)
     bot.store(batch(edited(502, "m1", "newest", after=500)))
     assert len(loaded) == 1
     bot.store(batch(edited(503, "m1", "late", after=490)))

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from vkteams_daemon.search.results import Ranked, RetrieverScore
+from vkteams_daemon.search.retrieval.conversation_linking import Line, likelihood
 from vkteams_daemon.search.retrieval.fusion import PER_RETRIEVER, relevance
-from vkteams_daemon.search.retrieval.linking import Line, likelihood
 
 START = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 

@@ -32,24 +32,24 @@ ALLOWED = dict.fromkeys(_MODULES, _MODULES) | {
     "ctl": _GROUND | {"botapi", "simulator", "store", "embedding", "search", "daemon", "mcp"},
 }
 # What the parts of a folder may import of that folder, beside themselves.
-_STORE = {"connections", "bulk", "profiles", "blockers"}
+_STORE = {"connections", "bulk", "connection_profiles", "blockers"}
 INSIDE = {
     "store": {
         "database_url": set(),
         "connections": {"database_url"},
         "bulk": {"connections"},
-        "profiles": {"connections"},
+        "connection_profiles": {"connections"},
         "blockers": {"connections", "bundled"},
         "server_check": {"connections"},
         "schema": _STORE | {"server_check"},
         "database": _STORE | {"database_url", "server_check", "schema", "bundled"},
-        "models": _STORE | {"schema"},
+        "embedding_models": _STORE | {"schema"},
         "gaps": _STORE | {"schema"},
         "derive": _STORE,
         "queue": _STORE | {"schema", "derive"},
         "ingest": _STORE | {"schema", "gaps", "derive"},
         "rebuild": _STORE | {"schema", "derive", "ingest"},
-        "admin": _STORE | {"schema", "models", "derive", "ingest", "rebuild"},
+        "admin": _STORE | {"schema", "embedding_models", "derive", "ingest", "rebuild"},
         "bundled": {"connections", "database_url"},
     },
     "embedding": {
@@ -65,7 +65,7 @@ INSIDE = {
         "results": {"messages"},
         "cursor": {"results"},
         "question": {"results", "cursor", "scope"},
-        "coverage": {"results", "scope"},
+        "archive_coverage": {"results", "scope"},
     },
     "daemon": {},
 }

@@ -16,8 +16,8 @@ from mcp.server.mcpserver.tools import Tool
 
 from vkteams_daemon.access import TOOLS, Access
 from vkteams_daemon.config import Config
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.audit import Audit
-from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.serialiser import to_json, to_text
 from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.search.history.results import Lag

@@ -14,9 +14,9 @@ import lockfile
 import pytest
 
 from tests.harness.waiting import until
-from vkteams_daemon.daemon.process import holder as holders
-from vkteams_daemon.daemon.process.holder import Holder, doubt, find_holder, read_pid
+from vkteams_daemon.daemon.process import pidfile_holder
 from vkteams_daemon.daemon.process.pidfile import PidFile, PidFileLocked
+from vkteams_daemon.daemon.process.pidfile_holder import PidFileHolder, doubt, find_holder, read_pid
 from vkteams_daemon.errors import AlreadyRunning, CannotCreate, PermissionRefused
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +113,7 @@ def test_file_of_a_killed_holder_can_be_locked(path: Path, other: subprocess.Pop
     assert path.exists()
     assert find_holder(path) is None
     with PidFile(path):
-        assert find_holder(path) == Holder(os.getpid())
+        assert find_holder(path) == PidFileHolder(os.getpid())
 
 
 def test_number_without_a_lock_is_no_holder(path: Path) -> None:
@@ -192,7 +192,7 @@ def test_file_removed_before_the_lock_is_replaced(path: Path, monkeypatch: pytes
     monkeypatch.setattr(fcntl, "flock", late)
     with PidFile(path):
         assert path.stat().st_ino != removed[0]
-        assert find_holder(path) == Holder(os.getpid())
+        assert find_holder(path) == PidFileHolder(os.getpid())
 
 
 def test_break_lock_leaves_a_held_file(path: Path, other: subprocess.Popen[str]) -> None:
@@ -213,7 +213,7 @@ def test_restore_creates_a_removed_file_again(path: Path, how: str) -> None:
             path.write_text("1\n")
         assert pid_file.restore()
         assert read_pid(path) == os.getpid()
-        assert find_holder(path) == Holder(os.getpid())
+        assert find_holder(path) == PidFileHolder(os.getpid())
         assert pid_file.restore()
     assert not path.exists()
 
@@ -226,27 +226,27 @@ def test_restore_leaves_the_file_of_another_holder(path: Path, caplog: pytest.Lo
             assert not pid_file.restore()
             assert [record.levelname for record in caplog.records] == ["ERROR"]
             pid_file.release()
-            assert find_holder(path) == Holder(other.pid)
+            assert find_holder(path) == PidFileHolder(other.pid)
             other.kill()
 
 
 def test_find_holder_keeps_the_record_lock(path: Path) -> None:
     """Opening and closing the file in the holder's own process would drop its record lock."""
     with PidFile(path):
-        assert find_holder(path) == Holder(os.getpid())
+        assert find_holder(path) == PidFileHolder(os.getpid())
         asking = f"""
 from pathlib import Path
-from vkteams_daemon.daemon.process import holder
-holder._LOCKS = Path("/nonexistent")
-print(holder.find_holder(Path({str(path)!r})))
+from vkteams_daemon.daemon.process import pidfile_holder
+pidfile_holder._LOCKS = Path("/nonexistent")
+print(pidfile_holder.find_holder(Path({str(path)!r})))
 """
         seen = subprocess.run([sys.executable, "-c", asking], capture_output=True, text=True, cwd=ROOT, check=True)
-        assert seen.stdout == f"Holder(pid={os.getpid()})\n"
+        assert seen.stdout == f"PidFileHolder(pid={os.getpid()})\n"
 
 
 def test_a_lock_without_the_record_lock_is_found_in_proc_locks(path: Path) -> None:
     with _python(_FLOCK_ONLY, path) as other:
-        assert find_holder(path) == Holder(other.pid)
+        assert find_holder(path) == PidFileHolder(other.pid)
     assert find_holder(path) is None
 
 
@@ -255,7 +255,7 @@ def test_lock_of_another_file_with_the_same_inode_number_counts_for_nothing(
 ) -> None:
     """The user of the daemon may write any number into the file, and choose an inode number on another file system."""
     locks = tmp_path / "locks"
-    monkeypatch.setattr(holders, "_LOCKS", locks)
+    monkeypatch.setattr(pidfile_holder, "_LOCKS", locks)
     with _python(_FLOCK_ONLY, tmp_path / "elsewhere") as victim:
         path.write_text(f"{victim.pid}\n")
         waiter = "1: -> FLOCK  ADVISORY  WRITE 1 0:1:2 0 EOF"
@@ -267,11 +267,11 @@ def test_lock_of_another_file_with_the_same_inode_number_counts_for_nothing(
 def test_flock_of_this_very_file_is_found_where_device_numbers_differ(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holders, "_LOCKS", tmp_path / "locks")
+    monkeypatch.setattr(pidfile_holder, "_LOCKS", tmp_path / "locks")
     with _python(_FLOCK_ONLY, path) as other:
         line = f"1: FLOCK  ADVISORY  WRITE {other.pid} 00:7f:{path.stat().st_ino} 0 EOF\n"
         (tmp_path / "locks").write_text(line)
-        assert find_holder(path) == Holder(other.pid)
+        assert find_holder(path) == PidFileHolder(other.pid)
 
 
 @pytest.mark.parametrize("program", [_HOLD, _FLOCK_ONLY], ids=["both locks", "flock alone"])
@@ -327,15 +327,15 @@ def test_vkteamsd_of_another_user_than_the_directorys_is_not_proven(open_tmp: Pa
 def test_holder_in_another_pid_namespace_has_no_pid(path: Path, other: subprocess.Popen[str]) -> None:
     asking = f"""
 from pathlib import Path
-from vkteams_daemon.daemon.process.holder import find_holder
+from vkteams_daemon.daemon.process.pidfile_holder import find_holder
 print(find_holder(Path({str(path)!r})))
 """
     inside = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", asking]
     seen = subprocess.run(inside, capture_output=True, text=True, cwd=ROOT, check=False)
     if "unshare failed" in seen.stderr:
         pytest.skip("this root may not make namespaces")
-    assert seen.stdout == "Holder(pid=None)\n"
-    assert find_holder(path) == Holder(other.pid)
+    assert seen.stdout == "PidFileHolder(pid=None)\n"
+    assert find_holder(path) == PidFileHolder(other.pid)
 
 
 def test_one_of_many_processes_holds_it_at_a_time(path: Path, tmp_path: Path) -> None:

@@ -49,10 +49,10 @@ def open_connection(
         beside: whether that may make an archive beside one that this role has in another schema.
         maintenance: whether the connection is for vacuum and index builds, which must have no time limits.
     """
-    from vkteams_daemon.store import profiles
+    from vkteams_daemon.store import connection_profiles
     from vkteams_daemon.store.connections import translate_errors
 
-    profile = profiles.MAINTENANCE if maintenance else profiles.WORKER
+    profile = connection_profiles.MAINTENANCE if maintenance else connection_profiles.WORKER
     with (
         open_database(config, migrate=migrate, beside=beside) as database,
         translate_errors(),

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import status as status_file
-from vkteams_daemon.daemon.process.holder import Holder, doubt, find_holder, read_pid
+from vkteams_daemon.daemon.process.pidfile_holder import PidFileHolder, doubt, find_holder, read_pid
 from vkteams_daemon.daemon.status import Status
 from vkteams_daemon.errors import PermissionRefused, VkTeamsError
 
@@ -110,13 +110,13 @@ def probe(config: Config) -> DaemonHealth:
     return _running(config, holder, status, age)
 
 
-def _find_holder(config: Config) -> tuple[Holder | None, bool]:
+def _find_holder(config: Config) -> tuple[PidFileHolder | None, bool]:
     """The holder of the PID file, and whether the file exists."""
     holder = find_holder(config.pid_file)
     return holder, holder is not None or config.pid_file.exists()
 
 
-def _doubt(config: Config, holder: Holder | None) -> str | None:
+def _doubt(config: Config, holder: PidFileHolder | None) -> str | None:
     """Why the holder is not proven to be vkteamsd; None if it is, or this user cannot see it."""
     if holder is None or holder.pid is None:
         return None
@@ -128,7 +128,7 @@ def _doubt(config: Config, holder: Holder | None) -> str | None:
     return reason if reason and find_holder(config.pid_file) == holder else None
 
 
-def _running(config: Config, holder: Holder, status: Status | None, age: float | None) -> DaemonHealth:
+def _running(config: Config, holder: PidFileHolder, status: Status | None, age: float | None) -> DaemonHealth:
     max_age = MISSED_WRITES * config.daemon.status_interval + GRACE
     # Compare the two numbers that the daemon itself has written. The holder's number may be from another PID namespace.
     if status is None or age is None or status.pid != read_pid(config.pid_file):

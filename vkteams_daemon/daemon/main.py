@@ -29,9 +29,9 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.daemon.process import detach, privileges
 from vkteams_daemon.daemon.process.daemon_process import DaemonProcess
-from vkteams_daemon.daemon.process.holder import find_holder
 from vkteams_daemon.daemon.process.notify import Notify
 from vkteams_daemon.daemon.process.pidfile import PidFile, already_running
+from vkteams_daemon.daemon.process.pidfile_holder import find_holder
 from vkteams_daemon.daemon.process.settings import Settings
 from vkteams_daemon.errors import ConfigError, ModelAbsent, UsageError, VkTeamsError
 from vkteams_daemon.system import streams

@@ -25,11 +25,11 @@ from vkteams_daemon import __version__
 from vkteams_daemon.botapi.client import BotClient, BotInfo, make_client
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import retention, word_count
-from vkteams_daemon.daemon.opener import DatabaseOpener
+from vkteams_daemon.daemon.database_opener import DatabaseOpener
 from vkteams_daemon.daemon.polling import spool
 from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
+from vkteams_daemon.daemon.polling.event_printer import EventPrinter
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
-from vkteams_daemon.daemon.polling.printer import Printer
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.reload import Reloader
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
@@ -305,7 +305,7 @@ class Service:
         config = self.config
         acknowledged = AcknowledgedFile(config.state_dir, bot.user_id)
         if not config.storage.save:
-            return Printer(config.storage.chat_ids, acknowledged=acknowledged)
+            return EventPrinter(config.storage.chat_ids, acknowledged=acknowledged)
         self._database.open()
         if config.daemon.role == "all" and not self._workers.started:
             self._workers.start(self._pool)

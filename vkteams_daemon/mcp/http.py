@@ -19,7 +19,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import CannotCreate, UsageError
-from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.server import Server
 
 log = logging.getLogger(__name__)

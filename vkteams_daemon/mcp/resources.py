@@ -13,7 +13,7 @@ from mcp.types import EmbeddedResource, Resource, TextContent, TextResourceConte
 from pydantic import Field
 
 from vkteams_daemon import times
-from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.serialiser import to_text
 from vkteams_daemon.mcp.tools import history
 from vkteams_daemon.mcp.tools.chat_choice import reader_of

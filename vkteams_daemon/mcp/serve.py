@@ -9,8 +9,8 @@ from pathlib import Path
 
 from vkteams_daemon.access import Access, Tokens
 from vkteams_daemon.config import Config
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.audit import Audit
-from vkteams_daemon.mcp.reader import Reader
 from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.system.log import Log
 from vkteams_daemon.system.redaction import Secrets

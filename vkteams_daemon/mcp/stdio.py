@@ -13,7 +13,7 @@ import sys
 import anyio
 import anyio.to_thread
 
-from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.server import Server
 
 _CLOSE_TIMEOUT = 3.0  # seconds to close the archive

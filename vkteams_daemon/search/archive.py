@@ -30,11 +30,11 @@ from vkteams_daemon.search.retrieval.answer import answer
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoderCache
 from vkteams_daemon.search.scope import Scope, existing, with_threads
 from vkteams_daemon.search.spelling.vocabulary import Vocabulary
-from vkteams_daemon.store import profiles
+from vkteams_daemon.store import connection_profiles
 from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
-from vkteams_daemon.store.models import active_model
+from vkteams_daemon.store.embedding_models import active_model
 
 _MAX_VOCABULARY_AGE = 60.0  # seconds after which the archive's words are read again
 
@@ -52,7 +52,7 @@ class Archive:
 
     def __init__(self, source: Config | str) -> None:
         self._config = source if isinstance(source, Config) else Config(database=DatabaseOptions(url=source))
-        self._database = Database(self._config, application="vkteams-search", profile=profiles.READER)
+        self._database = Database(self._config, application="vkteams-search", profile=connection_profiles.READER)
         self._opened = self._confined = False
         self._lock = threading.Lock()
         self._encoders = QueryEncoderCache(self._config)

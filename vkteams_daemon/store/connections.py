@@ -51,7 +51,7 @@ def connect(conninfo: str, prepare: Callable[[Connection], None] | None) -> Conn
 
     Args:
         conninfo: from `build_conninfo`.
-        prepare: sets the session up, see `profiles`; None if the caller does.
+        prepare: sets the session up, see `connection_profiles`; None if the caller does.
     """
     connection = psycopg.connect(conninfo, autocommit=True)
     try:

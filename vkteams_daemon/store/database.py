@@ -13,8 +13,8 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ConfigError, DatabaseUnavailable, StoreError, VkTeamsError
 from vkteams_daemon.store import connections, database_url, server_check
 from vkteams_daemon.store.blockers import LockWatch
+from vkteams_daemon.store.connection_profiles import MAINTENANCE, WORKER, Profile
 from vkteams_daemon.store.connections import Connection, Pool, build_conninfo, translate_errors
-from vkteams_daemon.store.profiles import MAINTENANCE, WORKER, Profile
 from vkteams_daemon.store.schema import apply_migrations, check_version
 
 

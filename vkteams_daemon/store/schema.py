@@ -15,8 +15,8 @@ from psycopg.rows import class_row
 
 from vkteams_daemon.errors import DatabaseUnavailable, SchemaError, SchemaNewer
 from vkteams_daemon.store import blockers, server_check
+from vkteams_daemon.store.connection_profiles import MAINTENANCE
 from vkteams_daemon.store.connections import Connection, build_conninfo, connect, translate_errors
-from vkteams_daemon.store.profiles import MAINTENANCE
 
 # FOR KEY SHARE locks the table in ROW SHARE mode until the transaction ends. Normally there is no row to lock.
 _NEWEST_ABOVE = "SELECT version FROM schema_version WHERE version > %s ORDER BY version DESC LIMIT 1 FOR KEY SHARE"

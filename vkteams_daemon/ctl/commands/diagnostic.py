@@ -86,8 +86,8 @@ def _api(config: Config, problems: list[str]) -> str:
 def _database(config: Config, problems: list[str]) -> tuple[str, str, int | None]:
     """The states of the database (ok, failed) and of its vectors (ok, off, unindexed, failed); the number of gaps."""
     from vkteams_daemon.store import server_check
+    from vkteams_daemon.store.embedding_models import vector_store
     from vkteams_daemon.store.gaps import list_gaps
-    from vkteams_daemon.store.models import vector_store
 
     try:
         with open_connection(config) as connection:

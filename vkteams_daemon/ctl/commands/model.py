@@ -199,11 +199,11 @@ def _archive(config: Config) -> tuple[list[dict[str, Any]] | None, list[dict[str
     """The rows of each model in the archive and the parked texts, or None twice and the reason."""
     if not config.database.url and not (config.state_dir / "postgresql").exists():
         return None, None, "there is no archive yet"  # opening would make one
-    from vkteams_daemon.store import models, queue
+    from vkteams_daemon.store import embedding_models, queue
 
     try:
         with open_connection(config) as connection:
-            statistics = models.model_statistics(connection)
+            statistics = embedding_models.model_statistics(connection)
             parked = [asdict(text) for text in queue.parked(connection)]
     except VkTeamsError as error:
         return None, None, str(error)

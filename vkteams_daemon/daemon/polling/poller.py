@@ -26,8 +26,8 @@ from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.daemon.polling.backoff import Backoff
 from vkteams_daemon.daemon.polling.clock import Clock
+from vkteams_daemon.daemon.polling.event_printer import OutputLost
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
-from vkteams_daemon.daemon.polling.printer import OutputLost
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.status import Status
 from vkteams_daemon.daemon.watch import Pulse
@@ -55,7 +55,7 @@ PERMANENT = (ConfigError, SchemaError, Unauthorised)  # of the API's answers, on
 
 
 class Sink(Protocol):
-    """The destination of batches: store.ingest.writer.Writer, or polling.printer.Printer under --no-save."""
+    """The destination of batches: store.ingest.writer.Writer, or polling.event_printer.EventPrinter under --no-save."""
 
     @property
     def cursor(self) -> Cursor | None: ...

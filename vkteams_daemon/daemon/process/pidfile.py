@@ -18,7 +18,7 @@ from pathlib import Path
 
 import lockfile
 
-from vkteams_daemon.daemon.process.holder import Holder, find_holder, own_files, read_pid
+from vkteams_daemon.daemon.process.pidfile_holder import PidFileHolder, find_holder, own_files, read_pid
 from vkteams_daemon.errors import AlreadyRunning, CannotCreate, PermissionRefused
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class PidFileLocked(AlreadyRunning, lockfile.AlreadyLocked):  # type: ignore[mis
     """Another process holds the PID file. It is our AlreadyRunning and lockfile's AlreadyLocked."""
 
 
-def already_running(holder: Holder | None, path: Path) -> PidFileLocked:
+def already_running(holder: PidFileHolder | None, path: Path) -> PidFileLocked:
     """The error for a PID file that another process holds; `holder` is None if the process is not known."""
     pid = holder.pid if holder else None
     name = f"process {pid}" if pid else "another process"

@@ -24,11 +24,11 @@ from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches
 from vkteams_daemon.errors import ModelError, SchemaNewer, StoreError, VkTeamsError
-from vkteams_daemon.store import models, queue
+from vkteams_daemon.store import embedding_models, queue
 from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
-from vkteams_daemon.store.models import StoredModel
+from vkteams_daemon.store.embedding_models import StoredModel
 from vkteams_daemon.store.queue import Claim, EmbeddingFailure, EmbeddingResult, Vector
 
 log = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ class Worker:
         _, stored = self._ready()
         with self._database.connection() as connection:
             if idle and not self._missing_enqueued:
-                count = models.enqueue_missing(connection, stored.model_id)
+                count = embedding_models.enqueue_missing(connection, stored.model_id)
                 self._missing_enqueued = True
                 if count:
                     return True
@@ -200,14 +200,14 @@ class Worker:
 
     def _complete_model(self, connection: Connection, stored: StoredModel) -> None:
         """Build the index, activate a complete model, and delete the vectors of retired models."""
-        self._indexed = self._indexed or models.ensure_index(connection, stored, self._index_holders)
-        if stored.state == "building" and self._indexed and models.activate_if_complete(connection, stored):
+        self._indexed = self._indexed or embedding_models.ensure_index(connection, stored, self._index_holders)
+        if stored.state == "building" and self._indexed and embedding_models.activate_if_complete(connection, stored):
             log.info("model %s is complete and in use", stored.name)
             assert self._current is not None
             self._current = (self._current[0], replace(stored, state="active"))
             self._retired_deleted = False
         if not self._retired_deleted:
-            models.delete_retired(connection, self._index_holders)
+            embedding_models.delete_retired(connection, self._index_holders)
             self._retired_deleted = True
 
     def _ready(self) -> tuple[Model, StoredModel]:
@@ -215,7 +215,7 @@ class Worker:
         if self._current is None:
             model = self._load(self._broken)
             with self._database.connection() as connection:
-                stored = models.register(connection, model.name, model.fingerprint, model.dims)
+                stored = embedding_models.register(connection, model.name, model.fingerprint, model.dims)
             self._current, self._broken = (model, stored), None
             self._missing_enqueued = self._indexed = self._retired_deleted = False
         self._stats.model = self._current[0].name

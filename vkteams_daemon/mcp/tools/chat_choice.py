@@ -10,7 +10,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.resolve import Elicit, Resolve
 from pydantic import BaseModel, Field, PrivateAttr, create_model
 
-from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.search.history.context_kind import resolve_kind
 from vkteams_daemon.search.history.results import Kind
 from vkteams_daemon.system.text import visible

@@ -9,7 +9,7 @@ from mcp.server.mcpserver import Context as McpContext
 from pydantic import Field
 
 from vkteams_daemon.mcp.answers import FittedThread, MessagePage
-from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.serialiser import token_cost
 from vkteams_daemon.mcp.tools import pagination
 from vkteams_daemon.mcp.tools.arguments import (  # fmt: skip

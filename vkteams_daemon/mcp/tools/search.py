@@ -10,7 +10,7 @@ from mcp.server.mcpserver import Context
 from pydantic import AfterValidator, Field
 
 from vkteams_daemon.daemon.status import read_gap
-from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.serialiser import token_cost
 from vkteams_daemon.mcp.tools.arguments import ChatId, Cursor, MaxTokens, Since, Until, UserId, check_said
 from vkteams_daemon.mcp.tools.chat_choice import ChosenChat, chats_to_search, reader_of

@@ -10,7 +10,7 @@ from mcp.server.mcpserver import Context
 from pydantic import Field
 
 from vkteams_daemon.mcp.answers import ChatPage, DaemonReport, UserPage
-from vkteams_daemon.mcp.reader import Reader
+from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.serialiser import token_cost
 from vkteams_daemon.mcp.tools import pagination
 from vkteams_daemon.mcp.tools.arguments import ChatId, Cursor, MaxTokens, Since

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import cast
 
-from vkteams_daemon.search.coverage import coverage
+from vkteams_daemon.search.archive_coverage import coverage
 from vkteams_daemon.search.cursor import Cursor
 from vkteams_daemon.search.history import conversation
 from vkteams_daemon.search.messages import ArchivedMessage

@@ -3,8 +3,8 @@
 It works in three steps.
 
 1. `relevance` gives each hit of either retriever a probability.
-2. `linking` follows the conversations of the likeliest hits. A message beside a hit is as likely as the hit, times the
-   likelihood that both belong to one conversation.
+2. `conversation_linking` follows the conversations of the likeliest hits. A message beside a hit is as likely as the
+   hit, times the likelihood that both belong to one conversation.
 3. `_select` fills the answer one place at a time with the message that gains most. Every relevant message is a gain.
    The first one gains `FIRST` times as much, and that gain counts in full only for a message of a conversation that is
    not in the answer yet. So the conversation of a sure hit follows it, and other candidates follow an unsure hit.
@@ -26,8 +26,8 @@ from rapidfuzz import fuzz
 
 from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.results import Ranked, RetrieverScore
-from vkteams_daemon.search.retrieval import linking
-from vkteams_daemon.search.retrieval.linking import Line
+from vkteams_daemon.search.retrieval import conversation_linking
+from vkteams_daemon.search.retrieval.conversation_linking import Line
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
@@ -79,10 +79,10 @@ def fuse(
     """
     hits = relevance(text, semantic)
     likeliest = sorted(hits, key=lambda key: -hits[key].score)[:_FOLLOWED]
-    neighbourhoods = linking.neighbourhoods(connection, likeliest, scope)
+    neighbourhoods = conversation_linking.neighbourhoods(connection, likeliest, scope)
     candidates = _with_conversations(hits, neighbourhoods)
     lines = {line.key: line for neighbourhood in neighbourhoods.values() for line in neighbourhood}
-    lines |= linking.lines(connection, [one.key for one in candidates if one.key not in lines])
+    lines |= conversation_linking.lines(connection, [one.key for one in candidates if one.key not in lines])
     candidates = [one for one in candidates if one.key in lines]
     if half_life and now:
         candidates = _weighed_by_age(candidates, lines, half_life, now)
@@ -121,7 +121,7 @@ def _with_conversations(
     for key, lines in neighbourhoods.items():
         hit = next(line for line in lines if line.key == key)
         for line in lines:
-            together = linking.likelihood(hit, line) if line.key != key else 0.0
+            together = conversation_linking.likelihood(hit, line) if line.key != key else 0.0
             if together:
                 miss[line.key] = miss.get(line.key, 1.0) * (1 - NEIGHBOUR_WEIGHT * hits[key].score * together)
                 beside.add(line.key)
@@ -173,7 +173,7 @@ def _conversation(key: MessageKey, neighbourhoods: Mapping[MessageKey, Sequence[
         one = next((line for line in lines if line.key == key), None)
         for line in lines if one else ():
             if one and line.key != key:
-                likelihoods[line.key] = max(likelihoods.get(line.key, 0.0), linking.likelihood(one, line))
+                likelihoods[line.key] = max(likelihoods.get(line.key, 0.0), conversation_linking.likelihood(one, line))
     return likelihoods
 
 

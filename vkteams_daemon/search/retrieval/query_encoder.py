@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ModelAbsent
-from vkteams_daemon.store.models import StoredModel
+from vkteams_daemon.store.embedding_models import StoredModel
 
 if TYPE_CHECKING:
     from vkteams_daemon.embedding.model import Model

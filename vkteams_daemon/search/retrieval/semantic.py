@@ -19,15 +19,16 @@ from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.results import Ranked, RetrieverScore
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.models import StoredModel
+from vkteams_daemon.store.embedding_models import StoredModel
 
 EXACT = 5000
 """Up to this many messages are compared one by one: no slower than a filtered walk through the index, and exact."""
 EXACT_CONFINED = 50_000
 """The same for a confined reader. A walk through the index could depend on messages that the reader may not see."""
 
-# With the index of store.models, over 192,734 vectors of chat messages, 0.989 of the messages found are as near as the
-# ten nearest (bench/search_speed.py). Each 200 less save about 2 ms and cost about 0.003 (docs/benchmarks.md).
+# With the index of store.embedding_models, over 192,734 vectors of chat messages, 0.989 of the messages found are as
+# near as the ten nearest (bench/search_speed.py). Each 200 less save about 2 ms and cost about 0.003
+# (docs/benchmarks.md).
 EF_SEARCH = 1000
 EF_SEARCH_FUSED = 250
 """hnsw.ef_search for a retriever of a hybrid search: a third of the time, and fusion makes up for what is missed."""

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from vkteams_daemon.store import models
+from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.admin.sizes import IndexSize, TableSize
 from vkteams_daemon.store.connections import Connection, translate_errors
 
@@ -186,7 +186,7 @@ def maintain(
             remaining -= 1
             run_step(
                 f"remains of {', '.join(maintenance_plan.retired)} deleted",
-                lambda: models.delete_retired(connection),
+                lambda: embedding_models.delete_retired(connection),
                 remaining,
             )
         for index in maintenance_plan.invalid:

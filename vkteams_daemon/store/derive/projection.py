@@ -17,7 +17,7 @@ from psycopg.errors import UniqueViolation
 from vkteams_daemon.botapi.facts import Facts, MessageFact
 from vkteams_daemon.store.bulk import COPY_THRESHOLD, ColumnSet
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.derive.fold import (
+from vkteams_daemon.store.derive.message_fold import (
     BEGINNING,
     COLUMNS,
     Message,

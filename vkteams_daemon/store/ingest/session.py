@@ -16,9 +16,9 @@ import psycopg
 
 from vkteams_daemon.errors import DatabaseSlow, DatabaseUnavailable
 from vkteams_daemon.store.blockers import PATIENCE, SilentSessions
+from vkteams_daemon.store.connection_profiles import WRITER
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
-from vkteams_daemon.store.profiles import WRITER
 from vkteams_daemon.system.deadlines import DEADLINES
 
 _LOCK_KEY = "pg_catalog.hashtextextended('vkteams bot ' || current_schema()::text || ' ' || %(bot)s::text, 0::bigint)"

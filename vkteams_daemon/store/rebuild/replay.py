@@ -22,7 +22,7 @@ from vkteams_daemon.store import schema
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
-from vkteams_daemon.store.derive.fold import BEGINNING, Message, fold_all, new_message
+from vkteams_daemon.store.derive.message_fold import BEGINNING, Message, fold_all, new_message
 from vkteams_daemon.store.derive.people import People
 from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
 from vkteams_daemon.store.ingest.event_rows import Key

@@ -1,8 +1,8 @@
 """The process that holds the PID file's lock, and signals to it.
 
 A signal goes through a descriptor of the process (pidfd), never to a number: another program may have got the number
-since. It goes only to a process that is proven to be vkteamsd (`holder.doubt`). The init script, the package's scripts
-and logrotate call vkteamsctl, so each of their signals passes here too.
+since. It goes only to a process that is proven to be vkteamsd (`pidfile_holder.doubt`). The init script, the package's
+scripts and logrotate call vkteamsctl, so each of their signals passes here too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon.process.holder import doubt, find_holder
+from vkteams_daemon.daemon.process.pidfile_holder import doubt, find_holder
 from vkteams_daemon.errors import DaemonUnproven, NotRunning, PermissionRefused
 from vkteams_daemon.system.processes import alive
 

@@ -28,7 +28,7 @@ class OutputLost(CannotCreate):
     """Standard output cannot be written: its reader has ended, or the disk is full."""
 
 
-class Printer:
+class EventPrinter:
     """Takes the writer's place in the poll loop. Its cursor is in memory only, so acknowledged events are lost.
 
     Args:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vkteams_daemon.botapi.facts import Content, MessageFact
-from vkteams_daemon.store.derive.fold import Message, fold_all, new_message
+from vkteams_daemon.store.derive.message_fold import Message, fold_all, new_message
 
 SENT = datetime(2025, 11, 24, 16, 0, tzinfo=UTC)
 KEY = ("chat", "1")

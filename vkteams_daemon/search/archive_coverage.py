@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from vkteams_daemon.search.results import Coverage
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.models import active_model
+from vkteams_daemon.store.embedding_models import active_model
 
 _ALWAYS = datetime.min.replace(tzinfo=UTC)
 

@@ -41,13 +41,13 @@ own_files: set[tuple[int, int]] = set()
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class PidFileHolder:
     """The process that holds the lock; `pid` is None if the process is in another PID namespace."""
 
     pid: int | None
 
 
-def find_holder(path: Path) -> Holder | None:
+def find_holder(path: Path) -> PidFileHolder | None:
     """The process that holds the PID file, or None if no process holds it.
 
     Raises:
@@ -64,7 +64,7 @@ def find_holder(path: Path) -> Holder | None:
     if not stat.S_ISREG(file.st_mode):
         return None
     if (file.st_dev, file.st_ino) in own_files:
-        return Holder(os.getpid())
+        return PidFileHolder(os.getpid())
     return _record_lock_holder(path) or _flock_holder(path, file)
 
 
@@ -120,7 +120,7 @@ def doubt(path: Path, pid: int) -> str | None:
     return None
 
 
-def _record_lock_holder(path: Path) -> Holder | None:
+def _record_lock_holder(path: Path) -> PidFileHolder | None:
     """The holder of the record lock, from F_GETLK; None if no process holds it, or the kernel cannot tell."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -132,7 +132,7 @@ def _record_lock_holder(path: Path) -> Holder | None:
         os.close(descriptor)
     if pid is None:
         return None
-    return Holder(pid if pid > 0 else None)
+    return PidFileHolder(pid if pid > 0 else None)
 
 
 def _record_lock_pid(descriptor: int) -> int | None:
@@ -145,7 +145,7 @@ def _record_lock_pid(descriptor: int) -> int | None:
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 
-def _flock_holder(path: Path, file: os.stat_result) -> Holder | None:
+def _flock_holder(path: Path, file: os.stat_result) -> PidFileHolder | None:
     """The holder of the flock, from /proc/locks: `1: FLOCK  ADVISORY  WRITE 1234 fe:00:5678 0 EOF`."""
     try:
         lines = _LOCKS.read_text(encoding="ascii").splitlines()
@@ -162,7 +162,7 @@ def _flock_holder(path: Path, file: os.stat_result) -> Holder | None:
         same_device = os.makedev(int(major, 16), int(minor, 16)) == file.st_dev
         # The same inode on another device number may be another file.
         if same_device or _has_flock(pid, file):
-            return Holder(pid if pid > 0 else None)
+            return PidFileHolder(pid if pid > 0 else None)
     return None
 
 
