@@ -97,6 +97,13 @@ class Daemon(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stats_interval: Annotated[
         float, _option("Seconds between two statistics lines in the log.", reload=True, ge=1, le=86400)
     ] = 600.0
+    metrics: Annotated[
+        str,
+        _option(
+            "Address of /metrics, /livez and /readyz, such as 127.0.0.1:9187; empty: none.",
+            form="HOST:PORT", pattern=r"^(\S+:[0-9]{1,5})?\Z",
+        ),
+    ] = ""  # fmt: skip
     single_host: Annotated[
         bool, _option("Promise that no other host listens to this bot: the daemon may then spool.")
     ] = False

@@ -2,8 +2,8 @@
 
 Threads: `longpoll` polls. A thread pool inserts and embeds. `keeper` keeps the writer's session alive and ends a poll
 whose lock is lost. `status` writes the status file. `reload` reads the configuration again and tries a new token.
-`words` counts the archive's words. `retention` erases old messages and events. `watch` looks whether all of them go on,
-and `rhythm` whether the bot is deaf.
+`words` counts the archive's words, `measures` its gaps and bytes. `retention` erases old messages and events. `watch`
+looks whether all of them go on, and `rhythm` whether the bot is deaf. `metrics` answers scrapes and probes.
 With `--role embed`, `opening` opens the database. The main thread only waits for signals, so that TERM works whatever
 the other threads wait for.
 """
@@ -20,11 +20,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from vkteams_daemon import __version__
 from vkteams_daemon.botapi.client import BotClient, BotInfo, make_client
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import retention, word_count
+from vkteams_daemon.daemon.archive_measures import measure_loop
 from vkteams_daemon.daemon.database_opener import DatabaseOpener
 from vkteams_daemon.daemon.polling import spool
 from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
@@ -34,13 +36,16 @@ from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.reload import Reloader
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.rhythm import Rhythm
-from vkteams_daemon.daemon.status import State, Status
+from vkteams_daemon.daemon.status import State, Status, Step
 from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.daemon.watch import Pulse, Watch
 from vkteams_daemon.daemon.workers.pool import WorkerPool
 from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, StoppedEarly, VkTeamsError
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
+
+if TYPE_CHECKING:
+    from vkteams_daemon.daemon.metrics.endpoint import Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +86,7 @@ class Service:
         self._status = status = status or new_status(__version__, config.daemon.role)
         self._alive = alive
         self._watch = Watch(lambda: status.embedding.queued)
+        self._endpoint: Endpoint | None = None
         # The service manager cannot mend a disk that hangs under the status file, and archiving goes on without it.
         self._reporter = Reporter(status, self._refresh, report, self._watch.pulse("status", vital=False))
         self._longpoll = self._watch.pulse("longpoll", repair=self._end_operation)
@@ -98,7 +104,7 @@ class Service:
         self._database = Database(config, application="vkteamsd")
         self._writer: Writer | None = None
         self._poller: Poller | None = None
-        self._workers = WorkerPool(config, self._database, self._stop_because, self._watch.pulse)
+        self._workers = WorkerPool(config, self._database, self._stop_because, self._watch.pulse, self._observe)
         self._pool = ThreadPoolExecutor(1 + self._workers.size, thread_name_prefix="work")
         self._threads: list[threading.Thread] = []
 
@@ -117,6 +123,8 @@ class Service:
             VkTeamsError: the daemon cannot become ready; it has stopped its threads.
         """
         daemon = self.config.daemon
+        if daemon.metrics:
+            self._endpoint = self._open_endpoint(daemon.metrics)
         self._spawn("status", lambda: self._reporter.run(
             lambda: self.config.daemon.status_interval, lambda: self.config.daemon.stats_interval
         ))  # fmt: skip
@@ -130,6 +138,21 @@ class Service:
             raise
         self._write_status(STOP_GRACE)
         return note
+
+    def _open_endpoint(self, address: str) -> Endpoint:
+        # Only here, because a daemon without metrics does not need the library.
+        from vkteams_daemon.daemon.metrics.endpoint import Endpoint
+
+        def status() -> Status:
+            self._refresh()
+            return self._status
+
+        return Endpoint(address, status, lambda: self._watch.alive)
+
+    def _observe(self, step: Step, seconds: float) -> None:
+        """Count how long a step took, if there are metrics."""
+        if self._endpoint:
+            self._endpoint.durations.observe(step, seconds)
 
     def run(self) -> int:
         """The main thread's loop: acts on signals until TERM or INT; returns the exit code.
@@ -184,6 +207,8 @@ class Service:
             self._poller.stop()
         self._workers.stop()
         self._reporter.stop()
+        if self._endpoint:
+            self._endpoint.stop()
         self._wait_for_threads(started + STOP_GRACE)
         if self._writer:
             self._writer.abort()
@@ -236,6 +261,7 @@ class Service:
             spool_after=self._spool_after(config),
             store_limit=2 * config.database.write_timeout + 60.0,  # and the time until a session is known to be lost
             pulse=self._longpoll,
+            observe=self._observe,
         )
         if config.storage.save:
             # A stop does not wait for these threads: a transaction that is cut off changes nothing.
@@ -243,6 +269,9 @@ class Service:
                 self._database, self._listening_bot, functools.partial(self._watch.warn, "events"), self._reconnect
             )
             self._spawn_unjoined("rhythm", lambda: rhythm.run(self._stopping))
+            self._spawn_unjoined("measures", lambda: measure_loop(
+                self._database, self._status.archive, config.state_dir, self._stopping
+            ))  # fmt: skip
             self._spawn_unjoined("words", lambda: word_count.count_words_loop(self._database, self._stopping))
             self._spawn_unjoined("retention", retention.Retention(
                 self._database.connect, lambda: self.config.storage.retention, self._may_erase,

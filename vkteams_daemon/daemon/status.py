@@ -16,6 +16,10 @@ from vkteams_daemon.errors import CannotCreate, PermissionRefused, VkTeamsError
 from vkteams_daemon.system import files
 
 State = Literal["starting", "listening", "standby", "embedding", "degraded", "stopping"]
+ApiState = Literal["ok", "backoff", "unauthorized"]
+EmbeddingState = Literal["ok", "off", "failing"]
+RetentionState = Literal["ok", "refused", "failing"]
+Step = Literal["poll", "event_to_row", "row_to_vector"]  # a step whose duration is counted
 
 
 class Bot(msgspec.Struct, kw_only=True):
@@ -28,7 +32,7 @@ class Bot(msgspec.Struct, kw_only=True):
 class Api(msgspec.Struct, kw_only=True):
     """The long poll; `waits_until` is the time of the next attempt after a failure."""
 
-    state: Literal["ok", "backoff", "unauthorized"] | None = None
+    state: ApiState | None = None
     last_poll_at: datetime | None = None
     last_error: str | None = None
     consecutive_failures: int = 0
@@ -79,7 +83,7 @@ class Embedding(msgspec.Struct, kw_only=True):
     """The embedding workers; `queued` is the queue's length at its last count."""
 
     model: str | None = None
-    state: Literal["ok", "off", "failing"] = "off"
+    state: EmbeddingState = "off"
     queued: int | None = None
     embedded: int = 0
     failed: int = 0
@@ -90,9 +94,24 @@ class Embedding(msgspec.Struct, kw_only=True):
 class Retention(msgspec.Struct, kw_only=True):
     """The erasure by age; `state` is None before the first one, and without `[storage] retention`."""
 
-    state: Literal["ok", "refused", "failing"] | None = None
+    state: RetentionState | None = None
     last_error: str | None = None
     last_run_at: datetime | None = None
+
+
+class Archive(msgspec.Struct, kw_only=True):
+    """The archive as it was at `measured_at`; the daemon measures it once a minute.
+
+    `bytes` is the size of the database, `free_bytes` the free space below the state directory. `queued_since` is when
+    the oldest message began to wait for its vector. `gaps` counts those that nobody has dismissed.
+    """
+
+    measured_at: datetime | None = None
+    bytes: int | None = None
+    free_bytes: int | None = None
+    quarantined: int | None = None
+    gaps: int | None = None
+    queued_since: datetime | None = None
 
 
 class Percentiles(msgspec.Struct, kw_only=True):
@@ -126,6 +145,7 @@ class Status(msgspec.Struct, kw_only=True):
     spool: Spool = msgspec.field(default_factory=Spool)
     embedding: Embedding = msgspec.field(default_factory=Embedding)
     retention: Retention = msgspec.field(default_factory=Retention)
+    archive: Archive = msgspec.field(default_factory=Archive)
     latency_ms: Latency = msgspec.field(default_factory=Latency)
     rss_bytes: int = 0
     warnings: list[str] = msgspec.field(default_factory=list)

@@ -153,23 +153,26 @@ class Watch:
         """Look at everything once; returns whether every vital loop is alive."""
         self._check_clock()
         self._check_queue()
-        return self._check_pulses()
+        self._check_pulses()
+        return self.alive
 
-    def _check_pulses(self) -> bool:
-        alive = True
+    @property
+    def alive(self) -> bool:
+        """Whether no vital loop is overdue now."""
+        return not any(pulse.vital and pulse.overdue() is not None for pulse in list(self._pulses))
+
+    def _check_pulses(self) -> None:
         for pulse in list(self._pulses):
             seconds = pulse.overdue()
             if seconds is None:
                 self._overdue.discard(pulse)
                 self.warn(pulse.name, None)
                 continue
-            alive = alive and not pulse.vital
             self.warn(pulse.name, f"the loop {pulse.name} has not gone on for {seconds:.0f} s")
             if pulse not in self._overdue:
                 self._overdue.add(pulse)
                 if pulse.repair:
                     pulse.repair()
-        return alive
 
     def _check_clock(self) -> None:
         offset = self._clock() - self._elapsed()

@@ -29,7 +29,7 @@ from vkteams_daemon.daemon.polling.clock import Clock
 from vkteams_daemon.daemon.polling.event_printer import OutputLost
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
-from vkteams_daemon.daemon.status import Status
+from vkteams_daemon.daemon.status import Status, Step
 from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import (
     ApiError,
@@ -84,6 +84,7 @@ class Poller:
         spool_after: seconds without the database after which events go to the spool; 0 for never; replaceable.
         store_limit: seconds after which a transaction has ended, whatever the database does.
         pulse: this loop's.
+        observe: called with each step and the seconds it took.
 
     Attributes:
         ready: done when the loop listens or waits as a standby, with the note for the administrator. A permanent error
@@ -110,6 +111,7 @@ class Poller:
         spool_after: float = 0.0,
         store_limit: float = math.inf,
         pulse: Pulse | None = None,
+        observe: Callable[[Step, float], None] = lambda step, seconds: None,
     ) -> None:
         self._client = self._client_in_use = client
         self.poll_time = poll_time
@@ -121,6 +123,7 @@ class Poller:
         self.spool_after = spool_after
         self._store_limit = store_limit
         self._pulse = pulse or Pulse("longpoll")
+        self._observe = observe
         self._open_spool = open_spool
         self._open_sink = open_sink
         self._pool = pool
@@ -248,6 +251,7 @@ class Poller:
         body = client.poll(cursor.last_event_id, poll_time)
         self._pulse.busy(self._store_limit)
         arrived, received_at = time.monotonic(), self._clock.now()
+        self._observe("poll", arrived - polled)
         events = api_events.read(body, received_at)
         self._api_answered()
         if not events:
@@ -364,7 +368,9 @@ class Poller:
     def _count(self, batch: PendingBatch, stored: StoreResult, cursor: Cursor | None, *, spooled: bool = False) -> None:
         self._committed = cursor or self._committed
         if not spooled:
-            self.latencies.append(1000 * (time.monotonic() - batch.arrived))
+            seconds = time.monotonic() - batch.arrived
+            self.latencies.append(1000 * seconds)
+            self._observe("event_to_row", seconds)
         counts = self._status.events
         counts.saved += stored.saved
         counts.duplicate += stored.duplicate

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.reporter import percentiles
-from vkteams_daemon.daemon.status import Status
+from vkteams_daemon.daemon.status import Status, Step
 from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.database import Database
@@ -34,6 +34,7 @@ class WorkerPool:
         database: open when `start` is called.
         on_end: called with the error when the schema is newer than this program; the workers then end.
         new_pulse: makes the pulse of a worker, from its name.
+        observe: called with each step and the seconds it took.
 
     Attributes:
         size: the number of workers.
@@ -46,11 +47,13 @@ class WorkerPool:
         database: Database,
         on_end: Callable[[VkTeamsError], None],
         new_pulse: Callable[[str], Pulse] = Pulse,
+        observe: Callable[[Step, float], None] = lambda step, seconds: None,
     ) -> None:
         self._config = config
         self._database = database
         self._on_end = on_end
         self._new_pulse = new_pulse
+        self._observe = observe
         self._stop = threading.Event()
         self._wakes: list[threading.Event] = []
         self._model: Model | None = None
@@ -71,7 +74,7 @@ class WorkerPool:
         from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 
         self.started = True
-        self._stats = stats = WorkerStats()
+        self._stats = stats = WorkerStats(observe=self._observe)
         if not self._try_start(pool, stats):
             threading.Thread(target=self._start_later, args=(pool, stats), name="workers", daemon=True).start()
 

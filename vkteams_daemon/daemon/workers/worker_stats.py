@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vkteams_daemon.daemon.status import Step
 from vkteams_daemon.errors import VkTeamsError
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class WorkerStats:
         last_error: why the workers cannot work, as one sentence; None while they do.
         rounds: (monotonic time, messages) of the last thousand rounds.
         failing_workers: the workers that cannot work at present.
+        observe: called with each step and the seconds it took.
     """
 
     state: Literal["ok", "off", "failing"] = "off"
@@ -41,13 +43,16 @@ class WorkerStats:
     rounds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=1000))
     failing_workers: set[object] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    observe: Callable[[Step, float], None] = lambda step, seconds: None
 
     def add(self, embedded: int, failed: int, ages: Iterable[float]) -> None:
         """Count one round."""
         with self.lock:
             self.embedded += embedded
             self.failed += failed
-            self.row_to_vector.extend(1000 * age for age in ages)
+            for age in ages:
+                self.row_to_vector.append(1000 * age)
+                self.observe("row_to_vector", age)
             self.rounds.append((time.monotonic(), embedded))
 
     def mark_failing(self, worker: object, error: Exception) -> None:

@@ -19,22 +19,30 @@ from vkteams_daemon.errors import ConfigError, NotRunning, PermissionRefused
 if TYPE_CHECKING:
     from vkteams_daemon.daemon.status import Status
 
+DEGRADED = 2  # the exit code of `daemon status --check` for a daemon that runs and does not do all of its work
 STATS_TIMEOUT = 10.0  # seconds in which a daemon must write its status file on request
 _STYLES = {"running": "green", "standby": "green", "starting": "yellow", "stopping": "yellow", "degraded": "yellow"}
 
 
 def register(noun: Noun) -> None:
     """Add the verbs status and stats, which need no readable configuration."""
-    for name, line, run, example in (
-        (
-            "status",
-            "whether vkteamsd runs: exit code 0 running, 1 dead, 3 not running, 4 unknown",
-            _status,
-            "vkteamsctl --output json daemon status",
-        ),
-        ("stats", "let vkteamsd write its status file now, and show all of it", _stats, "vkteamsctl daemon stats"),
-    ):
-        add_role(noun.verb(name, line, run, example, needs_config=False))
+    status = noun.verb(
+        "status",
+        "whether vkteamsd runs: exit code 0 running, 1 dead, 3 not running, 4 unknown",
+        _status,
+        "vkteamsctl --output json daemon status",
+        needs_config=False,
+    )
+    status.add_argument("--check", action="store_true", help="exit with 2 while vkteamsd is degraded or warns")
+    stats = noun.verb(
+        "stats",
+        "let vkteamsd write its status file now, and show all of it",
+        _stats,
+        "vkteamsctl daemon stats",
+        needs_config=False,
+    )
+    for verb in (status, stats):
+        add_role(verb)
 
 
 def probe_daemon(args: argparse.Namespace) -> DaemonHealth:
@@ -58,7 +66,21 @@ def style(state: str) -> str:
 
 
 def _status(args: argparse.Namespace, _: Config) -> Answer:
-    return _answer(probe_daemon(args), full=False)
+    health = probe_daemon(args)
+    answer = _answer(health, full=False)
+    if not args.check or answer.exit_code:
+        return answer
+    reason = _reason_to_look(health)
+    return dataclasses.replace(answer, exit_code=DEGRADED, error=f"vkteamsd: {reason}") if reason else answer
+
+
+def _reason_to_look(health: DaemonHealth) -> str | None:
+    """Why an administrator should look at a daemon that runs; None if all is well."""
+    status = health.status
+    if health.state == "degraded" and status:
+        errors = (status.api.last_error, status.database.last_error, status.spool.last_error)
+        return f"degraded: {next((error for error in errors if error), 'no reason is known')}"
+    return status.warnings[0] if status and status.warnings else None
 
 
 def _stats(args: argparse.Namespace, _: Config) -> Answer:
