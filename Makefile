@@ -50,6 +50,7 @@ deb:
 
 package-test: $(VENV)/.installed-test deb
 	tests/package/make-root build/package/root
+	tests/package/get-prometheus build/package/prometheus
 	PACKAGE_TEST=1 $(PYTEST) tests/package --timeout=600
 
 clean:
