@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import compose_spec
 import pytest
 
 from vkteams_daemon.ctl import command_line as ctl
@@ -17,7 +18,6 @@ from vkteams_daemon.daemon import arguments
 from vkteams_daemon.options import options
 
 DOCKER = Path(__file__).parents[2] / "etc" / "docker"
-compose_spec = pytest.importorskip("compose_spec", reason="the extra `test` has it")
 
 
 def _compose() -> dict[str, Any]:
@@ -27,8 +27,7 @@ def _compose() -> dict[str, Any]:
 
 def test_the_dockerfile_passes_hadolint() -> None:
     program = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
-    if program is None:
-        pytest.skip("hadolint is not installed; the extra `test` has it")
+    assert program, "the extra `test` has hadolint"
     done = subprocess.run([program, "--no-color", DOCKER / "Dockerfile"], text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -64,9 +63,15 @@ def test_container_commands_are_valid_command_lines() -> None:
     assert found
     program, *words = json.loads(found[1])
     assert program == "/usr/sbin/vkteamsd" and arguments.parser().parse_args(words).foreground
+    command = _compose()["services"]["mcp"]["entrypoint"]
+    assert command[0].endswith("vkteamsctl")
+    noun = next(word for word in command if word in ctl.NOUNS)
+    ctl.build(noun).parse_args(command[1:])
+
+
+def test_container_asks_the_probe_that_the_image_opens() -> None:
+    file = (DOCKER / "Dockerfile").read_text()
+    address = re.search(r"VKTEAMS_DAEMON_METRICS=(\S+)", file)
     health = re.search(r"^HEALTHCHECK .* CMD (\[.*\])$", file, re.MULTILINE)
-    assert health
-    for command in (json.loads(health[1]), _compose()["services"]["mcp"]["entrypoint"]):
-        assert command[0].endswith("vkteamsctl")
-        noun = next(word for word in command if word in ctl.NOUNS)
-        ctl.build(noun).parse_args(command[1:])
+    assert address and health
+    assert f"http://{address[1]}/readyz" in json.loads(health[1])[-1]
