@@ -50,7 +50,7 @@ deb:
 
 package-test: $(VENV)/.installed-test deb
 	tests/package/make-root build/package/root
-	tests/package/get-prometheus build/package/prometheus
+	tests/package/get-programs $(CURDIR)/build/package/programs
 	PACKAGE_TEST=1 $(PYTEST) tests/package --timeout=600
 
 clean:

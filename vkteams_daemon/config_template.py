@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from vkteams_daemon.config import Config, masked
 from vkteams_daemon.options import SECTIONS, Option, options
 
 _HEAD = """\
@@ -26,6 +27,25 @@ def toml() -> str:
             lines.append(f"# {SECTIONS[section].__doc__}\n[{section}]\n")
         lines.append(f"# {option.help}{_remarks(option)}\n#{option.key} = {_value(option.default)}\n")
     return "\n".join(lines)
+
+
+def changed(config: Config) -> str:
+    """The options that differ from their defaults, as a configuration file; in a secret's place stands a comment."""
+    lines: list[str] = []
+    for section, values in masked(config).items():
+        changes = [
+            f"# {option.key} was set, and is a secret"
+            if "***" in (value := _value(values[option.key]))
+            else f"{option.key} = {value}"
+            for option in options()
+            if option.section == section and values[option.key] != _plain(option.default)
+        ]
+        lines += [f"[{section}]", *changes] if changes else []
+    return "\n".join(lines) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def markdown(section: str) -> str:
@@ -52,4 +72,4 @@ def _remarks(option: Option) -> str:
 
 
 def _value(default: Any) -> str:
-    return json.dumps(list(default) if isinstance(default, tuple) else default, ensure_ascii=False)
+    return json.dumps(_plain(default), ensure_ascii=False)

@@ -11,6 +11,7 @@
     ├── PermissionRefused       77  this user may not do that
     ├── AlreadyRunning          75  another daemon holds the PID file
     ├── ErasureRefused          69  an erasure would go by a wrong clock, or take too much
+    ├── BackupDamaged           65  a file is no backup, or not a whole one
     ├── NotRunning              69  the command needs a running daemon
     ├── DaemonUnproven           4  the process that holds the PID file is not proven to be vkteamsd
     ├── StoppedEarly            75  the daemon was told to stop before it was ready
@@ -102,6 +103,12 @@ class ErasureRefused(VkTeamsError):
     """An erasure by age was not begun: a clock is wrong, or it would take too much at once."""
 
     exit_code = 69
+
+
+class BackupDamaged(VkTeamsError):
+    """The file is no backup of this program, was cut off, or has changed since it was written."""
+
+    exit_code = 65
 
 
 class NotRunning(VkTeamsError):

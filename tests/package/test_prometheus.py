@@ -19,7 +19,7 @@ from tests.harness.simulator import Simulator
 from tests.harness.waiting import until
 
 PROJECT = Path(__file__).parents[2]
-PROGRAMS = PROJECT / "build" / "package" / "prometheus" / "usr" / "bin"
+PROGRAMS = PROJECT / "build" / "package" / "programs" / "usr" / "bin"
 ALERTS = PROJECT / "etc" / "prometheus" / "alerts.yml"
 DASHBOARD = PROJECT / "etc" / "grafana" / "dashboard.json"
 # Samples that a daemon without a model, without a spool and without retention does not have.

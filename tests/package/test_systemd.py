@@ -125,3 +125,29 @@ def test_an_upgrade_starts_what_ran_and_a_removal_stops_it(systemd: Service, lat
     assert made.run("systemctl is-active vkteamsd").returncode != 0
     made.done("apt-get purge -y vkteams-daemon")
     assert made.run("find /etc/systemd /var/lib/systemd -name 'vkteamsd*'").stdout == ""
+
+
+def test_archive_is_backed_up_destroyed_restored_and_verified(systemd: Service) -> None:
+    """The recipe of docs/debian.md, beside events that arrive all the time."""
+    made = systemd.machine
+    systemd.say("до резервной копии")
+    systemd.wait_archived("до резервной копии", "резервной")
+    made.done("systemctl start vkteams-backup")
+    assert _property(made, "Result", "vkteams-backup") == "success"
+    assert made.run("systemctl is-enabled vkteams-backup.timer").stdout.strip() == "disabled"
+    backup = made.done("ls /var/backups/vkteams/*.backup").strip()
+    assert made.done(f"stat -c '%U %a' {backup}").strip() == "_vkteams 600"
+    systemd.say("после копии, и верно пропало")
+    systemd.wait_archived("после копии, и верно пропало", "пропало")
+    made.done("systemctl stop vkteamsd && rm -rf /var/lib/vkteams/postgresql /var/lib/vkteams/*.acknowledged")
+    made.done(f"vkteamsctl database verify {backup}")
+    made.done(f"vkteamsctl database restore {backup}")
+    systemd.say("пока демон стоял")
+    made.done("systemctl start vkteamsd")
+    systemd.wait_archived("пока демон стоял", "стоял")
+    found = made.done("vkteamsctl search text резервной")
+    assert "до резервной копии" in found.replace("**", "")
+    assert "may be missing: the archive was restored from a backup" in found
+    made.done("vkteamsctl database verify")
+    made.done("vkteamsctl database gaps --dismiss 1")
+    assert "may be missing" not in made.done("vkteamsctl search text резервной")

@@ -51,6 +51,7 @@ INSIDE = {
         "rebuild": _STORE | {"schema", "derive", "ingest"},
         "admin": _STORE | {"schema", "embedding_models", "derive", "ingest", "rebuild"},
         "bundled": {"connections", "database_url"},
+        "backup": _STORE | {"schema", "gaps", "bundled"},
     },
     "embedding": {
         "manifest": set(),

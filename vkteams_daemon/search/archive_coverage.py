@@ -61,8 +61,9 @@ def _missing(
     """The gaps that are not dismissed and concern these chats and times, as sentences."""
     rows = connection.execute(
         # A clock that was wrong may have made the times change places.
-        "SELECT DISTINCT reason, greatest(least(from_time, to_time), %(since)s::timestamptz),"
-        " greatest(from_time, to_time) FROM gaps WHERE dismissed_at IS NULL"
+        "SELECT DISTINCT reason, greatest(CASE WHEN from_time IS NOT NULL THEN least(from_time, to_time) END,"
+        " %(since)s::timestamptz), CASE WHEN to_time IS NOT NULL THEN greatest(from_time, to_time) END"
+        " FROM gaps WHERE dismissed_at IS NULL"
         " AND (%(chats)s::text[] IS NULL OR chat_ids IS NULL OR chat_ids && %(chats)s::text[])"
         " AND (%(since)s::timestamptz IS NULL OR to_time IS NULL OR greatest(from_time, to_time) >= %(since)s)"
         " AND (%(until)s::timestamptz IS NULL OR from_time IS NULL OR least(from_time, to_time) < %(until)s)"

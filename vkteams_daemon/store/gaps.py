@@ -20,6 +20,7 @@ from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection, translate_errors
 
 WENT_BACK = "the database went back to an earlier state"
+RESTORED = "the archive was restored from a backup"
 NOT_SAVED = "the events were acknowledged with --no-save"
 
 
@@ -101,6 +102,8 @@ def detect(
 ) -> list[Missing]:
     """Compare what was sent with what the database holds, and store the gaps; returns those that are new.
 
+    A gap that a restored backup has opened ends now: what is polled from now on goes into the archive.
+
     Args:
         connection: in a transaction.
         bot_id: the bot.
@@ -108,11 +111,26 @@ def detect(
         stored: the cursor of the bot in the database.
         sent: what this host remembers.
     """
+    connection.execute(
+        "UPDATE gaps SET to_time = clock_timestamp() WHERE bot_id = %s AND reason = %s AND to_time IS NULL",
+        (bot_id, RESTORED),
+    )
     missing = list(sent.unsaved())
     position = sent.position(identity)
     if position is not None and position.lost_by(stored):
         missing.append(_lost(connection, bot_id, stored, position))
     return [each for each in missing if _insert(connection, bot_id, each)]
+
+
+def add_restored(connection: Connection, backed_up_at: datetime) -> None:
+    """Store a gap for each bot of a restored archive: what was acknowledged after the backup does not come again.
+
+    Args:
+        connection: in a transaction.
+        backed_up_at: the moment whose archive the backup holds.
+    """
+    for bot_id, last_event_id in connection.execute("SELECT bot_id, last_event_id FROM bots").fetchall():
+        _insert(connection, bot_id, Missing(RESTORED, from_event_id=last_event_id + 1, from_time=backed_up_at))
 
 
 def _lost(connection: Connection, bot_id: str, stored: Position, sent: Position) -> Missing:

@@ -164,6 +164,15 @@ def apply_migrations(
     return applied
 
 
+def created_objects() -> list[tuple[str, str]]:
+    """(kind, name) of everything but indexes that the migrations make in our schema."""
+    found = re.findall(
+        r"CREATE(?: OR REPLACE)? (TABLE|FUNCTION|TEXT SEARCH CONFIGURATION|TYPE|SEQUENCE|VIEW) (\w+)",
+        "".join(migrations().values()),
+    )
+    return [("TABLE", "schema_version"), *dict.fromkeys(found)]
+
+
 def _tables(connection: Connection) -> set[str]:
     """The tables that a first migration makes. `schema_version` is left out if it is ours and empty."""
     names = set(re.findall(r"CREATE TABLE (\w+)", "".join(migrations().values())))

@@ -29,6 +29,12 @@ def available() -> bool:
     return _site() is not None
 
 
+def installed_directory() -> Path | None:
+    """The directory of the programs as they were installed; None without the bundled PostgreSQL."""
+    site = _site()
+    return site / _PROGRAMS / "bin" if site else None
+
+
 def find_programs(owner: Owner, home: Path) -> Path:
     """The directory of the initdb and postgres that this owner can run: the installed ones, or a copy made in `home`.
 

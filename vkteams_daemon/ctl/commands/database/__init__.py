@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.commands.database import (
+    backup,
     cleanup,
     cursor,
     export,
@@ -16,6 +17,6 @@ from vkteams_daemon.ctl.commands.database import (
 
 
 def register(noun: Noun) -> None:
-    """Add the verbs init, migrate, stats, export, quarantine, replay, cleanup, maintenance, cursor and gaps."""
-    for verbs in (schema, stats, export, quarantine, cleanup, maintenance, cursor, gaps):
+    """Add every verb."""
+    for verbs in (schema, stats, export, backup, quarantine, cleanup, maintenance, cursor, gaps):
         verbs.register(noun)

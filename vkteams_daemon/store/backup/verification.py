@@ -1,0 +1,87 @@
+"""Checks whether an archive is consistent: its tables against each other, in one transaction that only reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vkteams_daemon.store.connections import Connection, translate_errors
+
+# Each check counts the rows that are wrong. One that reads a whole table reads it once, along its keys.
+_CHECKS: tuple[tuple[str, str, str], ...] = (
+    (
+        "cursors",
+        "every event belongs to a bot and to a generation that the bot has reached",
+        "SELECT count(*) FROM (SELECT bot_id, max(generation) AS generation FROM events GROUP BY bot_id) AS e"
+        " LEFT JOIN bots b USING (bot_id) WHERE b.bot_id IS NULL OR e.generation > b.generation",
+    ),
+    (
+        "messages",
+        "every message that an event announces is there",
+        "SELECT count(*) FROM events e WHERE e.type = 'newMessage' AND e.error IS NULL AND e.chat_id IS NOT NULL"
+        " AND e.subject IS NOT NULL AND NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = e.chat_id"
+        " AND m.msg_id = e.subject)",
+    ),
+    (
+        "chats",
+        "every message's chat is known",
+        "SELECT count(*) FROM (SELECT DISTINCT chat_id FROM messages) AS m"
+        " WHERE NOT EXISTS (SELECT FROM chats c WHERE c.chat_id = m.chat_id)",
+    ),
+    (
+        "missing vectors",
+        "every text has its vectors, or waits for them",
+        "SELECT count(*) FROM embedding_models model CROSS JOIN messages m WHERE model.state = 'active'"
+        " AND m.deleted_at IS NULL AND m.text <> ''"
+        " AND NOT EXISTS (SELECT FROM embeddings e WHERE e.chat_id = m.chat_id AND e.msg_id = m.msg_id"
+        "  AND e.model_id = model.model_id)"
+        " AND NOT EXISTS (SELECT FROM embedding_queue q WHERE q.chat_id = m.chat_id AND q.msg_id = m.msg_id"
+        "  AND q.model_id = model.model_id)",
+    ),
+    (
+        "old vectors",
+        "no vector is older than its text, unless the message waits for new ones",
+        "SELECT count(*) FROM (SELECT v.chat_id, v.msg_id, max(v.replaced_at) AS replaced_at FROM message_versions v"
+        " GROUP BY v.chat_id, v.msg_id) AS v JOIN embeddings e USING (chat_id, msg_id)"
+        " JOIN embedding_models model ON model.model_id = e.model_id AND model.state = 'active'"
+        " WHERE e.kind = 'message' AND e.embedded_at < v.replaced_at"
+        " AND NOT EXISTS (SELECT FROM embedding_queue q WHERE q.chat_id = e.chat_id AND q.msg_id = e.msg_id"
+        "  AND q.model_id = e.model_id)",
+    ),
+    (
+        "vectors without text",
+        "no vector belongs to a message that has no text",
+        "SELECT count(*) FROM embeddings e JOIN messages m USING (chat_id, msg_id)"
+        " WHERE e.kind = 'message' AND coalesce(m.text, '') = ''",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The result of one check.
+
+    Attributes:
+        name: of the check.
+        rule: what holds in a consistent archive, as a sentence.
+        wrong: rows for which it does not hold.
+    """
+
+    name: str
+    rule: str
+    wrong: int
+
+
+def verify(connection: Connection) -> list[Check]:
+    """Run every check.
+
+    Args:
+        connection: in autocommit mode, without time limits.
+    """
+    checks = []
+    with translate_errors(), connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        for name, rule, query in _CHECKS:
+            row = connection.execute(query.encode()).fetchone()
+            assert row is not None
+            checks.append(Check(name, rule, int(row[0])))
+    return checks
