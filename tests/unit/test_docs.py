@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 import shlex
 from collections.abc import Iterator
@@ -258,3 +259,22 @@ def test_the_glossary_has_each_term_once() -> None:
     assert len(terms) > 50
     assert len(terms) == len(set(terms))
     assert all(re.search(rf"(?m)^\| {re.escape(term)} \| \S", text) for term in terms)
+
+
+def test_page_on_postgresql_explains_every_error_of_the_server_check() -> None:
+    """The words of a message that do not change stand in the page."""
+    phrases = re.findall(r"`([^`\n]+)`", (ROOT / "docs" / "postgresql.md").read_text(encoding="utf-8"))
+    source = (ROOT / "vkteams_daemon" / "store" / "server_check.py").read_text(encoding="utf-8")
+    messages = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        first = node.args[0]
+        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        if name == "append" and isinstance(first, ast.Tuple):  # (message, hint) of a weakness
+            first, name = first.elts[0], "SchemaError"
+        if name in ("SchemaError", "ConfigError", "CannotWrite") and isinstance(first, ast.Constant | ast.JoinedStr):
+            messages.append(ast.unparse(first))
+    assert len(messages) >= 13
+    for message in messages:
+        assert any(phrase in message for phrase in phrases), f"{message} is not in docs/postgresql.md"
