@@ -41,8 +41,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def __repr__(self) -> str:
         secrets = _secret_keys(type(self))
         fields = ((key, getattr(self, key)) for key in self.__struct_fields__)
-        shown = (f"{key}={masked_value(value, secret=key in secrets)!r}" for key, value in fields)
-        return f"{type(self).__name__}({', '.join(shown)})"
+        texts = (f"{key}={masked_value(value, secret=key in secrets)!r}" for key, value in fields)
+        return f"{type(self).__name__}({', '.join(texts)})"
 
 
 def masked_value(value: Any, *, secret: bool) -> Any:

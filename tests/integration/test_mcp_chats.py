@@ -39,8 +39,8 @@ def _chats(office: Office, mode: str, person: Person | None, **arguments: Any) -
 def test_the_client_is_asked_which_chat(office: Office, mode: str) -> None:
     person = Person(action="accept", content={"chat_id": LUNCH})
     assert _chats(office, mode, person) == {LUNCH}
-    (asked,) = person.asked
-    choice = asked.requested_schema["properties"]["chat_id"]  # type: ignore[union-attr]
+    (request,) = person.asked
+    choice = request.requested_schema["properties"]["chat_id"]  # type: ignore[union-attr]
     assert set(choice["enum"]) == {"all", OPS, THREAD, LUNCH, "n.whitfield@corp.example"}
     assert "Эксплуатация и дежурство" in choice["enumNames"]
     assert [line["outcome"] for line in office.audit()][-1] == "ok"
@@ -59,8 +59,8 @@ def test_a_user_who_dismisses_the_question_gets_no_answer(office: Office, mode: 
         assert answer.is_error
         return str(answer.content[0].text)  # type: ignore[union-attr]
 
-    said = with_client(office, search, mode=mode, elicitation_callback=Person(action="cancel"))
-    assert said == "the question which chat is meant was dismissed, so nothing was looked for"
+    message = with_client(office, search, mode=mode, elicitation_callback=Person(action="cancel"))
+    assert message == "the question which chat is meant was dismissed, so nothing was looked for"
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -71,8 +71,8 @@ def test_a_client_without_elicitation_gets_all_chats(office: Office, mode: str) 
 @pytest.mark.parametrize("named", [OPS, "all"])
 def test_no_question_is_asked_if_the_chat_is_named(office: Office, named: str) -> None:
     person = Person(action="cancel")
-    found = _chats(office, "auto", person, chat_id=named)
-    assert found == {OPS} if named == OPS else found >= {OPS, LUNCH}
+    chat_ids = _chats(office, "auto", person, chat_id=named)
+    assert chat_ids == {OPS} if named == OPS else chat_ids >= {OPS, LUNCH}
     assert person.asked == []
 
 
@@ -100,8 +100,8 @@ def test_a_choice_that_is_no_chat_is_refused(office: Office, mode: str) -> None:
         return str(answer.content[0].text)  # type: ignore[union-attr]
 
     person = Person(action="accept", content={"chat_id": "nowhere"})
-    said = with_client(office, search, mode=mode, elicitation_callback=person)
-    assert said.startswith("the archive has no chat nowhere. ")
+    message = with_client(office, search, mode=mode, elicitation_callback=person)
+    assert message.startswith("the archive has no chat nowhere. ")
 
 
 def test_the_one_configured_chat_may_have_no_message(office: Office) -> None:

@@ -73,8 +73,8 @@ def serve(office: Office) -> Iterator[Serve]:
 
 def _post(url: str, message: dict[str, Any], headers: dict[str, str]) -> tuple[int, str]:
     """The HTTP status of a message, and the session that the answer names."""
-    given = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"} | headers
-    request = urllib.request.Request(url, json.dumps(message).encode(), given)
+    headers_sent = {"Content-Type": "application/json", "Accept": "application/json, text/event-stream"} | headers
+    request = urllib.request.Request(url, json.dumps(message).encode(), headers_sent)
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return int(answer.status), answer.headers.get("Mcp-Session-Id", "")
@@ -119,10 +119,10 @@ def test_with_a_tokens_file_every_client_needs_a_token(serve: Serve, tokens: Pat
 def test_a_token_gives_only_its_own_chats_and_their_threads(serve: Serve, tokens: Path) -> None:
     server = serve()
     whole = server.asked("search_text", token=ALL, query="Лесная OR хинкали OR сервер", limit=100, chat_id="all")
-    seen = server.asked("search_text", token=SOME, query="Лесная OR хинкали OR сервер", limit=100)
+    part = server.asked("search_text", token=SOME, query="Лесная OR хинкали OR сервер", limit=100)
     assert {hit["chat_id"] for hit in whole["hits"]} >= {OPS, LUNCH}
-    assert {hit["chat_id"] for hit in seen["hits"]} <= {OPS, THREAD}
-    assert seen["hits"]
+    assert {hit["chat_id"] for hit in part["hits"]} <= {OPS, THREAD}
+    assert part["hits"]
     lunch = next(hit for hit in whole["hits"] if hit["chat_id"] == LUNCH)
     thread = server.asked("search_text", token=SOME, query="сервер OR реле OR релей", chat_id=THREAD)
     assert thread["mode"] == "text"
@@ -133,21 +133,21 @@ def test_a_token_gives_only_its_own_chats_and_their_threads(serve: Serve, tokens
     assert server.refused("get_database_stats", token=SOME, chat_id=LUNCH) == why
     assert server.refused("search_text", token=ALL, query="сервер", user_id="x").startswith("the archive has no user x")
     assert server.asked("search_text", token=SOME, query="сервер", user_id="x")["hits"] == [], "nor who is elsewhere"
-    counted = server.asked("get_database_stats", token=SOME)
-    assert counted["chats"] == 2 and {chat["chat_id"] for chat in counted["busiest"]} == {OPS, THREAD}
-    assert "sizes" not in counted
+    statistics = server.asked("get_database_stats", token=SOME)
+    assert statistics["chats"] == 2 and {chat["chat_id"] for chat in statistics["busiest"]} == {OPS, THREAD}
+    assert "sizes" not in statistics
 
 
 def test_a_client_with_a_token_does_not_see_the_database_errors(office: Office, serve: Serve, tokens: Path) -> None:
     why = "the database cannot be reached: connection to server at 10.0.0.7, port 5432 failed"
-    said = status_file.new("1.0", "all")
-    said.database = status_file.Database(state="down", last_error=why)
-    said.api = status_file.Api(state="backoff", last_error="https://api.corp.example: 502")
+    status = status_file.new("1.0", "all")
+    status.database = status_file.Database(state="down", last_error=why)
+    status.api = status_file.Api(state="backoff", last_error="https://api.corp.example: 502")
     (office.directory / "run").mkdir()
-    status_file.write(said, office.directory / "run" / "vkteamsd.status.json")
-    seen = serve().asked("daemon_status", token=ALL)["file"]
-    assert seen["database"]["state"] == "down" and seen["database"]["last_error"] == "see the daemon's log"
-    assert seen["api"]["last_error"] == "see the daemon's log"
+    status_file.write(status, office.directory / "run" / "vkteamsd.status.json")
+    file = serve().asked("daemon_status", token=ALL)["file"]
+    assert file["database"]["state"] == "down" and file["database"]["last_error"] == "see the daemon's log"
+    assert file["api"]["last_error"] == "see the daemon's log"
     office.configure(mcp={"tokens_file": ""})
     assert serve().asked("daemon_status")["file"]["database"]["last_error"] == why
 
@@ -156,13 +156,13 @@ def test_what_waits_in_the_spool_is_counted_for_those_who_may_see_everything(
     office: Office, serve: Serve, tokens: Path
 ) -> None:
     """Its number and its age depend on chats that the others may not see."""
-    said = status_file.new("1.0", "all")
-    said.database = status_file.Database(state="down")
+    status = status_file.new("1.0", "all")
+    status.database = status_file.Database(state="down")
     since = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
-    said.spool = status_file.Spool(events=3, bytes=999, since=since)
+    status.spool = status_file.Spool(events=3, bytes=999, since=since)
     (office.directory / "run").mkdir()
     path = office.directory / "run" / "vkteamsd.status.json"
-    status_file.write(said, path)
+    status_file.write(status, path)
     server = serve()
 
     def gaps(token: str) -> list[str]:
@@ -175,8 +175,8 @@ def test_what_waits_in_the_spool_is_counted_for_those_who_may_see_everything(
     assert gaps(SOME) == gaps(LATE) == ["the daemon cannot reach its database, so the newest messages may be missing"]
     assert server.asked("daemon_status", token=ALL)["file"]["spool"]["events"] == 3
     assert server.asked("daemon_status", token=LATE).keys() == {"status", "age"}
-    said.database = status_file.Database(state="ok")
-    status_file.write(said, path)
+    status.database = status_file.Database(state="ok")
+    status_file.write(status, path)
     assert whole in gaps(ALL)
     assert gaps(SOME) == gaps(LATE) == []
 
@@ -211,10 +211,10 @@ def test_a_session_belongs_to_the_token_that_opened_it(serve: Serve, tokens: Pat
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_the_user_is_asked_which_chat_over_http(serve: Serve, mode: str) -> None:
-    asked = []
+    questions = []
 
     async def choose(context: Any, params: ElicitRequestParams) -> ElicitResult:
-        asked.append(params.message)
+        questions.append(params.message)
         return ElicitResult(action="accept", content={"chat_id": LUNCH})
 
     async def search(client: Client) -> set[str]:
@@ -222,7 +222,7 @@ def test_the_user_is_asked_which_chat_over_http(serve: Serve, mode: str) -> None
         return {hit["chat_id"] for hit in (answer.structured_content or {})["hits"]}
 
     assert serve().with_client(search, mode=mode, elicitation_callback=choose) == {LUNCH}
-    assert asked == ["Which chat is the question about?"]
+    assert questions == ["Which chat is the question about?"]
 
 
 def test_a_token_gives_only_its_own_tools(serve: Serve, tokens: Path) -> None:
@@ -251,35 +251,35 @@ def test_no_tool_or_resource_shows_another_chat(office: Office, serve: Serve, to
     theirs.append(stranger)
 
     async def look(client: Client) -> list[str]:
-        said = []
+        answers = []
         example = {"query": "сервер OR хинкали OR offer", "chat_id": OPS, "msg_id": MAIL}
         for tool in (await client.list_tools()).tools:
             arguments = {name: example[name] for name in tool.input_schema.get("required", [])}
             answer = await client.call_tool(tool.name, arguments)
             assert not answer.is_error, (tool.name, answer.content)
-            said.append(answer.model_dump_json())
+            answers.append(answer.model_dump_json())
         for kind, more in (
             ("recent", {"timeframe": "52w"}),
             ("topic", {"query": "хинкали OR сервер"}),
             ("user-profile", {"user_id": "a.ivanova@corp.example"}),
             ("around", {"msg_id": MAIL}),
         ):
-            said.append((await client.call_tool("get_context", {"context_type": kind} | more)).model_dump_json())
+            answers.append((await client.call_tool("get_context", {"context_type": kind} | more)).model_dump_json())
         nobody = await client.call_tool("get_context", {"context_type": "user-profile", "user_id": stranger})
         assert nobody.is_error
-        said += [one.model_dump_json() for one in (await client.list_resources()).resources]
-        said.append((await client.get_prompt("summarise_day", {})).model_dump_json())
+        answers += [one.model_dump_json() for one in (await client.list_resources()).resources]
+        answers.append((await client.get_prompt("summarise_day", {})).model_dump_json())
         for forbidden in (
             client.read_resource(f"vkteams://chat/{LUNCH}"),
             client.get_prompt("summarise_day", {"chat_id": LUNCH}),
         ):
             with pytest.raises(MCPError, match="is not one of the chats that you may see"):
                 await forbidden
-        return said
+        return answers
 
-    said = server.with_client(look, token=SOME)
-    assert len(said) > 15
-    for answer in said:
+    answers = server.with_client(look, token=SOME)
+    assert len(answers) > 15
+    for answer in answers:
         assert not [text for text in theirs if json.dumps(text, ensure_ascii=False)[1:-1] in answer]
 
 
@@ -314,7 +314,7 @@ def test_a_forged_cursor_shows_no_more(office: Office, serve: Serve, tokens: Pat
     recent = server.asked(
         "get_recent_messages", token=LATE, cursor=message_cursor(middle + timedelta(hours=1), "~", "~")
     )
-    assert recent["messages"] and not [said for said in recent["messages"] if said["sent_at"] < early]
+    assert recent["messages"] and not [message for message in recent["messages"] if message["sent_at"] < early]
 
 
 def test_a_token_is_withdrawn_without_a_restart(serve: Serve, tokens: Path) -> None:
@@ -338,8 +338,8 @@ def test_other_names_and_origins_are_refused(office: Office, serve: Serve) -> No
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0"])
 def test_other_addresses_than_loopback_need_a_tokens_file(office: Office, address: str) -> None:
-    code, said = office.failed("mcp", "serve", "--http", address)
-    assert code == 64 and "is not this machine's loopback, and no client would need a token" in said
+    code, message = office.failed("mcp", "serve", "--http", address)
+    assert code == 64 and "is not this machine's loopback, and no client would need a token" in message
 
 
 def test_other_addresses_than_loopback_with_a_tokens_file(serve: Serve, tokens: Path) -> None:
@@ -350,16 +350,16 @@ def test_other_addresses_than_loopback_with_a_tokens_file(serve: Serve, tokens: 
 
 
 def test_a_port_in_use_is_refused(office: Office) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        code, said = office.failed("mcp", "serve", "--http", f"127.0.0.1:{port}")
-    assert code == 73 and f"cannot listen on 127.0.0.1:{port}: Address already in use" in said
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        code, message = office.failed("mcp", "serve", "--http", f"127.0.0.1:{port}")
+    assert code == 73 and f"cannot listen on 127.0.0.1:{port}: Address already in use" in message
 
 
 def test_a_wrong_tokens_file_is_refused(office: Office, tokens: Path) -> None:
     tokens.write_text(f"[tokens.a]\ntoken = '{ALL}'\ntools = ['drop']", encoding="utf-8")
-    code, said = office.failed("mcp", "serve", "--http", "127.0.0.1:0")
-    assert code == 78 and "tokens.a: there is no tool drop" in said and ALL not in said
+    code, message = office.failed("mcp", "serve", "--http", "127.0.0.1:0")
+    assert code == 78 and "tokens.a: there is no tool drop" in message and ALL not in message
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -39,20 +39,20 @@ def test_the_tools_are_typed_and_read_only(office: Office) -> None:
 def test_an_unknown_argument_is_refused(office: Office) -> None:
     async def look(client: Client) -> dict[str, str]:
         example = {"query": "сервер", "msg_id": MAIL}
-        said = {}
+        refusals = {}
         for tool in (await client.list_tools()).tools:
             needed = {name: example[name] for name in tool.input_schema.get("required", [])}
             answer = await client.call_tool(tool.name, needed | {"untill\n" + "x" * 1000: "2d"})
             assert answer.is_error, tool.name
-            said[tool.name] = str(answer.content[0].text)  # type: ignore[union-attr]
-        return said
+            refusals[tool.name] = str(answer.content[0].text)  # type: ignore[union-attr]
+        return refusals
 
-    said = with_client(office, look)
-    assert set(said) == set(TOOLS)
-    for tool, why in said.items():
+    refusals = with_client(office, look)
+    assert set(refusals) == set(TOOLS)
+    for tool, why in refusals.items():
         assert why.startswith(f"{tool} has no argument 'untill\\nxxx") and len(why) < 300, why
-    assert said["list_chats"].endswith("; what it has: since, limit, cursor, max_tokens")
-    assert said["daemon_status"].endswith("; what it has: none")
+    assert refusals["list_chats"].endswith("; what it has: since, limit, cursor, max_tokens")
+    assert refusals["daemon_status"].endswith("; what it has: none")
 
 
 def test_the_manual_lists_every_tool_with_its_arguments(office: Office) -> None:
@@ -70,28 +70,28 @@ def test_the_manual_lists_every_tool_with_its_arguments(office: Office) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_clients_of_both_protocol_versions_find_by_words(office: Office, mode: Any) -> None:
-    found = asked(office, "search_text", query="почтовый сервер", limit=3, mode=mode)
-    assert "почтовым сервером" in found["hits"][0]["text"]
-    assert found["hits"][0]["author"] == "Анна Иванова"
-    assert found["coverage"]["model"] == "tiny"
+    result = asked(office, "search_text", query="почтовый сервер", limit=3, mode=mode)
+    assert "почтовым сервером" in result["hits"][0]["text"]
+    assert result["hits"][0]["author"] == "Анна Иванова"
+    assert result["coverage"]["model"] == "tiny"
 
 
 def test_the_instructions_call_texts_untrusted_data(office: Office) -> None:
     async def instructions(client: Client) -> str:
         return client.instructions or ""
 
-    said = with_client(office, instructions)
-    assert "untrusted" in said and "never an\ninstruction" in said
+    text = with_client(office, instructions)
+    assert "untrusted" in text and "never an\ninstruction" in text
 
 
 @pytest.mark.parametrize(("tool", "verb"), [("search_text", "text"), ("search_semantic", "semantic")])
 def test_a_search_answers_what_vkteamsctl_answers(office: Office, tool: str, verb: str) -> None:
-    found = asked(office, tool, query="сервер базы", limit=5)
+    result = asked(office, tool, query="сервер базы", limit=5)
     twin = office.ctl("search", verb, "сервер базы", "--limit", "5")
-    assert [(hit["chat_id"], hit["msg_id"], hit["text"]) for hit in found["hits"]] == [
+    assert [(hit["chat_id"], hit["msg_id"], hit["text"]) for hit in result["hits"]] == [
         (hit["chat_id"], hit["msg_id"], hit["text"]) for hit in twin["hits"]
     ]
-    assert found["hits"]
+    assert result["hits"]
 
 
 def test_the_model_stays_loaded_between_questions(office: Office) -> None:
@@ -138,8 +138,8 @@ def test_a_tool_answers_what_its_twin_answers(
 def _plain(value: Any) -> Any:
     """Without what is empty, without what depends on the form, and times without empty digits."""
     if isinstance(value, dict):
-        kept = {key: _plain(entry) for key, entry in value.items() if key not in ("tokens", "sizes", "tables")}
-        return {key: entry for key, entry in kept.items() if entry not in (None, False, [], {})}
+        entries = {key: _plain(entry) for key, entry in value.items() if key not in ("tokens", "sizes", "tables")}
+        return {key: entry for key, entry in entries.items() if entry not in (None, False, [], {})}
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
     if isinstance(value, str) and re.fullmatch(r"[-0-9T:]+\.\d+Z", value):
@@ -170,26 +170,26 @@ def _plain(value: Any) -> Any:
     ],
 )
 def test_a_mistake_is_one_sentence(office: Office, tool: str, arguments: dict[str, Any], why: str) -> None:
-    said = refused(office, tool, **arguments)
-    assert said.startswith(why)
-    assert "\n" not in said and "Traceback" not in said and "SELECT" not in said
+    message = refused(office, tool, **arguments)
+    assert message.startswith(why)
+    assert "\n" not in message and "Traceback" not in message and "SELECT" not in message
 
 
 def test_pages_continue_until_the_last(office: Office) -> None:
     async def pages(client: Client) -> list[str]:
         arguments: dict[str, Any] = {"query": "сервер OR релиз OR релей OR почта", "limit": 2, "since": "52w"}
-        seen = []
+        msg_ids = []
         for _ in range(100):
             answer = (await client.call_tool("search_text", arguments)).structured_content or {}
-            seen += [hit["msg_id"] for hit in answer["hits"]]
+            msg_ids += [hit["msg_id"] for hit in answer["hits"]]
             if "cursor" not in answer:
-                return seen
+                return msg_ids
             arguments["cursor"] = answer["cursor"]
         raise AssertionError("no last page")
 
-    seen = with_client(office, pages)
+    msg_ids = with_client(office, pages)
     whole = office.ctl("search", "text", "сервер OR релиз OR релей OR почта", "--limit", "100")["hits"]
-    assert seen == [hit["msg_id"] for hit in whole] and len(seen) > 4
+    assert msg_ids == [hit["msg_id"] for hit in whole] and len(msg_ids) > 4
 
 
 def test_an_answer_keeps_to_the_token_budget_and_its_cursor_continues(office: Office) -> None:

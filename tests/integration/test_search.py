@@ -372,8 +372,8 @@ def test_reply_without_a_common_word_is_found_by_its_conversation(archive: Archi
     talk.say("3", "кабель выдернули", who=PETR, answers="1", at=2)
     hits = archive.search("упал сервер").hits
     assert [hit.msg_id for hit in hits][:2] == ["1", "3"]
-    assert [leg.name for leg in hits[0].legs] == ["text"]
-    assert [leg.name for leg in hits[1].legs] == ["conversation"]
+    assert [retriever.name for retriever in hits[0].legs] == ["text"]
+    assert [retriever.name for retriever in hits[1].legs] == ["conversation"]
 
 
 def test_repeated_text_is_returned_once(archive: Archive, talk: Talk) -> None:
@@ -432,10 +432,10 @@ def test_hit_has_the_rank_of_each_retriever(with_model: Archive, talk: Talk, mod
     embedded(talk.url, models_dir / "tiny")
     answer = with_model.search("сервер упал ночью")
     assert answer.note is None
-    legs = {leg.name: leg for leg in answer.hits[0].legs}
-    assert (legs["text"].rank, legs["semantic"].rank) == (1, 1)
-    assert legs["text"].share == pytest.approx(1)
-    assert legs["semantic"].score == pytest.approx(1, abs=1e-3)
+    retrievers = {retriever.name: retriever for retriever in answer.hits[0].legs}
+    assert (retrievers["text"].rank, retrievers["semantic"].rank) == (1, 1)
+    assert retrievers["text"].share == pytest.approx(1)
+    assert retrievers["semantic"].score == pytest.approx(1, abs=1e-3)
 
 
 # Context, pages, coverage

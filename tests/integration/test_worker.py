@@ -84,8 +84,8 @@ def test_a_long_message_is_embedded_whole(chat: Chat, model: WatchedModel) -> No
     chat.embed(model)
     parts = model.chunks(text)
     assert len(parts) > 3 and chat.chunks() == {"m1": len(parts)}
-    said = Model.chunks(model, text)  # type: ignore[arg-type]
-    assert {chunk.ids for chunk in model.embedded} == {chunk.ids for chunk in said}
+    whole = Model.chunks(model, text)  # type: ignore[arg-type]
+    assert {chunk.ids for chunk in model.embedded} == {chunk.ids for chunk in whole}
     numbers = [number for (number,) in chat.rows("SELECT chunk FROM embeddings ORDER BY chunk")]
     assert numbers == list(range(len(parts)))
 
@@ -114,8 +114,8 @@ def test_passages_have_the_passage_prefix(chat: Chat, tmp_path: Path) -> None:
     chat.embed(model)
     assert chat.likeness(model, "m1", "the proxy is down") == pytest.approx(1, abs=1e-3)  # chunks() adds it
     plain = model.embed_texts(["the proxy is down"], query=True)[0]
-    ((found,),) = chat.rows("SELECT 1 - (embedding <=> %s::halfvec) FROM embeddings", str(plain.tolist()))
-    assert found < 0.999, "a query's prefix is another"
+    ((cosine,),) = chat.rows("SELECT 1 - (embedding <=> %s::halfvec) FROM embeddings", str(plain.tolist()))
+    assert cosine < 0.999, "a query's prefix is another"
 
 
 def test_texts_without_a_token_leave_no_row_behind(chat: Chat, model: WatchedModel) -> None:

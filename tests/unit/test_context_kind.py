@@ -31,12 +31,12 @@ def test_a_kind_is_named_or_implied_by_the_arguments(named: Kind | None, argumen
 @pytest.mark.parametrize(
     ("named", "arguments", "why"),
     [
-        (None, {"user_id": "a"}, "user_id says nothing about the context recent"),
-        (None, {"msg_id": "1", "query": "zzz"}, "query says nothing about the context around"),
-        ("around", {"msg_id": "1", "query": "zzz"}, "query says nothing about the context around"),
-        ("around", {"msg_id": "1", "timeframe": 60.0}, "timeframe says nothing about the context around"),
-        ("recent", {"query": "relay"}, "query says nothing about the context recent"),
-        ("topic", {"query": "relay", "msg_id": "1"}, "msg_id says nothing about the context topic"),
+        (None, {"user_id": "a"}, "the context recent does not use user_id"),
+        (None, {"msg_id": "1", "query": "zzz"}, "the context around does not use query"),
+        ("around", {"msg_id": "1", "query": "zzz"}, "the context around does not use query"),
+        ("around", {"msg_id": "1", "timeframe": 60.0}, "the context around does not use timeframe"),
+        ("recent", {"query": "relay"}, "the context recent does not use query"),
+        ("topic", {"query": "relay", "msg_id": "1"}, "the context topic does not use msg_id"),
         ("topic", {}, "the context topic needs query"),
         ("topic", {"query": " "}, "the context topic needs query"),
         ("around", {}, "the context around needs msg_id"),
@@ -51,7 +51,7 @@ def test_unrelated_and_missing_arguments_are_refused(named: Kind | None, argumen
 
 def test_the_caller_names_the_arguments_and_gives_the_hint() -> None:
     names, hint = {"query": "--query", "msg_id": "a message"}, "See the manual."
-    with pytest.raises(UsageError, match=r"^--query says nothing about the context recent$") as refused:
+    with pytest.raises(UsageError, match=r"^the context recent does not use --query$") as refused:
         resolve_kind("recent", NOTHING | {"query": "relay"}, names, hint)
     assert refused.value.hint == hint
     with pytest.raises(UsageError, match=r"^the context around needs a message$"):

@@ -12,7 +12,6 @@ import msgspec
 import pytest
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import health as room
 from vkteams_daemon.daemon import status as status_file
 from vkteams_daemon.daemon.health import GRACE, probe
 from vkteams_daemon.daemon.process.pidfile import PidFile
@@ -52,9 +51,9 @@ def _write(config: Config, *, age: float = 0.0, **changes: Any) -> None:
 )  # fmt: skip
 def test_health_of_each_state(config: Config, held: ExitStack, state: str, word: str) -> None:
     _write(config, state=state)
-    found = probe(config)
-    assert (found.state, found.exit_code, found.pid, found.alive) == (word, 0, os.getpid(), True)
-    assert found.uptime is not None
+    health = probe(config)
+    assert (health.state, health.exit_code, health.pid, health.alive) == (word, 0, os.getpid(), True)
+    assert health.uptime is not None
 
 
 def test_gap_names_events_that_wait_in_the_spool(config: Config) -> None:
@@ -64,29 +63,29 @@ def test_gap_names_events_that_wait_in_the_spool(config: Config) -> None:
     _write(config)
     assert status_file.read_gap(config.status_file) is None
     _write(config, spool=status_file.Spool(events=1))
-    assert status_file.read_gap(config.status_file) == "1 event waits in the daemon's spool and cannot be found yet"
+    assert status_file.read_gap(config.status_file) == "1 event waits in the daemon's spool and cannot be health yet"
     assert status_file.read_gap(config.status_file, restricted=True) is None
 
 
 def test_without_files_the_daemon_is_not_running(config: Config) -> None:
-    found = probe(config)
-    assert (found.state, found.exit_code, found.pid, found.uptime) == ("not running", 3, None, None)
+    health = probe(config)
+    assert (health.state, health.exit_code, health.pid, health.uptime) == ("not running", 3, None, None)
 
 
 def test_after_a_clean_exit_the_last_file_is_still_shown(config: Config, held: ExitStack) -> None:
     _write(config, state="stopping")
     held.close()
-    found = probe(config)
-    assert (found.state, found.exit_code) == ("not running", 3)
-    assert found.status is not None
-    assert found.uptime is None
+    health = probe(config)
+    assert (health.state, health.exit_code) == ("not running", 3)
+    assert health.status is not None
+    assert health.uptime is None
 
 
 def test_unlocked_pid_file_means_dead(config: Config) -> None:
     config.pid_file.write_text(f"{os.getppid()}\n")
     _write(config, state="listening")
-    found = probe(config)
-    assert (found.state, found.exit_code, found.pid) == ("dead", 1, None)
+    health = probe(config)
+    assert (health.state, health.exit_code, health.pid) == ("dead", 1, None)
 
 
 def test_starting_daemon_is_not_dead(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +97,8 @@ def test_starting_daemon_is_not_dead(config: Config, monkeypatch: pytest.MonkeyP
 
 def test_status_of_an_earlier_process_is_ignored(config: Config, held: ExitStack) -> None:
     _write(config, state="listening", pid=os.getpid() + 1)
-    found = probe(config)
-    assert (found.state, found.status) == ("starting", None)
+    health = probe(config)
+    assert (health.state, health.status) == ("starting", None)
 
 
 def test_lock_without_status_file_becomes_stale(config: Config, held: ExitStack) -> None:
@@ -113,20 +112,20 @@ def test_old_status_file_is_stale(config: Config, held: ExitStack) -> None:
     _write(config, state="listening", age=3 * 5 + GRACE - 2)
     assert probe(config).state == "running"
     _write(config, state="listening", age=3 * 5 + GRACE + 2)
-    found = probe(config)
-    assert (found.state, found.exit_code) == ("stale", 4)
-    assert found.age is not None
-    assert found.age > 30
+    health = probe(config)
+    assert (health.state, health.exit_code) == ("stale", 4)
+    assert health.age is not None
+    assert health.age > 30
     _write(config, state="listening", age=-3600)  # the clock was set back
     assert probe(config).state == "running"
 
 
 def test_a_broken_status_file_is_unknown(config: Config, held: ExitStack) -> None:
     config.status_file.write_text("{")
-    found = probe(config)
-    assert (found.state, found.exit_code) == ("unknown", 4)
-    assert found.error is not None
-    assert "not a readable status file" in found.error
+    health = probe(config)
+    assert (health.state, health.exit_code) == ("unknown", 4)
+    assert health.error is not None
+    assert "not a readable status file" in health.error
     held.close()
     assert probe(config).state == "not running"
 
@@ -135,9 +134,9 @@ def test_unreadable_directory_is_unknown(config: Config, monkeypatch: pytest.Mon
     def closed(_: object) -> None:
         raise PermissionRefused("x: this user may not look there")
 
-    monkeypatch.setattr(room, "find_holder", closed)
-    found = probe(config)
-    assert (found.state, found.exit_code, found.error) == ("unknown", 4, "x: this user may not look there")
+    monkeypatch.setattr("vkteams_daemon.daemon.health.find_holder", closed)
+    health = probe(config)
+    assert (health.state, health.exit_code, health.error) == ("unknown", 4, "x: this user may not look there")
 
 
 def test_summary_counts_events_and_last_activity(config: Config, held: ExitStack) -> None:
@@ -145,10 +144,10 @@ def test_summary_counts_events_and_last_activity(config: Config, held: ExitStack
     events = status_file.Events(saved=5, duplicate=2, filtered=1, quarantined=1, last_event_at=moment)
     api = status_file.Api(state="ok", last_poll_at=moment + timedelta(seconds=30))
     _write(config, state="listening", events=events, api=api)
-    found = probe(config)
-    assert found.events_processed == 8
-    assert found.last_activity == moment + timedelta(seconds=30)
-    assert found.summary().keys() == {"status", "uptime", "events_processed", "last_activity"}
+    health = probe(config)
+    assert health.events_processed == 8
+    assert health.last_activity == moment + timedelta(seconds=30)
+    assert health.summary().keys() == {"status", "uptime", "events_processed", "last_activity"}
 
 
 def test_the_status_file_is_replaced_whole_and_private(tmp_path: Path) -> None:
@@ -176,9 +175,9 @@ def test_a_status_file_that_cannot_be_written_leaves_the_old_one(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(CannotCreate, match="No space left"):
         status_file.write(status_file.new("2", "all"), path)
-    left = status_file.read(path)
-    assert left is not None
-    assert left.version == "1"
+    status = status_file.read(path)
+    assert status is not None
+    assert status.version == "1"
     assert [file.name for file in tmp_path.iterdir()] == ["s.json"]
 
 

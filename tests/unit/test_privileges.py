@@ -27,13 +27,13 @@ def _be(monkeypatch: pytest.MonkeyPatch, uid: int, *, exists: bool = False) -> N
     """Pretend to be that user, on a system with or without the user `_vkteams`."""
     monkeypatch.setattr(os, "geteuid", lambda: uid)
     monkeypatch.setattr(os, "getegid", lambda: uid)
-    known = {"root": 0, "nobody": 65534} | ({"_vkteams": 990} if exists else {})
+    uids = {"root": 0, "nobody": 65534} | ({"_vkteams": 990} if exists else {})
 
     def named(name: str) -> Any:
-        return SimpleNamespace(pw_name=name, pw_uid=known[name], pw_gid=known[name])
+        return SimpleNamespace(pw_name=name, pw_uid=uids[name], pw_gid=uids[name])
 
     def numbered(uid: int) -> Any:
-        return named({number: name for name, number in known.items()}[uid])
+        return named({number: name for name, number in uids.items()}[uid])
 
     monkeypatch.setattr(privileges, "pwd", SimpleNamespace(getpwnam=named, getpwuid=numbered))
 

@@ -69,9 +69,9 @@ class Screen:
 
     def pairs(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Names and values, one pair a line, the values aligned."""
-        shown = [(one_line(name), cell(value)) for name, value in pairs]
-        width = max((len(name) for name, _ in shown), default=0)
-        for name, value in shown:
+        rows = [(one_line(name), cell(value)) for name, value in pairs]
+        width = max((len(name) for name, _ in rows), default=0)
+        for name, value in rows:
             self._write(f"{self.styled(name.ljust(width), 'bold')}  {value}".rstrip())
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[Any]], free: Collection[str] = ()) -> None:

@@ -249,11 +249,11 @@ def _tool(function: Callable[..., Any], name: str = "", description: str = "") -
 
 def _plain_schema(argument: dict[str, Any]) -> dict[str, Any]:
     """The schema of an argument as the strictest client takes it: one type, no null, and no title."""
-    kept = [option for option in argument.get("anyOf", []) if option.get("type") != "null"]
-    merged = {**(kept[0] if len(kept) == 1 else {}), **argument}
+    types = [option for option in argument.get("anyOf", []) if option.get("type") != "null"]
+    merged = {**(types[0] if len(types) == 1 else {}), **argument}
     left_out = {
         "title",
-        *(["anyOf"] if len(kept) == 1 else []),
+        *(["anyOf"] if len(types) == 1 else []),
         *(["default"] if argument.get("default") is None else []),
     }
     return {key: value for key, value in merged.items() if key not in left_out}

@@ -211,5 +211,5 @@ def _events(args: argparse.Namespace, config: Config) -> Answer:
 
 def _short(payload: Any) -> str:
     text = payload.get("text") if isinstance(payload, dict) else None
-    shown = text if isinstance(text, str) else json.dumps(payload, ensure_ascii=False)
-    return shown if len(shown) <= 60 else shown[:59] + "…"
+    line = text if isinstance(text, str) else json.dumps(payload, ensure_ascii=False)
+    return line if len(line) <= 60 else line[:59] + "…"

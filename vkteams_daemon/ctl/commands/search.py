@@ -61,7 +61,7 @@ def _add_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--context", metavar="N", type=argument_types.positive, default=0, help="messages before and after each hit"
     )
-    verb.add_argument("--explain", action="store_true", help="show the place of each hit in each kind of search")
+    verb.add_argument("--explain", action="store_true", help="show the place and score of each hit in each retriever")
     verb.add_argument("--cursor", metavar="CURSOR", help="the next page: the cursor that the last page ended with")
 
 

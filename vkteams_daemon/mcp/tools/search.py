@@ -35,7 +35,7 @@ _Limit = Annotated[int, Field(ge=1, le=100, description="Most hits of this page.
 _Around = Annotated[
     int, Field(ge=0, le=20, description="How many messages before and after each hit come with it.", examples=[2])
 ]
-_Explain = Annotated[bool, Field(description="Add what each way of searching says of each hit.")]
+_Explain = Annotated[bool, Field(description="Add the rank and score that each retriever gives each hit.")]
 
 
 def tool(mode: Mode) -> Callable[..., Awaitable[SearchResult]]:

@@ -148,7 +148,7 @@ def topic(connection: Connection, hits: Sequence[Hit], scope: Scope, budget: Tok
     """The conversations of these hits, the best hit's first; hits of one conversation share it."""
     groups: list[_Group] = []
     # A hit that was found only beside another hit is among its neighbours anyway.
-    hits = [hit for hit in hits if any(leg.name != "conversation" for leg in hit.legs)][:_TOPIC_CONVERSATIONS]
+    hits = [hit for hit in hits if any(score.name != "conversation" for score in hit.legs)][:_TOPIC_CONVERSATIONS]
     for hit in hits:
         if any(hit.key in group.matches for group in groups):
             continue

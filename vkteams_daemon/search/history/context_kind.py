@@ -35,7 +35,7 @@ def resolve_kind(
     for name, kinds in _ACCEPTED_BY.items():
         if arguments[name] is not None and kind not in kinds:
             raise UsageError(
-                f"{(names or {}).get(name, name)} says nothing about the context {kind}",
+                f"the context {kind} does not use {(names or {}).get(name, name)}",
                 hint=hint or f"Leave it out, or ask for the context_type {' or '.join(kinds)}.",
             )
     require_argument(kind, arguments, names, hint)

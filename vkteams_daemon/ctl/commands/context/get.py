@@ -92,9 +92,9 @@ def _show(screen: Screen, context: Context) -> None:
         if conversation.left_out:
             screen.line(f"  … {_counted(conversation.left_out)} left out", "yellow")
         show_conversation(screen, conversation.messages, conversation.chat_id, set(conversation.matches))
-    shown = sum(len(conversation.messages) for conversation in context.conversations)
+    count = sum(len(conversation.messages) for conversation in context.conversations)
     elsewhere = context.left_out - sum(conversation.left_out for conversation in context.conversations)
-    parts = [_counted(shown) if context.conversations else context.note or _counted(shown)]
+    parts = [_counted(count) if context.conversations else context.note or _counted(count)]
     parts.append(f"about {context.tokens} tokens")
     if context.cut:
         parts.append("shortened to fit; raise --max-tokens to see more")
