@@ -149,12 +149,15 @@ def test_log_that_hangs_holds_up_no_stop(vkteamsd: Make, simulator: Simulator, d
             stopped = daemon.status()
             return stopped is not None and (datetime.now(UTC) - stopped.updated_at).total_seconds() > 2
 
+        def ended() -> bool:
+            process.send_signal(signal.SIGTERM)
+            return process.poll() is not None
+
         until(full, 30, "a status file that is not written, because the log hangs", 0.1)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        if signals == 2:
-            # Two that come before the first is handled are one. So the second is sent until it has come.
-            until(lambda: process.poll() is not None or process.send_signal(signal.SIGTERM), 10, "the end")
+        if signals == 2:  # two that come before the first is handled are one, so the second is sent until the end
+            until(ended, 10, "the end of the process", 0.05)
         process.wait(10)
         assert time.monotonic() - began < (5 if signals == 1 else 2)
         assert process.returncode == 0

@@ -79,6 +79,13 @@ def archive(database_url: str) -> Iterator[Archive]:
     made.writer.close()
 
 
+@pytest.fixture
+def connection(archive: Archive) -> Iterator[psycopg.Connection[Any]]:
+    """A connection of its own to the archive."""
+    with psycopg.connect(archive.url, autocommit=True) as connection:
+        yield connection
+
+
 @pytest.mark.parametrize("kind", [*_KINDS, None])
 def test_probe_events_can_be_read_and_end_with_the_type(kind: str | None) -> None:
     events = probe.events_like(kind)
@@ -128,11 +135,10 @@ def test_fault_of_this_program_that_meets_every_event_of_a_type_quarantines_noth
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_event_that_alone_cannot_be_written_is_quarantined_and_the_probe_leaves_nothing(
-    archive: Archive, kind: str
+    archive: Archive, connection: psycopg.Connection[Any], kind: str
 ) -> None:
     before = archive.content()
-    with psycopg.connect(archive.url, autocommit=True) as connection:
-        connection.execute("ALTER TABLE events ADD CONSTRAINT no_poison CHECK (event_id <> 1000 OR error IS NOT NULL)")
+    connection.execute("ALTER TABLE events ADD CONSTRAINT no_poison CHECK (event_id <> 1000 OR error IS NOT NULL)")
     assert archive.writer.store(batch(_KINDS[kind](1000))).quarantined == 1
     assert archive.content()[: len(DERIVED)] == before[: len(DERIVED)]
     assert len(rows(archive.url, "events")) == 3
@@ -140,28 +146,28 @@ def test_event_that_alone_cannot_be_written_is_quarantined_and_the_probe_leaves_
     assert archive.writer.cursor.last_event_id == 1000
 
 
-def test_replay_in_a_database_whose_times_cannot_be_read_fails_and_skips_nothing(archive: Archive) -> None:
+def test_replay_in_a_database_whose_times_cannot_be_read_fails_and_skips_nothing(
+    archive: Archive, connection: psycopg.Connection[Any]
+) -> None:
     before = archive.content()
-    with psycopg.connect(archive.url, autocommit=True) as connection:
-        connection.execute("SET datestyle = 'German'")
-        with pytest.raises(StoreError, match="harmless events cannot be stored either"):
-            replay.everything(connection, erase=False)
+    connection.execute("SET datestyle = 'German'")
+    with pytest.raises(StoreError, match="harmless events cannot be stored either"):
+        replay.everything(connection, erase=False)
     assert archive.content() == before
 
 
 def test_replay_of_the_quarantine_with_a_fault_of_this_program_fails(
-    archive: Archive, monkeypatch: pytest.MonkeyPatch
+    connection: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with psycopg.connect(archive.url, autocommit=True) as connection:
-        connection.execute("UPDATE events SET error = 'once', raw = convert_to(jsonb_build_object('eventId', event_id,"
-                           " 'type', type, 'payload', payload)::text, 'UTF8'), payload = NULL")  # fmt: skip
-        connection.execute("TRUNCATE messages CASCADE")
+    connection.execute("UPDATE events SET error = 'once', raw = convert_to(jsonb_build_object('eventId', event_id,"
+                       " 'type', type, 'payload', payload)::text, 'UTF8'), payload = NULL")  # fmt: skip
+    connection.execute("TRUNCATE messages CASCADE")
 
-        def faulty(message: Message, fact: MessageFact, *, erase: bool) -> None:
-            raise TypeError("no such thing")
+    def faulty(message: Message, fact: MessageFact, *, erase: bool) -> None:
+        raise TypeError("no such thing")
 
-        with monkeypatch.context() as patched:
-            patched.setattr(message_fold, "fold", faulty)
-            with pytest.raises(StoreError, match="internal error: TypeError: no such thing"):
-                replay.quarantined(connection, erase=False)
-        assert replay.quarantined(connection, erase=False).readable == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(message_fold, "fold", faulty)
+        with pytest.raises(StoreError, match="internal error: TypeError: no such thing"):
+            replay.quarantined(connection, erase=False)
+    assert replay.quarantined(connection, erase=False).readable == 2

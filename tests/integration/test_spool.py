@@ -124,6 +124,28 @@ def listening(simulator: Simulator, oracle: Oracle, tmp_path: Path) -> Iterator[
         made[-1].close()
 
 
+@pytest.fixture
+def away(listening: Make, simulator: Simulator, oracle: Oracle) -> Make:
+    """Makes a listener that polls and then loses its database: `away(events, stored=0)`, and the options of `Listening`.
+
+    The messages of `stored` came before and are stored. Those of `events` come afterwards and are acknowledged.
+    """
+
+    def make(events: int, *, stored: int = 0, **options: Any) -> Listening:
+        one = listening(**options)
+        for number in range(stored):
+            emit_event(simulator, number)
+        oracle.wait()
+        wait_polled(simulator)
+        one.away()
+        for number in range(stored, stored + events):
+            emit_event(simulator, number)
+        wait_acknowledged(simulator, simulator.state()["issued"])
+        return one
+
+    return make
+
+
 def _issue(simulator: Simulator, *events: dict[str, Any]) -> None:
     for one in events:
         simulator.event(one["type"], one["payload"])
@@ -137,17 +159,10 @@ def _cursor(url: str) -> tuple[int, int]:
 
 
 def test_events_are_acknowledged_from_the_spool_and_stored_in_order(
-    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path
+    away: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path
 ) -> None:
-    one = listening()
-    emit_event(simulator, 0)
-    oracle.wait()
-    wait_polled(simulator)
-    one.away()
-    for number in range(1, 40):
-        emit_event(simulator, number)
+    one = away(39, stored=1)
     last = simulator.state()["issued"]
-    wait_acknowledged(simulator, last)
     assert max(oracle.stored()) == 1
     assert spooled_ids(tmp_path) == list(range(2, last + 1))
     assert one.status.database.state == "down"
@@ -181,10 +196,8 @@ def test_a_batch_that_could_not_be_committed_goes_to_the_spool_first(
     oracle.check()
 
 
-def test_the_patience_comes_first(listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path) -> None:
-    one = listening(spool_after=3600.0)
-    wait_polled(simulator)
-    one.away()
+def test_the_patience_comes_first(away: Make, simulator: Simulator, oracle: Oracle) -> None:
+    one = away(0, spool_after=3600.0)
     emit_event(simulator, 0)
     until(lambda: one.status.database.state == "down", 20, "a failure")
     one.poller.spool_after = 0.1
@@ -196,13 +209,10 @@ def test_the_patience_comes_first(listening: Make, simulator: Simulator, oracle:
 
 @pytest.mark.parametrize("how", ["no spool", "never"])
 def test_without_a_spool_nothing_is_acknowledged(
-    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, how: str
+    listening: Make, away: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, how: str
 ) -> None:
     """Where another host could listen, and in the first start: nobody knows the cursor then."""
-    one = listening(spool_after=0.0) if how == "never" else listening(there=False)
-    if how == "never":
-        wait_polled(simulator)
-        one.away()
+    one = away(0, spool_after=0.0) if how == "never" else listening(there=False)
     emit_event(simulator, 0)
     until(lambda: one.poller._database_backoff.failures > 3, 20, "some failures")
     assert simulator.state()["acknowledged"] == 0
@@ -213,14 +223,10 @@ def test_without_a_spool_nothing_is_acknowledged(
 
 
 def test_a_process_goes_on_with_the_spool_of_the_one_before(
-    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path
+    listening: Make, away: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path
 ) -> None:
     """The database is still away, and its patience was spent by the first."""
-    one = listening()
-    wait_polled(simulator)
-    one.away()
-    emit_event(simulator, 0)
-    wait_acknowledged(simulator, 1)
+    away(1)
     two = listening(there=False, spool_after=3600.0)
     assert two.poller.ready.result(20).startswith("degraded: the database does not answer")
     emit_event(simulator, 1)
@@ -231,30 +237,19 @@ def test_a_process_goes_on_with_the_spool_of_the_one_before(
     oracle.check()
 
 
-def test_the_spool_goes_in_where_spooling_is_not_wanted_any_more(
-    listening: Make, simulator: Simulator, oracle: Oracle
-) -> None:
-    one = listening()
-    wait_polled(simulator)
-    one.away()
-    emit_event(simulator, 0)
-    wait_acknowledged(simulator, 1)
+def test_the_spool_goes_in_where_spooling_is_not_wanted_any_more(listening: Make, away: Make, oracle: Oracle) -> None:
+    away(1)
     listening(spool_after=0.0)
     oracle.wait()
     oracle.check()
 
 
 def test_a_crash_after_the_commit_doubles_nothing(
-    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    listening: Make, away: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process dies when some batches are committed and the file still holds them all."""
     monkeypatch.setattr(module, "BATCH", 3)
-    one = listening()
-    wait_polled(simulator)
-    one.away()
-    for number in range(12):
-        emit_event(simulator, number)
-    wait_acknowledged(simulator, 12)
+    one = away(12)
     file = next(tmp_path.iterdir())
     content = file.read_bytes()
     one.back()
@@ -272,18 +267,10 @@ def test_a_crash_after_the_commit_doubles_nothing(
 
 
 def test_ids_that_do_not_ascend_wait_for_the_database(
-    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    away: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server starts its ids over meanwhile: what that means is for the database to say."""
-    one = listening()
-    for number in range(5):
-        emit_event(simulator, number)
-    oracle.wait()
-    wait_polled(simulator)
-    one.away()
-    emit_event(simulator, 5)
-    last = simulator.state()["issued"]
-    wait_acknowledged(simulator, last)
+    one = away(1, stored=5)
     oracle.close()  # the same ids mean other events from now on
     issued = simulator.state()["issued"]
     simulator.restart_ids()
@@ -297,11 +284,9 @@ def test_ids_that_do_not_ascend_wait_for_the_database(
 
 
 def test_a_full_spool_stops_polling(
-    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    away: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one = listening(max_bytes=3000)
-    wait_polled(simulator)
-    one.away()
+    one = away(0, max_bytes=3000)
     for number in range(20):
         emit_event(simulator, number)
         until(lambda: simulator.state()["issued"] <= one.status.events.received or one.status.spool.last_error, 20)
@@ -322,12 +307,8 @@ def _polls(simulator: Simulator) -> int:
     return sum(entry.kind == "poll" for entry in simulator.log())
 
 
-def test_an_api_that_is_away_too_is_asked_with_patience(listening: Make, simulator: Simulator, oracle: Oracle) -> None:
-    one = listening()
-    wait_polled(simulator)
-    one.away()
-    emit_event(simulator, 0)
-    wait_acknowledged(simulator, 1)
+def test_an_api_that_is_away_too_is_asked_with_patience(away: Make, simulator: Simulator, oracle: Oracle) -> None:
+    one = away(1)
     simulator.faults("reset", None, "events/get")
     failures = one.poller._api_backoff.failures
     until(lambda: one.poller._api_backoff.failures >= failures + 4, 30, "failures of the API")
@@ -339,15 +320,9 @@ def test_an_api_that_is_away_too_is_asked_with_patience(listening: Make, simulat
     oracle.check()
 
 
-def test_a_takeover_meanwhile_loses_nothing(listening: Make, simulator: Simulator, oracle: Oracle) -> None:
+def test_a_takeover_meanwhile_loses_nothing(listening: Make, away: Make, oracle: Oracle) -> None:
     """It should not be possible: another process has moved the cursor past what waits in the spool."""
-    one = listening()
-    wait_polled(simulator)
-    one.away()
-    emit_event(simulator, 0)
-    emit_event(simulator, 1)
-    wait_acknowledged(simulator, 2)
-    one.close()
+    away(2).close()
     other = Writer(lambda: psycopg.connect(oracle.url, autocommit=True), BOT)
     assert until(other.acquire, 20)
     other.store(batch(new(7), new(8)))
@@ -357,16 +332,9 @@ def test_a_takeover_meanwhile_loses_nothing(listening: Make, simulator: Simulato
     assert _cursor(oracle.url) == (1, 8)
 
 
-def test_a_generation_that_began_meanwhile_loses_nothing(listening: Make, simulator: Simulator, oracle: Oracle) -> None:
+def test_a_generation_that_began_meanwhile_loses_nothing(listening: Make, away: Make, oracle: Oracle) -> None:
     """The events of the spool go into the generation they were polled under."""
-    one = listening()
-    emit_event(simulator, 0)
-    oracle.wait()
-    wait_polled(simulator)
-    one.away()
-    emit_event(simulator, 1)
-    wait_acknowledged(simulator, 2)
-    one.close()
+    away(1, stored=1).close()
     cursors.restart_cursor(lambda: psycopg.connect(oracle.url, autocommit=True), BOT)
     listening()
     until(lambda: len(oracle.stored()) == 2, 20, "both events")
@@ -375,15 +343,10 @@ def test_a_generation_that_began_meanwhile_loses_nothing(listening: Make, simula
 
 
 def test_a_standby_leaves_the_spool_alone(
-    listening: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    listening: Make, away: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    one = listening()
-    wait_polled(simulator)
-    one.away()
-    emit_event(simulator, 0)
-    wait_acknowledged(simulator, 1)
-    one.close()
+    away(1).close()
     other = Writer(lambda: psycopg.connect(oracle.url, autocommit=True), BOT)
     assert until(other.acquire, 20)
     try:
@@ -423,12 +386,8 @@ def test_a_deletion_in_the_spool_leaves_no_text_behind(listening: Make, simulato
     assert "public" in str(everything)
 
 
-def test_only_the_chats_that_are_kept_come_out_of_the_spool(
-    listening: Make, simulator: Simulator, oracle: Oracle
-) -> None:
-    one = listening(chat_ids=[CHAT])
-    wait_polled(simulator)
-    one.away()
+def test_only_the_chats_that_are_kept_come_out_of_the_spool(away: Make, simulator: Simulator, oracle: Oracle) -> None:
+    one = away(0, chat_ids=[CHAT])
     _issue(simulator, new(1), new(2, chat="9@chat.agent"), new(3))
     wait_acknowledged(simulator, 3)
     one.back()
