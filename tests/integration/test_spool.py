@@ -126,7 +126,7 @@ def listening(simulator: Simulator, oracle: Oracle, tmp_path: Path) -> Iterator[
 
 @pytest.fixture
 def away(listening: Make, simulator: Simulator, oracle: Oracle) -> Make:
-    """Makes a listener that polls and then loses its database: `away(events, stored=0)`, and the options of `Listening`.
+    """Makes a listener that polls and then loses its database: `away(events, stored=0)`, options as of `Listening`.
 
     The messages of `stored` came before and are stored. Those of `events` come afterwards and are acknowledged.
     """
