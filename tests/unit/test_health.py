@@ -63,7 +63,7 @@ def test_gap_names_events_that_wait_in_the_spool(config: Config) -> None:
     _write(config)
     assert status_file.read_gap(config.status_file) is None
     _write(config, spool=status_file.Spool(events=1))
-    assert status_file.read_gap(config.status_file) == "1 event waits in the daemon's spool and cannot be health yet"
+    assert status_file.read_gap(config.status_file) == "1 event waits in the daemon's spool and cannot be found yet"
     assert status_file.read_gap(config.status_file, restricted=True) is None
 
 
