@@ -209,7 +209,7 @@ def test_reload(daemon: DaemonProcess) -> None:
     daemon.started()
     daemon.wait_state("listening")
     data = _data(daemon, "reload")
-    assert data == {"pid": daemon.pid, "log": str(daemon.log_file)}
+    assert data == {"pid": daemon.pid, "log": str(daemon.log_file), "will_erase": None}
     daemon.wait_log("read again")
     daemon.configure(**{"api.poll_time": 0})
     done = _ctl(daemon, "daemon", "reload")

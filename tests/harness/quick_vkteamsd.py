@@ -20,6 +20,7 @@ def quick_service(*arguments: Any, **settings: Any) -> Any:
 
     backoff.FIRST = 0.1
     retention.CHECK_INTERVAL = 0.5
+    retention.REPRIEVE = 1.0
     service.PING_INTERVAL = 1.2
     poller.OWN_SESSION_GRACE = 5.0
     poller.STANDBY_INTERVAL = 0.5

@@ -29,8 +29,8 @@ from vkteams_daemon.store.connections import Connection
 class Kept:
     """A retention that runs beside the test; `age` and `may` are what the test says they are."""
 
-    def __init__(self, connect: Callable[[], Connection], **options: Any) -> None:
-        self.age, self.may, self.connections, self.looked = "", True, 0, 0
+    def __init__(self, connect: Callable[[], Connection], *, age: str = "", **options: Any) -> None:
+        self.age, self.may, self.connections, self.looked = age, True, 0, 0
         self.deleted: list[datetime] = []
         self._connect = connect
         self._stopping = threading.Event()
@@ -41,6 +41,7 @@ class Kept:
         ).run  # fmt: skip
         self.thread = threading.Thread(target=run)
         self.thread.start()
+        self.looks(1)  # what it finds at its start is no reload
 
     def connect(self) -> Connection:
         self.connections += 1
@@ -59,6 +60,11 @@ class Kept:
         self._stopping.set()
         self.thread.join(30)
         assert not self.thread.is_alive()
+
+
+@pytest.fixture(autouse=True)
+def _no_reprieve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "REPRIEVE", 0.0)
 
 
 @pytest.fixture
@@ -95,15 +101,49 @@ def test_erasure_runs_once_a_day_and_after_a_changed_age(
     caplog.set_level(logging.INFO, "vkteams_daemon.daemon.retention")
     kept.age = "30d"
     until(lambda: _left(aged) == ["1", "2"], 30, "the oldest erased")
-    until(lambda: len(caplog.messages) == 1, 30, "a line in the log")
-    assert caplog.messages[0].startswith("retention: 1 messages and 0 further events from before ")
+    until(lambda: len(caplog.messages) == 2, 30, "a line in the log")
+    assert "what is older than 30d is erased, now 1 messages and 0 events" in caplog.messages[0]
+    assert caplog.messages[1].startswith("retention: 1 messages and 0 further events from before ")
     [before] = kept.deleted
     assert timedelta(days=30) < datetime.now(UTC) - before < timedelta(days=31)
     kept.looks()
-    assert kept.connections == 1
+    assert kept.connections == 2, "to announce it, and to erase"
     kept.age = "1w"
     until(lambda: _left(aged) == ["2"], 30, "the next erased")
-    assert kept.connections == 2
+    assert kept.connections == 4
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "put_off"), [("", "30d", True), ("60d", "30d", True), ("20d", "30d", False)]
+)
+def test_age_that_a_reload_sets_or_shortens_erases_nothing_before_the_next_day(
+    aged: Talk,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    before: str,
+    after: str,
+    put_off: bool,
+) -> None:
+    monkeypatch.setattr(retention, "REPRIEVE", retention.DAY)
+    caplog.set_level(logging.INFO, "vkteams_daemon.daemon.retention")
+    kept = Kept(aged.connection, age=before)
+    try:
+        if before:
+            until(lambda: kept.status.last_run_at, 30, "the erasure after the start")
+        left = _left(aged)
+        kept.age = "30d"
+        kept.looks()
+        assert _left(aged) == left
+        announced = [message for message in caplog.messages if "what is older than" in message]
+        assert len(announced) == put_off
+        if put_off:
+            assert kept.status.next_run_at
+            assert timedelta(hours=23) < kept.status.next_run_at - datetime.now(UTC) <= timedelta(days=1)
+            kept.age = before  # the mistake is taken back
+            kept.looks()
+            assert _left(aged) == left
+    finally:
+        kept.stop()
 
 
 def test_erasure_runs_again_after_a_day(aged: Talk, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,16 +166,15 @@ def test_erasure_is_retried_when_the_database_was_down(
     def down() -> Connection:
         raise DatabaseUnavailable("the database cannot be reached: down")
 
-    kept = Kept(down)
+    kept = Kept(down, age="30d")
     try:
-        kept.age = "30d"
         until(lambda: kept.connections == 1, 30, "an attempt")
         kept.looks()
         assert kept.connections == 1
         assert "could not be erased: the database cannot be reached: down" in caplog.text
         monkeypatch.setattr(retention, "RETRY_INTERVAL", 0.0)
-        kept.age = "31d"
-        until(lambda: kept.connections > 2, 30, "further attempts")
+        kept.age = "29d"
+        until(lambda: kept.connections > 3, 30, "further attempts")
     finally:
         kept.stop()
 
@@ -228,7 +267,8 @@ def test_daemon_erases_after_a_reload(
         connection.execute("UPDATE messages SET sent_at = now() - interval '400 days' WHERE text = 'old'")
         connection.execute("UPDATE events SET received_at = now() - interval '400 days' WHERE event_id = 1")
     daemon.configure(**{"storage.retention": "365d"})
-    daemon.signal(signal.SIGHUP)
+    assert daemon.answer("daemon", "reload")["will_erase"]["messages"] == 1
+    daemon.wait_log("what is older than 365d is erased, now 1 messages and 1 events", 60)
     daemon.wait_log("retention: 1 messages and 0 further events from before", 60)
     assert oracle.rows("SELECT count(*) FROM messages") == [(4,)]
     assert oracle.rows("SELECT count(*), count(payload) FROM events") == [(5, 4)]

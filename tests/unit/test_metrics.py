@@ -36,7 +36,9 @@ def full_status() -> Status:
     now = datetime.now(UTC)
     status = status_file.new("1.2", "all")
     status.state, status.api.state, status.database.state = "listening", "ok", "ok"
-    status.api.last_poll_at = status.events.last_event_at = status.retention.last_run_at = now
+    status.api.last_poll_at = status.events.last_event_at = status.retention.last_run_at = (
+        status.retention.next_run_at
+    ) = now
     status.spool.since = now
     status.embedding.state, status.embedding.queued = "ok", 3
     status.retention.state = "ok"

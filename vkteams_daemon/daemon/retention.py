@@ -1,5 +1,7 @@
 """Erases once a day what is older than `[storage] retention`. Only the process that holds the bot's lock does it.
 
+An age that a reload sets or shortens erases nothing before the next day: a mistake can be taken back until then.
+
 It erases nothing while this host's clock differs by more than a day from the clock of the database or of the Bot API.
 It never erases more than a fifth of the messages at once: an administrator does that by hand.
 """
@@ -21,6 +23,7 @@ from vkteams_daemon.store.rebuild import erasure
 log = logging.getLogger(__name__)
 
 DAY = 86400.0
+REPRIEVE = DAY  # seconds from such a reload to the first erasure
 SHARES = 24  # an age of less than so many days is applied this often within the age
 RETRY_INTERVAL = 3600.0  # seconds after a failure, or if other sessions have locked some of the rows
 CHECK_INTERVAL = 10.0  # seconds between two checks whether an erasure is due, or the configured age has changed
@@ -63,20 +66,45 @@ class Retention:
         self._status = status or RetentionStatus()
         self._clock = clock
         self._check_interval = check_interval
-        self._last_age = ""  # the age of the last attempt
-        self._due = 0.0  # time of the next attempt for the same age; monotonic
+        self._last_age: str | None = None  # None before the first look
+        self._due = 0.0  # time of the next attempt; monotonic
 
     def run(self) -> None:
-        """The loop: an erasure soon after the start, then once a day, and whenever the age has changed."""
+        """The loop: an erasure soon after the start, then once a day."""
         while not self._stopping.wait(self._check_interval):
-            age = self._age()
-            if age and self._may_erase() and (age != self._last_age or time.monotonic() >= self._due):
+            age, previous = self._age(), self._last_age
+            self._last_age = age
+            if previous is not None and age and (not previous or parse_duration(age) < parse_duration(previous)):
+                self._set_due(REPRIEVE)
+                if self._may_erase():
+                    self._announce(age)
+            if age and self._may_erase() and time.monotonic() >= self._due:
                 self._erase(age)
+            elif not age:
+                self._status.next_run_at = None
+
+    def _announce(self, age: str) -> None:
+        """Log what a new age will erase, and when."""
+        now = self._clock()
+        moment = f"{now + timedelta(seconds=REPRIEVE):%Y-%m-%d %H:%M} UTC"
+        try:
+            with self._connect() as connection:
+                expired = erasure.count_expired(connection, now - timedelta(seconds=parse_duration(age)))
+        except VkTeamsError as error:
+            log.warning("retention: from %s on, what is older than %s is erased (not counted: %s)", moment, age, error)
+            return
+        log.warning(
+            "retention: from %s on, what is older than %s is erased, now %d messages and %d events",
+            moment, age, expired.messages, expired.events,
+        )  # fmt: skip
+
+    def _set_due(self, seconds: float) -> None:
+        self._due = time.monotonic() + seconds
+        self._status.next_run_at = self._clock() + timedelta(seconds=seconds)
 
     def _erase(self, age: str) -> None:
         seconds = parse_duration(age)
-        self._last_age = age
-        self._due = time.monotonic() + RETRY_INTERVAL  # after any failure, an unforeseen one too
+        self._set_due(RETRY_INTERVAL)  # after any failure, an unforeseen one too
         status = self._status
         try:
             with self._connect() as connection:
@@ -98,7 +126,7 @@ class Retention:
             return
         # A day is a large share of a short age, and a large share is refused: so a short age is applied more often.
         pause = min(DAY, seconds / SHARES)
-        self._due = time.monotonic() + (min(pause, RETRY_INTERVAL) if counts.locked else pause)
+        self._set_due(min(pause, RETRY_INTERVAL) if counts.locked else pause)
         status.state, status.last_error, status.last_run_at = "ok", None, datetime.now(UTC)
         log.info(
             "retention: %d messages and %d further events from before %s erased",

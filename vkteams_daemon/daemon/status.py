@@ -97,6 +97,7 @@ class Retention(msgspec.Struct, kw_only=True):
     state: RetentionState | None = None
     last_error: str | None = None
     last_run_at: datetime | None = None
+    next_run_at: datetime | None = None
 
 
 class Archive(msgspec.Struct, kw_only=True):

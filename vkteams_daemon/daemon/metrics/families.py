@@ -59,6 +59,7 @@ def families(status: Status | None, *, running: bool = True) -> Iterator[Metric]
     retention = status.retention
     yield _states("vkteams_retention_state", "The erasure by age.", get_args(RetentionState), retention.state)
     yield _gauge("vkteams_retention_last_run_time_seconds", "When it ran last.", retention.last_run_at)
+    yield _gauge("vkteams_retention_next_run_time_seconds", "When it runs next.", retention.next_run_at)
     yield _latencies({"poll_to_row": status.latency_ms.poll_to_row, "row_to_vector": status.latency_ms.row_to_vector})
 
 

@@ -10,8 +10,10 @@ import argparse
 import contextlib
 import os
 import signal
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from vkteams_daemon.config import Config
+from vkteams_daemon.config import Config, parse_duration
 from vkteams_daemon.ctl import start_check
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.commands.daemon import starter, systemd
@@ -22,6 +24,9 @@ from vkteams_daemon.ctl.output import Answer, Screen, cell
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.daemon.health import probe
 from vkteams_daemon.errors import AlreadyRunning, NotRunning, VkTeamsError
+
+if TYPE_CHECKING:
+    from vkteams_daemon.store.rebuild.erasure import ExpiredCounts
 
 
 def register(noun: Noun) -> None:
@@ -120,9 +125,33 @@ def _reload(args: argparse.Namespace, _: Config) -> Answer:
     pid = send_signal(config, signal.SIGHUP)
     # A daemon in the foreground writes no file, whatever the configuration says.
     log = config.log_file if config.log.target == "file" and os.access(config.log_file, os.F_OK) else None
+    will_erase = _expired(config)
     place = f"see the result in its log: {log}" if log else "see the result on its standard error or in syslog"
     sentence = f"vkteamsd reads its configuration again, process {pid}; {place}"
-    return Answer({"pid": pid, "log": log}, lambda screen: screen.line(sentence))
+
+    def render(screen: Screen) -> None:
+        screen.line(sentence)
+        if will_erase:
+            screen.line(
+                f"storage.retention = {config.storage.retention}: {will_erase.messages} messages and"
+                f" {will_erase.events} events are older by now; a new or shorter age erases them from tomorrow on",
+                "yellow",
+            )
+
+    return Answer({"pid": pid, "log": log, "will_erase": will_erase}, render)
+
+
+def _expired(config: Config) -> ExpiredCounts | None:
+    """What the age in the configuration would erase now; None without one, or if the archive cannot be asked."""
+    if not config.storage.retention or config.daemon.role == "embed":
+        return None
+    from vkteams_daemon.ctl.connections import open_connection
+    from vkteams_daemon.store.rebuild import erasure
+
+    age = timedelta(seconds=parse_duration(config.storage.retention))
+    with contextlib.suppress(VkTeamsError), open_connection(config) as connection:
+        return erasure.count_expired(connection, datetime.now(UTC) - age)
+    return None
 
 
 def _end(config: Config, timeout: float, *, force: bool) -> int | None:
