@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -17,6 +18,7 @@ from vkteams_daemon import config_template, errors
 from vkteams_daemon.ctl import command_line as ctl
 from vkteams_daemon.ctl.output import MODES
 from vkteams_daemon.daemon import arguments
+from vkteams_daemon.daemon.health import State
 from vkteams_daemon.errors import UsageError, VkTeamsError
 from vkteams_daemon.options import ALIASES, NOT_OPTIONS, SECTIONS, options
 
@@ -278,3 +280,47 @@ def test_page_on_postgresql_explains_every_error_of_the_server_check() -> None:
     assert len(messages) >= 13
     for message in messages:
         assert any(phrase in message for phrase in phrases), f"{message} is not in docs/postgresql.md"
+
+
+def _log_formats() -> Iterator[tuple[str, str]]:
+    """(module, format) of every line of level warning or error, and of every warning of the status."""
+    for file in sorted((ROOT / "vkteams_daemon").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            name, owner = node.func.attr, getattr(node.func.value, "id", "")
+            level = owner in ("log", "logger") and name in ("warning", "error", "critical", "exception", "log")
+            warned = file.parent.name == "daemon" and name in ("warn", "_set")
+            for value in node.args if level or warned else ():
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    yield file.name, re.sub(r"%(\.\d+)?[a-z]", "…", value.value)
+                elif isinstance(value, ast.JoinedStr):
+                    parts = [part.value if isinstance(part, ast.Constant) else "…" for part in value.values]
+                    yield file.name, "".join(map(str, parts))
+
+
+def test_page_on_operations_explains_every_line_of_the_log() -> None:
+    """The longest piece of a line that does not change stands in the page."""
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    lines = [piece for line in re.findall(r"^\| `([^`]+)`", page, re.MULTILINE) for piece in line.split("…")]
+    formats = [
+        (module, max(text.split("…"), key=len).strip(" :;,`("))
+        for module, text in _log_formats()
+        if re.search(r"[a-z]{2} [a-z]{2}|failed", text)
+    ]
+    assert len(formats) >= 35
+    missing = [f"{module}: {text}" for module, text in formats if not any(_same(text, line) for line in lines)]
+    assert missing == [], "not in docs/operations.md"
+
+
+def _same(text: str, line: str) -> bool:
+    line = line.strip(" :;,`(")
+    return len(line) > 5 and (line in text or text in line)
+
+
+def test_page_on_operations_has_every_state_and_every_alert() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| `([^`]+)`", page, re.MULTILINE))
+    assert set(get_args(State)) <= rows
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "etc" / "prometheus" / "alerts.yml").read_text(encoding="utf-8"))
+    assert {row for row in rows if row.startswith("Vkteams")} == set(alerts)
