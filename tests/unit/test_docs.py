@@ -293,7 +293,7 @@ def _log_formats() -> Iterator[tuple[str, str]]:
             warned = file.parent.name == "daemon" and name in ("warn", "_set")
             for value in node.args if level or warned else ():
                 if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    yield file.name, re.sub(r"%(\.\d+)?[a-z]", "…", value.value)
+                    yield file.name, re.sub(r"%(\.\d+)?[a-z]|`[^`]*`", "…", value.value)
                 elif isinstance(value, ast.JoinedStr):
                     parts = [part.value if isinstance(part, ast.Constant) else "…" for part in value.values]
                     yield file.name, "".join(map(str, parts))
