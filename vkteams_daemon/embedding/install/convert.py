@@ -35,6 +35,7 @@ def convert(
     precision: PrecisionChoice = "auto",
     source: str = "",
     revision: str = "",
+    guess: str = "",
     report: Report = lambda line: None,
 ) -> ModelInfo:
     """Convert the encoder into a model.
@@ -48,6 +49,7 @@ def convert(
             this machine, otherwise fp32.
         source: the encoder's origin, for model.toml.
         revision: its commit there, for model.toml.
+        guess: what of the settings was guessed, for model.toml.
         report: gets a line before each long step.
 
     Raises:
@@ -64,6 +66,8 @@ def convert(
         files={},
         source=source,
         revision=revision,
+        weights=encoder.weights,
+        guess=guess,
         **dataclasses.asdict(settings),
     )
     report("building the fp32 graph")

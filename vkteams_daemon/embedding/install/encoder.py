@@ -8,6 +8,7 @@ before them where the file is of a model that contains a BertModel.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vkteams_daemon.embedding import manifest
-from vkteams_daemon.embedding.manifest import Settings
+from vkteams_daemon.embedding.manifest import Settings, Weights
 from vkteams_daemon.errors import ModelError, ModelRefused
 
 CONFIG = "config.json"
@@ -30,11 +31,16 @@ MODULES = "modules.json"
 FILES = (CONFIG, WEIGHTS, manifest.TOKENIZER)
 OPTIONAL_FILES = (POOLING, WINDOW, PROMPTS, MODULES)  # of sentence-transformers
 
+BLOCK = 32  # numbers of a block
+ZERO = 8  # the four bits that mean zero
+
 Floats = npt.NDArray[np.float32]
 
 _ARCHITECTURES = ("BertModel", "BertForPreTraining", "BertForMaskedLM")
 _MODULES = ("Transformer", "Pooling", "Normalize")  # the steps that the graph computes, see graph.py
 _DTYPES = ("F16", "F32", "F64")
+_E5 = re.compile(r"(?i)(^|[-_.])e5([-_.]|$)")
+_E5_PROMPTS = {"query": "query: ", "passage": "passage: "}
 _DEFAULT_WINDOW = 512  # tokens; a longer window costs more time than it improves search
 
 
@@ -52,23 +58,57 @@ class Shape:
     layer_norm_eps: float = 1e-12
 
 
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A matrix in blocks of four bits.
+
+    Attributes:
+        numbers: `(rows, columns)` uint8, each 0..15.
+        scales: `(rows, columns / 32)` float32.
+    """
+
+    numbers: npt.NDArray[np.uint8]
+    scales: Floats
+
+    def values(self) -> Floats:
+        """The matrix `(rows, columns)`."""
+        rows, columns = self.numbers.shape
+        centred = self.numbers.reshape(rows, columns // BLOCK, BLOCK).astype(np.float32) - ZERO
+        return (centred * self.scales[:, :, None]).reshape(rows, columns)
+
+    def packed(self) -> npt.NDArray[np.uint8]:
+        """The numbers as onnxruntime packs them, `(rows, columns / 2)`: of two neighbours the first in the low bits."""
+        low, high = self.numbers[:, ::2], self.numbers[:, 1::2]
+        packed: npt.NDArray[np.uint8] = np.bitwise_or(low, np.left_shift(high, 4)).astype(np.uint8)
+        return packed
+
+
 class Encoder:
     """The encoder in one directory. A tensor is read from the file each time it is asked for.
+
+    Attributes:
+        directory: its directory, with tokenizer.json.
+        weights_file: the file of its tensors.
+        shape: its sizes.
+        weights: the form of the weights that it is published in.
 
     Raises:
         ModelRefused: a file is missing, or it is no BertModel, or its tensors do not fit its configuration.
         ModelError: safetensors is not installed.
     """
 
+    weights: Weights = "full"
+
     def __init__(self, directory: Path) -> None:
         for name in FILES:
             if not (directory / name).is_file():
                 raise ModelRefused(f"{directory}: holds no {name}")
         self.directory = directory
+        self.weights_file = directory / WEIGHTS
         self.shape = _shape(directory / CONFIG)
         self._file = _safetensors(directory / WEIGHTS)
         self._names = {_canonical(name): name for name in self._file.keys()}  # noqa: SIM118 - it is no dictionary
-        for name, expected in _tensors(self.shape):
+        for name, expected in tensor_shapes(self.shape):
             if name not in self._names:
                 raise ModelRefused(f"{directory / WEIGHTS}: lacks the tensor {name}")
             tensor = self._file.get_slice(self._names[name])
@@ -94,6 +134,10 @@ class Encoder:
             )
         return values
 
+    def table(self, name: str) -> Floats | Blocks:
+        """One tensor whose rows are looked up, in the form that it is published in."""
+        return self.tensor(name)
+
     def weight(self, name: str) -> Floats:
         """The matrix of a dense layer, `(inputs, outputs)`: the transpose of the file's."""
         return np.ascontiguousarray(self.tensor(f"{name}.weight").T)
@@ -104,14 +148,20 @@ class Encoder:
 
     def fingerprint(self, settings: Settings) -> str:
         """See `manifest.fingerprint`."""
-        weights, tokenizer = (manifest.sha256(self.directory / name) for name in (WEIGHTS, manifest.TOKENIZER))
+        weights, tokenizer = (
+            manifest.sha256(file) for file in (self.weights_file, self.directory / manifest.TOKENIZER)
+        )
         return manifest.fingerprint(weights, tokenizer, asdict(self.shape), settings)
 
 
-def read_settings(directory: Path, shape: Shape) -> Settings:
+def read_settings(directory: Path, shape: Shape, name: str) -> tuple[Settings, str]:
     """Read window, pooling and prefixes from the files of sentence-transformers beside the encoder.
 
-    Without such files: the mean, no prefixes, and a window of 512 tokens or as many as the encoder has positions for.
+    Without such files: the mean, and a window of 512 tokens or as many as the encoder has positions for. Prefixes that
+    no file gives are guessed from the name: models of the family E5 want theirs, others none.
+
+    Returns:
+        The settings, and what of them was guessed, as a sentence; empty if nothing was.
 
     Raises:
         ModelRefused: a file cannot be read, or demands a pooling other than mean or cls, or a step that is not known.
@@ -132,9 +182,14 @@ def read_settings(directory: Path, shape: Shape) -> Settings:
     if transformer.get("do_lower_case"):
         raise ModelRefused(f"{directory}: wants its texts in lower case (do_lower_case), which is not known")
     window = transformer.get("max_seq_length") or _DEFAULT_WINDOW
-    prompts = _json(directory / PROMPTS, {}).get("prompts") or {}
+    prompts = _json(directory / PROMPTS, {}).get("prompts")
+    guess = ""
+    if prompts is None:
+        prompts = _E5_PROMPTS if _E5.search(name) else {}
+        kind = "those of the family E5, for its name" if prompts else "none"
+        guess = f"No file of {name} gives its prefixes. They are guessed: {kind}."
     try:
-        return msgspec.convert(
+        settings = msgspec.convert(
             {
                 "max_tokens": min(window, shape.max_position_embeddings),
                 "pooling": supported[modes[0]],
@@ -143,6 +198,7 @@ def read_settings(directory: Path, shape: Shape) -> Settings:
             },
             Settings,
         )
+        return settings, guess
     except (TypeError, AttributeError, msgspec.ValidationError) as error:
         raise ModelRefused(f"{directory}: its sentence-transformers files cannot be understood: {error}") from error
 
@@ -224,7 +280,7 @@ def _canonical(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+def tensor_shapes(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every tensor that the graph needs, with its shape in the file."""
     hidden, inner = shape.hidden_size, shape.intermediate_size
     yield "embeddings.word_embeddings.weight", (shape.vocab_size, hidden)

