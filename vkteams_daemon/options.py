@@ -71,6 +71,9 @@ class Api(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         float, _option("Seconds after poll_time at which an unanswered poll fails.", reload=True, gt=0, le=120)
     ] = 15.0
     connect_timeout: Annotated[float, _option("Seconds for one connection attempt.", reload=True, gt=0, le=120)] = 10.0
+    roster: Annotated[
+        bool, _option("Read who is in each chat and who runs it, once a day and one request a second.", reload=True)
+    ] = True
     backoff_max: Annotated[
         float, _option("Longest wait between attempts, in seconds.", reload=True, ge=0.5, le=3600)
     ] = 60.0

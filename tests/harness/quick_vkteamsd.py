@@ -14,13 +14,15 @@ from vkteams_daemon.daemon.main import main
 
 def quick_service(*arguments: Any, **settings: Any) -> Any:
     """The service. It is imported here, after the fork, because its imports may start threads."""
-    from vkteams_daemon.daemon import retention, service
+    from vkteams_daemon.daemon import retention, roster, service
     from vkteams_daemon.daemon.polling import backoff, poller
     from vkteams_daemon.store import connection_profiles
 
     backoff.FIRST = 0.1
     retention.CHECK_INTERVAL = 0.5
     retention.REPRIEVE = 1.0
+    roster.CHECK_INTERVAL = 1.0
+    roster.PACE = 0.1
     service.PING_INTERVAL = 1.2
     poller.OWN_SESSION_GRACE = 5.0
     poller.STANDBY_INTERVAL = 0.5

@@ -45,6 +45,7 @@ INSIDE = {
         "database": _STORE | {"database_url", "server_check", "schema", "bundled"},
         "embedding_models": _STORE | {"schema"},
         "gaps": _STORE | {"schema"},
+        "rosters": _STORE | {"schema"},
         "derive": _STORE,
         "queue": _STORE | {"schema", "derive"},
         "ingest": _STORE | {"schema", "gaps", "derive"},

@@ -2,8 +2,9 @@
 
 Threads: `longpoll` polls. A thread pool inserts and embeds. `keeper` keeps the writer's session alive and ends a poll
 whose lock is lost. `status` writes the status file. `reload` reads the configuration again and tries a new token.
-`words` counts the archive's words, `measures` its gaps and bytes. `retention` erases old messages and events. `watch`
-looks whether all of them go on, and `rhythm` whether the bot is deaf. `metrics` answers scrapes and probes.
+`words` counts the archive's words, `measures` its gaps and bytes. `roster` asks who is in the chats. `retention` erases
+old messages and events. `watch` looks whether all of them go on, and `rhythm` whether the bot is deaf. `metrics`
+answers scrapes and probes.
 With `--role embed`, `opening` opens the database. The main thread only waits for signals, so that TERM works whatever
 the other threads wait for.
 """
@@ -36,6 +37,7 @@ from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.reload import Reloader
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.rhythm import Rhythm
+from vkteams_daemon.daemon.roster import RosterReader
 from vkteams_daemon.daemon.status import State, Status, Step
 from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.daemon.watch import Pulse, Watch
@@ -269,6 +271,11 @@ class Service:
                 self._database, self._listening_bot, functools.partial(self._watch.warn, "events"), self._reconnect
             )
             self._spawn_unjoined("rhythm", lambda: rhythm.run(self._stopping))
+            roster = RosterReader(
+                self._database, lambda: make_client(self.config), lambda: self._listening_bot() is not None,
+                lambda: self.config.api.roster, chat_ids=config.storage.chat_ids,
+            )  # fmt: skip
+            self._spawn_unjoined("roster", lambda: roster.run(self._stopping))
             self._spawn_unjoined("measures", lambda: measure_loop(
                 self._database, self._status.archive, config.state_dir, self._stopping
             ))  # fmt: skip

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -35,6 +35,7 @@ from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.embedding_models import active_model
+from vkteams_daemon.store.rosters import Roster, list_rosters
 
 _MAX_VOCABULARY_AGE = 60.0  # seconds after which the archive's words are read again
 
@@ -245,11 +246,21 @@ class Archive:
             return directory.chats(connection, self._scope(chat_ids, since=since), limit)
 
     def users(
-        self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None, limit: int | None = None
+        self,
+        *,
+        chat_ids: Collection[str] | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+        silent: bool = False,
     ) -> list[UserSummary]:
-        """The people who have spoken in these chats from `since` on, latest message first."""
+        """The people who have spoken in these chats from `since` on, latest message first; members too if `silent`."""
         with self._transaction() as connection:
-            return directory.users(connection, self._scope(chat_ids, since=since), limit)
+            return directory.users(connection, self._scope(chat_ids, since=since), limit, silent=silent)
+
+    def rosters(self, chat_ids: Sequence[str] | None = None) -> list[Roster]:
+        """What is known of the rosters of these chats; None means every chat that has one."""
+        with self._transaction() as connection:
+            return list_rosters(connection, None if chat_ids is None else list(chat_ids))
 
     def export(
         self,

@@ -9,6 +9,10 @@ from vkteams_daemon.search.names import Person, chat_titles, people, visible_cha
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
+_MEMBERS = (
+    "SELECT DISTINCT user_id FROM roster_members WHERE until IS NULL AND chat_id = ANY(%(chat_ids)s) ORDER BY user_id"
+)
+
 
 def chats(connection: Connection, scope: Scope, limit: int | None = None) -> list[ChatSummary]:
     """The chats of the scope, latest message first; messages outside the scope are not counted.
@@ -31,10 +35,16 @@ def chats(connection: Connection, scope: Scope, limit: int | None = None) -> lis
     return [ChatSummary(row[0], titles.get(row[0]), *row[1:]) for row in rows]
 
 
-def users(connection: Connection, scope: Scope, limit: int | None = None) -> list[UserSummary]:
+def users(connection: Connection, scope: Scope, limit: int | None = None, *, silent: bool = False) -> list[UserSummary]:
     """The people who have spoken in the scope, latest message first.
 
     A scope that narrows nothing includes people who never spoke.
+
+    Args:
+        connection: in the question's transaction.
+        scope: what is counted.
+        limit: how many people.
+        silent: whether members of the scope's chats who never spoke come too, last; as the chats' rosters name them.
     """
     rows = _rows(
         connection,
@@ -46,6 +56,11 @@ def users(connection: Connection, scope: Scope, limit: int | None = None) -> lis
         scope,
         limit,
     )
+    if silent and scope.chat_ids is not None and not scope.confined:
+        speakers = {row[0] for row in rows}
+        members = _rows(connection, _MEMBERS, scope, None)
+        rows += [(user_id, 0, 0, None, None) for (user_id,) in members if user_id not in speakers]
+        rows = rows[:limit]
     known = people(connection, [row[0] for row in rows], scope)
     unknown = Person(None, None, None, None)
     return [

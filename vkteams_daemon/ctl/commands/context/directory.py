@@ -8,7 +8,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import argument_types, filters
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_archive
-from vkteams_daemon.ctl.output import Answer, Screen
+from vkteams_daemon.ctl.output import Answer, Screen, cell
 
 
 def register(noun: Noun) -> None:
@@ -40,13 +40,22 @@ def _chats(args: argparse.Namespace, config: Config) -> Answer:
 
 def _users(args: argparse.Namespace, config: Config) -> Answer:
     with open_archive(config) as archive:
-        rows = archive.users(chat_ids=archive.existing(args.chat_id), since=args.since, limit=args.limit)
+        chats = archive.existing(args.chat_id)
+        silent = bool(args.chat_id) and args.since is None
+        rows = archive.users(chat_ids=chats, since=args.since, limit=args.limit, silent=silent)
+        rosters = archive.rosters(chats) if silent else []
 
     def render(screen: Screen) -> None:
+        for roster in rosters:
+            state = f"the API refuses its list of members: {roster.refused}" if roster.refused else "members"
+            if roster.read_at:
+                state = f"{roster.members} members on {cell(roster.read_at)}" + (f"; {state}" if roster.refused else "")
+            screen.line(f"{roster.chat_id}: {state}")
         screen.table(
             ("user", "name", "bot", "messages", "chats", "last"),
             [(u.user_id, u.name, u.is_bot, u.messages, u.chats, u.last_message_at) for u in rows],
             free=("name",),
         )
 
-    return Answer({"rows": rows}, render, ids=[user.user_id for user in rows])
+    data = {"rows": rows, "rosters": rosters} if silent else {"rows": rows}
+    return Answer(data, render, ids=[user.user_id for user in rows])

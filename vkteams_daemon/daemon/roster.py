@@ -1,0 +1,112 @@
+"""Reads the roster of each chat: soon after the chat appears, and once a day. Polling never waits for it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from vkteams_daemon.botapi.client import BotClient
+from vkteams_daemon.botapi.roster import read_roster
+from vkteams_daemon.errors import (
+    ApiProtocolError,
+    ApiRefused,
+    DatabaseUnavailable,
+    RateLimited,
+    StoppedEarly,
+    VkTeamsError,
+)
+from vkteams_daemon.store import rosters
+from vkteams_daemon.store.database import Database
+
+log = logging.getLogger(__name__)
+
+AGE = timedelta(days=1)  # of a roster that is read again
+PACE = 1.0  # seconds between two requests; the API limits the rate, and events go first
+CHECK_INTERVAL = 10.0  # seconds between two checks whether a roster is due
+UNREADABLE = timedelta(hours=1)  # until a roster that could not be read is tried again
+RETRY_INTERVAL = 60.0  # seconds after the API has failed
+
+
+class RosterReader:
+    """Runs in a thread of its own, with a connection to the API of its own.
+
+    Args:
+        database: open, or not yet.
+        make_client: makes the client; called anew after a failure.
+        may_ask: whether this process listens and the API answers.
+        wanted: whether rosters are wanted now.
+        chat_ids: only these chats and their threads; empty for every chat.
+        clock: the time of the day.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        make_client: Callable[[], BotClient],
+        may_ask: Callable[[], bool],
+        wanted: Callable[[], bool],
+        *,
+        chat_ids: tuple[str, ...] = (),
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._database = database
+        self._make_client = make_client
+        self._may_ask = may_ask
+        self._wanted = wanted
+        self._chat_ids = list(chat_ids) or None
+        self._clock = clock
+        self._client: BotClient | None = None
+
+    def run(self, stopping: threading.Event) -> None:
+        """Read what is due, until `stopping` is set."""
+        pause = CHECK_INTERVAL
+        while not stopping.wait(pause):
+            pause = CHECK_INTERVAL
+            if not self._wanted() or not self._may_ask():
+                continue
+            try:
+                if self._read_next(stopping):
+                    pause = PACE
+            except StoppedEarly:
+                return
+            except DatabaseUnavailable as error:
+                log.debug("rosters: the database does not answer: %s", error)
+            except RateLimited as error:
+                pause = max(RETRY_INTERVAL, error.retry_after or 0.0)
+                log.debug("rosters: the API asks to wait")
+            except VkTeamsError as error:
+                log.debug("rosters: %s", error)
+                pause, self._client = RETRY_INTERVAL, None
+
+    def abort(self) -> None:
+        """End the request in flight, from any thread."""
+        if self._client:
+            self._client.abort()
+
+    def _read_next(self, stopping: threading.Event) -> bool:
+        """Read the roster that is due first; returns whether there was one."""
+        now = self._clock()
+        with self._database.connection() as connection:
+            chat_id = rosters.next_due(connection, now - AGE, self._chat_ids)
+        if chat_id is None:
+            return False
+
+        def pause() -> None:
+            if stopping.wait(PACE):
+                raise StoppedEarly("the daemon stops")
+
+        self._client = self._client or self._make_client()
+        try:
+            roster = read_roster(self._client, chat_id, pause)
+        except (ApiRefused, ApiProtocolError) as error:
+            # A refusal stands for a day. What cannot be read may be a proxy's page, so it is tried again in an hour.
+            tried = now if isinstance(error, ApiRefused) else now - AGE + UNREADABLE
+            with self._database.connection() as connection:
+                rosters.save_refusal(connection, chat_id, tried, str(error))
+            return True
+        chat = {"type": roster.type, "title": roster.title, "about": roster.about}
+        with self._database.connection() as connection:
+            rosters.save(connection, chat_id, now, chat, roster.members)
+        return True
