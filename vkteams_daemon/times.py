@@ -1,33 +1,33 @@
-"""Reads times as people and agents write them: a duration ago (`2h`), a date, or a date with a time.
+"""Reads times as people and agents write them: a duration ago (`2h`), a date, a date with a time, words (`вчера`).
 
 A time without an offset is UTC. Every time that this program prints is UTC too.
 """
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 
+from vkteams_daemon import time_expressions
 from vkteams_daemon.config import parse_duration
 from vkteams_daemon.errors import ConfigError, UsageError
 
-_EXAMPLES = "write 2h, 7d, 2026-11-24, 2026-11-24T08:30 or 2026-11-24T08:30+03:00"
+_EXAMPLES = "write 2h, 7d, 2026-11-24, 2026-11-24T08:30, 24.11.2026, yesterday, вчера 18:00 or last week"
 
 
 def parse_since(text: str, now: datetime | None = None) -> datetime:
-    """The start of a span, inclusive: `2h` is two hours ago, a date is the beginning of that day.
+    """The start of a span, inclusive: `2h` is two hours ago, a day is its beginning.
 
     Raises:
-        UsageError: the text is neither a duration nor an ISO 8601 date or time.
+        UsageError: the text is no duration, no date and no time.
     """
     return _parse_time(text, now or datetime.now(UTC), end_of_day=False)
 
 
 def parse_until(text: str, now: datetime | None = None) -> datetime:
-    """The end of a span, exclusive: `2h` is two hours ago, a date is the beginning of the next day.
+    """The end of a span, exclusive: `2h` is two hours ago, a day is the beginning of the next.
 
     Raises:
-        UsageError: the text is neither a duration nor an ISO 8601 date or time.
+        UsageError: the text is no duration, no date and no time.
     """
     return _parse_time(text, now or datetime.now(UTC), end_of_day=True)
 
@@ -63,11 +63,11 @@ def parse_age(text: str) -> timedelta:
 
 def _parse_time(text: str, now: datetime, *, end_of_day: bool) -> datetime:
     try:
-        if re.fullmatch(r"\s*[0-9]+[smhdw]\s*", text):
-            return now - timedelta(seconds=parse_duration(text))
+        if (span := time_expressions.read(text, now)) is not None:
+            return (span.end if end_of_day else span.start).astimezone(UTC)
+        if not any(letter in text for letter in ":tT"):  # a date alone, of which the calendar has no next day
+            raise ValueError(text)
         time = datetime.fromisoformat(text.strip())
-        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
-        is_date = re.fullmatch(r"\s*\d{4}-?\d{2}-?\d{2}\s*", text)
-        return time + timedelta(days=1) if is_date and end_of_day else time
-    except (ValueError, OverflowError, ConfigError) as error:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise UsageError(f"{text!r} is not a time: {_EXAMPLES}") from error

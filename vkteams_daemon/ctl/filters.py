@@ -20,7 +20,9 @@ def add_chat_ids_with_threads(verb: argparse.ArgumentParser) -> None:
 def add_author_and_time(verb: argparse.ArgumentParser) -> None:
     """Add --user-id, --since and --until."""
     verb.add_argument("--user-id", metavar="ID", help="only what this person wrote")
-    verb.add_argument("--since", metavar="TIME", type=times.parse_since, help="from this time on: 2h, 7d, 2026-11-24")
+    verb.add_argument(
+        "--since", metavar="TIME", type=times.parse_since, help="from this time on: 2h, 2026-11-24, вчера"
+    )
     verb.add_argument(
         "--until", metavar="TIME", type=times.parse_until, help="up to this time; a date includes its day"
     )
@@ -29,5 +31,5 @@ def add_author_and_time(verb: argparse.ArgumentParser) -> None:
 def add_count_since(verb: argparse.ArgumentParser) -> None:
     """Add --since for a verb that counts."""
     verb.add_argument(
-        "--since", metavar="TIME", type=times.parse_since, help="count only from this time on: 2h, 7d, 2026-11-24"
+        "--since", metavar="TIME", type=times.parse_since, help="count only from this time on: 2h, 2026-11-24, вчера"
     )
