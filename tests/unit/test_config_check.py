@@ -40,7 +40,7 @@ SOCKS = "socks5h://anna:hidden@127.0.0.1:9"
 # Of each option whose value is a text: a wrong value.
 WRONG = {
     "api.url": "ftp://x", "api.token_file": "/nonexistent", "api.ca_file": "/nonexistent", "api.proxy": SOCKS,
-    "daemon.user": "nosuch", "storage.retention": "hidden", "database.url": "mysql://anna/b",
+    "daemon.user": "nosuch", "daemon.metrics": "hidden", "storage.retention": "hidden", "database.url": "mysql://anna/b",
     "database.url_file": "/nonexistent", "embedding.model": "nope",
 }  # fmt: skip
 # Any text may be right for these; or a start makes the file, and nothing is made here; or vkteamsd does not read it.
