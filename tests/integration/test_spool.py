@@ -20,7 +20,7 @@ from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.daemon.polling import spool as module
 from vkteams_daemon.daemon.polling.poller import Poller
-from vkteams_daemon.daemon.polling.spool import Spool
+from vkteams_daemon.daemon.polling.spooler import Spooler
 from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.errors import DatabaseUnavailable
 from vkteams_daemon.simulator import Simulator
@@ -60,8 +60,8 @@ class Listening:
         self._work = ThreadPoolExecutor(1)
         self.poller = Poller(
             self._client, self._writer, self._work, self.status, poll_time=30, backoff_max=0.5,
-            on_change=lambda: None, on_queued=lambda: None, on_end=lambda error: None, spool_after=spool_after,
-            open_spool=lambda bot: Spool(directory, bot.user_id, max_bytes=max_bytes),
+            on_change=lambda: None, on_queued=lambda: None, on_end=lambda error: None,
+            spooler=Spooler(directory, max_bytes=max_bytes, after=spool_after, status=self.status.spool),
         )  # fmt: skip
         self._thread = threading.Thread(target=self.poller.run)
         self._thread.start()
@@ -89,8 +89,7 @@ class Listening:
         self._work.shutdown()
         if self.poller.sink is not None:
             self.poller.sink.close()  # type: ignore[attr-defined]
-        if self.poller.spool is not None:
-            self.poller.spool.close()
+        self.poller.spooler.close()
 
     def _writer(self, bot: BotInfo) -> Writer:
         self._connect().close()
@@ -200,7 +199,7 @@ def test_the_patience_comes_first(away: Make, simulator: Simulator, oracle: Orac
     one = away(0, spool_after=3600.0)
     emit_event(simulator, 0)
     until(lambda: one.status.database.state == "down", 20, "a failure")
-    one.poller.spool_after = 0.1
+    one.poller.spooler.after = 0.1
     wait_acknowledged(simulator, 1)
     one.back()
     oracle.wait()

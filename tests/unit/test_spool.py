@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from tests.harness.batches import batch, new
 from tests.harness.hostile import FRAGMENTS
 from vkteams_daemon import options
-from vkteams_daemon.botapi.client import BotInfo
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.daemon.polling import spool as module
+from vkteams_daemon.daemon.polling import spool_records
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
+from vkteams_daemon.daemon.polling.spooler import Spooler
 from vkteams_daemon.daemon.service import Service
 from vkteams_daemon.options import Config
 
@@ -59,7 +60,7 @@ def drained(spool: Spool) -> list[Event]:
     events: list[Event] = []
     while (pending := spool.next_batch()) is not None:
         events += pending.events
-        spool.stored()
+        spool.discard_batch()
     return events
 
 
@@ -164,8 +165,8 @@ def test_a_file_whose_beginning_was_torn_holds_nothing(open_spool: Open) -> None
     spool = open_spool()
     filled(spool, 1)
     start = spool.path.read_bytes()
-    header = module._HEAD.size + module._HEAD.unpack(start[: module._HEAD.size])[1]
-    for size in (*range(module._HEAD.size + 1), header):
+    header = spool_records.HEAD.size + spool_records.HEAD.unpack(start[: spool_records.HEAD.size])[1]
+    for size in (*range(spool_records.HEAD.size + 1), header):
         spool.path.write_bytes(start[:size])
         assert open_spool().events == 0
         assert not spool.path.exists()
@@ -217,7 +218,7 @@ def test_a_record_with_a_right_checksum_and_wrong_contents_ends_nothing(
     events = filled(spool, 1)
     spool.close()
     content = line + b"\n" + body
-    crafted = module._HEAD.pack(module._MARK, len(content), module._checksum(content)) + content
+    crafted = spool_records.encode(content)
     path.write_bytes(crafted + path.read_bytes() if first else path.read_bytes() + crafted)
     spool = Spool(tmp_path, BOT, max_bytes=1 << 20)
     assert drained(spool) == ([] if first else events)
@@ -234,7 +235,7 @@ def test_a_count_that_is_wrong_costs_no_event(open_spool: Open, line: bytes) -> 
     spool = open_spool()
     spool.append(batch(new(7)), 1, 6)
     content = line + b'\n{"events":[' + json.dumps(new(8)).encode() + b"," + json.dumps(new(9)).encode() + b"]}"
-    crafted = module._HEAD.pack(module._MARK, len(content), module._checksum(content)) + content
+    crafted = spool_records.encode(content)
     spool.path.write_bytes(spool.path.read_bytes() + crafted)
     again = open_spool()
     again.append(batch(new(10)), 1, 9)
@@ -365,7 +366,7 @@ def test_what_is_appended_while_it_goes_in_goes_in_last(open_spool: Open, monkey
     first = spool.next_batch()
     assert first is not None
     assert first.events == events[:2]
-    spool.stored()
+    spool.discard_batch()
     assert spool.events == 4
     last = batch(new(7))
     spool.append(last, 1, 6)
@@ -381,7 +382,7 @@ def test_a_batch_is_of_one_generation(open_spool: Open) -> None:
     pending = spool.next_batch()
     assert pending is not None
     assert (pending.generation, len(pending.events)) == (1, 1)
-    spool.stored()
+    spool.discard_batch()
     pending = spool.next_batch()
     assert pending is not None
     assert (pending.generation, len(pending.events)) == (2, 1)
@@ -408,13 +409,17 @@ def test_who_may_spool(url: str, single: bool, after: float, expected: float) ->
         daemon=options.Daemon(single_host=single),
         storage=options.Storage(spool_after=after),
     )
-    assert Service._spool_after(config) == expected
+    spooler = Spooler()
+    spooler.configure(config)
+    assert spooler.after == expected
 
 
 def test_no_save_has_no_spool(tmp_path: Path) -> None:
     config = Config(daemon=options.Daemon(state_dir=str(tmp_path)), storage=options.Storage(save=False))
     service = Service(config)
-    assert service._open_spool(BotInfo(BOT, "bot", "Bot")) is None
+    spooler = service._make_spooler()
+    spooler.open(BOT)
+    assert spooler.spool is None
 
 
 _WRITER = """

@@ -33,13 +33,14 @@ from vkteams_daemon.daemon.polling import spool
 from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.daemon.polling.event_printer import EventPrinter
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
-from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
+from vkteams_daemon.daemon.polling.spooler import Spooler
 from vkteams_daemon.daemon.reload import Reloader
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.rhythm import Rhythm
 from vkteams_daemon.daemon.roster import RosterReader
 from vkteams_daemon.daemon.status import State, Status, Step
 from vkteams_daemon.daemon.status import new as new_status
+from vkteams_daemon.daemon.threads import ThreadTable
 from vkteams_daemon.daemon.watch import Pulse, Watch
 from vkteams_daemon.daemon.workers.pool import WorkerPool
 from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, StoppedEarly, VkTeamsError
@@ -108,7 +109,7 @@ class Service:
         self._poller: Poller | None = None
         self._workers = WorkerPool(config, self._database, self._stop_because, self._watch.pulse, self._observe)
         self._pool = ThreadPoolExecutor(1 + self._workers.size, thread_name_prefix="work")
-        self._threads: list[threading.Thread] = []
+        self._threads = ThreadTable(self._watch, self._stopping)
 
     def signal(self, signum: int, frame: FrameType | None = None) -> None:
         """The handler of every signal. It only records the signal; `run` acts on it."""
@@ -127,12 +128,12 @@ class Service:
         daemon = self.config.daemon
         if daemon.metrics:
             self._endpoint = self._open_endpoint(daemon.metrics)
-        self._spawn("status", lambda: self._reporter.run(
+        self._threads.start("status", lambda: self._reporter.run(
             lambda: self.config.daemon.status_interval, lambda: self.config.daemon.stats_interval
         ))  # fmt: skip
-        self._spawn_unjoined("watch", lambda: self._watch.run(self._stopping, self._alive))
+        self._threads.start_unjoined("watch", lambda: self._watch.run(self._stopping, self._alive))
         if self._reloader:
-            self._spawn("reload", self._reloader.run, self._reload_pulse)
+            self._threads.start("reload", self._reloader.run, self._reload_pulse)
         try:
             note = self._start_embedding() if daemon.role == "embed" else self._start_listening()
         except BaseException:
@@ -180,7 +181,7 @@ class Service:
             elif signum == signal.SIGUSR1:
                 self._reporter.dump()
             elif signum == signal.SIGUSR2 and self._toggle_debug:
-                self._spawn_unjoined("debug", self._announce_level)
+                self._threads.start_unjoined("debug", self._announce_level)
 
     def _announce_level(self) -> None:
         if self._toggle_debug:
@@ -196,7 +197,7 @@ class Service:
         started = time.monotonic()
         self._stopping.set()
         thread = threading.Thread(target=self._stop_threads, args=(started, reason), name="stop", daemon=True)
-        self._threads.append(thread)  # if it does not end, `stuck` says so
+        self._threads.add(thread)  # if it does not end, `stuck` says so
         thread.start()
         thread.join(STOP_LIMIT)
 
@@ -218,8 +219,8 @@ class Service:
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._writer and not self.stuck:
             self._writer.close()
-        if self._poller and self._poller.spool and not self.stuck:
-            self._poller.spool.close()
+        if self._poller and not self.stuck:
+            self._poller.spooler.close()
         self._database.close()
         self._write_status(max(0.2, started + STOP_LIMIT - 0.1 - time.monotonic()))
         log.info("stopped after %.1f s", time.monotonic() - started)
@@ -227,8 +228,7 @@ class Service:
     @property
     def stuck(self) -> bool:
         """Whether a thread still runs. After stop(), the process must then exit without waiting for it."""
-        threads = [thread for thread in self._threads if thread is not threading.current_thread()]
-        return any(thread.is_alive() for thread in threads) or self._workers.busy
+        return self._threads.running or self._workers.busy
 
     def _write_status(self, timeout: float) -> None:
         """Write the status file, and wait for it at most `timeout` seconds: its disk may hang."""
@@ -240,9 +240,7 @@ class Service:
         while self.stuck and time.monotonic() < deadline:
             if self._poller:
                 self._poller.abort()  # repeatedly, because the poll may not have had its connection yet
-            for thread in self._threads:
-                if thread is not threading.current_thread():
-                    thread.join(0.02)
+            self._threads.join(0.02)
             self._workers.wait(0.02)
 
     def _start_listening(self) -> str:
@@ -259,8 +257,7 @@ class Service:
             on_change=self._reporter.write_soon,
             on_queued=self._workers.wake,
             on_end=self._stop_because,
-            open_spool=self._open_spool,
-            spool_after=self._spool_after(config),
+            spooler=self._make_spooler(),
             store_limit=2 * config.database.write_timeout + 60.0,  # and the time until a session is known to be lost
             pulse=self._longpoll,
             observe=self._observe,
@@ -270,24 +267,24 @@ class Service:
             rhythm = Rhythm(
                 self._database, self._listening_bot, functools.partial(self._watch.warn, "events"), self._reconnect
             )
-            self._spawn_unjoined("rhythm", lambda: rhythm.run(self._stopping))
+            self._threads.start_unjoined("rhythm", lambda: rhythm.run(self._stopping))
             roster = RosterReader(
                 self._database, lambda: make_client(self.config), lambda: self._listening_bot() is not None,
                 lambda: self.config.api.roster, chat_ids=config.storage.chat_ids,
             )  # fmt: skip
-            self._spawn_unjoined("roster", lambda: roster.run(self._stopping))
-            self._spawn_unjoined("measures", lambda: measure_loop(
+            self._threads.start_unjoined("roster", lambda: roster.run(self._stopping))
+            self._threads.start_unjoined("measures", lambda: measure_loop(
                 self._database, self._status.archive, config.state_dir, self._stopping
             ))  # fmt: skip
-            self._spawn_unjoined("words", lambda: word_count.count_words_loop(self._database, self._stopping))
-            self._spawn_unjoined("retention", retention.Retention(
+            self._threads.start_unjoined("words", lambda: word_count.count_words_loop(self._database, self._stopping))
+            self._threads.start_unjoined("retention", retention.Retention(
                 self._database.connect, lambda: self.config.storage.retention, self._may_erase,
                 functools.partial(spool.delete_aside, config.state_dir), self._stopping,
                 api_time=poller.api_time, status=self._status.retention, check_interval=retention.CHECK_INTERVAL,
             ).run)  # fmt: skip
-        self._spawn("longpoll", poller.run, self._longpoll)
+        self._threads.start("longpoll", poller.run, self._longpoll)
         keeper = self._watch.pulse("keeper")
-        self._spawn("keeper", lambda: self._keep_session(keeper), keeper)
+        self._threads.start("keeper", lambda: self._keep_session(keeper), keeper)
         return self._await_ready(poller.ready, lambda: poller.last_error)
 
     def _start_embedding(self) -> str:
@@ -300,7 +297,7 @@ class Service:
             on_change=self._reporter.write_soon,
             pulse=pulse,
         )
-        self._spawn("opening", opener.run, pulse)
+        self._threads.start("opening", opener.run, pulse)
         note = self._await_ready(opener.ready, lambda: opener.last_error)
         # An error that came just now still ends the start. After cancel(), every error is retried.
         return note if opener.ready.cancel() else opener.ready.result()
@@ -357,27 +354,15 @@ class Service:
         self._writer.erase = config.storage.on_delete == "erase"
         return self._writer
 
-    def _open_spool(self, bot: BotInfo) -> Spool | None:
-        """The bot's spool; what an earlier process left in it goes into the database even where none is wanted now."""
-        config = self.config
-        if not config.storage.save:
-            return None
-        try:
-            return Spool(config.state_dir, bot.user_id, max_bytes=config.storage.spool_max_bytes)
-        except SpoolRefused as error:
-            log.error("%s", error)
-            self._status.spool.last_error = str(error)
-            return None
-
-    @staticmethod
-    def _spool_after(config: Config) -> float:
-        """Seconds; 0 where another host could be the listener."""
-        bundled = not config.database.url
-        return config.storage.spool_after if bundled or config.daemon.single_host else 0.0
+    def _make_spooler(self) -> Spooler:
+        directory = self.config.state_dir if self.config.storage.save else None
+        spooler = Spooler(directory, status=self._status.spool, on_change=self._reporter.write_soon)
+        spooler.configure(self.config)
+        return spooler
 
     def _may_erase(self) -> bool:
         """Whether this process holds the lock and nothing waits in the spool: what comes out of it may be old."""
-        waiting = self._poller is not None and self._poller.spool is not None and self._poller.spool.waiting
+        waiting = self._poller is not None and self._poller.spooler.waiting
         return self._writer is not None and self._writer.holds_lock and not waiting
 
     def _listening_bot(self) -> str | None:
@@ -397,17 +382,6 @@ class Service:
             self._poller.abort()
         if self._writer:
             self._writer.abort()
-
-    def _spawn(self, name: str, target: Callable[[], None], pulse: Pulse | None = None) -> None:
-        """Start a thread that a stop waits for."""
-        self._threads.append(self._spawn_unjoined(name, target, pulse))
-
-    def _spawn_unjoined(self, name: str, target: Callable[[], None], pulse: Pulse | None = None) -> threading.Thread:
-        """Start a thread. If a fault of this program ends its loop, the loop runs again."""
-        pulse = pulse or self._watch.pulse(name)
-        thread = threading.Thread(target=pulse.run, args=(target, self._stopping), name=name, daemon=True)
-        thread.start()
-        return thread
 
     def _keep_session(self, pulse: Pulse) -> None:
         """Ping the writer's session. A failed ping means that the lock is lost, so end the poll in flight."""
@@ -431,7 +405,7 @@ class Service:
         if poller:
             status.events.per_second = poller.per_second()
             status.latency_ms.poll_to_row = percentiles(list(poller.latencies))
-            if file := poller.spool:
+            if file := poller.spooler.spool:
                 status.spool.events, status.spool.bytes, status.spool.since = file.events, file.size, file.since
         self._workers.fill(status)
         status.warnings = self._watch.warnings
@@ -462,9 +436,7 @@ class Service:
         if self._poller:
             self._poller.poll_time = config.api.poll_time
             self._poller.set_backoff_max(config.api.backoff_max)
-            self._poller.spool_after = self._spool_after(config)
-            if self._poller.spool:
-                self._poller.spool.max_bytes = config.storage.spool_max_bytes
+            self._poller.spooler.configure(config)
             if client:
                 self._poller.use(client)
         if self._writer:

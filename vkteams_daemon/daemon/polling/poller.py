@@ -5,7 +5,7 @@ again, because the API may not deliver it twice. Only a committed cursor is ever
 nothing.
 
 While the database is away, the poller may write the events to the spool and send the spool's last id. When the database
-is back, the events of the spool are committed before the next poll.
+is back, the events of the spool are committed before the next poll (see spooler.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from vkteams_daemon.daemon.polling.backoff import Backoff
 from vkteams_daemon.daemon.polling.clock import Clock
 from vkteams_daemon.daemon.polling.event_printer import OutputLost
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
-from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
+from vkteams_daemon.daemon.polling.spool import SpoolRefused
+from vkteams_daemon.daemon.polling.spooler import Spooler
 from vkteams_daemon.daemon.status import Status, Step
 from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import (
@@ -80,8 +81,7 @@ class Poller:
         on_change: called after every change of state.
         on_queued: called when messages wait for their vectors.
         on_end: called with the error when standard output is lost, or the schema is newer; the loop then ends.
-        open_spool: returns the spool of a bot, or None.
-        spool_after: seconds without the database after which events go to the spool; 0 for never; replaceable.
+        spooler: takes the events while the database is away; by default nothing does.
         store_limit: seconds after which a transaction has ended, whatever the database does.
         pulse: this loop's.
         observe: called with each step and the seconds it took.
@@ -92,7 +92,7 @@ class Poller:
         latencies: milliseconds from an answer's arrival to its commit, the last thousand.
         last_error: the last failure of the API or the database.
         sink: the writer, once the database has been opened.
-        spool: the bot's spool, once the bot is known.
+        spooler: as above.
     """
 
     def __init__(
@@ -107,8 +107,7 @@ class Poller:
         on_change: Callable[[], None],
         on_queued: Callable[[], None],
         on_end: Callable[[VkTeamsError], None],
-        open_spool: Callable[[BotInfo], Spool | None] = lambda bot: None,
-        spool_after: float = 0.0,
+        spooler: Spooler | None = None,
         store_limit: float = math.inf,
         pulse: Pulse | None = None,
         observe: Callable[[Step, float], None] = lambda step, seconds: None,
@@ -119,12 +118,10 @@ class Poller:
         self.latencies: deque[float] = deque(maxlen=1000)
         self.last_error: VkTeamsError | None = None
         self.sink: Sink | None = None
-        self.spool: Spool | None = None
-        self.spool_after = spool_after
+        self.spooler = spooler or Spooler()
         self._store_limit = store_limit
         self._pulse = pulse or Pulse("longpoll")
         self._observe = observe
-        self._open_spool = open_spool
         self._open_sink = open_sink
         self._pool = pool
         self._status = status
@@ -137,11 +134,7 @@ class Poller:
         self._pending: PendingBatch | None = None
         self._refused_since: float | None = None
         self._standby = False
-        self._committed: Cursor | None = None  # the last cursor that this process knows to be committed
-        self._down_since: float | None = None  # monotonic
-        self._retry_at = 0.0  # when the database is tried again, monotonic
         self._poll_needs_lock = True
-        self._draining: PendingBatch | None = None
         self._api_backoff = Backoff(backoff_max)
         self._database_backoff = Backoff(backoff_max)
         self._repeat_backoff = Backoff(REPEAT_MAX)
@@ -186,7 +179,7 @@ class Poller:
         while not self._stop.is_set():
             self._pulse.busy(STEP_LIMIT)
             try:
-                wait = self._spool_cycle() if self._spooling else self._cycle()
+                wait = self._spool_cycle() if self.spooler.active else self._cycle()
                 self._fault_backoff.succeeded()
             except ApiError as error:
                 wait = self._api_failed(error)
@@ -220,7 +213,7 @@ class Poller:
             self._pulse.busy(client.poll_limit(0) + STEP_LIMIT)
             self._bot = client.self_get()
             self._status.bot.id, self._status.bot.nick = self._bot.user_id, self._bot.nick
-            self.spool = self._open_spool(self._bot)
+            self.spooler.open(self._bot.user_id)
         if self.sink is None:
             self._pulse.idle()  # a migration may take hours
             self.sink = self._open_sink(self._bot)
@@ -230,8 +223,8 @@ class Poller:
             if not sink.acquire():
                 return self._lock_refused()
             self._lock_taken()
-        if self.spool is not None and self.spool.waiting:
-            return self._drain(sink, self.spool)
+        if self.spooler.waiting:
+            return self._drain(sink)
         if self._pending is not None:
             return self._store(sink, self._pending)
         sink.ping()  # the lock may have been lost during a pause, so check it before the next poll
@@ -290,83 +283,47 @@ class Poller:
         # The API repeats stored events and the cursor does not move. Wait, or the loop would spin.
         return self._repeat_backoff.failed()
 
-    @property
-    def _spooling(self) -> bool:
-        """Whether events go to the spool now, until the database is tried again."""
-        if not self.spool_after or self._standby or self._down_since is None or self._spool_position is None:
-            return False
-        # If events wait in the spool already, the patience is spent.
-        patience = 0.0 if self.spool and self.spool.waiting else self.spool_after
-        return self._down_since + patience <= time.monotonic() < self._retry_at
-
-    @property
-    def _spool_position(self) -> Cursor | None:
-        """The generation and the last id that the spool continues from; None without a spool, or if nobody knows."""
-        if self.spool is None:
-            return None
-        if self.spool.last_event_id is None or self.spool.generation is None:
-            return self._committed
-        return Cursor(self.spool.generation, self.spool.last_event_id, 0)
-
     def _spool_cycle(self) -> float:
         """One step while the database is away; returns the seconds to wait before the next."""
-        spool, position = self.spool, self._spool_position
-        if spool is None or position is None:
+        position = self.spooler.position
+        if position is None:
             return 0.0
         self._become_ready("degraded: the database does not answer, and the events go to the spool")
         if self._pending is None:
             self._poll_needs_lock = False
             client = self._client_in_use = self._client
-            # The poll ends when it is time to try the database again.
-            remaining = math.ceil(self._retry_at - time.monotonic())
-            wait = self._poll(client, position, max(1, min(self.poll_time, remaining)))
+            wait = self._poll(client, position, self.spooler.poll_time(self.poll_time))
             if self._pending is None:
                 return wait
-        pending, begins = self._pending, not spool.waiting
-        spool.append(pending.events, pending.generation, position.last_event_id)
+        pending = self._pending
+        self.spooler.append(pending, position.last_event_id)
         self._pending = None
-        if begins:
-            log.warning("the database is away; the events go to the spool %s", spool.path)
-            self._on_change()
         self._status.events.last_event_at = pending.events[-1].received_at
         self._status.events.failed = 0
-        self._spool_answered()
         self._repeat_backoff.succeeded()
         return 0.0
 
-    def _drain(self, sink: Sink, spool: Spool) -> float:
+    def _drain(self, sink: Sink) -> float:
         """Commit the next events of the spool; returns the seconds to wait before the next step."""
-        cursor = sink.cursor
-        if cursor is None:
+        cursor, part = sink.cursor, self.spooler.next_part()
+        if cursor is None or part is None:
             return 0.0
         assert isinstance(sink, Writer), "only a writer has a spool"
-        if self._draining is None:
-            self._draining = spool.next_batch()
-            if self._draining is None:
-                return 0.0
-        batch = self._draining
-        part = batch.first_part()
         self._pulse.busy(self._store_limit)
         # If somebody else has moved the cursor past these events, or begun a generation, they are late events.
-        late = batch.generation != cursor.generation or part.last_event_id <= cursor.last_event_id
-        store = functools.partial(sink.store_late, generation=batch.generation) if late else sink.store
+        late = part.generation != cursor.generation or part.last_event_id <= cursor.last_event_id
+        store = functools.partial(sink.store_late, generation=part.generation) if late else sink.store
         try:
             stored = self._pool.submit(store, part.events).result()
         except DatabaseSlow:
-            self._draining = batch.halved()
+            self.spooler.halve()
             raise
-        self._draining = batch.after(part)
-        if self._draining is None:
-            spool.stored()
-            if not spool.waiting:
-                log.info("the spool is empty: its events are in the database")
-                self._on_change()
+        self.spooler.part_committed(part)
         self._count(part, stored, sink.cursor, spooled=True)
-        self._spool_answered()
         return 0.0
 
     def _count(self, batch: PendingBatch, stored: StoreResult, cursor: Cursor | None, *, spooled: bool = False) -> None:
-        self._committed = cursor or self._committed
+        self.spooler.committed(cursor)
         if not spooled:
             seconds = time.monotonic() - batch.arrived
             self.latencies.append(1000 * seconds)
@@ -394,10 +351,10 @@ class Poller:
         if self._standby:
             log.info("took over as the listener of bot %s", self._status.bot.id)
         self._standby = False
-        self._committed = cursor
+        self.spooler.lock_taken(cursor)
         self._status.events.last_event_id = cursor.last_event_id if cursor else None
         # With a pending batch or a spool, a connection is no proof that the database also stores.
-        if self._pending is None and not (self.spool and self.spool.waiting):
+        if self._pending is None and not self.spooler.waiting:
             self._database_answered()
         self._become_ready("")
         self._on_change()
@@ -412,10 +369,8 @@ class Poller:
         self._database_answered()
         if not self._standby:
             self._standby = True
-            self._committed = None
             log.info("another process listens to bot %s; waiting as its standby", self._status.bot.id)
-            if self.spool and self.spool.waiting:
-                log.warning("%d events wait in the spool until this process listens again", self.spool.events)
+            self.spooler.lock_refused()
             self._on_change()
         self._become_ready("standby: another process listens to this bot; this one takes over when it ends")
         return STANDBY_INTERVAL
@@ -462,21 +417,11 @@ class Poller:
 
     def _spool_failed(self, error: SpoolRefused) -> float:
         """The spool takes or gives nothing; the pending batch waits for the database or the disk."""
-        status = self._status.spool
-        if status.last_error != str(error):
-            log.error("%s%s", error, f". {error.hint}" if error.hint else "")
-            status.last_error = str(error)
-            self._on_change()
+        self.spooler.failed(error)
         if self._pending is not None:
             self._status.events.failed = len(self._pending.events)
-        wait = self._retry_at - time.monotonic()
+        wait = self.spooler.time_left()
         return wait if wait > 0 else self._database_backoff.failed()
-
-    def _spool_answered(self) -> None:
-        if self._status.spool.last_error is not None:
-            self._status.spool.last_error = None
-            log.info("the spool works again")
-            self._on_change()
 
     def _database_failed(self, error: VkTeamsError) -> float:
         self.last_error = error
@@ -499,13 +444,7 @@ class Poller:
         self._refused_since = None
         if changed:
             self._on_change()
-        now = time.monotonic()
-        self._down_since = self._down_since or now
-        self._retry_at = now + wait
-        if self._spooling:
-            return 0.0
-        spooling_in = self._down_since + self.spool_after - now
-        return min(wait, spooling_in) if self.spool_after and self._spool_position and spooling_in > 0 else wait
+        return self.spooler.database_failed(wait)
 
     def _database_answered(self) -> None:
         database = self._status.database
@@ -515,5 +454,5 @@ class Poller:
             database.state, database.last_error = "ok", None
             self._on_change()
         self._status.events.failed = 0
-        self._down_since = None
+        self.spooler.database_answered()
         self._database_backoff.succeeded()

@@ -1,9 +1,8 @@
 """The spool: a file that takes the events while the database is away, so that they can be acknowledged all the same.
 
-There is one file a bot, in the state directory. It holds one record after the other: a mark, the length, a checksum,
-then a line of JSON and the events of one answer as they came. The first record says whose spool it is. A record counts
-when fsync has returned, and only then may its events be acknowledged. What follows the last whole record was never
-acknowledged and is cut off.
+There is one file a bot, in the state directory. It holds one record after the other (see spool_records.py). The first
+record says whose spool it is. A record counts when fsync has returned, and only then may its events be acknowledged.
+What follows the last whole record was never acknowledged and is cut off.
 
 A file with anything else in it is put aside, because it may hold events that the API has forgotten.
 """
@@ -14,64 +13,28 @@ import contextlib
 import fcntl
 import logging
 import os
-import struct
 import time
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
-import msgspec
-
-from vkteams_daemon.botapi import events as api_events
 from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.daemon.polling import spool_records
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
+from vkteams_daemon.daemon.polling.spool_records import Answer, Header, Record
 from vkteams_daemon.errors import ApiError, CannotWrite
-from vkteams_daemon.store.ingest import event_rows, id_restart
+from vkteams_daemon.store.ingest import id_restart
 from vkteams_daemon.system import files
 
 log = logging.getLogger(__name__)
 
 BATCH = 1000  # events that go into the database at once, about
 SUFFIX = ".spool"
-_FORMAT = 1
-_MARK = b"\x89vks"
-_HEAD = struct.Struct(">4sII")  # mark, length of what follows, CRC-32 of the length and of what follows
-_SEARCH = 1 << 20  # bytes looked through at once for the next mark
 
 
 class SpoolRefused(CannotWrite):
     """The spool does not take an answer; nothing of it may be acknowledged."""
-
-
-class _Header(msgspec.Struct):
-    """The line of the first record: whose spool it is."""
-
-    format: int
-    bot: str
-    since: datetime
-
-
-class _Answer(msgspec.Struct):
-    """The line of every other record: how one answer was polled, and what is in it."""
-
-    generation: int
-    after: int
-    last_event_id: int
-    events: int
-    received_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """One record: where it starts and ends in the file, its line (None: it cannot be read) and the bytes after that."""
-
-    start: int
-    end: int
-    line: _Header | _Answer | None
-    body: bytes
 
 
 class Spool:
@@ -103,8 +66,8 @@ class Spool:
         self.since: datetime | None = None
         self.last_event_id: int | None = None
         self.generation: int | None = None
-        self._drained = 0  # everything before this place is committed
-        self._taken, self._took = 0, 0  # where the last next_batch ends, and how many events it has
+        self._drained = 0  # the offset before which everything is committed
+        self._batch_end, self._batch_events = 0, 0  # where the last next_batch ends, and how many events it has
         self._damaged = 0  # bytes
         if os.path.lexists(self.path):
             self._open()
@@ -132,9 +95,9 @@ class Spool:
                 f"an answer's event ids do not ascend from {last}, so only the database can take it",
                 hint="The daemon polls again when the database is back.",
             )
-        line = _Answer(generation, last_event_id, max(ids), len(events), events[0].received_at)
-        record = _encode(line, b'{"events":[' + b",".join(map(event_rows.source_bytes, events)) + b"]}")
-        if _decoded_events(record) != list(events):
+        line = Answer(generation, last_event_id, max(ids), len(events), events[0].received_at)
+        record = spool_records.encode_answer(line, events)
+        if record is None:
             raise SpoolRefused("an answer cannot be read back from the spool, so only the database can take it")
         if self.size + len(record) > self.max_bytes:
             raise SpoolRefused(
@@ -162,13 +125,13 @@ class Spool:
         generation = 0
         try:
             for record in self._records(self._drained):
-                if not isinstance(record.line, _Answer):
+                if not isinstance(record.line, Answer):
                     continue
                 if events and (record.line.generation != generation or len(events) >= BATCH):
                     break
                 generation = record.line.generation
-                events += _events_of(record)
-                self._taken, self._took = record.end, len(events)
+                events += record.events()
+                self._batch_end, self._batch_events = record.end, len(events)
         except (OSError, ApiError) as error:
             raise SpoolRefused(f"the spool {self.path} cannot be read: {error}") from error
         if events:
@@ -177,12 +140,12 @@ class Spool:
             self._put_aside(f"{self.size - self._drained} bytes in it are damaged")
         return None
 
-    def stored(self) -> None:
-        """The last `next_batch` is committed. When nothing waits any more, the file goes."""
-        self._drained = self._taken
-        self.events = max(0, self.events - self._took)
+    def discard_batch(self) -> None:
+        """Discard the last `next_batch`, which is committed. When nothing waits any more, the file goes."""
+        self._drained = self._batch_end
+        self.events = max(0, self.events - self._batch_events)
         if not self.waiting:
-            self._end()
+            self._finish()
 
     def close(self) -> None:
         """Let go of the file, which stays."""
@@ -190,8 +153,8 @@ class Spool:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _clear(self) -> None:
-        self.events = self.size = self._drained = self._taken = self._took = self._damaged = 0
+    def _reset(self) -> None:
+        self.events = self.size = self._drained = self._batch_end = self._batch_events = self._damaged = 0
         self.since = self.last_event_id = self.generation = None
 
     def _create(self) -> int:
@@ -203,7 +166,7 @@ class Spool:
         try:
             os.fchmod(descriptor, 0o640)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            first = _encode(_Header(_FORMAT, self._bot_id, now), b"")
+            first = spool_records.encode_header(Header(spool_records.FORMAT, self._bot_id, now))
             self._write(descriptor, first)
             files.fsync_path(self.path.parent)
         except BaseException:
@@ -244,7 +207,7 @@ class Spool:
         if reason:
             self._put_aside(reason)
         elif not self.waiting:
-            self._end()
+            self._finish()
         else:
             log.warning("%d events wait in the spool %s since %s", self.events, self.path, self.since)
 
@@ -257,8 +220,8 @@ class Spool:
         end = 0
         for record in self._records(0):
             line = record.line
-            if isinstance(line, _Header):
-                if line.format != _FORMAT:
+            if isinstance(line, Header):
+                if line.format != spool_records.FORMAT:
                     return f"it has the format {line.format}, of another version of this program"
                 if line.bot != self._bot_id:
                     return f"it is the spool of bot {line.bot}"
@@ -273,7 +236,7 @@ class Spool:
                 self.last_event_id = max(self.last_event_id or 0, line.last_event_id)
                 self.generation = line.generation
             end = record.end
-        if end == 0 and size > _HEAD.size:
+        if end == 0 and size > spool_records.HEAD.size:
             return "it is no spool"
         if end < size:
             log.warning("the spool %s ends in a torn record of %d bytes, which is cut", self.path, size - end)
@@ -282,55 +245,10 @@ class Spool:
             self.size = end
         return ""
 
-    def _records(self, at: int) -> Iterator[_Record]:
-        """The whole records from this place on; what is damaged between them is passed over."""
-        while at < self.size:
-            record = self._record_at(at)
-            if record is None:
-                found = self._next_mark(at + 1)
-                if found is None:
-                    return
-                at = found
-                continue
-            yield record
-            at = record.end
+    def _records(self, start: int) -> Iterator[Record]:
+        return spool_records.read(self._descriptor, start, self.size) if self._descriptor is not None else iter(())
 
-    def _record_at(self, at: int) -> _Record | None:
-        head = self._read(at, _HEAD.size)
-        if len(head) < _HEAD.size:
-            return None
-        mark, length, checksum = _HEAD.unpack(head)
-        if mark != _MARK or not 0 < length <= self.size - at - _HEAD.size:
-            return None
-        content = self._read(at + _HEAD.size, length)
-        if len(content) < length or _checksum(content) != checksum:
-            return None
-        line, _, body = content.partition(b"\n")
-        decoded: _Header | _Answer | None = None
-        with contextlib.suppress(msgspec.MsgspecError):
-            decoded = msgspec.json.decode(line, type=_Answer if at else _Header)
-        return _Record(at, at + len(head) + length, decoded, body)
-
-    def _next_mark(self, at: int) -> int | None:
-        while at < self.size:
-            chunk = self._read(at, _SEARCH)
-            place = chunk.find(_MARK)
-            if place >= 0:
-                return at + place
-            if len(chunk) < len(_MARK):
-                return None
-            at += len(chunk) - len(_MARK) + 1
-        return None
-
-    def _read(self, at: int, length: int) -> bytes:
-        assert self._descriptor is not None
-        parts = []
-        while length and (part := os.pread(self._descriptor, length, at)):
-            parts.append(part)
-            at, length = at + len(part), length - len(part)
-        return b"".join(parts)
-
-    def _end(self) -> None:
+    def _finish(self) -> None:
         """Everything is stored: the file goes, or stays beside where it was damaged."""
         if self._damaged:
             self._put_aside(f"{self._damaged} bytes in it are damaged")
@@ -340,7 +258,7 @@ class Spool:
             self.path.unlink(missing_ok=True)
             files.fsync_path(self.path.parent)
         self.close()
-        self._clear()
+        self._reset()
 
     def _put_aside(self, reason: str) -> None:
         aside = self.path.with_name(f"{self.path.name}.aside-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")
@@ -350,7 +268,7 @@ class Spool:
         log.error("the spool %s is put aside as %s: %s; it may hold events that are stored nowhere else",
                   self.path, aside.name, reason)  # fmt: skip
         self.close()
-        self._clear()
+        self._reset()
 
 
 def delete_aside(directory: Path, before: datetime) -> None:
@@ -362,22 +280,17 @@ def delete_aside(directory: Path, before: datetime) -> None:
                 log.warning("retention: %s was put aside and is older than the archive may be; it is deleted", path)
 
 
-def _encode(line: _Header | _Answer, body: bytes) -> bytes:
-    content = msgspec.json.encode(line) + b"\n" + body
-    return _HEAD.pack(_MARK, len(content), _checksum(content)) + content
+def read_waiting(directory: Path) -> Iterator[Event]:
+    """The events in the spools of a state directory, read beside the daemon that writes them.
 
+    Some of them may be committed already: the file stays until all are.
 
-def _checksum(content: bytes) -> int:
-    return zlib.crc32(content, zlib.crc32(struct.pack(">I", len(content))))
-
-
-def _decoded_events(record: bytes) -> list[Event]:
-    """The events of an encoded answer."""
-    line, _, body = record[_HEAD.size :].partition(b"\n")
-    return _events_of(_Record(0, len(record), msgspec.json.decode(line, type=_Answer), body))
-
-
-def _events_of(record: _Record) -> list[Event]:
-    """The very events that the API delivered."""
-    assert isinstance(record.line, _Answer)
-    return api_events.read(record.body, record.line.received_at)
+    Raises:
+        OSError: a spool cannot be read.
+    """
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            for record in spool_records.read(file.fileno(), 0, size):
+                with contextlib.suppress(ApiError):  # the daemon puts such a file aside
+                    yield from record.events()
