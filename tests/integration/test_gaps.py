@@ -25,9 +25,19 @@ from vkteams_daemon.store.admin import cursors
 from vkteams_daemon.store.gaps import Gap, Missing
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.schema import migrate
+from vkteams_daemon.system.slots import SlotFile
 
 BOT = "1000000001"
 _LATER = datetime.now(UTC) + timedelta(days=1)
+
+
+def remembered(file: Path) -> dict[str, Any]:
+    """What the file says."""
+    content = SlotFile(file, 0o640).read()
+    assert content is not None
+    decoded = json.loads(content)
+    assert isinstance(decoded, dict)
+    return decoded
 
 
 class Host:
@@ -190,19 +200,19 @@ def test_file_that_cannot_be_read_stops_nothing(host: Host, caplog: pytest.LogCa
     host.acquire()
     host.say(60)
     assert "cannot be read, so a database that went back is not noticed" in caplog.text
-    assert json.loads(host.acknowledged.path.read_bytes())
+    assert remembered(host.acknowledged.path)
 
 
 def test_file_that_cannot_be_written_is_one_line_and_stops_nothing(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host.acknowledged.path = host.directory / "gone" / "file"
+    host.acknowledged._file.path = host.directory / "gone" / "file"
     for n in range(60, 65):
         host.say(n)
     assert len([r for r in caplog.records if "cannot be written" in r.getMessage()]) == 1
     (host.directory / "gone").mkdir()
     host.writer.before_poll()
-    assert json.loads(host.acknowledged.path.read_bytes())
+    assert remembered(host.acknowledged.path)
 
 
 def test_file_is_written_before_a_cursor_is_sent_and_not_at_idle_polls(
@@ -214,7 +224,7 @@ def test_file_is_written_before_a_cursor_is_sent_and_not_at_idle_polls(
     inodes: list[int] = []
 
     def polled(last_event_id: int) -> None:
-        ((_, position),) = json.loads(file.read_bytes())["archives"].items()
+        ((_, position),) = remembered(file)["archives"].items()
         inodes.append(file.stat().st_ino)
         if position["last_event_id"] < last_event_id:
             behind.append((position["last_event_id"], last_event_id))

@@ -2,6 +2,8 @@
 
 It is written before a cursor is sent for the first time. So after a crash it is never behind what was acknowledged. A
 file that cannot be written or read stops nothing: without it, only a database that goes back is not noticed.
+
+The file has two slots (`system/slots.py`), because it is written for each move of the cursor. The content is JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from urllib.parse import quote
 import msgspec
 
 from vkteams_daemon.store.gaps import Missing, Position
-from vkteams_daemon.system import files
+from vkteams_daemon.system.slots import SlotFile
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +41,14 @@ class AcknowledgedFile:
     """
 
     def __init__(self, directory: Path, bot_id: str) -> None:
-        self.path = directory / f"{quote(bot_id, safe='@')[:100]}{SUFFIX}"
+        self._file = SlotFile(directory / f"{quote(bot_id, safe='@')[:100]}{SUFFIX}", 0o640)
         self._failing = False
         self._content = self._read()
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._file.path
 
     def position(self, archive_id: str) -> Position | None:
         """The last cursor that was sent while this archive was used; None if there is none."""
@@ -72,18 +79,15 @@ class AcknowledgedFile:
 
     def _read(self) -> _Content:
         try:
-            return msgspec.json.decode(self.path.read_bytes(), type=_Content)
-        except FileNotFoundError:
-            return _Content()
-        except (OSError, msgspec.DecodeError) as error:
+            content = self._file.read()
+            return _Content() if content is None else msgspec.json.decode(content, type=_Content)
+        except (OSError, ValueError) as error:
             log.error("%s cannot be read, so a database that went back is not noticed: %s", self.path, error)
             return _Content()
 
     def _write(self) -> None:
         try:
-            files.atomic_write(self.path, msgspec.json.encode(self._content), 0o640)
-            # Without this, the name may still be the old file's after a power cut.
-            files.fsync_path(self.path.parent)
+            self._file.write(msgspec.json.encode(self._content))
         except OSError as error:
             if not self._failing:
                 log.error(
