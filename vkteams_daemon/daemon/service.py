@@ -274,7 +274,8 @@ class Service:
             )  # fmt: skip
             self._threads.start_unjoined("roster", lambda: roster.run(self._stopping))
             self._threads.start_unjoined("measures", lambda: measure_loop(
-                self._database, self._status.archive, config.state_dir, self._stopping
+                self._database, self._status.archive, config.state_dir,
+                functools.partial(self._watch.warn, "models"), self._stopping,
             ))  # fmt: skip
             self._threads.start_unjoined("words", lambda: word_count.count_words_loop(self._database, self._stopping))
             self._threads.start_unjoined("retention", retention.Retention(

@@ -6,9 +6,10 @@ The vectors of a new model are built beside the old ones. Search uses the old mo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg
-from psycopg.rows import tuple_row
+from psycopg.rows import class_row, tuple_row
 
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.blockers import SilentSessions
@@ -58,6 +59,27 @@ class ModelStatistics:
     queued: int
     parked: int
     indexed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IdleModel:
+    """A model that nobody works for, although messages wait for its vectors.
+
+    Attributes:
+        since: when a worker last worked for it, or when it was registered.
+        waiting: messages that wait.
+    """
+
+    name: str
+    state: str
+    since: datetime
+    waiting: int
+
+    def __str__(self) -> str:
+        return (
+            f"no worker has worked for the model {self.name} ({self.state}) since {self.since:%Y-%m-%d %H:%M} UTC, and"
+            f" {self.waiting} messages wait for its vectors"
+        )
 
 
 _MODEL_COLUMNS = "model_id, name, fingerprint, dims, state"
@@ -134,6 +156,32 @@ def enqueue_missing(connection: Connection, model_id: int) -> int:
                 return count
             enqueued, position["chat"], position["msg"] = page
             count += enqueued
+
+
+def mark_worked(connection: Connection, model_id: int) -> None:
+    """Note that a worker works for this model now, or would if anything waited.
+
+    Args:
+        connection: in autocommit mode.
+        model_id: a registered model.
+    """
+    with translate_errors(), connection.transaction():
+        schema.fence(connection)
+        connection.execute("UPDATE embedding_models SET worked_at = clock_timestamp() WHERE model_id = %s", (model_id,))
+
+
+def idle_models(connection: Connection, patience: float) -> list[IdleModel]:
+    """The models for which messages wait, and for which no worker has worked for `patience` seconds."""
+    with translate_errors(), connection.cursor(row_factory=class_row(IdleModel)) as cursor:
+        cursor.execute(
+            "SELECT m.name, m.state, coalesce(m.worked_at, m.created_at) AS since, q.waiting FROM embedding_models m"
+            " CROSS JOIN LATERAL (SELECT count(*) AS waiting FROM embedding_queue q WHERE q.model_id = m.model_id"
+            "  AND q.not_before < 'infinity') AS q"
+            " WHERE m.state <> 'retired' AND q.waiting > 0 AND coalesce(m.worked_at, m.created_at)"
+            " < clock_timestamp() - pg_catalog.make_interval(secs => %s::float8) ORDER BY m.model_id",
+            (patience,),
+        )
+        return cursor.fetchall()
 
 
 def index_name(model_id: int) -> str:

@@ -43,6 +43,7 @@ ROUND_SECONDS = 2.0  # the aim for a round: it is one transaction, so others wai
 ROUND_TOKENS_FIRST = 8192  # about; the following rounds take as many as this machine does in ROUND_SECONDS
 ROUND_TOKENS_MIN, ROUND_TOKENS_MAX = 256, 16384
 TOKENS_PER_CLAIM = 4  # hardly a message has fewer; claiming more messages than a round embeds is wasted
+MARK_INTERVAL = 60.0  # seconds between two notes in the database that somebody works for the model
 COUNT_INTERVAL = 10.0  # seconds between two counts of a queue that is being worked off
 IDLE_COUNT_INTERVAL = 1.0  # seconds between two counts by an idle leader while other workers still have claims
 
@@ -100,7 +101,7 @@ class Worker:
         self._broken: Model | None = None
         self._current: tuple[Model, StoredModel] | None = None
         self._missing_enqueued = self._indexed = self._retired_deleted = False
-        self._counted_at = -math.inf
+        self._counted_at = self._marked_at = -math.inf
         self._round_tokens = ROUND_TOKENS_FIRST
         self._index_holders = SilentSessions(database.patience)
 
@@ -145,6 +146,9 @@ class Worker:
         limit = min(self._claim, self._round_tokens // TOKENS_PER_CLAIM)
         with self._database.connection() as connection:
             queue.prepare_connection(connection)
+            if time.monotonic() - self._marked_at > MARK_INTERVAL:
+                embedding_models.mark_worked(connection, stored.model_id)
+                self._marked_at = time.monotonic()
             claimed_at = time.monotonic()
             full = False
             try:
