@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
+from tests.harness.batches import batch, edited, new
 from tests.harness.daemon import ROOT
 from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk
-from vkteams_daemon.ctl.commands.database import export
+from vkteams_daemon.ctl.commands.database import cleanup, export
+from vkteams_daemon.daemon.polling.spool import Spool
 
 Ask = Callable[..., Any]
 
@@ -193,6 +195,36 @@ def test_cleanup_counts_needs_yes_and_erases(aged: Talk, ask: Ask) -> None:
     assert "1 messages from before" in output
     assert "are erased, with what their events said; 0 other events were emptied" in output
     assert aged.rows("SELECT msg_id FROM messages") == [("3",)]
+
+
+def test_cleanup_waits_for_what_is_in_the_spool(
+    aged: Talk, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would come into the archive after the erasure. A spool without anything so old is no matter."""
+    directory = tmp_path / "state"
+    spool = Spool(directory, "1", max_bytes=1 << 20)
+    spool.append(batch(new(1), new(2, chat=DEV), edited(3, "1", "old", chat=DEV)), 1, 0)
+    aside = directory / "2.spool.aside-20260101T000000"
+    aside.touch()
+    os.utime(aside, (0, 0))
+    command = ("database", "cleanup", "--older-than")
+    assert ask(*command, "1d", "--dry-run")["spool"] == {"events": 3, "expired": 3}
+    assert "2 of 3 events in the daemon's spool" in ask(*command, "1d", "--chat-id", DEV, "--dry-run", mode="table")
+    monkeypatch.setattr(cleanup, "_SPOOL_WAIT", 0.0)
+    output = ask(*command, "1d", "--chat-id", DEV, "--yes", code=69, mode="table")
+    assert f"2 of 3 events in the spool in {directory} are from before" in output
+    assert aged.rows("SELECT count(*) FROM messages") == [(3,)]
+    assert ask(*command, "1000w", "--yes")["spool"] == {"events": 3, "expired": 0}
+    assert not aside.exists(), "as retention does"
+
+    def store(seconds: float) -> None:
+        """The daemon stores them, while the command waits."""
+        while spool.next_batch():
+            spool.discard_batch()
+
+    monkeypatch.setattr(cleanup, "_SPOOL_WAIT", 60.0)
+    monkeypatch.setattr(cleanup.time, "sleep", store)
+    assert ask(*command, "365d", "--yes")["done"]["messages"] == 2
 
 
 @pytest.mark.parametrize(
