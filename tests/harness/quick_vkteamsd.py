@@ -1,7 +1,7 @@
 """vkteamsd with the real service and shorter waiting times of our own, for tests that would only wait for them.
 
-The times keep their proportions: a session is pinged three times before the server would end it, and the poller waits
-longer for its own broken session than the server needs to end it. FAULTS=full runs the real vkteamsd instead.
+The times keep their proportions: a session is pinged three times before the server would end it. FAULTS=full runs the
+real vkteamsd instead.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ def quick_service(*arguments: Any, **settings: Any) -> Any:
     roster.CHECK_INTERVAL = 1.0
     roster.PACE = 0.1
     service.PING_INTERVAL = 1.2
-    poller.OWN_SESSION_GRACE = 5.0
     poller.STANDBY_INTERVAL = 0.5
     for name in ("idle_session_timeout", "idle_in_transaction_session_timeout"):
         assert connection_profiles.WRITER.settings[name] == "10s"

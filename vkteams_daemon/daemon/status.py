@@ -40,7 +40,7 @@ class Api(msgspec.Struct, kw_only=True):
 
 
 class Database(msgspec.Struct, kw_only=True):
-    """The writer's connection; `blocked_by` names sessions that hold a lock for long and are not ours to end."""
+    """The writer's connection; `blocked_by` names sessions that hold a lock for long and cannot be ended."""
 
     state: Literal["ok", "down"] | None = None
     last_error: str | None = None

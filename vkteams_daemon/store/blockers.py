@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -100,17 +101,23 @@ class SilentSessions:
 
     Args:
         patience: seconds. A blocker whose client has been silent for longer is ended.
+        statement_limit: seconds. A blocker that has worked on one statement for longer is ended too: its client has
+            given it up long ago.
 
     Attributes:
         foreign: the blockers that are not ours and have blocked for longer than the patience; "" if there are none.
+        hung: the blockers of ours that were told to end and do not, because the server's process hangs; "" if there
+            are none.
     """
 
-    def __init__(self, patience: float = PATIENCE) -> None:
+    def __init__(self, patience: float = PATIENCE, statement_limit: float = math.inf) -> None:
         self.patience = patience
-        self.foreign = ""
+        self.foreign = self.hung = ""
+        self._statement_limit = statement_limit
         # What each session looked like, and since when, by the monotonic clock.
         self._seen: dict[tuple[int, datetime | None], tuple[tuple[Any, ...], float]] = {}
         self._blocks_since: dict[tuple[int, datetime | None], float] = {}
+        self._ended_at: dict[tuple[int, datetime | None], float] = {}
 
     def end_blockers(self, connection: Connection, waiting: Sequence[int]) -> bool:
         """End the silent sessions that block these server processes; returns whether it ended one.
@@ -121,60 +128,94 @@ class SilentSessions:
         """
         return self._end(connection, _OF_WAITING, {"waiting": list(waiting)})
 
-    def end_holders(self, connection: Connection, key: str, parameters: Mapping[str, Any]) -> bool:
+    def end_holders(
+        self,
+        connection: Connection,
+        key: str,
+        parameters: Mapping[str, Any],
+        abandoned: Collection[tuple[int, datetime | None]] = (),
+    ) -> bool:
         """End the silent holders of an advisory lock, and who blocks them; returns whether it ended one.
 
         Args:
             connection: in autocommit mode.
             key: the SQL expression of the lock's key.
             parameters: of the expression.
+            abandoned: process numbers and beginnings of sessions that this process has given up. They are ended at
+                once, because nobody can speak for them any more.
         """
         query = _CHAIN.format(seeds=_OF_ADVISORY + key)
-        return self._end(connection, query, {"waiting": [], **parameters})
+        return self._end(connection, query, {"waiting": [], **parameters}, abandoned)
 
     def forget(self) -> None:
         """Forget what was seen, because nobody waits any more."""
         self._seen.clear()
         self._blocks_since.clear()
+        self._ended_at.clear()
         self._name_foreign([])
+        self._name_hung([])
 
-    def _end(self, connection: Connection, query: str, parameters: dict[str, Any]) -> bool:
+    def _end(
+        self,
+        connection: Connection,
+        query: str,
+        parameters: dict[str, Any],
+        abandoned: Collection[tuple[int, datetime | None]] = (),
+    ) -> bool:
         parameters["reader"] = READER
         rows = connection.execute(query.encode(), parameters, prepare=False).fetchall()
-        blockers = [blocker for blocker in (Blocker(*row) for row in rows) if not blocker.waits_for_lock]
         now = time.monotonic()
         seen, self._seen = self._seen, {}
         since, self._blocks_since = self._blocks_since, {}
-        foreign, ended = [], False
-        for blocker in blockers:
+        ended_at, self._ended_at = self._ended_at, {}
+        foreign, hung, ended = [], [], False
+        for blocker in (Blocker(*row) for row in rows):
             key = (blocker.pid, blocker.started)
             look = (blocker.changed_at, blocker.copied, blocker.waits_for_client)
             before = seen.get(key)
             self._seen[key] = before if before and before[0] == look else (look, now)
-            self._blocks_since[key] = since.get(key, now)
-            blocks_for = now - self._blocks_since[key]
             # In the middle of a statement, `silent_for` counts from its beginning. Then only what was seen counts.
             silent_for = now - self._seen[key][1] if blocker.active else blocker.silent_for
+            given_up = key in abandoned or (blocker.active and silent_for >= self._statement_limit)
+            if blocker.waits_for_lock and not given_up:
+                continue
+            self._blocks_since[key] = since.get(key, now)
+            blocks_for = now - self._blocks_since[key]
             silent = blocker.waits_for_client and silent_for >= self.patience
             misused = blocker.misused and blocks_for >= self.patience
-            if blocker.ours and (silent or misused):
-                ended = self._terminate(connection, blocker) or ended
+            if blocker.ours and (silent or misused or given_up):
+                gone = self._terminate(connection, blocker)
+                ended = ended or gone is True
+                if gone is False:
+                    self._ended_at[key] = ended_at.get(key, now)
+                    if key in abandoned or now - self._ended_at[key] >= self.patience:
+                        hung.append(blocker)
             elif not blocker.ours and blocks_for >= self.patience:
                 foreign.append(blocker)
         self._name_foreign(foreign)
+        self._name_hung(hung)
         return ended
 
-    def _terminate(self, connection: Connection, blocker: Blocker) -> bool:
+    def _terminate(self, connection: Connection, blocker: Blocker) -> bool | None:
+        """End a session; returns whether it is gone, or None if it has changed meanwhile and was left alone."""
         try:
             row = connection.execute(
                 _END.encode(), (_END_WAIT, blocker.pid, blocker.started, blocker.changed_at), prepare=False
             ).fetchone()
         except psycopg.errors.InsufficientPrivilege:
             log.debug("this role may not end %s", blocker)
-            return False
-        if row:
+            return None
+        if row and row[0]:
             log.warning("ended the session of %s: it held a lock, and its client had fallen silent", blocker)
-        return row is not None
+        return bool(row[0]) if row else None
+
+    def _name_hung(self, blockers: Sequence[Blocker]) -> None:
+        hung = ", ".join(sorted(map(str, blockers)))
+        if hung and hung != self.hung:
+            log.warning("a lock is held by %s, which was told to end and does not", hung)
+        elif self.hung and not hung:
+            log.info("%s has ended", self.hung)
+        self.hung = hung
 
     def _name_foreign(self, blockers: Sequence[Blocker]) -> None:
         foreign = ", ".join(sorted(map(str, blockers)))
@@ -206,8 +247,8 @@ class LockWatch:
 
     @property
     def foreign(self) -> str:
-        """The sessions that block this process and are not ours; "" if there are none."""
-        return self._sessions.foreign
+        """The sessions that block this process and are not ours, or do not end; "" if there are none."""
+        return ", ".join(filter(None, (self._sessions.foreign, self._sessions.hung)))
 
     def start(self) -> None:
         """Start the thread, unless it runs."""

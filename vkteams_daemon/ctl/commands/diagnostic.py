@@ -117,6 +117,8 @@ def _daemon(health: DaemonHealth, problems: list[str]) -> dict[str, Any]:
         problems.append(f"daemon: {health.state}{f': {health.error}' if health.error else ''}")
     if health.alive and health.status:
         problems += [f"daemon: {warning}" for warning in health.status.warnings]
+        failures = (health.status.database.last_error, health.status.api.last_error)
+        problems += [f"daemon: {failure}" for failure in failures if failure]
     return health.summary()
 
 

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import psycopg
 
@@ -38,7 +39,11 @@ class Session:
         self._limit = limit
         self._connection: Connection | None = None
         self._busy = threading.Lock()
-        self._holders = SilentSessions(patience)
+        # The server's processes, by number and beginning: of the connection, and of those that may have got the lock.
+        self._process: tuple[int, datetime | None] = (0, None)
+        self._earlier: set[tuple[int, datetime | None]] = set()
+        # Every writer gives up a statement at its own limit, which is hardly more than twice ours.
+        self._holders = SilentSessions(patience, 2 * limit + patience)
 
     @property
     def blocked_by(self) -> str:
@@ -77,15 +82,30 @@ class Session:
                 raise
 
     def try_lock(self, connection: Connection, bot_id: str) -> bool:
-        """Try to take the bot's lock; the session keeps it. If it is taken, a silent holder is ended."""
+        """Try to take the bot's lock; the session keeps it. If it is taken, a silent holder is ended.
+
+        So is an earlier session of this process: its connection is lost, and the server has not noticed.
+
+        Raises:
+            DatabaseUnavailable: the holder was told to end and does not.
+        """
         bot = {"bot": bot_id}
+        self._earlier.add(self._process)  # the answer to the next statement may be lost
         while True:
             row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_LOCK_KEY})".encode(), bot).fetchone()
             if row and row[0]:
                 self._holders.forget()
+                self._earlier = {self._process}
                 return True
-            if not self._holders.end_holders(connection, _LOCK_KEY, bot):
-                return False
+            self._earlier.discard(self._process)
+            if self._holders.end_holders(connection, _LOCK_KEY, bot, self._earlier):
+                continue
+            if self._holders.hung:
+                raise DatabaseUnavailable(
+                    f"the lock of bot {bot_id} is held by {self._holders.hung}, which was told to end and does not",
+                    hint="If it stays, that process of PostgreSQL hangs: look at its disk, or restart the server.",
+                )
+            return False
 
     def ping(self) -> None:
         """Keep the session alive; does nothing while another thread uses the connection.
@@ -143,9 +163,18 @@ class Session:
         # Assign it before the first statement, so that `abort` can end that statement too.
         self._connection = self._connect()
         WRITER.apply(self._connection)
+        self._process = _server_process(self._connection)
         projection.prepare_connection(self._connection)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def _server_process(connection: Connection) -> tuple[int, datetime | None]:
+    """The number and the beginning of the server's process; a pooler may have told another number."""
+    row = connection.execute(
+        "SELECT pid, backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()"
+    ).fetchone()
+    return (row[0], row[1]) if row else (0, None)
