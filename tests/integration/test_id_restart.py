@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.harness.batches import CHAT, batch, new
+from tests.harness.waiting import until
 from vkteams_daemon.store.ingest.writer import Writer
 
 OTHER = "other@chat.agent"
@@ -54,13 +55,20 @@ class Server:
         self.restarts += 1
 
 
+def new_writer(database_url: str, filtered: bool) -> Writer:
+    writer = Writer(lambda: psycopg.connect(database_url, autocommit=True), "1", chat_ids=[CHAT] if filtered else [])
+    until(writer.acquire, 20, "the lock")
+    return writer
+
+
+@pytest.mark.parametrize("crashes", [False, True], ids=["", "crashes"])
 @pytest.mark.parametrize("seed", range(10))
-def test_id_restarts_lose_and_double_nothing(database_url: str, seed: int) -> None:
+def test_id_restarts_lose_and_double_nothing(database_url: str, seed: int, crashes: bool) -> None:
+    """Also if the database takes the answers in parts, and the process dies between them."""
     dice = random.Random(seed)
     filtered = seed % 2 == 1
     server = Server(dice, dice.random() < 0.3, dice.choice([0, 0, 1, 3]), dice.choice([None, 1, 2, 5]), seed % 3 == 0)
-    writer = Writer(lambda: psycopg.connect(database_url, autocommit=True), "1", chat_ids=[CHAT] if filtered else [])
-    assert writer.acquire()
+    writer = new_writer(database_url, filtered)
     wanted = []
 
     def say(skip: int = 0, chat: str = CHAT) -> None:
@@ -73,8 +81,17 @@ def test_id_restarts_lose_and_double_nothing(database_url: str, seed: int) -> No
         answer = server.answer(writer.cursor.last_event_id)
         events = batch(*(new(number, name, chat=chat) for number, name, chat in answer))
         for _ in range(dice.choice([1, 1, 1, 2]) if events else 0):
-            writer.store(events)
+            limit = dice.choice([None, 1, 2, 3]) if crashes else None
+            while writer.store(events, limit).partial:
+                if dice.random() < 0.3:
+                    crash()
+                    return True
         return bool(answer)
+
+    def crash() -> None:
+        nonlocal writer
+        writer.close()
+        writer = new_writer(database_url, filtered)
 
     def drain() -> None:
         assert any(not poll() for _ in range(500)), "the cursor makes no progress"

@@ -27,7 +27,7 @@ class Faulty(EventPrinter):
 
     faults = 3
 
-    def store(self, events: list[Event]) -> StoreResult:
+    def store(self, events: list[Event], limit: int | None = None) -> StoreResult:
         if self.faults:
             self.faults -= 1
             raise KeyError("chat")

@@ -65,8 +65,8 @@ class EventPrinter:
             self._acknowledged.note_unsaved(self._printed)
             self._noted = self._printed
 
-    def store(self, events: list[Event]) -> StoreResult:
-        """Print a batch and move the cursor.
+    def store(self, events: list[Event], limit: int | None = None) -> StoreResult:
+        """Print a batch and move the cursor. There is no database, so `limit` is ignored.
 
         Raises:
             OutputLost: the batch could not be written completely; none of it is acknowledged.

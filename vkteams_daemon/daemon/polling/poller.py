@@ -49,7 +49,7 @@ from vkteams_daemon.store.ingest.writer import Cursor, StoreResult, Writer
 log = logging.getLogger(__name__)
 
 STANDBY_INTERVAL = 1.0  # seconds between two attempts to take a lock that another process holds
-OWN_SESSION_GRACE = 12.0  # seconds that the server may need to end our own broken session (idle_session_timeout is 10)
+LOCK_GRACE = 1.0  # seconds that the server may need to notice that the process before this one has ended
 STEP_LIMIT = 60.0  # seconds after which a step is overdue in which the loop waits for nobody
 REPEAT_MAX = 5.0  # seconds; the longest wait while the API repeats stored events, or does not hold the poll
 PERMANENT = (ConfigError, SchemaError, Unauthorised)  # of the API's answers, only the one that no proxy gives
@@ -63,7 +63,7 @@ class Sink(Protocol):
     @property
     def holds_lock(self) -> bool: ...
     def acquire(self) -> bool: ...
-    def store(self, events: list[Event]) -> StoreResult: ...
+    def store(self, events: list[Event], limit: int | None = None) -> StoreResult: ...
     def ping(self) -> None: ...
     def before_poll(self) -> None: ...
 
@@ -269,13 +269,13 @@ class Poller:
         self._pulse.busy(self._store_limit)
         try:
             # The pool does all inserts. With one batch in flight, there is nothing to do but to wait for this one.
-            stored = self._pool.submit(sink.store, part.events).result()
+            stored = self._pool.submit(sink.store, part.events, part.limit).result()
         except DatabaseSlow:
             self._pending = pending.halved()
-            if (size := len(self._pending.first_part().events)) < len(part.events):
+            if (size := self._pending.transaction_size) < pending.transaction_size:
                 log.warning("%d events go into the database %d at a time now", len(pending.events), size)
             raise
-        self._pending = pending.after(part)
+        self._pending = pending.with_saved(stored.saved) if stored.partial else pending.after(part)
         self._count(part, stored, sink.cursor)
         if stored.moved or stored.saved or self._pending:
             self._repeat_backoff.succeeded()
@@ -312,31 +312,37 @@ class Poller:
         self._pulse.busy(self._store_limit)
         # If somebody else has moved the cursor past these events, or begun a generation, they are late events.
         late = part.generation != cursor.generation or part.last_event_id <= cursor.last_event_id
-        store = functools.partial(sink.store_late, generation=part.generation) if late else sink.store
+        if late:
+            store = functools.partial(sink.store_late, generation=part.generation)
+        else:
+            store = functools.partial(sink.store, limit=part.limit)
         try:
             stored = self._pool.submit(store, part.events).result()
         except DatabaseSlow:
             self.spooler.halve()
             raise
-        self.spooler.part_committed(part)
+        if stored.partial:
+            self.spooler.part_begun(stored.saved)
+        else:
+            self.spooler.part_committed(part)
         self._count(part, stored, sink.cursor, spooled=True)
         return 0.0
 
     def _count(self, batch: PendingBatch, stored: StoreResult, cursor: Cursor | None, *, spooled: bool = False) -> None:
         self.spooler.committed(cursor)
-        if not spooled:
+        if not spooled and not stored.partial:
             seconds = time.monotonic() - batch.arrived
             self.latencies.append(1000 * seconds)
             self._observe("event_to_row", seconds)
         counts = self._status.events
         counts.saved += stored.saved
-        counts.duplicate += stored.duplicate
+        counts.duplicate += max(0, stored.duplicate - batch.saved)
         counts.filtered += stored.filtered
         counts.quarantined += stored.quarantined
         counts.last_event_at = batch.events[-1].received_at
         counts.last_event_id = cursor.last_event_id if cursor else counts.last_event_id
         self._database_answered()
-        if stored.restarted:
+        if stored.restarted and not stored.partial:
             log.error("the server has started its event ids over: a new generation is open (%s)", cursor)
         elif stored.late:
             log.warning("%d events came with ids below those that were acknowledged; %s", stored.late, cursor)
@@ -360,11 +366,10 @@ class Poller:
         self._on_change()
 
     def _lock_refused(self) -> float:
-        """Wait for the lock: for a short while our own broken session may hold it, after that another process does."""
+        """Wait for the lock. For a moment a process that has ended may hold it, after that another one does."""
         now = time.monotonic()
         self._refused_since = self._refused_since or now
-        grace = OWN_SESSION_GRACE if self._status.database.state is not None else 1.0
-        if now - self._refused_since < grace and not self._standby:
+        if now - self._refused_since < LOCK_GRACE and not self._standby:
             return 0.1
         self._database_answered()
         if not self._standby:

@@ -171,6 +171,11 @@ class Spooler:
         if self._batch is not None:
             self._batch = self._batch.halved()
 
+    def part_begun(self, saved: int) -> None:
+        """One transaction has saved so many events of the part; more of them remain."""
+        if self._batch is not None:
+            self._batch = self._batch.with_saved(saved)
+
     def part_committed(self, part: PendingBatch) -> None:
         """The part that `next_part` returned is in the database."""
         assert self.spool is not None

@@ -157,9 +157,13 @@ class Projection:
 
     def add(self, facts: Facts, at: datetime) -> None:
         """Add the facts of the next event, which arrived `at`."""
-        self._people.add(facts, at)
+        self.add_people(facts, at)
         if (fact := facts.message) is not None:
             self._facts.setdefault((fact.chat_id, fact.msg_id), []).append(fact)
+
+    def add_people(self, facts: Facts, at: datetime) -> None:
+        """Add only what the next event says about chats, users and members."""
+        self._people.add(facts, at)
 
     def save(self, connection: Connection, *, copy: bool) -> int:
         """Save the rows, in a transaction; returns how many messages have a new text to embed.

@@ -12,6 +12,7 @@ import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from psycopg.errors import UniqueViolation
 
@@ -23,7 +24,7 @@ from vkteams_daemon.store.blockers import PATIENCE
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import projection
-from vkteams_daemon.store.ingest import event_rows, id_restart, probe, refused_rows
+from vkteams_daemon.store.ingest import batch_part, event_rows, id_restart, probe, refused_rows
 from vkteams_daemon.store.ingest.event_rows import GenerationEvent
 from vkteams_daemon.store.ingest.session import Session
 
@@ -58,6 +59,7 @@ class StoreResult:
         queued: messages with a new text to embed.
         moved: whether the cursor changed.
         restarted: whether an id restart has opened a new generation.
+        partial: whether new events of the batch remain. The counts then only tell what this transaction has stored.
     """
 
     saved: int = 0
@@ -68,6 +70,7 @@ class StoreResult:
     queued: int = 0
     moved: bool = False
     restarted: bool = False
+    partial: bool = False
 
 
 class Writer:
@@ -104,6 +107,8 @@ class Writer:
         self._highest_stored_id = 0
         # Events with old ids, by id, from the batch with the last id restart.
         self._pre_restart: dict[int, Event] = {}
+        # Whether the next generation has events although it is not open: parts of a batch with an id restart.
+        self._restart_begun = False
         # Until another bot proves to hear the same chats, messages of newMessage events are expected to be new.
         self._expect_new = True
         self._cursor: Cursor | None = None
@@ -148,7 +153,9 @@ class Writer:
             self._chat_filter.threads = self._known_threads(connection)
             # If the cursor was set back by hand, there are stored events above it.
             stored_id = event_rows.highest_id(connection, self._bot_id, cursor.generation)
-            self._highest_stored_id = max(cursor.last_event_id, stored_id)
+            next_id = event_rows.highest_id(connection, self._bot_id, cursor.generation + 1)
+            self._highest_stored_id = max(cursor.last_event_id, stored_id, next_id)
+            self._restart_begun = next_id != 0
             self._look_for_gaps(connection)
             self._cursor = cursor
             return True
@@ -160,8 +167,13 @@ class Writer:
             position = gaps.Position(cursor.generation, cursor.last_event_id, cursor.moves)
             self._acknowledged.remember(self._archive_id, position)
 
-    def store(self, batch: Sequence[Event]) -> StoreResult:
+    def store(self, batch: Sequence[Event], limit: int | None = None) -> StoreResult:
         """Commit one batch and the cursor that covers it, in one transaction.
+
+        Args:
+            batch: events in the order of the API's answer.
+            limit: store at most so many new events. If more are new, the cursor stays and the result is partial: the
+                batch must be stored again, as a whole, until it is not.
 
         Raises:
             FenceLost: another holder has moved the cursor or raised the epoch; nothing was committed.
@@ -177,17 +189,19 @@ class Writer:
         with self._session.exclusive(reconnect=False) as connection:
             try:
                 insert = functools.partial(self._insert, expect_new=self._expect_new)
-                after, result = self._commit(connection, batch, before, insert)
+                after, result = self._commit(connection, batch, before, insert, limit)
             except Exception as error:
                 if not refused_rows.is_refusal(error):
                     raise
                 self._expect_new = self._expect_new and not isinstance(error, UniqueViolation)
                 # Savepoints cost time and refusals are rare, so the first attempt has none and this one has them.
-                after, result = self._commit(connection, batch, before, self._insert_or_quarantine)
+                after, result = self._commit(connection, batch, before, self._insert_or_quarantine, limit)
             # After late events the cursor is below the highest stored id.
-            self._highest_stored_id = max(
-                [0 if result.restarted else self._highest_stored_id, *(event.event_id for event in batch)]
-            )
+            if result.restarted and not result.partial and not self._restart_begun:
+                self._highest_stored_id = 0
+            self._highest_stored_id = max([self._highest_stored_id, *(event.event_id for event in batch)])
+            if result.restarted:
+                self._restart_begun = result.partial
             self._cursor = after
             return result
 
@@ -207,7 +221,10 @@ class Writer:
             events = self._chat_filter.apply(batch)
             with connection.transaction():
                 self._fence(connection, before)
-                new = self._not_stored_since(connection, events, generation, before)
+                candidates, api_ids = event_rows.deduplicate(events)
+                generations = range(generation, max(generation, before.generation) + 1)
+                present, taken = self._look_up(connection, candidates, api_ids, generations)
+                new = [_with_free_key(event, taken) for event in candidates if id(event) not in present]
                 rows = sorted(((generation, event) for event in new), key=lambda row: row[1].event_id)
                 quarantined, queued = self._insert_or_quarantine(connection, rows) if rows else (0, 0)
             self._highest_stored_id = max([self._highest_stored_id, *(event.event_id for event in new)])
@@ -279,51 +296,65 @@ class Writer:
         connection: Connection,
         batch: Sequence[Event],
         before: Cursor,
-        insert: Callable[[Connection, Sequence[GenerationEvent]], tuple[int, int]],
+        insert: Callable[[Connection, Sequence[GenerationEvent], Sequence[Event]], tuple[int, int]],
+        limit: int | None,
     ) -> tuple[Cursor, StoreResult]:
         """Commit a batch in one transaction; returns the new cursor and the result.
 
-        `insert` writes events and returns how many were quarantined and how many texts are new.
+        `insert` writes events, as `_insert` does.
         """
         events = self._chat_filter.apply(batch)
         with connection.transaction():
             self._fence(connection, before)
-            new, collisions = self._classify(connection, events, before)
+            new, proof = self._classify(connection, events, before)
+            restarted = proof is not None
             late = [event for event in new if event.numbered and event.event_id <= before.last_event_id]
             generations = {}
-            if collisions:
+            if proof is not None:
                 # Events that precede the restart and continue from the cursor have old ids.
-                preceding = batch[: id_restart.restart_index(batch, collisions[0])]
+                preceding = batch[: id_restart.restart_index(batch, proof)]
                 pre_restart = [event for event in preceding if event.event_id > before.last_event_id]
                 generations = {id(event): before.generation for event in pre_restart}
-            current = before.generation + bool(collisions)
-            rows = [(generations.get(id(event), current), event) for event in new + collisions]
+            rows = [(generations.get(id(event), before.generation + restarted), event) for event in new]
             # Write them in the order of their ids, as replay does, and not in the order of the API's answer.
             rows.sort(key=lambda row: (row[0], row[1].event_id))
-            quarantined, queued = insert(connection, rows) if rows else (0, 0)
-            after = _next_cursor(before, batch, events, restarted=bool(collisions), late=bool(late))
+            part: Sequence[GenerationEvent] = rows
+            reordered: Sequence[Event] = ()
+            if limit is not None:
+                first_late = late[0] if late and not restarted else None
+                part = batch_part.first_part(rows, limit, last=first_late)
+                if any(row[1] is first_late for row in part):
+                    reordered = sorted(events, key=attrgetter("event_id"))
+            quarantined, queued = insert(connection, part, reordered) if part else (0, 0)
+            if len(part) < len(rows):
+                return before, StoreResult(
+                    saved=len(part), quarantined=quarantined, queued=queued, restarted=restarted, partial=True
+                )
+            after = _next_cursor(before, batch, events, restarted=restarted, late=bool(late))
             if after != before:
                 after = replace(after, moves=before.moves + 1)
                 self._move_cursor(connection, before, after)
-        if collisions:
+        if restarted:
             self._pre_restart = {event.event_id: event for event in pre_restart}
-        saved = len(new) + len(collisions)
         return after, StoreResult(
-            saved=saved,
-            duplicate=len(events) - saved,
+            saved=len(rows),
+            duplicate=len(events) - len(rows),
             filtered=len(batch) - len(events),
             quarantined=quarantined,
-            late=0 if collisions else len(late),
+            late=0 if restarted else len(late),
             queued=queued,
             moved=after != before,
-            restarted=bool(collisions),
+            restarted=restarted,
         )
 
-    def _classify(self, connection: Connection, events: list[Event], before: Cursor) -> tuple[list[Event], list[Event]]:
-        """Split off the events that are not stored yet.
+    def _classify(
+        self, connection: Connection, events: list[Event], before: Cursor
+    ) -> tuple[list[Event], Event | None]:
+        """Find the events that are not stored yet.
 
         Returns:
-            New events, and collisions: events whose id is stored with another event. Collisions prove an id restart.
+            The new events, and the first event that proves an id restart (None without a restart): its id is stored
+            with another event, or it is stored in the next generation already.
         """
         where = connection, self._bot_id, before.generation
         candidates, api_ids = event_rows.deduplicate(events)
@@ -348,39 +379,75 @@ class Writer:
             for event in candidates
             if event.numbered and event.event_id in stored and not stored[event.event_id].matches(event)
         ]
-        if not collisions:
-            return new, []
-        # On its first delivery the event may have shared its id with another event, and got a hash key.
-        hash_keys = event_rows.stored_identities(*where, [event_rows.hash_key(event) for event in collisions])
-        collisions = [event for event in collisions if event_rows.hash_key(event) not in hash_keys]
-        if all(stored[event.event_id].quarantined for event in collisions):
-            # A quarantined event proves no restart, because this program could not read it.
-            return new + [replace(event, event_id=event_rows.hash_key(event)) for event in collisions], []
-        return new, collisions
+        if collisions:
+            # On its first delivery the event may have shared its id with another event, and got a hash key.
+            hash_keys = event_rows.stored_identities(*where, [event_rows.hash_key(event) for event in collisions])
+            collisions = [event for event in collisions if event_rows.hash_key(event) not in hash_keys]
+            if all(stored[event.event_id].quarantined for event in collisions):
+                # A quarantined event proves no restart, because this program could not read it.
+                new += [replace(event, event_id=event_rows.hash_key(event)) for event in collisions]
+                collisions = []
+        new += collisions
+        proofs = set(map(id, collisions))
+        if self._restart_begun:
+            # A batch with an id restart is stored in parts, and the last part opens the generation.
+            present, taken = self._look_up(connection, new, api_ids, [before.generation + 1])
+            proofs |= present
+            new = [event for event in new if id(event) not in present]
+            if proofs:
+                new = [_with_free_key(event, taken) for event in new]
+        if not proofs:
+            return new, None
+        # An event that shares its id with another one of the batch is a copy with a hash key, and not in the batch.
+        return new, next((event for event in events if id(event) in proofs), events[0])
 
-    def _not_stored_since(
-        self, connection: Connection, events: Sequence[Event], generation: int, before: Cursor
-    ) -> list[Event]:
-        """The events that neither this generation nor a later one has, each with a key that is free in this one."""
-        new, _ = event_rows.deduplicate(events)
+    def _look_up(
+        self, connection: Connection, events: Sequence[Event], api_ids: dict[int, int], generations: Sequence[int]
+    ) -> tuple[set[int], set[int]]:
+        """Look for events, under their ids and under their hash keys.
+
+        Args:
+            connection: in a transaction.
+            events: without repetitions, see `event_rows.deduplicate`.
+            api_ids: the id of the API by the hash key that replaces it.
+            generations: where to look.
+
+        Returns:
+            The `id()` of each event that one of the generations has, and the keys that the first generation has.
+        """
+        present: set[int] = set()
         taken: set[int] = set()
-        for each in range(generation, max(generation, before.generation) + 1):
-            keys = [key for event in new for key in (event.event_id, event_rows.hash_key(event))]
-            stored = event_rows.stored_identities(connection, self._bot_id, each, keys)
-            if each == generation:
-                taken = set(stored)
+        for generation in generations:
+            hash_keys = {id(event): event_rows.hash_key(event) for event in events}
+            keys = {event.event_id for event in events} | set(api_ids.values()) | set(hash_keys.values())
+            stored = event_rows.stored_identities(connection, self._bot_id, generation, list(keys))
+            taken = set(stored) if generation == generations[0] else taken
+            for event in events:
+                owner = stored.get(api_ids.get(event.event_id, event.event_id))
+                if hash_keys[id(event)] in stored or (owner is not None and owner.matches(event)):
+                    present.add(id(event))
+        return present, taken
 
-            def is_stored(event: Event, stored: dict[int, event_rows.StoredIdentity] = stored) -> bool:
-                if event_rows.hash_key(event) in stored:
-                    return True
-                return event.event_id in stored and stored[event.event_id].matches(event)
+    def _insert(
+        self,
+        connection: Connection,
+        rows: Sequence[GenerationEvent],
+        reordered: Sequence[Event] = (),
+        *,
+        expect_new: bool,
+    ) -> tuple[int, int]:
+        """Insert events and what follows from them.
 
-            new = [event for event in new if not is_stored(event)]
-        return [
-            replace(event, event_id=event_rows.hash_key(event)) if event.event_id in taken else event for event in new
-        ]
+        Args:
+            connection: in a transaction.
+            rows: the events.
+            reordered: if one of them comes later than its id says, all events of its batch in their order. The newest
+                event decides on names and members.
+            expect_new: see `projection.Projection`.
 
-    def _insert(self, connection: Connection, rows: Sequence[GenerationEvent], *, expect_new: bool) -> tuple[int, int]:
+        Returns:
+            How many events were quarantined, and how many texts are new.
+        """
         copy = len(rows) >= COPY_THRESHOLD
         projected = projection.Projection(erase=self.erase, expect_new=expect_new)
         quarantined = 0
@@ -395,6 +462,8 @@ class Writer:
                 else:
                     quarantined += 1
                 yield row
+            for event in reordered:
+                projected.add_people(event.facts, event.received_at)
 
         # A small batch goes in a pipeline, to save round trips. COPY is not possible in a pipeline.
         with contextlib.nullcontext() if copy else connection.pipeline():
@@ -402,8 +471,13 @@ class Writer:
             queued = projected.save(connection, copy=copy)
         return quarantined, queued
 
-    def _insert_or_quarantine(self, connection: Connection, rows: Sequence[GenerationEvent]) -> tuple[int, int]:
-        """Insert a batch with something that cannot be written; the culprits are quarantined."""
+    def _insert_or_quarantine(
+        self, connection: Connection, rows: Sequence[GenerationEvent], reordered: Sequence[Event] = ()
+    ) -> tuple[int, int]:
+        """Insert a batch with something that cannot be written; the culprits are quarantined.
+
+        `reordered` is left out, because it may hold the culprits.
+        """
 
         def insert(part: Sequence[GenerationEvent]) -> tuple[int, int]:
             return self._insert(connection, part, expect_new=False)
@@ -449,6 +523,10 @@ class Writer:
         )
         if moved.rowcount != 1:
             raise FenceLost("another process has taken over this bot")
+
+
+def _with_free_key(event: Event, taken: set[int]) -> Event:
+    return replace(event, event_id=event_rows.hash_key(event)) if event.event_id in taken else event
 
 
 def _next_cursor(
