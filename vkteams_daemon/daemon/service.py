@@ -24,7 +24,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from vkteams_daemon import __version__
-from vkteams_daemon.botapi.client import BotClient, BotInfo, make_client
+from vkteams_daemon.botapi.client import BotClient, BotInfo, base_url, make_client
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import retention, word_count
 from vkteams_daemon.daemon.archive_measures import measure_loop
@@ -34,6 +34,7 @@ from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.daemon.polling.event_printer import EventPrinter
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
 from vkteams_daemon.daemon.polling.spooler import Spooler
+from vkteams_daemon.daemon.process.bot_lock import BotLock
 from vkteams_daemon.daemon.reload import Reloader
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.rhythm import Rhythm
@@ -90,6 +91,8 @@ class Service:
         self._alive = alive
         self._watch = Watch(lambda: status.embedding.queued)
         self._endpoint: Endpoint | None = None
+        self._bot_lock: BotLock | None = None
+        self._rivals_mutex = threading.Lock()  # the status is refreshed by several threads
         # The service manager cannot mend a disk that hangs under the status file, and archiving goes on without it.
         self._reporter = Reporter(status, self._refresh, report, self._watch.pulse("status", vital=False))
         self._longpoll = self._watch.pulse("longpoll", repair=self._end_operation)
@@ -222,6 +225,8 @@ class Service:
         if self._poller and not self.stuck:
             self._poller.spooler.close()
         self._database.close()
+        if self._bot_lock:
+            self._bot_lock.release()
         self._write_status(max(0.2, started + STOP_LIMIT - 0.1 - time.monotonic()))
         log.info("stopped after %.1f s", time.monotonic() - started)
 
@@ -261,6 +266,7 @@ class Service:
             store_limit=2 * config.database.write_timeout + 60.0,  # and the time until a session is known to be lost
             pulse=self._longpoll,
             observe=self._observe,
+            warn=functools.partial(self._watch.warn, "polls"),
         )
         if config.storage.save:
             # A stop does not wait for these threads: a transaction that is cut off changes nothing.
@@ -400,8 +406,28 @@ class Service:
                 poller.abort()
             pulse.idle()
 
+    def _check_rivals(self) -> None:
+        """Warn of another process on this host that listens to the same bot."""
+        writer, bot_id = self._writer, self._status.bot.id
+        if writer is None or bot_id is None or self._stopping.is_set():
+            return
+        with self._rivals_mutex:
+            lock = self._bot_lock = self._bot_lock or BotLock(base_url(self.config.api.url), bot_id)
+            if not writer.holds_lock:
+                lock.release()
+            elif lock.acquire():
+                self._watch.warn("bot", None)
+            else:
+                pid = lock.holder()
+                self._watch.warn(
+                    "bot",
+                    f"process {pid or 'of an unknown number'} on this host listens to this bot too, with another"
+                    " archive, or is stopped: each of two archives loses what the other one gets",
+                )
+
     def _refresh(self) -> None:
         status, poller = self._status, self._poller
+        self._check_rivals()
         status.state = self._state()
         if poller:
             status.events.per_second = poller.per_second()

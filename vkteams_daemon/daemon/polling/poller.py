@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 STANDBY_INTERVAL = 1.0  # seconds between two attempts to take a lock that another process holds
 LOCK_GRACE = 1.0  # seconds that the server may need to notice that the process before this one has ended
 STEP_LIMIT = 60.0  # seconds after which a step is overdue in which the loop waits for nobody
+RIVAL_SIGNS = 10  # polls in a row that end at once and empty, after which somebody else is suspected
 REPEAT_MAX = 5.0  # seconds; the longest wait while the API repeats stored events, or does not hold the poll
 PERMANENT = (ConfigError, SchemaError, Unauthorised)  # of the API's answers, only the one that no proxy gives
 
@@ -85,6 +86,7 @@ class Poller:
         store_limit: seconds after which a transaction has ended, whatever the database does.
         pulse: this loop's.
         observe: called with each step and the seconds it took.
+        warn: called with a warning about the polls, or with None when it is over.
 
     Attributes:
         ready: done when the loop listens or waits as a standby, with the note for the administrator. A permanent error
@@ -111,6 +113,7 @@ class Poller:
         store_limit: float = math.inf,
         pulse: Pulse | None = None,
         observe: Callable[[Step, float], None] = lambda step, seconds: None,
+        warn: Callable[[str | None], None] = lambda sentence: None,
     ) -> None:
         self._client = self._client_in_use = client
         self.poll_time = poll_time
@@ -122,6 +125,7 @@ class Poller:
         self._store_limit = store_limit
         self._pulse = pulse or Pulse("longpoll")
         self._observe = observe
+        self._warn = warn
         self._open_sink = open_sink
         self._pool = pool
         self._status = status
@@ -250,9 +254,16 @@ class Poller:
         if not events:
             if arrived - polled >= poll_time / 2:
                 self._repeat_backoff.succeeded()
+                self._warn(None)
                 return 0.0
             # An empty answer came at once. The server does not hold polls, or it prefers another poller of this bot.
-            return self._repeat_backoff.failed()
+            wait = self._repeat_backoff.failed()
+            if self._repeat_backoff.failures == RIVAL_SIGNS:
+                self._warn(
+                    f"{RIVAL_SIGNS} polls in a row have ended at once without an event: the API does not hold polls, or"
+                    " another program polls with this bot's token"
+                )
+            return wait
         self._status.events.received += len(events)
         self._arrivals.append((arrived, len(events)))
         self._pending = PendingBatch(events, cursor.generation, arrived)
