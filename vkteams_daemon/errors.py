@@ -225,3 +225,8 @@ class ModelRefused(ModelError):
     """A model's files do not match their hashes, or the converted model differs too much from its source."""
 
     exit_code = 78
+
+
+def quoted(word: str) -> str:
+    """A word that somebody wrote, as an error shows it: quoted, and not longer than 40 characters."""
+    return repr(word if len(word) <= 40 else f"{word[:40]}…")

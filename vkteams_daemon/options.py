@@ -84,7 +84,7 @@ class Api(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Daemon(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The process: its user, files and time limits."""
 
-    user: Annotated[str, _option("User to run as when root starts it; empty: _vkteams, if it exists.")] = ""
+    user: Annotated[str, _option("User to run as when root starts it; empty: _vkteams.")] = ""
     allow_root: Annotated[bool, _option("Run as root if there is no other user (containers, trials).")] = False
     role: Annotated[
         Literal["all", "listen", "embed"], _option("What the process does: everything, listen only, or embed only.")
@@ -140,7 +140,7 @@ class Storage(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 60.0
     spool_max_bytes: Annotated[
-        int, _option("Maximum size of the spool in bytes; then the daemon stops polling.", reload=True, ge=1)
+        int, _option("Maximum size of the spool in bytes; then the daemon stops polling.", reload=True, ge=1, le=10**15)
     ] = 268435456  # fmt: skip
 
 

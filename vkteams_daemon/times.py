@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from vkteams_daemon import time_expressions
 from vkteams_daemon.config import parse_duration
-from vkteams_daemon.errors import ConfigError, UsageError
+from vkteams_daemon.errors import ConfigError, UsageError, quoted
 
 _EXAMPLES = "write 2h, 7d, 2026-11-24, 2026-11-24T08:30, 24.11.2026, yesterday, вчера 18:00 or last week"
 
@@ -55,9 +55,9 @@ def parse_age(text: str) -> timedelta:
         span = timedelta(seconds=parse_duration(text))
         datetime.now(UTC) - span  # raises OverflowError before the year 1
     except (OverflowError, ConfigError) as error:
-        raise UsageError(f"{text!r} is not a span of time: write 90m, 12h or 30d") from error
+        raise UsageError(f"{quoted(text)} is not a span of time: write 90m, 12h or 30d") from error
     if span <= timedelta(0):
-        raise UsageError(f"{text!r} is not above zero")
+        raise UsageError(f"{quoted(text)} is not above zero")
     return span
 
 
@@ -70,4 +70,4 @@ def _parse_time(text: str, now: datetime, *, end_of_day: bool) -> datetime:
         time = datetime.fromisoformat(text.strip())
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise UsageError(f"{text!r} is not a time: {_EXAMPLES}") from error
+        raise UsageError(f"{quoted(text)} is not a time: {_EXAMPLES}") from error

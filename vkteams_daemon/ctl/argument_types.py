@@ -7,27 +7,27 @@ from __future__ import annotations
 
 import re
 
-from vkteams_daemon.errors import UsageError
+from vkteams_daemon.errors import UsageError, quoted
 
 
 def positive(text: str) -> int:
     """A whole number from 1 to 999,999,999."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) == 0:
-        raise UsageError(f"{text!r} is not a whole number from 1 on")
+        raise UsageError(f"{quoted(text)} is not a whole number from 1 on")
     return int(text)
 
 
 def event_id(text: str) -> int:
-    """A whole number from 0 on."""
-    if not re.fullmatch(r"[0-9]+", text):
-        raise UsageError(f"{text!r} is not an event id")
+    """A whole number from 0 on that fits into 64 bits, as every event id that moves the cursor does."""
+    if not re.fullmatch(r"[0-9]{1,19}", text) or int(text) >= 1 << 63:
+        raise UsageError(f"{quoted(text)} is not an event id")
     return int(text)
 
 
 def port(text: str) -> int:
     """A TCP port; 0 stands for a free one."""
-    if not re.fullmatch(r"[0-9]+", text) or int(text) > 65535:
-        raise UsageError(f"{text!r} is not a port")
+    if not re.fullmatch(r"[0-9]{1,5}", text) or int(text) > 65535:
+        raise UsageError(f"{quoted(text)} is not a port")
     return int(text)
 
 
@@ -35,29 +35,28 @@ def address(text: str) -> tuple[str, int]:
     """HOST:PORT; an IPv6 address may stand in brackets."""
     host, colon, number = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not re.fullmatch(r"[0-9]+", number) or int(number) > 65535:
-        raise UsageError(f"{text!r} is not HOST:PORT, such as 127.0.0.1:8080")
+    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", number) or int(number) > 65535:
+        raise UsageError(f"{quoted(text)} is not HOST:PORT, such as 127.0.0.1:8080")
     return host, int(number)
 
 
 def interval(text: str) -> float:
     """Seconds from 0.1 to 3600."""
-    seconds = _decimal(text)
-    if not 0.1 <= seconds <= 3600:
-        raise UsageError(f"{text!r} is not a number of seconds from 0.1 to 3600")
-    return seconds
+    return _decimal(text, 0.1, 3600, "seconds")
+
+
+def timeout(text: str) -> float:
+    """Seconds from 0 to 86400."""
+    return _decimal(text, 0, 86400, "seconds")
 
 
 def rate(text: str) -> float:
-    """Events a second, above 0 and at most 100,000."""
-    events = _decimal(text)
-    if not 0 < events <= 100_000:
-        raise UsageError(f"{text!r} is not a number of events a second")
-    return events
+    """Events a second, from 0.001 to 100,000."""
+    return _decimal(text, 0.001, 100_000, "events a second")
 
 
-def _decimal(text: str) -> float:
-    try:
+def _decimal(text: str, least: float, most: float, unit: str) -> float:
+    """A decimal number within these limits; neither nan nor infinity is one."""
+    if re.fullmatch(r"[0-9]{1,12}(\.[0-9]{0,12})?|\.[0-9]{1,12}", text) and least <= float(text) <= most:
         return float(text)
-    except ValueError:
-        return 0.0
+    raise UsageError(f"{quoted(text)} is not a number of {unit} from {least:g} to {most:g}")

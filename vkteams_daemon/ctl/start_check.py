@@ -7,11 +7,25 @@ known only when the daemon starts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from vkteams_daemon.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check.
+
+    Attributes:
+        run: raises the error with which vkteamsd would end.
+        of_rights: whether the outcome depends on the user who starts vkteamsd.
+    """
+
+    run: Callable[[], object]
+    of_rights: bool = False
 
 
 def read_as_daemon(path: str | None, instance: str, flags: Mapping[str, Any]) -> Config:
@@ -25,24 +39,31 @@ def read_as_daemon(path: str | None, instance: str, flags: Mapping[str, Any]) ->
     return Settings(path, instance, flags).read()
 
 
-def checks(config: Config, *, foreground: bool, token: bool = True) -> Iterator[Callable[[], object]]:
-    """The checks in the order of vkteamsd; each raises the error with which vkteamsd would end.
+def checks(config: Config, *, foreground: bool, log: bool, token: bool = True) -> Iterator[Check]:
+    """The checks in the order of vkteamsd.
 
     Args:
         config: with absolute paths.
         foreground: whether vkteamsd would stay in the foreground.
+        log: whether it would write a log file.
         token: False if the token may come later, for example from systemd's credentials.
     """
     from vkteams_daemon.botapi.client import make_client
     from vkteams_daemon.daemon import main as vkteamsd
     from vkteams_daemon.daemon.process import privileges
+    from vkteams_daemon.store.bundled.server import BundledServer
     from vkteams_daemon.store.database import Database
 
     if not token and not config.api.token:
         config = msgspec.structs.replace(config, api=msgspec.structs.replace(config.api, token="later"))
-    yield lambda: vkteamsd.check_start(config, foreground)
-    yield lambda: privileges.choose_user(config)
+    yield Check(lambda: vkteamsd.check_start(config, foreground))
+    yield Check(lambda: privileges.choose_user(config), of_rights=True)
+    yield Check(lambda: privileges.check_places(config, log=log))
+    yield Check(lambda: privileges.check_rights(config, privileges.choose_user(config), log=log), of_rights=True)
     if config.daemon.role != "embed":
-        yield lambda: make_client(config).close()
+        yield Check(lambda: make_client(config).close())
     if config.storage.save and config.database.url:
-        yield lambda: Database(config).conninfo
+        yield Check(lambda: Database(config).conninfo)
+    elif config.storage.save:
+        server = BundledServer(config.state_dir, config.runtime_dir, config.daemon.user)
+        yield Check(server.check_owner, of_rights=True)

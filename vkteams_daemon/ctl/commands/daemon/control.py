@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from vkteams_daemon.config import Config, parse_duration
-from vkteams_daemon.ctl import start_check
+from vkteams_daemon.ctl import argument_types, start_check
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.commands.daemon import starter, systemd
 from vkteams_daemon.ctl.commands.daemon.signals import running_daemon, send_signal
@@ -69,7 +69,9 @@ def register(noun: Noun) -> None:
 
 
 def _add_stop_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--timeout", metavar="SECONDS", type=float, default=10.0, help="how long to wait (10)")
+    verb.add_argument(
+        "--timeout", metavar="SECONDS", type=argument_types.timeout, default=10.0, help="how long to wait (10)"
+    )
     verb.add_argument("--force", action="store_true", help="kill it if it has not stopped by then")
 
 
@@ -113,8 +115,8 @@ def _restart(args: argparse.Namespace, config: Config) -> Answer:
     flags = {"daemon.pid_file": getattr(args, "pid_file", None), "daemon.role": args.role,
              "storage.save": args.save, "storage.chat_ids": args.chat_id}  # fmt: skip
     new = start_check.read_as_daemon(getattr(args, "config", None), getattr(args, "instance", ""), flags)
-    for check in start_check.checks(new, foreground=args.foreground):
-        check()
+    for check in start_check.checks(new, foreground=args.foreground, log=not args.foreground):
+        check.run()
     _end(load_configuration(args), args.timeout, force=args.force)
     return _start(args, config)
 
