@@ -5,6 +5,7 @@
 `durable_server`         a server with fsync, to be stopped, killed and restarted
 `durable_database_url`   a fresh database with the schema on it
 
+With TRAPS=1 every database with the schema has the operators of `traps`, so any test shows whether one is captured.
 All listen on 127.0.0.1, on a free port, so that a proxy can stand before them.
 """
 
@@ -25,7 +26,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.harness.temporary import servers
+from tests.harness.temporary import SERVER_USER, servers
+from tests.harness.traps import set_operators
 from tests.harness.waiting import until
 from vkteams_daemon.store.bundled import programs
 from vkteams_daemon.store.schema import migrate
@@ -51,7 +53,7 @@ class PostgresServer:
     user = "vkteams"
 
     def __init__(self, directory: Path, *, durable: bool, **settings: str) -> None:
-        self._owner = user.choose_owner("")
+        self._owner = user.choose_owner(SERVER_USER)
         self._home = directory / "postgres"
         self._owner.make_directory(self._home, 0o755)
         self._programs = programs.find_programs(self._owner, self._home)
@@ -140,6 +142,8 @@ class PostgresServer:
         if migrated and not self._template:
             template = self.create_database(migrated=False)
             migrate(self.url(template))
+            if os.environ.get("TRAPS") == "1":
+                set_operators(self.url(template))
             self._template = template
         name = f"test_{next(self._numbers)}"
         template = self._template if migrated else "template0"

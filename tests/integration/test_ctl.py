@@ -20,6 +20,7 @@ import pytest
 from tests.harness.ctl import KEYS
 from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.embedding import ROOM, Chat
+from tests.harness.postgres import PostgresServer
 from tests.harness.samples import ARRIVAL, GROUP, body, event, message
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.ctl.command_line import NOUNS
@@ -454,6 +455,24 @@ def test_health_where_nothing_is_well(vkteamsd: Make) -> None:
     assert [problem.partition(":")[0] for problem in data["problems"]] == ["api", "database", "daemon", "model"]
     assert done.stderr == f"vkteamsctl: {answer['error']}\n"
     assert daemon.options["api.token"] not in done.stdout + done.stderr
+
+
+def test_health_tells_what_is_wrong_with_the_database_of_an_archive_that_runs(
+    ask: Callable[..., Any], postgres_server: PostgresServer, database_url: str
+) -> None:
+    def health() -> dict[str, Any]:
+        data: dict[str, Any] = ask("diagnostic", "health", code=69)["data"]
+        return data
+
+    assert health()["database"] == "ok"
+    name = database_url.rpartition("/")[2]
+    postgres_server.execute("GRANT CREATE ON SCHEMA public TO PUBLIC", database=name)
+    data = health()
+    assert data["database"] == "failed"
+    [problem] = [problem for problem in data["problems"] if problem.startswith("database: ")]
+    assert problem.startswith("database: other roles may create functions in schema public")
+    postgres_server.execute(problem.split("`")[1], database=name)
+    assert health()["database"] == "ok"
 
 
 def test_health_warns_of_a_full_disk(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.harness.batches import batch, new
+import vkteams_daemon
+from tests.harness import traps
+from tests.harness.batches import batch, deleted, edited, new
+from tests.harness.embedding import WatchedModel
 from tests.harness.postgres import PostgresServer, _free_port
+from tests.harness.temporary import SERVER_USER
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.workers.worker import Worker
+from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.errors import ConfigError, SchemaError
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.store import schema, server_check
-from vkteams_daemon.store.admin import maintenance, word_counts
+from vkteams_daemon.search.retrieval.semantic import search_semantic
+from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.store import embedding_models, gaps, schema, server_check
+from vkteams_daemon.store.admin import cursors, maintenance, stored_events, word_counts
+from vkteams_daemon.store.connection_profiles import MAINTENANCE
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
-from vkteams_daemon.store.rebuild import replay
+from vkteams_daemon.store.rebuild import erasure, replay
 from vkteams_daemon.system.user import choose_owner
 
+PACKAGE = Path(vkteams_daemon.__file__).parent
 _PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin:/usr/local/sbin")
 
 
@@ -40,7 +52,7 @@ def _execute(url: str, statements: str) -> None:
 @contextlib.contextmanager
 def _pooler(server: PostgresServer, directory: Path, mode: str) -> Iterator[int]:
     """The port of a PgBouncer before the server."""
-    port, owner = _free_port(), choose_owner("")
+    port, owner = _free_port(), choose_owner(SERVER_USER)
     home = directory / "pooler"
     owner.make_directory(home, 0o700)
     owner.write_file(home / "users", f'"{server.user}" "{server.password}"\n', 0o600)
@@ -153,28 +165,125 @@ _TRAPS = (
 )  # fmt: skip
 
 
-def test_function_of_another_role_never_runs(postgres_server: PostgresServer, database_url: str) -> None:
-    eve = f"eve_{database_url.rpartition('/')[2]}"
-    _execute(database_url, f"CREATE ROLE {eve} LOGIN PASSWORD 'x'; GRANT CREATE ON SCHEMA public TO {eve}")
+@contextlib.contextmanager
+def _eve(server: PostgresServer, url: str) -> Iterator[str]:
+    """The URL of another role that may create in the archive's schema and has no right to read a table."""
+    eve = f"eve_{url.rpartition('/')[2]}"
+    _execute(url, f"CREATE ROLE {eve} LOGIN PASSWORD 'x'; GRANT CREATE ON SCHEMA public TO {eve}")
     try:
-        for trap in _TRAPS:
-            _execute(
-                database_url.replace(f"{postgres_server.user}:{postgres_server.password}@", f"{eve}:x@"),
-                f"CREATE FUNCTION public.{trap} RETURNS bigint LANGUAGE plpgsql AS"
-                " $$ BEGIN RAISE EXCEPTION 'a trap runs'; END $$",
-            )
-        writer = Writer(lambda: psycopg.connect(database_url, autocommit=True), "1")
-        assert writer.acquire()
-        writer.store(batch(*(new(number) for number in range(1, 301))))
-        writer.close()
-        with Archive(database_url) as archive, _database(database_url) as database, database.connect() as connection:
-            assert archive.search("text 7", mode="text").hits is not None
-            assert archive.statistics().messages == len(archive.latest(limit=1000))
-            archive.context()
-            replay.everything(connection, erase=False)
-            word_counts.count_words(connection)
-            maintenance.plan(connection)
-            assert server_check.problems(connection)
-        assert "a trap runs" not in postgres_server.log()
+        yield url.replace(f"{server.user}:{server.password}@", f"{eve}:x@")
     finally:
-        _execute(database_url, f"DROP OWNED BY {eve}; DROP ROLE {eve}")
+        server.drop_database(url.rpartition("/")[2])  # DROP OWNED takes a lock for each of thousands of operators
+        server.execute(f"DROP ROLE {eve}")
+
+
+def _functions(eve: str) -> None:
+    for trap in _TRAPS:
+        _execute(
+            eve,
+            f"CREATE FUNCTION public.{trap} RETURNS bigint LANGUAGE plpgsql AS"
+            f" $$ BEGIN RAISE EXCEPTION '{traps.WORD}'; END $$",
+        )
+
+
+def _operators(eve: str) -> None:
+    assert traps.set_operators(eve) > 1000
+
+
+def _tables(eve: str) -> None:
+    """Of the names of temporary tables: what is meant for one of those would go into another role's trigger."""
+    source = "".join(file.read_text() for file in (PACKAGE / "store").rglob("*.py"))
+    names = set(re.findall(r"pg_temp\.(\w+)", source))
+    assert {"new_counts", "replayed_"} <= names
+    replayed = [f"replayed_{table}" for table in ("chats", "users", "chat_members", "messages", "message_versions")]
+    _execute(
+        eve,
+        "CREATE FUNCTION public.trap_of_a_table() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION '{traps.WORD}'; END $$",
+    )
+    for name in {*names, *replayed}:
+        _execute(
+            eve,
+            f"CREATE TABLE public.{name} (word text); GRANT ALL ON public.{name} TO PUBLIC;"
+            f" CREATE TRIGGER trap BEFORE INSERT OR UPDATE OR DELETE ON public.{name} FOR EACH STATEMENT"
+            " EXECUTE FUNCTION public.trap_of_a_table()",
+        )
+
+
+def _types(eve: str) -> None:
+    """A cast belongs to a type of one's own: it is taken only where a statement finds that type."""
+    _execute(
+        eve,
+        "CREATE TYPE public.jsonb AS (word text); CREATE DOMAIN public.text AS pg_catalog.text;"
+        " CREATE TYPE public.regconfig AS (word text); CREATE DOMAIN public.tsquery AS pg_catalog.text;"
+        " CREATE DOMAIN public.timestamptz AS pg_catalog.text; CREATE DOMAIN public.oid AS pg_catalog.int4;"
+        " CREATE TYPE public.regclass AS (word text);"
+        " CREATE FUNCTION public.cast_trap(public.jsonb) RETURNS pg_catalog.text LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION '{traps.WORD}'; END $$;"
+        " CREATE CAST (public.jsonb AS pg_catalog.text) WITH FUNCTION public.cast_trap(public.jsonb) AS IMPLICIT",
+    )
+
+
+@pytest.mark.parametrize("lay", [_functions, _operators, _tables, _types])
+def test_nothing_that_another_role_creates_ever_runs(
+    postgres_server: PostgresServer, database_url: str, model: WatchedModel, lay: Callable[[str], None]
+) -> None:
+    """The archive runs already in a schema that is open: every statement goes on to find PostgreSQL's own."""
+    with _eve(postgres_server, database_url) as eve:
+        lay(eve)
+        _use_everything(database_url, model)
+        assert traps.WORD not in postgres_server.log()
+
+
+def _use_everything(url: str, model: WatchedModel) -> None:
+    writer = Writer(lambda: psycopg.connect(url, autocommit=True), "1")
+    with _database(url) as database, database.connect() as connection:
+        embedding_models.register(connection, model.name, model.fingerprint, model.dims)
+        assert writer.acquire()
+        writer.store(batch(*(new(number, text=f"the server db-{number} answers") for number in range(1, 301))))
+        writer.store(batch(edited(301, "m7", "the server answers"), deleted(302, "m8"), new(303, chat="x@chat.agent")))
+        writer.close()
+        worker = Worker(database, lambda _: model, WorkerStats())
+        while worker.round() or worker.maintain(idle=True):
+            pass
+        replay.everything(connection, erase=False)
+        replay.quarantined(connection, erase=False)
+        word_counts.count_words(connection)
+        maintenance.plan(connection)
+        with database.connect(MAINTENANCE) as free:
+            maintenance.maintain(free)
+        stored_events.last_events(connection, limit=10)
+        embedding_models.model_statistics(connection)
+        gaps.list_gaps(connection)
+        assert server_check.problems(connection)
+        with Archive(url) as archive:
+            assert archive.search("server", mode="text").hits
+            assert archive.search("sevrer", mode="text") is not None
+            [statistics] = embedding_models.model_statistics(connection)
+            assert search_semantic(connection, [1.0] * model.dims, statistics.model, Scope(), 5)
+            assert search_semantic(connection, [1.0] * model.dims, statistics.model, Scope(("x@chat.agent",)), 5)
+            assert archive.statistics().messages == len(archive.latest(limit=1000)) + 1, "one is deleted"
+            assert archive.context("recent", since=datetime(2025, 1, 1, tzinfo=UTC)).conversations
+            archive.context("topic", query="server")
+            assert archive.chats() and archive.users() and list(archive.export())
+        erasure.erase(connection, datetime(2027, 1, 1, tzinfo=UTC), ["x@chat.agent"])
+        cursors.set_cursor(database.connect, "1", 300)
+
+
+def test_operator_in_our_schema_does_not_come_before_pgvectors(
+    postgres_server: PostgresServer, empty_database_url: str, model: WatchedModel
+) -> None:
+    """pgvector has a schema of its own, which the search_path names after ours."""
+    _execute(empty_database_url, "CREATE SCHEMA vectors; CREATE EXTENSION vector SCHEMA vectors")
+    schema.migrate(empty_database_url)
+    _execute(empty_database_url, "GRANT USAGE ON SCHEMA vectors TO PUBLIC")
+    with _eve(postgres_server, empty_database_url) as eve:
+        _execute(
+            eve,
+            "CREATE FUNCTION public.trap(vectors.halfvec, vectors.halfvec) RETURNS pg_catalog.float8 LANGUAGE plpgsql"
+            f" AS $$ BEGIN RAISE EXCEPTION '{traps.WORD}'; END $$;"
+            " CREATE OPERATOR public.<=>"
+            " (LEFTARG = vectors.halfvec, RIGHTARG = vectors.halfvec, FUNCTION = public.trap)",
+        )
+        _use_everything(empty_database_url, model)
+        assert traps.WORD not in postgres_server.log()

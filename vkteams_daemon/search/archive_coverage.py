@@ -64,7 +64,7 @@ def _missing(
         "SELECT DISTINCT reason, greatest(CASE WHEN from_time IS NOT NULL THEN least(from_time, to_time) END,"
         " %(since)s::timestamptz), CASE WHEN to_time IS NOT NULL THEN greatest(from_time, to_time) END"
         " FROM gaps WHERE dismissed_at IS NULL"
-        " AND (%(chats)s::text[] IS NULL OR chat_ids IS NULL OR chat_ids && %(chats)s::text[])"
+        " AND (%(chats)s::text[] IS NULL OR chat_ids IS NULL OR chat_ids OPERATOR(pg_catalog.&&) %(chats)s::text[])"
         " AND (%(since)s::timestamptz IS NULL OR to_time IS NULL OR greatest(from_time, to_time) >= %(since)s)"
         " AND (%(until)s::timestamptz IS NULL OR from_time IS NULL OR least(from_time, to_time) < %(until)s)"
         " ORDER BY 2, 3, 1",

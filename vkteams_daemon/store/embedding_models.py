@@ -201,7 +201,8 @@ def has_index(connection: Connection, model_id: int) -> bool:
     """Whether the model's index exists and is valid."""
     with translate_errors():
         row = connection.execute(
-            "SELECT indisvalid FROM pg_index WHERE indexrelid = pg_catalog.to_regclass(%s)", (index_name(model_id),)
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = pg_catalog.to_regclass(%s)::oid",
+            (index_name(model_id),),
         ).fetchone()
     return bool(row and row[0])
 

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from pgvector import HalfVector
-from pgvector.psycopg import register_vector
+from pgvector.psycopg.halfvec import register_halfvec_info
+from psycopg.types import TypeInfo
 
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection, translate_errors
@@ -29,6 +30,11 @@ Vector = npt.NDArray[np.float16]
 _CUSTOM_PLANS = "SET LOCAL plan_cache_mode = force_custom_plan"
 # The check of a foreign key runs once for each inserted row, and one fresh generic plan is enough for all of them.
 _GENERIC_PLANS = "DISCARD PLANS; SET LOCAL plan_cache_mode = force_generic_plan"
+# By the extension, not by the search_path: another role could have made a type of this name in our schema.
+_HALFVEC = (
+    "SELECT t.oid, t.typarray FROM pg_catalog.pg_type t JOIN pg_catalog.pg_extension e"
+    " ON e.extnamespace = t.typnamespace AND e.extname = 'vector' WHERE t.typname = 'halfvec'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,9 @@ def prepare_connection(connection: Connection) -> None:
     """Prepare a pooled connection for claims and vectors. A second call for the same connection does nothing."""
     with translate_errors():
         if not getattr(connection, "_knows_vectors", False):
-            register_vector(connection)
+            # Not by pgvector's register_vector, whose statement takes an operator that another role could have made.
+            [(oid, array_oid)] = connection.execute(_HALFVEC.encode()).fetchall()
+            register_halfvec_info(connection, TypeInfo("halfvec", oid, array_oid))
             connection._knows_vectors = True  # type: ignore[attr-defined]
 
 

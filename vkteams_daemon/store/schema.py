@@ -56,7 +56,7 @@ def _has_version_table(connection: Connection) -> bool:
     exists = connection.execute(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
         " JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid WHERE n.nspname = current_schema()"
-        " AND c.relname = 'schema_version' AND a.attname = 'applied_at' AND a.atttypid = 'timestamptz'::regtype)"
+        " AND c.relname = 'schema_version' AND a.attname = 'applied_at' AND a.atttypid = 'timestamptz'::regtype::oid)"
     ).fetchone()
     return bool(exists and exists[0])
 

@@ -198,8 +198,8 @@ def _read(connection: Connection, scope: Scope, keys: str, parameters: dict[str,
         f"WITH wanted AS MATERIALIZED ({keys})"
         " SELECT m.chat_id, m.msg_id, m.user_id, m.sent_at, coalesce(m.text, ''), m.reply_to_msg_id,"
         " m.edited_at IS NOT NULL, CASE WHEN pg_catalog.jsonb_typeof(m.parts) = 'array' THEN"
-        "  ARRAY(SELECT p ->> 'type' FROM pg_catalog.jsonb_array_elements(m.parts) AS p WHERE p ->> 'type' IS"
-        " NOT NULL) END"
+        "  ARRAY(SELECT p ->> 'type'::text FROM pg_catalog.jsonb_array_elements(m.parts) AS p"
+        "   WHERE p ->> 'type'::text IS NOT NULL) END"
         " FROM wanted w JOIN messages m ON m.chat_id = w.chat_id AND m.msg_id = w.msg_id"
         " ORDER BY m.sent_at, m.chat_id, m.msg_id".encode(),
         parameters,

@@ -70,14 +70,16 @@ def _score(
     weights = []
     for n, term in enumerate(terms):
         parameters |= {f"term{n}": term.tsquery, f"weight{n}": term.weight}
-        weights.append(f"(c.search @@ %(term{n})s::tsquery)::int * %(weight{n})s::float8")
+        weights.append(f"(c.search @@ %(term{n})s::tsquery)::int::float8 * %(weight{n})s::float8")
     rows = connection.execute(
         "WITH candidates AS MATERIALIZED (SELECT m.chat_id, m.msg_id, m.sent_at, m.search FROM messages m"
         f" WHERE m.search @@ %(rarest)s::tsquery AND {scope.condition}"
         f" ORDER BY m.sent_at DESC LIMIT {CANDIDATES}),"
         f" weighed AS (SELECT c.chat_id, c.msg_id, c.sent_at, {' + '.join(weights)} AS weight,"
-        "  pg_catalog.length(c.search) / pg_catalog.avg(pg_catalog.length(c.search)) OVER () AS long FROM candidates c)"
-        f" SELECT chat_id, msg_id, weight, weight * {1 + _K1} / (1 + {_K1} * (1 - {_B} + {_B} * long)) AS score"
+        "  pg_catalog.length(c.search)::float8 / pg_catalog.avg(pg_catalog.length(c.search)::float8) OVER () AS long"
+        "  FROM candidates c)"
+        f" SELECT chat_id, msg_id, weight, weight * {1 + _K1}::float8"
+        f" / (1::float8 + {_K1}::float8 * ({1 - _B}::float8 + {_B}::float8 * long)) AS score"
         " FROM weighed ORDER BY score DESC, sent_at DESC, chat_id, msg_id LIMIT %(limit)s".encode(),
         parameters,
         prepare=False,
@@ -148,7 +150,7 @@ def _message_count(connection: Connection, scope: Scope) -> float:
         ).fetchone()
     else:
         row = connection.execute(
-            "SELECT greatest((SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass),"
+            "SELECT greatest((SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass::oid),"
             " (SELECT messages FROM words_counted), 1)::float8"
         ).fetchone()
     assert row is not None

@@ -32,6 +32,10 @@ EXACT_CONFINED = 50_000
 EF_SEARCH = 1000
 EF_SEARCH_FUSED = 250
 """hnsw.ef_search for a retriever of a hybrid search: a third of the time, and fusion makes up for what is missed."""
+_VECTOR_SCHEMA = (
+    "SELECT pg_catalog.quote_ident(n.nspname::text) FROM pg_catalog.pg_extension e"
+    " JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
+)
 OVERFETCH = 20
 """Rows beyond the limit that are read at once, because several chunks may belong to one message."""
 
@@ -60,7 +64,9 @@ def search_semantic(
     """
     if len(vector) != model.dims:
         raise ValueError(f"the vector has {len(vector)} numbers, the model {model.dims}")
-    nearest = _NearestNeighbours(connection, vector, int(model.model_id), int(model.dims), scope, ef_search)
+    # Where pgvector has a schema of its own, another role might have made such an operator in ours, which comes first.
+    [(schema,)] = connection.execute(_VECTOR_SCHEMA.encode()).fetchall()
+    nearest = _NearestNeighbours(connection, schema, vector, int(model.model_id), int(model.dims), scope, ef_search)
     # A transaction, or a savepoint inside one: the settings of the index scan are local to it.
     with connection.transaction():
         ranked = nearest.exact(limit) if nearest.is_small() else nearest.indexed(limit)
@@ -70,6 +76,7 @@ def search_semantic(
 @dataclass(frozen=True, slots=True)
 class _NearestNeighbours:
     connection: Connection
+    vector_schema: str
     vector: Sequence[float]
     model_id: int
     dims: int
@@ -91,7 +98,7 @@ class _NearestNeighbours:
             f"WITH kept AS MATERIALIZED (SELECT e.chat_id, e.msg_id, e.embedding {self._source}),"
             f" measured AS (SELECT chat_id, msg_id, pg_catalog.min({self._distance('kept')}) AS distance FROM kept"
             "   GROUP BY chat_id, msg_id)"
-            " SELECT chat_id, msg_id, 1 - distance FROM measured"
+            " SELECT chat_id, msg_id, 1::float8 - distance FROM measured"
             f" ORDER BY distance, chat_id, msg_id LIMIT {int(limit)}"
         )
         return [Ranked(*row) for row in self._rows(sql)]
@@ -127,7 +134,8 @@ class _NearestNeighbours:
         )
 
     def _distance(self, table: str) -> str:
-        return f"{table}.embedding::halfvec({self.dims}) <=> %(vector)s::halfvec({self.dims})"
+        operator = f"OPERATOR({self.vector_schema}.<=>)"
+        return f"{table}.embedding::halfvec({self.dims}) {operator} %(vector)s::halfvec({self.dims})"
 
     def _rows(self, sql: str) -> list[tuple[Any, ...]]:
         numbers = "[" + ",".join(f"{float(number):.7g}" for number in self.vector) + "]"

@@ -31,12 +31,13 @@ def table_sizes(connection: psycopg.Connection[Any]) -> list[TableSize]:
     """The sizes of the archive's tables, the largest first."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(
-            "SELECT t.name, nullif(c.reltuples, -1)::bigint, pg_catalog.pg_total_relation_size(c.oid),"
+            "SELECT t.name, nullif(c.reltuples, (-1)::float4)::bigint, pg_catalog.pg_total_relation_size(c.oid),"
             " ARRAY(SELECT i.relname::text FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid"
             "  WHERE x.indrelid = c.oid ORDER BY pg_catalog.pg_relation_size(i.oid) DESC, i.relname),"
             " ARRAY(SELECT pg_catalog.pg_relation_size(i.oid) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid"
             "  WHERE x.indrelid = c.oid ORDER BY pg_catalog.pg_relation_size(i.oid) DESC, i.relname)"
-            " FROM pg_catalog.unnest(%s::text[]) AS t (name) JOIN pg_class c ON c.oid = pg_catalog.to_regclass(t.name)"
+            " FROM pg_catalog.unnest(%s::text[]) AS t (name)"
+            " JOIN pg_class c ON c.oid = pg_catalog.to_regclass(t.name)::oid"
             " ORDER BY pg_catalog.pg_total_relation_size(c.oid) DESC, t.name",
             (list(TABLES),),
         )
@@ -109,7 +110,7 @@ def plan(connection: Connection) -> MaintenancePlan:
     """Find out what maintenance is needed; changes nothing."""
     with translate_errors():
         dead = connection.execute(
-            "SELECT relname::text, n_dead_tup FROM pg_stat_user_tables WHERE relid = ANY(%s::regclass[])"
+            "SELECT relname::text, n_dead_tup FROM pg_stat_user_tables WHERE relid = ANY(%s::regclass[]::oid[])"
             " AND n_dead_tup > 0 ORDER BY n_dead_tup DESC",
             (list(TABLES),),
         ).fetchall()
@@ -138,7 +139,7 @@ def index_states(connection: Connection) -> list[IndexState]:
         "  AND s.attname = a.attname),"
         " substring(pg_catalog.pg_get_indexdef(i.oid) FROM 'halfvec\\((\\d+)\\)')::int"
         " FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid"
-        " JOIN pg_am am ON am.oid = i.relam WHERE t.oid = ANY(%s::regclass[])"
+        " JOIN pg_am am ON am.oid = i.relam WHERE t.oid = ANY(%s::regclass[]::oid[])"
         " AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.oid) ORDER BY 1",
         (list(TABLES),),
     ).fetchall()

@@ -35,7 +35,7 @@ def measure(connection: Connection) -> Measures:
             " (SELECT count(*) FROM events WHERE error IS NOT NULL) AS quarantined,"
             " (SELECT count(*) FROM gaps WHERE dismissed_at IS NULL) AS gaps,"
             # One look at the index for each model: a minimum over all of them would read the whole queue.
-            " (SELECT min(oldest.enqueued_at) FROM embedding_models AS model CROSS JOIN LATERAL"
+            " (SELECT pg_catalog.min(oldest.enqueued_at) FROM embedding_models AS model CROSS JOIN LATERAL"
             " (SELECT enqueued_at FROM embedding_queue WHERE model_id = model.model_id ORDER BY enqueued_at LIMIT 1)"
             " AS oldest) AS queued_since"
         )

@@ -62,7 +62,7 @@ def _is_due(connection: Connection) -> bool:
     if is_old:
         return True
     # Use the planner's estimate, because this runs every minute.
-    row = connection.execute("SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass").fetchone()
+    row = connection.execute("SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass::oid").fetchone()
     estimate = row[0] if row else 0
     if estimate < counted_messages + MIN_MESSAGES:
         row = connection.execute(

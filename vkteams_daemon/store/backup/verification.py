@@ -11,7 +11,8 @@ _CHECKS: tuple[tuple[str, str, str], ...] = (
     (
         "cursors",
         "every event belongs to a bot and to a generation that the bot has reached",
-        "SELECT count(*) FROM (SELECT bot_id, max(generation) AS generation FROM events GROUP BY bot_id) AS e"
+        "SELECT count(*) FROM"
+        " (SELECT bot_id, pg_catalog.max(generation) AS generation FROM events GROUP BY bot_id) AS e"
         " LEFT JOIN bots b USING (bot_id) WHERE b.bot_id IS NULL OR e.generation > b.generation",
     ),
     (
@@ -40,8 +41,8 @@ _CHECKS: tuple[tuple[str, str, str], ...] = (
     (
         "old vectors",
         "no vector is older than its text, unless the message waits for new ones",
-        "SELECT count(*) FROM (SELECT v.chat_id, v.msg_id, max(v.replaced_at) AS replaced_at FROM message_versions v"
-        " GROUP BY v.chat_id, v.msg_id) AS v JOIN embeddings e USING (chat_id, msg_id)"
+        "SELECT count(*) FROM (SELECT v.chat_id, v.msg_id, pg_catalog.max(v.replaced_at) AS replaced_at"
+        " FROM message_versions v GROUP BY v.chat_id, v.msg_id) AS v JOIN embeddings e USING (chat_id, msg_id)"
         " JOIN embedding_models model ON model.model_id = e.model_id AND model.state = 'active'"
         " WHERE e.kind = 'message' AND e.embedded_at < v.replaced_at"
         " AND NOT EXISTS (SELECT FROM embedding_queue q WHERE q.chat_id = e.chat_id AND q.msg_id = e.msg_id"

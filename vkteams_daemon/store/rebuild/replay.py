@@ -64,19 +64,20 @@ def _set_columns(table: str, *columns: str) -> str:
 
 
 # A newer row stays: it comes from an event that is erased by now, or from one that was committed after our last page.
+# The rows are compared column by column, because another role could make an operator for the tables' row types.
 _MERGE_STAGING = (
     f"INSERT INTO chats AS c SELECT * FROM {_STAGING}chats ON CONFLICT (chat_id) DO UPDATE SET"
     f" {_set_columns('c', 'type', 'title', 'parent_chat_id', 'parent_msg_id')},"
     " first_seen_at = least(c.first_seen_at, excluded.first_seen_at), seen_at = excluded.seen_at"
-    " WHERE excluded.seen_at >= c.seen_at AND c IS DISTINCT FROM excluded",
+    " WHERE excluded.seen_at >= c.seen_at AND ROW(c.*) IS DISTINCT FROM ROW(excluded.*)",
     f"INSERT INTO users AS u SELECT * FROM {_STAGING}users ON CONFLICT (user_id) DO UPDATE SET"
     f" {_set_columns('u', 'first_name', 'last_name', 'nick', 'is_bot')}, seen_at = excluded.seen_at"
-    " WHERE excluded.seen_at >= u.seen_at AND u IS DISTINCT FROM excluded",
+    " WHERE excluded.seen_at >= u.seen_at AND ROW(u.*) IS DISTINCT FROM ROW(excluded.*)",
     f"INSERT INTO chat_members AS m SELECT * FROM {_STAGING}chat_members ON CONFLICT (chat_id, user_id) DO UPDATE SET"
     " joined_at = excluded.joined_at, left_at = excluded.left_at, added_by = excluded.added_by,"
     " removed_by = excluded.removed_by"
     " WHERE greatest(excluded.left_at, excluded.joined_at) >= greatest(m.left_at, m.joined_at)"
-    " AND m IS DISTINCT FROM excluded",
+    " AND ROW(m.*) IS DISTINCT FROM ROW(excluded.*)",
 )
 
 
