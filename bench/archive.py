@@ -22,6 +22,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.embedding.install import samples
 from vkteams_daemon.options import Daemon
 from vkteams_daemon.store.database import Database
+from vkteams_daemon.system.user import choose_owner
 
 DATA = "VKTEAMS_BENCH_DATA"  # names a file of texts, if the command line names none
 _CHATS, _USERS = 20, 200
@@ -33,6 +34,9 @@ def temporary_directory() -> Iterator[Path]:
     """A temporary directory that the server's user can traverse."""
     with tempfile.TemporaryDirectory(prefix="vkteams-bench-", dir="/tmp") as directory:
         Path(directory).chmod(0o711)
+        if os.geteuid() == 0:
+            # PostgreSQL does not run as root, and these archives hold nothing of value.
+            choose_owner("nobody").make_directory(Path(directory) / "state" / "postgresql", 0o750)
         yield Path(directory)
 
 

@@ -25,6 +25,7 @@ from vkteams_daemon import config as configuration
 from vkteams_daemon.daemon.health import probe
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.system.user import choose_owner
 
 BIN = Path(sys.executable).parent
 TOKEN = "001.0000000000.0000000000:1000000001"
@@ -37,9 +38,12 @@ def main() -> int:
     home = _home()
     config_file = home / "vkteamsd.toml"
     _clear(home)
+    _give_database(home / "state")
     environ = os.environ | {"VKTEAMS_BOT_CONFIG": str(config_file), "VKTEAMS_DAEMON_ALLOW_ROOT": "1"}
     for name in ("DATABASE_URL", "VKTEAMS_BOT_API_TOKEN", "VKTEAMS_BOT_API_URL", "VKTEAMS_BOT_CHAT_ID"):
         environ.pop(name, None)
+    if os.geteuid() == 0:
+        environ["VKTEAMS_DAEMON_USER"] = "root"  # also where _vkteams exists, whose archive this is not
     os.environ.clear()
     os.environ.update(environ)
     with _simulator() as url:
@@ -83,6 +87,15 @@ def _clear(home: Path) -> None:
         )
     shutil.rmtree(home / "run", ignore_errors=True)
     shutil.rmtree(home / "state" / "postgresql", ignore_errors=True)
+
+
+def _give_database(state: Path) -> None:
+    """Root gives the database to `nobody`: PostgreSQL does not run as root, and all that it will hold is made up.
+
+    A real archive belongs to a user of its own.
+    """
+    if os.geteuid() == 0:
+        choose_owner("nobody").make_directory(state / "postgresql", 0o750)
 
 
 def _write(file: Path, home: Path, url: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.daemon import ROOT, TOKEN, DaemonProcess
+from tests.harness.disk import fill, small_disk
 
 Make = Callable[..., DaemonProcess]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
@@ -26,7 +27,22 @@ def _refused(daemon: DaemonProcess, code: int, *said: str, arguments: tuple[str,
     assert TOKEN not in done.stderr
     assert daemon.processes() == []
     assert not daemon.pid_file.exists()
+    if not arguments:
+        _found_beforehand(daemon, code, *said)
     return done.stderr
+
+
+def _found_beforehand(daemon: DaemonProcess, code: int, *said: str) -> None:
+    """`config check` finds what a start would; what another user or the command line could mend is a note."""
+    before = sorted(daemon.directory.rglob("*"))
+    done = daemon.ctl("config", "check")
+    assert sorted(daemon.directory.rglob("*")) == before, "it makes nothing"
+    if done.returncode == 0:
+        assert "note: " in done.stdout
+    else:
+        assert done.returncode == code, done.stderr
+        for part in said:
+            assert part in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -110,6 +126,17 @@ def test_an_unwritable_file_system(vkteamsd: Make) -> None:
     _refused(vkteamsd(options={"daemon.runtime_dir": "/proc/vkteams"}), 73, "/proc/vkteams: cannot be made")
 
 
+def test_a_full_disk_under_the_pid_file(vkteamsd: Make, open_tmp: Path) -> None:
+    with small_disk(open_tmp / "disk", "4k") as disk:
+        fill(disk)
+        daemon = vkteamsd(fake="ready", options={"daemon.pid_file": str(disk / "vkteamsd.pid")})
+        daemon.pid_file = disk / "vkteamsd.pid"
+        done = daemon.start()
+        assert (done.returncode, done.stderr.count("\n")) == (73, 1), done.stderr
+        assert "the PID file cannot be made: No space left on device" in done.stderr
+        assert daemon.processes() == [] and not daemon.pid_file.exists()
+
+
 def test_a_working_directory_that_is_gone(vkteamsd: Make) -> None:
     daemon = vkteamsd(fake="ready")
     away = daemon.directory / "away"
@@ -147,6 +174,7 @@ def test_a_pid_file_that_is_a_link(vkteamsd: Make) -> None:
     done = daemon.start()
     assert (done.returncode, done.stderr.count("\n")) == (73, 1)
     assert "the PID file cannot be made: it is a symbolic link" in done.stderr
+    _found_beforehand(daemon, 73, "the PID file cannot be made: it is a symbolic link")
     assert daemon.processes() == []
     assert not (daemon.directory / "elsewhere").exists()
 

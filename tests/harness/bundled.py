@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.harness.temporary import SERVER_USER
 from vkteams_daemon.store.bundled.server import BundledServer
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ from pathlib import Path
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.bundled.server import BundledServer
 
-share = BundledServer(Path(sys.argv[1]) / "state", Path(sys.argv[1]) / "run")
+share = BundledServer(Path(sys.argv[1]) / "state", Path(sys.argv[1]) / "run", sys.argv[2])
 try:
     share.acquire(60)
 except VkTeamsError as error:
@@ -74,7 +75,7 @@ class ServerUser:
         self, base: Path, *, wait: bool = True, shell: str = "", environment: Mapping[str, str] | None = None
     ) -> None:
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", f'{shell} exec "$@"', "sh", sys.executable, "-c", _USE_SERVER, str(base)],
+            ["/bin/sh", "-c", f'{shell} exec "$@"', "sh", sys.executable, "-c", _USE_SERVER, str(base), SERVER_USER],
             cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
             env={**os.environ, **(environment or {})},
         )  # fmt: skip
@@ -120,7 +121,7 @@ class ServerUser:
 @pytest.fixture(scope="session")
 def _bundled(session_tmp: Path) -> Path:
     base = session_tmp / "bundled"
-    share = BundledServer(base / "state", base / "run")
+    share = BundledServer(base / "state", base / "run", SERVER_USER)
     share.acquire()
     share.release()
     return base
@@ -149,7 +150,7 @@ def make_server() -> Iterator[Callable[..., BundledServer]]:
     """`BundledServer` itself; shares made with it are released afterwards, even if the test fails."""
     with contextlib.ExitStack() as made:
 
-        def make(state_dir: Path, runtime_dir: Path, user: str = "") -> BundledServer:
+        def make(state_dir: Path, runtime_dir: Path, user: str = SERVER_USER) -> BundledServer:
             share = BundledServer(state_dir, runtime_dir, user)
             made.callback(share.release)
             return share

@@ -26,7 +26,7 @@ def ask(
     for name in [name for name in os.environ if name.startswith("VKTEAMS_")]:
         monkeypatch.delenv(name)
     (tmp_path / "d.toml").write_text(
-        f"[daemon]\nstate_dir = '{tmp_path}/state'\nruntime_dir = '{tmp_path}/run'\n[api]\nurl = 'http://127.0.0.1:9'\n"
+        f"[daemon]\nstate_dir = '{tmp_path}/state'\nruntime_dir = '{tmp_path}/run'\nallow_root = true\n[api]\nurl = 'http://127.0.0.1:9'\n"
     )
     monkeypatch.setenv("VKTEAMS_BOT_CONFIG", str(tmp_path / "d.toml"))
     monkeypatch.setenv("DATABASE_URL", database_url)

@@ -19,6 +19,8 @@ import pytest
 from tests.harness.waiting import until
 
 _PREFIX = "vkteams-test-"
+SERVER_USER = "nobody" if os.geteuid() == 0 else ""
+"""Whom root gives the tests' servers to. The product takes no user by itself but _vkteams, which need not exist."""
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from tests.harness.bundled import CLOSED, ServerUser
-from tests.harness.temporary import servers
+from tests.harness.temporary import SERVER_USER, servers
 from tests.harness.waiting import until
 from vkteams_daemon.errors import CannotCreate, ConfigError, DatabaseUnavailable, SchemaError
 from vkteams_daemon.store.bundled import cluster, programs
@@ -23,7 +23,7 @@ from vkteams_daemon.store.bundled.server import BundledServer
 
 
 def _server(base: Path) -> BundledServer:
-    return BundledServer(base / "state", base / "run")
+    return BundledServer(base / "state", base / "run", SERVER_USER)
 
 
 def _home(base: Path) -> Path:
@@ -277,7 +277,7 @@ def test_without_the_wheel_the_sentence_says_what_to_install(open_tmp: Path, mon
 def test_unwritable_state_directory_is_one_sentence(open_tmp: Path) -> None:
     (open_tmp / "file").write_text("")
     with pytest.raises(CannotCreate, match="cannot be made"):
-        BundledServer(open_tmp / "file" / "state", open_tmp / "run").acquire()
+        BundledServer(open_tmp / "file" / "state", open_tmp / "run", SERVER_USER).acquire()
 
 
 def _processes_with(word: str) -> list[str]:

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from tests.harness.bundled import CLOSED, ServerUser, as_user
-from tests.harness.temporary import servers
+from tests.harness.temporary import SERVER_USER, servers
 from vkteams_daemon.errors import ConfigError, DatabaseUnavailable, PermissionRefused
 from vkteams_daemon.store.bundled.cluster import Cluster
 from vkteams_daemon.store.bundled.server import BundledServer
@@ -27,7 +27,7 @@ from vkteams_daemon.system import user
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 Make = Callable[..., BundledServer]
-OWNER = user.choose_owner("").name if os.geteuid() == 0 else ""
+OWNER = SERVER_USER
 OTHER = "daemon"  # a user and group that every system has
 
 
@@ -91,9 +91,17 @@ def test_configured_user_becomes_the_owner_and_stays_it(open_tmp: Path, make_ser
     with pytest.raises(PermissionRefused, match=f"belongs to {OTHER}, not to the configured user {OWNER}") as caught:
         make_server(open_tmp / "state", open_tmp / "run", OWNER).acquire()
     assert "chown" in caught.value.hint
-    psycopg.connect(make_server(open_tmp / "state", open_tmp / "run").acquire()).close()  # the data's owner stays it
+    psycopg.connect(make_server(open_tmp / "state", open_tmp / "run", "").acquire()).close()  # it stays the owner
     with pytest.raises(ConfigError, match="no user 'nobody-of-this-name'"):
         make_server(open_tmp / "new", open_tmp / "run", "nobody-of-this-name").acquire()
+
+
+@pytest.mark.skipif("_vkteams" in {entry.pw_name for entry in pwd.getpwall()}, reason="this system has the user")
+def test_without_a_user_for_it_root_makes_no_archive(open_tmp: Path, make_server: Make) -> None:
+    with pytest.raises(PermissionRefused, match="there is no user _vkteams") as told:
+        make_server(open_tmp / "state", open_tmp / "run", "").acquire()
+    assert "adduser --system --group --no-create-home _vkteams" in told.value.hint
+    assert list(open_tmp.iterdir()) == []
 
 
 def test_root_and_the_owner_share_one_server(bundled_base: Path, make_server: Make) -> None:

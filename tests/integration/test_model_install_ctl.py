@@ -19,6 +19,7 @@ from vkteams_daemon.embedding.catalogue import CATALOGUE
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.database import Database
+from vkteams_daemon.system import user
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +30,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VKTEAMS_BOT_CONFIG", str(tmp_path / "vkteamsd.toml"))
     for name in ("DATABASE_URL", "VKTEAMS_DATABASE_URL", "VKTEAMS_EMBEDDING_MODEL", "VKTEAMS_EMBEDDING_MODELS_DIR"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("VKTEAMS_DAEMON_ALLOW_ROOT", "1")
     (tmp_path / "vkteamsd.toml").write_text("")
     return tmp_path / "state" / "models"
 
@@ -60,6 +62,17 @@ def test_every_verb_answers_without_a_model(capsys: pytest.CaptureFixture[str], 
     shown = capsys.readouterr().out
     assert "recommended for Russian and English" in shown and "knows no Russian paraphrase" in shown
     assert not home.parent.exists()  # asking makes nothing
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
+def test_root_without_a_user_for_the_daemon_installs_nothing(
+    capsys: pytest.CaptureFixture[str], home: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VKTEAMS_DAEMON_ALLOW_ROOT")
+    monkeypatch.setattr(user, "DEFAULT_USER", "_vkteams_of_no_system")
+    refused = ask(capsys, "install", str(encoder), "--precision", "fp32", code=77)
+    assert "adduser" in refused["error"]
+    assert not home.parent.exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="is about root")

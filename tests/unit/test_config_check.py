@@ -10,21 +10,25 @@ from typing import Any
 
 import pytest
 
+from tests.harness.temporary import SERVER_USER
 from vkteams_daemon.ctl.main import main
 from vkteams_daemon.options import options
 from vkteams_daemon.store.bundled import programs
+from vkteams_daemon.system.user import choose_owner
 
 Check = Callable[..., str]
 OTHERS = {"DATABASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"}
 
 
 @pytest.fixture
-def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
+def check(open_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
     """Check the configuration of these variables alone, and expect the code; what was said."""
     for name in [name for name in os.environ if name.startswith("VKTEAMS_") or name.upper() in OTHERS]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("VKTEAMS_BOT_CONFIG", "/dev/null")
-    monkeypatch.setenv("VKTEAMS_DAEMON_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("VKTEAMS_DAEMON_STATE_DIR", str(open_tmp))
+    monkeypatch.setenv("VKTEAMS_DAEMON_RUNTIME_DIR", str(open_tmp))
+    choose_owner(SERVER_USER).make_directory(open_tmp / "postgresql", 0o750)
     monkeypatch.setenv("VKTEAMS_DAEMON_ALLOW_ROOT", "1")
 
     def run(code: int, **environ: str) -> str:

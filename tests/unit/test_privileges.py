@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.harness.daemon import ROOT
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.process import privileges
 from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused
+from vkteams_daemon.system import user
 from vkteams_daemon.system.user import Owner
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
@@ -35,7 +37,8 @@ def _be(monkeypatch: pytest.MonkeyPatch, uid: int, *, exists: bool = False) -> N
     def numbered(uid: int) -> Any:
         return named({number: name for name, number in uids.items()}[uid])
 
-    monkeypatch.setattr(privileges, "pwd", SimpleNamespace(getpwnam=named, getpwuid=numbered))
+    for module in (privileges, user):
+        monkeypatch.setattr(module, "pwd", SimpleNamespace(getpwnam=named, getpwuid=numbered))
 
 
 def test_root_becomes_the_packages_user_where_it_exists(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,13 +49,35 @@ def test_root_becomes_the_packages_user_where_it_exists(monkeypatch: pytest.Monk
 
 def test_root_is_refused_without_allow_root(monkeypatch: pytest.MonkeyPatch) -> None:
     _be(monkeypatch, 0)
-    for config in (_config(), _config(user="root")):
-        with pytest.raises(PermissionRefused, match="does not run as root") as refusal:
-            privileges.choose_user(config)
-        assert "VKTEAMS_DAEMON_ALLOW_ROOT=1" in refusal.value.hint
+    with pytest.raises(PermissionRefused, match="vkteamsd does not run as root, and there is no user _vkteams") as told:
+        privileges.choose_user(_config())
+    assert _adduser_line() in told.value.hint and "[daemon] user" in told.value.hint
+    with pytest.raises(PermissionRefused, match="does not run as root") as refusal:
+        privileges.choose_user(_config(user="root"))
+    assert "VKTEAMS_DAEMON_ALLOW_ROOT=1" in refusal.value.hint
     assert privileges.choose_user(_config(allow_root=True)) == Owner("root", 0, 0, impersonated=False)
     _be(monkeypatch, 0, exists=True)
     assert privileges.choose_user(_config(user="root", allow_root=True)).uid == 0
+
+
+def _adduser_line() -> str:
+    """The command of README.md that makes the user."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return next(line.strip() for line in readme.splitlines() if line.strip().startswith("adduser "))
+
+
+@pytest.mark.parametrize("name", ["", "root"])
+def test_root_gives_an_archive_to_no_user_that_is_not_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Whether the daemon stays root or not: `nobody` runs other programs too."""
+    _be(monkeypatch, 0)
+    with pytest.raises(PermissionRefused, match="there is no user _vkteams") as told:
+        user.choose_owner(name)
+    assert _adduser_line() in told.value.hint and "[daemon] user" in told.value.hint
+    assert user.choose_owner("nobody").name == "nobody"
+    with pytest.raises(ConfigError, match="no user 'nemo'"):
+        user.choose_owner("nemo")
+    _be(monkeypatch, 0, exists=True)
+    assert user.choose_owner(name) == Owner("_vkteams", 990, 990, impersonated=True)
 
 
 def test_a_user_that_does_not_exist_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +183,81 @@ def test_user_without_access_to_program_or_files_is_refused(tmp_path: Path, monk
     closed = tmp_path
     with pytest.raises(CannotCreate, match="may not write there"):
         privileges.check_access(config, _own(), privileges.program_directories())
+
+
+def _three_places(base: Path) -> Config:
+    return _config(
+        runtime_dir=str(base / "run"), state_dir=str(base / "state"), log_file=str(base / "log" / "vkteamsd.log")
+    )
+
+
+NOBODYS = Owner("nobody", NOBODY.pw_uid, NOBODY.pw_gid, impersonated=True)
+
+
+@as_root
+@pytest.mark.parametrize("closed", ["run", "state", "log", "run/vkteamsd.pid", "log/vkteamsd.log"])
+def test_what_the_daemons_user_may_not_use_is_found_beforehand(
+    open_tmp: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    """Root may write everywhere, and gives its rights up."""
+    monkeypatch.setattr(privileges, "program_directories", lambda: [])
+    config = _config(
+        runtime_dir=str(open_tmp / "run"),
+        state_dir=str(open_tmp / "state"),
+        log_file=str(open_tmp / "log/vkteamsd.log"),
+    )
+    privileges.check_places(config)
+    privileges.check_rights(config, NOBODYS)
+    assert list(open_tmp.iterdir()) == [], "it makes nothing"
+    privileges.make_directories(config, NOBODYS)
+    privileges.check_rights(config, NOBODYS)
+    place = open_tmp / closed
+    if place.suffix:
+        place.touch(mode=0o600)
+    else:
+        os.chown(place, 0, 0)
+        place.chmod(0o700)
+    with pytest.raises(CannotCreate, match=f"^{place}: .*user nobody may not write"):
+        privileges.check_rights(config, NOBODYS)
+    os.chown(place, NOBODY.pw_uid, NOBODY.pw_gid)
+    privileges.check_rights(config, NOBODYS)
+
+
+@as_root
+def test_program_that_the_daemons_user_cannot_read_is_found_beforehand(
+    open_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (open_tmp / "closed" / "program").mkdir(parents=True)
+    (open_tmp / "closed").chmod(0o700)
+    monkeypatch.setattr(privileges, "program_directories", lambda: [open_tmp / "closed" / "program"])
+    config = _config(runtime_dir=str(open_tmp / "run"), state_dir=str(open_tmp / "state"))
+    with pytest.raises(PermissionRefused, match=f"nobody cannot read this program: {open_tmp}/closed is closed to it"):
+        privileges.check_rights(config, NOBODYS)
+
+
+@pytest.mark.parametrize("name", ["run", "state", "log"])
+def test_what_stands_in_the_place_of_a_directory_is_found_beforehand(tmp_path: Path, name: str) -> None:
+    config = _config(
+        runtime_dir=str(tmp_path / "run"),
+        state_dir=str(tmp_path / "state"),
+        log_file=str(tmp_path / "log/vkteamsd.log"),
+    )
+    (tmp_path / name).touch()
+    with pytest.raises(CannotCreate, match=f"{tmp_path / name}: cannot be made"):
+        privileges.check_places(config)
+    with pytest.raises(CannotCreate, match=f"{tmp_path / name}: cannot be made"):
+        privileges.make_directories(config, _own())
+
+
+def test_directory_that_others_may_write_to_is_told(tmp_path: Path) -> None:
+    config = _config(runtime_dir=str(tmp_path / "run"), state_dir=str(tmp_path / "state"))
+    privileges.make_directories(config, _own())
+    assert privileges.exposed_directories(config) == []
+    (tmp_path / "run").chmod(0o1777)
+    (tmp_path / "state").chmod(0o770)
+    assert privileges.exposed_directories(config) == [
+        f"{tmp_path / 'state'}: others than its owner may write there; run `chmod 750 {tmp_path / 'state'}`"
+    ]
 
 
 def test_the_home_of_the_starting_user_is_left_behind() -> None:

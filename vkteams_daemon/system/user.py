@@ -27,9 +27,15 @@ from typing import Any
 from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused
 from vkteams_daemon.system import files
 
+DEFAULT_USER = "_vkteams"
+# As README.md and the Debian package make it. No other user is taken unless it is named: `nobody`, for example, may run
+# other programs, and they could read the archive.
+ADD_USER = f"Make it with `adduser --system --group --no-create-home {DEFAULT_USER}`, or name a user in [daemon] user."
+
 # The owner can read the server's environment: it must not hold anything else of ours, a token for example.
 _INHERITED_VARIABLES = ("PATH", "TZ", "LD_LIBRARY_PATH")
 # Prints the first directory that this user may not pass through; `cd` needs exactly that right.
+_MAY_WRITE = '[ -w "$1" ] && { [ ! -d "$1" ] || [ -x "$1" ]; }'
 _FIRST_CLOSED = 'for d; do cd "$d" 2>/dev/null || { printf %s "$d"; exit 1; }; done'
 
 
@@ -116,6 +122,12 @@ class Owner:
         status, output = self.run(["/bin/sh", "-c", _FIRST_CLOSED, "sh", *path])
         return Path(output) if status else None
 
+    def may_write(self, path: Path) -> bool:
+        """Whether the owner may write to this file, or make files in this directory."""
+        if not self.impersonated:
+            return os.access(path, os.W_OK | os.X_OK if path.is_dir() else os.W_OK)
+        return self.run(["/bin/sh", "-c", _MAY_WRITE, "sh", path])[0] == 0
+
     def make_directory(self, directory: Path, mode: int) -> None:
         """Make this directory with this mode for the owner, and its ancestors; an existing one stays as it is.
 
@@ -163,21 +175,35 @@ class Owner:
 
 
 def choose_owner(user: str) -> Owner:
-    """The owner of a bundled server that this process makes: its own user; for root `user`, or _vkteams, or nobody.
+    """The owner of a bundled server that this process makes: its own user; for root `user`, or _vkteams.
 
     Raises:
         ConfigError: there is no such user.
-        PermissionRefused: this process's user has no name, and PostgreSQL does not run without one.
+        PermissionRefused: this process's user has no name, and PostgreSQL does not run without one; or root named no
+            user, and the default user does not exist.
     """
     if os.geteuid() != 0:
         return owner_of_uid(os.geteuid())
-    for name in (user,) if user and user != "root" else ("_vkteams", "nobody"):
-        with contextlib.suppress(KeyError):
-            entry = pwd.getpwnam(name)
-            return Owner(entry.pw_name, entry.pw_uid, entry.pw_gid, impersonated=True)
-    raise ConfigError(
-        f"daemon.user: there is no user {user or 'nobody'!r}", hint="The bundled PostgreSQL cannot run as root."
-    )
+    entry = find_user(user if user != "root" else "")
+    if entry is None:
+        raise PermissionRefused(
+            f"the bundled PostgreSQL does not run as root, and there is no user {DEFAULT_USER}", hint=ADD_USER
+        )
+    return Owner(entry.pw_name, entry.pw_uid, entry.pw_gid, impersonated=True)
+
+
+def find_user(name: str) -> pwd.struct_passwd | None:
+    """The entry of this user; for "" that of the default user, or None if it does not exist.
+
+    Raises:
+        ConfigError: there is no user of this name.
+    """
+    try:
+        return pwd.getpwnam(name or DEFAULT_USER)
+    except KeyError:
+        if name:
+            raise ConfigError(f"daemon.user: there is no user {name!r}", hint=ADD_USER) from None
+        return None
 
 
 def owner_of_uid(uid: int) -> Owner:

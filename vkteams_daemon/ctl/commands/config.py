@@ -15,7 +15,7 @@ from vkteams_daemon.ctl import start_check
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.commands import config_init
 from vkteams_daemon.ctl.output import Answer, Screen
-from vkteams_daemon.errors import PermissionRefused
+from vkteams_daemon.errors import CannotCreate, PermissionRefused, VkTeamsError
 from vkteams_daemon.options import NOT_OPTIONS
 
 
@@ -79,19 +79,23 @@ def _source(option: configuration.Option, config: Config, file: dict[str, Any], 
 def _check(args: argparse.Namespace, config: Config) -> Answer:
     """Refuse what vkteamsd would refuse at its start; notes name the rest.
 
-    The user who checks need not be the user who starts vkteamsd. So a missing permission is a note too.
+    An ordinary user who checks need not be the user who starts vkteamsd. So a missing permission is a note then.
     """
+    from vkteams_daemon.daemon.process import privileges
     from vkteams_daemon.store.bundled import programs
 
     flags = {"daemon.pid_file": getattr(args, "pid_file", None)}
     config = start_check.read_as_daemon(getattr(args, "config", None), getattr(args, "instance", ""), flags)
     notes = []
-    for check in start_check.checks(config, foreground=True, token=False):
+    for check in start_check.checks(config, foreground=True, log=True, token=False):
         try:
-            check()
-        except PermissionRefused as error:
-            notes.append(f"for this user: {error}")
-    notes += configuration.exposed_files(config)
+            check.run()
+        except VkTeamsError as error:
+            if not check.of_rights or os.geteuid() == 0 or not isinstance(error, PermissionRefused | CannotCreate):
+                raise
+            if (note := f"for this user: {error}") not in notes:
+                notes.append(note)
+    notes += [*configuration.exposed_files(config), *privileges.exposed_directories(config)]
     if not config.source:
         notes.append("no configuration file was found; defaults and the environment apply")
     if not config.database.url and config.storage.save and not programs.available():

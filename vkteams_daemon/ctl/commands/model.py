@@ -115,11 +115,12 @@ def _state(row: dict[str, Any]) -> str:
 def _install(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.embedding import catalogue
     from vkteams_daemon.embedding.install import installer
-    from vkteams_daemon.system import user
 
     if os.geteuid() == 0 and config.models_dir.is_relative_to(config.state_dir):
         # The daemon's user must be able to write beside the models, which stay root's.
-        user.choose_owner(config.daemon.user).make_directory(config.state_dir, 0o750)
+        from vkteams_daemon.daemon.process import privileges
+
+        privileges.make_state_directory(config, privileges.choose_user(config))
     terminal = sys.stderr.isatty()
     if not terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -191,7 +191,7 @@ class DaemonProcess:
             alive=self._notify.alive,
         )
         self._signals.hand_over(service.signal)
-        for sentence in exposed_files(config):
+        for sentence in (*exposed_files(config), *privileges.exposed_directories(config)):
             log.warning("%s", sentence)
         log.info("vkteamsd %s starts as process %d, user %s", __version__, os.getpid(), self._owner.name)
         note = "; ".join(part for part in (service.start(), logs.note) if part)

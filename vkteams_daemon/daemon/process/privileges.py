@@ -6,6 +6,7 @@ daemon opens its own files (PID file, log, status file) as the user that it has 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import pwd
@@ -14,10 +15,8 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused
-from vkteams_daemon.system.user import Owner
-
-DEFAULT_USER = "_vkteams"
+from vkteams_daemon.errors import CannotCreate, PermissionRefused
+from vkteams_daemon.system.user import ADD_USER, DEFAULT_USER, Owner, find_user
 
 
 def choose_user(config: Config) -> Owner:
@@ -31,17 +30,21 @@ def choose_user(config: Config) -> Owner:
     name = config.daemon.user
     uid = os.geteuid()
     if uid != 0:
-        entry = _user_entry(name) if name else None
+        entry = find_user(name) if name else None
         if entry and entry.pw_uid != uid:
             raise PermissionRefused(f"only root can start vkteamsd as {name}", hint="Become root, or that user.")
         return Owner(_user_name(uid), uid, os.getegid(), impersonated=False)
-    entry = _user_entry(name) if name else _default_entry()
+    entry = find_user(name)
     if entry is not None and entry.pw_uid != 0:
         return Owner(entry.pw_name, entry.pw_uid, entry.pw_gid, impersonated=True)
     if not config.daemon.allow_root:
+        if entry is None:
+            raise PermissionRefused(
+                f"vkteamsd does not run as root, and there is no user {DEFAULT_USER}", hint=ADD_USER
+            )
         raise PermissionRefused(
             "vkteamsd does not run as root",
-            hint="Name a user in [daemon] user, or allow root with VKTEAMS_DAEMON_ALLOW_ROOT=1.",
+            hint="Name another user in [daemon] user, or allow root with VKTEAMS_DAEMON_ALLOW_ROOT=1.",
         )
     return Owner("root", 0, os.getegid(), impersonated=False)
 
@@ -61,12 +64,77 @@ def make_directories(config: Config, owner: Owner, *, log: bool = True) -> None:
         PermissionRefused: another user could redirect one of the paths.
     """
     for directory in _directories(config, log):
+        _make_directory(directory, config, owner)
+
+
+def make_state_directory(config: Config, owner: Owner) -> None:
+    """Make the state directory alone, as `make_directories` does, for a command that writes there before the daemon."""
+    _make_directory(config.state_dir, config, owner)
+
+
+def check_places(config: Config, *, log: bool = True) -> None:
+    """Check what `make_directories` and the daemon will find, and make nothing: what is wrong for every user.
+
+    Args:
+        config: with absolute paths.
+        log: whether a log file will be written.
+
+    Raises:
+        CannotCreate: something else stands in the place of a directory or a file.
+    """
+    for directory in _directories(config, log):
+        place = _existing(directory)
+        if not stat.S_ISDIR(_mode(place)):
+            reason = "something else of this name is in the way" if place == directory else f"{place} is no directory"
+            raise CannotCreate(f"{directory}: cannot be made: {reason}")
+        if place != directory and _holds_no_files(place):
+            raise CannotCreate(f"{directory}: cannot be made: {place} is no place for files")
+    for file, name in _files(config, log):
+        if file == config.pid_file and stat.S_ISLNK(_mode(file, follow_links=False)):
+            raise CannotCreate(f"{file}: the {name} cannot be made: it is a symbolic link")
+        if stat.S_ISDIR(_mode(file)):
+            raise CannotCreate(f"{file}: the {name} cannot be written: Is a directory")
+
+
+def check_rights(config: Config, owner: Owner, *, log: bool = True) -> None:
+    """Check that this user can make the missing directories, and that the daemon's user can use all of them.
+
+    Nothing is made.
+
+    Args:
+        config: with absolute paths.
+        owner: the user that the daemon will run as.
+        log: whether a log file will be written.
+
+    Raises:
+        PermissionRefused: the owner cannot read this program, or another user could redirect one of the paths.
+        CannotCreate: the owner may not write to a directory or a file, or a directory cannot be made.
+    """
+    for program in program_directories():
+        if closed := owner.first_closed(program):
+            raise _program_closed(owner, closed)
+    for directory in _directories(config, log):
         _refuse_foreign_paths(directory, owner)
-        mode = 0o700 if _writable_by_others(directory.parent) else 0o750
-        if owner.uid == 0 and directory == config.state_dir and not config.database.url:
-            mode |= 0o011  # the bundled PostgreSQL does not run as root, and its own directory is below this one
-        owner.make_directory(directory, mode)
-        _refuse_foreign_paths(directory, owner)  # the directory may have appeared since the first check
+        place = _existing(directory)
+        if place == directory and not owner.may_write(directory):
+            raise _not_writable(directory, owner)
+        # Root makes what the owner may not make, and gives it to the owner.
+        if place != directory and not (owner.may_write(place) or os.access(place, os.W_OK | os.X_OK)):
+            raise CannotCreate(f"{directory}: cannot be made: this user may not write to {place}")
+    for file, name in _files(config, log):
+        if file != config.status_file and _mode(file) and not owner.may_write(file):
+            raise CannotCreate(f"{file}: the {name} cannot be written: user {owner.name} may not write to it")
+
+
+def exposed_directories(config: Config) -> list[str]:
+    """A sentence for each directory of this configuration in which others may replace the daemon's files."""
+    sentences = []
+    for directory in _directories(config, True):
+        with contextlib.suppress(OSError):
+            mode = directory.stat().st_mode
+            if mode & 0o022 and not mode & stat.S_ISVTX:
+                sentences.append(f"{directory}: others than its owner may write there; run `chmod 750 {directory}`")
+    return sentences
 
 
 def restore_directories(config: Config) -> None:
@@ -115,15 +183,10 @@ def check_access(config: Config, owner: Owner, program: Sequence[Path], *, log: 
     """
     for directory in program:
         if not os.access(directory, os.R_OK | os.X_OK):
-            raise PermissionRefused(
-                f"user {owner.name} cannot read this program: {_first_closed(directory)} is closed to it",
-                hint="Install it where every user can read it, or name another user in [daemon] user.",
-            )
+            raise _program_closed(owner, _first_closed(directory))
     for directory in _directories(config, log):
         if not os.access(directory, os.W_OK | os.X_OK):
-            raise CannotCreate(
-                f"{directory}: user {owner.name} may not write there", hint=f"Give it with chown to {owner.name}."
-            )
+            raise _not_writable(directory, owner)
 
 
 def program_directories() -> list[Path]:
@@ -134,7 +197,7 @@ def program_directories() -> list[Path]:
 
 def status_group(owner: Owner) -> int | None:
     """The group `_vkteams`, which may read the status file of a daemon that stays root; None if it does not exist."""
-    entry = _default_entry()
+    entry = find_user("")
     return entry.pw_gid if entry and owner.uid == 0 else None
 
 
@@ -148,6 +211,57 @@ def _directories(config: Config, log: bool) -> Iterator[Path]:
             if path not in seen:
                 seen.add(path)
                 yield path
+
+
+def _files(config: Config, log: bool) -> Iterator[tuple[Path, str]]:
+    """The files that the daemon writes, each with what it is called in an error."""
+    yield config.pid_file, "PID file"
+    yield config.status_file, "status file"
+    if log and config.log.target == "file":
+        yield config.log_file, "log"
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest directory above it that exists."""
+    return next(place for place in (path, *path.parents) if os.path.lexists(place))
+
+
+def _mode(path: Path, *, follow_links: bool = True) -> int:
+    """The mode of what is there; 0 if nothing is, or this user cannot see it."""
+    try:
+        return path.stat(follow_symlinks=follow_links).st_mode
+    except OSError:
+        return 0
+
+
+def _holds_no_files(directory: Path) -> bool:
+    """Whether it shows the kernel's own objects, such as /proc."""
+    with contextlib.suppress(OSError):
+        system = os.statvfs(directory)
+        return system.f_blocks == system.f_files == 0
+    return False
+
+
+def _program_closed(owner: Owner, closed: Path) -> PermissionRefused:
+    return PermissionRefused(
+        f"user {owner.name} cannot read this program: {closed} is closed to it",
+        hint="Install it where every user can read it, or name another user in [daemon] user.",
+    )
+
+
+def _not_writable(directory: Path, owner: Owner) -> CannotCreate:
+    return CannotCreate(
+        f"{directory}: user {owner.name} may not write there", hint=f"Give it with chown to {owner.name}."
+    )
+
+
+def _make_directory(directory: Path, config: Config, owner: Owner) -> None:
+    _refuse_foreign_paths(directory, owner)
+    mode = 0o700 if _writable_by_others(directory.parent) else 0o750
+    if owner.uid == 0 and directory == config.state_dir and not config.database.url:
+        mode |= 0o011  # the bundled PostgreSQL does not run as root, and its own directory is below this one
+    owner.make_directory(directory, mode)
+    _refuse_foreign_paths(directory, owner)  # the directory may have appeared since the first check
 
 
 def _refuse_foreign_paths(directory: Path, owner: Owner) -> None:
@@ -179,20 +293,6 @@ def _first_closed(path: Path) -> Path:
     """The first directory of the path that this user may not enter."""
     directories = (*reversed(path.parents), path)
     return next((directory for directory in directories if not os.access(directory, os.X_OK)), path)
-
-
-def _user_entry(name: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(name)
-    except KeyError:
-        raise ConfigError(f"daemon.user: there is no user {name!r}") from None
-
-
-def _default_entry() -> pwd.struct_passwd | None:
-    try:
-        return pwd.getpwnam(DEFAULT_USER)
-    except KeyError:
-        return None
 
 
 def _user_name(uid: int) -> str:

@@ -43,7 +43,7 @@ class BundledServer:
         state_dir: the server's files are in its `postgresql` directory.
         runtime_dir: the socket is in its `postgresql` directory, or in /tmp where that path is too long or closed to
             the server; `state_dir/postgresql/socket` records which.
-        user: the user that root gives a new server to; "" is _vkteams where it exists, otherwise nobody.
+        user: the user that root gives a new server to; "" is _vkteams.
         patience: seconds after which the lock of a process that shows no life is replaced.
     """
 
@@ -62,6 +62,17 @@ class BundledServer:
         """Whether the database has been made, as far as this user can see."""
         return os.access(self._home / MAJOR, os.F_OK)
 
+    def check_owner(self) -> None:
+        """Check that the server has an owner who can reach its files. Nothing is made.
+
+        Raises:
+            PermissionRefused: it has none, or the owner cannot reach them.
+            ConfigError: the configured user does not exist.
+        """
+        owner = self._owner()
+        if owner is not None:
+            self._refuse_closed(owner)
+
     def acquire(self, timeout: float = 30.0) -> str:
         """Become a user of the server, and start it where it does not run; also after it has died.
 
@@ -74,7 +85,8 @@ class BundledServer:
 
         Raises:
             DatabaseUnavailable: it does not start, or not in time, or this user may not start it.
-            PermissionRefused: the owner cannot reach its files, or this user cannot reach the server.
+            PermissionRefused: the owner cannot reach its files, or this user cannot reach the server, or root has no
+                user to give it to.
             CannotCreate: the database cannot be made: no space, or no right.
             CannotWrite: it cannot start on a full disk.
             SchemaError: the data is of another PostgreSQL version.
@@ -173,14 +185,17 @@ class BundledServer:
         return choose_owner(self._user)
 
     def _make_home(self, owner: Owner) -> None:
+        self._refuse_closed(owner)
+        owner.make_directory(self._state, 0o750)
+        owner.make_directory(self._home, 0o750)
+
+    def _refuse_closed(self, owner: Owner) -> None:
         closed = owner.first_closed(self._home)
         if closed is not None:
             raise PermissionRefused(
                 f"{owner.name}, whom the bundled PostgreSQL runs as, cannot pass through {closed} to {self._home}",
                 hint=f"Set daemon.state_dir to a directory that {owner.name} can reach, or open {closed} to it.",
             )
-        owner.make_directory(self._state, 0o750)
-        owner.make_directory(self._home, 0o750)
 
     def _lock(
         self, owner: Owner, name: str, kind: int, deadline: float, done: Callable[[], str | None] = lambda: None
