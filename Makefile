@@ -5,8 +5,9 @@
 # make bench    the figures of docs/benchmarks.md, as ratios within one run
 # make options  the table of options again in etc/vkteamsd.toml and docs/configuration.md
 # make deb      the Debian package, in dist/
+# make audit    known vulnerabilities of the pinned dependencies, where the package index can tell them
 # make package-test   installs it into a small Debian of its own, and sees that it does what it should (as root)
-# make faults   the fault table at full size (hours)
+# make faults   the fault table at full size (hours); ROW='4 5' plays these rows alone
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +18,7 @@ PYTEST ?= $(BIN)/python -m pytest
 # Much of a test is waiting: more of them than cores run at once. WORKERS=0 runs one after the other.
 WORKERS ?= 4
 
-.PHONY: demo options run test check lint bench faults deb package-test clean
+.PHONY: demo options run test check lint audit bench faults deb package-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python docs/demo.py
@@ -35,6 +36,9 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict vkteams_daemon
 
+audit: $(VENV)/.installed
+	$(BIN)/python .ci/audit.py debian/requirements.txt
+
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
 
@@ -42,7 +46,7 @@ options: $(VENV)/.installed
 	$(BIN)/python -m docs.options
 
 faults: $(VENV)/.installed-test
-	FAULTS=full $(PYTEST) tests/faults --timeout=0
+	$(BIN)/python -m tests.faults $(ROW)
 
 # The package is made from a copy of the sources, and the tests' Debian is made once: both are kept in build/package.
 deb:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,14 +12,17 @@ import psycopg
 import pytest
 
 from tests.harness.daemon import DaemonProcess
+from tests.harness.disk import fill, small_disk
 from tests.harness.oracle import Oracle
 from tests.harness.postgres import PostgresServer
-from tests.harness.scale import scaled
-from tests.harness.simulator import wait_polled
+from tests.harness.scale import figure, scaled
+from tests.harness.simulator import wait_acknowledged, wait_polled
+from tests.harness.temporary import SERVER_USER
 from tests.harness.traffic import Traffic, emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.daemon import status as status_file
 from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.system.user import choose_owner
 
 Make = Callable[..., DaemonProcess]
 
@@ -54,7 +59,9 @@ def test_server_killed_and_restarted_under_load(
             else:
                 durable_server.stop("immediate")
             durable_server.start()
+            began = time.monotonic()
             until(lambda seen=seen: simulator.state()["acknowledged"] > seen, 60, "acknowledgements after the restart")
+            figure("slowest acknowledgement after the database is back, s", time.monotonic() - began)
     durable_oracle.wait()
     durable_oracle.check()
     daemon.wait_state("listening")
@@ -103,6 +110,7 @@ def test_database_gone_for_long(
         lines = len(_complaints(daemon))
         threading.Event().wait(seconds)
         status = daemon.wait_state("degraded")
+        figure("memory grew by, MB", (status.rss_bytes - before) / 1e6)
         assert status.rss_bytes - before < 20 << 20
         assert len(_complaints(daemon)) - lines <= 2, daemon.log_text()
         durable_server.start()
@@ -152,6 +160,58 @@ def test_a_full_disk_stops_the_cursor_and_nothing_else(
     durable_oracle.wait()
     durable_oracle.check()
     daemon.wait_state("listening")
+
+
+def test_a_full_disk_under_the_whole_server(vkteamsd: Make, simulator: Simulator, open_tmp: Path) -> None:
+    """Data and log of the server lie on one small disk. PostgreSQL gives up where its log finds no room."""
+    with small_disk(open_tmp / "disk", "144m", uid=choose_owner(SERVER_USER).uid) as disk:
+        server = PostgresServer(disk, durable=True, max_wal_size="32MB", min_wal_size="32MB")
+        server.start()
+        oracle = Oracle(simulator, server.url(server.create_database()))
+        try:
+            daemon = vkteamsd(
+                api_url=simulator.url, database_url=oracle.url, options={"api.backoff_max": 2.0}
+            ).started()
+            with Traffic(simulator, rate=50):
+                wait_acknowledged(simulator, 20)
+                ballast = fill(disk)
+                daemon.wait_state("degraded")
+                seen = simulator.state()["acknowledged"]
+                until(lambda: simulator.state()["issued"] > seen + 50, 30, "events meanwhile")
+                assert daemon.wait_state("degraded").database.last_error
+                ballast.unlink()
+                server.recover()
+                wait_acknowledged(simulator, seen + 50, timeout=60)
+            oracle.wait()
+            oracle.check()
+            daemon.wait_state("listening")
+            assert "Traceback" not in daemon.log_text()
+            daemon.stop()
+        finally:
+            oracle.close()
+            server.stop("immediate")
+
+
+def test_a_full_disk_under_the_log_stops_nothing(
+    vkteamsd: Make, simulator: Simulator, durable_oracle: Oracle, open_tmp: Path
+) -> None:
+    with small_disk(open_tmp / "disk", "64k") as disk:
+        daemon = vkteamsd(
+            api_url=simulator.url, database_url=durable_oracle.url, options={"daemon.log_file": str(disk / "x.log")}
+        ).started()
+        daemon.log_file = disk / "x.log"
+        ballast = fill(disk)
+        for number in range(20):
+            emit_event(simulator, number)
+        # The statistics go to the log, and fill its last page of memory.
+        until(lambda: daemon.signal(signal.SIGUSR1) and not (disk / "x.log").stat().st_size % 4096, 30, "a full log")
+        durable_oracle.wait()
+        durable_oracle.check()
+        ballast.unlink()
+        daemon.signal(signal.SIGUSR1)
+        daemon.wait_log("could not be written")
+        assert "Traceback" not in daemon.log_text()
+        assert daemon.stop() < 5
 
 
 def test_a_status_file_that_cannot_be_written_leaves_the_old_one(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import statistics
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,7 @@ import pytest
 from tests.harness.daemon import DaemonProcess
 from tests.harness.oracle import Oracle
 from tests.harness.proxy import Proxy
-from tests.harness.scale import scaled
+from tests.harness.scale import FULL, figure, scaled
 from tests.harness.simulator import wait_polled
 from tests.harness.traffic import Traffic, emit_event
 from tests.harness.waiting import until
@@ -47,15 +50,21 @@ def test_kills_at_random_lose_and_double_nothing(
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url, options={"embedding.models_dir": str(models_dir)})
     chance = random.Random(8)
     pause = threading.Event()
+    starts: list[float] = []
     with Traffic(simulator, rate=50):
         for _ in range(count):
+            began = time.monotonic()
             daemon.started()
+            starts.append(time.monotonic() - began)
             pause.wait(chance.uniform(0, 0.5))
             daemon.kill9()
         daemon.started()
     oracle.wait(120)
     oracle.check()
     _vectors_are_right(oracle)
+    figure("slowest start after a kill, s", max(starts))
+    figure("median start after a kill, s", statistics.median(starts))
+    assert not FULL or max(starts) <= 5, f"load {os.getloadavg()}: {sorted(starts)[-10:]}"
 
 
 @pytest.mark.parametrize("answered", [False, True], ids=["inserted, not committed", "committed, not acknowledged"])

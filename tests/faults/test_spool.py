@@ -17,7 +17,7 @@ from tests.harness.daemon import DaemonProcess
 from tests.harness.oracle import Oracle, spooled_ids
 from tests.harness.postgres import PostgresServer
 from tests.harness.proxy import Proxy
-from tests.harness.scale import scaled
+from tests.harness.scale import figure, scaled
 from tests.harness.simulator import wait_acknowledged, wait_polled
 from tests.harness.traffic import Traffic, emit_event
 from tests.harness.waiting import until
@@ -74,6 +74,8 @@ def test_database_away_for_long(
         assert (status.database.state, status.api.state) == ("down", "ok")
         assert status.spool.bytes > 100 * status.spool.events
         assert status.spool.since is not None
+        figure("memory grew by, MB", (status.rss_bytes - before) / 1e6)
+        figure("events in the spool", status.spool.events)
         assert status.rss_bytes - before < 20 << 20
         durable_server.start()
         daemon.wait_state("listening", timeout=60)

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -263,7 +263,7 @@ def _use_everything(url: str, model: WatchedModel) -> None:
             assert search_semantic(connection, [1.0] * model.dims, statistics.model, Scope(), 5)
             assert search_semantic(connection, [1.0] * model.dims, statistics.model, Scope(("x@chat.agent",)), 5)
             assert archive.statistics().messages == len(archive.latest(limit=1000)) + 1, "one is deleted"
-            assert archive.context("recent", since=datetime(2025, 1, 1, tzinfo=UTC)).conversations
+            assert archive.context("recent", timeframe=timedelta(days=3650)).conversations
             archive.context("topic", query="server")
             assert archive.chats() and archive.users() and list(archive.export())
         erasure.erase(connection, datetime(2027, 1, 1, tzinfo=UTC), ["x@chat.agent"])

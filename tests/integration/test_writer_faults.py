@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +14,7 @@ import psycopg
 import pytest
 
 from tests.harness.batches import batch, deleted, edited, new, record_lookups
+from tests.harness.disk import small_disk
 from tests.harness.postgres import PostgresServer
 from tests.harness.proxy import Proxy
 from tests.harness.waiting import until
@@ -471,34 +470,24 @@ def test_two_bots_in_one_chat_fold_into_the_same_messages(archive: Archive) -> N
 
 
 @pytest.fixture
-def small_disk(postgres_server: PostgresServer, open_tmp: Path) -> Iterator[str]:
+def small_disk_url(postgres_server: PostgresServer, open_tmp: Path) -> Iterator[str]:
     """The URL of a migrated database on a file system of its own, with a few megabytes left; for root alone."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a small file system")
-    disk = open_tmp / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size=24m,uid={postgres_server._owner.uid},mode=0700", "tmpfs", disk],
-        capture_output=True,
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     name = f"small_{open_tmp.name}"
-    try:
-        postgres_server.execute(f"CREATE TABLESPACE {name} LOCATION '{disk}'")
-        postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE template0 TABLESPACE {name} ENCODING 'UTF8'")
-        migrate(postgres_server.url(name))
-        yield postgres_server.url(name)
-    finally:
-        postgres_server.drop_database(name)
-        postgres_server.execute(f"DROP TABLESPACE IF EXISTS {name}")
-        subprocess.run(["umount", disk], check=True)
+    with small_disk(open_tmp / "disk", "24m", uid=postgres_server._owner.uid) as disk:
+        try:
+            postgres_server.execute(f"CREATE TABLESPACE {name} LOCATION '{disk}'")
+            postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE template0 TABLESPACE {name} ENCODING 'UTF8'")
+            migrate(postgres_server.url(name))
+            yield postgres_server.url(name)
+        finally:
+            postgres_server.drop_database(name)
+            postgres_server.execute(f"DROP TABLESPACE IF EXISTS {name}")
 
 
 def test_full_disk_leaves_the_cursor_where_it_was_until_there_is_room(
-    postgres_server: PostgresServer, small_disk: str
+    postgres_server: PostgresServer, small_disk_url: str
 ) -> None:
-    archive = Archive(postgres_server, small_disk)
+    archive = Archive(postgres_server, small_disk_url)
     writer = archive.holder()
     writer.store(batch(new(1)))
     archive.execute("CREATE TABLE ballast (filler text); ALTER TABLE ballast ALTER filler SET STORAGE EXTERNAL")
