@@ -6,7 +6,7 @@
 # make options  the table of options again in etc/vkteamsd.toml and docs/configuration.md
 # make deb      the Debian package, in dist/
 # make package-test   installs it into a small Debian of its own, and sees that it does what it should (as root)
-# make faults   the fault table at full size (hours)
+# make faults   the tests at full size, above all the fault table (hours)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -25,6 +25,9 @@ demo: $(VENV)/.installed
 run: $(VENV)/.installed
 	$(BIN)/vkteamsd --foreground
 
+# Hundreds of processes are started: without the compiled modules each would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 test: $(VENV)/.installed-test
 	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal
 
@@ -42,7 +45,7 @@ options: $(VENV)/.installed
 	$(BIN)/python -m docs.options
 
 faults: $(VENV)/.installed-test
-	FAULTS=full $(PYTEST) tests/faults --timeout=0
+	FAULTS=full $(PYTEST) --timeout=0
 
 # The package is made from a copy of the sources, and the tests' Debian is made once: both are kept in build/package.
 deb:
