@@ -74,7 +74,7 @@ def test_clients_of_both_protocol_versions_find_by_words(office: Office, mode: A
     result = structured(over_stdio(office, lambda client: client.call_tool("search_text", arguments), mode=mode))
     assert "почтовым сервером" in result["hits"][0]["text"]
     assert result["hits"][0]["author"] == "Анна Иванова"
-    assert result["coverage"]["model"] == "tiny"
+    assert result["coverage"]["models"] == ["tiny"]
 
 
 def test_the_instructions_call_texts_untrusted_data(office: Office) -> None:

@@ -158,8 +158,7 @@ class Archives:
             if name != "visible":
                 talk.say("w1", f"waits: {SECRET}", at=OLD if "times" in name else 16, who=VERA, chat=VERA)
                 with talk.connection() as connection:
-                    active = embedding_models.active_model(connection)
-                    assert active is not None
+                    (active,) = embedding_models.active_models(connection)
                     embedding_models.ensure_index(connection, active)
             talk.execute("DELETE FROM words")
             talk.execute("INSERT INTO words SELECT word, ndoc FROM ts_stat('SELECT search FROM messages')")
