@@ -2,7 +2,8 @@
 
 An interrupted installation leaves only the work directory, whose name starts with a dot. The next installation removes
 it; if a model in it was just being replaced, that model gets its name back first. One installation runs at a time. A
-running daemon keeps the model that it has loaded.
+running daemon keeps the model that it has loaded. A replaced model of another fingerprint stays until the next
+replacement, because the archive's vectors are of it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from vkteams_daemon.embedding.install.convert import PrecisionChoice, convert
 from vkteams_daemon.embedding.install.sources import Origin, Source
 from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import Model
-from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused
+from vkteams_daemon.errors import CannotCreate, ModelAbsent, ModelError, ModelRefused
 from vkteams_daemon.system.files import fsync_path
 
 _WORK = ".installing-"
@@ -149,6 +150,18 @@ def _check_runs(directory: Path) -> None:
         raise ModelRefused(f"{model.name}: the model gives no vector of length 1 and {model.dims} numbers")
 
 
+def _keep_replaced(info: ModelInfo, models_dir: Path, old: Path) -> None:
+    """Keep a replaced model of another fingerprint: the archive's vectors are of it until the new ones are complete."""
+    try:
+        if manifest.read(old).fingerprint == info.fingerprint:
+            return
+    except (ModelAbsent, ModelRefused):
+        return
+    kept = catalogue.replaced_directory(models_dir, info.name)
+    shutil.rmtree(kept, ignore_errors=True)
+    old.rename(kept)
+
+
 def _publish(info: ModelInfo, models_dir: Path, work: Path) -> ModelInfo:
     """Rename the finished directory into its place, after its files have been flushed to the disk."""
     directory, target = info.directory, models_dir / info.name
@@ -161,5 +174,6 @@ def _publish(info: ModelInfo, models_dir: Path, work: Path) -> ModelInfo:
         (work / _REPLACED).mkdir()
         target.rename(work / _REPLACED / info.name)
     directory.rename(target)
+    _keep_replaced(info, models_dir, work / _REPLACED / info.name)
     fsync_path(models_dir)
     return dataclasses.replace(info, directory=target)
