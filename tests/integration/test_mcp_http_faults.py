@@ -80,9 +80,13 @@ def quick_server(tokens: Office, tmp_path: Path) -> Iterator[HttpServer]:
 
 
 def _connected(server: HttpServer) -> socket.socket:
+    """A connection that takes few bytes before its client reads them."""
     parts = urlsplit(server.url)
-    assert parts.hostname and parts.port
-    return socket.create_connection((parts.hostname, parts.port), timeout=30)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(30)
+    connection.connect((parts.hostname, parts.port))
+    return connection
 
 
 def _request(
@@ -163,13 +167,14 @@ def test_requests_that_do_not_arrive_in_time_end(quick_server: HttpServer) -> No
 
 
 def test_an_answer_that_nobody_reads_ends(quick_server: HttpServer) -> None:
-    """Each request of a pipeline is refused, and no refusal is read."""
-    with _connected(quick_server) as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        request = b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-        with pytest.raises(ConnectionError):
-            while True:
-                connection.sendall(request * 1000)
+    """Requests that come without a pause, and whose answers stay where they are."""
+    _, session, _ = _request(quick_server, HELLO, Authorization=f"Bearer {TOKEN}")
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/list"}).encode()
+    header = f"Authorization: Bearer {TOKEN}\r\nMcp-Session-Id: {session}\r\nContent-Length: {len(body)}\r\n"
+    accept = b"Accept: application/json, text/event-stream\r\n"
+    with _connected(quick_server) as connection, pytest.raises(ConnectionError):
+        while True:
+            connection.sendall((HEADER + accept + header.encode() + b"\r\n" + body) * 1000)
     _until_refused(quick_server, "the client did not read its answer")
 
 

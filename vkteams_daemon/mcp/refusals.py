@@ -97,8 +97,8 @@ class TellRefusals:
             return f"nothing is served at this path: the server is at {self._path}"
         if status == HTTPStatus.NOT_FOUND and "mcp-session-id" in headers:
             return _NO_SESSION
-        is_plain = Headers(raw=message["headers"]).get("content-type", "").startswith("text/plain")
-        return _SENTENCES.get(status) if is_plain or "content-type" not in Headers(raw=message["headers"]) else None
+        said_as = Headers(raw=message["headers"]).get("content-type", "")
+        return None if said_as.startswith("application/json") else _SENTENCES.get(status)
 
 
 async def _send_error(sentence: str, start: Message, send: Send) -> None:
