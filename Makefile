@@ -26,6 +26,9 @@ demo: $(VENV)/.installed
 run: $(VENV)/.installed
 	$(BIN)/vkteamsd --foreground
 
+# Hundreds of processes are started: without the compiled modules each would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 test: $(VENV)/.installed-test
 	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal
 

@@ -1,6 +1,7 @@
 """How well the library finds conversations: questions of a public support channel, asked of an archive without them.
 
     python -m bench.relevance DATA [--part dev|train] [--archive DIR] [--chats N] [--questions N] [--ways NAME …]
+        [--models NAME …]
 
 DATA holds `ubuntu-irc-PART.jsonl.gz` (chat, n, ts, user, text) and `ubuntu-irc-PART.replies.tsv` (chat, n, n: which
 message answers which). These links connect messages to conversations. They are the gold standard, and the archive does
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from vkteams_daemon.botapi import events
@@ -112,15 +114,15 @@ def _connected(links: Iterable[tuple[str, int, int]]) -> list[list[tuple[str, in
     return list(groups.values())
 
 
-def configuration(directory: Path, part: str, chats: int | None, model: str) -> Config:
-    """The archive of a part below the directory; installs its model there if it is missing."""
+def configuration(directory: Path, part: str, chats: int | None, names: Sequence[str]) -> Config:
+    """The archive of a part below the directory; installs its models there if they are missing."""
     home = str(directory / f"{part}-{chats or 'all'}")
     config = Config(
         daemon=Daemon(state_dir=home, runtime_dir=home),
-        embedding=Embedding(model=model, models_dir=str(directory / "models")),
+        embedding=Embedding(models=tuple(names), models_dir=str(directory / "models")),
     )
-    if model not in [installed.name for installed in catalogue.installed_models(config.models_dir)]:
-        installer.install(model, config.models_dir)
+    for name in set(names) - {installed.name for installed in catalogue.installed_models(config.models_dir)}:
+        installer.install(name, config.models_dir)
     return config
 
 
@@ -158,23 +160,33 @@ def _event(number: int, message: IrcMessage) -> dict[str, object]:
 
 
 def embed(config: Config, database: Database, workers: int = 2) -> None:
-    """Empty the embedding queue, then build the index."""
-    model = Model.load(catalogue.find_directory(config.models_dir, config.embedding.model))
-    with database.connection() as connection:
-        stored = embedding_models.register(connection, model.name, model.fingerprint, model.dims)
-        embedding_models.enqueue_missing(connection, stored.model_id)
+    """Empty the embedding queue of each model, then build its index; only these models are asked afterwards."""
+    models = [Model.load(catalogue.find_directory(config.models_dir, name)) for name in config.embedding.models]
+    chosen = [model.fingerprint for model in models]
+    for model in models:
+        with database.connection() as connection:
+            stored = embedding_models.register(connection, model.name, model.fingerprint, model.dims, chosen)
+            embedding_models.enqueue_missing(connection, stored.model_id)
+        load = partial(_loaded, model)
 
-    def work(_: int) -> None:
-        worker = Worker(database, lambda _: model, WorkerStats(), is_leader=False)
-        while worker.round():
-            pass
+        def work(_: int, load: Callable[[Model | None], Model] = load) -> None:
+            worker = Worker(database, load, WorkerStats(), is_leader=False)
+            while worker.round():
+                pass
 
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, range(workers)))
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(work, range(workers)))
+        with database.connect() as connection:
+            embedding_models.ensure_index(connection, stored)
+            embedding_models.activate_if_complete(connection, stored)
     with database.connect() as connection:
-        embedding_models.ensure_index(connection, stored)
+        embedding_models.retire_others(connection, chosen)
         word_counts.count_words(connection)
         connection.execute("VACUUM ANALYZE")
+
+
+def _loaded(model: Model, _: Model | None) -> Model:
+    return model
 
 
 def ways(archive: Archive) -> dict[str, Callable[[str], list[Hit]]]:
@@ -249,13 +261,13 @@ def main() -> None:
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--part", choices=("dev", "train"), default="dev")
     parser.add_argument("--archive", type=Path, default=Path("/tmp/vkteams-relevance"), metavar="DIR")
-    parser.add_argument("--model", default="all-MiniLM-L6-v2", metavar="NAME")
+    parser.add_argument("--models", nargs="+", default=["all-MiniLM-L6-v2"], metavar="NAME")
     parser.add_argument("--chats", type=int, metavar="N", help="only the first N chats")
     parser.add_argument("--questions", type=int, metavar="N", help="ask N of the questions, evenly chosen")
     parser.add_argument("--ways", nargs="*", default=(), metavar="NAME")
     options = parser.parse_args()
     messages, questions = read(options.data, options.part, options.chats)
-    config = configuration(options.archive, options.part, options.chats, options.model)
+    config = configuration(options.archive, options.part, options.chats, options.models)
     held_out = {question.message.key for question in questions}
     fill(config, [message for message in messages if message.key not in held_out])
     print(f"{options.part}: {len(messages) - len(held_out)} messages, {len(questions)} questions")

@@ -26,7 +26,7 @@ from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.results import MODES, Mode
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
-from vkteams_daemon.store.embedding_models import active_model
+from vkteams_daemon.store.embedding_models import active_models
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +77,8 @@ def show(name: str, costs: Sequence[Cost]) -> None:
 
 def recall(archive: Archive, config: Config, connection: Connection, questions: Sequence[Question]) -> float:
     """The share of semantic search's first ten hits that are as near as the exact ten nearest."""
-    model = active_model(connection)
-    embed = Model.load(catalogue.find_directory(config.models_dir, config.embedding.model))
-    assert model is not None
+    (model,) = active_models(connection)
+    embed = Model.load(catalogue.find_directory(config.models_dir, config.embedding.models[0]))
     near = 0
     for question in questions:
         hits = archive.search(question.message.text, mode="semantic", limit=TOP).hits
@@ -101,12 +100,12 @@ def main() -> None:
     parser.add_argument("data", type=Path, metavar="DATA")
     parser.add_argument("--part", choices=("dev", "train"), default="train")
     parser.add_argument("--archive", type=Path, default=Path("/tmp/vkteams-relevance"), metavar="DIR")
-    parser.add_argument("--model", default="all-MiniLM-L6-v2", metavar="NAME")
+    parser.add_argument("--models", nargs="+", default=["all-MiniLM-L6-v2"], metavar="NAME", help="--recall: one")
     parser.add_argument("--questions", type=int, default=200, metavar="N")
     parser.add_argument("--recall", action="store_true", help="measure only the recall")
     options = parser.parse_args()
     messages, questions = read(options.data, options.part, None)
-    config = configuration(options.archive, options.part, None, options.model)
+    config = configuration(options.archive, options.part, None, options.models)
     held_out = {question.message.key for question in questions}
     messages = [message for message in messages if message.key not in held_out]
     fill(config, messages)

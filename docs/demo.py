@@ -1,9 +1,9 @@
 """The demonstration behind `make demo`: a simulated office, a real daemon, a real database, real searches.
 
-It installs the embedding model, starts the simulator of the Bot API with its built-in conversation, and starts vkteamsd
-as a detached daemon. It waits until every message is stored and has its vector, searches the archive, and stops the
-daemon. Everything is in .demo, or in /var/tmp/vkteams-demo if root runs it where another user cannot reach .demo. The
-archive stays.
+It installs the embedding models, starts the simulator of the Bot API with its built-in conversation, and starts
+vkteamsd as a detached daemon. It waits until every message is stored and has its vectors, searches the archive, and
+stops the daemon. Everything is in .demo, or in /var/tmp/vkteams-demo if root runs it where another user cannot reach
+.demo. The archive stays.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pathlib import Path
 
 from vkteams_daemon import config as configuration
 from vkteams_daemon.daemon.health import probe
+from vkteams_daemon.embedding.catalogue import DEFAULT_MODELS
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.system.user import choose_owner
 
 BIN = Path(sys.executable).parent
 TOKEN = "001.0000000000.0000000000:1000000001"
-MODEL = "all-MiniLM-L6-v2"
 TIMEOUT = 120.0  # seconds in which everything must be stored and embedded
 
 
@@ -48,9 +48,9 @@ def main() -> int:
     os.environ.update(environ)
     with _simulator() as url:
         _write(config_file, home, url)
-        if not (home / "state" / "models" / MODEL).is_dir():
-            _say("Installing the embedding model: once, about 90 MB")
-            _run("vkteamsctl", "model", "install", MODEL)
+        if not all((home / "state" / "models" / model).is_dir() for model in DEFAULT_MODELS):
+            _say("Installing the embedding models: once, about 180 MB")
+            _run("vkteamsctl", "model", "install")
         _say("Starting the daemon, detached")
         _run("vkteamsctl", "daemon", "start")
         try:
@@ -63,7 +63,7 @@ def main() -> int:
     print(f"\nThe archive stays in {home}. Continue with your own searches, for example:\n")
     for question in ("search text OPS-142", "search semantic 'disk ran out of space'", "database stats"):
         print(f"  {prompt} {question}")
-    print("\ndocs/demo.md has ten questions to try.")
+    print("\ndocs/demo.md has eleven questions to try.")
     return 0
 
 
@@ -80,7 +80,7 @@ def _home() -> Path:
 
 
 def _clear(home: Path) -> None:
-    """Remove the archive of an earlier demo, because the simulator restarts its ids. The model stays."""
+    """Remove the archive of an earlier demo, because the simulator restarts its ids. The models stay."""
     if (home / "vkteamsd.toml").exists():
         subprocess.run(
             [BIN / "vkteamsctl", "--config", home / "vkteamsd.toml", "daemon", "stop"], check=True, capture_output=True
@@ -142,7 +142,7 @@ def _wait(events: int) -> None:
             statistics = archive.statistics()
             bars.update(stored, completed=statistics.events)
             # Stickers and deleted messages need no vector, so they are never in the queue.
-            with_vector = max((model.messages for model in statistics.models), default=0)
+            with_vector = sum(model.messages for model in statistics.models)
             bars.update(embedded, completed=with_vector, total=with_vector + statistics.queued or None)
             daemon = probe(config).status
             stored_all = statistics.events >= events and with_vector
@@ -161,7 +161,8 @@ def _ask() -> None:
     _run("vkteamsctl", "daemon", "status")
     _say("A search by words, in any of their forms")
     _run("vkteamsctl", "search", "text", "почтовый сервер", "--limit", "3")
-    _say("A search by meaning: the message has none of these words")
+    _say("Two searches by meaning: the messages have none of these words")
+    _run("vkteamsctl", "search", "semantic", "печатающее устройство заминает листы", "--limit", "1")
     _run("vkteamsctl", "search", "semantic", "shipment arrived late and damaged", "--limit", "1")
     _say("What the archive holds")
     _run("vkteamsctl", "database", "stats")

@@ -8,6 +8,7 @@ from hypothesis import settings
 
 pytest_plugins = [
     "tests.harness.scale",
+    "tests.harness.ctl",
     "tests.harness.reports",
     "tests.harness.temporary",
     "tests.harness.postgres",
@@ -21,7 +22,6 @@ pytest_plugins = [
     "tests.harness.embedding",
     "tests.harness.mcp",
     "tests.harness.talk",
-    "tests.harness.ctl",
 ]
 
 # No database of examples: the checkout may belong to another user. No deadline: the machine may be busy.

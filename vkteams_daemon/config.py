@@ -185,12 +185,19 @@ def _convert(tables: Mapping[str, Any], location: Callable[[str], str]) -> Confi
         key = key.partition("[")[0]
         unknown = re.match(r"Object contains unknown field `(.+)`", problem)
         if unknown:
-            key, problem = unknown[1], "no such option"
+            key, problem = unknown[1], _no_such_option(section, unknown[1])
         name = f"{section}.{key}"
         option = next((option for option in options() if option.name == name), None)
         if option and not unknown:
             problem = _explain(problem, tables[section][key], option)
         raise ConfigError(f"{name}: {problem}{location(name)}") from error
+
+
+def _no_such_option(section: str, key: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(key, [option.key for option in options() if option.section == section], 1, 0.8)
+    return f"no such option; is {near[0]} meant?" if near else "no such option"
 
 
 def _explain(problem: str, value: Any, option: Option) -> str:

@@ -166,7 +166,10 @@ class Database(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Embedding(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Models and vectors."""
 
-    model: Annotated[str, _option("Name of the model; empty: the model that `model use` chose.")] = ""
+    models: Annotated[
+        tuple[str, ...],
+        _option("Names of the models that search asks together; empty: the models that `model use` chose."),
+    ] = ()
     models_dir: Annotated[str, _option("Directory of installed models; empty: models/ in state_dir.")] = ""
     workers: Annotated[int, _option("Embedding threads; 0: one per core, four at most.", ge=0, le=64)] = 0
     token_budget: Annotated[int, _option("Maximum tokens in one batch of the model.", ge=64, le=65536)] = 512

@@ -26,7 +26,7 @@ def running(vkteamsd: Make) -> DaemonProcess:
     ("option", "value"),
     [
         ("search.limit", 0), ("daemon.colour", "red"), ("api.url", "myteam.mail.ru"), ("api.ca_file", "/nope"),
-        ("embedding.model", "nope"), ("daemon.user", "nosuch"), ("storage.save", False), ("api.token", ""),
+        ("embedding.models", ["nope"]), ("daemon.user", "nosuch"), ("storage.save", False), ("api.token", ""),
     ],
 )  # fmt: skip
 def test_restart_keeps_a_daemon_that_could_not_start_again(

@@ -97,7 +97,7 @@ def test_no_save_in_the_file_needs_the_foreground(vkteamsd: Make) -> None:
 
 
 def test_a_named_model_that_is_absent(vkteamsd: Make) -> None:
-    _refused(vkteamsd(options={"embedding.model": "all-MiniLM-L6-v2"}), 78, "all-MiniLM-L6-v2", "model install")
+    _refused(vkteamsd(options={"embedding.models": ["all-MiniLM-L6-v2"]}), 78, "all-MiniLM-L6-v2", "model install")
 
 
 @pytest.mark.parametrize("option", ["daemon.runtime_dir", "daemon.state_dir"])

@@ -1,21 +1,34 @@
-"""vkteamsctl in the test's own process, on the test's own database.
+"""vkteamsctl in the test's own process: a process of its own would take most of its time to import what it needs.
 
-`ask`   runs a command and returns its output, or its error if `code` is the exit code that is expected
+`ask`   runs a command on the test's database and returns its output, or its error if `code` is the exit code expected
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from vkteams_daemon.ctl.main import main
 
 KEYS = ["success", "data", "error", "timestamp", "command"]
+
+
+def answer_of(config_file: Path, environ: Mapping[str, str], *words: str) -> Any:
+    """`data` of what vkteamsctl answers as JSON with this configuration and these variables."""
+    out = io.StringIO()
+    with mock.patch.dict(os.environ, environ, clear=True), contextlib.redirect_stdout(out):
+        code = main(["--config", str(config_file), "--output", "json", *words])
+    data = json.loads(out.getvalue())["data"]
+    assert data is not None, f"{words}: exit code {code}: {out.getvalue()}"
+    return data
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.ctl import answer_of
 from tests.harness.scale import FULL
 from tests.harness.waiting import until
 from vkteams_daemon.daemon import status as status_file
@@ -129,6 +130,11 @@ class DaemonProcess:
             data: dict[str, Any] = json.loads(done.stdout)["data"]
         except ValueError:
             raise AssertionError(f"{arguments}: {done.stdout}\n{done.stderr}") from None
+        return data
+
+    def ask(self, *arguments: str) -> dict[str, Any]:
+        """The same by vkteamsctl in this process."""
+        data: dict[str, Any] = answer_of(self.config_file, self.environ, *arguments)
         return data
 
     @property

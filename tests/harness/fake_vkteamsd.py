@@ -24,7 +24,16 @@ log = logging.getLogger("fake")
 
 class FakeService:
     def __init__(
-        self, config: Any, status: Any, report: Any, *, reload: Any, apply: Any, toggle_debug: Any, alive: Any
+        self,
+        config: Any,
+        status: Any,
+        report: Any,
+        *,
+        reload: Any,
+        apply: Any,
+        toggle_debug: Any,
+        alive: Any,
+        group: Any = None,
     ) -> None:
         self.config, self.status, self.report = config, status, report
         self.reload, self.apply, self.toggle_debug = reload, apply, toggle_debug

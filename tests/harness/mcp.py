@@ -1,4 +1,6 @@
-"""The MCP server as a real process, with the SDK's official client.
+"""The MCP server, as a real process or in the test's own, with the SDK's official client.
+
+A process imports the SDK for more than a second, so a test whose subject is no transport asks a server in this process.
 
 `office`   an archive with the built-in conversation and its vectors by the small model, and the servers on it
 """
@@ -25,17 +27,24 @@ from mcp.client.streamable_http import create_mcp_http_client, streamable_http_c
 from mcp.types import CallToolResult
 
 from tests.harness.built_in_conversation import all_events
+from tests.harness.ctl import answer_of
 from tests.harness.daemon import ROOT
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
+from vkteams_daemon import config as configuration
+from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.workers.worker import Worker
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.mcp.archive_reader import Reader
+from vkteams_daemon.mcp.audit import Audit
+from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
+from vkteams_daemon.system.redaction import Secrets
 
 T = TypeVar("T")
 SCRIPT = ROOT / "bin" / "vkteamsctl"
@@ -77,7 +86,18 @@ class Office:
 
     @contextlib.asynccontextmanager
     async def client(self, **settings: Any) -> AsyncIterator[Client]:
-        """The official client with a server of its own, over stdio."""
+        """The official client with a server of its own in this process."""
+        reader = Reader(configuration.load(self.file, environ={}), Access("the test"))
+        with self.said.open("a", encoding="utf-8") as said, contextlib.redirect_stderr(said):
+            try:
+                async with Client(Server(reader, Audit(Secrets(), "memory")), **settings) as client:
+                    yield client
+            finally:
+                reader.close()
+
+    @contextlib.asynccontextmanager
+    async def stdio_client(self, **settings: Any) -> AsyncIterator[Client]:
+        """The official client with a server process of its own, over stdio."""
         program, *arguments = self.command("mcp", "serve")
         parameters = StdioServerParameters(command=program, args=arguments, env=self.environ())
         with self.said.open("a", encoding="utf-8") as said:
@@ -85,14 +105,8 @@ class Office:
                 yield client
 
     def ctl(self, *arguments: str) -> Any:
-        """The data that vkteamsctl answers."""
-        done = subprocess.run(
-            self.command("--output", "json", *arguments), env=self.environ(), text=True, capture_output=True,
-            timeout=60, check=False,
-        )  # fmt: skip
-        answer = json.loads(done.stdout)
-        assert answer["data"] is not None, done.stderr
-        return answer["data"]
+        """The data that vkteamsctl answers, in this process."""
+        return answer_of(self.file, self.environ(), *arguments)
 
     def failed(self, *arguments: str) -> tuple[int, str]:
         """The exit code and the standard error of vkteamsctl."""
@@ -147,26 +161,35 @@ def office(office_url: str, tmp_path: Path, models_dir: Path) -> Office:
 
 
 def with_client(office: Office, what: Callable[[Client], Awaitable[T]], **settings: Any) -> T:
-    """The result of `what` with a client of its own."""
-
-    async def run() -> T:
-        async with office.client(**settings) as client:
-            return await what(client)
-
-    return asyncio.run(run())
+    """The result of `what` with a client of a server in this process."""
+    return asyncio.run(_with(office.client(**settings), what))
 
 
-def asked(office: Office, tool: str, *, mode: Any = "auto", **arguments: Any) -> dict[str, Any]:
-    """The structured answer of one call."""
-    answer = with_client(office, lambda client: client.call_tool(tool, arguments), mode=mode)
+def over_stdio(office: Office, what: Callable[[Client], Awaitable[T]], **settings: Any) -> T:
+    """The result of `what` with a client of a server process."""
+    return asyncio.run(_with(office.stdio_client(**settings), what))
+
+
+async def _with(opened: contextlib.AbstractAsyncContextManager[Client], what: Callable[[Client], Awaitable[T]]) -> T:
+    async with opened as client:
+        return await what(client)
+
+
+def asked(office: Office, tool: str, **arguments: Any) -> dict[str, Any]:
+    """The structured answer of one call to a server in this process."""
+    return structured(with_client(office, lambda client: client.call_tool(tool, arguments)))
+
+
+def structured(answer: CallToolResult) -> dict[str, Any]:
+    """The structured answer of a call that succeeded."""
     assert not answer.is_error, answer.content
     assert answer.structured_content is not None
     return answer.structured_content
 
 
-def refused(office: Office, tool: str, *, mode: Any = "auto", **arguments: Any) -> str:
-    """The error that a call answers."""
-    answer = with_client(office, lambda client: client.call_tool(tool, arguments), mode=mode)
+def refused(office: Office, tool: str, **arguments: Any) -> str:
+    """The error that a call to a server in this process answers."""
+    answer = with_client(office, lambda client: client.call_tool(tool, arguments))
     assert answer.is_error and answer.structured_content is None
     return str(answer.content[0].text)  # type: ignore[union-attr]
 

@@ -21,13 +21,37 @@ from tests.harness.waiting import until
 _PREFIX = "vkteams-test-"
 SERVER_USER = "nobody" if os.geteuid() == 0 else ""
 """Whom root gives the tests' servers to. The product takes no user by itself but _vkteams, which need not exist."""
+_DISK, _MEMORY = Path("/tmp"), Path("/dev/shm")
+_MEMORY_NEEDED = 4 << 30  # bytes that must be free there: several runs share it
 
 
 @pytest.fixture(scope="session")
 def session_tmp() -> Iterator[Path]:
     """A directory of this run, 0711, directly under /tmp: paths in it are short enough for sockets."""
-    _sweep()
-    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir="/tmp"))
+    with _directory(_DISK) as directory:
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def session_memory() -> Iterator[Path]:
+    """The same in memory where there is room, for what is written often and must not survive."""
+    with _directory(_MEMORY if _free(_MEMORY) >= _MEMORY_NEEDED else _DISK) as directory:
+        yield directory
+
+
+def _free(place: Path) -> int:
+    """The bytes that are free there; 0 where a server cannot have its directory: it may run a copy of its programs."""
+    if not os.access(place, os.W_OK):
+        return 0
+    system = os.statvfs(place)
+    return 0 if system.f_flag & os.ST_NOEXEC else system.f_bavail * system.f_frsize
+
+
+@contextlib.contextmanager
+def _directory(place: Path) -> Iterator[Path]:
+    """A new directory in this place, with its lock, removed at the end with the servers that run in it."""
+    _sweep(place)
+    directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
     directory.chmod(0o711)
     # Held as long as this run lives; the kernel lets go of it for a killed one, and the next run clears up. It gets its
     # name once it is locked: to a run that begins at this moment, it is never there and free.
@@ -74,9 +98,9 @@ def clear(directory: Path) -> None:
     shutil.rmtree(directory)
 
 
-def _sweep() -> None:
+def _sweep(place: Path) -> None:
     """Clear what killed runs left behind; runs that live hold their lock."""
-    for directory in Path("/tmp").glob(f"{_PREFIX}*"):
+    for directory in place.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if directory.stat().st_uid != os.geteuid():
                 continue

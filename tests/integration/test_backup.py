@@ -18,6 +18,7 @@ import pytest
 
 from tests.harness.postgres import PostgresServer
 from tests.harness.talk import PETR, Talk
+from tests.harness.temporary import SERVER_USER
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.errors import BackupDamaged, ConfigError
@@ -229,7 +230,10 @@ def test_verification_finds(messages: Talk, ask: Ask, name: str, harm: str) -> N
     assert name in answer["error"]
 
 
-def test_backup_is_verified_in_a_server_of_its_own(messages: Talk, ask: Ask, backup: Path) -> None:
+def test_backup_is_verified_in_a_server_of_its_own(
+    messages: Talk, ask: Ask, backup: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VKTEAMS_DAEMON_USER", SERVER_USER)
     data = ask("database", "verify", str(backup))
     assert [row["wrong"] for row in data["rows"]] == [0] * 6
     assert data["age"].endswith("seconds")

@@ -444,7 +444,7 @@ def test_health_where_everything_is_well(
 
 
 def test_health_where_nothing_is_well(vkteamsd: Make) -> None:
-    daemon = vkteamsd(options={"embedding.model": "absent"})
+    daemon = vkteamsd(options={"embedding.models": ["absent"]})
     done = daemon.ctl("--output", "json", "diagnostic", "health")
     answer = json.loads(done.stdout)
     assert done.returncode == 69

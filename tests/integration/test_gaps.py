@@ -263,18 +263,18 @@ def test_restored_backup_is_told_by_log_health_search_and_ctl_until_it_is_dismis
         daemon.started()
         daemon.wait_log("ERROR")
         assert f"events of bot {BOT} up to 5 are missing from the archive" in daemon.log_text()
-        (gap,) = daemon.answer("database", "gaps")["rows"]
+        (gap,) = daemon.ask("database", "gaps")["rows"]
         assert (gap["from_event_id"], gap["to_event_id"], gap["reason"]) == (4, 5, gaps.WENT_BACK)
-        health = daemon.answer("diagnostic", "health")
+        health = daemon.ask("diagnostic", "health")
         assert health["gaps"] == 1
         assert any("see `vkteamsctl database gaps`" in problem for problem in health["problems"])
-        told = daemon.answer("search", "text", "backup")["coverage"]["gaps"]
+        told = daemon.ask("search", "text", "backup")["coverage"]["gaps"]
         assert any(sentence.endswith(f"may be missing: {gaps.WENT_BACK}") for sentence in told)
         assert "4–5" in daemon.ctl("database", "gaps").stdout
-        assert daemon.answer("database", "gaps", "--dismiss", str(gap["gap_id"]))["rows"] == []
-        assert daemon.answer("diagnostic", "health")["gaps"] == 0
-        assert not daemon.answer("search", "text", "backup")["coverage"].get("gaps")
-        (gap,) = daemon.answer("database", "gaps", "--all")["rows"]
+        assert daemon.ask("database", "gaps", "--dismiss", str(gap["gap_id"]))["rows"] == []
+        assert daemon.ask("diagnostic", "health")["gaps"] == 0
+        assert not daemon.ask("search", "text", "backup")["coverage"].get("gaps")
+        (gap,) = daemon.ask("database", "gaps", "--all")["rows"]
         assert gap["dismissed_by"]
         assert "no gap is known" in daemon.ctl("database", "gaps").stdout
         assert daemon.ctl("database", "gaps", "--dismiss", "77").returncode == 69
@@ -295,17 +295,17 @@ def test_what_no_save_has_acknowledged_becomes_a_gap_at_the_next_start(
     printing.communicate()
     daemon.started()
     daemon.wait_log("are missing from the archive: the events were acknowledged with --no-save")
-    (gap,) = daemon.answer("database", "gaps")["rows"]
+    (gap,) = daemon.ask("database", "gaps")["rows"]
     assert (gap["from_event_id"], gap["to_event_id"]) == (1, 3)
     assert gap["chat_ids"] == sorted([CHAT, "second@chat.agent"])
     daemon.stop()
     daemon.started()
-    assert len(daemon.answer("database", "gaps")["rows"]) == 1
+    assert len(daemon.ask("database", "gaps")["rows"]) == 1
     simulator.say(CHAT, "a.ivanova@corp.example", "kept")
     simulator.say("third@chat.agent", "a.ivanova@corp.example", "kept")
-    until(lambda: len(daemon.answer("search", "text", "kept")["hits"]) == 2, 60, "the messages")
+    until(lambda: len(daemon.ask("search", "text", "kept")["hits"]) == 2, 60, "the messages")
     for chat, lines in ((CHAT, 1), ("third@chat.agent", 0)):
-        told = daemon.answer("search", "text", "kept", "--chat-id", chat)["coverage"]
+        told = daemon.ask("search", "text", "kept", "--chat-id", chat)["coverage"]
         assert len(told.get("gaps", [])) == lines
 
 

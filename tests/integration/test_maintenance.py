@@ -103,8 +103,7 @@ def test_fresh_size_of_a_vector_index_is_estimated(talk: Talk, connection: Conne
         " ARRAY(SELECT random() - 0.5 + 0 * length(msg_id) FROM generate_series(1, 384))::real[]::halfvec"
         " FROM messages"
     )
-    model = embedding_models.active_model(connection)
-    assert model is not None
+    (model,) = embedding_models.active_models(connection)
     assert embedding_models.ensure_index(connection, model)
     index = next(index for index in maintenance.index_states(connection) if index.kind == "hnsw")
     assert index.fresh is not None

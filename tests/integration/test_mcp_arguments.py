@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from mcp import Client
 
-from tests.harness.mcp import Office
-from vkteams_daemon import config as configuration
-from vkteams_daemon.access import Access
-from vkteams_daemon.mcp.archive_reader import Reader
-from vkteams_daemon.mcp.audit import Audit
-from vkteams_daemon.mcp.server import CLIENT_KEYS, Server
-from vkteams_daemon.system.redaction import Secrets
+from tests.harness.mcp import Office, with_client
+from vkteams_daemon.mcp.server import CLIENT_KEYS
 
-T = TypeVar("T")
 NEEDED = {"query": "сервер", "msg_id": "7576336249029481622"}
-
-
-def _with_client(office: Office, what: Callable[[Client], Awaitable[T]]) -> T:
-    """The result of `what` with the official client of a server in this process."""
-
-    async def run() -> T:
-        reader = Reader(configuration.load(office.file, environ={}), Access("x"))
-        try:
-            async with Client(Server(reader, Audit(Secrets(), "stdio"))) as client:
-                return await what(client)
-        finally:
-            reader.close()
-
-    return asyncio.run(run())
 
 
 def _schemas(value: Any) -> Iterator[dict[str, Any]]:
@@ -49,7 +28,7 @@ def _schemas(value: Any) -> Iterator[dict[str, Any]]:
 
 def test_the_strictest_client_can_read_every_schema(office: Office) -> None:
     """No regular expression, no null, and one type for each argument."""
-    tools = _with_client(office, lambda client: client.list_tools()).tools
+    tools = with_client(office, lambda client: client.list_tools()).tools
     for tool in tools:
         for name, argument in tool.input_schema["properties"].items():
             assert isinstance(argument.get("type"), str), (tool.name, name)
@@ -75,16 +54,16 @@ def test_a_null_or_blank_optional_argument_counts_as_left_out(office: Office) ->
                 for value in (None, "", "  "):
                     assert (await client.call_tool(tool.name, needed | {name: value})).is_error, (tool.name, name)
 
-    _with_client(office, look)
+    with_client(office, look)
 
 
-def test_keys_that_clients_add_are_ignored_and_audited(office: Office, capsys: pytest.CaptureFixture[str]) -> None:
+def test_keys_that_clients_add_are_ignored_and_audited(office: Office) -> None:
     async def look(client: Client) -> None:
         answer = await client.call_tool("search_text", {"query": "сервер", **dict.fromkeys(CLIENT_KEYS, "x")})
         assert not answer.is_error and (answer.structured_content or {})["hits"]
 
-    _with_client(office, look)
-    (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith('{"time"')]
+    with_client(office, look)
+    (line,) = office.audit()
     assert set(line["ignored"]) == CLIENT_KEYS
 
 
@@ -102,6 +81,6 @@ def test_keys_that_clients_add_are_ignored_and_audited(office: Office, capsys: p
     ],
 )
 def test_what_is_wrong_is_said(office: Office, tool: str, arguments: dict[str, Any], why: str) -> None:
-    answer = _with_client(office, lambda client: client.call_tool(tool, arguments))
+    answer = with_client(office, lambda client: client.call_tool(tool, arguments))
     assert answer.is_error
     assert str(answer.content[0].text).startswith(why)  # type: ignore[union-attr]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from mcp import Client
 from mcp.types import ElicitRequestParams, ElicitResult
 
-from tests.harness.mcp import Office, with_client
+from tests.harness.mcp import Office, over_stdio, with_client
 
 OPS, THREAD, LUNCH = "681869378@chat.agent", "693938330@chat.agent", "684120415@chat.agent"
 QUERY = "сервер OR хинкали OR standby"
@@ -26,19 +27,25 @@ class Person:
         return self.answer
 
 
-def _chats(office: Office, mode: str, person: Person | None, **arguments: Any) -> set[str]:
+def _search(**arguments: Any) -> Callable[[Client], Awaitable[set[str]]]:
+    """The chats of the hits."""
+
     async def search(client: Client) -> set[str]:
         answer = await client.call_tool("search_text", {"query": QUERY, "limit": 100} | arguments)
         assert not answer.is_error, answer.content
         return {hit["chat_id"] for hit in (answer.structured_content or {})["hits"]}
 
-    return with_client(office, search, mode=mode, elicitation_callback=person)
+    return search
+
+
+def _chats(office: Office, mode: str, person: Person | None, **arguments: Any) -> set[str]:
+    return with_client(office, _search(**arguments), mode=mode, elicitation_callback=person)
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_the_client_is_asked_which_chat(office: Office, mode: str) -> None:
     person = Person(action="accept", content={"chat_id": LUNCH})
-    assert _chats(office, mode, person) == {LUNCH}
+    assert over_stdio(office, _search(), mode=mode, elicitation_callback=person) == {LUNCH}
     (request,) = person.asked
     choice = request.requested_schema["properties"]["chat_id"]  # type: ignore[union-attr]
     assert set(choice["enum"]) == {"all", OPS, THREAD, LUNCH, "n.whitfield@corp.example"}

@@ -1,4 +1,4 @@
-"""The MCP server over stdio, as a real process before the official client."""
+"""The MCP server over stdio as a real process, and its tools: what they are, what they answer and what they refuse."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from mcp import Client
 
 from tests.harness.daemon import ROOT
-from tests.harness.mcp import Office, asked, refused, with_client
+from tests.harness.mcp import Office, asked, over_stdio, refused, structured, with_client
 from vkteams_daemon.access import TOOLS
 
 OPS = "681869378@chat.agent"
@@ -21,7 +21,7 @@ MAIL = "7576336249029481622"
 
 
 def test_the_tools_are_typed_and_read_only(office: Office) -> None:
-    tools = {tool.name: tool for tool in with_client(office, lambda client: client.list_tools()).tools}
+    tools = {tool.name: tool for tool in over_stdio(office, lambda client: client.list_tools()).tools}
     assert {"search_hybrid", "search_text", "search_semantic", "get_message", "get_database_stats"} <= set(tools)
     for tool in tools.values():
         assert tool.description and tool.output_schema and tool.annotations
@@ -70,10 +70,11 @@ def test_the_manual_lists_every_tool_with_its_arguments(office: Office) -> None:
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
 def test_clients_of_both_protocol_versions_find_by_words(office: Office, mode: Any) -> None:
-    result = asked(office, "search_text", query="почтовый сервер", limit=3, mode=mode)
+    arguments = {"query": "почтовый сервер", "limit": 3}
+    result = structured(over_stdio(office, lambda client: client.call_tool("search_text", arguments), mode=mode))
     assert "почтовым сервером" in result["hits"][0]["text"]
     assert result["hits"][0]["author"] == "Анна Иванова"
-    assert result["coverage"]["model"] == "tiny"
+    assert result["coverage"]["models"] == ["tiny"]
 
 
 def test_the_instructions_call_texts_untrusted_data(office: Office) -> None:
@@ -104,7 +105,7 @@ def test_the_model_stays_loaded_between_questions(office: Office) -> None:
             assert not answer.is_error
         return took
 
-    took = with_client(office, twice)
+    took = over_stdio(office, twice)
     assert min(took[1:]) < took[0] / 2, took
 
 
@@ -202,8 +203,11 @@ def test_an_answer_keeps_to_the_token_budget_and_its_cursor_continues(office: Of
 
 
 def test_every_call_has_an_audit_line(office: Office) -> None:
-    asked(office, "search_text", query="сервер", limit=1)
-    refused(office, "get_message", chat_id=OPS, msg_id="0")
+    async def twice(client: Client) -> None:
+        assert not (await client.call_tool("search_text", {"query": "сервер", "limit": 1})).is_error
+        assert (await client.call_tool("get_message", {"chat_id": OPS, "msg_id": "0"})).is_error
+
+    over_stdio(office, twice)
     first, second = office.audit()
     assert first["call"] == "search_text" and first["arguments"] == {"query": "сервер", "limit": 1}
     assert (first["outcome"], first["hits"], first["transport"]) == ("ok", 1, "stdio")

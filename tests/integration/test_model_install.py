@@ -6,7 +6,9 @@ import dataclasses
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -177,6 +179,10 @@ def test_hub_that_fails_is_one_sentence(
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         if wrong == "gone":
             hub.close()
+        # The hub's library waits ever longer between its attempts.
+        clock = SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+        for module in ("utils._http", "file_download"):
+            monkeypatch.setattr(f"huggingface_hub.{module}.time", clock)
         with pytest.raises(kind, match=sentence) as caught:
             installer.install("small", home)
     assert isinstance(caught.value, VkTeamsError) and "\n" not in str(caught.value)

@@ -13,8 +13,9 @@ import pytest
 
 from tests.harness.models import NAME, write_encoder
 from vkteams_daemon.config import Config
+from vkteams_daemon.ctl.commands import model as model_commands
 from vkteams_daemon.ctl.main import main
-from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import catalogue, manifest
 from vkteams_daemon.embedding.catalogue import CATALOGUE
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store import embedding_models
@@ -28,7 +29,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VKTEAMS_DAEMON_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("VKTEAMS_DAEMON_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("VKTEAMS_BOT_CONFIG", str(tmp_path / "vkteamsd.toml"))
-    for name in ("DATABASE_URL", "VKTEAMS_DATABASE_URL", "VKTEAMS_EMBEDDING_MODEL", "VKTEAMS_EMBEDDING_MODELS_DIR"):
+    for name in ("DATABASE_URL", "VKTEAMS_DATABASE_URL", "VKTEAMS_EMBEDDING_MODELS", "VKTEAMS_EMBEDDING_MODELS_DIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VKTEAMS_DAEMON_ALLOW_ROOT", "1")
     (tmp_path / "vkteamsd.toml").write_text("")
@@ -51,13 +52,13 @@ def ask(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> dict[
 def test_every_verb_answers_without_a_model(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     rows = ask(capsys, "list")["data"]["rows"]
     assert [row["name"] for row in rows] == list(CATALOGUE)
-    assert [row["name"] for row in rows if row["recommended"]] == ["multilingual-e5-small"]
+    assert [row["name"] for row in rows if row["recommended"]] == list(catalogue.DEFAULT_MODELS)
     assert not any(row["installed"] or row["chosen"] for row in rows)
     assert ask(capsys, "status")["data"] == {
-        "state": "off", "name": None, "archive": None, "parked": None, "archive_error": "there is no archive yet",
+        "state": "off", "models": [], "archive": None, "parked": None, "archive_error": "there is no archive yet",
     }  # fmt: skip
     assert main(["model", "status"]) == 0
-    assert "vkteamsctl model install multilingual-e5-small" in capsys.readouterr().out
+    assert "`vkteamsctl model install`" in capsys.readouterr().out
     assert main(["model", "list"]) == 0
     shown = capsys.readouterr().out
     assert "recommended for Russian and English" in shown and "knows no Russian paraphrase" in shown
@@ -88,10 +89,10 @@ def test_state_directory_made_by_root_belongs_to_the_daemons_user(
 
 
 def test_install_use_and_status(capsys: pytest.CaptureFixture[str], home: Path, encoder: Path, tmp_path: Path) -> None:
-    first = ask(capsys, "install", str(encoder), "--precision", "int8")["data"]
+    first = ask(capsys, "install", str(encoder), "--precision", "int8")["data"]["models"][0]
     assert first["name"] == NAME and first["chosen"] and first["precision"] == "int8"
     second = write_encoder(tmp_path / "second", seed=2)
-    assert ask(capsys, "install", str(second), "--precision", "fp32")["data"]["chosen"] is False
+    assert ask(capsys, "install", str(second), "--precision", "fp32")["data"]["models"][0]["chosen"] is False
 
     rows = {row["name"]: row for row in ask(capsys, "list")["data"]["rows"]}
     assert rows[NAME]["chosen"] and not rows["second"]["chosen"]
@@ -99,10 +100,10 @@ def test_install_use_and_status(capsys: pytest.CaptureFixture[str], home: Path, 
     assert rows["second"]["note"] == f"from {second}"
 
     used = ask(capsys, "use", "second")["data"]
-    assert used["name"] == used["effective"] == "second"
+    assert used["names"] == used["effective"] == ["second"]
     status = ask(capsys, "status")["data"]
-    assert status["state"] == "ok" and status["name"] == "second"
-    assert status["fingerprint"] == manifest.read(home / "second").fingerprint
+    assert status["state"] == "ok" and [model["name"] for model in status["models"]] == ["second"]
+    assert status["models"][0]["fingerprint"] == manifest.read(home / "second").fingerprint
 
     assert main(["model", "use", NAME]) == 0
     assert "until `vkteamsctl daemon restart`" in capsys.readouterr().out
@@ -110,14 +111,47 @@ def test_install_use_and_status(capsys: pytest.CaptureFixture[str], home: Path, 
     assert capsys.readouterr().out.split() == ["second", NAME]
 
 
+def test_models_are_added_and_dropped(
+    capsys: pytest.CaptureFixture[str], home: Path, encoder: Path, tmp_path: Path
+) -> None:
+    ask(capsys, "install", str(encoder), "--precision", "fp32")
+    ask(capsys, "install", str(write_encoder(tmp_path / "second", seed=2)), "--precision", "fp32")
+    assert ask(capsys, "add", "second")["data"]["effective"] == [NAME, "second"]
+    assert ask(capsys, "add", "second")["data"]["effective"] == [NAME, "second"]
+    assert [model["name"] for model in ask(capsys, "status")["data"]["models"]] == [NAME, "second"]
+    assert {row["name"] for row in ask(capsys, "list")["data"]["rows"] if row["chosen"]} == {NAME, "second"}
+    assert main(["model", "status"]) == 0
+    shown = capsys.readouterr().out
+    assert NAME in shown and "second" in shown
+    assert "absent" in ask(capsys, "add", "absent", code=78)["error"]
+    assert ask(capsys, "drop", NAME)["data"]["effective"] == ["second"]
+    assert f"{NAME}: is not in use (second in use)" in ask(capsys, "drop", NAME, code=64)["error"]
+    assert "is the only model in use" in ask(capsys, "drop", "second", code=64)["error"]
+    assert ask(capsys, "use", "second", NAME)["data"]["names"] == ["second", NAME]
+
+
+def test_install_without_a_name_installs_the_default_set_and_leaves_a_choice_alone(
+    capsys: pytest.CaptureFixture[str], home: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = write_encoder(tmp_path / "second", seed=2)
+    monkeypatch.setattr(model_commands, "DEFAULT_MODELS", (str(encoder), str(second)))
+    rows = ask(capsys, "install", "--precision", "fp32")["data"]["models"]
+    assert [(row["name"], row["chosen"]) for row in rows] == [(NAME, True), ("second", True)]
+    ask(capsys, "use", "second")
+    ask(capsys, "install", str(write_encoder(tmp_path / "third", seed=3)), "--precision", "fp32")
+    ask(capsys, "use", "third")
+    rows = ask(capsys, "install", "--precision", "fp32")["data"]["models"]
+    assert [row["chosen"] for row in rows] == [False, False], "someone has chosen another one"
+
+
 def test_configured_model_overrides_the_chosen_one(
     capsys: pytest.CaptureFixture[str], encoder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask(capsys, "install", str(encoder), "--precision", "fp32")
-    monkeypatch.setenv("VKTEAMS_EMBEDDING_MODEL", "other")
-    assert ask(capsys, "use", NAME)["data"]["effective"] == "other"
+    monkeypatch.setenv("VKTEAMS_EMBEDDING_MODELS", "other")
+    assert ask(capsys, "use", NAME)["data"]["effective"] == ["other"]
     assert main(["model", "use", NAME]) == 0
-    assert "embedding.model in the configuration is 'other'" in capsys.readouterr().out
+    assert "embedding.models in the configuration has other" in capsys.readouterr().out
     error = ask(capsys, "status", code=78)["error"]
     assert error.startswith("the model 'other' is not installed in") and "vkteamsctl model install" in error
 
@@ -145,7 +179,7 @@ def test_status_reports_a_changed_file(capsys: pytest.CaptureFixture[str], home:
 def test_status_counts_the_vectors_of_the_archive(
     capsys: pytest.CaptureFixture[str], home: Path, encoder: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    info = ask(capsys, "install", str(encoder), "--precision", "fp32")["data"]
+    (info,) = ask(capsys, "install", str(encoder), "--precision", "fp32")["data"]["models"]
     monkeypatch.setenv("DATABASE_URL", database_url)
     assert ask(capsys, "status")["data"]["archive"] == []
     database = Database(Config(database=DatabaseOptions(url=database_url)))

@@ -277,8 +277,8 @@ def test_daemon_erases_after_a_reload(
     daemon.configure(**{"storage.retention": "7d"})
     daemon.signal(signal.SIGHUP)
     until(lambda: (s := daemon.status()) and s.retention.state == "refused", 60, "the refusal in the status")
-    health = daemon.answer("diagnostic", "health")
+    health = daemon.ask("diagnostic", "health")
     assert health["retention"] == "refused"
     assert any("4 of 4 messages are from before" in problem for problem in health["problems"])
-    assert daemon.answer("database", "cleanup", "--older-than", "7d", "--yes")["done"]["messages"] == 4
+    assert daemon.ask("database", "cleanup", "--older-than", "7d", "--yes")["done"]["messages"] == 4
     assert daemon.stop() < 5

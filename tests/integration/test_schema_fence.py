@@ -15,6 +15,7 @@ from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.oracle import Oracle
 from tests.harness.talk import Talk
 from tests.harness.waiting import until
+from vkteams_daemon.daemon.workers.turns import take_turns
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.errors import SchemaNewer, VkTeamsError
 from vkteams_daemon.simulator import Simulator
@@ -129,9 +130,11 @@ def test_worker_ends_without_writing(chat: Chat, model: WatchedModel) -> None:
     chat.register(model)  # type: ignore[arg-type]
     chat.say("a text")
     ends: list[VkTeamsError] = []
-    worker = chat.worker(model, WorkerStats(), on_end=ends.append)  # type: ignore[arg-type]
+    worker = chat.worker(model, WorkerStats())  # type: ignore[arg-type]
     chat.execute(_NEWER)
-    thread = threading.Thread(target=worker.run, args=(threading.Event(), 600))
+    thread = threading.Thread(
+        target=take_turns, args=([worker], threading.Event(), 600, threading.Event(), ends.append)
+    )
     thread.start()
     thread.join(30)
     assert not thread.is_alive()

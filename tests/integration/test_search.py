@@ -493,5 +493,5 @@ def test_answer_has_the_coverage(with_model: Archive, talk: Talk, models_dir: Pa
     talk.say("2", "сервер поднялся", at=6)
     talk.event("newMessage", text="без чата")
     coverage = with_model.search("сервер").coverage
-    assert (coverage.archived_since, coverage.without_vector, coverage.model) == (moment(5), 1, "tiny")
+    assert (coverage.archived_since, coverage.without_vector, coverage.models) == (moment(5), 1, ("tiny",))
     assert coverage.gaps == ("1 event is stored but could not be read",)

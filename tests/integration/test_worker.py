@@ -12,6 +12,7 @@ from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.models import write_encoder
 from tests.harness.waiting import until
 from vkteams_daemon.daemon.workers import worker
+from vkteams_daemon.daemon.workers.turns import take_turns
 from vkteams_daemon.daemon.workers.worker import Stopped
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.install import installer
@@ -202,7 +203,8 @@ def test_idle_leader_counts_the_queue_of_busy_workers(chat: Chat, model: Watched
     chat.embed(model)
     chat.say(*TEXTS, first=2)
     tally, stop, wake = WorkerStats(), threading.Event(), threading.Event()
-    leader = threading.Thread(target=chat.worker(model, tally, stop=stop).run, args=(wake, 600.0), daemon=True)
+    worker = chat.worker(model, tally, stop=stop)
+    leader = threading.Thread(target=take_turns, args=([worker], wake, 600.0, stop), daemon=True)
     try:
         with chat.connection() as other, other.transaction():
             assert len(queue.claim(other, stored.model_id, 10)) == 3

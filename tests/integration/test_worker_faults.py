@@ -18,8 +18,7 @@ from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.status import new as new_status
-from vkteams_daemon.daemon.workers import pool
-from vkteams_daemon.daemon.workers import worker as room
+from vkteams_daemon.daemon.workers import pool, turns
 from vkteams_daemon.daemon.workers import worker_stats as counting
 from vkteams_daemon.daemon.workers.pool import WorkerPool
 from vkteams_daemon.daemon.workers.worker import Worker
@@ -49,14 +48,14 @@ def fragile(tiny_model_dir: Path) -> WatchedModel:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers try again soon."""
-    monkeypatch.setattr(room, "BACKOFF_MAX", 0.05)
+    monkeypatch.setattr(turns, "BACKOFF_MAX", 0.05)
 
 
 @contextlib.contextmanager
 def running(worker: Worker, stop: threading.Event) -> Iterator[threading.Thread]:
     """The worker at its loop, in a thread; afterwards it is stopped."""
     wake = threading.Event()
-    thread = threading.Thread(target=worker.run, args=(wake, 0.05))
+    thread = threading.Thread(target=turns.take_turns, args=([worker], wake, 0.05, stop))
     thread.start()
     try:
         yield thread
@@ -293,7 +292,7 @@ def test_workers_whose_model_could_not_be_read_start_later(
             return status.embedding.last_error
 
         until(lambda: "'absent' is not installed" in (last_error() or ""), 20, "the workers' own failure")
-        assert status.embedding.model == "absent"
+        assert [model.name for model in status.embedding.models] == ["absent"]
         workers.stop()
     assert sum(f"{default}: cannot be read" in record.getMessage() for record in caplog.records) == 1
 

@@ -59,7 +59,7 @@ def with_model(postgres_server: PostgresServer, tiny_model_dir: Path) -> Iterato
 @contextlib.contextmanager
 def _with_vectors(url: str, model: Path) -> Iterator[Archive]:
     embedded(url, model)
-    options = Embedding(model=model.name, models_dir=str(model.parent))
+    options = Embedding(models=(model.name,), models_dir=str(model.parent))
     with Archive(Config(database=Database(url=url), embedding=options)) as archive:
         yield archive
 

@@ -45,7 +45,7 @@ SOCKS = "socks5h://anna:hidden@127.0.0.1:9"
 WRONG = {
     "api.url": "ftp://x", "api.token_file": "/nonexistent", "api.ca_file": "/nonexistent", "api.proxy": SOCKS,
     "daemon.user": "nosuch", "daemon.metrics": "hidden", "storage.retention": "hidden", "database.url": "mysql://anna/b",
-    "database.url_file": "/nonexistent", "embedding.model": "nope",
+    "database.url_file": "/nonexistent",
 }  # fmt: skip
 # Any text may be right for these; or a start makes the file, and nothing is made here; or vkteamsd does not read it.
 ANY_TEXT = {
@@ -101,7 +101,7 @@ def _notes(said: str) -> list[Any]:
         ("DATABASE_URL", "nonsense", "database.url: it is neither a postgresql:// URL nor"),
         ("DATABASE_URL", "mysql://a/b", "database.url: mysql:// is not PostgreSQL"),
         ("VKTEAMS_API_CA_FILE", "/nope", "api.ca_file: /nope cannot be used: No such file"),
-        ("VKTEAMS_EMBEDDING_MODEL", "nope", "embedding.model: the model 'nope' is not installed in "),
+        ("VKTEAMS_EMBEDDING_MODELS", "nope", "embedding.models: the model 'nope' is not installed in "),
         ("VKTEAMS_DAEMON_USER", "nosuch", "daemon.user: there is no user 'nosuch'"),
     ],
 )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.harness.hostile import Hostile, hostile_events
 from tests.harness.samples import ARRIVAL, MESSAGE, SAMPLES, body, event, message
+from tests.harness.scale import scaled
 from vkteams_daemon.botapi.events import Event, hashed_id, read
 from vkteams_daemon.errors import ApiError, ApiProtocolError, ApiRefused, RateLimited, Unauthorised
 
@@ -153,7 +154,11 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(
+    max_examples=scaled("hostile events in a batch", full=300, quick=100),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 @given(hostile_events(7))
 def test_hostile_events_do_not_damage_their_batch(hostile: Hostile) -> None:
     source = body(message(6), hostile.source, message(8))

@@ -57,8 +57,11 @@ INSIDE = {
     "embedding": {
         "manifest": set(),
         "catalogue": {"manifest"},
-        "model": {"manifest"},
-        "install": {"manifest", "catalogue", "model"},
+        "unigram": set(),
+        "tokenizer": {"unigram"},
+        "query_socket": set(),
+        "model": {"manifest", "tokenizer"},
+        "install": {"manifest", "catalogue", "tokenizer", "unigram", "model"},
     },
     "search": {
         "names": {"scope"},

@@ -77,7 +77,7 @@ def test_everything_in_the_status_file_is_told(full_status: Status) -> None:
 
     told = {
         "version", "role", "pid", "state", "started_at", "updated_at", "uptime_seconds", "rss_bytes", "warnings",
-        "bot.id", "bot.nick", "api.waits_until", "events.per_second", "events.last_event_id", "embedding.model",
+        "bot.id", "bot.nick", "api.waits_until", "events.per_second", "events.last_event_id", "embedding.models",
         "embedding.texts_per_second",
     }  # fmt: skip
     before = generate_latest(registry_of(full_status))

@@ -17,7 +17,8 @@ from vkteams_daemon.embedding.install.convert import convert
 from vkteams_daemon.embedding.install.encoder import Encoder, Floats
 from vkteams_daemon.embedding.install.samples import sample_texts
 from vkteams_daemon.embedding.manifest import ModelInfo, Precision, Settings
-from vkteams_daemon.embedding.model import Model, load_tokenizer
+from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.embedding.tokenizer import load_library
 from vkteams_daemon.errors import ModelRefused
 
 SETTINGS = Settings(64, query_prefix="query: ", passage_prefix="passage: ")
@@ -64,7 +65,7 @@ def test_graph_computes_what_it_computes_of_the_same_numbers_in_full(
 
 
 def test_tokenizer_normalises_as_the_package_does(published: tuple[BlockEncoder, dict[str, Floats]]) -> None:
-    tokenizer = load_tokenizer(published[0].directory / "tokenizer.json")
+    tokenizer = load_library(published[0].directory / "tokenizer.json")
 
     def tokens(text: str) -> list[str]:
         return [str(token) for token in tokenizer.encode(text).tokens]

@@ -23,8 +23,8 @@ FILES = {manifest.ONNX: FileRecord("a" * 64, 7), manifest.TOKENIZER: FileRecord(
 INFO = ModelInfo("x", 32, 64, "mean", "int8", "", "", "f" * 64, FILES)
 
 
-def config(models_dir: Path, model: str = "") -> Config:
-    return Config(embedding=Embedding(models_dir=str(models_dir), model=model))
+def config(models_dir: Path, *models: str) -> Config:
+    return Config(embedding=Embedding(models_dir=str(models_dir), models=models))
 
 
 @given(
@@ -106,18 +106,19 @@ def test_every_entry_is_pinned_to_commit_and_hashes() -> None:
     assert "no Russian paraphrase" in CATALOGUE["all-MiniLM-L6-v2"].note
 
 
-def test_configured_model_overrides_the_default_file(tmp_path: Path) -> None:
-    assert catalogue.chosen_name(config(tmp_path)) is None
-    assert catalogue.chosen_name(config(tmp_path / "absent")) is None
-    (tmp_path / "default").write_text("tiny\nand more\n")
-    assert catalogue.chosen_name(config(tmp_path)) == "tiny"
-    assert catalogue.chosen_name(config(tmp_path, "other")) == "other"
-    (tmp_path / "default").write_text("../../etc/passwd\n")
-    with pytest.raises(ConfigError, match="holds no model's name"):
-        catalogue.chosen_name(config(tmp_path))
+def test_configured_models_override_the_default_file(tmp_path: Path) -> None:
+    assert catalogue.chosen_names(config(tmp_path)) == ()
+    assert catalogue.chosen_names(config(tmp_path / "absent")) == ()
+    (tmp_path / "default").write_text("tiny\n\n other \ntiny\n")
+    assert catalogue.chosen_names(config(tmp_path)) == ("tiny", "other")
+    assert catalogue.chosen_names(config(tmp_path, "third", "tiny", "third")) == ("third", "tiny")
+    for wrong in ("../../etc/passwd\n", "tiny\nand more\n", "\n", ""):
+        (tmp_path / "default").write_text(wrong)
+        with pytest.raises(ConfigError, match="holds no model's name"):
+            catalogue.chosen_names(config(tmp_path))
     (tmp_path / "default").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="cannot be read"):
-        catalogue.chosen_name(config(tmp_path))
+        catalogue.chosen_names(config(tmp_path))
 
 
 def test_only_installed_models_are_found_and_chosen(models_dir: Path, tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_only_installed_models_are_found_and_chosen(models_dir: Path, tmp_path: 
             catalogue.find_directory(models_dir, name)
         assert "(tiny installed)" in str(caught.value)
     with pytest.raises(ModelAbsent):
-        catalogue.choose(tmp_path, "tiny")
+        catalogue.choose(tmp_path, ["tiny"])
     assert not (tmp_path / "default").exists()
 
 
@@ -139,10 +140,10 @@ def test_a_model_that_cannot_be_read_is_left_out(models_dir: Path, tmp_path: Pat
         manifest.write(dataclasses.replace(INFO, name=name, directory=tmp_path / name))
     (tmp_path / "broken" / manifest.MANIFEST).write_text("name = ")
     assert [info.name for info in catalogue.installed_models(tmp_path)] == ["good"]
-    assert catalogue.choose(tmp_path, "good").name == "good"
+    assert [info.name for info in catalogue.choose(tmp_path, ["good", "good"])] == ["good"]
     assert (tmp_path / "default").read_text() == "good\n"
     with pytest.raises(ModelRefused):
-        catalogue.choose(tmp_path, "broken")
+        catalogue.choose(tmp_path, ["good", "broken"])
     assert (tmp_path / "default").read_text() == "good\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == [".installing-x", "broken", "default", "good"]
 
@@ -152,15 +153,27 @@ def test_default_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None
     manifest.write(dataclasses.replace(INFO, name="good", directory=tmp_path / "good"))
     (tmp_path / "default").mkdir()
     with pytest.raises(CannotCreate, match="default: cannot be written"):
-        catalogue.choose(tmp_path, "good")
+        catalogue.choose(tmp_path, ["good"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["default", "good"]
 
 
 def test_asking_for_the_chosen_model_loads_nothing_heavy() -> None:
     code = (
         "import sys; from vkteams_daemon.embedding import catalogue; from vkteams_daemon.config import Config;"
-        "catalogue.chosen_name(Config());"
+        "catalogue.chosen_names(Config());"
         "print([m for m in ('numpy', 'onnxruntime', 'tokenizers', 'onnx', 'requests') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_model_counts_as_it_reads_the_language() -> None:
+    weight = catalogue.weight
+    assert weight("all-MiniLM-L6-v2", "почему proxy не отвечает") == 0
+    assert weight("multilingual-e5-small", "почему proxy не отвечает") > 0
+    assert (
+        weight("all-MiniLM-L6-v2", "why is the proxy down")
+        > weight("multilingual-e5-small", "why is the proxy down")
+        > 0
+    )
+    assert weight("a model of somebody", "что угодно") == weight("a model of somebody", "anything") == 0.5

@@ -13,6 +13,7 @@ from tests.harness.models import SPECIAL
 from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.install.samples import sample_texts
 from vkteams_daemon.embedding.model import OVERLAP, Chunk, Model, batches, load_session, load_tokenizer, windows
+from vkteams_daemon.embedding.tokenizer import load_library
 
 CLS, SEP = SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]")
 
@@ -45,7 +46,7 @@ def test_windows_cover_everything_overlap_and_fit(length: int, room: int) -> Non
 
 
 def test_a_short_text_is_one_chunk_as_the_tokenizer_gives_it(model: Model, tiny_model_dir: Path) -> None:
-    tokenizer = load_tokenizer(tiny_model_dir / manifest.TOKENIZER)
+    tokenizer = load_library(tiny_model_dir / manifest.TOKENIZER)
     for text in sample_texts():
         expected = tuple(tokenizer.encode(text).ids)
         if len(expected) <= model.max_tokens:
@@ -53,7 +54,7 @@ def test_a_short_text_is_one_chunk_as_the_tokenizer_gives_it(model: Model, tiny_
 
 
 def test_chunks_of_a_long_text_hold_all_of_it(model: Model, tiny_model_dir: Path) -> None:
-    tokenizer = load_tokenizer(tiny_model_dir / manifest.TOKENIZER)
+    tokenizer = load_library(tiny_model_dir / manifest.TOKENIZER)
     text = " ".join(sample_texts())
     chunks = model.chunks(text)
     assert len(chunks) > 50

@@ -25,7 +25,7 @@ NOUNS = {
     "search": "find messages",
     "context": "read conversations, list chats and people",
     "database": "the archive's tables, statistics and repairs",
-    "model": "install and choose the embedding model",
+    "model": "install and choose the embedding models",
     "diagnostic": "check the health, show the bot and the newest events",
     "config": "show and check the configuration",
     "mcp": "serve the archive to Claude and other agents",

@@ -116,7 +116,7 @@ def check_start(config: Config, foreground: bool) -> None:
     """Check what the configuration alone can tell, before anything is created.
 
     Raises:
-        ConfigError: an option is missing or does not fit, or the chosen model is not installed.
+        ConfigError: an option is missing or does not fit, or a chosen model is not installed.
     """
     if not config.storage.save and not foreground:
         raise ConfigError(
@@ -130,14 +130,13 @@ def check_start(config: Config, foreground: bool) -> None:
         # The catalogue imports nothing heavy: the threads of onnxruntime would not survive the fork.
         from vkteams_daemon.embedding import catalogue
 
-        name = catalogue.chosen_name(config)
-        if name is not None:
+        for name in catalogue.chosen_names(config):
             try:
                 catalogue.find_directory(config.models_dir, name)
             except ModelAbsent as error:
-                if not config.embedding.model:
+                if not config.embedding.models:
                     raise
-                raise ModelAbsent(f"embedding.model: {error}", hint=error.hint) from error
+                raise ModelAbsent(f"embedding.models: {error}", hint=error.hint) from error
 
 
 def _refuse_second_daemon(config: Config) -> None:

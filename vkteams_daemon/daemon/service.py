@@ -35,6 +35,7 @@ from vkteams_daemon.daemon.polling.event_printer import EventPrinter
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
 from vkteams_daemon.daemon.polling.spooler import Spooler
 from vkteams_daemon.daemon.process.bot_lock import BotLock
+from vkteams_daemon.daemon.query_server import QueryServer
 from vkteams_daemon.daemon.reload import Reloader
 from vkteams_daemon.daemon.reporter import Reporter, percentiles
 from vkteams_daemon.daemon.rhythm import Rhythm
@@ -44,6 +45,7 @@ from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.daemon.threads import ThreadTable
 from vkteams_daemon.daemon.watch import Pulse, Watch
 from vkteams_daemon.daemon.workers.pool import WorkerPool
+from vkteams_daemon.embedding import query_socket
 from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, StoppedEarly, VkTeamsError
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
@@ -73,6 +75,7 @@ class Service:
         apply: for HUP: called with the configuration that is now in force.
         toggle_debug: for USR2: switches debug logging and returns the new level.
         alive: called every few seconds while every loop goes on.
+        group: the number of the group that may ask at the query socket; None for the group of the daemon's user.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Service:
         apply: Callable[[Config], None] | None = None,
         toggle_debug: Callable[[], str] | None = None,
         alive: Callable[[], None] = lambda: None,
+        group: int | None = None,
     ) -> None:
         self.config = config
         self._status = status = status or new_status(__version__, config.daemon.role)
@@ -111,6 +115,9 @@ class Service:
         self._writer: Writer | None = None
         self._poller: Poller | None = None
         self._workers = WorkerPool(config, self._database, self._stop_because, self._watch.pulse, self._observe)
+        self._queries = QueryServer(
+            query_socket.path(config), self._workers.loaded, group=group, pulse=self._watch.pulse("query", vital=False)
+        )
         self._pool = ThreadPoolExecutor(1 + self._workers.size, thread_name_prefix="work")
         self._threads = ThreadTable(self._watch, self._stopping)
 
@@ -137,6 +144,8 @@ class Service:
         self._threads.start_unjoined("watch", lambda: self._watch.run(self._stopping, self._alive))
         if self._reloader:
             self._threads.start("reload", self._reloader.run, self._reload_pulse)
+        if daemon.role != "listen" and self.config.storage.save:
+            self._threads.start("query", lambda: self._queries.run(self._stopping), self._queries.pulse)
         try:
             note = self._start_embedding() if daemon.role == "embed" else self._start_listening()
         except BaseException:

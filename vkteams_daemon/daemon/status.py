@@ -79,10 +79,22 @@ class Spool(msgspec.Struct, kw_only=True):
         return f"{wait} in the daemon's spool{since} and cannot be found yet"
 
 
-class Embedding(msgspec.Struct, kw_only=True):
-    """The embedding workers; `queued` is the queue's length at its last count."""
+class EmbeddingModel(msgspec.Struct, kw_only=True):
+    """One of the models that the workers embed for."""
 
-    model: str | None = None
+    name: str
+    state: Literal["ok", "failing"] = "ok"
+    queued: int | None = None
+    embedded: int = 0
+    failed: int = 0
+    texts_per_second: float = 0.0
+    last_error: str | None = None
+
+
+class Embedding(msgspec.Struct, kw_only=True):
+    """The embedding workers, over all models; `queued` is the queues' length at their last count."""
+
+    models: list[EmbeddingModel] = msgspec.field(default_factory=list)
     state: EmbeddingState = "off"
     queued: int | None = None
     embedded: int = 0

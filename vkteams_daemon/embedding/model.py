@@ -7,7 +7,6 @@ in memory once.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from tokenizers import Encoding, Tokenizer
 
 from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.manifest import ModelInfo, Precision
-from vkteams_daemon.errors import ModelError, ModelRefused
+from vkteams_daemon.embedding.tokenizer import Tokenizer
+from vkteams_daemon.embedding.tokenizer import load as load_tokenizer
+from vkteams_daemon.errors import ModelError
 
 OVERLAP = 32  # tokens that neighbouring chunks of one text share, where the window is large enough
 TOKEN_BUDGET = 512  # tokens of one run, whose memory then fits into a core's own cache
@@ -65,8 +65,7 @@ class Model:
         self.passage_prefix = info.passage_prefix
         self._session = session
         self._tokenizer = tokenizer
-        self._head, self._tail = _special_tokens(tokenizer)
-        self._unknown = {tokenizer.token_to_id(token) for token in ("[UNK]", "<unk>")}
+        self._head, self._tail = tokenizer.head, tokenizer.tail
         self._max_body = self.max_tokens - len(self._head) - len(self._tail)
 
     @classmethod
@@ -136,19 +135,15 @@ class Model:
         return sums
 
     def _query(self, text: str) -> list[Chunk]:
-        body = {token for chunk in self._chunks([text], "")[0][:1] for token in chunk.ids[len(self._head) :]}
-        return self._chunks([text], self.query_prefix)[0][:1] if body - self._unknown - {*self._tail} else []
+        ids, _ = self._tokenizer.encode([text], "")[0]
+        if not set(ids[: self._max_body]) - self._tokenizer.unknown:
+            return []
+        return self._chunks([text], self.query_prefix)[0][:1]
 
     def _chunks(self, texts: Sequence[str], prefix: str) -> list[list[Chunk]]:
-        # The tokenizer takes UTF-8 only, which has no half of a surrogate pair.
-        clean = [prefix + text.encode("utf-8", "replace").decode("utf-8") for text in texts]
-        # The offsets tell where the prefix ends; the faster function does not compute them.
-        encode = self._tokenizer.encode_batch if prefix else self._tokenizer.encode_batch_fast
-        return [self._cut(encoding, prefix) for encoding in encode(clean, add_special_tokens=False)]
+        return [self._cut(ids, lead) for ids, lead in self._tokenizer.encode(texts, prefix)]
 
-    def _cut(self, encoding: Encoding, prefix: str) -> list[Chunk]:
-        ids = encoding.ids
-        lead = sum(1 for _, end in encoding.offsets if end <= len(prefix)) if prefix else 0
+    def _cut(self, ids: list[int], lead: int) -> list[Chunk]:
         if len(ids) == lead:
             return []
         if len(ids) <= self._max_body:
@@ -193,26 +188,6 @@ def windows(length: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, (number + 1) * (length - overlap) // count + overlap
 
 
-def load_tokenizer(file: Path) -> Tokenizer:
-    """Load the tokenizer in that file, which then neither cuts nor pads.
-
-    Raises:
-        ModelRefused: the file is not a tokenizer.
-    """
-    # Its own threads would compete with the model for the cores, and do not survive a fork.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises Exception itself
-        raise ModelRefused(f"{file}: is not a tokenizer: {error}") from error
-    # The file may cut and pad to a fixed length. We cut with an overlap and pad each batch to its longest chunk.
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    # "[SEP]" or "<s>" in a message is text, and no special token.
-    tokenizer.encode_special_tokens = True
-    return tokenizer
-
-
 def load_session(file: Path) -> Any:
     """Load the graph in this file: one thread for each run, and no thread that spins while it is idle.
 
@@ -232,12 +207,3 @@ def load_session(file: Path) -> Any:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's errors have no common base
         raise ModelError(f"{file}: the runtime cannot load it: {error}") from error
-
-
-def _special_tokens(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The ids of the special tokens before and after a text."""
-    encoding = tokenizer.encode("a")
-    special = encoding.special_tokens_mask
-    first = special.index(0) if 0 in special else len(special)
-    last = len(special) - special[::-1].index(0) if 0 in special else len(special)
-    return tuple(encoding.ids[:first]), tuple(encoding.ids[last:])

@@ -6,6 +6,7 @@ its default (false, 0, an empty list), because an agent pays for every word; the
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -55,11 +56,14 @@ def token_cost(entry: Any) -> int:
     return tokens(to_text(entry))
 
 
+@functools.cache
 def schema(answer: type) -> dict[str, Any]:
     """The JSON Schema of a dataclass as `to_json` writes it, as short as it can be: an agent pays for it in every chat.
 
     The first sentence of the docstring below a field describes it. What is nested in the answer has fields with types,
     and what is nested deeper has only the names of its fields.
+
+    Several tools answer the same class, and making its schema takes long. So the callers share it and do not change it.
     """
     # A dataclass of the standard library takes its configuration from the type that holds it.
     holder = TypeAdapter(list[answer], config=ConfigDict(use_attribute_docstrings=True))  # type: ignore[valid-type]

@@ -27,14 +27,14 @@ from vkteams_daemon.search.names import chat_titles
 from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Hit, Mode, SearchResult
 from vkteams_daemon.search.retrieval.answer import answer
-from vkteams_daemon.search.retrieval.query_encoder import QueryEncoderCache
+from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder, QueryEncoderCache
 from vkteams_daemon.search.scope import Scope, existing, with_threads
 from vkteams_daemon.search.spelling.vocabulary import Vocabulary
 from vkteams_daemon.store import connection_profiles
 from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
-from vkteams_daemon.store.embedding_models import active_model
+from vkteams_daemon.store.embedding_models import active_models
 from vkteams_daemon.store.rosters import Roster, list_rosters
 
 _MAX_VOCABULARY_AGE = 60.0  # seconds after which the archive's words are read again
@@ -44,7 +44,7 @@ class Archive:
     """The archive of a configuration or a database URL.
 
     The first question opens it; `close`, or a `with` block, closes it. It is safe for several threads. The first
-    semantic or hybrid search loads the model, and a later one loads another model after the archive has switched.
+    semantic or hybrid search loads the models, and a later one loads others after the archive has switched.
 
     Args:
         source: a configuration, or a postgresql:// URL or conninfo string. A configuration without a database URL means
@@ -66,7 +66,7 @@ class Archive:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and release the model."""
+        """Close the connections and release the models."""
         with self._lock:
             self._database.close()
             self._opened, self._vocabulary = False, None
@@ -113,7 +113,7 @@ class Archive:
             cursor: the cursor of the previous page of the same question.
 
         Raises:
-            ModelAbsent: `semantic` only: no model is installed, or not the one whose vectors the archive has.
+            ModelAbsent: `semantic` only: no model is installed, or none of those whose vectors the archive has.
             UsageError: the cursor is unreadable, or belongs to another question.
         """
         question = Question(
@@ -121,13 +121,13 @@ class Archive:
             self._config.search.limit if limit is None else limit, context, recency, cursor,
         )  # fmt: skip
         question.page()  # refuses a wrong cursor before the model is loaded
-        encoder = None
+        encoders: list[QueryEncoder] = []
         if mode != "text":
             with self._transaction() as connection:
-                active = active_model(connection)
-            encoder = self._encoders.of(active, required=mode == "semantic")
+                active = active_models(connection)
+            encoders = self._encoders.of(active, required=mode == "semantic")
         with self._transaction() as connection:
-            return answer(connection, question, encoder, lambda: self._read_vocabulary(connection, question.scope))
+            return answer(connection, question, encoders, lambda: self._read_vocabulary(connection, question.scope))
 
     def thread(
         self, chat_id: str, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from vkteams_daemon.search.results import Coverage
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.embedding_models import active_model
+from vkteams_daemon.store.embedding_models import active_models
 
 _ALWAYS = datetime.min.replace(tzinfo=UTC)
 
@@ -20,7 +20,9 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
     """
     chats = None if scope.chat_ids is None else sorted(scope.chat_ids)
     begin = (scope.since if scope.confined else None) or _ALWAYS
-    model = active_model(connection)
+    models = active_models(connection)
+    # With several models, a message may wait for more than one.
+    waiting = "*" if len(models) < 2 else "DISTINCT (chat_id, msg_id)"
     row = connection.execute(
         "SELECT"
         # A confined reader learns nothing of the time before `since`: neither what was said, nor what waits or failed.
@@ -30,20 +32,20 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
         "   UNION ALL SELECT (SELECT pg_catalog.min(sent_at) FROM messages m"
         "   WHERE m.chat_id = c.chat_id AND m.sent_at >= %(since)s)"
         "   FROM pg_catalog.unnest(%(chats)s::text[]) AS c (chat_id)) AS firsts),"
-        " (SELECT count(*) FROM embedding_queue q WHERE model_id = %(model)s AND kind = 'message'"
+        f" (SELECT count({waiting}) FROM embedding_queue q WHERE model_id = ANY(%(models)s) AND kind = 'message'"
         "   AND (%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s)) AND (NOT %(confined)s OR EXISTS"
         "    (SELECT FROM messages m WHERE m.chat_id = q.chat_id AND m.msg_id = q.msg_id AND m.sent_at >= %(since)s))),"
         " (SELECT count(*) FROM events WHERE error IS NOT NULL"
         "   AND occurred_at >= %(since)s"
         "   AND (%(chats)s::text[] IS NULL OR (chat_id IS NULL AND NOT %(confined)s) OR chat_id = ANY(%(chats)s))),"
         " (SELECT coalesce(pg_catalog.sum(generation - 1), 0) FROM bots)",
-        {"chats": chats, "model": model and model.model_id, "confined": scope.confined, "since": begin},
+        {"chats": chats, "models": [model.model_id for model in models], "confined": scope.confined, "since": begin},
         prepare=False,
     ).fetchone()
     assert row is not None
     first, queued, quarantined, restarts = row
     gaps = (*_gaps(quarantined, restarts), *_missing(connection, chats, scope.since, scope.until))
-    return Coverage(first, queued if model else None, model.name if model else None, gaps)
+    return Coverage(first, queued if models else None, tuple(model.name for model in models), gaps)
 
 
 def _gaps(quarantined: int, restarts: int) -> tuple[str, ...]:

@@ -26,11 +26,16 @@ class RetrieverScore:
     """What one retriever says of a message."""
 
     name: str
-    """`text`, `semantic`, `conversation` (found beside another hit), or `recency`."""
+    """`text`, `semantic`, `conversation` (found beside another hit), or `recency`.
+
+    Where several models are asked, `semantic` is what they say together, and `semantic MODEL` what one of them says.
+    """
     rank: int
     """The message's place in the retriever's list, from 1."""
     score: float = 0.0
     """BM25 or ts_rank_cd for `text`, a cosine for `semantic`, a probability for `conversation`.
+
+    For `semantic` of several models it is how far their cosines stand out from those of other messages, up to 1.
 
     For `recency` it is the factor in 0..1 by which the message's age lowers its score. It is 0 for a match of a part of
     an identifier, which has no rank.
@@ -75,7 +80,7 @@ class Hit:
     snippet: str = ""
     """The part of the text that matches. If words were looked for, ** stands before and after each match."""
     score: float = 0.0
-    """A probability for hybrid search, a cosine in -1..1 for semantic search, ts_rank_cd for text search.
+    """A probability for hybrid search, a cosine in -1..1 for semantic search by one model, ts_rank_cd for text search.
 
     Only the scores of one answer can be compared. It is 0 for a match of a part of an identifier, which has no rank.
     """
@@ -101,9 +106,9 @@ class Coverage:
     archived_since: datetime | None
     """When the oldest message that the reader may see was sent; null if there is none."""
     without_vector: int | None
-    """Messages that wait for a vector, so semantic search cannot find them yet; null without a model."""
-    model: str | None
-    """The model whose vectors are searched; null without a model."""
+    """Messages that wait for a vector of one of the models, which cannot find them yet; null without a model."""
+    models: tuple[str, ...]
+    """The models whose vectors are searched."""
     gaps: tuple[str, ...] = ()
     """One sentence for each thing that may be missing or is known to be unreadable."""
 

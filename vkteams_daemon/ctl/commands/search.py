@@ -152,8 +152,8 @@ def _summary(result: SearchResult) -> str:
     if coverage.gaps:
         parts.append("; ".join(coverage.gaps))
     # If there is no model at all, the note says so already.
-    if result.mode != "text" and not (result.note and coverage.model is None):
-        parts.append(f"model {coverage.model or 'none yet: no message has a vector'}")
+    if result.mode != "text" and not (result.note and not coverage.models):
+        parts.append(f"model {' + '.join(coverage.models) or 'none yet: no message has a vector'}")
         if coverage.without_vector:
             parts.append(f"{coverage.without_vector} messages have no vector yet")
     return " · ".join(parts)

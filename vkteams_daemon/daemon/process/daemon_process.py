@@ -189,6 +189,7 @@ class DaemonProcess:
             apply=logs.apply,
             toggle_debug=logs.toggle_debug,
             alive=self._notify.alive,
+            group=group,
         )
         self._signals.hand_over(service.signal)
         for sentence in (*exposed_files(config), *privileges.exposed_directories(config)):

@@ -1,4 +1,4 @@
-"""The embedding workers of this process: starts, wakes and stops them, and loads the model for them."""
+"""The embedding workers of this process: starts, wakes and stops them, and loads the models for them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.reporter import percentiles
-from vkteams_daemon.daemon.status import Status, Step
+from vkteams_daemon.daemon.status import EmbeddingModel, Status, Step
 from vkteams_daemon.daemon.watch import Pulse
+from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.database import Database
 
 if TYPE_CHECKING:
-    from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
     from vkteams_daemon.embedding.model import Model
 
 log = logging.getLogger(__name__)
@@ -27,17 +27,17 @@ START_INTERVAL = 10.0  # seconds between two attempts to start the workers
 
 
 class WorkerPool:
-    """The workers and the model that they share.
+    """The worker threads, and the models that they share.
 
     Args:
         config: its section `[embedding]`, and the directory of models.
         database: open when `start` is called.
         on_end: called with the error when the schema is newer than this program; the workers then end.
-        new_pulse: makes the pulse of a worker, from its name.
+        new_pulse: makes the pulse of a thread, from its name.
         observe: called with each step and the seconds it took.
 
     Attributes:
-        size: the number of workers.
+        size: the number of threads.
         started: whether `start` has been called.
     """
 
@@ -56,9 +56,9 @@ class WorkerPool:
         self._observe = observe
         self._stop = threading.Event()
         self._wakes: list[threading.Event] = []
-        self._model: Model | None = None
+        self._models: dict[str, Model] = {}
         self._loading = threading.Lock()
-        self._stats: WorkerStats | None = None
+        self._stats: dict[str, WorkerStats] = {}  # by the model's name; "" until the names are known
         self.size = config.embedding.workers or min(4, len(os.sched_getaffinity(0)))
         self.started = False
         self._running: list[Future[None]] = []
@@ -71,53 +71,56 @@ class WorkerPool:
 
     def start(self, pool: Executor) -> None:
         """Start the workers in this pool, or log why there are none. If they cannot start now, they start later."""
-        from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
-
         self.started = True
-        self._stats = stats = WorkerStats(observe=self._observe)
-        if not self._try_start(pool, stats):
-            threading.Thread(target=self._start_later, args=(pool, stats), name="workers", daemon=True).start()
+        self._stats = {"": WorkerStats(observe=self._observe)}
+        if not self._try_start(pool):
+            threading.Thread(target=self._start_later, args=(pool,), name="workers", daemon=True).start()
 
-    def _start_later(self, pool: Executor, stats: WorkerStats) -> None:
+    def _start_later(self, pool: Executor) -> None:
         while not self._stop.wait(START_INTERVAL):
-            if self._try_start(pool, stats):
+            if self._try_start(pool):
                 return
 
-    def _try_start(self, pool: Executor, stats: WorkerStats) -> bool:
-        """Start the workers; false if the model's name cannot be read, or another fault keeps them from starting."""
+    def _try_start(self, pool: Executor) -> bool:
+        """Start the workers; false if the models' names cannot be read, or another fault keeps them from starting."""
         try:
-            self._start_workers(pool, stats)
+            self._start_workers(pool)
         except Exception as error:  # noqa: BLE001  a fault of the workers must not end the poll loop
             if not self._stop.is_set():
-                stats.mark_failing(self, error)
+                next(iter(self._stats.values())).mark_failing(self, error)
             return False
         return True
 
-    def _start_workers(self, pool: Executor, stats: WorkerStats) -> None:
+    def _start_workers(self, pool: Executor) -> None:
         # onnxruntime is heavy, so a process without a model never imports it.
         from vkteams_daemon.embedding import catalogue
 
         config = self._config.embedding
-        name = catalogue.chosen_name(self._config)
-        if name is None:
-            stats.failing_workers.clear()
-            stats.state, stats.last_error = "off", None
+        names = catalogue.chosen_names(self._config)
+        if not names:
+            self._stats = {"": WorkerStats(observe=self._observe)}
             log.info("no model is installed: messages are kept without vectors (vkteamsctl model install)")
             return
+        from vkteams_daemon.daemon.workers.turns import take_turns
         from vkteams_daemon.daemon.workers.worker import Worker
 
-        stats.mark_ok(self)
-        stats.model = name
+        if not self._stats.keys() >= set(names):
+            self._stats = {name: WorkerStats(model=name, observe=self._observe) for name in names}
+        for stats in self._stats.values():
+            stats.mark_ok(self)
         self._model_threads = ThreadPoolExecutor(self.size, thread_name_prefix="model") if self.size > 1 else None
         for number in range(self.size):
             wake, pulse = threading.Event(), self._new_pulse(f"worker {number}")
-            worker = Worker(
-                self._database, self._load, stats, model_threads=self._model_threads, claim=config.claim,
-                token_budget=config.token_budget, max_attempts=config.max_attempts, is_leader=number == 0,
-                stop=self._stop, on_end=self._on_end, pulse=pulse,
-            )  # fmt: skip
+            workers = [
+                Worker(
+                    self._database, partial(self._load, name), self._stats[name], model_threads=self._model_threads,
+                    claim=config.claim, token_budget=config.token_budget, max_attempts=config.max_attempts,
+                    is_leader=number == 0, stop=self._stop, chosen=self._fingerprints, pulse=pulse,
+                )
+                for name in names
+            ]  # fmt: skip
             self._wakes.append(wake)
-            run = partial(worker.run, wake, config.poll_interval)
+            run = partial(take_turns, workers, wake, config.poll_interval, self._stop, self._on_end)
             self._running.append(pool.submit(pulse.run, run, self._stop))
         if self._config.daemon.role == "embed":
             threading.Thread(target=self._listen, name="listen", daemon=True).start()
@@ -140,31 +143,59 @@ class WorkerPool:
 
     def fill(self, status: Status) -> None:
         """Copy the workers' counters into the status."""
-        stats = self._stats
-        if stats is None:
+        every = list(self._stats.values())
+        if not every:
             return
         embedding = status.embedding
-        embedding.model, embedding.state = stats.model, stats.state
-        embedding.last_error = stats.last_error
-        embedding.queued, embedding.embedded, embedding.failed = stats.queued, stats.embedded, stats.failed
-        embedding.texts_per_second = stats.per_second()
-        status.latency_ms.row_to_vector = percentiles(list(stats.row_to_vector))
+        embedding.models = [
+            EmbeddingModel(
+                name=stats.model, state="failing" if stats.state == "failing" else "ok", queued=stats.queued,
+                embedded=stats.embedded, failed=stats.failed, texts_per_second=stats.per_second(),
+                last_error=stats.last_error,
+            )
+            for stats in every
+            if stats.model is not None
+        ]  # fmt: skip
+        counted = [stats.queued for stats in every if stats.queued is not None]
+        embedding.state = next((stats.state for stats in every if stats.state == "failing"), every[0].state)
+        embedding.last_error = next((stats.last_error for stats in every if stats.last_error), None)
+        embedding.queued = sum(counted) if len(counted) == len(every) else None
+        embedding.embedded, embedding.failed = sum(s.embedded for s in every), sum(s.failed for s in every)
+        embedding.texts_per_second = round(sum(stats.per_second() for stats in every), 3)
+        status.latency_ms.row_to_vector = percentiles([age for stats in every for age in list(stats.row_to_vector)])
 
-    def _load(self, broken: Model | None) -> Model:
-        """The model. The first worker loads it, and all workers share it; it may run in several threads at once.
+    def loaded(self) -> dict[str, Model]:
+        """The models that are loaded now, by fingerprint."""
+        return {model.fingerprint: model for model in list(self._models.values())}
+
+    def _load(self, name: str, broken: Model | None) -> Model:
+        """A model. The first worker loads it, and all workers share it; it may run in several threads at once.
 
         Args:
+            name: of the chosen model.
             broken: the model object that has failed the calling worker, or None. It is replaced once for all workers.
         """
         from vkteams_daemon.embedding import catalogue
         from vkteams_daemon.embedding.model import Model
 
         with self._loading:
-            if self._model is None or self._model is broken:
-                self._model = None  # frees its memory before the next one is loaded
-                name = catalogue.chosen_name(self._config)
-                self._model = Model.load(catalogue.find_directory(self._config.models_dir, name or ""))
-            return self._model
+            if name not in self._models or self._models[name] is broken:
+                self._models.pop(name, None)  # frees its memory before the next one is loaded
+                self._models[name] = Model.load(catalogue.find_directory(self._config.models_dir, name))
+            return self._models[name]
+
+    def _fingerprints(self) -> list[str] | None:
+        """The fingerprints of the chosen models; None while one of them cannot be read."""
+        from vkteams_daemon.embedding import catalogue, manifest
+
+        try:
+            return [
+                manifest.read(catalogue.find_directory(self._config.models_dir, name)).fingerprint
+                for name in self._stats
+            ]
+        except VkTeamsError as error:
+            log.debug("not every chosen model can be read: %s", error)
+            return None
 
     def _listen(self) -> None:
         """Wake the workers on the writer's notifications. With `--role embed` the writer is in another process."""

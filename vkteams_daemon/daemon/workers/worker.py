@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import random
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,7 @@ import numpy as np
 from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches
-from vkteams_daemon.errors import ModelError, SchemaNewer, StoreError, VkTeamsError
+from vkteams_daemon.errors import ModelError, StoreError
 from vkteams_daemon.store import embedding_models, queue
 from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 CLAIM = 2048  # messages; sorting more messages by length leaves less padding
 RETRY_FIRST = 5.0  # seconds between the first two attempts to embed a text; doubled after each further attempt
 RETRY_MAX = 3600.0  # seconds; the longest wait between two attempts to embed a text
-BACKOFF_MAX = 60.0  # seconds; the longest wait after a failure of the database or the model
 TOKENIZE_BATCH = 64  # texts that are tokenized at once
 ROUND_LIMIT = 300.0  # seconds after which a round is overdue; the first one loads the model
 ROUND_SECONDS = 2.0  # the aim for a round: it is one transaction, so others wait for its locks and its snapshot
@@ -45,7 +43,6 @@ ROUND_TOKENS_MIN, ROUND_TOKENS_MAX = 256, 16384
 TOKENS_PER_CLAIM = 4  # hardly a message has fewer; claiming more messages than a round embeds is wasted
 MARK_INTERVAL = 60.0  # seconds between two notes in the database that somebody works for the model
 COUNT_INTERVAL = 10.0  # seconds between two counts of a queue that is being worked off
-IDLE_COUNT_INTERVAL = 1.0  # seconds between two counts by an idle leader while other workers still have claims
 
 
 class Stopped(Exception):
@@ -53,7 +50,7 @@ class Stopped(Exception):
 
 
 class Worker:
-    """One thread's loop over the queue.
+    """What one thread does for one model: rounds over the model's queue.
 
     Args:
         database: open.
@@ -66,10 +63,13 @@ class Worker:
         token_budget: maximum tokens of one run of the model.
         max_attempts: failed attempts after which a text is parked.
         stop: set when the worker must end. An uncommitted round returns its claims to the queue.
-        is_leader: whether this worker also counts the queue, builds the index and completes a change of model. Each
-            process has one leader.
-        on_end: called with the error when the schema is newer than this program; the worker then ends.
-        pulse: this worker's.
+        is_leader: whether this worker also counts the queue, builds the index and completes a change of models. Each
+            process has one leader for each model.
+        chosen: gives the fingerprints of the other chosen models; None if they are not known at present.
+        pulse: its thread's.
+
+    Attributes:
+        stats: as given.
     """
 
     def __init__(
@@ -84,56 +84,42 @@ class Worker:
         max_attempts: int = 5,
         stop: threading.Event | None = None,
         is_leader: bool = True,
-        on_end: Callable[[VkTeamsError], None] = lambda error: None,
+        chosen: Callable[[], Collection[str] | None] = tuple,
         pulse: Pulse | None = None,
     ) -> None:
         self._database = database
         self._load = load
-        self._stats = stats
+        self.stats = stats
         self._map = model_threads.map if model_threads else map
         self._claim = claim
         self._token_budget = token_budget
         self._max_attempts = max_attempts
         self._stop = stop or threading.Event()
         self._is_leader = is_leader
-        self._on_end = on_end
+        self._chosen = chosen
         self._pulse = pulse or Pulse("worker")
         self._broken: Model | None = None
         self._current: tuple[Model, StoredModel] | None = None
-        self._missing_enqueued = self._indexed = self._retired_deleted = False
+        self._missing_enqueued = self._indexed = self._settled = False
         self._counted_at = self._marked_at = -math.inf
         self._round_tokens = ROUND_TOKENS_FIRST
         self._index_holders = SilentSessions(database.patience)
 
-    def run(self, wake: threading.Event, poll_interval: float) -> None:
-        """The loop, until `stop` is set. An idle worker waits `poll_interval` seconds, or until `wake` is set."""
-        stop = self._stop
-        failures = 0
-        while not stop.is_set():
-            wake.clear()
-            self._pulse.busy(ROUND_LIMIT)
-            try:
-                busy = self.round() > 0
-                self._pulse.idle()  # an index build has no limit
-                if self._is_leader:
-                    busy = self.maintain(idle=not busy) or busy
-            except Stopped:
-                return
-            except SchemaNewer as error:
-                self._on_end(error)
-                return
-            except Exception as error:  # noqa: BLE001 - a worker must not end unnoticed, so it tries again
-                failures += 1
-                self._pulse.idle()
-                self._stats.mark_failing(self, error)
-                stop.wait(random.uniform(0.5, 1) * min(BACKOFF_MAX, 2.0 ** min(failures, 10)))
-                continue
-            failures = 0
-            self._stats.mark_ok(self)
-            if not busy and not stop.is_set():
-                # The count includes the claims of other workers. Count again soon, so that it follows their work.
-                others_busy = self._is_leader and self._stats.queued
-                wake.wait(min(poll_interval, IDLE_COUNT_INTERVAL) if others_busy else poll_interval)
+    def turn(self) -> bool:
+        """One round and, for a leader, the work beside it; returns whether there may be more to do at once."""
+        self._pulse.busy(ROUND_LIMIT)
+        try:
+            busy = self.round() > 0
+        finally:
+            self._pulse.idle()  # an index build has no limit
+        if self._is_leader:
+            busy = self.maintain(idle=not busy) or busy
+        return busy
+
+    @property
+    def waits_for_others(self) -> bool:
+        """Whether other workers still have claims on the queue that this leader counts."""
+        return self._is_leader and bool(self.stats.queued)
 
     def round(self) -> int:
         """Claim, embed and store once; returns how many queue rows were claimed.
@@ -167,7 +153,7 @@ class Worker:
                 log.error("message %s of chat %s cannot be embedded and is parked: %s", *key, failure.error)
         duration = time.monotonic() - claimed_at
         ages = [result.claim.age + duration for result in results if result.claim.age is not None]
-        self._stats.add(count, len(failures), ages)
+        self.stats.add(count, len(failures), ages)
         return len(claims)
 
     def _adapt_round(self, duration: float, full: bool) -> None:
@@ -181,7 +167,7 @@ class Worker:
         self._round_tokens = min(ROUND_TOKENS_MAX, max(ROUND_TOKENS_MIN, int(tokens)))
 
     def maintain(self, *, idle: bool) -> bool:
-        """Do the leader's work: count the queue; if idle, build the index and complete a change of model.
+        """Do the leader's work: count the queue; if idle, build the index and complete a change of models.
 
         The first idle call also enqueues messages that have neither a vector nor a place in the queue.
 
@@ -198,31 +184,37 @@ class Worker:
             if idle:
                 self._complete_model(connection, stored)
             if idle or time.monotonic() - self._counted_at > COUNT_INTERVAL:
-                self._stats.queued = queue.length(connection, stored.model_id)
+                self.stats.queued = queue.length(connection, stored.model_id)
                 self._counted_at = time.monotonic()
         return False
 
     def _complete_model(self, connection: Connection, stored: StoredModel) -> None:
-        """Build the index, activate a complete model, and delete the vectors of retired models."""
+        """Build the index, activate a complete model, retire those that are not chosen, and delete their vectors."""
         self._indexed = self._indexed or embedding_models.ensure_index(connection, stored, self._index_holders)
         if stored.state == "building" and self._indexed and embedding_models.activate_if_complete(connection, stored):
             log.info("model %s is complete and in use", stored.name)
             assert self._current is not None
             self._current = (self._current[0], replace(stored, state="active"))
-            self._retired_deleted = False
-        if not self._retired_deleted:
+            self._settled = False
+        if not self._settled:
+            chosen = self._chosen()
+            if chosen is not None:
+                for name in embedding_models.retire_others(connection, {stored.fingerprint, *chosen}):
+                    log.info("model %s is not in use any more", name)
             embedding_models.delete_retired(connection, self._index_holders)
-            self._retired_deleted = True
+            self._settled = True
 
     def _ready(self) -> tuple[Model, StoredModel]:
         """The model and its row, loaded and registered if necessary."""
         if self._current is None:
             model = self._load(self._broken)
             with self._database.connection() as connection:
-                stored = embedding_models.register(connection, model.name, model.fingerprint, model.dims)
+                stored = embedding_models.register(
+                    connection, model.name, model.fingerprint, model.dims, self._chosen()
+                )
             self._current, self._broken = (model, stored), None
-            self._missing_enqueued = self._indexed = self._retired_deleted = False
-        self._stats.model = self._current[0].name
+            self._missing_enqueued = self._indexed = self._settled = False
+        self.stats.model = self._current[0].name
         return self._current
 
     def _embed(

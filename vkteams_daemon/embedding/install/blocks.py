@@ -28,14 +28,10 @@ import numpy as np
 from vkteams_daemon.embedding import manifest
 from vkteams_daemon.embedding.install.encoder import BLOCK, Blocks, Encoder, Floats, Shape, tensor_shapes
 from vkteams_daemon.embedding.manifest import Weights
+from vkteams_daemon.embedding.unigram import METASPACE, NORMALIZER
 from vkteams_daemon.errors import ModelRefused
 
 BLOCKS = "weights.blocks"
-
-# The map of the normaliser is NFKC but for these characters, which it drops or turns into a space. They stand here and
-# are not computed from the map: Unicode's tables grow with Python, and the tokenizer's hash is part of the fingerprint.
-_DROPPED = r"[\x{00}-\x{08}\x{0B}\x{0E}-\x{1F}\x{7F}\x{8F}\x{9F}]"
-_SPACES = r"[\x{1680}\x{200B}-\x{200F}\x{2028}\x{2029}\x{2581}\x{FEFF}\x{FFFD}]"
 
 _HEADER = struct.Struct("<4sI7ifi")
 _PIECES = struct.Struct("<5iQ")
@@ -190,19 +186,8 @@ class _Header:
             "truncation": None,
             "padding": None,
             "added_tokens": [{"id": self._pieces.index(token), "content": token, **flags} for token in specials],
-            "normalizer": {
-                "type": "Sequence",
-                "normalizers": [
-                    {"type": "Replace", "pattern": {"Regex": _DROPPED}, "content": ""},
-                    {"type": "Replace", "pattern": {"Regex": _SPACES}, "content": " "},
-                    {"type": "NFKC"},
-                    {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
-                    {"type": "Strip", "strip_left": True, "strip_right": True},
-                ],
-            },
-            "pre_tokenizer": {
-                "type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": False,
-            },
+            "normalizer": NORMALIZER,
+            "pre_tokenizer": METASPACE,
             "post_processor": {
                 "type": "TemplateProcessing",
                 "single": [_special(bos), {"Sequence": {"id": "A", "type_id": 0}}, _special(eos)],
@@ -212,7 +197,7 @@ class _Header:
                     token: {"id": token, "ids": [self._pieces.index(token)], "tokens": [token]} for token in (bos, eos)
                 },
             },
-            "decoder": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "always", "split": False},
+            "decoder": METASPACE,
             "model": {
                 "type": "Unigram",
                 "unk_id": self._unknown,

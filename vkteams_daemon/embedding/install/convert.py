@@ -8,16 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from tokenizers import Tokenizer
-
 from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import tokenizer as tokenizers
 from vkteams_daemon.embedding.install import Report, acceptance, graph
 from vkteams_daemon.embedding.install.encoder import Encoder
 from vkteams_daemon.embedding.install.graph import Fp32Layers, Graph, Layers
 from vkteams_daemon.embedding.install.quantise import Int8Layers
 from vkteams_daemon.embedding.install.samples import sample_texts
 from vkteams_daemon.embedding.manifest import ModelInfo, Precision, Settings
-from vkteams_daemon.embedding.model import Model, load_session, load_tokenizer
+from vkteams_daemon.embedding.model import Model, load_session
 from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused
 
 _UNKNOWN = "\U00020000"  # in no vocabulary: a tokenizer without a token for unknown letters fails at it and at no other
@@ -57,7 +56,7 @@ def convert(
         ModelError: a package is missing, or the runtime cannot run the result.
         CannotCreate: the directory cannot be written.
     """
-    tokenizer = _load_checked_tokenizer(encoder, settings)
+    _check_tokenizer(encoder, settings)
     info = ModelInfo(
         name=name,
         dims=encoder.shape.hidden_size,
@@ -77,7 +76,7 @@ def convert(
         report("building the int8 graph")
         int8 = _write_model(encoder, dataclasses.replace(info, precision="int8", directory=directory / "int8"))
         report("comparing int8 with fp32")
-        model = _choose_precision(fp32, int8, tokenizer, precision)
+        model = _choose_precision(fp32, int8, precision)
     try:
         for file in model.directory.iterdir():
             file.rename(directory / file.name)
@@ -103,13 +102,11 @@ def _write_model(encoder: Encoder, info: ModelInfo) -> ModelInfo:
     return dataclasses.replace(info, files=manifest.record_files(info.directory))
 
 
-def _choose_precision(fp32: ModelInfo, int8: ModelInfo, tokenizer: Tokenizer, precision: PrecisionChoice) -> ModelInfo:
+def _choose_precision(fp32: ModelInfo, int8: ModelInfo, precision: PrecisionChoice) -> ModelInfo:
     """Compare the two models; returns the one to keep, with the measured figures."""
     try:
-        # One tokenizer for both: a multilingual model's takes more memory than the weights.
-        source, quantised = (
-            Model(info, tokenizer, load_session(info.directory / manifest.ONNX)) for info in (fp32, int8)
-        )
+        fast = tokenizers.load(fp32.directory / manifest.TOKENIZER)
+        source, quantised = (Model(info, fast, load_session(info.directory / manifest.ONNX)) for info in (fp32, int8))
         comparison = acceptance.compare(source, quantised, sample_texts())
     except ModelError:
         # int8 is too inaccurate, or the runtime cannot run it. The installer tries whether fp32 runs.
@@ -126,14 +123,14 @@ def _choose_precision(fp32: ModelInfo, int8: ModelInfo, tokenizer: Tokenizer, pr
     )
 
 
-def _load_checked_tokenizer(encoder: Encoder, settings: Settings) -> Tokenizer:
-    """Load the encoder's tokenizer.
+def _check_tokenizer(encoder: Encoder, settings: Settings) -> None:
+    """Check that the encoder's tokenizer fits it.
 
     Raises:
         ModelRefused: it, the window or a prefix does not fit the encoder.
     """
     file = encoder.directory / manifest.TOKENIZER
-    tokenizer = load_tokenizer(file)
+    tokenizer = tokenizers.load_library(file)
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if not 0 <= highest < encoder.shape.vocab_size:
         raise ModelRefused(f"{file}: has token ids up to {highest}, and the encoder has {encoder.shape.vocab_size}")
@@ -149,4 +146,3 @@ def _load_checked_tokenizer(encoder: Encoder, settings: Settings) -> Tokenizer:
             raise ModelRefused(f"{file}: cannot make tokens of {text!r}: {error}") from error
         if tokens > settings.max_tokens // 2:
             raise ModelRefused(f"{encoder.directory}: the prefix {text!r} fills half of the window")
-    return tokenizer

@@ -68,7 +68,7 @@ def install(
             _check_runs(directory)
             info = _publish(info, models_dir, work)
         if not (models_dir / catalogue.DEFAULT).exists():
-            catalogue.choose(models_dir, info.name)
+            catalogue.choose(models_dir, [info.name])
         return info
     except OSError as error:
         raise CannotCreate(f"{error.filename or models_dir}: cannot be written: {error.strerror or error}") from error

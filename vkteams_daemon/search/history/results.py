@@ -201,7 +201,7 @@ class Statistics:
     last_message_at: datetime | None
     last_event_at: datetime | None
     queued: int
-    """Messages that wait for a vector; includes parked messages."""
+    """Vectors that messages wait for, one a message and model; includes parked ones."""
     parked: int
     """Queued messages that failed too often and are not tried again."""
     oldest_queued_at: datetime | None

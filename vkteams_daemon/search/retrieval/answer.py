@@ -25,14 +25,14 @@ _SNIPPET_CHARS = 240
 
 
 def answer(
-    connection: Connection, question: Question, encoder: QueryEncoder | None, vocabulary: ReadVocabulary
+    connection: Connection, question: Question, encoders: Sequence[QueryEncoder], vocabulary: ReadVocabulary
 ) -> SearchResult:
     """The page of the answer that the question asks for.
 
     Args:
         connection: inside a transaction that sees one state of the archive.
         question: the question.
-        encoder: the active model; None if there is none, or if the mode needs none.
+        encoders: of the active models; none if the mode needs none.
         vocabulary: reads the archive's words.
 
     Raises:
@@ -44,7 +44,7 @@ def answer(
     scope = replace(question.scope, arrived=page.asked_at) if page else question.scope
     # One more than the page needs: its existence says that there is a next page.
     limit = min(MAX_HITS, earlier + question.limit) + 1
-    ranking = rank(connection, question, scope, limit, encoder, vocabulary, asked_at)
+    ranking = rank(connection, question, scope, limit, encoders, vocabulary, asked_at)
     rest = page.rest(ranking.ranked) if page else ranking.ranked
     ranked = rest[: question.limit]
     so_far = earlier + len(ranked)

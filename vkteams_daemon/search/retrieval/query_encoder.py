@@ -1,30 +1,40 @@
-"""The query encoder: the active model, loaded once and kept for the next questions."""
+"""The query encoders: of the active models, in the running daemon or loaded here and kept for the next questions."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from vkteams_daemon.config import Config
+from vkteams_daemon.embedding import query_socket
 from vkteams_daemon.errors import ModelAbsent
 from vkteams_daemon.store.embedding_models import StoredModel
 
 if TYPE_CHECKING:
-    from vkteams_daemon.embedding.model import Model
+    from vkteams_daemon.embedding.model import Model, Vectors
 
 
 @dataclass(frozen=True, slots=True)
 class QueryEncoder:
-    """A loaded model, and its row in the archive."""
+    """A model's row in the archive, and its encoder.
 
-    model: Model
+    Attributes:
+        stored: the row.
+        vector: gives a query's vector, `(dims,)` of length 1; zeros if the model knows no token of it.
+    """
+
     stored: StoredModel
+    vector: Callable[[str], Vectors]
 
 
 class QueryEncoderCache:
-    """Loads the active model at the first question, and another one after the archive has switched.
+    """Finds the encoders of the active models: loaded here before, in the daemon, or loaded now.
 
     Safe for several threads.
     """
@@ -32,57 +42,107 @@ class QueryEncoderCache:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._lock = threading.Lock()
-        self._loaded: tuple[str, Model] | None = None
+        self._loaded: dict[str, Model] = {}  # by fingerprint
 
-    def of(self, active: StoredModel | None, *, required: bool) -> QueryEncoder | None:
-        """The encoder of the archive's vectors; None if there are no vectors yet.
+    def of(self, active: Sequence[StoredModel], *, required: bool) -> list[QueryEncoder]:
+        """The encoders of the archive's vectors; one that is neither in the daemon nor installed here is left out.
 
         Args:
-            active: the archive's active model.
-            required: whether a model that is not installed is an error; otherwise the answer is None.
+            active: the archive's active models; empty before it has vectors.
+            required: whether it is an error that there is no encoder.
 
         Raises:
-            ModelAbsent: the encoder is required, and no model is installed, or not the active one.
+            ModelAbsent: an encoder is required, and no model is installed, or none of the active ones.
         """
         try:
-            model = self._load(active)
+            if not active:
+                _check_chosen(self._config)
+            return self._encoders(active)
         except ModelAbsent:
             if required:
                 raise
-            return None
-        return QueryEncoder(model, active) if active else None
+            return []
 
     def forget(self) -> None:
-        """Release the loaded model."""
+        """Release the loaded models."""
         with self._lock:
-            self._loaded = None
+            self._loaded = {}
 
-    def _load(self, active: StoredModel | None) -> Model:
+    def _encoders(self, active: Sequence[StoredModel]) -> list[QueryEncoder]:
+        fingerprints = {stored.fingerprint for stored in active}
         with self._lock:
-            if self._loaded is None or (active and self._loaded[0] != active.fingerprint):
+            self._loaded = {known: model for known, model in self._loaded.items() if known in fingerprints}
+            missing = fingerprints - self._loaded.keys()
+        sockets = self._sockets() if missing else {}
+        encoders = []
+        for stored in active:
+            if stored.fingerprint in missing and stored.fingerprint in sockets:
+                ask = partial(self._ask, sockets[stored.fingerprint], stored)
+                encoders.append(QueryEncoder(stored, ask))
+            elif model := self._load(stored):
+                encoders.append(QueryEncoder(stored, partial(_encode, model)))
+        if active and not encoders:
+            raise _absent(active)
+        return encoders
+
+    def _sockets(self) -> dict[str, Path]:
+        """The query sockets of the daemons that run here, by the fingerprints of the models that they have loaded."""
+        files = [query_socket.path(self._config, role) for role in ("embed", "all")]
+        return {fingerprint: file for file in files for fingerprint in query_socket.loaded(file)}
+
+    def _ask(self, file: Path, stored: StoredModel, text: str) -> Vectors:
+        """The vector that the daemon gives; if it gives none any more, the model is loaded here."""
+        content = query_socket.vector(file, stored.fingerprint, text)
+        if content is not None and len(content) == 4 * stored.dims:
+            vector = np.frombuffer(content, "<f4").astype(np.float32)
+            if np.isfinite(vector).all():
+                return vector
+        model = self._load(stored)
+        if model is None:
+            raise _absent([stored])
+        return _encode(model, text)
+
+    def _load(self, stored: StoredModel) -> Model | None:
+        """The model, loaded here; None if it is not installed."""
+        with self._lock:
+            if stored.fingerprint not in self._loaded:
+                from vkteams_daemon.embedding import catalogue
                 from vkteams_daemon.embedding.model import Model
 
-                model = Model.load(_directory(self._config, active))
-                self._loaded = (model.fingerprint, model)
-            return self._loaded[1]
+                installed = catalogue.installed_models(self._config.models_dir)
+                info = next((info for info in installed if info.fingerprint == stored.fingerprint), None)
+                if info is None:
+                    return None
+                self._loaded[stored.fingerprint] = Model.load(info.directory)
+            return self._loaded[stored.fingerprint]
 
 
-def _directory(config: Config, active: StoredModel | None) -> Path:
-    """The directory of the active model; before the archive has vectors, that of the chosen model."""
+def _encode(model: Model, text: str) -> Vectors:
+    vector: Vectors = model.embed_texts([text], query=True)[0]
+    return vector
+
+
+def _absent(active: Sequence[StoredModel]) -> ModelAbsent:
+    names = " and ".join(stored.name for stored in active)
+    return ModelAbsent(
+        f"the archive's vectors are of {names}, which is not installed here",
+        hint=f"Install it: `vkteamsctl model install {active[0].name}`.",
+    )
+
+
+def _check_chosen(config: Config) -> None:
+    """Check that a chosen model is installed, which will give the archive its vectors.
+
+    Raises:
+        ModelAbsent: no model is chosen, or a chosen one is not installed.
+    """
     from vkteams_daemon.embedding import catalogue
 
-    if active is None:
-        name = catalogue.chosen_name(config)
-        if name is None:
-            raise ModelAbsent(
-                "no embedding model is installed, so nothing can be found by meaning",
-                hint="Install one: `vkteamsctl model install all-MiniLM-L6-v2`, and restart vkteamsd.",
-            )
-        return catalogue.find_directory(config.models_dir, name)
-    for model in catalogue.installed_models(config.models_dir):
-        if model.fingerprint == active.fingerprint:
-            return model.directory
-    raise ModelAbsent(
-        f"the archive's vectors are of the model {active.name}, which is not installed here",
-        hint=f"Install it: `vkteamsctl model install {active.name}`.",
-    )
+    names = catalogue.chosen_names(config)
+    if not names:
+        raise ModelAbsent(
+            "no embedding model is installed, so nothing can be found by meaning",
+            hint="Install one: `vkteamsctl model install`, and restart vkteamsd.",
+        )
+    for name in names:
+        catalogue.find_directory(config.models_dir, name)

@@ -11,15 +11,20 @@ not prove that the partial index fits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.results import Ranked, RetrieverScore
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.embedding_models import StoredModel
+
+Vector = Sequence[float] | npt.NDArray[np.float32]
 
 EXACT = 5000
 """Up to this many messages are compared one by one: no slower than a filtered walk through the index, and exact."""
@@ -42,7 +47,7 @@ OVERFETCH = 20
 
 def search_semantic(
     connection: Connection,
-    vector: Sequence[float],
+    vector: Vector,
     model: StoredModel,
     scope: Scope,
     limit: int,
@@ -64,20 +69,40 @@ def search_semantic(
     """
     if len(vector) != model.dims:
         raise ValueError(f"the vector has {len(vector)} numbers, the model {model.dims}")
-    # Where pgvector has a schema of its own, another role might have made such an operator in ours, which comes first.
-    [(schema,)] = connection.execute(_VECTOR_SCHEMA.encode()).fetchall()
-    nearest = _NearestNeighbours(connection, schema, vector, int(model.model_id), int(model.dims), scope, ef_search)
+    nearest = _nearest(connection, vector, model, scope, ef_search)
     # A transaction, or a savepoint inside one: the settings of the index scan are local to it.
     with connection.transaction():
         ranked = nearest.exact(limit) if nearest.is_small() else nearest.indexed(limit)
     return [replace(r, by_retriever=(RetrieverScore("semantic", rank, r.score),)) for rank, r in enumerate(ranked, 1)]
 
 
+def cosines(
+    connection: Connection, vector: Vector, model: StoredModel, keys: Sequence[MessageKey]
+) -> dict[MessageKey, float]:
+    """The cosine of each of these messages' nearest chunk with the vector, by key; without those that have no vector.
+
+    Args:
+        connection: any connection to the archive.
+        vector: (dims,), of any length but zero; from the same model as the stored vectors.
+        model: the model of the vectors.
+        keys: of messages.
+    """
+    return _nearest(connection, vector, model, Scope(), EF_SEARCH).cosines(keys) if keys else {}
+
+
+def _nearest(
+    connection: Connection, vector: Vector, model: StoredModel, scope: Scope, ef_search: int
+) -> _NearestNeighbours:
+    # Where pgvector has a schema of its own, another role might have made such an operator in ours, which comes first.
+    [(schema,)] = connection.execute(_VECTOR_SCHEMA.encode()).fetchall()
+    return _NearestNeighbours(connection, schema, vector, int(model.model_id), int(model.dims), scope, ef_search)
+
+
 @dataclass(frozen=True, slots=True)
 class _NearestNeighbours:
     connection: Connection
     vector_schema: str
-    vector: Sequence[float]
+    vector: Vector
     model_id: int
     dims: int
     scope: Scope
@@ -126,6 +151,17 @@ class _NearestNeighbours:
                 return self.exact(limit)
             count *= 4
 
+    def cosines(self, keys: Sequence[MessageKey]) -> dict[MessageKey, float]:
+        """The cosines of these messages, by key."""
+        rows = self._rows(
+            f"SELECT e.chat_id, e.msg_id, 1 - pg_catalog.min({self._distance('e')})"
+            " FROM unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
+            " JOIN embeddings e ON e.chat_id = k.chat_id AND e.msg_id = k.msg_id"
+            f" WHERE e.model_id = {self.model_id} AND e.kind = 'message' GROUP BY e.chat_id, e.msg_id",
+            {"chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
+        )
+        return {(chat_id, msg_id): float(cosine) for chat_id, msg_id, cosine in rows}
+
     @property
     def _source(self) -> str:
         return (
@@ -137,7 +173,7 @@ class _NearestNeighbours:
         operator = f"OPERATOR({self.vector_schema}.<=>)"
         return f"{table}.embedding::halfvec({self.dims}) {operator} %(vector)s::halfvec({self.dims})"
 
-    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+    def _rows(self, sql: str, more: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         numbers = "[" + ",".join(f"{float(number):.7g}" for number in self.vector) + "]"
-        parameters = {**self.scope.parameters, "vector": numbers}
+        parameters = {**self.scope.parameters, **(more or {}), "vector": numbers}
         return self.connection.execute(sql.encode(), parameters, prepare=False).fetchall()

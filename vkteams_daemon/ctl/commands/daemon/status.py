@@ -121,6 +121,7 @@ def _answer(health: DaemonHealth, *, full: bool) -> Answer:
 
 def _main_pairs(health: DaemonHealth, status: Status) -> list[tuple[str, Any]]:
     events, embedding, api, database = status.events, status.embedding, status.api, status.database
+    models = " + ".join(model.name for model in embedding.models)
     spool = status.spool
     spooled = f"{spool.events} events, {size(spool.bytes)}, since {cell(spool.since)}" if spool.events else "empty"
     return [
@@ -136,7 +137,7 @@ def _main_pairs(health: DaemonHealth, status: Status) -> list[tuple[str, Any]]:
         ("events", f"{events.saved} saved, {events.received} received, {events.per_second:g} a second"),
         ("last event", events.last_event_at),
         ("spool", f"{spooled}{f', {spool.last_error}' if spool.last_error else ''}"),
-        ("embedding", f"{embedding.state}, {cell(embedding.model)}, {cell(embedding.queued)} queued"),
+        ("embedding", f"{embedding.state}, {models or 'no model'}, {cell(embedding.queued)} queued"),
         ("memory", size(status.rss_bytes)),
         *(("warning", warning) for warning in status.warnings),
     ]

@@ -162,6 +162,7 @@ def _rows(health: DaemonHealth, rates: Rates) -> list[tuple[str, str]]:
     if status is None:
         return []
     events, embedding, api, database = status.events, status.embedding, status.api, status.database
+    models = " + ".join(model.name for model in embedding.models)
     counts = ("received", "saved", "duplicate", "filtered", "quarantined", "failed")
     spooled = [f"{status.spool.events} in the spool"] if status.spool.events else []
     return [
@@ -173,7 +174,7 @@ def _rows(health: DaemonHealth, rates: Rates) -> list[tuple[str, str]]:
         ("events", ", ".join([f"{getattr(events, name)} {name}" for name in counts] + spooled)),
         ("a second", f"{events.per_second:g}  {rates.bars()}"),
         ("last event", f"{cell(events.last_event_id)}, {cell(events.last_event_at)}"),
-        ("embedding", f"{embedding.state}, {cell(embedding.model)}"),
+        ("embedding", f"{embedding.state}, {models or 'no model'}"),
         ("texts", f"{cell(embedding.queued)} queued, {embedding.embedded} embedded, {embedding.failed} failed"),
         ("a second", f"{embedding.texts_per_second:g}"),
         ("poll to row", _milliseconds(status.latency_ms.poll_to_row)),
