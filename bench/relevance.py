@@ -19,6 +19,7 @@ import argparse
 import gzip
 import json
 import math
+import os
 import re
 import time
 from collections import defaultdict
@@ -44,6 +45,7 @@ from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
+from vkteams_daemon.system.user import choose_owner
 
 TOP = 10
 _BATCH = 2000
@@ -117,6 +119,9 @@ def _connected(links: Iterable[tuple[str, int, int]]) -> list[list[tuple[str, in
 def configuration(directory: Path, part: str, chats: int | None, names: Sequence[str]) -> Config:
     """The archive of a part below the directory; installs its models there if they are missing."""
     home = str(directory / f"{part}-{chats or 'all'}")
+    if os.geteuid() == 0:
+        # PostgreSQL does not run as root, and this archive is of a public channel.
+        choose_owner("nobody").make_directory(Path(home) / "postgresql", 0o750)
     config = Config(
         daemon=Daemon(state_dir=home, runtime_dir=home),
         embedding=Embedding(models=tuple(names), models_dir=str(directory / "models")),

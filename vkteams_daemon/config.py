@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -29,6 +30,8 @@ from vkteams_daemon.options import (
     options,
 )
 
+# What a URL or a conninfo string names as libpq's file of passwords, or as the key of a client's certificate.
+_URL_FILE = re.compile(r"(?:^|[\s?&])(?:passfile|sslkey)\s*=\s*'?([^\s&']+)")
 _SECRETS = (("api.token", "api.token_file"), ("database.url", "database.url_file"))
 
 
@@ -283,7 +286,7 @@ def exposure(file: Path, mode: int) -> str | None:
     """Why these permissions do not suit a file that holds a secret, as a sentence; None if they do.
 
     Its owner may read and change it, its group may read it. Every file with a secret is held to this rule: the
-    configuration, the secrets' own files, and the tokens of MCP clients.
+    configuration, the secrets' own files, those that database.url names, and the tokens of MCP clients.
     """
     return f"{file}: others than its owner may read or change it" if mode & 0o027 else None
 
@@ -292,6 +295,7 @@ def exposed_files(config: Config, environ: Mapping[str, str] | None = None) -> l
     """The sentences of `exposure` for every file that holds a secret of this configuration."""
     environ = os.environ if environ is None else environ
     files = [config.api.token_file, config.database.url_file, config.mcp.tokens_file]
+    files += [unquote(name) for name in _URL_FILE.findall(config.database.url)]
     if directory := environ.get("CREDENTIALS_DIRECTORY"):
         files += [f"{directory}/token", f"{directory}/database_url"]
     if config.source and _holds_secret(Path(config.source)):

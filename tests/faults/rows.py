@@ -65,13 +65,15 @@ ROWS = {
     ),
     7: Row("a Bot API that fails", ("faults/test_api.py",)),
     8: Row("hostile events", ("integration/test_hostile_events.py", "unit/test_body.py")),
-    9: Row("signals", ("faults/test_signals.py",)),
+    9: Row("signals", ("faults/test_signals.py", "faults/test_stop.py", "faults/test_watchdog.py")),
     10: Row("several that want the same", ("faults/test_rivals.py",)),
     11: Row("starts that must fail", ("daemon/test_start_refused.py", "daemon/test_start_service.py")),
     12: Row("upgrades", ("integration/test_migrations.py::test_upgrade_of_every_released_schema_equals_a_fresh_one",)),
     13: Row("soak", command=("python", "-m", "bench.soak", "--hours", "2")),
     14: Row("the Debian package", command=("make", "package-test")),
-    15: Row("delay: frozen processes", ("faults/test_frozen.py", "faults/test_hung_backend.py")),
+    15: Row(
+        "delay: frozen processes", ("faults/test_frozen.py", "faults/test_stopped.py", "faults/test_hung_backend.py")
+    ),
     16: Row(
         "neighbours",
         (

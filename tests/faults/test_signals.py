@@ -1,9 +1,7 @@
-"""Signals in every phase and in every number (row 9)."""
+"""Signals in every number (row 9); TERM in every state of the daemon is in tests/faults/test_stop.py."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import signal
 from collections.abc import Callable
@@ -13,10 +11,9 @@ import pytest
 
 from tests.harness.daemon import TOKEN, DaemonProcess
 from tests.harness.oracle import Oracle
-from tests.harness.postgres import PostgresServer
 from tests.harness.scale import scaled
 from tests.harness.simulator import wait_polled
-from tests.harness.traffic import Traffic, emit_event
+from tests.harness.traffic import emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.simulator import Simulator
 
@@ -31,53 +28,6 @@ def daemon(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> DaemonProces
 
 def _descriptors(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-
-
-@pytest.mark.parametrize("phase", ["idle", "busy", "API down", "database down", "database frozen"])
-def test_term_ends_it_in_time_in_every_phase(
-    vkteamsd: Make, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer, phase: str
-) -> None:
-    daemon = vkteamsd(api_url=simulator.url, database_url=durable_oracle.url).started()
-    wait_polled(simulator)
-    with contextlib.ExitStack() as stack:
-        if phase == "busy":
-            stack.enter_context(Traffic(simulator, rate=100))
-            until(lambda: simulator.state()["acknowledged"] > 20, 30, "traffic")
-        elif phase == "API down":
-            simulator.stop()
-            daemon.wait_state("degraded")
-        elif phase == "database down":
-            durable_server.stop("immediate")
-            daemon.wait_state("degraded")
-        elif phase == "database frozen":
-            durable_server.pause()
-            emit_event(simulator, 1)
-        assert daemon.stop() < 5
-    assert daemon.processes() == []
-    assert not daemon.pid_file.exists()
-    assert daemon.ctl("daemon", "status").returncode == 3
-    if phase == "API down":
-        simulator.start()
-    durable_server.recover()
-    daemon.started()
-    durable_oracle.wait()
-    durable_oracle.check()
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_it_at_once(
-    vkteamsd: Make, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer, signum: int
-) -> None:
-    daemon = vkteamsd(api_url=simulator.url, database_url=durable_oracle.url).started()
-    wait_polled(simulator)
-    durable_server.pause()  # the first one alone would wait for the transaction
-    emit_event(simulator, 1)
-    pid = daemon.signal(signum)
-    daemon.wait_log("stopping on")
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signum)
-    daemon.wait_gone(2)
-    assert not daemon.pid_file.exists()
 
 
 def test_term_while_it_starts(vkteamsd: Make, simulator: Simulator, oracle: Oracle) -> None:

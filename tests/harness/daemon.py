@@ -41,6 +41,7 @@ class DaemonProcess:
         token: the bot's.
         fake: run harness/fake_vkteamsd.py in that mode instead of the real service.
         quick: run harness/quick_vkteamsd.py, whose waiting times are shorter, unless FAULTS=full.
+        hanging: run harness/hung_vkteamsd.py, in which what `hang` names hangs.
         options: `{"section.key": value}` for the configuration file.
 
     Attributes:
@@ -57,6 +58,7 @@ class DaemonProcess:
         token: str = TOKEN,
         fake: str | None = None,
         quick: bool = False,
+        hanging: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.directory = directory
@@ -65,10 +67,13 @@ class DaemonProcess:
         self.status_path = directory / "run" / "vkteamsd.status.json"
         self.log_file = directory / "state" / "vkteamsd.log"
         self.module = "fake_vkteamsd" if fake is not None else "quick_vkteamsd" if quick and not FULL else None
+        self.module = "hung_vkteamsd" if hanging else self.module
         self.environ = {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}
         self.environ |= {"HOME": str(directory), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default"}
         if fake is not None:
             self.environ["FAKE_SERVICE"] = fake
+        if hanging:
+            self.environ["HANG"] = str(directory)
         self.options: dict[str, Any] = {
             "api.url": api_url,
             "api.token": token,
@@ -118,10 +123,17 @@ class DaemonProcess:
 
     def ctl(self, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run vkteamsctl on this daemon."""
-        command = [sys.executable, _script("vkteamsctl"), "--config", str(self.config_file), *arguments]
         return subprocess.run(
-            command, env=self.environ, cwd=self.directory, text=True, capture_output=True, timeout=timeout, check=False
-        )
+            self._ctl_command(*arguments), env=self.environ, cwd=self.directory, text=True, capture_output=True,
+            timeout=timeout, check=False,
+        )  # fmt: skip
+
+    def spawn_ctl(self, *arguments: str) -> subprocess.Popen[str]:
+        """vkteamsctl on this daemon, as a child of the test, with pipes for what it says."""
+        return subprocess.Popen(
+            self._ctl_command(*arguments), env=self.environ, cwd=self.directory, text=True, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
 
     def answer(self, *arguments: str) -> dict[str, Any]:
         """`data` of what vkteamsctl answers as JSON."""
@@ -136,6 +148,22 @@ class DaemonProcess:
         """The same by vkteamsctl in this process."""
         data: dict[str, Any] = answer_of(self.config_file, self.environ, *arguments)
         return data
+
+    def _ctl_command(self, *arguments: str) -> list[str]:
+        return [sys.executable, _script("vkteamsctl"), "--config", str(self.config_file), *arguments]
+
+    def hang(self, name: str) -> None:
+        """Let something hang from now on, or from the start on; see harness/hung_vkteamsd.py for the names."""
+        (self.directory / name).touch()
+
+    def wait_hung(self, name: str) -> None:
+        """Wait until the daemon has come to what hangs."""
+        until((self.directory / f"{name}.reached").exists, 30, f"the {name} that hangs")
+
+    def release(self, name: str) -> None:
+        """Let it go on."""
+        for file in (name, f"{name}.reached"):
+            (self.directory / file).unlink(missing_ok=True)
 
     @property
     def pid(self) -> int | None:

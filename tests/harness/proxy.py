@@ -3,6 +3,7 @@
     with Proxy(port) as proxy:                  # or the fixture: proxy = open_proxy(port)
         url = f"http://127.0.0.1:{proxy.port}"  # or, for a DSN: proxy.before(database_url)
         proxy.freeze_after(3)                   # as if SIGSTOP stopped the client after three messages to PostgreSQL
+    proxy.call_after(3, stop)               # or stop it really, while everything is forwarded as before
     proxy.cut_at(b"COMMIT", keep=True)      # forward it, then break the connection: the answer is never seen
 
 A fault applies to open and to new connections until `heal`. A cut happens once.
@@ -59,6 +60,7 @@ class Proxy:
         self._delay = 0.0
         self._rate = 0.0
         self._freeze_at: int | None = None
+        self._call: tuple[int, Callable[[], None]] | None = None
         self.frozen = threading.Event()
         self.messages = 0
         self.accepted = 0
@@ -98,7 +100,7 @@ class Proxy:
         """Forward everything again. The bytes that a black hole swallowed stay lost, and its connections break."""
         with self._changed:
             swallowed = self._silent or self.frozen.is_set()
-            self._freeze_at = None
+            self._freeze_at = self._call = None
             self.frozen.clear()
             self._deaf = self._silent = False
             self._delay = self._rate = 0.0
@@ -156,6 +158,11 @@ class Proxy:
         """
         with self._changed:
             self._freeze_at = self.messages + count
+
+    def call_after(self, count: int, action: Callable[[], None]) -> None:
+        """Call `action` when so many more messages have come for a PostgreSQL server, before the last one passes."""
+        with self._changed:
+            self._call = (self.messages + count, action)
 
     def close(self) -> None:
         """End all connections and threads."""
@@ -255,6 +262,9 @@ class Proxy:
                 return b""
             for end in link.framing.ends(piece):
                 self.messages += 1
+                if self._call and self.messages >= self._call[0]:
+                    self._call[1]()
+                    self._call = None
                 if self.messages == self._freeze_at:
                     self.frozen.set()
                     return piece[:end]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,28 @@ def scaled(what: str, *, full: int, quick: int) -> int:
 def figure(what: str, value: float) -> None:
     """Keep a measured figure, its unit in `what`; of several the highest counts."""
     _figures[what] = max(value, _figures.get(what, value))
+
+
+def drawn(what: str, names: Iterable[str], *, quick: int) -> Any:
+    """A mark that runs a test once for each name, as its argument `name`; without FAULTS=full for fewer of them.
+
+    Then the names are `quick` groups, and each run of the tests draws one name of each group by chance. All processes
+    that share the tests see the same groups.
+    """
+    every = list(names)
+    count = len(every) if FULL else min(quick, len(every))
+    groups = [tuple(every[n::count]) for n in range(count)]
+    ids = [group[0] if len(group) == 1 else f"one of {', '.join(group)}" for group in groups]
+    values = [(what, len(every), count, group) for group in groups]
+    return pytest.mark.parametrize("name", values, ids=ids, indirect=True)
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """The name that `drawn` gives the test."""
+    what, full, quick, group = request.param
+    scaled(what, full=full, quick=quick)
+    return random.choice(group)
 
 
 @pytest.hookimpl(trylast=True)

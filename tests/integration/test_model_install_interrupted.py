@@ -17,7 +17,7 @@ from tests.harness.models import NAME, names_in
 from tests.harness.waiting import until
 from vkteams_daemon.embedding import catalogue, manifest
 from vkteams_daemon.embedding.install import installer
-from vkteams_daemon.errors import CannotCreate
+from vkteams_daemon.errors import AlreadyRunning, CannotCreate
 
 _SLOW_INSTALL = """
 import sys, time
@@ -46,6 +46,27 @@ def test_a_killed_installation_leaves_nothing_half_made(encoder: Path, home: Pat
     (remains,) = names_in(home)
     assert remains.startswith(".installing-")
     assert catalogue.installed_models(home) == []
+    installer.install(str(encoder), home, precision="fp32")
+    assert names_in(home) == ["default", NAME]
+
+
+def test_an_installation_that_is_stopped_is_not_waited_for(
+    encoder: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installer, "_PATIENCE", 1.0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SLOW_INSTALL, str(encoder), str(home)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    with process.stdout:
+        assert any(line == "trying the model\n" for line in process.stdout)
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(AlreadyRunning, match=rf"another installation \(process {process.pid}\) holds .*"):
+                installer.install(str(encoder), home, precision="fp32")
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait(60)
     installer.install(str(encoder), home, precision="fp32")
     assert names_in(home) == ["default", NAME]
 

@@ -15,7 +15,7 @@ import pytest
 
 import vkteams_daemon
 from tests.harness import traps
-from tests.harness.batches import batch, deleted, edited, new
+from tests.harness.batches import CHAT, batch, deleted, edited, new
 from tests.harness.embedding import WatchedModel
 from tests.harness.postgres import PostgresServer, _free_port
 from tests.harness.temporary import SERVER_USER
@@ -28,8 +28,9 @@ from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.retrieval.semantic import search_semantic
 from vkteams_daemon.search.scope import Scope
-from vkteams_daemon.store import embedding_models, gaps, schema, server_check
-from vkteams_daemon.store.admin import cursors, maintenance, stored_events, word_counts
+from vkteams_daemon.store import embedding_models, gaps, rosters, schema, server_check
+from vkteams_daemon.store.admin import cursors, maintenance, measures, stored_events, word_counts
+from vkteams_daemon.store.backup import verification
 from vkteams_daemon.store.connection_profiles import MAINTENANCE
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
@@ -252,7 +253,18 @@ def _use_everything(url: str, model: WatchedModel) -> None:
         maintenance.plan(connection)
         with database.connect(MAINTENANCE) as free:
             maintenance.maintain(free)
+        measures.measure(connection)
+        assert verification.verify(connection)
+        now = datetime.now(UTC)
+        rosters.save(connection, "x@chat.agent", now, {"type": "group", "title": "x", "about": None}, {"anna": "admin"})
+        rosters.save(connection, "x@chat.agent", now + timedelta(1), {"type": None, "title": "x", "about": None}, {})
+        assert rosters.list_rosters(connection, ["x@chat.agent"])
+        rosters.next_due(connection, now, ["x@chat.agent"])
+        with connection.transaction():
+            gaps.add_restored(connection, now)
         stored_events.last_events(connection, limit=10)
+        stored_events.quarantined_events(connection)
+        erasure.count_expired(connection, now)
         embedding_models.model_statistics(connection)
         gaps.list_gaps(connection)
         assert server_check.problems(connection)
@@ -266,6 +278,11 @@ def _use_everything(url: str, model: WatchedModel) -> None:
             assert archive.context("recent", timeframe=timedelta(days=3650)).conversations
             archive.context("topic", query="server")
             assert archive.chats() and archive.users() and list(archive.export())
+            confined, since = archive.confined(), datetime(2025, 1, 1, tzinfo=UTC)
+            assert confined.search("sevrer answers", mode="text", chat_ids=[CHAT], since=since).hits
+            assert confined.context("topic", query="server", chat_ids=[CHAT], since=since).conversations
+            assert confined.statistics(chat_ids=[CHAT], since=since).messages
+            assert confined.chats(chat_ids=[CHAT], since=since) and confined.users(chat_ids=[CHAT], since=since)
         erasure.erase(connection, datetime(2027, 1, 1, tzinfo=UTC), ["x@chat.agent"])
         cursors.set_cursor(database.connect, "1", 300)
 

@@ -270,6 +270,41 @@ def test_unexpected_error_is_logged_and_ends_no_worker(
     assert all(record.exc_info for record in records)
 
 
+class _Clock(threading.Event):
+    """A clock that its own waits move on; none of them lasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.waits: list[float] = []
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        self.now += (timeout or 0.0) + 0.001
+        return self.is_set()
+
+
+def test_a_thousand_failures_make_no_wait_longer_than_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, attempts = _Clock(), 0
+    monkeypatch.setattr(turns, "time", clock)
+
+    def load(failed: Model | None) -> Model:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1100:  # 2.0 ** 1024 is no float any more
+            clock.set()
+        raise ModelError("there is none")
+
+    worker = Worker(Database(Config()), load, WorkerStats(), stop=clock)
+    turns.take_turns([worker], threading.Event(), 1.0, clock)
+    assert attempts == 1100
+    assert max(clock.waits) <= turns.BACKOFF_MAX
+    assert clock.now > 1000 * turns.BACKOFF_MAX / 2
+
+
 def test_workers_whose_model_could_not_be_read_start_later(
     server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

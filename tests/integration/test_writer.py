@@ -24,6 +24,7 @@ from tests.harness.batches import (
     unpinned,
 )
 from tests.harness.waiting import until
+from vkteams_daemon.errors import AlreadyRunning
 from vkteams_daemon.store.admin import cursors
 from vkteams_daemon.store.derive import message_fold
 from vkteams_daemon.store.ingest.writer import StoreResult, Writer
@@ -310,6 +311,24 @@ def test_cursor_set_back_by_hand_brings_only_duplicates(bot: Bot) -> None:
     outcome = bot.store(events[3:] + batch(new(8)))
     assert (outcome.duplicate, outcome.saved, outcome.quarantined) == (4, 1, 0)
     assert bot.last == 8
+
+
+def test_cursor_is_not_set_by_a_process_that_has_lost_the_lock_meanwhile(bot: Bot) -> None:
+    bot.store(batch(new(1), new(2)))
+    bot.close()
+    opened: list[psycopg.Connection[Any]] = []
+
+    def connect() -> psycopg.Connection[Any]:
+        if opened:  # between its two connections it was stopped, and a daemon has taken over
+            opened[0].close()
+            until(bot.acquire, 30, "the bot's lock")
+        opened.append(psycopg.connect(bot.url, autocommit=True))
+        return opened[-1]
+
+    with pytest.raises(AlreadyRunning, match=f"a daemon listens with bot {BOT}"):
+        cursors.set_cursor(connect, BOT, 1)
+    assert bot.store(batch(new(3))).saved == 1
+    assert bot.last == 3
 
 
 def test_cursor_set_back_moves_on_even_when_all_are_duplicates(bot: Bot) -> None:

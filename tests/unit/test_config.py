@@ -397,6 +397,17 @@ def test_every_file_with_a_secret_is_held_to_one_rule(tmp_path: Path) -> None:
     for file in files:
         file.chmod(0o640)
     assert exposed() == []
+    password, key = tmp_path / "pgpass", tmp_path / "client.key"
+    for file in (password, key):
+        file.touch()
+        file.chmod(0o644)
+    for database_url in (
+        f"postgresql://x/y?passfile={password}&sslkey={key}",
+        f"host=x passfile='{password}' sslkey={key}",
+    ):
+        url.write_text(f"{database_url}\n")
+        assert exposed() == [str(password), str(key)]
+    url.write_text("x\n")
     source.write_text(text.replace("[database]", "proxy = 'http://u:s3cret@proxy'\n[database]"))
     source.chmod(0o644)
     assert exposed() == [str(source)]

@@ -130,6 +130,44 @@ def test_one_module_opens_the_connections_to_the_database() -> None:
     assert openers == {"vkteams_daemon/store/connections.py"}
 
 
+# Where no profile is named, and why that does no harm.
+_WITHOUT_PROFILE = {
+    "vkteams_daemon/daemon/service.py": "the writer applies its profile itself: then another thread can end that, too",
+    "vkteams_daemon/store/bundled/listener.py": "it asks one thing, outside of a transaction",
+}
+
+
+def _without_profile(program: str) -> list[str]:
+    """The calls of what opens a connection, and the places that hand it on, where no profile is named."""
+    if "connect" not in program:
+        return []
+    tree = ast.parse(program)
+    outer = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    opener = r"(\w+\.)*_?database\.connect|connections\.connect"
+    opener += r"|connect" if "connections import" in program and re.search(r"import .*\bconnect\b", program) else ""
+    found = []
+    for node in ast.walk(tree):
+        name = getattr(node, "attr", getattr(node, "id", None))
+        if name == "connect" and re.fullmatch(opener, ast.unparse(node)):
+            call = ast.unparse(outer[node])
+            if not re.search(r"\b(WRITER|WORKER|READER|MAINTENANCE|profile)\b", call):
+                found.append(call)
+    return found
+
+
+def test_every_place_that_opens_a_connection_names_its_profile() -> None:
+    found = {_name(file): calls for file in _FILES if (calls := _without_profile(file.read_text(encoding="utf-8")))}
+    assert set(found) == set(_WITHOUT_PROFILE), found
+    assert all(len(calls) == 1 for calls in found.values()), found
+
+
+def test_a_connection_without_a_profile_would_be_seen() -> None:
+    assert _without_profile("with self._database.connect() as c: pass")
+    assert _without_profile("set_cursor(database.connect, bot)")
+    assert _without_profile("from a.connections import connect\nconnect(url, None)")
+    assert not _without_profile("functools.partial(database.connect, WORKER)")
+
+
 def _module(name: str) -> str | None:
     """The module that an import of this dotted name loads; None where there is no such file."""
     path = PACKAGE.parent.joinpath(*name.split("."))

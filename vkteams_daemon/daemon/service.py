@@ -47,8 +47,10 @@ from vkteams_daemon.daemon.watch import Pulse, Watch
 from vkteams_daemon.daemon.workers.pool import WorkerPool
 from vkteams_daemon.embedding import query_socket
 from vkteams_daemon.errors import ApiUnreachable, DatabaseUnavailable, StoppedEarly, VkTeamsError
+from vkteams_daemon.store.connection_profiles import WORKER
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
+from vkteams_daemon.system.user import end_programs
 
 if TYPE_CHECKING:
     from vkteams_daemon.daemon.metrics.endpoint import Endpoint
@@ -135,6 +137,8 @@ class Service:
         Raises:
             VkTeamsError: the daemon cannot become ready; it has stopped its threads.
         """
+        if self._stop_requested:
+            raise StoppedEarly("stopped by a signal before it was ready")
         daemon = self.config.daemon
         if daemon.metrics:
             self._endpoint = self._open_endpoint(daemon.metrics)
@@ -252,6 +256,7 @@ class Service:
 
     def _wait_for_threads(self, deadline: float) -> None:
         while self.stuck and time.monotonic() < deadline:
+            end_programs()  # that make the bundled database
             if self._poller:
                 self._poller.abort()  # repeatedly, because the poll may not have had its connection yet
             self._threads.join(0.02)
@@ -294,7 +299,8 @@ class Service:
             ))  # fmt: skip
             self._threads.start_unjoined("words", lambda: word_count.count_words_loop(self._database, self._stopping))
             self._threads.start_unjoined("retention", retention.Retention(
-                self._database.connect, lambda: self.config.storage.retention, self._may_erase,
+                functools.partial(self._database.connect, WORKER),
+                lambda: self.config.storage.retention, self._may_erase,
                 functools.partial(spool.delete_aside, config.state_dir), self._stopping,
                 api_time=poller.api_time, status=self._status.retention, check_interval=retention.CHECK_INTERVAL,
             ).run)  # fmt: skip
@@ -359,7 +365,7 @@ class Service:
         if config.daemon.role == "all" and not self._workers.started:
             self._workers.start(self._pool)
         self._writer = Writer(
-            functools.partial(self._database.connect, None),
+            functools.partial(self._database.connect, None),  # the writer applies its own profile
             bot.user_id,
             nick=bot.nick,
             chat_ids=config.storage.chat_ids,

@@ -193,6 +193,31 @@ def installed_models(models_dir: Path) -> list[ModelInfo]:
     return models
 
 
+def replaced_directory(models_dir: Path, name: str) -> Path:
+    """Where the last model of this name is kept that one of another fingerprint has replaced."""
+    return models_dir / f".{name}.replaced"
+
+
+def find_fingerprint(models_dir: Path, fingerprint: str) -> Path | None:
+    """The directory of a model with this fingerprint, installed or replaced; None if there is none.
+
+    The archive's vectors may still be of a replaced model, until those of its successor are complete.
+
+    Raises:
+        PermissionRefused: this user may not read the directory.
+    """
+    for info in installed_models(models_dir):
+        if info.fingerprint == fingerprint:
+            return info.directory
+        try:
+            replaced = manifest.read(replaced_directory(models_dir, info.directory.name))
+        except (ModelAbsent, ModelError):
+            continue
+        if replaced.fingerprint == fingerprint:
+            return replaced.directory
+    return None
+
+
 def find_directory(models_dir: Path, name: str) -> Path:
     """The directory of an installed model.
 

@@ -52,6 +52,13 @@ _OF_ADVISORY = (
     " AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())"
     " AND (l.classid::bigint << 32 | l.objid::bigint) = "
 )
+# Whoever has locked rows of a table in a transaction holds this lock of the table as well.
+_OF_ROW_LOCKS = (
+    "SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.granted"
+    " AND l.mode = 'RowShareLock' AND l.pid <> pg_catalog.pg_backend_pid()"
+    " AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())"
+    " AND l.relation = pg_catalog.to_regclass(%(table)s::text)"
+)
 # Between two statements the process number may have passed to another session, and a client may have spoken again.
 _END = (
     "SELECT pg_catalog.pg_terminate_backend(a.pid, %s) FROM pg_catalog.pg_stat_activity a"
@@ -108,11 +115,13 @@ class SilentSessions:
         foreign: the blockers that are not ours and have blocked for longer than the patience; "" if there are none.
         hung: the blockers of ours that were told to end and do not, because the server's process hangs; "" if there
             are none.
+        alive: whether the client of a blocker has spoken since it was first seen.
     """
 
     def __init__(self, patience: float = PATIENCE, statement_limit: float = math.inf) -> None:
         self.patience = patience
         self.foreign = self.hung = ""
+        self.alive = False
         self._statement_limit = statement_limit
         # What each session looked like, and since when, by the monotonic clock.
         self._seen: dict[tuple[int, datetime | None], tuple[tuple[Any, ...], float]] = {}
@@ -147,11 +156,23 @@ class SilentSessions:
         query = _CHAIN.format(seeds=_OF_ADVISORY + key)
         return self._end(connection, query, {"waiting": [], **parameters}, abandoned)
 
+    def end_row_lockers(self, connection: Connection, table: str) -> bool:
+        """End the silent sessions that have locked rows of a table; returns whether it ended one.
+
+        Nobody waits for rows that are skipped while they are locked. So `end_blockers` does not find who keeps them.
+
+        Args:
+            connection: in autocommit mode.
+            table: its name, as the search_path finds it.
+        """
+        return self._end(connection, _CHAIN.format(seeds=_OF_ROW_LOCKS), {"waiting": [], "table": table})
+
     def forget(self) -> None:
         """Forget what was seen, because nobody waits any more."""
         self._seen.clear()
         self._blocks_since.clear()
         self._ended_at.clear()
+        self.alive = False
         self._name_foreign([])
         self._name_hung([])
 
@@ -173,6 +194,7 @@ class SilentSessions:
             key = (blocker.pid, blocker.started)
             look = (blocker.changed_at, blocker.copied, blocker.waits_for_client)
             before = seen.get(key)
+            self.alive = self.alive or (before is not None and before[0] != look)
             self._seen[key] = before if before and before[0] == look else (look, now)
             # In the middle of a statement, `silent_for` counts from its beginning. Then only what was seen counts.
             silent_for = now - self._seen[key][1] if blocker.active else blocker.silent_for

@@ -86,8 +86,8 @@ WRITER = Profile(
 WORKER = Profile("worker", {"idle_in_transaction_session_timeout": "10s"})
 """Short transactions: workers, retention, erasure, replay, cursor, word counts."""
 
-READER = Profile("reader", {"idle_in_transaction_session_timeout": "10s", "lock_timeout": "10s"})
-"""Questions to the archive."""
+READER = Profile("reader", {"idle_in_transaction_session_timeout": "10s", "lock_timeout": "15s"})
+"""Questions to the archive. They wait for a lock longer than the patience, after which its silent holder is ended."""
 
 MAINTENANCE = Profile("maintenance", {})
 """Migrations, vacuum and index builds. They have no time limits, because a limit would leave an invalid index."""

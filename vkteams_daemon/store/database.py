@@ -87,7 +87,7 @@ class Database:
         with self._environment_blamed(), self._connect(MAINTENANCE) as connection:
             with translate_errors():
                 if self._bundled_server is None:
-                    server_check.check_session(connection, lambda: self._connect(None))
+                    server_check.check_session(connection, lambda: self._connect(WORKER))
                 if migrate:
                     server_check.check_writable(connection)
             if migrate:

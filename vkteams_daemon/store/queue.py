@@ -20,6 +20,7 @@ from pgvector.psycopg.halfvec import register_halfvec_info
 from psycopg.types import TypeInfo
 
 from vkteams_daemon.store import schema
+from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 
@@ -206,6 +207,17 @@ def retry(connection: Connection) -> int:
         ).rowcount
         connection.execute("SELECT pg_catalog.pg_notify('vkteams_queue', '')")
     return count
+
+
+def free_claims(connection: Connection, holders: SilentSessions) -> bool:
+    """End the sessions of workers that have claimed rows and have fallen silent; returns whether there was one.
+
+    Args:
+        connection: in autocommit mode.
+        holders: of one caller that has nothing to do although rows wait.
+    """
+    with translate_errors():
+        return holders.end_row_lockers(connection, "embedding_queue")
 
 
 def wait_for_notify(connection: Connection, seconds: float) -> bool:

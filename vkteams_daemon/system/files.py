@@ -1,4 +1,4 @@
-"""Replacing a file as a whole, and making names durable.
+"""Replacing a file as a whole, making names durable, and showing that the holder of a file's lock lives.
 
 A file that is replaced here holds its old content or its new one, whatever fails and whenever: the content goes to a
 temporary file in the same directory, to the disk, and takes the file's name by rename(2). Only the standard library is
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+TOUCH_INTERVAL = 0.2  # seconds between two signs of life of the holder of a lock
 
 
 def atomic_write(path: Path, content: bytes, mode: int, *, group: int | None = None, writer: str = "") -> None:
@@ -75,3 +78,22 @@ def fsync_path(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def touching(descriptor: int) -> Iterator[None]:
+    """Touch a lock's file during the block. Others see by its time that the holder lives and is not stopped."""
+    done = threading.Event()
+
+    def touch() -> None:
+        while not done.wait(TOUCH_INTERVAL):
+            with contextlib.suppress(OSError):
+                os.utime(descriptor)
+
+    thread = threading.Thread(target=touch, name="touch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -39,6 +39,16 @@ _MAY_WRITE = '[ -w "$1" ] && { [ ! -d "$1" ] || [ -x "$1" ]; }'
 _FIRST_CLOSED = 'for d; do cd "$d" 2>/dev/null || { printf %s "$d"; exit 1; }; done'
 
 
+# The programs that threads of this process wait for in `Owner.run`.
+_running: set[subprocess.Popen[str]] = set()
+
+
+def end_programs() -> None:
+    """Kill the programs that threads of this process wait for in `Owner.run`, together with their children."""
+    for process in list(_running):
+        _kill_group(process)
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """A user to run as.
@@ -106,12 +116,14 @@ class Owner:
         """
         pipe, both = subprocess.PIPE, subprocess.STDOUT
         with self.popen(command, stdin=pipe, stdout=pipe, stderr=both) as process:
+            _running.add(process)
             try:
                 output, _ = process.communicate(stdin, timeout=timeout)
             except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
+                _kill_group(process)
                 raise
+            finally:
+                _running.discard(process)
         return process.returncode, output
 
     def first_closed(self, directory: Path) -> Path | None:
@@ -239,6 +251,11 @@ def _make_and_rename(directory: Path, mode: int, uid: int, gid: int) -> None:
         fresh.rmdir()
         if not directory.is_dir():
             raise
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _identity() -> tuple[int, int]:

@@ -230,7 +230,7 @@ def _try_database(config: Config) -> str:
 
     conninfo = build_conninfo(config.database.url, config.database.connect_timeout, "vkteamsctl")
     with translate_errors(), connect(conninfo, MAINTENANCE.apply) as connection:
-        server_check.check_session(connection, lambda: connect(conninfo, lambda other: None))
+        server_check.check_session(connection, lambda: connect(conninfo, MAINTENANCE.apply))
         server_check.check_writable(connection)
         if schema_version(connection):
             return "the database holds an archive, which goes on"

@@ -16,6 +16,7 @@ from vkteams_daemon.daemon.status import EmbeddingModel, Status, Step
 from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.store.connection_profiles import WORKER
 from vkteams_daemon.store.database import Database
 
 if TYPE_CHECKING:
@@ -204,7 +205,7 @@ class WorkerPool:
         pulse = self._new_pulse("listen")
         while not self._stop.is_set():
             try:
-                with self._database.connect() as connection:
+                with self._database.connect(WORKER) as connection:
                     while not self._stop.is_set():
                         if queue.wait_for_notify(connection, 2.0):
                             self.wake()

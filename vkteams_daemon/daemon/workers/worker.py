@@ -104,6 +104,7 @@ class Worker:
         self._counted_at = self._marked_at = -math.inf
         self._round_tokens = ROUND_TOKENS_FIRST
         self._index_holders = SilentSessions(database.patience)
+        self._claim_holders = SilentSessions(database.patience)
 
     def turn(self) -> bool:
         """One round and, for a leader, the work beside it; returns whether there may be more to do at once."""
@@ -186,6 +187,9 @@ class Worker:
             if idle or time.monotonic() - self._counted_at > COUNT_INTERVAL:
                 self.stats.queued = queue.length(connection, stored.model_id)
                 self._counted_at = time.monotonic()
+            if idle and self.stats.queued:
+                return queue.free_claims(connection, self._claim_holders)
+            self._claim_holders.forget()
         return False
 
     def _complete_model(self, connection: Connection, stored: StoredModel) -> None:

@@ -1,8 +1,10 @@
 """Installs a model: makes it in a work directory beside the models, checks it, and renames it into its place.
 
 An interrupted installation leaves only the work directory, whose name starts with a dot. The next installation removes
-it; if a model in it was just being replaced, that model gets its name back first. One installation runs at a time. A
-running daemon keeps the model that it has loaded.
+it; if a model in it was just being replaced, that model gets its name back first. One installation runs at a time: it
+locks a file and touches it meanwhile. Another one waits for it, but not for a process that is stopped. A running daemon
+keeps the model that it has loaded. A replaced model of another fingerprint stays until the next replacement, because
+the archive's vectors are of it.
 """
 
 from __future__ import annotations
@@ -10,10 +12,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -23,11 +28,13 @@ from vkteams_daemon.embedding.install.convert import PrecisionChoice, convert
 from vkteams_daemon.embedding.install.sources import Origin, Source
 from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import Model
-from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused
-from vkteams_daemon.system.files import fsync_path
+from vkteams_daemon.errors import AlreadyRunning, CannotCreate, ModelAbsent, ModelError, ModelRefused
+from vkteams_daemon.system.files import fsync_path, touching
 
 _WORK = ".installing-"
 _LOCK = ".lock"
+_LOCK_INTERVAL = 0.1  # seconds between two attempts to lock it
+_PATIENCE = 30.0  # seconds; an installation whose file is untouched for so long is stopped
 _REPLACED = "replaced"  # the folder of the work directory that the replaced model is moved to, under its name
 # The daemon may run as another user than the one who installs the model.
 _DIRECTORY_MODE, _FILE_MODE = 0o755, 0o644
@@ -56,6 +63,7 @@ def install(
         ModelRefused: its files are not what they should be, or int8 is too inaccurate.
         ModelError: it cannot be downloaded, converted or run.
         CannotCreate: the directory cannot be written.
+        AlreadyRunning: another installation does not go on.
     """
     report = progress or (lambda line: None)
     try:
@@ -80,12 +88,7 @@ def _work_directory(models_dir: Path, report: Report) -> Iterator[Path]:
     if not models_dir.is_dir():
         models_dir.mkdir(parents=True)
         models_dir.chmod(_DIRECTORY_MODE)
-    with (models_dir / _LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            report("waiting for another installation to end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with (models_dir / _LOCK).open("a+") as lock, _locked(lock, report):
         for leftover in models_dir.glob(f"{_WORK}*"):
             _remove(leftover)
         work = Path(tempfile.mkdtemp(prefix=_WORK, dir=models_dir))
@@ -94,6 +97,35 @@ def _work_directory(models_dir: Path, report: Report) -> Iterator[Path]:
             yield work
         finally:
             _remove(work)
+
+
+@contextlib.contextmanager
+def _locked(lock: IO[str], report: Report) -> Iterator[None]:
+    """Hold the lock during the block, and show that this process lives; waits while the present holder does."""
+    waiting, touched, seen_at = False, 0, time.monotonic()
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        if not waiting:
+            waiting = True
+            report("waiting for another installation to end")
+        state = os.fstat(lock.fileno())
+        if state.st_mtime_ns != touched:
+            touched, seen_at = state.st_mtime_ns, time.monotonic()
+        elif time.monotonic() - seen_at > _PATIENCE:
+            lock.seek(0)
+            holder = lock.read(20).strip() or "unknown"
+            raise AlreadyRunning(
+                f"another installation (process {holder}) holds {lock.name} and does not go on",
+                hint="If that process is stopped, continue or end it.",
+            )
+        time.sleep(_LOCK_INTERVAL)
+    lock.truncate(0)
+    lock.write(f"{os.getpid()}\n")
+    lock.flush()
+    with touching(lock.fileno()):
+        yield
 
 
 def _remove(work: Path) -> None:
@@ -149,6 +181,18 @@ def _check_runs(directory: Path) -> None:
         raise ModelRefused(f"{model.name}: the model gives no vector of length 1 and {model.dims} numbers")
 
 
+def _keep_replaced(info: ModelInfo, models_dir: Path, old: Path) -> None:
+    """Keep a replaced model of another fingerprint: the archive's vectors are of it until the new ones are complete."""
+    try:
+        if manifest.read(old).fingerprint == info.fingerprint:
+            return
+    except (ModelAbsent, ModelRefused):
+        return
+    kept = catalogue.replaced_directory(models_dir, info.name)
+    shutil.rmtree(kept, ignore_errors=True)
+    old.rename(kept)
+
+
 def _publish(info: ModelInfo, models_dir: Path, work: Path) -> ModelInfo:
     """Rename the finished directory into its place, after its files have been flushed to the disk."""
     directory, target = info.directory, models_dir / info.name
@@ -161,5 +205,6 @@ def _publish(info: ModelInfo, models_dir: Path, work: Path) -> ModelInfo:
         (work / _REPLACED).mkdir()
         target.rename(work / _REPLACED / info.name)
     directory.rename(target)
+    _keep_replaced(info, models_dir, work / _REPLACED / info.name)
     fsync_path(models_dir)
     return dataclasses.replace(info, directory=target)

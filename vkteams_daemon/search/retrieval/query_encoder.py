@@ -109,11 +109,10 @@ class QueryEncoderCache:
                 from vkteams_daemon.embedding import catalogue
                 from vkteams_daemon.embedding.model import Model
 
-                installed = catalogue.installed_models(self._config.models_dir)
-                info = next((info for info in installed if info.fingerprint == stored.fingerprint), None)
-                if info is None:
+                directory = catalogue.find_fingerprint(self._config.models_dir, stored.fingerprint)
+                if directory is None:
                     return None
-                self._loaded[stored.fingerprint] = Model.load(info.directory)
+                self._loaded[stored.fingerprint] = Model.load(directory)
             return self._loaded[stored.fingerprint]
 
 

@@ -26,13 +26,13 @@ from vkteams_daemon.errors import CannotCreate, DatabaseUnavailable, PermissionR
 from vkteams_daemon.store.bundled import listener, programs
 from vkteams_daemon.store.bundled.cluster import READER, ROLE, Cluster
 from vkteams_daemon.store.bundled.programs import MAJOR
+from vkteams_daemon.system.files import touching
 from vkteams_daemon.system.user import Owner, choose_owner, owner_of_uid
 
 log = logging.getLogger(__name__)
 
 _POLL_INTERVAL = 0.01  # seconds between two probes of the server, which is ready in about 0.1 s
 _ASK_INTERVAL = 0.2  # seconds between two probes of the server while another process starts it
-_TOUCH_INTERVAL = 0.2  # seconds between two signs of life of the process that starts the server
 _INITDB_TIMEOUT = 120.0  # seconds; on a slow disk a shorter one would fail at every attempt
 
 
@@ -282,7 +282,7 @@ class BundledServer:
                     if launched:
                         raise cluster.failure()
                     before = time.monotonic()
-                    with _touching(lock_fd):
+                    with touching(lock_fd):
                         directory = programs.find_programs(owner, self._home)
                         programs.remove_other_copies(owner, self._home, directory)
                         cluster.ensure_data(directory, _INITDB_TIMEOUT)
@@ -329,24 +329,6 @@ def _is_file(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-@contextlib.contextmanager
-def _touching(descriptor: int) -> Iterator[None]:
-    """Touch a lock's file during the block, to show that this process lives."""
-    done = threading.Event()
-
-    def touch() -> None:
-        while not done.wait(_TOUCH_INTERVAL):
-            os.utime(descriptor)
-
-    thread = threading.Thread(target=touch, name="start.lock", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
 
 
 @contextlib.contextmanager

@@ -51,6 +51,11 @@ class Session:
         return self._holders.foreign
 
     @property
+    def holder_is_alive(self) -> bool:
+        """Whether the holder of the bot's lock has shown a sign of life since the first attempt to take the lock."""
+        return self._holders.alive
+
+    @property
     def open(self) -> bool:
         """Whether the connection is open, as far as this side knows."""
         connection = self._connection

@@ -242,6 +242,11 @@ class Writer:
         """The sessions that hold the bot's lock and are not ours to end; "" if there are none."""
         return self._session.blocked_by
 
+    @property
+    def holder_is_alive(self) -> bool:
+        """Whether the holder of the bot's lock has shown a sign of life since the first `acquire` that was refused."""
+        return self._session.holder_is_alive
+
     def ping(self) -> None:
         """Keep the session alive; does nothing during a transaction.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from typing import TYPE_CHECKING
 
 from vkteams_daemon.config import Config
@@ -32,6 +33,7 @@ def register(noun: Noun) -> None:
 
 
 def _cursor(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.store import connection_profiles
     from vkteams_daemon.store.admin import cursors
 
     with open_database(config) as database:
@@ -41,9 +43,12 @@ def _cursor(args: argparse.Namespace, config: Config) -> Answer:
             bot = cursors.find_cursor(connection, args.bot)
         if not args.yes:
             raise UsageError(f"not done: {_risk(bot, args.set)}", hint="Add --yes to do it.")
+        connect = functools.partial(database.connect, connection_profiles.WORKER)
         if args.set is not None:
-            return _answer([cursors.set_cursor(database.connect, bot.bot_id, args.set)])
-        return _answer([cursors.restart_cursor(database.connect, bot.bot_id)])
+            changed = cursors.set_cursor(connect, bot.bot_id, args.set, patience=database.patience)
+        else:
+            changed = cursors.restart_cursor(connect, bot.bot_id, patience=database.patience)
+        return _answer([changed])
 
 
 def _risk(bot: BotCursor, event_id: int | None) -> str:

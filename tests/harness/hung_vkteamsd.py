@@ -1,0 +1,69 @@
+"""vkteamsd with the real service, in which one thing or another hangs as long as a test wants it to.
+
+What hangs: each name of `HANGS` of which the directory HANG has a file. Where something hangs, the file `NAME.reached`
+tells it. The limits after which a loop is overdue are short here.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vkteams_daemon.daemon.main import main
+
+# By name: the module, the function in it, and the thread in which it hangs ("" for every thread).
+HANGS = {
+    "longpoll": ("vkteams_daemon.botapi.client", "BotClient.poll", ""),
+    "keeper": ("vkteams_daemon.store.ingest.writer", "Writer.ping", "keeper"),
+    "main": ("vkteams_daemon.daemon.reporter", "Reporter.dump", ""),
+    "reload": ("vkteams_daemon.daemon.process.settings", "Settings.read_again", ""),
+    "worker 0": ("vkteams_daemon.daemon.workers.worker", "Worker.round", ""),
+    "status": ("vkteams_daemon.daemon.status", "write", ""),
+    "look-up": ("socket", "getaddrinfo", "longpoll"),
+    "model": ("vkteams_daemon.embedding.model", "Model.load", ""),
+    "embedding": ("vkteams_daemon.embedding.model", "Model.embed", ""),
+}
+LIMIT = 1.0  # seconds
+CHECK_INTERVAL = 0.1  # seconds
+
+
+def hung_service(*arguments: Any, **settings: Any) -> Any:
+    """The service. It is imported here, after the fork, because its imports may start threads."""
+    from vkteams_daemon.daemon import reload, retention, service, watch
+    from vkteams_daemon.daemon.polling import poller
+    from vkteams_daemon.daemon.workers import worker
+
+    service.PING_LIMIT = service.MAIN_LIMIT = LIMIT
+    service.PING_INTERVAL = poller.STEP_LIMIT = reload.RELOAD_LIMIT = worker.ROUND_LIMIT = LIMIT
+    retention.CHECK_INTERVAL = 0.5
+    watch.Watch.run = functools.partialmethod(watch.Watch.run, interval=CHECK_INTERVAL)  # type: ignore[assignment]
+    for name, (module, function, thread) in HANGS.items():
+        __import__(module)
+        owner: Any = sys.modules[module]
+        *path, last = function.split(".")
+        for part in path:
+            owner = getattr(owner, part)
+        setattr(owner, last, _hanging(name, getattr(owner, last), thread))
+    return service.Service(*arguments, **settings)
+
+
+def _hanging(name: str, real: Callable[..., Any], thread: str) -> Callable[..., Any]:
+    directory = Path(os.environ["HANG"])
+
+    def hang(*arguments: Any, **settings: Any) -> Any:
+        while (directory / name).exists() and thread in ("", threading.current_thread().name):
+            (directory / f"{name}.reached").touch()
+            time.sleep(0.05)
+        return real(*arguments, **settings)
+
+    return hang
+
+
+if __name__ == "__main__":
+    sys.exit(main(service=hung_service))
