@@ -154,7 +154,7 @@ def _plain(value: Any) -> Any:
         ("search_text", {}, "query: field required"),
         ("search_text", {"query": "  "}, "query: it is blank"),
         ("search_text", {"query": "x", "limit": 0}, "limit: input should be greater than or equal to 1"),
-        ("search_text", {"query": "x", "since": "tomorrow"}, "since: 'tomorrow' is not a time: write 2h, 7d"),
+        ("search_text", {"query": "x", "since": "someday"}, "since: 'someday' is not a time: write 2h, 7d"),
         (
             "search_text",
             {"query": "x", "since": "3d", "until": "5d"},
