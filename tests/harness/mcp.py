@@ -75,9 +75,9 @@ class Office:
         )
         self.file.write_text(text, encoding="utf-8")
 
-    def command(self, *arguments: str) -> list[str]:
+    def command(self, *arguments: str, script: Path = SCRIPT) -> list[str]:
         """The command line of vkteamsctl on this archive."""
-        return [sys.executable, str(SCRIPT), "--config", str(self.file), *arguments]
+        return [sys.executable, str(script), "--config", str(self.file), *arguments]
 
     def environ(self) -> dict[str, str]:
         """The environment of its processes."""
@@ -197,13 +197,13 @@ def refused(office: Office, tool: str, **arguments: Any) -> str:
 class HttpServer:
     """`vkteamsctl mcp serve --http` as a process of its own."""
 
-    def __init__(self, office: Office, address: str) -> None:
+    def __init__(self, office: Office, address: str, *, script: Path = SCRIPT, **settings: Any) -> None:
         self.office = office
         before = office.said.stat().st_size if office.said.exists() else 0
         with office.said.open("a", encoding="utf-8") as said:
             self.process = subprocess.Popen(
-                office.command("mcp", "serve", "--http", address), env=office.environ(), stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL, stderr=said,
+                office.command("mcp", "serve", "--http", address, script=script), env=office.environ(),
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, **settings,
             )  # fmt: skip
         self.url = until(lambda: self._announced(before), 60, "the server's word where it is")
 

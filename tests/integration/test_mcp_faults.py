@@ -170,7 +170,7 @@ def test_without_a_model_it_says_what_to_install(office: Office, tmp_path: Path)
     empty.mkdir()
     office.configure(embedding={"models_dir": str(empty)})
     message = refused(office, "search_semantic", query="сервер")
-    assert message.startswith("the archive's vectors are of the model tiny, which is not installed here. Install it")
+    assert message.startswith("the archive's vectors are of tiny, which is not installed here. Install it")
     result = asked(office, "search_hybrid", query="сервер")
     assert result["hits"] and "by their words alone" in result["note"]
 

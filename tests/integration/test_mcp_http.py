@@ -141,15 +141,21 @@ def test_a_token_gives_only_its_own_chats_and_their_threads(serve: Serve, tokens
 def test_a_client_with_a_token_does_not_see_the_database_errors(office: Office, serve: Serve, tokens: Path) -> None:
     why = "the database cannot be reached: connection to server at 10.0.0.7, port 5432 failed"
     status = status_file.new("1.0", "all")
-    status.database = status_file.Database(state="down", last_error=why)
+    blocker = "psql of the role dba, process 77 at 10.0.0.9"
+    status.database = status_file.Database(state="down", last_error=why, blocked_by=blocker)
     status.api = status_file.Api(state="backoff", last_error="https://api.corp.example: 502")
+    status.warnings = [why]
     (office.directory / "run").mkdir()
     status_file.write(status, office.directory / "run" / "vkteamsd.status.json")
-    file = serve().asked("daemon_status", token=ALL)["file"]
-    assert file["database"]["state"] == "down" and file["database"]["last_error"] == "see the daemon's log"
-    assert file["api"]["last_error"] == "see the daemon's log"
+    server = serve()
+    file = server.asked("daemon_status", token=ALL)["file"]
+    hidden = "see the daemon's log"
+    assert file["database"] == {"state": "down", "last_error": hidden, "blocked_by": hidden}
+    assert file["api"]["last_error"] == hidden and file["warnings"] == [hidden]
+    assert "10.0.0" not in json.dumps(server.asked("daemon_status", token=LATE)), "nor one that may not see everything"
     office.configure(mcp={"tokens_file": ""})
-    assert serve().asked("daemon_status")["file"]["database"]["last_error"] == why
+    file = serve().asked("daemon_status")["file"]
+    assert file["database"]["last_error"] == why and file["database"]["blocked_by"] == blocker
 
 
 def test_what_waits_in_the_spool_is_counted_for_those_who_may_see_everything(

@@ -96,7 +96,7 @@ def test_the_prompt_of_a_day_quotes_its_messages_as_data(office: Office) -> None
     ("arguments", "why"),
     [
         ({}, "chat_id: there are several chats; say which one"),
-        ({"chat_id": OPS, "day": "yesterday"}, "'yesterday' is not a time: write 2h, 7d"),
+        ({"chat_id": OPS, "day": "tomorrow"}, "'tomorrow' is not a time: write 2h, 7d"),
     ],
 )
 def test_a_prompt_without_its_arguments_is_refused(office: Office, arguments: dict[str, str], why: str) -> None:

@@ -73,12 +73,25 @@ def test_every_text_of_every_answer_is_visible_and_as_its_schema_says(name: str)
 
 
 def test_schemas_take_their_descriptions_from_the_docstrings_below_the_fields() -> None:
-    schema = _tools()["get_message"].output_schema or {}
-    message = schema["$defs"]["ArchivedMessage"]
-    assert "never an instruction" in message["description"]
-    assert message["properties"]["parts"]["description"].startswith("The kinds of its parts")
-    assert message["required"] == ["chat_id", "msg_id", "sent_at", "text"], "what may be left out is not required"
-    assert schema["properties"]["cut"]["description"]
+    schema = _tools()["get_recent_messages"].output_schema or {}
+    assert schema["properties"]["cut"]["description"] == "Whether a text was shortened to fit the answer"
+    assert schema["required"] == ["messages"], "what may be left out is not required"
+
+
+def test_schemas_have_the_types_of_what_is_nested_once_and_the_names_of_what_is_nested_deeper() -> None:
+    hit = (_tools()["search_text"].output_schema or {})["properties"]["hits"]["items"]["properties"]
+    assert hit["sent_at"] == {"type": "string", "format": "date-time"} and hit["user_id"] == {"type": "string"}
+    names = "chat_id, msg_id, user_id, author, sent_at, text, reply_to_msg_id, edited, parts"
+    assert hit["context"] == {"type": "array", "items": {"type": "object", "description": names}}
+
+
+def test_the_tools_are_short() -> None:
+    """An agent pays for them in every chat."""
+    server = Server(Reader(Config(), Access("me")), Audit(Secrets(), "stdio"))
+    tools = [tool.model_dump(by_alias=True, exclude_none=True) for tool in asyncio.run(server.list_tools())]
+    answers = [tool.pop("outputSchema") for tool in tools]
+    assert sum(len(to_text(tool).encode()) for tool in tools) <= 10_000
+    assert sum(len(to_text(answer).encode()) for answer in answers) <= 12_000
 
 
 def test_a_value_that_could_hide_a_text_is_refused() -> None:

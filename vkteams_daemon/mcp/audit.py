@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -14,6 +16,9 @@ from vkteams_daemon.system.redaction import Secrets
 from vkteams_daemon.system.text import visible
 
 _MAX_VALUE = 300  # characters of one argument
+_MAX_ARGUMENTS = 30
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -45,22 +50,41 @@ class Audit:
 
     def write(self, call: Call) -> None:
         """Write the line of a call that is over."""
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "audit": "mcp",
-            "transport": self._transport,
-            "who": call.who,
-            "client": _short(call.client),
-            "call": _short(call.what),
-            "arguments": {_short(name): _short(value) for name, value in call.arguments.items()},
+        self._write(
+            who=call.who,
+            client=call.client,
+            call=call.what,
+            arguments=call.arguments,
             **({"ignored": call.ignored} if call.ignored else {}),
-            "outcome": call.outcome,
-            "hits": call.hits,
-            "ms": round((time.monotonic() - call.started) * 1000, 1),
-            "error": _short(call.error),
-        }
-        sys.stderr.write(self._secrets.hide(json.dumps(line, ensure_ascii=False)) + "\n")
-        sys.stderr.flush()
+            outcome=call.outcome,
+            hits=call.hits,
+            ms=round((time.monotonic() - call.started) * 1000, 1),
+            error=call.error,
+        )
+
+    def write_refusals(self, reason: str, address: str, count: int) -> None:
+        """Write one line for so many requests or connections from an address that did not become calls."""
+        self._write(who=None, address=address, outcome="refused", count=count, error=reason)
+
+    def _write(self, **fields: Any) -> None:
+        # A call is answered, whatever becomes of its line.
+        try:
+            line = {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+                "audit": "mcp",
+                "transport": self._transport,
+                **{name: _shown(value) for name, value in fields.items()},
+            }
+            sys.stderr.write(self._secrets.hide(json.dumps(line, ensure_ascii=False)) + "\n")
+            sys.stderr.flush()
+        except Exception:
+            log.exception("an audit line could not be written")
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_short(name): _short(entry) for name, entry in itertools.islice(value.items(), _MAX_ARGUMENTS)}
+    return value if isinstance(value, list) else _short(value)
 
 
 def _short(value: Any) -> Any:

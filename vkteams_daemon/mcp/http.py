@@ -1,30 +1,40 @@
 """The server over streamable HTTP: at `/mcp` of one address, for clients with a token.
 
 Without a tokens file the server listens on loopback addresses only. It refuses a request with a foreign name in `Host`,
-or with the `Origin` of another web page, before it reads the body: a web page must not make a browser ask the archive.
+or with the `Origin` of another web page: a web page must not make a browser ask the archive.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
-import os
 import signal
 import socket
-import sys
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import uvicorn
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import CannotCreate, UsageError
+from vkteams_daemon.errors import CannotCreate, UsageError, VkTeamsError
 from vkteams_daemon.mcp.archive_reader import Reader
+from vkteams_daemon.mcp.connection_limits import limited_protocol, max_connections
+from vkteams_daemon.mcp.refusals import Refusals, TellRefusals
 from vkteams_daemon.mcp.server import Server
+from vkteams_daemon.mcp.standard_error import end_process
 
 log = logging.getLogger(__name__)
 
 PATH = "/mcp"
+SESSION_IDLE = 600.0  # seconds after which a session ends that nobody uses
+_MAX_SESSIONS = 1000
+_MAX_BODY = 256 * 1024  # bytes; the longest arguments that the tools take are some 10 KB
+_ACCEPTED = 16  # connections in one turn of the loop, before one of them can be closed
+_WAITING = 1024  # connections that the kernel keeps until then
+_DEAD_AFTER = 60  # seconds without a sign of the client's machine
 _GRACE = 3  # seconds that unfinished answers get when the server ends
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -52,9 +62,14 @@ def listen(host: str, port: int, *, tokens: bool) -> socket.socket:
         )
     family, _, _, _, address = addresses[0]
     try:
-        return socket.create_server(address[:2], family=family)
+        listening = socket.create_server(address[:2], family=family)
     except OSError as error:
         raise CannotCreate(f"--http: cannot listen on {host}:{port}: {error.strerror}") from error
+    # Its connections inherit them: a client whose machine is gone does not keep its connection, and so its session.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_AFTER // 2)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_AFTER * 1000)
+    return listening
 
 
 def url(host: str, listening: socket.socket) -> str:
@@ -62,22 +77,61 @@ def url(host: str, listening: socket.socket) -> str:
     return f"http://{_bracketed(host)}:{listening.getsockname()[1]}{PATH}"
 
 
+class _HttpServer(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or ():
+            listening.listen(_WAITING)  # the loop took the number that it accepts for the kernel's, too
+
+
 def serve(server: Server, reader: Reader, host: str, listening: socket.socket, config: Config) -> None:
-    """Serve until SIGTERM or SIGINT, then end the process."""
+    """Serve until SIGTERM or SIGINT, then end the process. If the server ends without them, the exit code says so."""
     app = server.streamable_http_app(
-        streamable_http_path=PATH, transport_security=security([host, *config.mcp.hosts]), host=host
+        streamable_http_path=PATH,
+        transport_security=security([host, *config.mcp.hosts]),
+        host=host,
+        session_idle_timeout=SESSION_IDLE,
+        max_sessions=_MAX_SESSIONS,
+        max_request_body_size=_MAX_BODY,
     )
-    # uvicorn raises the signal again after it has ended. This handler ignores it: the signal is no failure.
+    refusals = Refusals(server.audit)
+    app.add_middleware(TellRefusals, path=PATH, refusals=refusals)
+    running = _HttpServer(
+        uvicorn.Config(
+            app, http=limited_protocol(max_connections(), refusals.count), ws="none", lifespan="on", backlog=_ACCEPTED,
+            log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE,
+        )
+    )  # fmt: skip
+    signals: list[int] = []
+
+    def end(signum: int, _: object) -> None:
+        signals.append(signum)
+        running.should_exit = True
+
+    # uvicorn takes the signals over, and raises them again after it has ended.
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: None)
+        signal.signal(signum, end)
+    sessions = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[Any]:
+        try:
+            async with sessions(app) as state:
+                yield state
+        finally:
+            running.should_exit = True  # uvicorn would go on without the sessions, and every request would fail
+
+    app.router.lifespan_context = lifespan
     log.info("MCP at %s", url(host, listening))
-    uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=_GRACE)
-    ).run(sockets=[listening])
+    try:
+        running.run(sockets=[listening])
+    except (Exception, SystemExit) as error:
+        log.error("the MCP server failed: %s", error, exc_info=error)
+    refusals.flush()
     reader.close()
-    sys.stderr.flush()
-    # Threads with answers that were abandoned would keep the process alive.
-    os._exit(0)
+    if not signals:
+        log.critical("the MCP server has ended, and nobody told it to")
+    end_process(0 if signals else VkTeamsError.exit_code)
 
 
 def security(names: Iterable[str]) -> TransportSecuritySettings:

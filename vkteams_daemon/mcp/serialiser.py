@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import MISSING, Field, fields, is_dataclass
 from datetime import date, datetime
 from typing import Any
@@ -17,6 +18,8 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from vkteams_daemon.search.history.token_budget import tokens
 from vkteams_daemon.system.text import visible
+
+_FIRST_SENTENCE = re.compile(r"(?<=[.;])\s")
 
 
 def to_json(value: Any) -> Any:
@@ -55,15 +58,46 @@ def token_cost(entry: Any) -> int:
 
 @functools.cache
 def schema(answer: type) -> dict[str, Any]:
-    """The JSON Schema of a dataclass as `to_json` writes it; the docstrings below its fields describe them.
+    """The JSON Schema of a dataclass as `to_json` writes it, as short as it can be: an agent pays for it in every chat.
+
+    The first sentence of the docstring below a field describes it. What is nested in the answer has fields with types,
+    and what is nested deeper has only the names of its fields.
 
     Several tools answer the same class, and making its schema takes long. So the callers share it and do not change it.
     """
     # A dataclass of the standard library takes its configuration from the type that holds it.
     holder = TypeAdapter(list[answer], config=ConfigDict(use_attribute_docstrings=True))  # type: ignore[valid-type]
     whole = holder.json_schema(schema_generator=_Schema)
-    definition = whole["$defs"].pop(answer.__name__)
-    return {**definition, "$defs": whole["$defs"]} if whole["$defs"] else dict(definition)
+    definitions = whole["$defs"]
+    definition = definitions[answer.__name__]
+    fields = {name: _field(field, definitions, 0) for name, field in definition["properties"].items()}
+    for name, field in fields.items():
+        if text := definition["properties"][name].get("description"):
+            field["description"] = _FIRST_SENTENCE.split(text, maxsplit=1)[0].rstrip(".;")
+    required = [name for name in definition.get("required", []) if name in fields]
+    return {"type": "object", "properties": fields, **({"required": required} if required else {})}
+
+
+def _field(value: Any, definitions: dict[str, Any], depth: int) -> Any:
+    """The schema of a value without title, description and default, and without references."""
+    if isinstance(value, list):
+        return [_field(entry, definitions, depth) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if "$ref" in value:
+        properties = definitions[value["$ref"].rpartition("/")[2]]["properties"]
+        if depth > 0:
+            return {"type": "object", "description": ", ".join(properties)}
+        return {"type": "object", "properties": {
+            name: _field(field, definitions, depth + 1) for name, field in properties.items()
+        }}  # fmt: skip
+    if kept := [option for option in value.get("anyOf", []) if option.get("type") != "null"]:
+        return _field(kept[0], definitions, depth) if len(kept) == 1 else {"anyOf": _field(kept, definitions, depth)}
+    return {
+        key: _field(entry, definitions, depth)
+        for key, entry in value.items()
+        if key not in ("title", "description", "default")
+    }
 
 
 def _is_left_out(field: Field[Any], value: Any) -> bool:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import pwd
+import sys
 from pathlib import Path
 
 from vkteams_daemon.access import Access, Tokens
 from vkteams_daemon.config import Config
 from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.audit import Audit
+from vkteams_daemon.mcp.log_limit import LogLimit
 from vkteams_daemon.mcp.server import Server
+from vkteams_daemon.mcp.standard_error import StandardError
 from vkteams_daemon.system.log import Log
 from vkteams_daemon.system.redaction import Secrets
 
@@ -44,10 +47,13 @@ def over_http(config: Config, host: str, port: int) -> None:
 
 
 def _log(config: Config) -> Secrets:
+    sys.stderr = StandardError()
     log = Log(config, foreground=True, program="vkteamsctl")
     # The SDK and its HTTP server would log each call; the audit has a line for it.
     for name in ("mcp", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(LogLimit())
     return log.secrets
 
 

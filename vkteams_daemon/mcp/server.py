@@ -59,7 +59,7 @@ _SEARCHES: dict[Mode, str] = {
     "semantic": "Find messages that mean what the query means, in whatever words.",
     "text": "Find messages by their words, in any form; identifiers, paths and error codes are found whole.",
 }
-_READ_ONLY = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
+_READ_ONLY = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _MAX_NAME = 50  # characters of an unknown argument's name in an error
 CLIENT_KEYS = frozenset({"toolCallId", "tool_call_id", "sessionId", "chatInput", "action", "tool", "metadata", "_meta"})
 """Keys that known clients (n8n and others) add to the arguments of every call: ignored, and noted in the audit."""
@@ -99,7 +99,7 @@ class Server(MCPServer[Reader]):
             auth=AuthSettings(issuer_url=url, resource_server_url=None) if tokens else None,  # type: ignore[arg-type]
         )
         self._reader = reader
-        self._audit = audit
+        self.audit = audit
         self._arguments = {tool.name: list(tool.parameters["properties"]) for tool in tools}
         self._required = {tool.name: tool.parameters.get("required", []) for tool in tools}
         self.resource(resources.CHAT, name="chat", title="Chat", mime_type=resources.JSON)(resources.chat)
@@ -218,7 +218,7 @@ class Server(MCPServer[Reader]):
             call.outcome = "cancelled"
             raise
         finally:
-            self._audit.write(call)
+            self.audit.write(call)
 
 
 class _AnswerMetadata(FuncMetadata):
@@ -238,6 +238,7 @@ def _tool(function: Callable[..., Any], name: str = "", description: str = "") -
         function, name=name or None, description=description or None, annotations=_READ_ONLY, structured_output=False
     )
     tool.parameters["additionalProperties"] = False
+    del tool.parameters["title"]
     tool.parameters["properties"] = {
         name: _plain_schema(argument) for name, argument in tool.parameters["properties"].items()
     }
@@ -248,11 +249,13 @@ def _tool(function: Callable[..., Any], name: str = "", description: str = "") -
 
 
 def _plain_schema(argument: dict[str, Any]) -> dict[str, Any]:
-    """The schema of an argument as the strictest client takes it: one type, no null, and no title."""
+    """The schema of an argument as the strictest client takes it: one type and no null; and short, so without what a
+    text is too short or too long for: the server says that where it is.
+    """
     types = [option for option in argument.get("anyOf", []) if option.get("type") != "null"]
     merged = {**(types[0] if len(types) == 1 else {}), **argument}
     left_out = {
-        "title",
+        *("title", "minLength", "maxLength"),
         *(["anyOf"] if len(types) == 1 else []),
         *(["default"] if argument.get("default") is None else []),
     }

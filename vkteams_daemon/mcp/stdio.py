@@ -5,28 +5,33 @@ Only the protocol is on standard output: while it serves, the SDK points the des
 
 from __future__ import annotations
 
-import contextlib
-import os
+import logging
 import signal
-import sys
 
 import anyio
 import anyio.to_thread
 
+from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.server import Server
+from vkteams_daemon.mcp.standard_error import end_process
+
+log = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT = 3.0  # seconds to close the archive
 
 
 def serve(server: Server, reader: Reader) -> None:
     """Serve until the client closes the input or a signal arrives, then end the process."""
-    # A client that disappears while it is answered leaves a broken pipe. That is no failure of the server.
-    with contextlib.suppress(OSError, BaseExceptionGroup):
+    code = 0
+    try:
         anyio.run(_serve, server, reader)
-    sys.stderr.flush()
-    # Threads that wait for the input, or for an answer that was abandoned, would keep the process alive.
-    os._exit(0)
+    except* (BrokenPipeError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        pass  # a client that disappears while it is answered leaves a broken pipe: that is no failure of the server
+    except* Exception as errors:
+        log.error("the MCP server failed", exc_info=errors)
+        code = VkTeamsError.exit_code
+    end_process(code)
 
 
 async def _serve(server: Server, reader: Reader) -> None:
@@ -41,8 +46,7 @@ async def _end_on_signal(reader: Reader) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for _ in signals:
             await _close(reader)
-            sys.stderr.flush()
-            os._exit(0)
+            end_process(0)
 
 
 async def _close(reader: Reader) -> None:

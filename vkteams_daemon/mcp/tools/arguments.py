@@ -23,45 +23,29 @@ def _check_id(value: object) -> object:
 # The schema has no pattern: some clients refuse a schema with a regular expression that they do not support.
 _Id = Annotated[str, BeforeValidator(_check_id, json_schema_input_type=str), Field(min_length=1, max_length=300)]
 _MAX_TIME = 50  # characters of a moment or a span of time
-_CHATS, _MESSAGES = ["681869378@chat.agent", "all"], ["7576322310144000017"]
 
 ChatId = Annotated[
     _Id | None,
-    Field(
-        description="Only this chat; `all` for every chat that you may see. If it is left out: the only chat there is;"
-        " otherwise the user is asked, or every chat is searched.",
-        examples=_CHATS,
-    ),
+    Field(description="This chat, or `all`. Left out: the only chat there is, or the user is asked, or all."),
 ]
-UserId = Annotated[
-    _Id | None,
-    Field(description="Only what this person wrote; list_users names them.", examples=["a.ivanova@corp.example"]),
-]
-OneChat = Annotated[
-    _Id | None,
-    Field(description="The chat of the message; if it is left out, the chat is looked up.", examples=_CHATS[:1]),
-]
-OneMessage = Annotated[_Id, Field(description="The message.", examples=_MESSAGES)]
+UserId = Annotated[_Id | None, Field(description="Only what this person wrote; list_users names them.")]
+OneChat = Annotated[_Id | None, Field(description="The chat of the message; looked up if left out.")]
+OneMessage = Annotated[_Id, Field(description="The message.", examples=["7576322310144000017"])]
 Around = Annotated[
     _Id | None,
-    Field(
-        description="The message that `around` is about. It needs chat_id only if several chats have such a msg_id.",
-        examples=_MESSAGES,
-    ),
+    Field(description="The message that `around` is about; with chat_id if several chats have such a msg_id."),
 ]
 Cursor = Annotated[
-    str | None, Field(max_length=2000, description="The cursor of the page before, together with the same arguments.")
+    str | None, Field(max_length=2000, description="The cursor of the page before, with the same arguments.")
 ]
 _TOKEN_RANGE = Field(ge=200, le=200000)
 MaxTokens = Annotated[
-    int | None,
-    _TOKEN_RANGE,
-    Field(description="About the most tokens of the answer; the cursor gives what does not fit."),
+    int | None, _TOKEN_RANGE, Field(description="Most tokens of the answer; the cursor gives the rest.")
 ]
 MaxTokensInAll = Annotated[
     int | None,
     _TOKEN_RANGE,
-    Field(description="About the most tokens of the answer; what does not fit is left out, and `cut` says so."),
+    Field(description="Most tokens of the answer; `cut` says that something was left out."),
 ]
 
 
@@ -98,21 +82,20 @@ Timeframe = Annotated[
     float | None,
     _parsed(lambda text: times.parse_age(text).total_seconds(), _DURATION),
     Field(
-        description="How far back from now. The default is two hours for `recent`, otherwise everything.",
+        description="How far back from now; two hours for `recent`, otherwise everything.",
         examples=["2h", "7d"],
     ),
 ]
-_EXAMPLES = ["2h", "7d", "2026-11-24", "2026-11-24T08:30Z"]
 Since = Annotated[
     datetime | None,
     _parsed(times.parse_since, _MOMENT),
     Field(
-        description="Only from this moment on: a time ago or a date, in UTC unless it has an offset.",
-        examples=_EXAMPLES,
+        description="Only from this moment on (UTC).",
+        examples=["7d", "2026-11-24T08:30Z"],
     ),
 ]
 Until = Annotated[
     datetime | None,
     _parsed(times.parse_until, _MOMENT),
-    Field(description="Only before this moment; a date means the end of its day.", examples=_EXAMPLES),
+    Field(description="Only before this moment; a date means the end of its day.", examples=["2026-11-24"]),
 ]

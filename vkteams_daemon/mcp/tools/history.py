@@ -41,15 +41,13 @@ _Topic = Annotated[
         min_length=1,
         max_length=2000,
         description="What `topic` is about, as search_hybrid takes it.",
-        examples=["why was the release late"],
     ),
 ]
 _Kind = Annotated[
     Kind | None,
     Field(
-        description="recent: the newest messages; topic: the conversations that query is about; user-profile: what"
-        " user_id said and where; around: the thread and the neighbours of msg_id. If it is left out: around with"
-        " msg_id, topic with query, otherwise recent."
+        description="recent: the newest; topic: what query is about; user-profile: what user_id said and where; around:"
+        " what stands around msg_id. Left out: around with msg_id, topic with query, otherwise recent."
     ),
 ]
 

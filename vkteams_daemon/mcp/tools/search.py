@@ -28,13 +28,11 @@ _Query = Annotated[
         min_length=1,
         max_length=2000,
         description='What to look for. By words: all of them in any form, "a phrase", -without, this OR that.',
-        examples=["сервер упал", '"connection refused" OR timeout', "why was the release late", "OPS-142"],
+        examples=["сервер упал", '"connection refused" OR timeout', "OPS-142"],
     ),
 ]
 _Limit = Annotated[int, Field(ge=1, le=100, description="Most hits of this page.")]
-_Around = Annotated[
-    int, Field(ge=0, le=20, description="How many messages before and after each hit come with it.", examples=[2])
-]
+_Around = Annotated[int, Field(ge=0, le=20, description="Messages before and after each hit that come with it.")]
 _Explain = Annotated[bool, Field(description="Add the rank and score that each retriever gives each hit.")]
 
 
