@@ -42,8 +42,10 @@ _EVENT = (
     " payload) VALUES (%s, 1, %s, %s, %s, %s, %s, %s, %s, %s::jsonb)"
 )
 _MESSAGE = (
-    "INSERT INTO messages (chat_id, msg_id, user_id, sent_at, version, text, received_at)"
-    " VALUES (%s, %s, %s, %s, 1, %s, %s) ON CONFLICT DO NOTHING"
+    "INSERT INTO messages (chat_id, msg_id, user_id, sent_at, version, text, search, received_at)"
+    " VALUES (%(chat)s, %(message)s, %(user)s, %(sent_at)s, 1, %(text)s,"
+    " to_tsvector('vkteams', %(text)s), %(received)s)"
+    " ON CONFLICT DO NOTHING"
 )
 _CHAT = "INSERT INTO chats (chat_id, type, title, seen_at) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
 _USER = "INSERT INTO users (user_id, first_name, last_name, seen_at) VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING"
@@ -116,8 +118,9 @@ def _store_one(connection: Connection, event: Event) -> None:
     assert message and message.content
     connection.execute(
         _MESSAGE,
-        (event.chat_id, event.subject, event.user_id, message.sent_at, message.content.text, event.received_at),
-    )
+        {"chat": event.chat_id, "message": event.subject, "user": event.user_id, "sent_at": message.sent_at,
+         "text": message.content.text, "received": event.received_at},
+    )  # fmt: skip
     connection.execute(_QUEUE, (event.chat_id, event.subject))
 
 
@@ -138,7 +141,9 @@ def _portion(connection: Connection, table: str, start: int, size: int) -> Copy:
     )
     # Python has no value for -infinity; it is the column's default.
     with_value = {name: kind for name, kind in types.items() if name != "not_before"}
-    columns, values = ", ".join(types), ", ".join(with_value)
+    columns = ", ".join(types)
+    # A tsvector is sent as the writer sends it.
+    values = ", ".join(f"tsvectorsend({name})" if kind == "tsvector" else name for name, kind in with_value.items())
     portion = f"FROM {table} ORDER BY {'event_id' if table == 'events' else 'ctid'} OFFSET {start} LIMIT {size}"
     with connection.cursor().copy(f"COPY (SELECT {columns} {portion}) TO STDOUT BINARY".encode()) as copy:
         encoded = b"".join(copy)
@@ -146,7 +151,7 @@ def _portion(connection: Connection, table: str, start: int, size: int) -> Copy:
     return Copy(
         encoded_into=f"COPY {table} ({columns}) FROM STDIN BINARY",
         encoded=encoded,
-        rows_into=f"COPY {table} ({values}) FROM STDIN BINARY",
+        rows_into=f"COPY {table} ({', '.join(with_value)}) FROM STDIN BINARY",
         types=tuple(with_value.values()),
         rows=[tuple(_as_written(value) for value in row) for row in rows],
     )

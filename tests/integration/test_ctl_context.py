@@ -40,6 +40,7 @@ def test_thread_is_shown_with_indented_answers(talk: Talk, ask: Callable[..., An
         "  08:04   Пётр (thread): чиню",
         "  2026-11-25",
         "  08:00 Пётр → …: и у нас",
+        "          | in answer to nobody, 2026-11-24 08:00: …",
         output.splitlines()[-1],
     ]
     assert output.splitlines()[-1].startswith("5 messages · about ")

@@ -62,6 +62,11 @@ def catalogue(url: str) -> dict[str, list[Any]]:
     }
 
 
+def test_every_migration_has_a_number_of_its_own() -> None:
+    files = list((Path(schema.__file__).parent / "migrations").glob("*.sql"))
+    assert len(files) == len(schema.migrations())
+
+
 def test_first_migration_makes_the_schema_and_the_second_does_nothing(empty_database_url: str) -> None:
     assert schema.migrate(empty_database_url) == list(schema.migrations())
     first = catalogue(empty_database_url)

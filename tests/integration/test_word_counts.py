@@ -24,9 +24,10 @@ def connection(database_url: str) -> Iterator[psycopg.Connection]:
 
 def _say(connection: psycopg.Connection, first: int, count: int, text: str) -> None:
     connection.execute(
-        "INSERT INTO messages (chat_id, msg_id, sent_at, received_at, text)"
-        " SELECT 'c', n::text, now(), now(), %s FROM generate_series(%s::int, %s::int) AS n",
-        (text, first, first + count - 1),
+        "INSERT INTO messages (chat_id, msg_id, sent_at, received_at, text, search)"
+        " SELECT 'c', n::text, now(), now(), %(text)s, to_tsvector('vkteams', %(text)s)"
+        " FROM generate_series(%(first)s::int, %(last)s::int) AS n",
+        {"text": text, "first": first, "last": first + count - 1},
     )
 
 

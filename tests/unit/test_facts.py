@@ -30,10 +30,9 @@ from vkteams_daemon.botapi.facts import (
     Unreadable,
     User,
     derive,
-    parse_id,
-    parse_time,
     subject_of,
 )  # fmt: skip
+from vkteams_daemon.botapi.values import parse_id, parse_time
 
 OPS = Chat("681869378@chat.agent", "group", "Ops")
 SENT = datetime.fromtimestamp(1764000000, UTC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vkteams_daemon.search.spelling.keyboard import MAX_SPELLINGS, fold, other_layout, other_script
+from vkteams_daemon.search.spelling.keyboard import MAX_SPELLINGS, other_layout, other_script
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,3 @@ def test_the_likeliest_spelling_comes_first() -> None:
 def test_spellings_are_few_and_different() -> None:
     spellings = other_script("jyjyjyjyjyjyjy" * 5)
     assert len(spellings) == len(set(spellings)) <= MAX_SPELLINGS
-
-
-def test_fold_writes_ye_for_yo() -> None:
-    assert fold("Ёжик ещё") == "Ежик еще"

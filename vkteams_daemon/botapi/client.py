@@ -16,9 +16,9 @@ import requests
 import urllib3
 
 from vkteams_daemon.botapi import route
-from vkteams_daemon.botapi.facts import parse_id
 from vkteams_daemon.botapi.failures import failure, refusal
 from vkteams_daemon.botapi.transport import Adapter, Sockets
+from vkteams_daemon.botapi.values import parse_id
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import (
     ApiMisconfigured,

@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from vkteams_daemon.botapi.body import Element, split
-from vkteams_daemon.botapi.facts import Facts, Unreadable, derive, parse_id, parse_time, subject_of
+from vkteams_daemon.botapi.facts import Facts, Unreadable, derive, subject_of
 from vkteams_daemon.botapi.failures import refusal
+from vkteams_daemon.botapi.values import parse_id, parse_time
 from vkteams_daemon.errors import ApiProtocolError
 
 MAX_EVENT_ID = 2**63 - 1

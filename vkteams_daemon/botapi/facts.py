@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-# Unix seconds: one day before the end of year 9999. In a session whose time zone is east of UTC, the driver cannot
-# read a later time.
-_MAX_TIME = 253402214400
+from vkteams_daemon.botapi import message_parts
+from vkteams_daemon.botapi.message_parts import quoted_messages
+from vkteams_daemon.botapi.values import as_list, as_text, known_name, parse_id, parse_time
 
 MAX_ID = 255  # characters; far above any real id, and far below the limit of an index row
 
@@ -103,24 +103,6 @@ class Facts:
     members: tuple[Membership, ...] = ()
 
 
-def parse_id(value: Any) -> str | None:
-    """An id as text: a string, or the digits of an int; None for any other type, a float included."""
-    if isinstance(value, str):
-        return value or None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value) if abs(value) < 10**40 else None
-    return None
-
-
-def parse_time(value: Any) -> datetime | None:
-    """Unix seconds (a number, or its decimal text) as a time; None for anything else, or beyond the calendar."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < _MAX_TIME:
-        return None
-    return datetime.fromtimestamp(value, UTC)
-
-
 def subject_of(payload: dict[str, Any]) -> str | None:
     """Distinguishes two events with one id: the id of the message, of the query, or of the members."""
     subject = parse_id(payload.get("msgId")) or parse_id(payload.get("queryId"))
@@ -151,7 +133,7 @@ def derive(kind: str | None, payload: dict[str, Any], received_at: datetime) -> 
             raise Unreadable(f"{kind} without a chat")
         members = tuple(_memberships(kind, payload, chat.chat_id, received_at))
     elif kind == "changedChatInfo" and chat is not None:
-        title = _text(payload.get("title")) or _text(payload.get("newTitle"))
+        title = known_name(payload.get("title")) or known_name(payload.get("newTitle"))
         chat = Chat(chat.chat_id, chat.type, title or chat.title, chat.parent_chat_id, chat.parent_msg_id)
     facts = Facts(
         chat_id=chat.chat_id if chat else None,
@@ -203,7 +185,7 @@ def _has_content(payload: dict[str, Any]) -> bool:
 def _content(kind: str, payload: dict[str, Any], received_at: datetime) -> Content:
     author = _user(payload.get("from"))
     edited_at = parse_time(payload.get("editedTimestamp"))
-    parts = _list(payload.get("parts")) or None
+    parts = as_list(payload.get("parts")) or None
     topic = payload.get("parent_topic")
     return Content(
         user_id=author.user_id if author else None,
@@ -211,33 +193,20 @@ def _content(kind: str, payload: dict[str, Any], received_at: datetime) -> Conte
         text=_searchable_text(payload, parts),
         format=payload.get("format") if isinstance(payload.get("format"), dict) else None,
         parts=parts,
-        reply_to_msg_id=next((parse_id(m.get("msgId")) for m in _quoted(parts, "reply")), None) if parts else None,
-        forward=list(_quoted(parts, "forward")) or None if parts else None,
+        reply_to_msg_id=next((parse_id(message.get("msgId")) for message in quoted_messages(parts, "reply")), None),
+        forward=list(quoted_messages(parts, "forward")) or None if parts else None,
         thread=topic if isinstance(topic, dict) else None,
     )
 
 
 def _searchable_text(payload: dict[str, Any], parts: list[Any] | None) -> str | None:
     """The message's own text, then the captions and the forwarded texts that it does not repeat."""
-    texts = [_text(payload.get("text"))]
+    texts = [as_text(payload.get("text"))]
     if not parts:
         return texts[0] or None
-    texts += [_text(part["payload"].get("caption")) for part in _parts(parts, "file")]
-    texts += [_text(message.get("text")) for message in _quoted(parts, "forward")]
+    texts += message_parts.captions(parts)
+    texts += message_parts.forwarded_texts(parts)
     return "\n".join(dict.fromkeys(filter(None, texts))) or None
-
-
-def _parts(parts: list[Any] | None, kind: str) -> Iterator[dict[str, Any]]:
-    for part in parts or []:
-        if isinstance(part, dict) and part.get("type") == kind and isinstance(part.get("payload"), dict):
-            yield part
-
-
-def _quoted(parts: list[Any] | None, kind: str) -> Iterator[dict[str, Any]]:
-    for part in _parts(parts, kind):
-        message = part["payload"].get("message")
-        if isinstance(message, dict):
-            yield message
 
 
 def _memberships(kind: str, payload: dict[str, Any], chat_id: str, at: datetime) -> Iterator[Membership]:
@@ -254,7 +223,7 @@ def _chat(carrier: dict[str, Any]) -> Chat | None:
         return None
     topic = carrier.get("parent_topic")
     parent = topic if isinstance(topic, dict) else {}
-    return Chat(chat_id, _text(value.get("type")), _text(value.get("title")),
+    return Chat(chat_id, as_text(value.get("type")), known_name(value.get("title")),
                 parse_id(parent.get("chatId")), parse_id(parent.get("messageId")))  # fmt: skip
 
 
@@ -265,15 +234,15 @@ def _user(value: Any) -> User | None:
     bot = value.get("isBot")
     return User(
         user_id,
-        _text(value.get("firstName")),
-        _text(value.get("lastName")),
-        _text(value.get("nick")),
+        known_name(value.get("firstName")),
+        known_name(value.get("lastName")),
+        known_name(value.get("nick")),
         bot if isinstance(bot, bool) else None,
     )
 
 
 def _users(values: Any) -> list[User]:
-    return [user for user in map(_user, _list(values)) if user]
+    return [user for user in map(_user, as_list(values)) if user]
 
 
 def _people(author: User | None, payload: dict[str, Any], carrier: dict[str, Any]) -> Iterator[User]:
@@ -284,20 +253,11 @@ def _people(author: User | None, payload: dict[str, Any], carrier: dict[str, Any
     if carrier is not payload:
         values.append(carrier.get("from"))
     for key in ("newMembers", "leftMembers"):
-        values += _list(payload.get(key))
+        values += as_list(payload.get(key))
     parts = carrier.get("parts")
     if parts and isinstance(parts, list):
-        values += [part["payload"] for part in _parts(parts, "mention")]
-        values += [message.get("from") for kind in ("reply", "forward") for message in _quoted(parts, kind)]
+        values += message_parts.people(parts)
     yield from _users(values)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def _check_lengths(facts: Facts) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vkteams_daemon.botapi.client import BotClient
-from vkteams_daemon.botapi.facts import MAX_ID, parse_id
+from vkteams_daemon.botapi.facts import MAX_ID
+from vkteams_daemon.botapi.values import parse_id
 from vkteams_daemon.errors import ApiProtocolError
 
 Role = Literal["member", "admin", "creator"]

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from vkteams_daemon import times
+from vkteams_daemon.errors import UsageError
+
+if TYPE_CHECKING:
+    from vkteams_daemon.search.archive import Archive
 
 
 def add_chat_ids(verb: argparse.ArgumentParser, line: str = "only this chat; may be repeated") -> None:
@@ -26,6 +31,33 @@ def add_author_and_time(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--until", metavar="TIME", type=times.parse_until, help="up to this time; a date includes its day"
     )
+
+
+def add_names(verb: argparse.ArgumentParser) -> None:
+    """Add --user and --chat, which take a name."""
+    verb.add_argument("--user", metavar="NAME", help="only what the person of this name wrote: a name or a part of it")
+    verb.add_argument("--chat", metavar="TITLE", help="only the chat of this title: the title or a part of it")
+
+
+def take_names(args: argparse.Namespace, archive: Archive) -> tuple[str, ...]:
+    """Put the ids that --user and --chat mean into `user_id` and `chat_id`; returns what each was taken for.
+
+    Raises:
+        UsageError: a name and an id are given, or several have the name.
+        NotFound: nobody has the name.
+    """
+    meant = []
+    if args.user is not None:
+        if args.user_id is not None:
+            raise UsageError("--user and --user-id name a person twice")
+        meant.append(archive.find_user(args.user))
+        args.user_id = meant[-1].id
+    if args.chat is not None:
+        if args.chat_id:
+            raise UsageError("--chat and --chat-id name a chat twice")
+        meant.append(archive.find_chat(args.chat))
+        args.chat_id = [meant[-1].id]
+    return tuple(one.sentence for one in meant)
 
 
 def add_count_since(verb: argparse.ArgumentParser) -> None:

@@ -2,9 +2,9 @@
 
 Threads: `longpoll` polls. A thread pool inserts and embeds. `keeper` keeps the writer's session alive and ends a poll
 whose lock is lost. `status` writes the status file. `reload` reads the configuration again and tries a new token.
-`words` counts the archive's words, `measures` its gaps and bytes. `roster` asks who is in the chats. `retention` erases
-old messages and events. `watch` looks whether all of them go on, and `rhythm` whether the bot is deaf. `metrics`
-answers scrapes and probes.
+`words` counts the archive's words, `measures` its gaps and bytes. `search-terms` makes index terms again after an
+upgrade. `roster` asks who is in the chats. `retention` erases old messages and events. `watch` looks whether all of
+them go on, and `rhythm` whether the bot is deaf. `metrics` answers scrapes and probes.
 With `--role embed`, `opening` opens the database. The main thread only waits for signals, so that TERM works whatever
 the other threads wait for.
 """
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from vkteams_daemon import __version__
 from vkteams_daemon.botapi.client import BotClient, BotInfo, base_url, make_client
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import retention, word_count
+from vkteams_daemon.daemon import retention, search_terms, word_count
 from vkteams_daemon.daemon.archive_measures import measure_loop
 from vkteams_daemon.daemon.database_opener import DatabaseOpener
 from vkteams_daemon.daemon.polling import spool
@@ -298,6 +298,10 @@ class Service:
                 functools.partial(self._watch.warn, "models"), self._stopping,
             ))  # fmt: skip
             self._threads.start_unjoined("words", lambda: word_count.count_words_loop(self._database, self._stopping))
+            self._threads.start_unjoined("search-terms", lambda: search_terms.refill_loop(
+                functools.partial(self._database.connect, WORKER), self._stopping,
+                lambda: self._writer is not None and self._writer.holds_lock,
+            ))  # fmt: skip
             self._threads.start_unjoined("retention", retention.Retention(
                 functools.partial(self._database.connect, WORKER),
                 lambda: self.config.storage.retention, self._may_erase,

@@ -22,6 +22,8 @@ class MessagePage:
     """Whether a text was shortened to fit the answer."""
     cursor: str | None = None
     """Gives the messages before these; absent if there are none."""
+    named: tuple[str, ...] = ()
+    """The person and the chat that names in the question were taken for, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from vkteams_daemon.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Archive
+    from vkteams_daemon.search.name_lookup import Meant
 
 T = TypeVar("T")
 
@@ -103,6 +104,16 @@ class Reader:
         """
         if user_id is not None and not self.access.restricted:
             await self.ask(lambda archive: archive.existing(None, user_id=user_id))
+
+    async def find_user(self, name: str) -> Meant:
+        """The person whom a name means, among those whom the client may know; see `Archive.find_user`."""
+        chat_ids, since = await self.visible_chats(None), self.earliest(None)
+        return await self.ask(lambda archive: archive.find_user(name, chat_ids=chat_ids, since=since))
+
+    async def find_chat(self, name: str) -> Meant:
+        """The chat that a title means, among those that the client may see; see `Archive.find_chat`."""
+        chat_ids, since = await self.visible_chats(None), self.earliest(None)
+        return await self.ask(lambda archive: archive.find_chat(name, chat_ids=chat_ids, since=since))
 
     def earliest(self, since: datetime | None) -> datetime | None:
         """The later of two moments: the one that the question names, and the one from which the client may see."""

@@ -17,17 +17,20 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import StoreError
+from vkteams_daemon.errors import StoreError, UsageError
 from vkteams_daemon.options import Database as DatabaseOptions
+from vkteams_daemon.search import name_lookup
 from vkteams_daemon.search.history import context, conversation, directory, statistics, token_budget
 from vkteams_daemon.search.history.export import Export
 from vkteams_daemon.search.history.results import ChatSummary, Context, Kind, Statistics, UserSummary
-from vkteams_daemon.search.messages import ArchivedMessage, MessageWithThread
+from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageWithThread
+from vkteams_daemon.search.name_lookup import Meant
 from vkteams_daemon.search.names import chat_titles
 from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Hit, Mode, SearchResult
 from vkteams_daemon.search.retrieval.answer import answer
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder, QueryEncoderCache
+from vkteams_daemon.search.scope import Kind as HasKind
 from vkteams_daemon.search.scope import Scope, existing, with_threads
 from vkteams_daemon.search.spelling.vocabulary import Vocabulary
 from vkteams_daemon.store import connection_profiles
@@ -96,6 +99,11 @@ class Archive:
         context: int = 0,
         recency: timedelta | None = None,
         cursor: str | None = None,
+        newest_first: bool = False,
+        has: Collection[HasKind] = (),
+        mentions: str | None = None,
+        edited: bool = False,
+        deleted: bool = False,
     ) -> SearchResult:
         """The messages that answer the query.
 
@@ -111,14 +119,25 @@ class Archive:
             context: how many messages before and after each hit come with it.
             recency: for `hybrid`: a message of this age counts half.
             cursor: the cursor of the previous page of the same question.
+            newest_first: whether the hits are in the order of time; of `hybrid` and `semantic` the best hundred.
+            has: only messages with all of these.
+            mentions: only messages that mention this person, by user id.
+            edited: only messages that were edited.
+            deleted: only deleted messages, in the place of the others; they are found by `text` alone.
 
         Raises:
             ModelAbsent: `semantic` only: no model is installed, or none of those whose vectors the archive has.
             UsageError: the cursor is unreadable, or belongs to another question.
         """
+        scope = replace(
+            self._scope(chat_ids, user_id, since, until),
+            has=tuple(sorted(set(has))), mentions=mentions, edited=edited, deleted=deleted,
+        )  # fmt: skip
+        if deleted and mode != "text":
+            raise UsageError("deleted messages have no vectors", hint="They are found by words: use the mode text.")
         question = Question(
-            query, mode, self._scope(chat_ids, user_id, since, until),
-            self._config.search.limit if limit is None else limit, context, recency, cursor,
+            query, mode, scope, self._config.search.limit if limit is None else limit, context, recency, cursor,
+            newest_first,
         )  # fmt: skip
         question.page()  # refuses a wrong cursor before the model is loaded
         encoders: list[QueryEncoder] = []
@@ -158,6 +177,15 @@ class Archive:
         message = next(one for one in linked if one.key == (chat_id, msg_id))
         return MessageWithThread(message, title, [one for one in linked if one is not message])
 
+    def versions(self, chat_id: str, msg_id: str) -> MessageHistory:
+        """Every text of a message, also of a deleted one; for readers who may see every message.
+
+        Raises:
+            NotFound: the archive has no such message.
+        """
+        with self._transaction() as connection:
+            return conversation.versions(connection, chat_id, msg_id, self._scope(None))
+
     def latest(
         self,
         *,
@@ -182,15 +210,22 @@ class Archive:
         with self._transaction() as connection:
             return conversation.latest(connection, self._scope(chat_ids, user_id, since, until), limit, before)
 
-    def chat_of(self, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> str:
-        """The chat that has this message.
+    def chat_of(
+        self,
+        msg_id: str,
+        *,
+        chat_ids: Collection[str] | None = None,
+        since: datetime | None = None,
+        deleted: bool = False,
+    ) -> str:
+        """The chat that has this message; with `deleted` also if the message was deleted.
 
         Raises:
             NotFound: none of these chats has it.
             UsageError: several of them have it.
         """
         with self._transaction() as connection:
-            return conversation.chat_of(connection, msg_id, self._scope(chat_ids, since=since))
+            return conversation.chat_of(connection, msg_id, self._scope(chat_ids, since=since), deleted=deleted)
 
     def context(
         self,
@@ -304,6 +339,21 @@ class Archive:
         """
         with self._transaction() as connection:
             return existing(connection, chat_ids, threads=threads, user_id=user_id, since=since)
+
+    def find_user(self, name: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> Meant:
+        """The person whom a name, a part of it, an e-mail or an id means; `search.name_lookup` says how.
+
+        Raises:
+            UsageError: several people have this name.
+            NotFound: nobody has it.
+        """
+        with self._transaction() as connection:
+            return name_lookup.find_user(connection, name, self._scope(chat_ids, since=since))
+
+    def find_chat(self, name: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> Meant:
+        """The chat that a title, a part of it or an id means; errors are those of `find_user`."""
+        with self._transaction() as connection:
+            return name_lookup.find_chat(connection, name, self._scope(chat_ids, since=since))
 
     def with_threads(self, chat_ids: Collection[str], since: datetime | None = None) -> list[str]:
         """These chats, and the threads that hang on their messages, with `since` those that said something since."""

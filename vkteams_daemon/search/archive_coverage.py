@@ -8,6 +8,8 @@ from vkteams_daemon.search.results import Coverage
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.embedding_models import active_models
+from vkteams_daemon.store.words import searched
+from vkteams_daemon.store.words.lexicon import CUT
 
 _ALWAYS = datetime.min.replace(tzinfo=UTC)
 
@@ -44,7 +46,11 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
     ).fetchone()
     assert row is not None
     first, queued, quarantined, restarts = row
-    gaps = (*_gaps(quarantined, restarts), *_missing(connection, chats, scope.since, scope.until))
+    gaps = (
+        *_gaps(quarantined, restarts),
+        *_missing(connection, chats, scope.since, scope.until),
+        *_not_searched(connection, scope),
+    )
     return Coverage(first, queued if models else None, tuple(model.name for model in models), gaps)
 
 
@@ -55,6 +61,27 @@ def _gaps(quarantined: int, restarts: int) -> tuple[str, ...]:
     if restarts:
         gaps.append(f"the API started its ids over {'once' if restarts == 1 else f'{restarts} times'}: check for gaps")
     return tuple(gaps)
+
+
+def _not_searched(connection: Connection, scope: Scope) -> list[str]:
+    """What search by words does not find although it is there, as sentences."""
+    visible = scope.population if scope.confined else Scope(scope.chat_ids)
+    row = connection.execute(
+        f"SELECT (SELECT count(*) FROM messages m WHERE m.search_version < {searched.VERSION} AND {visible.condition}),"
+        f" (SELECT count(*) FROM messages m WHERE m.search @@ %(cut)s::tsquery AND {visible.condition})".encode(),
+        {**visible.parameters, "cut": f"'{CUT}'"},
+        prepare=False,
+    ).fetchone()
+    old, cut = row or (0, 0)
+    sentences = []
+    if old:
+        sentences.append(
+            f"{old} older message{' gets' if old == 1 else 's get'} new index terms after an upgrade; until then some"
+            f" words miss {'it' if old == 1 else 'them'}"
+        )
+    if cut:
+        sentences.append(f"{cut} message{' is' if cut == 1 else 's are'} too long to be searched to the end by words")
+    return sentences
 
 
 def _missing(

@@ -25,6 +25,7 @@ class Question:
     context: int = 0
     recency: timedelta | None = None
     cursor: str | None = None
+    newest_first: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -33,7 +34,7 @@ class Question:
         It leaves out `since` and `until`: "2h ago" is another moment when the next page is asked for.
         """
         scope = replace(self.scope, since=None, until=None).parameters
-        return cursors.fingerprint(self.query, self.mode, sorted(scope.items()), self.recency)
+        return cursors.fingerprint(self.query, self.mode, sorted(scope.items()), self.recency, self.newest_first)
 
     def page(self) -> Cursor | None:
         """Where the page begins that the question asks for; None for the first page.

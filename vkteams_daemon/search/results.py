@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from vkteams_daemon.search.messages import ArchivedMessage, MessageKey
+from vkteams_daemon.search.messages import ArchivedMessage, MessageKey, Quote
 
 Mode = Literal["hybrid", "semantic", "text"]
 """The retrievers that a search asks: by words, by meaning, or both and the conversations of their hits."""
@@ -88,6 +88,12 @@ class Hit:
     """The message that this one answers, in the same chat."""
     edited: bool = False
     """Whether the text was changed after it was sent."""
+    quotes: tuple[Quote, ...] = ()
+    """The words of others in it: what it forwards, and what it answers."""
+    own_text: str | None = None
+    """The author's own words, if `text` has words of others as well; empty if it only forwards."""
+    files: tuple[str, ...] = ()
+    """The names of its files, where the API gives them."""
     legs: tuple[RetrieverScore, ...] = ()
     """What each retriever says of the message."""
     context: tuple[ArchivedMessage, ...] = ()
@@ -128,5 +134,7 @@ class SearchResult:
     """Whether no message holds all words of the query; the hits then hold some of them."""
     note: str | None = None
     """Why the answer is weaker than it looks; null if there is no such reason."""
+    named: tuple[str, ...] = ()
+    """The person and the chat that names in the question were taken for, a sentence each."""
     cursor: str | None = None
     """Gives the next page; null on the last page."""

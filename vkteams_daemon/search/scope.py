@@ -5,10 +5,37 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from vkteams_daemon.errors import NotFound
 from vkteams_daemon.store.connections import Connection
+
+Kind = Literal["file", "image", "video", "voice", "link", "mention"]
+"""What a message can have."""
+
+KINDS: tuple[Kind, ...] = ("file", "image", "video", "voice", "link", "mention")
+
+# Everything within the parts, in forwards and quotes as well.
+_PART = "pg_catalog.jsonb_path_exists(m.parts, '$.** ? (@.type == \"{}\")'::jsonpath, silent => true)"
+_FILE = (
+    'pg_catalog.jsonb_path_exists(m.parts, \'$.** ? (@.type == "file").payload ? (@.type == "{}")\'::jsonpath,'
+    " silent => true)"
+)
+_HAS: dict[Kind, str] = {
+    "file": _PART.format("file"),
+    "image": _FILE.format("image"),
+    "video": _FILE.format("video"),
+    "voice": _PART.format("voice"),
+    "link": "(m.text ~* '(https?|ftp)://|(^|[^[:alnum:].])www[.]'::text"
+    " OR pg_catalog.jsonb_path_exists(m.format, '$.link[*]'::jsonpath, silent => true)"
+    " OR pg_catalog.jsonb_path_exists(m.parts, '$.**.format.link[*]'::jsonpath, silent => true))",
+    "mention": f"(m.text ~ '@[[][^][ ]+[]]'::text OR {_PART.format('mention')})",
+}
+_MENTIONS = (
+    "(pg_catalog.strpos(m.text, %(mention)s::text) > 0 OR pg_catalog.jsonb_path_exists(m.parts,"
+    " '$.** ? (@.type == \"mention\").payload ? (@.userId == $id)'::jsonpath,"
+    " pg_catalog.jsonb_build_object('id', %(mentions)s::text), true))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +49,10 @@ class Scope:
         until: only messages sent before this moment (aware).
         arrived: only messages that had arrived by this moment (aware); set for the further pages of an answer.
         without: a tsquery that no message may match; "" excludes nothing.
+        has: only messages with all of these, also in what they forward.
+        mentions: only messages that mention this person.
+        edited: only messages that were edited.
+        deleted: only messages that were deleted, in the place of those that were not.
         confined: whether the reader may see nothing beyond `chat_ids` and `since`. No number and no word of an answer
             then depends on a row outside them.
     """
@@ -33,6 +64,10 @@ class Scope:
     arrived: datetime | None = None
     without: str = ""
     confined: bool = False
+    has: tuple[Kind, ...] = ()
+    mentions: str | None = None
+    edited: bool = False
+    deleted: bool = False
 
     @property
     def population(self) -> Scope:
@@ -42,12 +77,13 @@ class Scope:
     @property
     def narrows(self) -> bool:
         """Whether a filter is set that may leave few messages."""
-        return not (self.chat_ids is None and self.user_id is None and self.since is None and self.until is None)
+        filters = (self.chat_ids, self.user_id, self.since, self.until, self.mentions)
+        return any(each is not None for each in filters) or bool(self.has) or self.edited or self.deleted
 
     @property
     def condition(self) -> str:
         """The condition on `messages AS m`; its parameters are `parameters`."""
-        return " AND ".join(["m.deleted_at IS NULL", *self._filters])
+        return " AND ".join([f"m.deleted_at IS {'NOT ' if self.deleted else ''}NULL", *self._filters])
 
     @property
     def condition_with_deleted(self) -> str:
@@ -67,6 +103,11 @@ class Scope:
             parts.append("m.sent_at < %(until)s")
         if self.arrived is not None:
             parts.append("m.received_at <= %(arrived)s")
+        if self.edited:
+            parts.append("m.edited_at IS NOT NULL")
+        if self.mentions is not None:
+            parts.append(_MENTIONS)
+        parts += [_HAS[kind] for kind in self.has]
         if self.without:
             parts.append("NOT m.search @@ %(without)s::tsquery")
         return parts
@@ -81,6 +122,11 @@ class Scope:
             "until": self.until,
             "arrived": self.arrived,
             "without": self.without,
+            "mentions": self.mentions,
+            "mention": None if self.mentions is None else f"@[{self.mentions}]",
+            "has": list(self.has),
+            "edited": self.edited,
+            "deleted": self.deleted,
         }
 
 

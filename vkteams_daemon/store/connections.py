@@ -9,6 +9,8 @@ from typing import Any
 
 import psycopg
 from psycopg import conninfo, errors
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from vkteams_daemon.errors import CannotWrite, ConfigError, DatabaseUnavailable, SchemaError, StoreError
@@ -16,6 +18,21 @@ from vkteams_daemon.store import database_url
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Pool = ConnectionPool[Connection]
+
+
+class SearchVector(bytes):
+    """A tsvector in PostgreSQL's binary form."""
+
+
+class _SearchVectorDumper(Dumper):
+    oid = 3614  # tsvector
+    format = Format.BINARY
+
+    def dump(self, obj: bytes) -> bytes:
+        return obj
+
+
+psycopg.adapters.register_dumper(SearchVector, _SearchVectorDumper)
 
 # The client must notice within seconds that the other end of a network connection is gone (libpq, tcp(7)).
 _KEEPALIVE = {

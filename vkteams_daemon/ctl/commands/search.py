@@ -10,6 +10,7 @@ from vkteams_daemon import times
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import argument_types, filters
 from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.commands.context.conversation_view import quote_lines
 from vkteams_daemon.ctl.connections import open_archive
 from vkteams_daemon.ctl.output import Answer, Screen, cell, one_line
 from vkteams_daemon.daemon.status import read_gap
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from vkteams_daemon.search.results import Hit, SearchResult
 
 _MAX_HITS = 1000
+_KINDS = ("file", "image", "video", "voice", "link", "mention")
 _MAX_CONTEXT = 50
 
 
@@ -47,7 +49,10 @@ def register(noun: Noun) -> None:
     )
     for verb in (hybrid, semantic, text):
         _add_options(verb)
-        verb.set_defaults(recency=None)
+        verb.set_defaults(recency=None, deleted=False)
+    text.add_argument(
+        "--deleted", action="store_true", help="only deleted messages, where their text is kept (storage.on_delete)"
+    )
     hybrid.add_argument(
         "--recency", metavar="AGE", type=times.parse_age, help="a message of this age counts half: 12h, 30d"
     )
@@ -57,9 +62,19 @@ def _add_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("query", metavar="QUERY", help="words or a question; quote it")
     filters.add_chat_ids(verb)
     filters.add_author_and_time(verb)
+    filters.add_names(verb)
     verb.add_argument("--limit", metavar="N", type=argument_types.positive, help="most hits (search.limit)")
     verb.add_argument(
         "--context", metavar="N", type=argument_types.positive, default=0, help="messages before and after each hit"
+    )
+    verb.add_argument(
+        "--has", choices=_KINDS, metavar="KIND", action="append", default=[],
+        help="only messages with a file, image, video, voice, link or mention; may be repeated",
+    )  # fmt: skip
+    verb.add_argument("--mentions", metavar="NAME", help="only messages that mention this person: a name or an id")
+    verb.add_argument("--edited", action="store_true", help="only messages that were edited")
+    verb.add_argument(
+        "--sort", choices=("best", "new"), default="best", metavar="ORDER", help="best (default) or new first"
     )
     verb.add_argument("--explain", action="store_true", help="show the place and score of each hit in each retriever")
     verb.add_argument("--cursor", metavar="CURSOR", help="the next page: the cursor that the last page ended with")
@@ -72,6 +87,10 @@ def _search(args: argparse.Namespace, config: Config) -> Answer:
             raise UsageError(f"--{option}: {value} is too many", hint=f"The maximum is {maximum}.")
     times.check_span(args.since, args.until)
     with open_archive(config) as archive:
+        named = filters.take_names(args, archive)
+        mentions = archive.find_user(args.mentions) if args.mentions is not None else None
+        if mentions:
+            named = (*named, f"mentions {mentions.sentence.removeprefix('user ')}")
         result = archive.search(
             query,
             mode=args.verb,
@@ -83,7 +102,13 @@ def _search(args: argparse.Namespace, config: Config) -> Answer:
             context=args.context,
             recency=args.recency,
             cursor=args.cursor,
+            newest_first=args.sort == "new",
+            has=args.has,
+            mentions=mentions.id if mentions else None,
+            edited=args.edited,
+            deleted=args.deleted,
         )
+    result = replace(result, named=named)
     if gap := read_gap(config.status_file):
         result = replace(result, coverage=replace(result.coverage, gaps=(*result.coverage.gaps, gap)))
     return Answer(
@@ -102,6 +127,8 @@ def _query(text: str) -> str:
 
 
 def _show(screen: Screen, result: SearchResult, explain: bool) -> None:
+    for sentence in result.named:
+        screen.line(one_line(sentence), "dim")
     if result.showing is not None:
         screen.line(f"showing results for: {one_line(result.showing)}", "yellow")
     if result.relaxed and result.hits:
@@ -119,11 +146,14 @@ def _show_hit(screen: Screen, hit: Hit, explain: bool) -> None:
     from vkteams_daemon.search.results import MARKS
 
     where = f"{hit.chat_title or hit.chat_id} · {hit.author or 'nobody'} · {cell(hit.sent_at)}"
-    screen.line(f"{where}{' (edited)' if hit.edited else ''}", "bold")
+    forwards = " (forwards)" if hit.own_text == "" else ""
+    screen.line(f"{where}{' (edited)' if hit.edited else ''}{forwards}", "bold")
     before = [message for message in hit.context if message.sent_at < hit.sent_at]
     for message in before:
         _show_neighbour(screen, message)
     screen.quote(hit.snippet, MARKS)
+    for line in quote_lines(hit.quotes):
+        screen.line(f"    {line}", "dim")
     for message in hit.context[len(before) :]:
         _show_neighbour(screen, message)
     reply = f" · answers {hit.reply_to_msg_id}" if hit.reply_to_msg_id else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -29,6 +29,16 @@ ChatId = Annotated[
     Field(description="This chat, or `all`. Left out: the only chat there is, or the user is asked, or all."),
 ]
 UserId = Annotated[_Id | None, Field(description="Only what this person wrote; list_users names them.")]
+_Name = Annotated[str, BeforeValidator(_check_id, json_schema_input_type=str), Field(min_length=1, max_length=300)]
+ChatName = Annotated[_Name | None, Field(description="Instead of chat_id: its title, or a part of it.")]
+UserName = Annotated[_Name | None, Field(description="Instead of user_id: a name, a part of one, or an e-mail.")]
+Has = Annotated[
+    list[Literal["file", "image", "video", "voice", "link", "mention"]] | None,
+    Field(max_length=6, description="Only messages with all of these."),
+]
+Mentions = Annotated[_Name | None, Field(description="Only messages that mention this person.")]
+Edited = Annotated[bool, Field(description="Only edited messages.")]
+Sort = Annotated[Literal["best", "new"], Field(description="The best or the newest first.")]
 OneChat = Annotated[_Id | None, Field(description="The chat of the message; looked up if left out.")]
 OneMessage = Annotated[_Id, Field(description="The message.", examples=["7576322310144000017"])]
 Around = Annotated[

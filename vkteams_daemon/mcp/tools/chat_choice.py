@@ -24,6 +24,7 @@ class ChatChoice(BaseModel):
 
     chat_id: str = ALL
     _threads: bool = PrivateAttr(default=False)
+    _named: tuple[str, ...] = PrivateAttr(default=())
 
     @classmethod
     def only(cls, chat_id: str) -> ChatChoice:
@@ -32,14 +33,28 @@ class ChatChoice(BaseModel):
         choice._threads = True
         return choice
 
+    @classmethod
+    def called(cls, chat_id: str, sentence: str) -> ChatChoice:
+        """The chat that a name was taken for; the sentence says so."""
+        choice = cls(chat_id=chat_id)
+        choice._named = (sentence,)
+        return choice
+
 
 def reader_of(ctx: Context[Reader, Any]) -> Reader:
     """The server's reader."""
     return ctx.request_context.lifespan_context
 
 
-async def choose_chat(ctx: Context[Reader, Any], chat_id: str | None) -> ChatChoice | Elicit[ChatChoice]:
+async def choose_chat(
+    ctx: Context[Reader, Any], chat_id: str | None, chat: str | None
+) -> ChatChoice | Elicit[ChatChoice]:
     """The chat of the question, or a question to the client's user which chat that is."""
+    if chat is not None:
+        if chat_id is not None:
+            raise ToolError("chat and chat_id name a chat twice: leave one of them out")
+        meant = await reader_of(ctx).find_chat(chat)
+        return ChatChoice.called(meant.id, meant.sentence)
     if chat_id is not None:
         return ChatChoice(chat_id=chat_id)
     reader = reader_of(ctx)
@@ -74,18 +89,22 @@ def _supports_elicitation(ctx: Context[Reader, Any]) -> bool:
 async def choose_context_chat(
     ctx: Context[Reader, Any],
     chat_id: str | None,
+    chat: str | None,
     context_type: Kind | None,
     timeframe: float | None,
     query: str | None,
     user_id: str | None,
+    user: str | None,
     msg_id: str | None,
 ) -> ChatChoice | Elicit[ChatChoice]:
     """The same for a context: one message and one person are looked for in every chat."""
     # Checked first: the user is not asked about the chat of a question that will be refused.
-    kind = resolve_kind(context_type, {"msg_id": msg_id, "query": query, "user_id": user_id, "timeframe": timeframe})
-    if chat_id is None and kind in ("around", "user-profile"):
+    kind = resolve_kind(
+        context_type, {"msg_id": msg_id, "query": query, "user_id": user_id or user, "timeframe": timeframe}
+    )
+    if chat_id is None and chat is None and kind in ("around", "user-profile"):
         return ChatChoice()
-    return await choose_chat(ctx, chat_id)
+    return await choose_chat(ctx, chat_id, chat)
 
 
 ChosenChat = Annotated[ElicitationResult[ChatChoice], Resolve(choose_chat)]
@@ -116,3 +135,23 @@ async def chats_to_search(
     return await reader_of(ctx).visible_chats(
         None if choice.chat_id == ALL else choice.chat_id, threads=threads or choice._threads
     )
+
+
+async def person_meant(
+    ctx: Context[Reader, Any], result: ElicitationResult[ChatChoice], user_id: str | None, user: str | None
+) -> tuple[str | None, tuple[str, ...]]:
+    """The user id of the question, and what the names of a person and of a chat were taken for.
+
+    Raises:
+        ToolError: a name and an id are given.
+        VkTeamsError: the archive has no such person, or several have the name.
+    """
+    named = result.data._named if isinstance(result, AcceptedElicitation) else ()
+    reader = reader_of(ctx)
+    if user is None:
+        await reader.require_user(user_id)
+        return user_id, named
+    if user_id is not None:
+        raise ToolError("user and user_id name a person twice: leave one of them out")
+    meant = await reader.find_user(user)
+    return meant.id, (meant.sentence, *named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from vkteams_daemon.mcp.tools import pagination
 from vkteams_daemon.mcp.tools.arguments import (  # fmt: skip
     Around,
     ChatId,
+    ChatName,
     Cursor,
     MaxTokens,
     MaxTokensInAll,
@@ -23,8 +25,15 @@ from vkteams_daemon.mcp.tools.arguments import (  # fmt: skip
     Since,
     Timeframe,
     UserId,
+    UserName,
 )
-from vkteams_daemon.mcp.tools.chat_choice import ChosenChat, ChosenContextChat, chats_to_search, reader_of
+from vkteams_daemon.mcp.tools.chat_choice import (
+    ChosenChat,
+    ChosenContextChat,
+    chats_to_search,
+    person_meant,
+    reader_of,
+)
 from vkteams_daemon.search.history.context_kind import resolve_kind
 from vkteams_daemon.search.history.results import Context, Kind
 from vkteams_daemon.search.history.token_budget import TokenBudget
@@ -56,46 +65,52 @@ async def get_context(
     ctx: Ctx,
     choice: ChosenContextChat,
     chat_id: ChatId = None,
+    chat: ChatName = None,
     context_type: _Kind = None,
     timeframe: Timeframe = None,
     query: _Topic = None,
     user_id: UserId = None,
+    user: UserName = None,
     msg_id: Around = None,
     max_tokens: MaxTokensInAll = None,
 ) -> Context:
     """Conversations as they went, within a budget of tokens: the newest kept, what was left out counted."""
     reader = reader_of(ctx)
-    await reader.require_user(user_id)
+    person, named = await person_meant(ctx, choice, user_id, user)
     chat_ids = await chats_to_search(ctx, choice, threads=True)
-    kind = resolve_kind(context_type, {"msg_id": msg_id, "query": query, "user_id": user_id, "timeframe": timeframe})
+    kind = resolve_kind(context_type, {"msg_id": msg_id, "query": query, "user_id": person, "timeframe": timeframe})
     span = timedelta(seconds=timeframe) if timeframe else None
     since = reader.earliest(None)
 
     def ask(archive: Archive) -> Context:
         message = (archive.chat_of(msg_id, chat_ids=chat_ids, since=since), msg_id) if msg_id else None
         return archive.context(
-            kind, chat_ids=chat_ids, since=since, timeframe=span, query=query, user_id=user_id, message=message,
+            kind, chat_ids=chat_ids, since=since, timeframe=span, query=query, user_id=person, message=message,
             max_tokens=reader.token_limit(max_tokens), cost=token_cost,
         )  # fmt: skip
 
-    return await reader.ask(ask)
+    return replace(await reader.ask(ask), named=named)
 
 
 async def get_recent_messages(
     ctx: Ctx,
     choice: ChosenChat,
     chat_id: ChatId = None,
+    chat: ChatName = None,
     user_id: UserId = None,
+    user: UserName = None,
     since: Since = None,
     limit: Annotated[int, Field(ge=1, le=500, description="Most messages of this page.")] = 50,
     cursor: Cursor = None,
     max_tokens: MaxTokens = None,
 ) -> MessagePage:
     """The newest messages in the order they were said in; with the cursor those before them."""
-    return await recent_messages(
-        reader_of(ctx), await chats_to_search(ctx, choice), user_id=user_id, since=since, limit=limit, cursor=cursor,
+    person, named = await person_meant(ctx, choice, user_id, user)
+    page = await recent_messages(
+        reader_of(ctx), await chats_to_search(ctx, choice), user_id=person, since=since, limit=limit, cursor=cursor,
         max_tokens=max_tokens,
     )  # fmt: skip
+    return replace(page, named=named)
 
 
 async def recent_messages(
@@ -110,7 +125,6 @@ async def recent_messages(
     max_tokens: int | None = None,
 ) -> MessagePage:
     """A page of messages: the newest that fit the token budget, oldest first."""
-    await reader.require_user(user_id)
     before = pagination.parse_message_cursor(cursor) if cursor else None
     start = reader.earliest(since)
     messages = await reader.ask(

@@ -12,8 +12,22 @@ from pydantic import AfterValidator, Field
 from vkteams_daemon.daemon.status import read_gap
 from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.serialiser import token_cost
-from vkteams_daemon.mcp.tools.arguments import ChatId, Cursor, MaxTokens, Since, Until, UserId, check_said
-from vkteams_daemon.mcp.tools.chat_choice import ChosenChat, chats_to_search, reader_of
+from vkteams_daemon.mcp.tools.arguments import (
+    ChatId,
+    ChatName,
+    Cursor,
+    Edited,
+    Has,
+    MaxTokens,
+    Mentions,
+    Since,
+    Sort,
+    Until,
+    UserId,
+    UserName,
+    check_said,
+)
+from vkteams_daemon.mcp.tools.chat_choice import ChosenChat, chats_to_search, person_meant, reader_of
 from vkteams_daemon.search.history.token_budget import TokenBudget
 from vkteams_daemon.search.results import Coverage, Hit, Mode, SearchResult
 from vkteams_daemon.times import check_span
@@ -45,9 +59,15 @@ def tool(mode: Mode) -> Callable[..., Awaitable[SearchResult]]:
         choice: ChosenChat,
         limit: _Limit = 10,
         chat_id: ChatId = None,
+        chat: ChatName = None,
         user_id: UserId = None,
+        user: UserName = None,
         since: Since = None,
         until: Until = None,
+        has: Has = None,
+        mentions: Mentions = None,
+        edited: Edited = False,
+        sort: Sort = "best",
         context: _Around = 0,
         explain: _Explain = False,
         cursor: Cursor = None,
@@ -55,15 +75,19 @@ def tool(mode: Mode) -> Callable[..., Awaitable[SearchResult]]:
     ) -> SearchResult:
         reader = reader_of(ctx)
         check_span(since, until)
-        await reader.require_user(user_id)
+        person, named = await person_meant(ctx, choice, user_id, user)
         chat_ids = await chats_to_search(ctx, choice)
+        mentioned = await reader.find_user(mentions) if mentions is not None else None
+        if mentioned:
+            named = (*named, f"mentions {mentioned.sentence.removeprefix('user ')}")
         start = reader.earliest(since)
 
         async def ask(limit: int) -> SearchResult:
             return await reader.ask(
                 lambda archive: archive.search(
-                    query, mode=mode, chat_ids=chat_ids, user_id=user_id, since=start, until=until, limit=limit,
-                    context=context, cursor=cursor,
+                    query, mode=mode, chat_ids=chat_ids, user_id=person, since=start, until=until, limit=limit,
+                    context=context, cursor=cursor, has=has or (), edited=edited,
+                    mentions=mentioned.id if mentioned else None, newest_first=sort == "new",
                 )
             )  # fmt: skip
 
@@ -75,7 +99,7 @@ def tool(mode: Mode) -> Callable[..., Awaitable[SearchResult]]:
         if len(hits) < len(result.hits):
             # The archive is asked again, so that the cursor stands after the last hit that fits.
             result = await ask(len(hits))
-        return replace(result, hits=hits, coverage=_visible_coverage(reader, result.coverage))
+        return replace(result, hits=hits, coverage=_visible_coverage(reader, result.coverage), named=named)
 
     return search
 

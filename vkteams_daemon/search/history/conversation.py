@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from vkteams_daemon.botapi import message_parts
+from vkteams_daemon.botapi.message_parts import QuotedMessage
 from vkteams_daemon.errors import NotFound, UsageError
-from vkteams_daemon.search.messages import ArchivedMessage, MessageKey
+from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageVersion, Quote
 from vkteams_daemon.search.names import names
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
@@ -17,8 +20,8 @@ _MAX_LINKED = 200  # messages that replies link
 _MAX_IN_THREADS = 40  # messages of the threads that hang on them
 
 
-def chat_of(connection: Connection, msg_id: str, scope: Scope) -> str:
-    """The chat that has this message.
+def chat_of(connection: Connection, msg_id: str, scope: Scope, *, deleted: bool = False) -> str:
+    """The chat that has this message; with `deleted` also if the message was deleted.
 
     Raises:
         NotFound: no chat of the scope has it.
@@ -27,7 +30,7 @@ def chat_of(connection: Connection, msg_id: str, scope: Scope) -> str:
     rows = connection.execute(
         # Chat by chat, so that each is one access to the primary key.
         "SELECT m.chat_id FROM chats c JOIN messages m ON m.chat_id = c.chat_id AND m.msg_id = %(message)s"
-        f" WHERE {scope.condition} ORDER BY m.chat_id LIMIT 10".encode(),
+        f" WHERE {scope.condition_with_deleted if deleted else scope.condition} ORDER BY m.chat_id LIMIT 10".encode(),
         {**scope.parameters, "message": msg_id},
         prepare=False,
     )
@@ -98,7 +101,7 @@ def thread(connection: Connection, chat_id: str, msg_id: str, scope: Scope) -> l
     )
     if not linked:
         raise NotFound(f"the archive has no message {msg_id} in chat {chat_id}")
-    beside = _parent(connection, chat_id, scope) + _threads(connection, linked, scope)
+    beside = _parent(connection, chat_id, scope) + _threads(connection, linked, scope) + _known_by_quote(linked)
     return sorted([*beside, *linked], key=lambda message: (message.sent_at, message.msg_id))
 
 
@@ -140,15 +143,51 @@ def neighbours(
     return sorted(messages, key=lambda message: abs(message.sent_at - middle.sent_at))
 
 
-def read(connection: Connection, keys: Collection[MessageKey], scope: Scope) -> list[ArchivedMessage]:
-    """These messages, oldest first; deleted ones and those outside the scope are left out."""
+def read(
+    connection: Connection, keys: Collection[MessageKey], scope: Scope, *, answered: bool = False
+) -> list[ArchivedMessage]:
+    """These messages, oldest first; deleted ones and those outside the scope are left out.
+
+    Args:
+        connection: any connection to the archive.
+        keys: the messages.
+        scope: which of them may be seen.
+        answered: whether the words that a message answers come with it even if that message is archived.
+    """
     return _read(
         connection,
         scope,
         "SELECT m.chat_id, m.msg_id FROM unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
         f" JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id WHERE {scope.condition}",
         {**scope.parameters, "chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
+        answered=answered,
     )
+
+
+def versions(connection: Connection, chat_id: str, msg_id: str, scope: Scope) -> MessageHistory:
+    """Every text of a message, also of a deleted one.
+
+    Raises:
+        NotFound: the archive has no such message, or it lies outside the scope.
+    """
+    row = connection.execute(
+        "SELECT m.user_id, m.sent_at, m.deleted_at, m.version, coalesce(m.text, ''), coalesce(m.edited_at, m.sent_at)"
+        " FROM messages m WHERE m.chat_id = %(chat)s AND m.msg_id = %(message)s"
+        f" AND {scope.condition_with_deleted}".encode(),
+        {**scope.parameters, "chat": chat_id, "message": msg_id},
+        prepare=False,
+    ).fetchone()
+    if row is None:
+        raise NotFound(f"the archive has no message {msg_id} in chat {chat_id}")
+    user_id, sent_at, deleted_at, number, text, written_at = row
+    earlier = connection.execute(
+        "SELECT version, coalesce(text, ''), coalesce(edited_at, %s), replaced_at FROM message_versions"
+        " WHERE chat_id = %s AND msg_id = %s ORDER BY version",
+        (sent_at, chat_id, msg_id),
+    )
+    texts = [*(MessageVersion(*each) for each in earlier), MessageVersion(number, text, written_at, None)]
+    author = names(connection, [user_id], scope).get(user_id, user_id) if user_id else None
+    return MessageHistory(chat_id, msg_id, user_id, author, sent_at, deleted_at, texts)
 
 
 def _parent(connection: Connection, chat_id: str, scope: Scope) -> list[ArchivedMessage]:
@@ -192,24 +231,110 @@ def _until_silence(
     return list(side)
 
 
-def _read(connection: Connection, scope: Scope, keys: str, parameters: dict[str, Any]) -> list[ArchivedMessage]:
-    """The messages that a query of keys (chat_id, msg_id) yields, oldest first."""
+def _known_by_quote(messages: Sequence[ArchivedMessage]) -> list[ArchivedMessage]:
+    """The messages that these repeat, and that the archive does not have."""
+    quoted: dict[str, ArchivedMessage] = {}
+    for message in messages:
+        for quote in message.quotes:
+            if quote.kind == "reply" and quote.depth == 0 and quote.msg_id:
+                one = ArchivedMessage(
+                    message.chat_id, quote.msg_id, quote.user_id, quote.author, quote.sent_at or message.sent_at,
+                    quote.text, None, files=quote.files, known_by_quote=True,
+                )  # fmt: skip
+                quoted.setdefault(quote.msg_id, one)
+    return list(quoted.values())
+
+
+def _read(
+    connection: Connection, scope: Scope, keys: str, parameters: dict[str, Any], *, answered: bool = False
+) -> list[ArchivedMessage]:
+    """The messages that a query of keys (chat_id, msg_id) yields, oldest first.
+
+    Args:
+        connection: any connection to the archive.
+        scope: which messages may be seen.
+        keys: the query.
+        parameters: of the query.
+        answered: whether the words that a message answers come with it even if that message is archived.
+    """
     rows = connection.execute(
         f"WITH wanted AS MATERIALIZED ({keys})"
         " SELECT m.chat_id, m.msg_id, m.user_id, m.sent_at, coalesce(m.text, ''), m.reply_to_msg_id,"
-        " m.edited_at IS NOT NULL, CASE WHEN pg_catalog.jsonb_typeof(m.parts) = 'array' THEN"
-        "  ARRAY(SELECT p ->> 'type'::text FROM pg_catalog.jsonb_array_elements(m.parts) AS p"
-        "   WHERE p ->> 'type'::text IS NOT NULL) END"
+        " m.edited_at IS NOT NULL, m.parts, m.format"
         " FROM wanted w JOIN messages m ON m.chat_id = w.chat_id AND m.msg_id = w.msg_id"
         " ORDER BY m.sent_at, m.chat_id, m.msg_id".encode(),
         parameters,
         prepare=False,
     ).fetchall()
-    authors = names(connection, {row[2] for row in rows if row[2]}, scope)
-    return [
-        ArchivedMessage(
-            chat_id=row[0], msg_id=row[1], user_id=row[2], author=authors.get(row[2], row[2]), sent_at=row[3],
-            text=row[4], reply_to_msg_id=row[5], edited=row[6], parts=tuple(dict.fromkeys(row[7] or ())),
-        )
-        for row in rows
-    ]  # fmt: skip
+    quotes = {row[:2]: found for row in rows if row[7] and (found := message_parts.quotes(row[7]))}
+    archived = _archived(connection, scope, quotes)
+    quotes = {
+        key: [quote for quote in found if _is_shown(quote, archived.get((key[0], quote.msg_id or "")), answered)]
+        for key, found in quotes.items()
+    }
+    people = {row[2] for row in rows if row[2]}
+    people.update(user_id for row in rows for user_id in message_parts.mentioned_ids(row[4]))
+    people.update(quote.user_id for found in quotes.values() for quote in found if quote.user_id)
+    known = names(connection, people, scope)
+    return [_message(row, quotes.get(row[:2], []), known) for row in rows]
+
+
+def _message(row: tuple[Any, ...], quotes: list[QuotedMessage], known: dict[str, str]) -> ArchivedMessage:
+    chat_id, msg_id, user_id, sent_at, text, reply_to_msg_id, edited, parts, text_format = row
+    if not parts and not text_format:
+        return ArchivedMessage(
+            chat_id, msg_id, user_id, known.get(user_id, user_id), sent_at, message_parts.with_names(text, known),
+            reply_to_msg_id, edited,
+        )  # fmt: skip
+    beside = message_parts.beside_text(parts, text_format)
+    shown = {**{user: name for user, name in beside.mentioned if name}, **known}
+    for quote in quotes:
+        shown.update((user, name) for user, name in quote.beside.mentioned if name and user not in shown)
+    own = message_parts.own_text(text, parts)
+    kinds = (part.get("type") for part in parts or () if isinstance(part, dict)) if isinstance(parts, list) else ()
+    return ArchivedMessage(
+        chat_id, msg_id, user_id, known.get(user_id, user_id), sent_at, message_parts.with_names(text, shown),
+        reply_to_msg_id, edited,
+        parts=tuple(dict.fromkeys(kind for kind in kinds if isinstance(kind, str))),
+        quotes=tuple(
+            Quote(
+                quote.kind, quote.name or known.get(quote.user_id or "", quote.user_id),
+                message_parts.with_names(quote.text, shown), quote.user_id, quote.msg_id, quote.sent_at,
+                quote.beside.files, quote.depth,
+            )
+            for quote in quotes
+        ),
+        own_text=message_parts.with_names(own, shown) if own != text else None,
+        files=beside.files,
+    )  # fmt: skip
+
+
+def _is_shown(quote: QuotedMessage, deleted: bool | None, answered: bool) -> bool:
+    """Whether a quote comes with its message; `deleted` is None if the archive does not have the quoted message."""
+    if quote.kind == "forward" or deleted is None:
+        return True
+    return answered and not deleted
+
+
+def _archived(
+    connection: Connection, scope: Scope, quotes: Mapping[MessageKey, Sequence[QuotedMessage]]
+) -> dict[MessageKey, bool]:
+    """Those of the answered messages that the archive has within the scope, and whether they were deleted."""
+    keys = {
+        (chat_id, quote.msg_id)
+        for (chat_id, _), found in quotes.items()
+        for quote in found
+        if quote.kind == "reply" and quote.msg_id
+    }
+    if not keys:
+        return {}
+    # Filters choose hits, and not what they answer.
+    visible = replace(scope.population, arrived=None) if scope.confined else Scope()
+    rows = connection.execute(
+        "SELECT m.chat_id, m.msg_id, m.deleted_at IS NOT NULL FROM unnest(%(chats)s::text[], %(messages)s::text[])"
+        " AS k (chat_id, msg_id) JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id"
+        f" WHERE {visible.condition_with_deleted}".encode(),
+        {**visible.parameters, "chats": [chat_id for chat_id, _ in keys], "messages": [msg_id for _, msg_id in keys]},
+        prepare=False,
+    )
+    return {(chat_id, msg_id): deleted for chat_id, msg_id, deleted in rows}

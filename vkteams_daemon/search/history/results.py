@@ -73,6 +73,8 @@ class Context:
     profile: Profile | None = None
     note: str | None = None
     """Why there is nothing, or why the answer is weaker than it looks."""
+    named: tuple[str, ...] = ()
+    """The person and the chat that names in the question were taken for, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)

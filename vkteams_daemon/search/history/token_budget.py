@@ -22,7 +22,9 @@ DEFAULT_TOKENS = 4000
 MIN_TOKENS = 12
 """Tokens of a message beside its author and its text: the time, the message that it answers, the marks."""
 
+_QUOTE_HEADING = 16  # tokens of a quote beside its text
 _HEADING = 48  # tokens of the heading of a conversation: its ids, title and day, also as JSON
+_MIN_QUOTE = 16  # tokens that each of several quotes may take
 _MIN_TEXT = 32  # tokens that a text may take however small the budget
 
 
@@ -33,7 +35,13 @@ def tokens(text: str) -> int:
 
 def line_cost(message: ArchivedMessage) -> int:
     """How many tokens a message takes as a line with the time, the author and the text."""
-    return MIN_TOKENS + tokens(message.author or "") + tokens(message.text) + 2 * message.text.count("\n")
+    quoted = sum(_QUOTE_HEADING + tokens(quote.text) for quote in message.quotes)
+    own = message.text if message.own_text is None else message.own_text
+    return MIN_TOKENS + tokens(message.author or "") + tokens(own) + 2 * own.count("\n") + quoted
+
+
+def _beginning(text: str, limit: int) -> str:
+    return text.encode()[: 4 * limit].decode("utf-8", "ignore").rstrip() + CUT
 
 
 class TokenBudget:
@@ -57,13 +65,24 @@ class TokenBudget:
         self.cut = False
 
     def shorten(self, entry: E) -> E:
-        """The entry; if its field `text` is longer than a text may be, with a shorter text."""
-        text = getattr(entry, "text", "")
-        if tokens(text) <= self._text_limit:
+        """The entry; with a shorter text and shorter quotes if they are longer than a text may be."""
+        quotes = getattr(entry, "quotes", ())
+        limit = self._text_limit // (2 if quotes else 1)
+        changed: dict[str, Any] = {}
+        for name in ("text", "own_text"):
+            text = getattr(entry, name, None) or ""
+            if tokens(text) > limit:
+                changed[name] = _beginning(text, limit)
+        if sum(tokens(quote.text) for quote in quotes) > limit:
+            each = max(_MIN_QUOTE, limit // len(quotes))
+            changed["quotes"] = tuple(
+                replace(quote, text=_beginning(quote.text, each)) if tokens(quote.text) > each else quote
+                for quote in quotes[: max(1, limit // _MIN_QUOTE)]
+            )
+        if not changed:
             return entry
         self.cut = True
-        beginning = text.encode()[: 4 * self._text_limit].decode("utf-8", "ignore").rstrip()
-        return replace(entry, text=beginning + CUT)
+        return replace(entry, **changed)
 
     def take(self, entry: E, *, first: bool = False) -> E | None:
         """The entry, shortened if need be; None if too few tokens are left for it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import cast
@@ -10,13 +10,14 @@ from typing import cast
 from vkteams_daemon.search.archive_coverage import coverage
 from vkteams_daemon.search.cursor import Cursor
 from vkteams_daemon.search.history import conversation
-from vkteams_daemon.search.messages import ArchivedMessage
+from vkteams_daemon.search.messages import ArchivedMessage, MessageKey
 from vkteams_daemon.search.names import chat_titles
 from vkteams_daemon.search.question import MAX_HITS, Question
 from vkteams_daemon.search.results import Hit, Ranked, SearchResult
-from vkteams_daemon.search.retrieval.fulltext import shown_query, snippets
+from vkteams_daemon.search.retrieval.fulltext import shown_query
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder
 from vkteams_daemon.search.retrieval.ranking import rank
+from vkteams_daemon.search.retrieval.snippets import snippets
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.spelling.vocabulary import ReadVocabulary
 from vkteams_daemon.store.connections import Connection
@@ -49,14 +50,19 @@ def answer(
     ranked = rest[: question.limit]
     so_far = earlier + len(ranked)
     more = len(rest) > question.limit and so_far < MAX_HITS
-    marked = snippets(connection, ranked, ranking.query) if ranking.query else [""] * len(ranked)
+    messages = {
+        message.key: message for message in conversation.read(connection, [r.key for r in ranked], scope, answered=True)
+    }
+    ranked = [one for one in ranked if one.key in messages]
+    texts = [messages[one.key].text for one in ranked]
+    marked = snippets(connection, texts, ranking.query) if ranking.query else [""] * len(ranked)
     showing = None
     if ranking.query and ranking.query.is_corrected and ranked:
         showing = shown_query(connection, ranking.query, ranked[0], marked[0])
     return SearchResult(
         question.query,
         question.mode,
-        _hits(connection, ranked, marked, scope, question.context),
+        _hits(connection, ranked, messages, marked, scope, question.context),
         coverage(connection, scope),
         showing=showing,
         relaxed=ranking.relaxed,
@@ -66,10 +72,14 @@ def answer(
 
 
 def _hits(
-    connection: Connection, ranked: Sequence[Ranked], snippets: Sequence[str], scope: Scope, each_way: int
+    connection: Connection,
+    ranked: Sequence[Ranked],
+    messages: Mapping[MessageKey, ArchivedMessage],
+    snippets: Sequence[str],
+    scope: Scope,
+    each_way: int,
 ) -> list[Hit]:
     """The hits of these ranked messages, each with so many messages before and after it."""
-    messages = {message.key: message for message in conversation.read(connection, [r.key for r in ranked], scope)}
     titles = chat_titles(connection, {r.chat_id for r in ranked}, scope)
     return [
         Hit(
@@ -84,11 +94,13 @@ def _hits(
             score=one.score,
             reply_to_msg_id=message.reply_to_msg_id,
             edited=message.edited,
+            quotes=message.quotes,
+            own_text=message.own_text,
+            files=message.files,
             legs=one.by_retriever,
             context=_around(connection, message, scope, each_way),
         )
-        for one, snippet in zip(ranked, snippets, strict=True)
-        if (message := messages.get(one.key))
+        for one, snippet, message in zip(ranked, snippets, (messages[one.key] for one in ranked), strict=True)
     ]
 
 
@@ -98,8 +110,9 @@ def _around(
     """So many messages before and after this one, oldest first."""
     if not each_way:
         return ()
-    # A search for one person's messages still shows the answers of the others.
-    neighbours = conversation.neighbours(connection, message, replace(scope, user_id=None), each_way=each_way)
+    # A search for one person's messages, or for files, still shows what others said around them.
+    visible = replace(scope, user_id=None, has=(), mentions=None, edited=False, deleted=False, without="")
+    neighbours = conversation.neighbours(connection, message, visible, each_way=each_way)
     return tuple(sorted(neighbours, key=lambda one: (one.sent_at, one.msg_id)))
 
 

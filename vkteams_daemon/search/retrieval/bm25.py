@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vkteams_daemon.search.results import Ranked, RetrieverScore
-from vkteams_daemon.search.retrieval.query import Query
+from vkteams_daemon.search.retrieval.query import Query, own_words
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
@@ -29,6 +29,9 @@ _COUNT_LIMIT = 2000
 """How far a word is counted that the table `words` does not hold."""
 _CONFINED_COUNT_LIMIT = 50_000
 """How far the messages, and those with a word, are counted within the scope of a confined reader."""
+
+_COPY = 0.75
+"""What a word counts that the message only forwards or repeats: an original ranks before its copies, of any length."""
 
 _ONE_LEXEME = re.compile(r"^'((?:[^'\\]|''|\\\\)+)'$")
 
@@ -69,10 +72,15 @@ def _score(
     parameters["rarest"] = " | ".join(f"({term.tsquery})" for term in rarest)
     weights = []
     for n, term in enumerate(terms):
-        parameters |= {f"term{n}": term.tsquery, f"weight{n}": term.weight}
-        weights.append(f"(c.search @@ %(term{n})s::tsquery)::int::float8 * %(weight{n})s::float8")
+        parameters |= {f"term{n}": term.tsquery, f"own{n}": own_words(term.tsquery), f"weight{n}": term.weight}
+        weights.append(
+            f"CASE WHEN c.search @@ %(term{n})s::tsquery THEN %(weight{n})s::float8"
+            f" * CASE WHEN c.quotes AND NOT c.search @@ %(own{n})s::tsquery THEN {_COPY}::float8 ELSE 1::float8 END"
+            " ELSE 0::float8 END"
+        )
     rows = connection.execute(
-        "WITH candidates AS MATERIALIZED (SELECT m.chat_id, m.msg_id, m.sent_at, m.search FROM messages m"
+        "WITH candidates AS MATERIALIZED (SELECT m.chat_id, m.msg_id, m.sent_at, m.search,"
+        " (m.forward IS NOT NULL OR m.reply_to_msg_id IS NOT NULL) AS quotes FROM messages m"
         f" WHERE m.search @@ %(rarest)s::tsquery AND {scope.condition}"
         f" ORDER BY m.sent_at DESC LIMIT {CANDIDATES}),"
         f" weighed AS (SELECT c.chat_id, c.msg_id, c.sent_at, {' + '.join(weights)} AS weight,"

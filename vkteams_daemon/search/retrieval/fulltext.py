@@ -22,15 +22,15 @@ from vkteams_daemon.store.connections import Connection
 CANDIDATES = 1000
 """How many of the newest matches are ranked."""
 
+# A message's own words, those that it repeats, those that it forwards; so an original ranks before its copies. The
+# server's order is D, C, B, A (store.words.searched).
+_WEIGHTS = "'{1.0, 0.5, 0.25, 1.0}'::float4[]"
+
+_BEST_FIRST = "score DESC, sent_at DESC, chat_id, msg_id"
+_NEWEST_FIRST = "sent_at DESC, chat_id DESC, msg_id DESC"
+
 # A query with more terms is not tried with other forms of known words: it is a question, and no message repeats it.
 _MAX_TERMS_IN_OTHER_FORMS = 5
-_SHORT = 300  # characters of a message that a snippet shows whole
-# ts_headline marks words with two control characters, because a message may hold any printable mark itself. They are
-# removed from the text first.
-_BEGIN, _END = "\x02", "\x03"
-_MARKED = f'StartSel="{_BEGIN}", StopSel="{_END}"'
-_WHOLE = f"HighlightAll=true, {_MARKED}"
-_FRAGMENTS = f'MaxFragments=2, MinWords=8, MaxWords=20, FragmentDelimiter=" … ", {_MARKED}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,15 @@ class Matches:
     relaxed: bool = False
 
 
-def search_text(connection: Connection, text: str, scope: Scope, limit: int, vocabulary: ReadVocabulary) -> Matches:
+def search_text(
+    connection: Connection,
+    text: str,
+    scope: Scope,
+    limit: int,
+    vocabulary: ReadVocabulary,
+    *,
+    newest_first: bool = False,
+) -> Matches:
     """The messages that match the query, by ts_rank_cd; of equal ranks the newer message comes first.
 
     Args:
@@ -57,25 +65,39 @@ def search_text(connection: Connection, text: str, scope: Scope, limit: int, voc
         scope: where to look.
         limit: most messages.
         vocabulary: reads the archive's words; called only if the query finds nothing.
+        newest_first: whether the newest message comes first, and not the best.
     """
+    order = _NEWEST_FIRST if newest_first else _BEST_FIRST
     query = read(connection, text)
-    ranked = matching(connection, query, scope, limit)
+    ranked = matching(connection, query, scope, limit, order)
     if ranked or not query.terms:
         return Matches(ranked, query)
     corrected = correction.corrected(connection, query, vocabulary(), scope)
-    ranked = matching(connection, corrected, scope, limit)
+    ranked = matching(connection, corrected, scope, limit, order)
     if ranked:
         return Matches(ranked, corrected)
     if len(query.terms) <= _MAX_TERMS_IN_OTHER_FORMS:
         wider = correction.corrected(connection, query, vocabulary(), scope, wider=True)
-        ranked = matching(connection, wider, scope, limit)
+        ranked = matching(connection, wider, scope, limit, order)
         if ranked:
             return Matches(ranked, wider)
     ranked = bm25.any_word(connection, corrected, replace(scope, without=query.without), limit)
-    return Matches(ranked, corrected, relaxed=bool(ranked))
+    return Matches(by_time(connection, ranked) if newest_first else ranked, corrected, relaxed=bool(ranked))
 
 
-def matching(connection: Connection, query: Query, scope: Scope, limit: int) -> list[Ranked]:
+def by_time(connection: Connection, ranked: list[Ranked]) -> list[Ranked]:
+    """The same messages, the newest first."""
+    rows = connection.execute(
+        "SELECT m.chat_id, m.msg_id, m.sent_at FROM unnest(%s::text[], %s::text[]) AS k (chat_id, msg_id)"
+        " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id",
+        ([one.chat_id for one in ranked], [one.msg_id for one in ranked]),
+    )
+    times = {(chat_id, msg_id): sent_at for chat_id, msg_id, sent_at in rows}
+    known = [one for one in ranked if one.key in times]
+    return sorted(known, key=lambda one: (times[one.key], one.key), reverse=True)
+
+
+def matching(connection: Connection, query: Query, scope: Scope, limit: int, order: str) -> list[Ranked]:
     """The messages that match the query as it is."""
     if not query.terms:
         return []
@@ -84,8 +106,9 @@ def matching(connection: Connection, query: Query, scope: Scope, limit: int) -> 
         "WITH candidates AS MATERIALIZED ("
         "  SELECT m.chat_id, m.msg_id, m.sent_at, m.search FROM messages m"
         f"  WHERE m.search @@ %(query)s::tsquery AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {CANDIDATES})"
-        " SELECT chat_id, msg_id, pg_catalog.ts_rank_cd(search, %(query)s::tsquery) AS score FROM candidates"
-        " ORDER BY score DESC, sent_at DESC, chat_id, msg_id LIMIT %(limit)s".encode(),
+        f" SELECT chat_id, msg_id, pg_catalog.ts_rank_cd({_WEIGHTS}, search, %(query)s::tsquery) AS score"
+        " FROM candidates"
+        f" ORDER BY {order} LIMIT %(limit)s".encode(),
         {**scope.parameters, "query": query.tsquery, "limit": limit},
         prepare=False,
     )
@@ -93,39 +116,6 @@ def matching(connection: Connection, query: Query, scope: Scope, limit: int) -> 
         Ranked(chat_id, msg_id, score, by_retriever=(RetrieverScore("text", rank, score),))
         for rank, (chat_id, msg_id, score) in enumerate(rows, 1)
     ]
-
-
-def snippets(connection: Connection, ranked: list[Ranked], query: Query) -> list[str]:
-    """For each message the part with the query's words, marked with `MARKS`; a short message whole.
-
-    A snippet is "" if the query has no word to mark.
-    """
-    tsquery = " | ".join(f"({term.tsquery})" for term in query.terms)
-    if not ranked or not tsquery:
-        return [""] * len(ranked)
-    rows = connection.execute(
-        "SELECT r.place, pg_catalog.ts_headline('vkteams'::regconfig,"
-        " pg_catalog.translate(pg_catalog.left(m.text, 100000), %(signs)s, ''), "
-        f" %(query)s::tsquery, CASE WHEN pg_catalog.length(m.text) <= {_SHORT} THEN %(whole)s ELSE %(fragments)s END)"
-        " FROM unnest(%(chats)s::text[], %(messages)s::text[]) WITH ORDINALITY AS r (chat_id, msg_id, place)"
-        " JOIN messages m ON m.chat_id = r.chat_id AND m.msg_id = r.msg_id".encode(),
-        {
-            "query": tsquery,
-            "signs": _BEGIN + _END,
-            "whole": _WHOLE,
-            "fragments": _FRAGMENTS,
-            "chats": [r.chat_id for r in ranked],
-            "messages": [r.msg_id for r in ranked],
-        },
-        prepare=False,
-    )
-    headlines: dict[int, str] = dict(rows.fetchall())
-    return [_marked(headlines.get(place) or "") for place in range(1, len(ranked) + 1)]
-
-
-def _marked(headline: str) -> str:
-    """The headline with `MARKS`. The parts of an identifier match separately; their marks are joined."""
-    return headline.replace(_END + _BEGIN, "").replace(_BEGIN, MARKS[0]).replace(_END, MARKS[1])
 
 
 def shown_query(connection: Connection, query: Query, best: Ranked, snippet: str) -> str | None:

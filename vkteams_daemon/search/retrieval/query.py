@@ -1,7 +1,8 @@
 """A query in web search syntax: words, "phrases", -without, this OR that; and the tsquery that finds its messages.
 
-A word with signs inside (JIRA-1234, host-01.corp, /var/log/x.log) is looked for whole and by its parts: the messages
-are indexed both ways. Every text can be read as a query.
+A query is cut into words as messages are (`store.words.tokens`). A term of several words (JIRA-1234, host-01.corp, a
+date, a phone number) is looked for as a phrase, and in its other forms. Every text can be read as a query, also a
+command line from a terminal: its flags exclude nothing.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from vkteams_daemon.search.spelling.keyboard import fold
 from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.words import letters, numbers
+from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, lexemes_of
+from vkteams_daemon.store.words.tokens import Tokens, tokens
 
 MAX_TERMS = 64
 """Terms of one query; further ones are ignored."""
 
 _TERM = re.compile(r'(-?)"([^"]*)"?|(\S+)')
-_SIGNS = re.compile(r"[\W_]+")
-_SIGNS_INSIDE = re.compile(r"[^\W_][\W_]+[^\W_]")
+_LONG_OPTION, _LONE_FLAG = re.compile(r"--[A-Za-z]\S*"), re.compile(r"-[^\W\d_]")
+_GLUE = "\ue000"  # stands for the spaces within a number, so that it is one term
+_DIGIT = re.compile(r"\d")
+_LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)+)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +111,45 @@ class Query:
 def parse(text: str) -> Query:
     """The query as it is written; its terms have no tsqueries yet."""
     alternatives: list[list[Term]] = [[]]
-    for match in list(_TERM.finditer(text.replace("\x00", " ")))[:MAX_TERMS]:
+    found = list(_TERM.finditer(_glued(text.replace("\x00", " "))))[:MAX_TERMS]
+    words = [match[3] for match in found if match[3] is not None]
+    is_command = any(_LONG_OPTION.fullmatch(word) or _LONE_FLAG.fullmatch(word) for word in words)
+    for match in found:
         minus, phrase, word = match.groups()
         if word is None:
             if phrase.strip():
-                alternatives[-1].append(Term(phrase.strip(), phrase=True, excluded=bool(minus)))
+                alternatives[-1].append(Term(_unglued(phrase.strip()), phrase=True, excluded=bool(minus)))
         elif word.lower() == "or":
             alternatives.append([])
-        elif word.startswith("-") and len(word) > 1:
-            alternatives[-1].append(Term(word[1:], excluded=True))
+        elif _excludes(word, is_command):
+            alternatives[-1].append(Term(_unglued(word[1:]), excluded=True))
         else:
-            alternatives[-1].append(Term(word))
+            alternatives[-1].append(Term(_unglued(word)))
     return Query(tuple(tuple(terms) for terms in alternatives if terms))
+
+
+def _excludes(word: str, is_command: bool) -> bool:
+    """Whether a word excludes: a minus before a letter does, but not the flag of a command, nor a negative number."""
+    if not word.startswith("-") or not word[1:2].isalpha() or "=" in word:
+        return False
+    return len(word) > 2 and not (is_command and word[1].isascii())
+
+
+def _glued(text: str) -> str:
+    """The text with `_GLUE` for the spaces within numbers: +7 999 123-45-67, 1 250 000, 24 ноября 2026."""
+    if _DIGIT.search(text) is None:
+        return text
+    folded, places = letters.fold_with_places(text)
+    glued = list(text)
+    for begin, end, _ in numbers.forms(folded):
+        for place in range(places[begin], places[end]):
+            if text[place].isspace():
+                glued[place] = _GLUE
+    return "".join(glued)
+
+
+def _unglued(text: str) -> str:
+    return text.replace(_GLUE, " ")
 
 
 def read(connection: Connection, text: str) -> Query:
@@ -129,18 +161,61 @@ def read(connection: Connection, text: str) -> Query:
 
 def tsqueries(connection: Connection, terms: Sequence[Term]) -> list[str]:
     """The tsquery of each of these terms, in PostgreSQL's notation; "" for stop words."""
-    if not terms:
-        return []
-    rows = connection.execute(
-        "SELECT (CASE WHEN t.phrase THEN pg_catalog.phraseto_tsquery('vkteams'::regconfig, t.text)"
-        " ELSE pg_catalog.plainto_tsquery('vkteams'::regconfig, t.text)"
-        " || pg_catalog.plainto_tsquery('vkteams'::regconfig, t.parts) END)::text"
-        " FROM unnest(%s::text[], %s::text[], %s::bool[]) WITH ORDINALITY AS t (text, parts, phrase, place)"
-        " ORDER BY t.place",
-        (
-            [fold(term.typed) for term in terms],
-            [_SIGNS.sub(" ", fold(term.typed)) if _SIGNS_INSIDE.search(term.typed) else "" for term in terms],
-            [term.phrase for term in terms],
-        ),
-    )
-    return [tsquery for (tsquery,) in rows]
+    cut = [tokens(term.typed) for term in terms]
+    others = [[_looks_like(word, each) for word in each.words] for each in cut]
+    words = {word for each in cut for word in each.words} | {word for each in others for word in each if word}
+    lexemes = Lexicon().lexemes(connection, words)
+    return [_tsquery(term, each, other, lexemes) for term, each, other in zip(terms, cut, others, strict=True)]
+
+
+def _looks_like(word: str, cut: Tokens) -> str | None:
+    """The same code in letters of the other script: РО-512 with Russian letters, PO-512 with Latin ones."""
+    if (len(word) > 1 and word.isupper()) or any(map(str.isdigit, cut.words)):
+        return letters.alike(letters.fold(word))
+    return None
+
+
+def _tsquery(term: Term, cut: Tokens, others: Sequence[str | None], lexemes: Lexemes) -> str:
+    steps = []
+    for word, other in zip(cut.words, others, strict=True):
+        found = dict.fromkeys(lexeme for each in (word, other) if each for lexeme in lexemes_of(each, lexemes))
+        steps.append(" | ".join(map(quoted, found)))
+    phrase = _phrase(steps)
+    if term.phrase:
+        return phrase
+    forms = [form.word for form in cut.forms if form.width == len(cut.words)]
+    if negative := [form for form in forms if form[0] == "-" and form[1:2].isdigit()]:
+        return quoted(negative[0])
+    if any(not form.startswith("--") for form in forms):
+        forms = [form for form in forms if not form.startswith("--") or ("." in term.typed and len(steps) == 2)]
+    # Without its stop word, `1с` would be every 1.
+    alternatives = [phrase] if phrase and (all(steps) or not forms) else []
+    return " | ".join(dict.fromkeys([*alternatives, *map(quoted, forms)]))
+
+
+def _phrase(steps: Sequence[str]) -> str:
+    """The words one after the other; "" stands for a stop word, whose place stays empty."""
+    phrase, distance = "", 0
+    for step in steps:
+        distance += 1
+        if not step:
+            continue
+        step = f"({step})" if " | " in step else step
+        phrase = f"{phrase} {'<->' if distance == 1 else f'<{distance}>'} {step}" if phrase else step
+        distance = 0
+    return phrase
+
+
+def lexemes_in(tsquery: str) -> list[str]:
+    """The lexemes of a tsquery in PostgreSQL's notation."""
+    return [match.replace("''", "'").replace("\\\\", "\\") for match in _LEXEME.findall(tsquery)]
+
+
+def own_words(tsquery: str) -> str:
+    """The same tsquery for a message's own words alone (weight D, see `store.words.searched`)."""
+    return _LEXEME.sub(r"\g<0>:D", tsquery)
+
+
+def quoted(lexeme: str) -> str:
+    """The tsquery of one lexeme."""
+    return "'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'"

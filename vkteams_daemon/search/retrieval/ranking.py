@@ -9,7 +9,7 @@ from datetime import datetime
 from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Ranked
 from vkteams_daemon.search.retrieval import bm25
-from vkteams_daemon.search.retrieval.fulltext import search_text
+from vkteams_daemon.search.retrieval.fulltext import by_time, search_text
 from vkteams_daemon.search.retrieval.fusion import PER_RETRIEVER, fuse
 from vkteams_daemon.search.retrieval.meaning import by_meaning
 from vkteams_daemon.search.retrieval.query import Query, read
@@ -62,14 +62,30 @@ def rank(
         vocabulary: reads the archive's words; called only if a word of the query needs a correction.
         now: the moment from which recency counts (aware).
     """
+    if question.newest_first and question.mode != "text":
+        ranking = rank(
+            connection, replace(question, newest_first=False), scope, PER_RETRIEVER, encoders, vocabulary, now
+        )
+        return replace(ranking, ranked=by_time(connection, ranking.ranked))
     if question.mode == "text":
-        matches = search_text(connection, question.query, scope, limit, vocabulary)
+        matches = search_text(connection, question.query, scope, limit, vocabulary, newest_first=question.newest_first)
         note = None if matches.query.terms else f"{_NO_WORD}."
+        if not matches.ranked and matches.query.terms:
+            note = _left_out(matches.query) or note
         return Ranking(matches.ranked, matches.query, matches.relaxed, note)
     if question.mode == "semantic":
         nearest, note = by_meaning(connection, question.query, encoders, scope, limit, EF_SEARCH)
         return Ranking(nearest, note=note)
     return _hybrid(connection, question, scope, limit, encoders, vocabulary, now)
+
+
+def _left_out(query: Query) -> str | None:
+    """What the query has excluded, for an answer without a hit: a minus may have been meant as a sign."""
+    excluded = [term for terms in query.alternatives for term in terms if term.excluded and term.tsquery]
+    if not excluded:
+        return None
+    words, typed = ", ".join(f'"{term.word}"' for term in excluded), ", ".join(term.text for term in excluded)
+    return f"Messages with {words} were left out. To look for {typed} itself, put it in quotes."
 
 
 def _hybrid(
@@ -100,4 +116,6 @@ def _hybrid(
         reason = "No word of this query was found" if query.terms else _NO_WORD
         note = f"{_MEANING_ALONE.format(reason)} {note or ''}".rstrip()
     ranked = fuse(connection, by_words, nearest, scope, limit, half_life=question.recency, now=now)
+    if not ranked and typed.terms:
+        note = _left_out(typed) or note
     return Ranking(ranked, query, note=note)

@@ -14,15 +14,15 @@ from vkteams_daemon.search.retrieval import bm25
 from vkteams_daemon.search.retrieval import query as queries
 from vkteams_daemon.search.retrieval.query import Query, Term
 from vkteams_daemon.search.scope import Scope
-from vkteams_daemon.search.spelling.keyboard import fold, other_layout, other_script
+from vkteams_daemon.search.spelling.keyboard import other_layout, other_script
 from vkteams_daemon.search.spelling.vocabulary import NearWord, Vocabulary, max_typos
 from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.words.letters import fold
 
 _MAX_NEAR = 5  # nearest words that take the place of one
 _SPELLINGS_WITH_TYPOS = 4  # spellings in the other script for which near words are looked up
 _SHORT = 3  # letters of a word that may be a preposition in the other layout
 _PLAIN_WORD = re.compile(rf"\W*[^\W\d_]{{{_SHORT}}}[^\d_]*")  # not an identifier: identifiers belong to no language
-_LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)+)'")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class _Reading:
     @property
     def stems(self) -> list[str]:
         """Its words as the index holds them."""
-        return [match.replace("''", "'").replace("\\\\", "\\") for match in _LEXEME.findall(self.tsquery)]
+        return queries.lexemes_in(self.tsquery)
 
 
 def corrected(
@@ -125,7 +125,7 @@ def _nearest(readings: Sequence[_Reading], vocabulary: Vocabulary, wider: bool) 
         stems = reading.stems
         if len(stems) != 1:
             continue  # an identifier, or a word that a sign divides: a word near to its parts is not near to it
-        forms = vocabulary.forms(fold(reading.text.lower()), stems[0])
+        forms = vocabulary.forms(fold(reading.text).lower(), stems[0])
         typos = [near for near in vocabulary.near(stems[0], max_typos(stems[0])) if _begins_alike(stems[0], near.word)]
         for near in (*forms, *typos):
             near = replace(near, distance=near.distance + bool(number))
@@ -173,7 +173,7 @@ def _look_up(connection: Connection, texts: Sequence[str], scope: Scope) -> dict
 
 
 def _quoted(near: Sequence[NearWord]) -> list[str]:
-    return ["'" + n.word.replace("\\", "\\\\").replace("'", "''") + "'" for n in near]
+    return [queries.quoted(n.word) for n in near]
 
 
 def _any(tsqueries: Sequence[str]) -> str:

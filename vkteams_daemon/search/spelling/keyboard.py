@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import re
 
+from vkteams_daemon.store.words.letters import fold
+
 _LATIN = "`qwertyuiop[]asdfghjkl;'zxcvbnm,.~QWERTYUIOP{}ASDFGHJKL:\"ZXCVBNM<>"
 _CYRILLIC = "ёйцукенгшщзхъфывапролджэячсмитьбюЁЙЦУКЕНГШЩЗХЪФЫВАПРОЛДЖЭЯЧСМИТЬБЮ"
 _TO_CYRILLIC = str.maketrans(_LATIN, _CYRILLIC)
@@ -68,11 +70,6 @@ def other_script(word: str) -> list[str]:
             if len(readings) == MAX_SPELLINGS:
                 return list(dict.fromkeys(readings))
     return list(dict.fromkeys(readings))
-
-
-def fold(word: str) -> str:
-    """The word with е for ё."""
-    return word.replace("ё", "е").replace("Ё", "Е")
 
 
 def _choices(word: str, table: dict[str, tuple[str, ...]]) -> list[tuple[str, ...]]:

@@ -14,9 +14,9 @@ from typing import Any
 
 from psycopg.errors import UniqueViolation
 
-from vkteams_daemon.botapi.facts import Facts, MessageFact
+from vkteams_daemon.botapi.facts import Content, Facts, MessageFact
 from vkteams_daemon.store.bulk import COPY_THRESHOLD, ColumnSet
-from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.connections import Connection, SearchVector
 from vkteams_daemon.store.derive.message_fold import (
     BEGINNING,
     COLUMNS,
@@ -28,6 +28,8 @@ from vkteams_daemon.store.derive.message_fold import (
     versions_needed_since,
 )
 from vkteams_daemon.store.derive.people import People
+from vkteams_daemon.store.words import searched
+from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, search_vector
 
 Key = tuple[str, str]  # chat_id, msg_id
 
@@ -38,7 +40,7 @@ MESSAGES = ColumnSet((
     ("chat_id", "text"), ("msg_id", "text"), ("user_id", "text"), ("sent_at", "timestamptz"),
     ("edited_at", "timestamptz"), ("deleted_at", "timestamptz"), ("pinned_at", "timestamptz"), ("version", "int4"),
     ("text", "text"), ("format", "jsonb"), ("parts", "jsonb"), ("reply_to_msg_id", "text"), ("forward", "jsonb"),
-    ("thread", "jsonb"), ("received_at", "timestamptz"),
+    ("thread", "jsonb"), ("received_at", "timestamptz"), ("search", "tsvector"), ("search_version", "int2"),
 ))  # fmt: skip
 VERSIONS = ColumnSet((
     ("chat_id", "text"), ("msg_id", "text"), ("version", "int4"), ("edited_at", "timestamptz"), ("text", "text"),
@@ -59,10 +61,11 @@ _LOAD_VERSIONS = (
     " JOIN message_versions v ON v.chat_id = incoming.chat_id AND v.msg_id = incoming.msg_id AND v.version >= f.first"
     " ORDER BY v.chat_id, v.msg_id, v.version"
 )
+_STORED_COLUMNS = tuple(name for name, _ in MESSAGES.columns)
 _UPSERT_MESSAGES = (
-    f"INSERT INTO messages ({', '.join(COLUMNS)})"
-    f" SELECT {', '.join(f'{c}::jsonb' if c in _JSON_COLUMNS else c for c in COLUMNS)} FROM {{incoming}}"
-    f" ON CONFLICT (chat_id, msg_id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in COLUMNS[2:])}"
+    f"INSERT INTO messages ({', '.join(_STORED_COLUMNS)})"
+    f" SELECT {', '.join(f'{c}::jsonb' if c in _JSON_COLUMNS else c for c in _STORED_COLUMNS)} FROM {{incoming}}"
+    f" ON CONFLICT (chat_id, msg_id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _STORED_COLUMNS[2:])}"
 )
 _UPSERT_VERSIONS = (
     "INSERT INTO message_versions (chat_id, msg_id, version, edited_at, text, format, parts, replaced_at)"
@@ -145,21 +148,25 @@ class Projection:
 
     Args:
         erase: whether a deletion erases the text (`[storage] on_delete`).
+        lexicon: the lexemes that are known already; None for a new lexicon.
         expect_new: whether to insert many original messages without looking for stored ones. If one is stored, the
             database refuses the batch.
     """
 
-    def __init__(self, *, erase: bool, expect_new: bool = False) -> None:
+    def __init__(self, *, erase: bool, lexicon: Lexicon | None = None, expect_new: bool = False) -> None:
         self._erase = erase
         self._expect_new = expect_new
         self._facts: dict[Key, list[MessageFact]] = {}
         self._people = People()
+        self._search_terms = SearchTerms(lexicon or Lexicon())
 
     def add(self, facts: Facts, at: datetime) -> None:
         """Add the facts of the next event, which arrived `at`."""
         self.add_people(facts, at)
         if (fact := facts.message) is not None:
             self._facts.setdefault((fact.chat_id, fact.msg_id), []).append(fact)
+            if fact.content is not None:
+                self._search_terms.add(fact.content)
 
     def add_people(self, facts: Facts, at: datetime) -> None:
         """Add only what the next event says about chats, users and members."""
@@ -184,12 +191,48 @@ class Projection:
             connection,
             [fold_all(message, self._facts[key], erase=self._erase) for key, message in stored.items()],
             (fold_all(new_message(facts[0]), facts, erase=self._erase) for facts in new),
+            self._search_terms,
             erase=self._erase,
             copy=copy and len(new) >= COPY_THRESHOLD,
         )
 
     def _since(self, key: Key) -> datetime:
         return min(versions_needed_since(fact, erase=self._erase) for fact in self._facts[key])
+
+
+class SearchTerms:
+    """Makes the tsvectors of messages.
+
+    First every content is added, then the words are learnt, and then the vectors are made: the server cannot be asked
+    about a word while it takes in messages by COPY.
+    """
+
+    def __init__(self, lexicon: Lexicon) -> None:
+        self._lexicon = lexicon
+        self._texts: dict[str, searched.Texts] = {}  # of contents that are a text alone
+        self._words: set[str] = set()
+        self._lexemes: Lexemes = {}
+
+    def add(self, content: Content | Message) -> None:
+        """Add the words of a message, or of one of its versions."""
+        for tokens, _ in self._texts_of(content):
+            self._words.update(tokens.words)
+
+    def learn(self, connection: Connection) -> None:
+        """Learn the lexemes of the added words."""
+        self._lexemes = self._lexicon.lexemes(connection, self._words)
+
+    def vector(self, message: Message) -> SearchVector | None:
+        """The tsvector of a message whose content was added."""
+        return search_vector(self._texts_of(message), self._lexemes)
+
+    def _texts_of(self, content: Content | Message) -> searched.Texts:
+        if content.text is None or content.parts is not None or content.format is not None:
+            return searched.texts(content.text, content.parts, content.format)
+        texts = self._texts.get(content.text)
+        if texts is None:
+            texts = self._texts[content.text] = searched.texts(content.text, None, None)
+        return texts
 
 
 def load_messages(
@@ -254,7 +297,13 @@ def delete_messages(connection: Connection, keys: Sequence[Key]) -> int:
 
 
 def save_messages(
-    connection: Connection, stored: Sequence[Message], new: Iterable[Message], *, erase: bool, copy: bool
+    connection: Connection,
+    stored: Sequence[Message],
+    new: Iterable[Message],
+    terms: SearchTerms,
+    *,
+    erase: bool,
+    copy: bool,
 ) -> int:
     """Write messages after folding; returns how many have a new text to embed.
 
@@ -262,6 +311,7 @@ def save_messages(
         connection: in a transaction that has locked the chats of the messages.
         stored: messages that the database has; only differences are written.
         new: messages that the database does not have.
+        terms: made with the contents of the new messages.
         erase: whether to erase the events of deleted messages.
         copy: whether the new messages go by COPY. The iterator then makes the next ones while the server takes in the
             first.
@@ -273,7 +323,7 @@ def save_messages(
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for message in new:
-            yield message.row
+            yield (*message.row, terms.vector(message), searched.VERSION)
             if message.earlier:
                 versions.extend(message.version_rows)
             if message.to_embed:
@@ -281,7 +331,11 @@ def save_messages(
             elif message.deleted_at is not None:
                 deleted.append(message.key)
 
-    changed = [m.row for m in stored if m.row != m.stored_row]
+    to_update = [m for m in stored if m.row != m.stored_row]
+    for message in to_update:
+        terms.add(message)
+    terms.learn(connection)
+    changed = [(*m.row, terms.vector(m), searched.VERSION) for m in to_update]
     # COPY refuses a stored key, but nobody else can add one now: other transactions wait for the locks of the chats.
     if copy:
         MESSAGES.copy(connection, "messages", rows(), json=_to_json)

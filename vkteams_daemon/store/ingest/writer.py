@@ -27,6 +27,7 @@ from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.ingest import batch_part, event_rows, id_restart, probe, refused_rows
 from vkteams_daemon.store.ingest.event_rows import GenerationEvent
 from vkteams_daemon.store.ingest.session import Session
+from vkteams_daemon.store.words.lexicon import Lexicon
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ class Writer:
         self._cursor: Cursor | None = None
         self._acknowledged = acknowledged
         self._archive_id = ""
+        self._lexicon = Lexicon()
         self.erase = False
 
     @property
@@ -454,7 +456,7 @@ class Writer:
             How many events were quarantined, and how many texts are new.
         """
         copy = len(rows) >= COPY_THRESHOLD
-        projected = projection.Projection(erase=self.erase, expect_new=expect_new)
+        projected = projection.Projection(erase=self.erase, lexicon=self._lexicon, expect_new=expect_new)
         quarantined = 0
 
         def project_and_yield() -> Iterator[GenerationEvent]:

@@ -26,6 +26,7 @@ from vkteams_daemon.store.derive.message_fold import BEGINNING, Message, fold_al
 from vkteams_daemon.store.derive.people import People
 from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
 from vkteams_daemon.store.ingest.event_rows import Key
+from vkteams_daemon.store.words.lexicon import Lexicon
 
 Progress = Callable[[int, int], None]  # called with the events read so far, and their total
 
@@ -147,7 +148,7 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
         erase: whether a deletion erases the text, as `[storage] on_delete` says.
         progress: called after each page; the total counts every event twice, because each is read twice.
     """
-    result = ReplayResult()
+    result, lexicon = ReplayResult(), Lexicon()
     with translate_errors():
         projection.prepare_connection(connection)
         total = 2 * _count(connection, "true")
@@ -160,7 +161,7 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
                 refused_rows.insert_or_quarantine(
                     connection,
                     keys,
-                    lambda part: _rebuild(connection, part, erase, result),
+                    lambda part: _rebuild(connection, part, erase, result, lexicon),
                     lambda key, reason: None,
                     lambda key: _rebuild_probe(connection, erase),
                 )
@@ -208,10 +209,12 @@ def _rebuild_probe(connection: Connection, erase: bool) -> None:
     """Rebuild a harmless message from events that edit and delete it."""
     for event in (*probe.events_like("editedMessage"), probe.events_like("deletedMessage")[-1]):
         event_rows.insert(connection, probe.CHAT, [(1, event)], copy=False)
-        _rebuild(connection, [(probe.CHAT, probe.MESSAGE)], erase, ReplayResult())
+        _rebuild(connection, [(probe.CHAT, probe.MESSAGE)], erase, ReplayResult(), Lexicon())
 
 
-def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: bool, result: ReplayResult) -> None:
+def _rebuild(
+    connection: Connection, keys: Sequence[tuple[str, str]], erase: bool, result: ReplayResult, lexicon: Lexicon
+) -> None:
     """Fold these messages from their events again, and write those that differ from the stored rows."""
     stored = projection.load_messages(connection, keys, lambda key: BEGINNING)
     facts: dict[tuple[str, str], list[MessageFact]] = {key: [] for key in keys}
@@ -244,7 +247,10 @@ def _rebuild(connection: Connection, keys: Sequence[tuple[str, str]], erase: boo
     # Pass on unchanged messages as well: the row of a deleted message may be right while one of its events still has
     # content to erase.
     existing = [m for m in messages if m.stored_row is not None]
-    queued = projection.save_messages(connection, existing, new, erase=erase, copy=len(new) >= COPY_THRESHOLD)
+    terms = projection.SearchTerms(lexicon)
+    for message in new:
+        terms.add(message)
+    queued = projection.save_messages(connection, existing, new, terms, erase=erase, copy=len(new) >= COPY_THRESHOLD)
     result.events += events
     result.unreadable += unreadable
     result.erased += len(erased.difference(m.key for m in changed))

@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING
 from vkteams_daemon.ctl.output import Screen, one_line
 
 if TYPE_CHECKING:
-    from vkteams_daemon.search.messages import ArchivedMessage
+    from vkteams_daemon.search.messages import ArchivedMessage, Quote
 
 _MAX_DEPTH = 3  # steps of indentation
-_SHOWN_ELSEWHERE = {"mention", "reply", "inlineKeyboardMarkup"}  # parts that the text or the arrow shows already
+_SHOWN_ELSEWHERE = {
+    "mention",
+    "reply",
+    "forward",
+    "inlineKeyboardMarkup",
+}  # parts that the text or the arrow shows already
+_MAX_QUOTE = 300  # characters of a quote that are shown
 _BELOW_TIME = " " * 8
 
 
@@ -38,13 +44,29 @@ def show_conversation(
         match = own and message.msg_id in matches
         style = "bold" if match else ""
         indent = "  " * (_depth(message, by_id) if own else 1)
-        first, *rest = [line for line in message.text.splitlines() if line.strip()] or [""]
+        text = message.text if message.own_text is None else message.own_text
+        first, *rest = [line for line in text.splitlines() if line.strip()] or [""]
         author = f"{_name(message)}{_arrow(message, by_id) if own else ' (thread)'}{_marks(message)}"
         screen.line(f"{'>' if match else ' '} {moment:%H:%M} {indent}{author}: {one_line(first)}".rstrip(), style)
         for line in rest:
             screen.line(f"{_BELOW_TIME}{indent}  {one_line(line)}", style)
+        for line in quote_lines(message.quotes):
+            screen.line(f"{_BELOW_TIME}{indent}  {line}", "dim")
         if match:
             screen.line(f"{_BELOW_TIME}{indent}  message {message.msg_id}", "dim")
+
+
+def quote_lines(quotes: Sequence[Quote]) -> list[str]:
+    """A line for each quote: whose words they are, and the words."""
+    lines = []
+    for quote in quotes:
+        verb = "forwarded from" if quote.kind == "forward" else "in answer to"
+        when = f", {quote.sent_at.astimezone(UTC):%Y-%m-%d %H:%M}" if quote.sent_at else ""
+        files = "".join(f" [{one_line(name)}]" for name in quote.files)
+        text = one_line(quote.text)
+        text = text if len(text) <= _MAX_QUOTE else f"{text[:_MAX_QUOTE]} …"
+        lines.append(f"{'  ' * quote.depth}| {verb} {one_line(quote.author or 'nobody')}{when}: {text}{files}")
+    return lines
 
 
 def _depth(message: ArchivedMessage, by_id: Mapping[str, ArchivedMessage]) -> int:
@@ -69,5 +91,7 @@ def _name(message: ArchivedMessage) -> str:
 
 def _marks(message: ArchivedMessage) -> str:
     marks = ["edited"] if message.edited else []
+    if message.known_by_quote:
+        marks.append("not archived, known from an answer")
     marks += [one_line(part) for part in message.parts if part not in _SHOWN_ELSEWHERE]
     return f" [{', '.join(marks)}]" if marks else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vkteams_daemon import times
@@ -12,7 +13,7 @@ from vkteams_daemon.ctl import argument_types, filters
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.commands.context.conversation_view import show_conversation
 from vkteams_daemon.ctl.connections import open_archive
-from vkteams_daemon.ctl.output import Answer, Screen, cell, plain
+from vkteams_daemon.ctl.output import Answer, Screen, cell, one_line, plain
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def register(noun: Noun) -> None:
         "vkteamsctl context get --chat-id 681869378@chat.agent --timeframe 8h",
         "vkteamsctl context get --context-type topic --query 'сбой оплаты' --max-tokens 2000",
         "vkteamsctl context get --context-type user-profile --user-id a.ivanova@corp.example --timeframe 30d",
+        "vkteamsctl context get --context-type user-profile --user 'Анна Иванова'",
         "vkteamsctl context get --around 7576322310174586465",
     )
     filters.add_chat_ids_with_threads(get)
@@ -42,6 +44,7 @@ def register(noun: Noun) -> None:
     get.add_argument("--around", metavar="MSGID", help="the thread of this message, then its neighbours in time")
     get.add_argument("--query", metavar="QUERY", help="the topic")
     get.add_argument("--user-id", metavar="ID", help="the person; with a topic, only what this person said about it")
+    filters.add_names(get)
     get.add_argument(
         "--max-tokens", metavar="N", type=argument_types.positive, help="about the most tokens of the answer (4000)"
     )
@@ -56,9 +59,11 @@ def _get(args: argparse.Namespace, config: Config) -> Answer:
         raise UsageError(
             f"--max-tokens: {max_tokens} is out of range", hint=f"At least {_MIN_TOKENS}, at most {_MAX_TOKENS}."
         )
-    arguments = {"msg_id": args.around, "query": args.query, "user_id": args.user_id, "timeframe": args.timeframe}
+    user = args.user_id if args.user is None else args.user
+    arguments = {"msg_id": args.around, "query": args.query, "user_id": user, "timeframe": args.timeframe}
     kind = resolve_kind(args.context_type, arguments, _OPTIONS, _HINT)
     with open_archive(config) as archive:
+        named = filters.take_names(args, archive)
         chats = archive.existing(args.chat_id, threads=True, user_id=args.user_id)
         centre = (archive.chat_of(args.around, chat_ids=chats), args.around) if args.around else None
         context = archive.context(
@@ -71,6 +76,7 @@ def _get(args: argparse.Namespace, config: Config) -> Answer:
             max_tokens=max_tokens,
             cost=token_budget.line_cost if getattr(args, "output", "table") == "table" else _json_cost,
         )
+    context = replace(context, named=named)
     messages = [message for conversation in context.conversations for message in conversation.messages]
     return Answer(context, lambda screen: _show(screen, context), ids=[f"{m.chat_id} {m.msg_id}" for m in messages])
 
@@ -85,6 +91,8 @@ def _json_cost(message: ArchivedMessage) -> int:
 def _show(screen: Screen, context: Context) -> None:
     if context.profile:
         _show_profile(screen, context.profile)
+    for sentence in context.named:
+        screen.line(one_line(sentence), "dim")
     if context.note and context.conversations:
         screen.line(context.note, "yellow")
     for conversation in context.conversations:

@@ -1,0 +1,109 @@
+"""Snippets: the part of a text that a query has found, with marks around the words that match."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from vkteams_daemon.search.results import MARKS
+from vkteams_daemon.search.retrieval.query import Query, lexemes_in
+from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.words import letters
+from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, lexemes_of
+from vkteams_daemon.store.words.tokens import Tokens, normal_forms, tokens_of_folded
+
+_SHORT = 300  # characters of a text that a snippet shows whole
+_BEFORE, _LENGTH = 60, 200  # characters of a fragment before its first match, and in all
+_FRAGMENTS = 2
+_BETWEEN_FRAGMENTS = " … "
+_MAX_MATCHES = 1000  # of one text that are looked at
+
+_SPACE = re.compile(r"\s")
+
+_Match = tuple[int, int, frozenset[str]]  # begin, end, and the lexemes of the query that match there
+
+
+def snippets(connection: Connection, texts: Sequence[str], query: Query) -> list[str]:
+    """For each text the part with the query's words, marked with `MARKS`; a short text whole.
+
+    A snippet is "" if the text has no word to mark: its words stand outside the text, or have no lexeme.
+    """
+    wanted = frozenset(lexeme for term in query.terms for lexeme in lexemes_in(term.tsquery))
+    folded = [letters.fold_with_places(text) for text in texts]
+    cut = [tokens_of_folded(text) for text, _ in folded]
+    # A stem begins as its word does, so a long text has few words that could match. Short words may be stop words.
+    beginnings = tuple(lexeme[:2] for lexeme in wanted)
+    words = {word for each in cut for word in each.words}
+    likely = {word for word in words if len(word) < 3 or any(f.startswith(beginnings) for f in normal_forms(word))}
+    lexemes = Lexicon().lexemes(connection, likely)
+    matches = [
+        [(places[begin], places[end], found) for begin, end, found in _matches(plain, each, lexemes, wanted)]
+        for each, (plain, places) in zip(cut, folded, strict=True)
+    ]
+    return [_snippet(text, each) if each else "" for text, each in zip(texts, matches, strict=True)]
+
+
+def _matches(folded: str, cut: Tokens, lexemes: Lexemes, wanted: frozenset[str]) -> list[_Match]:
+    """The matches in a folded text, in their order. Signs and stop words alone do not part two of them."""
+    by_word = [frozenset(lexemes_of(word, lexemes)) for word in cut.words]
+    found = [each & wanted for each in by_word]
+    within: set[int] = set()  # places of words that are one number with the word before them
+    for form in cut.forms:
+        if form.word in wanted:
+            within.update(range(form.place + 1, form.place + form.width))
+            for place in range(form.place, form.place + form.width):
+                found[place] |= {form.word}
+    matches: list[_Match] = []
+    last = -1  # the place of the last match
+    for place, (begin, end) in enumerate(cut.spans):
+        if not found[place]:
+            continue
+        joined = place in within or not _SPACE.search(folded, matches[-1][1] if matches else 0, begin)
+        if matches and joined and not any(by_word[last + 1 : place]):
+            before = matches.pop()
+            matches.append((before[0], end, before[2] | found[place]))
+        else:
+            matches.append((begin, end, found[place]))
+        last = place
+        if len(matches) == _MAX_MATCHES:
+            break
+    return matches
+
+
+def _snippet(text: str, matches: Sequence[_Match]) -> str:
+    if len(text) <= _SHORT:
+        return _marked(text, matches, 0, len(text))
+    begins: list[int] = []
+    for begin in sorted(_begins(matches), key=lambda begin: -len(_lexemes_within(matches, begin))):
+        if all(abs(begin - other) > _LENGTH for other in begins):
+            begins.append(begin)
+        if len(begins) == _FRAGMENTS:
+            break
+    fragments = [_words_within(text, begin, min(len(text), begin + _LENGTH)) for begin in sorted(begins)]
+    return _BETWEEN_FRAGMENTS.join(_marked(text, matches, begin, end) for begin, end in fragments)
+
+
+def _begins(matches: Sequence[_Match]) -> Iterable[int]:
+    return dict.fromkeys(max(0, begin - _BEFORE) for begin, _, _ in matches)
+
+
+def _lexemes_within(matches: Sequence[_Match], begin: int) -> set[str]:
+    return {lexeme for first, end, found in matches if first >= begin and end <= begin + _LENGTH for lexeme in found}
+
+
+def _words_within(text: str, begin: int, end: int) -> tuple[int, int]:
+    """The span without the word that begins before it, and with the whole of the word that it cuts."""
+    if begin and (space := _SPACE.search(text, begin, begin + _BEFORE)):
+        begin = space.end()
+    if end < len(text) and (space := _SPACE.search(text, end, end + _BEFORE)):
+        end = space.start()
+    return begin, end
+
+
+def _marked(text: str, matches: Sequence[_Match], begin: int, end: int) -> str:
+    parts, at = [], begin
+    for first, last, _ in matches:
+        if first >= begin and last <= end:
+            parts += [text[at:first], MARKS[0], text[first:last], MARKS[1]]
+            at = last
+    return "".join([*parts, text[at:end]]).strip()
