@@ -14,6 +14,7 @@ import pytest
 
 from tests.harness.daemon import DaemonProcess
 from tests.harness.oracle import Oracle
+from tests.harness.scale import FULL
 from tests.harness.talk import Talk
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient
@@ -256,6 +257,7 @@ def test_invalid_ages(age: str) -> None:
     assert str(raised.value) == f"storage.retention: {age!r} is not days or weeks, such as 365d (command line)"
 
 
+@pytest.mark.skipif(FULL, reason="the real daemon erases nothing before the next day")
 def test_daemon_erases_after_a_reload(
     vkteamsd: Callable[..., DaemonProcess], simulator: Simulator, oracle: Oracle
 ) -> None:

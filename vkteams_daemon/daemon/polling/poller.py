@@ -11,6 +11,7 @@ is back, the events of the spool are committed before the next poll (see spooler
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import math
 import threading
@@ -454,6 +455,9 @@ class Poller:
             log.log(level, "the database fails: %s%s", error, f". {error.hint}" if error.hint else "")
         if self._pending is not None:
             self._status.events.failed = len(self._pending.events)
+        # Each failed attempt leaves an exception and its traceback in a reference cycle. Nothing else happens meanwhile
+        # that would start the collector, which `relax_gc` has made rare.
+        gc.collect()
         wait = self._database_backoff.failed()
         changed = database.state != "down" or database.last_error != str(error)
         database.state, database.last_error = "down", str(error)
