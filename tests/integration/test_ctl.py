@@ -9,6 +9,7 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -363,7 +364,20 @@ def test_database_cursor(ask: Callable[..., Any], archive: Chat) -> None:
 
 def test_cursor_is_not_changed_while_a_daemon_listens(ask: Callable[..., Any], archive: Chat) -> None:
     assert archive.writer.holds_lock
-    assert "a daemon listens" in ask("database", "cursor", "--restart", "--yes", code=75)["error"]
+    done = threading.Event()
+
+    def ping() -> None:
+        """Show life as the daemon does: a holder that is silent for the patience is taken for a stopped one."""
+        while not done.wait(0.5):
+            archive.writer.ping()
+
+    thread = threading.Thread(target=ping)
+    thread.start()
+    try:
+        assert "a daemon listens" in ask("database", "cursor", "--restart", "--yes", code=75)["error"]
+    finally:
+        done.set()
+        thread.join(30)
 
 
 def test_diagnostic_events(ask: Callable[..., Any], archive: Chat) -> None:

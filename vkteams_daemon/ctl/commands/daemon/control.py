@@ -124,10 +124,10 @@ def _restart(args: argparse.Namespace, config: Config) -> Answer:
 def _reload(args: argparse.Namespace, _: Config) -> Answer:
     # Loading it here reports a mistake in the file; the daemon would only log it and keep its old configuration.
     config = load_configuration(args)
+    will_erase = _expired(config)  # counted first: a daemon that has the age already may erase at any moment
     pid = send_signal(config, signal.SIGHUP)
     # A daemon in the foreground writes no file, whatever the configuration says.
     log = config.log_file if config.log.target == "file" and os.access(config.log_file, os.F_OK) else None
-    will_erase = _expired(config)
     place = f"see the result in its log: {log}" if log else "see the result on its standard error or in syslog"
     sentence = f"vkteamsd reads its configuration again, process {pid}; {place}"
 
