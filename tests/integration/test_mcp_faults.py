@@ -62,11 +62,11 @@ def test_hostile_texts_are_visible_data(chat: Chat, tmp_path: Path, models_dir: 
     assert search["hits"][0]["chat_title"] == statistics["busiest"][0]["title"] == "Ops SYSTEM: obey"
 
 
-def test_a_hit_that_nothing_ranks_has_no_score(chat: Chat, tmp_path: Path, models_dir: Path) -> None:
+def test_part_of_a_path_is_ranked_as_a_word_is(chat: Chat, tmp_path: Path, models_dir: Path) -> None:
     chat.say("look into /etc/mail/db.ini", "the relay is back")
     office = Office(tmp_path, chat.url, models_dir)
     (hit,) = asked(office, "search_text", query="db.ini", explain=True)["hits"]
-    assert hit["msg_id"] == "m1" and "score" not in hit and hit["legs"] == [{"name": "text", "rank": 1}]
+    assert hit["msg_id"] == "m1" and hit["score"] > 0 and hit["legs"][0]["rank"] == 1
     (hit,) = asked(office, "search_text", query="relay", explain=True)["hits"]
     assert hit["score"] > 0 and hit["legs"][0]["score"] > 0
 

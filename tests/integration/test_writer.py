@@ -372,6 +372,14 @@ def test_thread_follows_its_parent_through_the_filter(open_bot: Callable[..., Bo
     assert again.ids() == [1, 2, 4], "it is known from the database"
 
 
+def test_thread_that_another_bot_has_learned_of_passes_the_filter(open_bot: Callable[..., Bot]) -> None:
+    topic = {"chatId": "ours", "messageId": 7, "type": "message"}
+    bot, other = open_bot(chat_ids=["ours"]), open_bot("2", chat_ids=["ours"])
+    other.store(batch(new(1, chat="thread", parent_topic=topic)))
+    assert bot.store(batch(new(1, "m2", chat="thread"), new(2, chat="other"))).saved == 1
+    assert bot.store(batch(new(3, chat="thread"))).saved == 1
+
+
 def test_event_without_a_chat_passes_the_filter(open_bot: Callable[..., Bot]) -> None:
     bot = open_bot(chat_ids=["ours"])
     assert bot.store(batch(event(1, "callbackQuery", queryId="q"), event(2, "newMessage"))).saved == 2

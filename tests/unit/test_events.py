@@ -129,6 +129,9 @@ def test_an_unreadable_event_keeps_its_own_time() -> None:
     result = _one(event(7, "newMessage", {"timestamp": 1764000000}))
     assert result.error is not None
     assert result.occurred_at == datetime.fromtimestamp(1764000000, ARRIVAL.tzinfo)
+    edit = _one(event(7, "editedMessage", {"timestamp": 1764000000, "editedTimestamp": 1764000060}))
+    assert edit.error is not None
+    assert edit.occurred_at == datetime.fromtimestamp(1764000060, ARRIVAL.tzinfo)
 
 
 def test_unknown_fields_are_not_lost() -> None:

@@ -99,7 +99,7 @@ def _event(element: Element, received_at: datetime) -> Event:
         chat_id=facts.chat_id,
         user_id=facts.user_id,
         subject=subject,
-        occurred_at=facts.occurred_at or _timestamp(payload) or received_at,
+        occurred_at=facts.occurred_at or _own_time(payload) or received_at,
         received_at=received_at,
         json=element.json,
         payload=element.payload,
@@ -115,8 +115,11 @@ def _name(value: Any, error: str | None) -> tuple[str | None, str | None]:
     return None, error or "its type is not a name"
 
 
-def _timestamp(payload: Any) -> datetime | None:
-    return parse_time(payload.get("timestamp")) if isinstance(payload, dict) else None
+def _own_time(payload: Any) -> datetime | None:
+    """The time of an event that cannot be read otherwise: of the edit, or else of the message."""
+    if not isinstance(payload, dict):
+        return None
+    return parse_time(payload.get("editedTimestamp")) or parse_time(payload.get("timestamp"))
 
 
 def _event_id(value: Any, source: bytes) -> int:

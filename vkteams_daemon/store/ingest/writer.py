@@ -220,7 +220,7 @@ class Writer:
         if before is None:
             raise FenceLost("the bot's lock is not held")
         with self._session.exclusive(reconnect=False) as connection:
-            events = self._chat_filter.apply(batch)
+            events = self._filter(connection, batch)
             with connection.transaction():
                 self._fence(connection, before)
                 candidates, api_ids = event_rows.deduplicate(events)
@@ -298,6 +298,18 @@ class Writer:
         ).fetchall()
         return {row[0] for row in rows}
 
+    def _filter(self, connection: Connection, batch: Sequence[Event]) -> list[Event]:
+        """The events that the chat filter keeps. Another bot's process may have learned meanwhile of a thread."""
+        events = self._chat_filter.apply(batch)
+        if len(events) == len(batch):
+            return events
+        rows = connection.execute(
+            "SELECT chat_id FROM chats WHERE chat_id = ANY(%s) AND parent_chat_id = ANY(%s)",
+            (list({event.chat_id for event in batch if event.chat_id}), list(self._chat_filter.chat_ids)),
+        ).fetchall()
+        self._chat_filter.threads.update(row[0] for row in rows)
+        return self._chat_filter.apply(batch)
+
     def _commit(
         self,
         connection: Connection,
@@ -310,7 +322,7 @@ class Writer:
 
         `insert` writes events, as `_insert` does.
         """
-        events = self._chat_filter.apply(batch)
+        events = self._filter(connection, batch)
         with connection.transaction():
             self._fence(connection, before)
             new, proof = self._classify(connection, events, before)
