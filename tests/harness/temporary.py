@@ -95,7 +95,13 @@ def clear(directory: Path) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     until(lambda: not servers(directory), what=f"the end of the servers in {directory}")
-    shutil.rmtree(directory)
+
+    def removed() -> bool:
+        # A daemon that has just ended may be removing the database that it did not finish: names vanish meanwhile.
+        shutil.rmtree(directory, ignore_errors=True)
+        return not directory.exists()
+
+    until(removed, what=f"the removal of {directory}")
 
 
 def _sweep(place: Path) -> None:
