@@ -254,6 +254,17 @@ def test_backup_goes_on_beside_a_writer(messages: Talk, ask: Ask, tmp_path: Path
     assert rows(elsewhere) == rows(messages.url)
 
 
+def test_program_that_ends_early_with_success_leaves_no_backup(
+    messages: Talk, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages.many([f"{n} {'long text ' * 50}" for n in range(500)])
+    (tmp_path / "age").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "age").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert "cannot be written" in ask("database", "backup", str(tmp_path / "b.age"), "--age", "x", code=73)["error"]
+    assert not list(tmp_path.glob("*b.age*"))
+
+
 @pytest.mark.skipif(not shutil.which("gpg"), reason="gpg is not installed")
 def test_backup_for_a_gpg_key(
     messages: Talk, ask: Ask, open_tmp: Path, elsewhere: str, monkeypatch: pytest.MonkeyPatch

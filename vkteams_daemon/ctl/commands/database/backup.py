@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _NAME = "vkteams-{:%Y%m%dT%H%M%SZ}.backup"
 _NAMES = re.compile(r"vkteams-\d{8}T\d{6}Z\.backup(\.age|\.gpg)?")
+_END_LIMIT = 10.0  # seconds for a program that has closed its input
 _MODE = 0o600  # the backup holds every message
 
 
@@ -191,11 +192,8 @@ def _encrypted(file: BinaryIO, age: str | None, gpg: str | None) -> Iterator[Bin
     command = ["age", "--recipient", age] if age else gpg_command
     with _piped(command, stdin=subprocess.PIPE, stdout=file) as process:
         assert process.stdin is not None
-        try:
-            yield process.stdin  # type: ignore[misc]
-            process.stdin.close()
-        except BrokenPipeError:
-            pass  # the program has ended and says why
+        yield process.stdin  # type: ignore[misc]
+        process.stdin.close()
 
 
 @contextlib.contextmanager
@@ -233,8 +231,11 @@ def _piped(command: Sequence[str], **streams: object) -> Iterator[subprocess.Pop
         with process:
             try:
                 yield process
-            except (VkTeamsError, OSError):
-                process.kill() if process.poll() is None else None
+            except (VkTeamsError, OSError) as error:
+                if isinstance(error, BrokenPipeError):  # the program reads no more: it ends, and has said why
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(_END_LIMIT)
+                process.kill()
                 if process.wait() > 0:
                     raise _failed(command[0], errors) from None
                 raise
