@@ -43,7 +43,8 @@ def restore(connect: Callable[[], Connection], conninfo: str, reader: BackupRead
         SchemaError: the place is not empty, or does not fit the backup.
         AlreadyRunning: vkteamsd is connected to the database.
         BackupDamaged: the backup is not whole; nothing of it was restored.
-        StoreError: the database refuses it; nothing of it was restored.
+        StoreError: the database refuses it, and nothing of it was restored; or the restored tables have other rows than
+            the backup names, and stay to be looked at.
     """
     manifest = reader.manifest
     newest = max(schema.migrations())
