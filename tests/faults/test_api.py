@@ -73,7 +73,7 @@ def test_revoked_token_is_logged_and_retried_with_back_off(
     before = len(simulator.log())
     simulator.faults("revoked", None)
     until(lambda: (s := daemon.status()) and s.api.state == "unauthorized", 20, "state unauthorized")
-    assert "ERROR daemon.polling.poller: the Bot API fails: the Bot API refused the token" in daemon.log_text()
+    assert "ERROR daemon.polling.availability: the Bot API fails: the Bot API refused the token" in daemon.log_text()
     until(lambda: (s := daemon.status()) and s.api.consecutive_failures >= 3, 60, "three failures")
     asked = sum(entry.kind in ("poll", "fault", "call") for entry in simulator.log()[before:])
     assert asked <= 2 * 4, "one request a back-off (and its line of the log)"

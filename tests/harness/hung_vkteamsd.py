@@ -35,12 +35,12 @@ CHECK_INTERVAL = 0.1  # seconds
 
 def hung_service(*arguments: Any, **settings: Any) -> Any:
     """The service. It is imported here, after the fork, because its imports may start threads."""
-    from vkteams_daemon.daemon import reload, retention, service, watch
+    from vkteams_daemon.daemon import bot_listener, reload, retention, service, watch
     from vkteams_daemon.daemon.polling import poller
     from vkteams_daemon.daemon.workers import worker
 
-    service.PING_LIMIT = service.MAIN_LIMIT = LIMIT
-    service.PING_INTERVAL = poller.STEP_LIMIT = reload.RELOAD_LIMIT = worker.ROUND_LIMIT = LIMIT
+    bot_listener.PING_LIMIT = service.MAIN_LIMIT = LIMIT
+    bot_listener.PING_INTERVAL = poller.STEP_LIMIT = reload.RELOAD_LIMIT = worker.ROUND_LIMIT = LIMIT
     retention.CHECK_INTERVAL = 0.5
     watch.Watch.run = functools.partialmethod(watch.Watch.run, interval=CHECK_INTERVAL)  # type: ignore[assignment]
     for name, (module, function, thread) in HANGS.items():

@@ -14,7 +14,7 @@ from vkteams_daemon.daemon.main import main
 
 def quick_service(*arguments: Any, **settings: Any) -> Any:
     """The service. It is imported here, after the fork, because its imports may start threads."""
-    from vkteams_daemon.daemon import retention, roster, service
+    from vkteams_daemon.daemon import bot_listener, retention, roster, service
     from vkteams_daemon.daemon.polling import backoff, poller
     from vkteams_daemon.store import connection_profiles
 
@@ -23,7 +23,7 @@ def quick_service(*arguments: Any, **settings: Any) -> Any:
     retention.REPRIEVE = 1.0
     roster.CHECK_INTERVAL = 1.0
     roster.PACE = 0.1
-    service.PING_INTERVAL = 1.2
+    bot_listener.PING_INTERVAL = 1.2
     poller.STANDBY_INTERVAL = 0.5
     for name in ("idle_session_timeout", "idle_in_transaction_session_timeout"):
         assert connection_profiles.WRITER.settings[name] == "10s"

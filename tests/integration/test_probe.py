@@ -28,6 +28,7 @@ from vkteams_daemon.errors import StoreError
 from vkteams_daemon.store.derive import message_fold
 from vkteams_daemon.store.derive.message_fold import Message
 from vkteams_daemon.store.ingest import probe
+from vkteams_daemon.store.ingest.insertion import EventInserter
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.rebuild import replay
 
@@ -116,15 +117,15 @@ def test_fault_of_this_program_that_meets_every_event_of_a_type_quarantines_noth
 ) -> None:
     before = archive.content()
     heard = batch(_KINDS[kind](1000))
-    insert = Writer._insert
+    insert = EventInserter._insert
 
-    def faulty(self: Writer, connection: Any, part: Any, **options: Any) -> Any:
+    def faulty(self: EventInserter, connection: Any, part: Any, *rest: Any, **options: Any) -> Any:
         if any(e.type == kind or e.type == "vkteamsProbe" for _, e in part):
             raise TypeError("no such thing")
-        return insert(self, connection, part, **options)
+        return insert(self, connection, part, *rest, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Writer, "_insert", faulty)
+        patched.setattr(EventInserter, "_insert", faulty)
         with pytest.raises(StoreError, match="quarantined: internal error: TypeError: no such thing"):
             archive.writer.store(heard)
     after = archive.content()

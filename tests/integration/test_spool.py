@@ -213,7 +213,7 @@ def test_without_a_spool_nothing_is_acknowledged(
     """Where another host could listen, and in the first start: nobody knows the cursor then."""
     one = away(0, spool_after=0.0) if how == "never" else listening(there=False)
     emit_event(simulator, 0)
-    until(lambda: one.poller._database_backoff.failures > 3, 20, "some failures")
+    until(lambda: one.poller._database.backoff.failures > 3, 20, "some failures")
     assert simulator.state()["acknowledged"] == 0
     assert list(tmp_path.iterdir()) == []
     one.back()
@@ -292,7 +292,7 @@ def test_a_full_spool_stops_polling(
     until(lambda: one.status.spool.last_error, 20, "a full spool")
     assert "is full" in str(one.status.spool.last_error)
     polls = _polls(simulator)
-    until(lambda: one.poller._database_backoff.failures > 9, 30, "more failures")
+    until(lambda: one.poller._database.backoff.failures > 9, 30, "more failures")
     assert _polls(simulator) == polls
     assert [r.levelno for r in caplog.records if "is full" in r.getMessage()] == [logging.ERROR]
     assert max(spooled_ids(tmp_path)) == simulator.state()["acknowledged"] or one.status.events.failed
@@ -309,8 +309,8 @@ def _polls(simulator: Simulator) -> int:
 def test_an_api_that_is_away_too_is_asked_with_patience(away: Make, simulator: Simulator, oracle: Oracle) -> None:
     one = away(1)
     simulator.faults("reset", None, "events/get")
-    failures = one.poller._api_backoff.failures
-    until(lambda: one.poller._api_backoff.failures >= failures + 4, 30, "failures of the API")
+    failures = one.poller._api.backoff.failures
+    until(lambda: one.poller._api.backoff.failures >= failures + 4, 30, "failures of the API")
     moments = [entry.at for entry in simulator.log() if entry.kind == "poll"][-3:]
     assert moments[-1] - moments[0] >= 0.9
     simulator.clear_faults()
@@ -354,7 +354,7 @@ def test_a_standby_leaves_the_spool_alone(
         assert "1 events wait in the spool until this process listens again" in caplog.text
         two.away()
         emit_event(simulator, 1)
-        until(lambda: other.ping() or two.poller._database_backoff.failures > 2, 20, "failures")
+        until(lambda: other.ping() or two.poller._database.backoff.failures > 2, 20, "failures")
         assert simulator.state()["acknowledged"] == 1
         assert spooled_ids(tmp_path) == [1]
     finally:

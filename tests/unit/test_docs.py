@@ -248,6 +248,14 @@ def test_every_file_that_is_written_exists(page: Path) -> None:
         assert (page.parent / name).exists(), name
 
 
+@pytest.mark.parametrize("page", _WRITTEN, ids=lambda page: page.name)
+def test_every_method_that_is_written_exists(page: Path) -> None:
+    sources = [file.read_text(encoding="utf-8") for file in (ROOT / "vkteams_daemon").rglob("*.py")]
+    for owner, name in re.findall(r"`([A-Z][a-z]\w+)\.(\w+)[`(]", page.read_text(encoding="utf-8")):
+        places = [source for source in sources if f"\nclass {owner}" in source]
+        assert any(re.search(rf"\b{name}\b", source) for source in places), f"{owner}.{name}"
+
+
 def test_the_recipes_name_the_files_they_need() -> None:
     recipes = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("\n## Recipes")[2]
     for name in ("An option", "A command", "A migration", "An MCP tool", "A model of the catalogue"):
@@ -290,7 +298,7 @@ def _log_formats() -> Iterator[tuple[str, str]]:
                 continue
             name, owner = node.func.attr, getattr(node.func.value, "id", "")
             level = owner in ("log", "logger") and name in ("warning", "error", "critical", "exception", "log")
-            warned = file.parent.name == "daemon" and name in ("warn", "_set")
+            warned = "daemon" in file.parts[-3:] and name in ("warn", "_warn", "_set")
             for value in node.args if level or warned else ():
                 if isinstance(value, ast.Constant) and isinstance(value.value, str):
                     yield file.name, re.sub(r"%(\.\d+)?[a-z]|`[^`]*`", "…", value.value)

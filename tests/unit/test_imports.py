@@ -134,7 +134,7 @@ def test_one_module_opens_the_connections_to_the_database() -> None:
 
 # Where no profile is named, and why that does no harm.
 _WITHOUT_PROFILE = {
-    "vkteams_daemon/daemon/service.py": "the writer applies its profile itself: then another thread can end that, too",
+    "vkteams_daemon/daemon/bot_listener.py": "the writer applies its own: another thread can end that, too",
     "vkteams_daemon/store/bundled/listener.py": "it asks one thing, outside of a transaction",
 }
 

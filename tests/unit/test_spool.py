@@ -26,8 +26,7 @@ from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.daemon.polling import spool as module
 from vkteams_daemon.daemon.polling import spool_records
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
-from vkteams_daemon.daemon.polling.spooler import Spooler
-from vkteams_daemon.daemon.service import Service
+from vkteams_daemon.daemon.polling.spooler import Spooler, make_spooler
 from vkteams_daemon.options import Config
 
 BOT = "1000000001"
@@ -416,8 +415,7 @@ def test_who_may_spool(url: str, single: bool, after: float, expected: float) ->
 
 def test_no_save_has_no_spool(tmp_path: Path) -> None:
     config = Config(daemon=options.Daemon(state_dir=str(tmp_path)), storage=options.Storage(save=False))
-    service = Service(config)
-    spooler = service._make_spooler()
+    spooler = make_spooler(config)
     spooler.open(BOT)
     assert spooler.spool is None
 

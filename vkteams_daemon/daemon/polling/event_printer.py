@@ -18,7 +18,8 @@ from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.errors import CannotCreate
 from vkteams_daemon.store.gaps import NOT_SAVED, Missing
-from vkteams_daemon.store.ingest.writer import Cursor, StoreResult
+from vkteams_daemon.store.ingest.event_cursor import Cursor
+from vkteams_daemon.store.ingest.writer import StoreResult
 from vkteams_daemon.system.text import terminal_safe_json
 
 _MAX_CHATS = 1000  # a note names no more chats than this

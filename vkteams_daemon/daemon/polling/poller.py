@@ -16,17 +16,18 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from datetime import UTC, datetime, timedelta
-from typing import Literal, Protocol
+from datetime import datetime
+from typing import Protocol
 
 from vkteams_daemon.botapi import events as api_events
 from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.daemon.polling.availability import ApiAvailability, DatabaseAvailability
 from vkteams_daemon.daemon.polling.backoff import Backoff
 from vkteams_daemon.daemon.polling.clock import Clock
+from vkteams_daemon.daemon.polling.event_counts import EventCounts
 from vkteams_daemon.daemon.polling.event_printer import OutputLost
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
 from vkteams_daemon.daemon.polling.spool import SpoolRefused
@@ -36,7 +37,6 @@ from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import (
     ApiError,
     ApiUnreachable,
-    CannotWrite,
     ConfigError,
     DatabaseSlow,
     FenceLost,
@@ -45,7 +45,8 @@ from vkteams_daemon.errors import (
     Unauthorised,
     VkTeamsError,
 )
-from vkteams_daemon.store.ingest.writer import Cursor, StoreResult, Writer
+from vkteams_daemon.store.ingest.event_cursor import Cursor
+from vkteams_daemon.store.ingest.writer import StoreResult, Writer
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ class Poller:
     Attributes:
         ready: done when the loop listens or waits as a standby, with the note for the administrator. A permanent error
             before that becomes its exception.
-        latencies: milliseconds from an answer's arrival to its commit, the last thousand.
+        counts: of the events.
         last_error: the last failure of the API or the database.
         sink: the writer, once the database has been opened.
         spooler: as above.
@@ -119,7 +120,7 @@ class Poller:
         self._client = self._client_in_use = client
         self.poll_time = poll_time
         self.ready: Future[str] = Future()
-        self.latencies: deque[float] = deque(maxlen=1000)
+        self.counts = EventCounts(status.events, observe)
         self.last_error: VkTeamsError | None = None
         self.sink: Sink | None = None
         self.spooler = spooler or Spooler()
@@ -140,11 +141,10 @@ class Poller:
         self._refused_since: float | None = None
         self._standby = False
         self._poll_needs_lock = True
-        self._api_backoff = Backoff(backoff_max)
-        self._database_backoff = Backoff(backoff_max)
+        self._api = ApiAvailability(status.api, Backoff(backoff_max), on_change)
+        self._database = DatabaseAvailability(status.database, Backoff(backoff_max), on_change)
         self._repeat_backoff = Backoff(REPEAT_MAX)
         self._fault_backoff = Backoff(backoff_max)
-        self._arrivals: deque[tuple[float, int]] = deque(maxlen=10_000)
         self._clock = Clock()
 
     @property
@@ -154,7 +154,7 @@ class Poller:
 
     def set_backoff_max(self, longest: float) -> None:
         """Change the longest wait between attempts, in seconds."""
-        self._api_backoff.longest = self._database_backoff.longest = longest
+        self._api.backoff.longest = self._database.backoff.longest = longest
 
     def use(self, client: BotClient) -> None:
         """Poll with this client from the next poll on. It ends a wait after a failure."""
@@ -173,11 +173,6 @@ class Poller:
         """End the loop. A poll in flight goes on until `abort`."""
         self._stop.set()
         self._wake.set()
-
-    def per_second(self, window: float = 60.0) -> float:
-        """Events received a second over the last `window` seconds."""
-        since = time.monotonic() - window
-        return round(sum(count for at, count in list(self._arrivals) if at >= since) / window, 3)
 
     def run(self) -> None:
         """The loop, until `stop`."""
@@ -202,8 +197,7 @@ class Poller:
             except Exception as error:  # noqa: BLE001
                 # A fault of this program must not end the archiving. Uncommitted events come again.
                 self.last_error = self._pulse.failed(error)
-                if self._pending is not None:
-                    self._status.events.failed = len(self._pending.events)
+                self.counts.failed(self._pending)
                 wait = self._fault_backoff.failed()
                 self._on_change()
             self._pulse.idle()
@@ -251,7 +245,7 @@ class Poller:
         arrived, received_at = time.monotonic(), self._clock.now()
         self._observe("poll", arrived - polled)
         events = api_events.read(body, received_at)
-        self._api_answered()
+        self._api.answered()
         if not events:
             if arrived - polled >= poll_time / 2:
                 self._repeat_backoff.succeeded()
@@ -265,8 +259,7 @@ class Poller:
                     " another program polls with this bot's token"
                 )
             return wait
-        self._status.events.received += len(events)
-        self._arrivals.append((arrived, len(events)))
+        self.counts.received(events, arrived)
         self._pending = PendingBatch(events, cursor.generation, arrived)
         return 0.0
 
@@ -288,7 +281,7 @@ class Poller:
                 log.warning("%d events go into the database %d at a time now", len(pending.events), size)
             raise
         self._pending = pending.with_saved(stored.saved) if stored.partial else pending.after(part)
-        self._count(part, stored, sink.cursor)
+        self._committed(part, stored, sink.cursor)
         if stored.moved or stored.saved or self._pending:
             self._repeat_backoff.succeeded()
             return 0.0
@@ -310,8 +303,7 @@ class Poller:
         pending = self._pending
         self.spooler.append(pending, position.last_event_id)
         self._pending = None
-        self._status.events.last_event_at = pending.events[-1].received_at
-        self._status.events.failed = 0
+        self.counts.spooled(pending)
         self._repeat_backoff.succeeded()
         return 0.0
 
@@ -337,29 +329,15 @@ class Poller:
             self.spooler.part_begun(stored.saved)
         else:
             self.spooler.part_committed(part)
-        self._count(part, stored, sink.cursor, spooled=True)
+        self._committed(part, stored, sink.cursor, from_spool=True)
         return 0.0
 
-    def _count(self, batch: PendingBatch, stored: StoreResult, cursor: Cursor | None, *, spooled: bool = False) -> None:
+    def _committed(
+        self, batch: PendingBatch, stored: StoreResult, cursor: Cursor | None, *, from_spool: bool = False
+    ) -> None:
         self.spooler.committed(cursor)
-        if not spooled and not stored.partial:
-            seconds = time.monotonic() - batch.arrived
-            self.latencies.append(1000 * seconds)
-            self._observe("event_to_row", seconds)
-        counts = self._status.events
-        counts.saved += stored.saved
-        counts.duplicate += max(0, stored.duplicate - batch.saved)
-        counts.filtered += stored.filtered
-        counts.quarantined += stored.quarantined
-        counts.last_event_at = batch.events[-1].received_at
-        counts.last_event_id = cursor.last_event_id if cursor else counts.last_event_id
+        self.counts.committed(batch, stored, cursor, from_spool=from_spool)
         self._database_answered()
-        if stored.restarted and not stored.partial:
-            log.error("the server has started its event ids over: a new generation is open (%s)", cursor)
-        elif stored.late:
-            log.warning("%d events came with ids below those that were acknowledged; %s", stored.late, cursor)
-        if stored.quarantined:
-            log.warning("%d events were quarantined; see `vkteamsctl database quarantine`", stored.quarantined)
         if stored.queued:
             self._on_queued()
 
@@ -370,7 +348,7 @@ class Poller:
             log.info("took over as the listener of bot %s", self._status.bot.id)
         self._standby = False
         self.spooler.lock_taken(cursor)
-        self._status.events.last_event_id = cursor.last_event_id if cursor else None
+        self.counts.cursor_read(cursor)
         # With a pending batch or a spool, a connection is no proof that the database also stores.
         if self._pending is None and not self.spooler.waiting:
             self._database_answered()
@@ -400,45 +378,19 @@ class Poller:
         self.last_error = error
         if isinstance(error, PERMANENT) and not self.ready.done():
             self.ready.set_exception(error)
-        api = self._status.api
         if self._stop.is_set():
             return 0.0
-        state: Literal["unauthorized", "backoff"] = "unauthorized" if isinstance(error, Unauthorised) else "backoff"
         lock_lost = self.sink is not None and not self.sink.holds_lock
         if isinstance(error, ApiUnreachable) and lock_lost and self._poll_needs_lock:
             return 0.0  # the keeper ended the poll because the lock is lost
-        if api.state != state:
-            level = logging.ERROR if state == "unauthorized" else logging.WARNING
-            log.log(level, "the Bot API fails: %s%s", error, f". {error.hint}" if error.hint else "")
-        wait = self._api_backoff.failed(getattr(error, "retry_after", None))
-        changed = api.state != state or api.last_error != str(error) or wait > self._api_backoff.longest
-        api.state, api.last_error, api.consecutive_failures = state, str(error), self._api_backoff.failures
-        api.waits_until = datetime.now(UTC) + timedelta(seconds=wait)
-        if wait > self._api_backoff.longest:
-            log.warning(
-                "the Bot API asks to wait: the next request is at %s", f"{api.waits_until:%Y-%m-%d %H:%M:%S} UTC"
-            )
-        if changed:
-            self._on_change()
-        return wait
-
-    def _api_answered(self) -> None:
-        api = self._status.api
-        api.last_poll_at = datetime.now(UTC)
-        if api.state != "ok":
-            if api.state is not None:
-                log.info("the Bot API answers again after %d failures", self._api_backoff.failures)
-            api.state, api.last_error, api.consecutive_failures, api.waits_until = "ok", None, 0, None
-            self._on_change()
-        self._api_backoff.succeeded()
+        return self._api.failed(error)
 
     def _spool_failed(self, error: SpoolRefused) -> float:
         """The spool takes or gives nothing; the pending batch waits for the database or the disk."""
         self.spooler.failed(error)
-        if self._pending is not None:
-            self._status.events.failed = len(self._pending.events)
+        self.counts.failed(self._pending)
         wait = self.spooler.time_left()
-        return wait if wait > 0 else self._database_backoff.failed()
+        return wait if wait > 0 else self._database.backoff.failed()
 
     def _database_failed(self, error: VkTeamsError) -> float:
         self.last_error = error
@@ -449,30 +401,14 @@ class Poller:
             return 0.0
         if self._stop.is_set():
             return 0.0
-        database = self._status.database
-        if database.state != "down":
-            level = logging.ERROR if isinstance(error, CannotWrite) else logging.WARNING
-            log.log(level, "the database fails: %s%s", error, f". {error.hint}" if error.hint else "")
-        if self._pending is not None:
-            self._status.events.failed = len(self._pending.events)
+        self.counts.failed(self._pending)
         # Each failed attempt leaves an exception and its traceback in a reference cycle. Nothing else happens meanwhile
         # that would start the collector, which `relax_gc` has made rare.
         gc.collect()
-        wait = self._database_backoff.failed()
-        changed = database.state != "down" or database.last_error != str(error)
-        database.state, database.last_error = "down", str(error)
         self._refused_since = None
-        if changed:
-            self._on_change()
-        return self.spooler.database_failed(wait)
+        return self.spooler.database_failed(self._database.failed(error))
 
     def _database_answered(self) -> None:
-        database = self._status.database
-        if database.state != "ok":
-            if database.state == "down":
-                log.info("the database answers again after %d failures", self._database_backoff.failures)
-            database.state, database.last_error = "ok", None
-            self._on_change()
-        self._status.events.failed = 0
+        self._database.answered()
+        self.counts.succeeded()
         self.spooler.database_answered()
-        self._database_backoff.succeeded()

@@ -16,7 +16,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.status import Spool as SpoolStatus
-from vkteams_daemon.store.ingest.writer import Cursor
+from vkteams_daemon.store.ingest.event_cursor import Cursor
 
 log = logging.getLogger(__name__)
 
@@ -200,3 +200,12 @@ class Spooler:
             self._status.last_error = None
             log.info("the spool works again")
             self._on_change()
+
+
+def make_spooler(
+    config: Config, status: SpoolStatus | None = None, on_change: Callable[[], None] = lambda: None
+) -> Spooler:
+    """The spooler that a configuration asks for; it keeps no spool if nothing is saved."""
+    spooler = Spooler(config.state_dir if config.storage.save else None, status=status, on_change=on_change)
+    spooler.configure(config)
+    return spooler

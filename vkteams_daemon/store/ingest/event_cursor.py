@@ -1,0 +1,115 @@
+"""A bot's cursor: its row in the database, the fence around it, and where a batch moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.errors import FenceLost
+from vkteams_daemon.store import schema
+from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.ingest import id_restart
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A bot's position: every event up to `last_event_id` of this generation is stored or filtered out.
+
+    Attributes:
+        epoch: raised by every take-over.
+        moves: raised by every move of the cursor, up or down.
+    """
+
+    generation: int
+    last_event_id: int
+    epoch: int
+    moves: int = 0
+
+
+def take_over(connection: Connection, bot_id: str, nick: str | None) -> Cursor:
+    """Raise the bot's epoch, in a transaction of its own; returns the cursor.
+
+    Raises:
+        SchemaNewer: a newer program has migrated the schema.
+    """
+    with connection.transaction():
+        schema.fence(connection)
+        row = connection.execute(
+            "INSERT INTO bots AS b (bot_id, nick, epoch) VALUES (%s, %s, 1) ON CONFLICT (bot_id) DO UPDATE"
+            " SET epoch = b.epoch + 1, nick = coalesce(excluded.nick, b.nick), updated_at = now()"
+            " RETURNING generation, last_event_id, epoch, moves",
+            (bot_id, nick),
+        ).fetchone()
+    assert row is not None
+    return Cursor(*row)
+
+
+def fence(connection: Connection, bot_id: str, expected: Cursor) -> None:
+    """Lock the bot's row until the end of the transaction.
+
+    Raises:
+        FenceLost: the cursor is not the expected one.
+        SchemaNewer: a newer program has migrated the schema.
+    """
+    schema.fence(connection)
+    row = connection.execute(
+        "SELECT generation, last_event_id, epoch, moves FROM bots WHERE bot_id = %s FOR UPDATE", (bot_id,)
+    ).fetchone()
+    if row is None or Cursor(*row) != expected:
+        raise FenceLost("another process has taken over this bot")
+
+
+def move(connection: Connection, bot_id: str, before: Cursor, after: Cursor) -> None:
+    """Write the cursor.
+
+    Raises:
+        FenceLost: it does not stand at `before`.
+    """
+    moved = connection.execute(
+        "UPDATE bots SET generation = %s, last_event_id = %s, moves = %s, updated_at = now()"
+        " WHERE bot_id = %s AND generation = %s AND last_event_id = %s AND epoch = %s",
+        (
+            after.generation,
+            after.last_event_id,
+            after.moves,
+            bot_id,
+            before.generation,
+            before.last_event_id,
+            before.epoch,
+        ),
+    )
+    if moved.rowcount != 1:
+        raise FenceLost("another process has taken over this bot")
+
+
+def after_batch(
+    before: Cursor, batch: Sequence[Event], events: Sequence[Event], *, restarted: bool, late: bool
+) -> Cursor:
+    """The cursor after a batch.
+
+    Args:
+        before: the cursor that the batch was polled with.
+        batch: the events in the order of the API's answer.
+        events: those that the chat filter keeps.
+        restarted: whether the batch proves an id restart.
+        late: whether one of `events` is late and not stored yet.
+    """
+    after = _position_after(before, batch, events, restarted=restarted, late=late)
+    return after if after == before else replace(after, moves=before.moves + 1)
+
+
+def _position_after(
+    before: Cursor, batch: Sequence[Event], events: Sequence[Event], *, restarted: bool, late: bool
+) -> Cursor:
+    if restarted:
+        return replace(before, generation=before.generation + 1, last_event_id=id_restart.safe_cursor(batch))
+    if not late and len(events) < len(batch):
+        unfiltered = set(map(id, events))
+        late = any(e.numbered and e.event_id <= before.last_event_id for e in batch if id(e) not in unfiltered)
+    if late:
+        # The API has forgotten acknowledged events. So ids below the cursor suggest a restart that we have not
+        # detected, because no new id has met a stored one yet. Do not resend the old cursor: it would acknowledge
+        # undelivered events.
+        return replace(before, last_event_id=id_restart.safe_cursor(batch))
+    return replace(before, last_event_id=max([before.last_event_id, *(e.event_id for e in batch if e.numbered)]))

@@ -1,0 +1,104 @@
+"""Writes new events with their projection, and isolates the events that the database refuses."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.store.bulk import COPY_THRESHOLD
+from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
+from vkteams_daemon.store.ingest.event_rows import GenerationEvent
+from vkteams_daemon.store.words.lexicon import Lexicon
+
+
+class Inserted(NamedTuple):
+    """How many events were quarantined, and how many texts are new."""
+
+    quarantined: int = 0
+    queued: int = 0
+
+
+class EventInserter:
+    """Inserts the events of one bot.
+
+    Attributes:
+        erase: whether a deletion erases the text.
+        expect_new: see `projection.Projection`. It is true until another bot proves to hear the same chats.
+    """
+
+    def __init__(self, bot_id: str) -> None:
+        self.erase = False
+        self.expect_new = True
+        self._bot_id = bot_id
+        self._lexicon = Lexicon()
+
+    def insert(
+        self, connection: Connection, rows: Sequence[GenerationEvent], reordered: Sequence[Event] = ()
+    ) -> Inserted:
+        """Insert events and what follows from them.
+
+        Args:
+            connection: in a transaction.
+            rows: the events.
+            reordered: if one of them comes later than its id says, all events of its batch in their order. The newest
+                event decides on names and members.
+        """
+        return self._insert(connection, rows, reordered, expect_new=self.expect_new)
+
+    def insert_or_quarantine(
+        self, connection: Connection, rows: Sequence[GenerationEvent], reordered: Sequence[Event] = ()
+    ) -> Inserted:
+        """Insert events some of which cannot be written; the culprits are quarantined. Arguments as of `insert`.
+
+        `reordered` is left out, because it may hold the culprits.
+        """
+
+        def insert(part: Sequence[GenerationEvent]) -> Inserted:
+            return self._insert(connection, part, (), expect_new=False)
+
+        def quarantine(row: GenerationEvent, reason: str) -> Inserted:
+            return insert([(row[0], event_rows.as_quarantined(row[1], reason))])
+
+        probed: set[str | None] = set()
+
+        def insert_probe(row: GenerationEvent) -> None:
+            if row[1].type not in probed:
+                for event in probe.events_like(row[1].type):
+                    insert([(row[0], event)])
+                probed.add(row[1].type)
+
+        # Lock all chats at once. If each part locked its own, two bots could wait for each other.
+        chats = {event.facts.message.chat_id for _, event in rows if event.facts.message}
+        projection.lock_chats(connection, {*chats, probe.CHAT})
+        parts = refused_rows.insert_or_quarantine(connection, rows, insert, quarantine, insert_probe)
+        return Inserted(sum(part.quarantined for part in parts), sum(part.queued for part in parts))
+
+    def _insert(
+        self, connection: Connection, rows: Sequence[GenerationEvent], reordered: Sequence[Event], *, expect_new: bool
+    ) -> Inserted:
+        copy = len(rows) >= COPY_THRESHOLD
+        projected = projection.Projection(erase=self.erase, lexicon=self._lexicon, expect_new=expect_new)
+        quarantined = 0
+
+        def project_and_yield() -> Iterator[GenerationEvent]:
+            # The server takes in the events that were sent, while this adds their facts to the projection.
+            nonlocal quarantined
+            for row in rows:
+                event = row[1]
+                if event.error is None:
+                    projected.add(event.facts, event.received_at)
+                else:
+                    quarantined += 1
+                yield row
+            for event in reordered:
+                projected.add_people(event.facts, event.received_at)
+
+        # A small batch goes in a pipeline, to save round trips. COPY is not possible in a pipeline.
+        with contextlib.nullcontext() if copy else connection.pipeline():
+            event_rows.insert(connection, self._bot_id, project_and_yield(), copy)
+            queued = projected.save(connection, copy=copy)
+        return Inserted(quarantined, queued)
