@@ -32,6 +32,7 @@ from vkteams_daemon.botapi.facts import (
     derive,
     subject_of,
 )  # fmt: skip
+from vkteams_daemon.botapi.message_parts import MAX_DEPTH
 from vkteams_daemon.botapi.values import parse_id, parse_time
 
 OPS = Chat("681869378@chat.agent", "group", "Ops")
@@ -120,6 +121,23 @@ def test_a_keyboard_inside_a_quoted_message_is_ignored() -> None:
     quoted = QUOTED | {"parts": [KEYBOARD, FILE]}
     content = _new(text="yes", parts=[{"type": "reply", "payload": {"message": quoted}}])
     assert (content.text, content.reply_to_msg_id) == ("yes", "7576322052445962243")
+
+
+def test_people_named_in_a_quote_within_a_quote_are_known() -> None:
+    mention = {"type": "mention", "payload": {"userId": PETR["userId"], "firstName": "Petr"}}
+    inner = {"type": "reply", "payload": {"message": {"msgId": "1", "from": BOT, "parts": [mention]}}}
+    for kind in ("forward", "reply"):
+        outer = {"type": kind, "payload": {"message": {"msgId": "2", "from": ANNA, "parts": [inner]}}}
+        facts = derive("newMessage", MESSAGE | {"from": ANNA, "parts": [outer]}, ARRIVAL)
+        assert facts.users == (ANNA_USER, BOT_USER, PETR_USER)
+
+
+def test_quotes_are_searched_for_people_as_deep_as_for_text() -> None:
+    part = {"type": "mention", "payload": {"userId": "deepest"}}
+    for depth in range(1000):
+        part = {"type": "forward", "payload": {"message": {"from": {"userId": f"u{depth}"}, "parts": [part]}}}
+    users = derive("newMessage", MESSAGE | {"parts": [part]}, ARRIVAL).users
+    assert [user.user_id for user in users[1:]] == [f"u{999 - n}" for n in range(MAX_DEPTH + 1)]
 
 
 def test_a_message_without_an_author() -> None:

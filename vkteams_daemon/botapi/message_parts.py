@@ -62,9 +62,7 @@ class QuotedMessage:
 def quotes(parts: Any) -> list[QuotedMessage]:
     """The quotes in these parts, each followed by the quotes within it."""
     found: list[QuotedMessage] = []
-    waiting = [(message, kind, 0) for message, kind in _quotes_in(parts)][::-1]
-    while waiting and len(found) < MAX_QUOTES:
-        message, kind, depth = waiting.pop()
+    for message, kind, depth in _all_quoted(parts):
         inner = message.get("parts")
         value = message.get("from")
         author: dict[str, Any] = value if isinstance(value, dict) else {}
@@ -76,9 +74,6 @@ def quotes(parts: Any) -> list[QuotedMessage]:
                 beside_text(inner, message.get("format")),
             )
         )  # fmt: skip
-        if depth < MAX_DEPTH:
-            within = [(each, "reply" if kind == "reply" else own, depth + 1) for each, own in _quotes_in(inner)]
-            waiting += within[::-1]
     return found
 
 
@@ -137,11 +132,11 @@ def beside_text(parts: Any, text_format: Any) -> BesideText:
 
 
 def people(parts: Any) -> list[Any]:
-    """The people whom the parts mention or quote, as the API gives them."""
-    return [
-        *_payloads(parts, "mention"),
-        *(message.get("from") for kind in ("reply", "forward") for message in quoted_messages(parts, kind)),
-    ]
+    """The people whom the parts, or the quotes in them, mention or quote, as the API gives them."""
+    found: list[Any] = [*_payloads(parts, "mention")]
+    for message, _, _ in _all_quoted(parts):
+        found += [message.get("from"), *_payloads(message.get("parts"), "mention")]
+    return found
 
 
 def person_name(person: dict[str, Any]) -> str | None:
@@ -154,6 +149,22 @@ def _payloads(parts: Any, kind: str) -> Iterator[dict[str, Any]]:
     for part in as_list(parts):
         if isinstance(part, dict) and part.get("type") == kind and isinstance(part.get("payload"), dict):
             yield part["payload"]
+
+
+def _all_quoted(parts: Any) -> Iterator[tuple[dict[str, Any], Literal["forward", "reply"], int]]:
+    """The messages that these parts quote, as the API gives them, each followed by those that it quotes.
+
+    Kind and depth of each are those of `QuotedMessage`.
+    """
+    waiting = [(message, kind, 0) for message, kind in _quotes_in(parts)][::-1]
+    for _ in range(MAX_QUOTES):
+        if not waiting:
+            return
+        message, kind, depth = waiting.pop()
+        yield message, kind, depth
+        if depth < MAX_DEPTH:
+            within = _quotes_in(message.get("parts"))[::-1]
+            waiting += [(each, "reply" if kind == "reply" else own, depth + 1) for each, own in within]
 
 
 def _quotes_in(parts: Any) -> list[tuple[dict[str, Any], Literal["forward", "reply"]]]:
