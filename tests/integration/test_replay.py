@@ -120,6 +120,39 @@ def test_rebuilding_everything_gives_the_same_rows(
     assert rebuilt.messages == len(live["messages"])
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_replay_after_an_erasure_changes_nothing(archive: Archive, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = random.Random(seed)
+    archive.bots[0].erase = seed % 2 == 0
+    events = story(chance, 150)
+    while events:
+        size = chance.choice([1, 2, 5, 30])
+        archive.store(*events[:size])
+        events = events[size:]
+    # Age erases the oldest events, and an erased message takes its events at any age with it.
+    archive.execute(
+        "UPDATE events SET payload = NULL, raw = NULL WHERE event_id < %s OR subject = ANY(%s)",
+        chance.choice([1, 40, 100]), [f"m{chance.randint(1, 12)}" for _ in range(chance.choice([0, 4, 12]))],
+    )  # fmt: skip
+    live = derived_rows(archive.url)
+    monkeypatch.setattr(replay, "_PAGE", chance.choice([7, 500]))
+    archive.everything(erase=archive.bots[0].erase)
+    assert derived_rows(archive.url) == live
+
+
+def test_replay_after_an_erasure_fills_what_the_rows_lack_and_corrects_what_was_said_since(archive: Archive) -> None:
+    archive.store(new(1, "m1", chat="old"), new(2, "m2", chat="c"))
+    archive.store(members(3, "newChatMembers", "u", by="x", chat="c"))
+    archive.execute("UPDATE events SET payload = NULL WHERE event_id = 2")
+    live = derived_rows(archive.url)
+    archive.execute("UPDATE chats SET title = NULL WHERE chat_id = 'old'")
+    archive.execute("UPDATE chats SET title = 'wrong' WHERE chat_id = 'c'")
+    archive.execute("DELETE FROM users WHERE user_id = 'u'")
+    archive.everything()
+    assert archive.execute("SELECT chat_id, title FROM chats ORDER BY 1") == [("c", "Ops"), ("old", "Ops")]
+    assert rows(archive.url, "users") == live["users"]
+
+
 def test_damage_is_repaired(archive: Archive) -> None:
     archive.store(new(1, "m1"), edited(2, "m1", "two"), new(3, "m2"), members(4, "newChatMembers", "u", by="x"))
     live = derived_rows(archive.url)

@@ -9,23 +9,22 @@ that as well. An unchanged text keeps its vectors, and a changed text is queued.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from vkteams_daemon.botapi import events as api
 from vkteams_daemon.botapi.events import Event
-from vkteams_daemon.botapi.facts import MESSAGE_EVENTS, Facts, MessageFact, Unreadable, derive
+from vkteams_daemon.botapi.facts import MESSAGE_EVENTS, MessageFact
 from vkteams_daemon.errors import ApiError
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.derive.message_fold import BEGINNING, Message, fold_all, new_message
-from vkteams_daemon.store.derive.people import People
 from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
 from vkteams_daemon.store.ingest.event_rows import Key
+from vkteams_daemon.store.rebuild import people_replay
 from vkteams_daemon.store.words.lexicon import Lexicon
 
 Progress = Callable[[int, int], None]  # called with the events read so far, and their total
@@ -45,46 +44,11 @@ _EVENTS_OF_MESSAGES = (
     " FROM {incoming} JOIN events e ON e.chat_id = incoming.chat_id AND e.subject = incoming.msg_id"
     f" WHERE e.type IN ({_MESSAGE_TYPES}) ORDER BY e.received_at, e.bot_id, e.generation, e.event_id"
 )
-_EVENTS_BY_ARRIVAL = (
-    "SELECT received_at, bot_id, generation, event_id, type, payload, error IS NOT NULL FROM events"
-    " WHERE received_at >= %(at)s AND (received_at, bot_id, generation, event_id) > (%(at)s, %(bot)s, %(gen)s, %(id)s)"
-    " ORDER BY received_at, bot_id, generation, event_id LIMIT %(limit)s"
-)
-_STAGING = "pg_temp.replayed_"
-_PEOPLE_TABLES = ("chats", "users", "chat_members")
-_CREATE_STAGING = "; ".join(
-    f"CREATE TEMPORARY TABLE IF NOT EXISTS {_STAGING}{table} (LIKE {table} INCLUDING DEFAULTS INCLUDING INDEXES);"
-    f" TRUNCATE {_STAGING}{table}"
-    for table in _PEOPLE_TABLES
-)
-
-
-def _set_columns(table: str, *columns: str) -> str:
-    """SET clauses. If events were erased, a column that the remaining events do not fill keeps its value."""
-    return ", ".join(f"{c} = coalesce(excluded.{c}, CASE WHEN %(erased)s THEN {table}.{c} END)" for c in columns)
-
-
-# A newer row stays: it comes from an event that is erased by now, or from one that was committed after our last page.
-# The rows are compared column by column, because another role could make an operator for the tables' row types.
-_MERGE_STAGING = (
-    f"INSERT INTO chats AS c SELECT * FROM {_STAGING}chats ON CONFLICT (chat_id) DO UPDATE SET"
-    f" {_set_columns('c', 'type', 'title', 'parent_chat_id', 'parent_msg_id')},"
-    " first_seen_at = least(c.first_seen_at, excluded.first_seen_at), seen_at = excluded.seen_at"
-    " WHERE excluded.seen_at >= c.seen_at AND ROW(c.*) IS DISTINCT FROM ROW(excluded.*)",
-    f"INSERT INTO users AS u SELECT * FROM {_STAGING}users ON CONFLICT (user_id) DO UPDATE SET"
-    f" {_set_columns('u', 'first_name', 'last_name', 'nick', 'is_bot')}, seen_at = excluded.seen_at"
-    " WHERE excluded.seen_at >= u.seen_at AND ROW(u.*) IS DISTINCT FROM ROW(excluded.*)",
-    f"INSERT INTO chat_members AS m SELECT * FROM {_STAGING}chat_members ON CONFLICT (chat_id, user_id) DO UPDATE SET"
-    " joined_at = excluded.joined_at, left_at = excluded.left_at, added_by = excluded.added_by,"
-    " removed_by = excluded.removed_by"
-    " WHERE greatest(excluded.left_at, excluded.joined_at) >= greatest(m.left_at, m.joined_at)"
-    " AND ROW(m.*) IS DISTINCT FROM ROW(excluded.*)",
-)
 
 
 @dataclass(slots=True)
 class ReplayResult:
-    """What a replay has result.
+    """What a replay has done.
 
     Attributes:
         events: events that were read.
@@ -166,7 +130,7 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
                     lambda key: _rebuild_probe(connection, erase),
                 )
             progress(min(result.events, total // 2), total)
-        _rebuild_people(connection, lambda count: progress(min(total // 2 + count, total), total))
+        people_replay.rebuild(connection, lambda count: progress(min(total // 2 + count, total), total), _PAGE)
         progress(total, total)
     return result
 
@@ -226,7 +190,7 @@ def _rebuild(
         if payload is None and not has_raw:
             erased.add((chat_id, msg_id))
         elif not is_quarantined:
-            event_facts = _derive(event_type, payload, received_at)
+            event_facts = people_replay.derive_stored(event_type, payload, received_at)
             if event_facts is None:
                 unreadable += 1
             elif event_facts.message:
@@ -256,54 +220,6 @@ def _rebuild(
     result.erased += len(erased.difference(m.key for m in changed))
     result.messages += len(changed)
     result.queued += queued
-
-
-def _rebuild_people(connection: Connection, progress: Callable[[int], None]) -> None:
-    """Build chats, users and members in staging tables, in the order of arrival, then merge them into the real ones."""
-    connection.execute(_CREATE_STAGING.encode())
-    last: dict[str, Any] = {"at": "-infinity", "bot": "", "gen": 0, "id": 0, "limit": _PAGE}
-    events = 0
-    erased = False
-
-    def stage_page() -> bool:
-        nonlocal events, erased
-        rows = connection.execute(_EVENTS_BY_ARRIVAL.encode(), last).fetchall()
-        for at, bot, generation, event_id, *_ in rows[-1:]:
-            last.update(at=at, bot=bot, gen=generation, id=event_id)
-        events += len(rows)
-        erased = erased or any(payload is None and not is_quarantined for *_, payload, is_quarantined in rows)
-        with connection.transaction():
-            schema.fence(connection)
-            people = People()
-            for facts, received_at in _readable_facts(rows):
-                people.add(facts, received_at)
-            people.save(connection, prefix=_STAGING)
-        return bool(rows)
-
-    while stage_page():
-        progress(events)
-    with connection.transaction():
-        schema.fence(connection)
-        # Writers wait for a moment. Their events up to now are staged here; their next events change the merged tables.
-        connection.execute(f"LOCK TABLE {', '.join(_PEOPLE_TABLES)} IN SHARE ROW EXCLUSIVE MODE".encode())
-        while stage_page():
-            pass
-        for statement in _MERGE_STAGING:
-            connection.execute(statement.encode(), {"erased": erased})
-
-
-def _readable_facts(rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Facts, datetime]]:
-    for received_at, _, _, _, event_type, payload, is_quarantined in rows:
-        facts = None if is_quarantined or payload is None else _derive(event_type, payload, received_at)
-        if facts is not None:
-            yield facts, received_at
-
-
-def _derive(event_type: str | None, payload: Any, received_at: datetime) -> Facts | None:
-    try:
-        return derive(event_type, payload, received_at)
-    except Unreadable:
-        return None
 
 
 def _count(connection: Connection, condition: str) -> int:
