@@ -441,6 +441,32 @@ def test_late_edit_of_an_erased_message_is_erased(bot: Bot) -> None:
     assert "secret" not in str([rows(bot.url, table) for table in ("events", "messages", "message_versions")])
 
 
+@pytest.mark.parametrize("count", [1, 300])
+def test_later_events_of_other_types_about_an_erased_message_are_erased(
+    bot: Bot, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    bot.erase = True
+    bot.store(batch(new(1, "m", "secret"), deleted(2, "m"), new(3, "kept", "public")))
+    chat = {"chatId": CHAT}
+    about = [
+        event(10 * n, kind, msgId=msg_id, chat=chat, text=text)
+        for n in range(1, count + 1)
+        for kind, msg_id, text in [("messageReaction", "m", "secret")]
+    ]
+    bot.store(batch(*about, event(10_000, "messageReaction", msgId="kept", chat=chat, text="public")))
+    refuse = message_fold.fold
+
+    def fold(message: Any, fact: Any, **options: Any) -> None:
+        if fact.content and fact.content.text == "secret, refused":
+            raise ValueError("a fault of this program")
+        refuse(message, fact, **options)
+
+    monkeypatch.setattr(message_fold, "fold", fold)
+    assert bot.store(batch(edited(20_000, "m", "secret, refused"))).quarantined == 1
+    assert bot.ask("SELECT event_id FROM events WHERE payload IS NOT NULL ORDER BY 1") == [(3,), (10_000,)]
+    assert "secret" not in str(rows(bot.url, "events"))
+
+
 def test_deletion_keeps_the_text_by_default_and_drops_its_vectors(bot: Bot) -> None:
     bot.ask("SELECT 1")
     with psycopg.connect(bot.url, autocommit=True) as connection:

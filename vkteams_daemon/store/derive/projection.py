@@ -14,7 +14,8 @@ from typing import Any
 
 from psycopg.errors import UniqueViolation
 
-from vkteams_daemon.botapi.facts import Content, Facts, MessageFact
+from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.botapi.facts import Content, MessageFact
 from vkteams_daemon.store.bulk import COPY_THRESHOLD, ColumnSet
 from vkteams_daemon.store.connections import Connection, SearchVector
 from vkteams_daemon.store.derive.message_fold import (
@@ -98,6 +99,13 @@ _ERASE_EVENTS = (
     " WHERE e.chat_id = incoming.chat_id AND e.subject = incoming.msg_id"
     " AND (e.payload IS NOT NULL OR e.raw IS NOT NULL)"
 )
+# An event that says nothing about the message itself, such as a reaction, may repeat what an erased message said.
+_ERASE_EVENTS_OF_ERASED = (
+    "UPDATE events e SET payload = NULL, raw = NULL FROM {incoming} JOIN messages m ON m.chat_id = incoming.chat_id"
+    " AND m.msg_id = incoming.msg_id WHERE m.deleted_at IS NOT NULL AND m.text IS NULL AND m.parts IS NULL"
+    " AND e.chat_id = incoming.chat_id AND e.subject = incoming.msg_id"
+    " AND (e.payload IS NOT NULL OR e.raw IS NOT NULL)"
+)
 _DELETE_MESSAGES = (
     "DELETE FROM messages m USING {incoming} WHERE m.chat_id = incoming.chat_id AND m.msg_id = incoming.msg_id"
 )
@@ -157,20 +165,25 @@ class Projection:
         self._erase = erase
         self._expect_new = expect_new
         self._facts: dict[Key, list[MessageFact]] = {}
+        self._mentioned: set[Key] = set()  # what other events may be about
         self._people = People()
         self._search_terms = SearchTerms(lexicon or Lexicon())
 
-    def add(self, facts: Facts, at: datetime) -> None:
-        """Add the facts of the next event, which arrived `at`."""
-        self.add_people(facts, at)
-        if (fact := facts.message) is not None:
+    def add(self, event: Event) -> None:
+        """Add the next event."""
+        if event.error is None:
+            self.add_people(event)
+        if (fact := event.facts.message) is None:
+            if self._erase and event.chat_id and event.subject:
+                self._mentioned.add((event.chat_id, event.subject))
+        else:
             self._facts.setdefault((fact.chat_id, fact.msg_id), []).append(fact)
             if fact.content is not None:
                 self._search_terms.add(fact.content)
 
-    def add_people(self, facts: Facts, at: datetime) -> None:
+    def add_people(self, event: Event) -> None:
         """Add only what the next event says about chats, users and members."""
-        self._people.add(facts, at)
+        self._people.add(event.facts, event.received_at)
 
     def save(self, connection: Connection, *, copy: bool) -> int:
         """Save the rows, in a transaction; returns how many messages have a new text to embed.
@@ -179,15 +192,15 @@ class Projection:
             connection: in pipeline mode unless `copy`.
             copy: whether to insert many new messages with COPY.
         """
-        if self._facts:
-            lock_chats(connection, {chat_id for chat_id, _ in self._facts})
+        if self._facts or self._mentioned:
+            lock_chats(connection, {chat_id for chat_id, _ in (*self._facts, *self._mentioned)})
         self._people.save(connection)
         originals = [key for key, facts in self._facts.items() if is_original(facts[0])] if self._expect_new else []
         # Skip the lookup only if the messages go by COPY. COPY alone refuses a row that is stored after all.
         keys = self._facts.keys() - originals if len(originals) >= COPY_THRESHOLD else self._facts.keys()
         stored = load_messages(connection, keys, self._since) if keys else {}
         new = [facts for key, facts in self._facts.items() if key not in stored]
-        return save_messages(
+        queued = save_messages(
             connection,
             [fold_all(message, self._facts[key], erase=self._erase) for key, message in stored.items()],
             (fold_all(new_message(facts[0]), facts, erase=self._erase) for facts in new),
@@ -195,6 +208,9 @@ class Projection:
             erase=self._erase,
             copy=copy and len(new) >= COPY_THRESHOLD,
         )
+        if self._mentioned:
+            KEYS.execute(connection, _ERASE_EVENTS_OF_ERASED, sorted(self._mentioned))
+        return queued
 
     def _since(self, key: Key) -> datetime:
         return min(versions_needed_since(fact, erase=self._erase) for fact in self._facts[key])

@@ -72,7 +72,7 @@ class EventInserter:
                 probed.add(row[1].type)
 
         # Lock all chats at once. If each part locked its own, two bots could wait for each other.
-        chats = {event.facts.message.chat_id for _, event in rows if event.facts.message}
+        chats = {event.chat_id for _, event in rows if event.chat_id}
         projection.lock_chats(connection, {*chats, probe.CHAT})
         parts = refused_rows.insert_or_quarantine(connection, rows, insert, quarantine, insert_probe)
         return Inserted(sum(part.quarantined for part in parts), sum(part.queued for part in parts))
@@ -88,14 +88,11 @@ class EventInserter:
             # The server takes in the events that were sent, while this adds their facts to the projection.
             nonlocal quarantined
             for row in rows:
-                event = row[1]
-                if event.error is None:
-                    projected.add(event.facts, event.received_at)
-                else:
-                    quarantined += 1
+                projected.add(row[1])
+                quarantined += row[1].error is not None
                 yield row
             for event in reordered:
-                projected.add_people(event.facts, event.received_at)
+                projected.add_people(event)
 
         # A small batch goes in a pipeline, to save round trips. COPY is not possible in a pipeline.
         with contextlib.nullcontext() if copy else connection.pipeline():

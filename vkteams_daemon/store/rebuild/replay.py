@@ -88,7 +88,7 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
             with connection.transaction():
                 schema.fence(connection)
                 # Lock the chats before the rows of the events, in the same order as erasure does.
-                chats = {event.facts.message.chat_id for _, event in readable if event.facts.message}
+                chats = {event.chat_id for _, event in readable if event.chat_id}
                 projection.lock_chats(connection, {*chats, probe.CHAT})
                 counts = refused_rows.insert_or_quarantine(
                     connection,
@@ -151,7 +151,7 @@ def _restore(connection: Connection, part: Sequence[tuple[Key, Event]], erase: b
     event_rows.restore(connection, part)
     projected = projection.Projection(erase=erase)
     for _, event in part:
-        projected.add(event.facts, event.received_at)
+        projected.add(event)
     return len(part), projected.save(connection, copy=True)
 
 
