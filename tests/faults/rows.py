@@ -64,7 +64,10 @@ ROWS = {
         ),
     ),
     7: Row("a Bot API that fails", ("faults/test_api.py",)),
-    8: Row("hostile events", ("integration/test_hostile_events.py", "unit/test_body.py")),
+    8: Row(
+        "hostile events",
+        ("integration/test_hostile_events.py", "unit/test_body.py", "integration/test_reference.py"),
+    ),
     9: Row("signals", ("faults/test_signals.py", "faults/test_stop.py", "faults/test_watchdog.py")),
     10: Row("several that want the same", ("faults/test_rivals.py",)),
     11: Row("starts that must fail", ("daemon/test_start_refused.py", "daemon/test_start_service.py")),
