@@ -23,6 +23,7 @@ import pytest
 from tests.harness.batches import batch, deleted, edited, new
 from tests.harness.daemon import DaemonProcess
 from tests.harness.embedding import WatchedModel
+from tests.harness.locks import locked, wait_blocked
 from tests.harness.oracle import Oracle
 from tests.harness.postgres import PostgresServer
 from tests.harness.proxy import Proxy
@@ -329,10 +330,9 @@ def test_a_standby_takes_over_from_a_holder_that_was_stopped_while_it_waited_for
     wait_polled(simulator)
     second = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options, quick=True).started()
     second.wait_state("standby")
-    with psycopg.connect(oracle.url) as blocker:
-        blocker.execute("LOCK TABLE embedding_queue")
+    with locked(oracle.url, "embedding_queue") as blocker:
         emit_event(simulator, 1)
-        until(lambda: oracle.rows("SELECT FROM pg_locks WHERE NOT granted"), 30, "the holder's wait")
+        wait_blocked(oracle.url, "embedding_queue")
         pid = first.signal(signal.SIGSTOP)
         blocker.rollback()
     try:

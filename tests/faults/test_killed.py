@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from tests.harness.daemon import DaemonProcess
+from tests.harness.locks import locked, wait_blocked
 from tests.harness.oracle import Oracle
 from tests.harness.proxy import Proxy
 from tests.harness.scale import FULL, figure, scaled
@@ -99,11 +100,9 @@ def test_kill_between_the_answer_and_the_insert(
     oracle = durable_oracle
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url).started()
     wait_polled(simulator)
-    with psycopg.connect(oracle.url) as locker:
-        locker.execute("LOCK TABLE events IN EXCLUSIVE MODE")
+    with locked(oracle.url, "events", "EXCLUSIVE"):
         emit_event(simulator, 1)
-        blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        until(lambda: oracle.rows(blocked)[0][0] > 0, 20, "an insert that waits")
+        wait_blocked(oracle.url, "events")
         daemon.kill9()
     assert oracle.stored() == []
     daemon.started()
@@ -134,16 +133,9 @@ def test_kill_in_the_middle_of_the_first_migration(
 ) -> None:
     oracle = Oracle(simulator, empty_database_url)
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url)
-    server, _, name = oracle.url.rpartition("/")
-    with (
-        psycopg.connect(oracle.url) as locker,
-        psycopg.connect(f"{server}/postgres", autocommit=True) as watcher,
-    ):
-        # Whoever makes an extension waits for this one.
-        locker.execute("LOCK TABLE pg_extension IN ACCESS EXCLUSIVE MODE")
+    with locked(oracle.url, "pg_extension"):  # whoever makes an extension waits for this one
         starter = daemon.spawn()
-        waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = %s"
-        until(lambda: watcher.execute(waits, (name,)).rowcount, 20, "a migration that waits")
+        wait_blocked(oracle.url, "pg_extension")
         daemon.kill9()
         starter.communicate(timeout=60)
         assert starter.returncode == 70

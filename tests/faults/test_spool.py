@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from tests.harness.daemon import DaemonProcess
+from tests.harness.locks import locked, wait_blocked
 from tests.harness.oracle import Oracle, spooled_ids
 from tests.harness.postgres import PostgresServer
 from tests.harness.proxy import Proxy
@@ -156,11 +157,9 @@ def test_kill_around_the_commit_of_the_spool(
     wait_acknowledged(simulator, 10)
     _spooled(daemon, 10)
     proxy.start()
-    blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    with psycopg.connect(durable_oracle.url) as locker:
-        # While it waits with its insert, its next COMMIT is the one that is meant.
-        locker.execute("LOCK TABLE events IN EXCLUSIVE MODE")
-        until(lambda: durable_oracle.rows(blocked)[0][0] > 0, 20, "an insert that waits")
+    # While it waits with its insert, its next COMMIT is the one that is meant.
+    with locked(durable_oracle.url, "events", "EXCLUSIVE"):
+        wait_blocked(durable_oracle.url, "events")
         proxy.cut_at(b"COMMIT", keep=answered)
     until(lambda: proxy.cuts == 1, 20, "the cut")
     daemon.kill9()

@@ -17,6 +17,7 @@ import pytest
 
 from tests.harness.batches import batch, new
 from tests.harness.daemon import DaemonProcess
+from tests.harness.locks import locked, wait_blocked
 from tests.harness.oracle import BOT, Oracle
 from tests.harness.postgres import PostgresServer
 from tests.harness.proxy import Proxy
@@ -75,20 +76,6 @@ class Stage:
         stack.callback(starter.communicate, timeout=30)
         until(lambda: daemon.pid, 20, "the daemon's lock")
         return daemon
-
-    def wait_blocked(self, table: str) -> None:
-        """Wait until somebody waits for this table."""
-        query = "SELECT FROM pg_locks WHERE NOT granted AND relation = to_regclass(%s)"
-
-        def blocked() -> bool:
-            with psycopg.connect(self.url) as connection:
-                return bool(connection.execute(query, (table,)).fetchall())
-
-        until(blocked, 30, f"somebody who waits for {table}")
-
-    def lock(self, stack: ExitStack, table: str, url: str = "") -> None:
-        """Lock a table until the test has ended."""
-        stack.enter_context(psycopg.connect(url or self.url)).execute(f"LOCK TABLE {table}".encode())
 
 
 State = Callable[[Stage, ExitStack], DaemonProcess]
@@ -192,9 +179,9 @@ def spooling(stage: Stage, stack: ExitStack) -> DaemonProcess:
 
 def draining_the_spool(stage: Stage, stack: ExitStack) -> DaemonProcess:
     daemon = spooling(stage, stack)
-    stage.lock(stack, "events")
+    stack.enter_context(locked(stage.url, "events"))
     stage.database.start()
-    stage.wait_blocked("events")
+    wait_blocked(stage.url, "events")
     return daemon
 
 
@@ -204,9 +191,9 @@ def waiting_for_a_migration(stage: Stage, stack: ExitStack) -> DaemonProcess:
         connection.execute(
             "CREATE TABLE schema_version (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-    stage.lock(stack, "schema_version")
+    stack.enter_context(locked(stage.url, "schema_version"))
     daemon = stage.starting(stage.daemon(), stack)
-    stage.wait_blocked("schema_version")
+    wait_blocked(stage.url, "schema_version")
     return daemon
 
 
@@ -227,7 +214,7 @@ def embedding(stage: Stage, stack: ExitStack) -> DaemonProcess:
 
 
 def building_an_index(stage: Stage, stack: ExitStack) -> DaemonProcess:
-    stack.enter_context(psycopg.connect(stage.url)).execute("LOCK TABLE embeddings IN ROW EXCLUSIVE MODE")
+    stack.enter_context(locked(stage.url, "embeddings", "ROW EXCLUSIVE"))
     daemon = stage.listening()
     building = "SELECT 1 FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting for%'"
     until(lambda: stage.server.execute(building), 30, "a build that waits")
@@ -240,9 +227,9 @@ def in_retention(stage: Stage, stack: ExitStack) -> DaemonProcess:
         assert other.acquire()
         now = int(time.time())
         other.store(batch(new(1), *(new(n, timestamp=now) for n in range(2, 12))))
-    stage.lock(stack, "message_versions")
+    stack.enter_context(locked(stage.url, "message_versions"))
     daemon = stage.listening(**{"storage.retention": "1d"})
-    stage.wait_blocked("message_versions")
+    wait_blocked(stage.url, "message_versions")
     return daemon
 
 

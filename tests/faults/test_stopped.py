@@ -21,6 +21,7 @@ import pytest
 from tests.harness.batches import batch, new
 from tests.harness.daemon import TOKEN, DaemonProcess
 from tests.harness.embedding import WatchedModel
+from tests.harness.locks import locked, wait_blocked
 from tests.harness.oracle import BOT, Oracle
 from tests.harness.proxy import Proxy
 from tests.harness.scale import drawn, scaled
@@ -140,12 +141,10 @@ def test_a_standby_takes_over_from_a_daemon_that_was_stopped_in_its_retention(
         api_url=simulator.url, database_url=oracle.url, options={"database.patience": PATIENCE}, quick=True
     )
     age_messages(oracle)
-    with psycopg.connect(oracle.url) as blocker:
-        blocker.execute("LOCK TABLE message_versions")
+    with locked(oracle.url, "message_versions") as blocker:
         first.started()
         second.started().wait_state("standby")
-        waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'message_versions'::regclass"
-        until(lambda: oracle.rows(waiting), 30, "a retention that has locked chats and waits")
+        wait_blocked(oracle.url, "message_versions")  # the retention, which has locked chats
         pid = first.signal(signal.SIGSTOP)
         blocker.rollback()
     try:
@@ -210,12 +209,10 @@ def test_an_index_is_built_beside_an_export_that_was_stopped(
     vkteamsd: Make, database_url: str, model: WatchedModel
 ) -> None:
     """It was stopped in its transaction, whose snapshot the build waits for."""
-    waiting = "SELECT FROM pg_locks WHERE NOT granted AND relation = 'users'::regclass"
     with _archive(database_url) as database, database.connection() as connection:
-        with psycopg.connect(database_url) as blocker:
-            blocker.execute("LOCK TABLE users")
+        with locked(database_url, "users") as blocker:
             exporting = _export(vkteamsd, database_url, "--file", "exported")
-            until(lambda: connection.execute(waiting).fetchall(), 30, "the export's wait")
+            wait_blocked(database_url, "users")
             exporting.send_signal(signal.SIGSTOP)
             blocker.rollback()
         assert _build(connection, model) < LIMIT
