@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 
 from hypothesis import settings
 
@@ -27,6 +29,10 @@ pytest_plugins = [
 # No database of examples: the checkout may belong to another user. No deadline: the machine may be busy.
 settings.register_profile("tests", database=None, deadline=None)
 settings.load_profile("tests")
+
+# A date is a day of the reader's zone; a test that is about zones sets its own.
+os.environ["TZ"] = "UTC"
+time.tzset()
 
 # A shell that starts the tests in the background ignores Ctrl-C for them, and so for every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

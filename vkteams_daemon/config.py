@@ -104,6 +104,8 @@ def _load(
         if secret_file in sources and secret not in sources:
             _set(tables, secret, "")
     config = _convert(tables, lambda name: sources.get(name) or _location(text, file, *name.split(".")))
+    source = sources.get("search.timezone") or _location(text, file, "search", "timezone")
+    _check_timezone(config.search.timezone, source)
     config = msgspec.structs.replace(config, source=str(file) if file else "", instance=instance)
     return _with_secrets(config, environ)
 
@@ -194,6 +196,20 @@ def _convert(tables: Mapping[str, Any], location: Callable[[str], str]) -> Confi
         if option and not unknown:
             problem = _explain(problem, tables[section][key], option)
         raise ConfigError(f"{name}: {problem}{location(name)}") from error
+
+
+def _check_timezone(name: str, location: str) -> None:
+    if not name:
+        return
+    from zoneinfo import ZoneInfo
+
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ConfigError(
+            f"search.timezone: {name!r} is not a time zone, such as Europe/Moscow{location}",
+            hint="The names are those of the package tzdata, if it is installed.",
+        ) from None
 
 
 def _no_such_option(section: str, key: str) -> str:

@@ -185,6 +185,10 @@ class Search(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     limit: Annotated[int, _option("Number of hits if no limit is given.", ge=1, le=1000)] = 10
     timeout: Annotated[float, _option("Seconds after which a search is cancelled.", gt=0, le=600)] = 30.0
+    timezone: Annotated[
+        str,
+        _option("Time zone in which people and agents read and write times, if TZ is not set; empty: this machine's."),
+    ] = ""
 
 
 class Mcp(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

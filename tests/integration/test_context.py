@@ -175,7 +175,7 @@ def test_empty_answer_says_when_the_last_message_was(now: Talk) -> None:
         note = archive.context().note
         assert note is not None
         assert note.startswith("Nothing was said since ")
-        assert note.endswith(f"the last message is of {now.start + timedelta(hours=1):%Y-%m-%d %H:%M} UTC.")
+        assert note.endswith(f"the last message is of {now.start + timedelta(hours=1):%a %Y-%m-%d %H:%M} UTC.")
         # What may not be seen is not told either.
         assert archive.context(chat_ids=[DEV]).note == "The archive has no message there."
 

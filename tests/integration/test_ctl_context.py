@@ -31,14 +31,14 @@ def test_thread_is_shown_with_indented_answers(talk: Talk, ask: Callable[..., An
     output = ask("context", "get", "--around", "2", mode="table")
     assert output.splitlines() == [
         f"Эксплуатация · {OPS}",
-        "  2026-11-24",
+        "  Tue 2026-11-24",
         "  08:00 Анна Иванова: почта не уходит",
         "          со вторника",
         "> 08:01   Пётр → Анна Иванова [edited]: у всех этажей?",
         "            message 2",
         "  08:03     Анна Иванова → Пётр [file]: да",
         "  08:04   Пётр (thread): чиню",
-        "  2026-11-25",
+        "  Wed 2026-11-25",
         "  08:00 Пётр → …: и у нас",
         "          | in answer to nobody, 2026-11-24 08:00: …",
         output.splitlines()[-1],

@@ -327,9 +327,8 @@ def test_coverage_of_a_scope_tells_only_times(
     entry = Missing(gaps.WENT_BACK, 31, 50, noon, noon + timedelta(hours=1), missing)
     with psycopg.connect(database_url, autocommit=True) as connection:
         assert gaps._insert(connection, BOT, entry)
-        sentence = (
-            f"messages between 2026-11-01 12:00:00 UTC and 2026-11-01 13:00:00 UTC may be missing: {entry.reason}"
-        )
+        span = "between Sun 2026-11-01 12:00:00 UTC and Sun 2026-11-01 13:00:00 UTC"
+        sentence = f"messages {span} may be missing: {entry.reason}"
         assert coverage(connection, Scope(chats)).gaps == ((sentence,) if told else ())
         if told:
             later = coverage(connection, Scope(chats, since=noon + timedelta(minutes=30))).gaps

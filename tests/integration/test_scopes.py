@@ -271,7 +271,7 @@ def _masked(text: str) -> str:
         return f"{match[1]}{json.dumps(value)}"
 
     text = re.sub(r'(\\?"cursor\\?":\\?")([\w-]+)', opened, text)
-    text = re.sub(r"since \d{4}-\d\d-\d\d \d\d:\d\d UTC", "since", text)
+    text = re.sub(r"since (?:\w{3} )?\d{4}-\d\d-\d\d \d\d:\d\d UTC", "since", text)
     return re.sub(r'"age":[\d.]+', '"age"', text)
 
 

@@ -1,13 +1,56 @@
 """Types of arguments: each reads one word of the command line, and raises UsageError where it cannot.
 
-The parser adds the name of the option to the error. `vkteams_daemon.times` has the types of moments and ages.
+The parser adds the name of the option to the error. `vkteams_daemon.times` has the type of ages.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 
+from vkteams_daemon import times
 from vkteams_daemon.errors import UsageError, quoted
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenTime:
+    """A time as it was typed. It is read when the configuration, and with it the person's time zone, is known."""
+
+    text: str
+    parse: Callable[[str], datetime]
+
+    def read(self) -> datetime:
+        """The moment in UTC."""
+        return self.parse(self.text)
+
+
+def since(text: str) -> WrittenTime:
+    """A time; of a span its beginning."""
+    times.parse_since(text)
+    return WrittenTime(text, times.parse_since)
+
+
+def until(text: str) -> WrittenTime:
+    """A time; of a span its end."""
+    times.parse_until(text)
+    return WrittenTime(text, times.parse_until)
+
+
+def read_times(args: argparse.Namespace) -> None:
+    """Read every time of the command line, in the person's zone.
+
+    Raises:
+        UsageError: a time is none there, or could be several, such as an hour that the clocks show twice.
+    """
+    for name, value in vars(args).items():
+        if isinstance(value, WrittenTime):
+            try:
+                setattr(args, name, value.read())
+            except UsageError as error:
+                raise UsageError(f"--{name}: {error}") from error
 
 
 def positive(text: str) -> int:

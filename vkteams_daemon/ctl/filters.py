@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from vkteams_daemon import times
+from vkteams_daemon.ctl import argument_types
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,10 +26,10 @@ def add_author_and_time(verb: argparse.ArgumentParser) -> None:
     """Add --user-id, --since and --until."""
     verb.add_argument("--user-id", metavar="ID", help="only what this person wrote")
     verb.add_argument(
-        "--since", metavar="TIME", type=times.parse_since, help="from this time on: 2h, 2026-11-24, вчера"
+        "--since", metavar="TIME", type=argument_types.since, help="from this time on: 2h, 2026-11-24, вчера"
     )
     verb.add_argument(
-        "--until", metavar="TIME", type=times.parse_until, help="up to this time; a date includes its day"
+        "--until", metavar="TIME", type=argument_types.until, help="up to this time; a date includes its day"
     )
 
 
@@ -63,5 +63,5 @@ def take_names(args: argparse.Namespace, archive: Archive) -> tuple[str, ...]:
 def add_count_since(verb: argparse.ArgumentParser) -> None:
     """Add --since for a verb that counts."""
     verb.add_argument(
-        "--since", metavar="TIME", type=times.parse_since, help="count only from this time on: 2h, 2026-11-24, вчера"
+        "--since", metavar="TIME", type=argument_types.since, help="count only from this time on: 2h, 2026-11-24, вчера"
     )

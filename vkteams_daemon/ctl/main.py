@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from vkteams_daemon.ctl import command_line, output
+from vkteams_daemon import times
+from vkteams_daemon.ctl import argument_types, command_line, output
 from vkteams_daemon.errors import UsageError, VkTeamsError
 from vkteams_daemon.system import streams
 
@@ -79,13 +80,17 @@ class _Run:
         self.name = " ".join(part for part in (args.noun, getattr(args, "verb", None)) if part)
         if not hasattr(args, "func"):
             raise UsageError(f"{self.name}: no verb is named", hint=f"See `vkteamsctl {self.name} --help`.")
-        answer = args.func(args, self._configuration(args))
-        try:
-            output.show(answer, self.mode, self.name)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            raise streams.stdout_lost(error) from error
+        config = self._configuration(args)
+        with times.in_zone(times.choose_zone(config.search.timezone)):
+            argument_types.read_times(args)
+            answer = args.func(args, config)
+            understood = times.shown_span(getattr(args, "since", None), getattr(args, "until", None))
+            try:
+                output.show(answer, self.mode, self.name, understood=understood)
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise streams.stdout_lost(error) from error
         if answer.error and self.mode != "table":
             streams.write_stderr(f"vkteamsctl: {output.one_line(answer.error)}\n")
         return int(answer.exit_code)

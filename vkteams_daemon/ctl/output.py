@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TextIO
 
+from vkteams_daemon import times
 from vkteams_daemon.system.text import terminal_safe, terminal_safe_json
 
 MODES = ("table", "json", "jsonl", "quiet")
@@ -39,6 +40,7 @@ class Answer:
         exit_code: of the command.
         error: the sentence for `error` and standard error, if the exit code is not 0 and no exception was raised.
         ids: for `--output quiet`, one a line.
+        streamed: whether standard output has something already that nothing else may join.
     """
 
     data: Any
@@ -46,6 +48,7 @@ class Answer:
     exit_code: int = 0
     error: str | None = None
     ids: Sequence[str] = ()
+    streamed: bool = False
 
 
 class Screen:
@@ -137,8 +140,16 @@ class Screen:
         self._stream.write(text + "\n")
 
 
-def show(answer: Answer, mode: str, command: str, stream: TextIO | None = None) -> None:
-    """Write the answer on standard output in this mode."""
+def show(answer: Answer, mode: str, command: str, stream: TextIO | None = None, *, understood: str = "") -> None:
+    """Write the answer on standard output in this mode.
+
+    Args:
+        answer: of the command.
+        mode: one of `MODES`.
+        command: noun and verb.
+        stream: in place of standard output.
+        understood: what the times on the command line were taken for; people see it above the answer.
+    """
     stream = stream or sys.stdout
     if mode == "json":
         error = (answer.error or f"exit code {answer.exit_code}") if answer.exit_code else None
@@ -150,7 +161,10 @@ def show(answer: Answer, mode: str, command: str, stream: TextIO | None = None) 
         for name in answer.ids:
             stream.write(terminal_safe(name) + "\n")
     elif answer.render:
-        answer.render(Screen(stream))
+        screen = Screen(stream)
+        if understood and not answer.streamed:
+            screen.line(understood, "dim")
+        answer.render(screen)
     else:
         _show_data(Screen(stream), plain(answer.data))
     stream.flush()
@@ -212,13 +226,13 @@ def one_line(text: str) -> str:
 
 
 def cell(value: Any) -> str:
-    """A value in a table: `-` for none, yes and no, times in UTC to the second."""
+    """A value in a table: `-` for none, yes and no, times in the reader's zone to the second."""
     if value is None or value == "":
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, datetime):
-        return rfc3339(value.replace(microsecond=0))
+        return f"{times.local(value):%Y-%m-%d %H:%M:%S}"
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from vkteams_daemon import times
 from vkteams_daemon.search.results import Coverage
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
@@ -104,7 +105,7 @@ def _missing(
 
 
 def _span(start: datetime | None, end: datetime | None) -> str:
-    times = [f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" for time in (start, end) if time]
+    moments = [times.shown(moment, seconds=True) for moment in (start, end) if moment]
     if start and end:
-        return f"between {times[0]} and {times[1]}"
-    return f"{'after' if start else 'before'} {times[0]}" if times else "of an unknown time"
+        return f"between {moments[0]} and {moments[1]}"
+    return f"{'after' if start else 'before'} {moments[0]}" if moments else "of an unknown time"

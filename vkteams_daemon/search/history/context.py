@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
+from vkteams_daemon import times
 from vkteams_daemon.errors import NotFound
 from vkteams_daemon.search.history.context_kind import require_argument
 from vkteams_daemon.search.history.conversation import latest, neighbours, read, thread
@@ -118,8 +119,8 @@ def _silence_note(connection: Connection, scope: Scope, within: Scope) -> str:
     last = latest(connection, scope, 1)
     if not last:
         return "The archive has no message there."
-    since = f" since {within.since:%Y-%m-%d %H:%M} UTC" if within.since else ""
-    return f"Nothing was said{since}; the last message is of {last[0].sent_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC."
+    since = f" since {times.shown(within.since)}" if within.since else ""
+    return f"Nothing was said{since}; the last message is of {times.shown(last[0].sent_at)}."
 
 
 def recent(connection: Connection, scope: Scope, budget: TokenBudget) -> Context:

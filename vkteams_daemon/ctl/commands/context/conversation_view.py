@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC
 from typing import TYPE_CHECKING
 
+from vkteams_daemon import times
 from vkteams_daemon.ctl.output import Screen, one_line
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def show_conversation(
     by_id = {message.msg_id: message for message in messages if message.chat_id == chat_id}
     day = None
     for message in messages:
-        moment = message.sent_at.astimezone(UTC)
+        moment = times.local(message.sent_at)
         if moment.date() != day:
             day = moment.date()
-            screen.line(f"  {day.isoformat()}", "dim")
+            screen.line(f"  {day:%a %Y-%m-%d}", "dim")
         own = message.chat_id == chat_id
         match = own and message.msg_id in matches
         style = "bold" if match else ""
@@ -61,7 +61,7 @@ def quote_lines(quotes: Sequence[Quote]) -> list[str]:
     lines = []
     for quote in quotes:
         verb = "forwarded from" if quote.kind == "forward" else "in answer to"
-        when = f", {quote.sent_at.astimezone(UTC):%Y-%m-%d %H:%M}" if quote.sent_at else ""
+        when = f", {times.local(quote.sent_at):%Y-%m-%d %H:%M}" if quote.sent_at else ""
         files = "".join(f" [{one_line(name)}]" for name in quote.files)
         text = one_line(quote.text)
         text = text if len(text) <= _MAX_QUOTE else f"{text[:_MAX_QUOTE]} …"

@@ -26,7 +26,7 @@ from vkteams_daemon.ctl.output import Answer, json_line, plain
 from vkteams_daemon.errors import CannotWrite, UsageError
 from vkteams_daemon.system import files, streams
 from vkteams_daemon.system.text import terminal_safe
-from vkteams_daemon.times import check_span
+from vkteams_daemon.times import check_span, shown_span
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.history.export import Export, Exported
@@ -67,6 +67,8 @@ def _export(args: argparse.Namespace, config: Config) -> Answer:
         raise UsageError("standard output cannot hold both the messages and the answer", hint="Name a --file.")
     check_span(args.since, args.until)
     write = _WRITERS[args.format]
+    if not args.file and sys.stderr.isatty() and (understood := shown_span(args.since, args.until)):
+        streams.write_stderr(f"{understood}\n")
     with open_archive(config) as archive:
         chats = archive.existing(args.chat_id, threads=True, user_id=args.user_id)
         export = archive.export(
@@ -75,7 +77,10 @@ def _export(args: argparse.Namespace, config: Config) -> Answer:
         with _destination(args.file, overwrite=args.overwrite) as stream:
             count = write(stream, _with_bar(export))
     line = f"{count} messages{f' in {args.file}' if args.file else ''}"
-    return Answer({"messages": count, "file": args.file}, lambda screen: screen.line(line) if args.file else None)
+    return Answer(
+        {"messages": count, "file": args.file}, lambda screen: screen.line(line) if args.file else None,
+        streamed=not args.file,
+    )  # fmt: skip
 
 
 def _with_bar(export: Export) -> Iterator[Exported]:
