@@ -1,198 +1,47 @@
-"""Who may see what: the tokens file, and the access that each of its tokens gives.
+"""Who may see what. One access stands behind each question of the page, of an MCP client and of the command line.
 
-The file is TOML with one table for each client; docs/mcp.md describes it. It is read again after each change, so that a
-token can be withdrawn without a restart. While the file cannot be read, no token is accepted.
+`search/visibility.py` makes the chats and periods of it that go into the SQL of every question.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import logging
-import os
-import stat
-import threading
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
-from pathlib import Path
-from typing import Annotated, Any
-
-from mcp.server.auth.provider import AccessToken
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-
-from vkteams_daemon.config import exposure
-from vkteams_daemon.errors import ConfigError, PermissionRefused, VkTeamsError
-
-log = logging.getLogger(__name__)
+from datetime import datetime
 
 TOOLS = (
     "search_hybrid", "search_semantic", "search_text", "get_context", "get_recent_messages", "get_message",
     "get_database_stats", "list_chats", "list_users", "daemon_status",
 )  # fmt: skip
 
-_MIN_TOKEN = 20  # characters of a token that the file holds in plain text
-
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What one client may see.
+    """What one reader may see.
 
     Attributes:
-        name: what the audit calls the client.
+        name: what the audit calls the reader.
         chats: only these chats and their threads; None is every chat.
         tools: only these tools, and the resources that give the same answers; None is every tool.
         since: only messages that were sent from this moment on (aware); None is every message.
+        user: only the chats in which this person is a member, by their rosters, and this person's own private chat.
     """
 
     name: str
     chats: frozenset[str] | None = None
     tools: frozenset[str] | None = None
     since: datetime | None = None
+    user: str | None = None
 
     def may_use(self, tool: str) -> bool:
-        """Whether the client may call this tool."""
+        """Whether the reader may call this tool."""
         return self.tools is None or tool in self.tools
 
     @property
     def restricted(self) -> bool:
-        """Whether there may be something in the archive that the client may not see."""
-        return self.chats is not None or self.since is not None
+        """Whether there may be something in the archive that the reader may not see."""
+        return self.chats is not None or self.since is not None or self.user is not None
 
     def earliest(self, since: datetime | None) -> datetime | None:
         """The later of two moments: the one that the question names, and the one that the access begins with."""
         moments = [moment for moment in (since, self.since) if moment]
         return max(moments, default=None)
-
-
-class Tokens:
-    """The tokens of a file, as the SDK's `TokenVerifier`.
-
-    Args:
-        file: `[mcp] tokens_file`.
-
-    Raises:
-        ConfigError, PermissionRefused: the file is wrong, unreadable, or open to other users.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._lock = threading.Lock()
-        self._state = self._file_state()
-        self._accesses = read_tokens(file)
-
-    async def verify_token(self, token: str) -> AccessToken | None:
-        """The client to whom the token belongs; None for a token that the file does not hold."""
-        access = self.access(token)
-        if access is None:
-            return None
-        # The SDK gets the client's name in place of the token, so nothing beyond this point can log the token.
-        return AccessToken(token=access.name, client_id=access.name, scopes=[], claims={"access": access})
-
-    def access(self, token: str) -> Access | None:
-        """The access that the token gives; None for an unknown token.
-
-        The comparison takes constant time, and every token of the file is compared.
-        """
-        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
-        match = None
-        for token_digest, access in self._current().items():
-            if hmac.compare_digest(token_digest, digest):
-                match = access
-        return match
-
-    def _current(self) -> Mapping[bytes, Access]:
-        with self._lock:
-            state = self._file_state()
-            if state != self._state:
-                self._state = state
-                try:
-                    self._accesses = read_tokens(self._file)
-                    log.info("the tokens file was read again: %d tokens", len(self._accesses))
-                except VkTeamsError as error:
-                    self._accesses = {}
-                    log.error("no token is accepted until the tokens file is mended: %s", error)
-            return self._accesses
-
-    def _file_state(self) -> tuple[int, int, int] | None:
-        """Modification time, inode and size of the file: a change shows in one of them. None if there is no file."""
-        try:
-            status = self._file.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino, status.st_size
-
-
-def _as_utc(moment: date) -> datetime:
-    if not isinstance(moment, datetime):
-        moment = datetime.combine(moment, time())
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
-
-
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
-    token: Annotated[str, Field(min_length=_MIN_TOKEN)] | None = None
-    chats: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)] | None = None
-    tools: Annotated[list[str], Field(min_length=1)] | None = None
-    since: Annotated[datetime | date, AfterValidator(_as_utc)] | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> _Entry:
-        if (self.sha256 is None) == (self.token is None):
-            raise ValueError("it needs either sha256 or token")
-        if unknown := set(self.tools or ()) - set(TOOLS):
-            raise ValueError(f"there is no tool {', '.join(sorted(unknown))}")
-        return self
-
-
-def read_tokens(file: Path) -> dict[bytes, Access]:
-    """The accesses of the file by the SHA-256 of their tokens.
-
-    Raises:
-        ConfigError: there is no such file, it is no tokens file, or two clients have the same token.
-        PermissionRefused: this user may not read the file, or other users may.
-    """
-    accesses: dict[bytes, Access] = {}
-    for name, table in _tables(file).items():
-        try:
-            entry = _Entry.model_validate(table)
-        except ValidationError as error:
-            # The library's own message would repeat what stands in the file, which may be a token.
-            first = error.errors(include_url=False, include_input=False)[0]
-            key = ".".join(["tokens", name, *(str(part) for part in first["loc"] if isinstance(part, str))])
-            reason = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"{file}: {key}: {reason[:1].lower()}{reason[1:]}") from None
-        digest = bytes.fromhex(entry.sha256 or "") or hashlib.sha256((entry.token or "").encode()).digest()
-        if digest in accesses:
-            raise ConfigError(f"{file}: {accesses[digest].name} and {name} have the same token")
-        accesses[digest] = Access(
-            name,
-            frozenset(entry.chats) if entry.chats is not None else None,
-            frozenset(entry.tools) if entry.tools is not None else None,
-            entry.since,  # type: ignore[arg-type]
-        )
-    return accesses
-
-
-def _tables(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as opened:
-            mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
-            if sentence := exposure(file, mode):
-                raise PermissionRefused(sentence, hint=f"Run `chmod 600 {file}`, or 640.")
-            tables = tomllib.load(opened)
-    except PermissionError as error:
-        raise PermissionRefused(f"{file}: this user may not read it") from error
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        raise ConfigError(f"{file}: it is not TOML") from None
-    clients = tables.get("tokens")
-    if tables.keys() != {"tokens"} or not isinstance(clients, dict) or not clients:
-        raise ConfigError(f"{file}: it is not a file of tokens", hint="Each client is a table [tokens.NAME].")
-    if wrong := [name for name, table in clients.items() if not isinstance(table, dict)]:
-        raise ConfigError(f"{file}: tokens.{wrong[0]}: it is not a table")
-    return clients

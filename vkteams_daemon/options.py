@@ -191,6 +191,22 @@ class Search(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class Access(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What people see of the chats in which they are members."""
+
+    history: Annotated[
+        Literal["joined", "whole"],
+        _option("A member sees what was said while they were one (joined), or all of it (whole)."),
+    ] = "joined"
+    roster_max_age: Annotated[
+        str,
+        _option(
+            "A chat whose roster is older than this is shown to nobody.",
+            form="hours, days or weeks, such as 3d", pattern=r"^[1-9][0-9]{0,4}[hdw]\Z",
+        ),
+    ] = "3d"  # fmt: skip
+
+
 class Mcp(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The MCP server."""
 
@@ -228,6 +244,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     database: Database = Database()
     embedding: Embedding = Embedding()
     search: Search = Search()
+    access: Access = Access()
     mcp: Mcp = Mcp()
     log: Log = Log()
     source: str = ""
@@ -322,7 +339,7 @@ NOT_OPTIONS = {"VKTEAMS_BOT_CONFIG", "VKTEAMS_DEBUG"}
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "api": Api, "daemon": Daemon, "storage": Storage, "database": Database,
-    "embedding": Embedding, "search": Search, "mcp": Mcp, "log": Log,
+    "embedding": Embedding, "search": Search, "access": Access, "mcp": Mcp, "log": Log,
 }  # fmt: skip
 
 

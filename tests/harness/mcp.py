@@ -38,9 +38,9 @@ from vkteams_daemon.daemon.workers.worker import Worker
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.mcp.archive_reader import Reader
-from vkteams_daemon.mcp.audit import Audit
 from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.options import Database as DatabaseOptions
+from vkteams_daemon.serving.audit import Audit
 from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer

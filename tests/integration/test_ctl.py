@@ -445,7 +445,7 @@ def test_health_where_everything_is_well(
     data = answer["data"]
     assert list(data) == [
         "api_connection", "database", "vector_store", "gaps", "daemon", "retention", "spool", "model", "disk",
-        "problems",
+        "nobodys_chats", "problems",
     ]  # fmt: skip
     assert (data["api_connection"], data["database"], data["vector_store"], data["model"]) == ("ok", "ok", "off", "ok")
     assert data["daemon"].keys() == {"status", "uptime", "events_processed", "last_activity"}

@@ -54,7 +54,8 @@ def server(tokens: Office) -> Iterator[HttpServer]:
 
 
 QUICK = """
-    from vkteams_daemon.mcp import connection_limits, http, refusals
+    from vkteams_daemon.mcp import http
+    from vkteams_daemon.serving import connection_limits, refusals
 
     connection_limits.HEADER_TIMEOUT = 1.0
     connection_limits.BODY_TIMEOUT = 2.0

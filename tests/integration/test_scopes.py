@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from mcp import Client
 from mcp.shared.exceptions import MCPError
@@ -32,15 +33,18 @@ from vkteams_daemon.access import TOOLS, Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import status as status_file
 from vkteams_daemon.mcp.archive_reader import Reader
-from vkteams_daemon.mcp.audit import Audit
 from vkteams_daemon.mcp.server import Server
+from vkteams_daemon.options import Access as AccessOptions
 from vkteams_daemon.options import Daemon as DaemonOptions
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.options import Embedding as EmbeddingOptions
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.serving.audit import Audit
 from vkteams_daemon.store import embedding_models
 from vkteams_daemon.system.redaction import Secrets
 
 THREAD, LONE_THREAD, OLD_THREAD = "693000001@chat.agent", "693000002@chat.agent", "693000003@chat.agent"
+LEFT, OLD_ROSTER, REFUSED, NO_BOT, ORPHAN, GONE, UNREAD = (f"69400000{n}@chat.agent" for n in range(7))
 SECRET = "vault Kx93hunter парольница"
 SINCE = datetime(2026, 11, 1, tzinfo=UTC)
 OLD = -60 * 24 * 60  # minutes: before SINCE
@@ -120,6 +124,43 @@ def _hidden_times(talk: Talk) -> None:
     talk.event("newMessage", msgId={"unreadable": 4}, chat={"chatId": OPS}, timestamp=1_700_000_000)
 
 
+def _rosters_of_hidden_chats(talk: Talk) -> None:
+    """Chats in whose rosters Petr stands, or stood, and which he may not see."""
+    for n, chat in enumerate((LEFT, OLD_ROSTER, REFUSED, NO_BOT, GONE, UNREAD)):
+        talk.say(f"r{n}", f"backup: {SECRET} of a roster", at=n, who=VERA, chat=chat)
+        talk.say(f"rt{n}", f"backup: {SECRET} in its thread", at=n, who=VERA, chat=f"69500000{n}@chat.agent",
+                 below=(chat, f"r{n}"))  # fmt: skip
+    talk.event(
+        "newMessage", msgId="orphan", timestamp=int(SINCE.timestamp()) + 1, text=f"backup: {SECRET} of an orphan",
+        chat={"chatId": ORPHAN, "type": "group"}, parent_topic={"messageId": "gone", "type": "message"},
+        **{"from": {"userId": VERA}},
+    )  # fmt: skip
+    for chat in (DEV, LEFT, OLD_ROSTER, REFUSED, NO_BOT, ORPHAN, GONE):
+        _roster(talk, chat, {PETR: (None, None), VERA: (None, None)})
+    talk.execute("UPDATE roster_members SET until = now() WHERE chat_id = ANY(%s) AND user_id = %s", [LEFT, DEV], PETR)
+    talk.execute("UPDATE rosters SET read_at = now() - interval '73 hours' WHERE chat_id = %s", OLD_ROSTER)
+    talk.execute("UPDATE rosters SET refused = 'Permission denied' WHERE chat_id = %s", REFUSED)
+    left = "INSERT INTO chat_members (chat_id, user_id, left_at) VALUES (%s, %s, now() + interval '1 minute')"
+    talk.execute(left, NO_BOT, "1000000001")
+    talk.execute(left, GONE, PETR)
+    talk.execute("INSERT INTO gaps (bot_id, chat_ids, from_event_id, to_event_id, from_time, to_time, reason)"
+                 " VALUES ('1000000001', %s, 1, 2, '2026-11-24', '2026-11-25', 'hidden')", [DEV])  # fmt: skip
+
+
+def _hidden_gap(talk: Talk) -> None:
+    talk.execute("INSERT INTO gaps (bot_id, chat_ids, from_event_id, to_event_id, from_time, to_time, reason)"
+                 " VALUES ('1000000001', %s, 1, 2, '2026-09-24', '2026-09-25', 'hidden')", [OPS])  # fmt: skip
+
+
+def _roster(talk: Talk, chat: str, members: dict[str, tuple[datetime | None, datetime | None]]) -> None:
+    """A roster that has just been read; of each member since when, and until when."""
+    talk.execute("INSERT INTO rosters (chat_id, tried_at, read_at) VALUES (%s, now(), now())", chat)
+    for user, (since, until) in members.items():
+        talk.execute("INSERT INTO roster_members (chat_id, user_id, since, until, role)"
+                     " VALUES (%s, %s, coalesce(%s, '-infinity'::timestamptz), %s, 'member')",
+                     chat, user, since, until)  # fmt: skip
+
+
 class Archives:
     """The archive of what is visible, and its copies with more in them; each with a configuration of its own."""
 
@@ -127,8 +168,11 @@ class Archives:
         self._server, self._directory, self._models_dir, self._model_dir = server, directory, models_dir, model_dir
         self.names = {"visible": server.create_database()}
         self._fill("visible", _visible)
+        self.names["nothing"] = server.create_database()
+        self._fill("nothing")
         for name, fills in {
             "chats": [_hidden_chats], "times": [_hidden_times], "both": [_hidden_times, _hidden_chats],
+            "members": [_hidden_times, _hidden_gap, _hidden_chats, _rosters_of_hidden_chats],
         }.items():  # fmt: skip
             self.names[name] = f"scopes_{name}"
             server.execute(f"CREATE DATABASE scopes_{name} TEMPLATE {self.names['visible']} STRATEGY file_copy")
@@ -161,8 +205,11 @@ class Archives:
             talk.execute("INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at)"
                          " SELECT chat_id, msg_id, 1, 'message', sent_at FROM messages"
                          " WHERE msg_id = 'm8'")  # fmt: skip
-            if name != "visible":
-                talk.say("w1", f"waits: {SECRET}", at=OLD if "times" in name else 16, who=VERA, chat=VERA)
+            if name == "visible":
+                # Petr came at SINCE, and Vera left then.
+                _roster(talk, OPS, {PETR: (SINCE, None), ANNA: (None, None), VERA: (None, SINCE)})
+            elif name != "nothing":
+                talk.say("w1", f"waits: {SECRET}", at=OLD if name == "times" else 16, who=VERA, chat=VERA)
                 with talk.connection() as connection:
                     (active,) = embedding_models.active_models(connection)
                     embedding_models.ensure_index(connection, active)
@@ -276,23 +323,56 @@ def _masked(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("archive", "access"),
+    ("without", "archive", "access"),
     [
-        ("chats", Access("x", chats=CHATS)),
-        ("times", Access("x", since=SINCE)),
-        ("both", Access("x", CHATS - {PETR}, frozenset(TOOLS) - {"search_semantic", "get_recent_messages"}, SINCE)),
+        ("visible", "chats", Access("x", chats=CHATS)),
+        ("visible", "times", Access("x", since=SINCE)),
+        (
+            "visible", "both",
+            Access("x", CHATS - {PETR}, frozenset(TOOLS) - {"search_semantic", "get_recent_messages"}, SINCE),
+        ),
+        ("visible", "members", Access("x", user=PETR)),
+        ("visible", "members", Access("x", CHATS, since=datetime(2026, 11, 24, 8, 3, tzinfo=UTC), user=PETR)),
+        ("nothing", "members", Access("x", user="nobody@corp.example")),
+        ("nothing", "visible", Access("x", user=VERA)),
     ],
-    ids=["chats", "since", "chats, since and tools"],
-)
-def test_what_is_hidden_changes_no_byte(archives: Archives, archive: str, access: Access, capsys: Any) -> None:
+    ids=["chats", "since", "chats, since and tools", "member", "member, chats and since", "outsider", "former member"],
+)  # fmt: skip
+def test_what_is_hidden_changes_no_byte(
+    archives: Archives, without: str, archive: str, access: Access, capsys: Any
+) -> None:
     size = scaled("questions to each tool about what is hidden, others each time", full=1000, quick=_SAMPLE)
     seed = random.getrandbits(32) if size == _SAMPLE else None
-    without = asyncio.run(_answers(archives.config("visible"), access, capsys, seed))
+    less = asyncio.run(_answers(archives.config(without), access, capsys, seed))
     whole = asyncio.run(_answers(archives.config(archive), access, capsys, seed))
-    assert without.keys() == whole.keys(), without.keys() ^ whole.keys()
-    differences = [(key, without[key], whole[key]) for key in without if without[key] != whole[key]]
+    assert less.keys() == whole.keys(), less.keys() ^ whole.keys()
+    differences = [(key, less[key], whole[key]) for key in less if less[key] != whole[key]]
     assert not differences, json.dumps(differences[:5], ensure_ascii=False, indent=1)
     assert "Hidden title" not in json.dumps(whole)
+
+
+def test_a_member_sees_what_was_said_since_they_came(archives: Archives, capsys: Any) -> None:
+    """Otherwise the test above would compare empty answers."""
+    answers = json.dumps(asyncio.run(_answers(archives.config("members"), Access("x", user=PETR), capsys, 1)))
+    assert "the server is up again" in answers and "in the thread about" in answers
+    assert "a bot's word to Petr" in answers and "a word to Vera alone" not in answers and "of old" not in answers
+
+
+def test_the_whole_history_is_shown_where_the_administrator_wants_that(archives: Archives) -> None:
+    config = msgspec.structs.replace(archives.config("members"), access=AccessOptions(history="whole"))
+    with Archive(config) as archive:
+        seen = archive.seen_by(Access("x", user=PETR))
+        assert "o1" in {message.msg_id for message in seen.latest(limit=100)}
+        assert seen.visible_chats == {OPS, PETR, THREAD, OLD_THREAD}
+
+
+def test_each_chat_that_is_nobodys_says_why(archives: Archives) -> None:
+    with Archive(archives.config("members")) as archive:
+        reasons = {chat.chat_id: chat.reason for chat in archive.nobodys_chats()}
+    assert reasons == {
+        OLD_ROSTER: "its roster is too old", REFUSED: "its roster is refused: Permission denied",
+        NO_BOT: "a bot has left it", ORPHAN: "its parent is unknown", UNREAD: "its roster was never read",
+    }  # fmt: skip
 
 
 def test_the_copies_differ_for_a_client_that_may_see_everything(archives: Archives, capsys: Any) -> None:

@@ -20,6 +20,7 @@ from tests.harness.embedding import WatchedModel
 from tests.harness.postgres import PostgresServer, _free_port
 from tests.harness.temporary import SERVER_USER
 from tests.harness.waiting import until
+from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.workers.worker import Worker
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
@@ -278,11 +279,23 @@ def _use_everything(url: str, model: WatchedModel) -> None:
             assert archive.context("recent", timeframe=timedelta(days=3650)).conversations
             archive.context("topic", query="server")
             assert archive.chats() and archive.users() and list(archive.export())
-            confined, since = archive.confined(), datetime(2025, 1, 1, tzinfo=UTC)
+            since = datetime(2025, 1, 1, tzinfo=UTC)
+            confined = archive.seen_by(Access("x", frozenset({CHAT}), since=since))
             assert confined.search("sevrer answers", mode="text", chat_ids=[CHAT], since=since).hits
             assert confined.context("topic", query="server", chat_ids=[CHAT], since=since).conversations
             assert confined.statistics(chat_ids=[CHAT], since=since).messages
             assert confined.chats(chat_ids=[CHAT], since=since) and confined.users(chat_ids=[CHAT], since=since)
+            connection.execute(
+                "INSERT INTO rosters (chat_id, tried_at, read_at) VALUES (%s, now(), now()) ON CONFLICT DO NOTHING",
+                (CHAT,),
+            )
+            connection.execute(
+                "INSERT INTO roster_members (chat_id, user_id, since, role) VALUES (%s, 'eve', '2025-01-01', 'member')",
+                (CHAT,),
+            )
+            member = archive.seen_by(Access("x", user="eve"))
+            assert member.search("sevrer answers", mode="text").hits and member.statistics().messages
+            assert not archive.seen_by(Access("x", user="nobody")).chats() and archive.nobodys_chats() is not None
         erasure.erase(connection, datetime(2027, 1, 1, tzinfo=UTC), ["x@chat.agent"])
         cursors.set_cursor(database.connect, "1", 300)
 

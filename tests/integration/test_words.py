@@ -12,6 +12,7 @@ import pytest
 
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk
 from tests.harness.waiting import until
+from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.search_terms import refill_loop
 from vkteams_daemon.errors import NotFound, UsageError
@@ -337,7 +338,7 @@ def test_several_people_of_a_name_are_listed_and_the_nearest_offered(archive: Ar
 
 
 def test_confined_reader_finds_only_whom_they_may_see(archive: Archive, people: Talk) -> None:
-    confined = archive.confined()
+    confined = archive.seen_by(Access("x", frozenset({OPS})))
     assert confined.find_user("Анна", chat_ids=[OPS]).id == ANNA
     for name in ("Вера", "Вер", "v.lis"):
         with pytest.raises(NotFound) as refused:

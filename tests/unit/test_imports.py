@@ -28,7 +28,8 @@ ALLOWED = dict.fromkeys(_MODULES, _MODULES) | {
     "embedding": _GROUND,
     "search": _GROUND | {"botapi", "store", "embedding"},
     "daemon": _GROUND | {"botapi", "store", "embedding"},
-    "mcp": _GROUND | {"botapi", "store", "embedding", "search", "daemon"},
+    "serving": _GROUND,
+    "mcp": _GROUND | {"botapi", "store", "embedding", "search", "daemon", "serving"},
     "ctl": _GROUND | {"botapi", "simulator", "store", "embedding", "search", "daemon", "mcp"},
 }
 # What the parts of a folder may import of that folder, beside themselves.
@@ -73,6 +74,7 @@ INSIDE = {
         "cursor": {"results"},
         "question": {"results", "cursor", "scope"},
         "archive_coverage": {"results", "scope"},
+        "visibility": {"scope"},
     },
     "daemon": {},
 }

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vkteams_daemon.access import Access, Tokens, read_tokens
+from vkteams_daemon.access import Access
 from vkteams_daemon.errors import ConfigError, PermissionRefused
+from vkteams_daemon.mcp.tokens import Tokens, read_tokens
 
 LONG = "t" * 40
 

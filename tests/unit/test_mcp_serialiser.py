@@ -17,12 +17,12 @@ from mcp.server.mcpserver.tools import Tool
 from vkteams_daemon.access import TOOLS, Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.mcp.archive_reader import Reader
-from vkteams_daemon.mcp.audit import Audit
 from vkteams_daemon.mcp.serialiser import to_json, to_text
 from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.search.history.results import Lag
 from vkteams_daemon.search.messages import ArchivedMessage
 from vkteams_daemon.search.results import Hit, RetrieverScore
+from vkteams_daemon.serving.audit import Audit
 from vkteams_daemon.system.redaction import Secrets
 
 HOSTILE, VISIBLE = "say\u202e it\u200b \x1b[2J" + chr(0xE0041), "say it [2J"

@@ -7,7 +7,6 @@ server abandons the thread; `[search] timeout` ends the statement that still run
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -19,15 +18,13 @@ from mcp.server.mcpserver.exceptions import ToolError
 
 from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import DatabaseUnavailable
+from vkteams_daemon.serving.retry import retry
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Archive
     from vkteams_daemon.search.name_lookup import Meant
 
 T = TypeVar("T")
-
-_RETRY_FOR = 1.0  # seconds; a dead connection fails sooner than that, a server that is gone later
 
 
 class Reader:
@@ -62,9 +59,9 @@ class Reader:
         Raises:
             VkTeamsError: the archive refuses the question, or cannot answer it.
         """
-        confined = self.access.restricted
+        access = self.access
         return await anyio.to_thread.run_sync(
-            lambda: self._answer(lambda archive: question(archive.confined() if confined else archive)),
+            lambda: retry(lambda: question(self._open_archive().seen_by(access)), self.config.database.pool_size),
             abandon_on_cancel=True,
             limiter=self._threads,
         )
@@ -80,16 +77,16 @@ class Reader:
             ToolError: the client may not see the chat.
             NotFound: the archive has no such chat.
         """
-        allowed, since = self.access.chats, self.access.since
-        if allowed is not None and chat_id not in allowed:
-            with_threads = await self.ask(lambda archive: archive.with_threads(allowed, since))
+        allowed, since = self.access.chats or (), self.access.since
+        if (self.access.chats is not None or self.access.user is not None) and chat_id not in allowed:
+            seen = await self.ask(lambda archive: archive.visible_chats) or frozenset()
             if chat_id is None:
-                return with_threads
-            if chat_id not in with_threads:
+                return sorted(seen)
+            if chat_id not in seen:
                 raise ToolError(f"{chat_id} is not one of the chats that you may see; list_chats names them")
         if chat_id is None:
             return None
-        if chat_id in self.config.storage.chat_ids or (allowed and chat_id in allowed):
+        if chat_id in self.config.storage.chat_ids or chat_id in allowed:
             # The administrator named this chat, so it exists even if nothing was said in it yet.
             return await self.ask(lambda archive: archive.with_threads([chat_id], since)) if threads else [chat_id]
         return await self.ask(lambda archive: archive.existing([chat_id], threads=threads, since=since))
@@ -128,22 +125,6 @@ class Reader:
         """Close the archive; this releases the bundled database."""
         if self._archive is not None:
             self._archive.close()
-
-    def _answer(self, question: Callable[[Archive], T]) -> T:
-        """Ask again where a connection of the pool died with a server that has restarted since.
-
-        The pool's own check (`check=`) sleeps between two dead connections, each time twice as long: after a restart
-        the first question would wait for seconds.
-        """
-        deadline = time.monotonic() + _RETRY_FOR
-        for _ in range(self.config.database.pool_size):
-            try:
-                return question(self._open_archive())
-            except DatabaseUnavailable:
-                # A question fails at once on a dead connection, and the pool drops that connection.
-                if time.monotonic() > deadline:
-                    raise
-        return question(self._open_archive())
 
     def _open_archive(self) -> Archive:
         with self._opening:

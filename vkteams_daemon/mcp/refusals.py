@@ -1,8 +1,7 @@
-"""What the HTTP server refuses before it becomes a call: counted in the audit, and told so that clients show why."""
+"""Tells an MCP client what the HTTP server refuses before it becomes a call, so that the client shows why."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from http import HTTPStatus
 from typing import Any
@@ -11,10 +10,8 @@ from mcp.types import INVALID_REQUEST
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vkteams_daemon.mcp.audit import Audit
+from vkteams_daemon.serving.refusals import Refusals
 
-PERIOD = 60.0  # seconds between two audit lines of the same refusal
-_MAX_KINDS = 50  # reasons and addresses that are counted apart in a period
 _SENTENCES = {
     400: "the body of a request is JSON: send it with `Content-Type: application/json`",
     403: "a web page of another origin may not ask this server: if the page is yours, name its host in mcp.hosts",
@@ -24,33 +21,6 @@ _SENTENCES = {
 _NO_TOKEN = "this server needs a token: send it as `Authorization: Bearer TOKEN`"
 _WRONG_TOKEN = "this server does not know the token of the request: ask its administrator for one"
 _NO_SESSION = "the session has ended: connect again"
-
-
-class Refusals:
-    """Counts refusals by reason and address, and writes an audit line for each of them once in a period.
-
-    Args:
-        audit: where the lines go.
-    """
-
-    def __init__(self, audit: Audit) -> None:
-        self._audit = audit
-        self._counts: dict[tuple[str, str], int] = {}
-
-    def count(self, reason: str, address: str) -> None:
-        """Count a refusal. Called in the event loop."""
-        if not self._counts:
-            asyncio.get_running_loop().call_later(PERIOD, self.flush)
-        key = (reason, address)
-        if key not in self._counts and len(self._counts) >= _MAX_KINDS:
-            key = (reason, "others")
-        self._counts[key] = self._counts.get(key, 0) + 1
-
-    def flush(self) -> None:
-        """Write the lines of what was counted."""
-        counts, self._counts = self._counts, {}
-        for (reason, address), count in counts.items():
-            self._audit.write_refusals(reason, address, count)
 
 
 class TellRefusals:

@@ -70,7 +70,8 @@ async def summarise_day(
     """Summarise what was said in a chat on one day: decisions, open questions, promises, incidents."""
     reader = reader_of(ctx)
     if chat_id is None:
-        chat_ids = await reader.visible_chats(None) if reader.access.chats else list(reader.config.storage.chat_ids)
+        seen = await reader.visible_chats(None)
+        chat_ids: list[str] | None = list(reader.config.storage.chat_ids) if seen is None else seen
         if not chat_ids:
             raise ToolError("chat_id: there are several chats; say which one")
     else:

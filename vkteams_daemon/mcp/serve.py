@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pwd
-import sys
 from pathlib import Path
 
-from vkteams_daemon.access import Access, Tokens
+from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.mcp.archive_reader import Reader
-from vkteams_daemon.mcp.audit import Audit
-from vkteams_daemon.mcp.log_limit import LogLimit
 from vkteams_daemon.mcp.server import Server
-from vkteams_daemon.mcp.standard_error import StandardError
-from vkteams_daemon.system.log import Log
-from vkteams_daemon.system.redaction import Secrets
+from vkteams_daemon.mcp.tokens import Tokens
+from vkteams_daemon.serving import serving_log
+from vkteams_daemon.serving.audit import Audit
+
+_OPEN = ("no client would need a token", "Set mcp.tokens_file (docs/mcp.md), or listen on 127.0.0.1.")
 
 
 def over_stdio(config: Config) -> None:
     """Serve the client on standard input and output. Does not return."""
     from vkteams_daemon.mcp import stdio
 
-    secrets = _log(config)
+    secrets = serving_log.start(config)
     reader = Reader(config, Access(f"user {_user()}"))
     stdio.serve(Server(reader, Audit(secrets, "stdio")), reader)
 
@@ -37,24 +35,14 @@ def over_http(config: Config, host: str, port: int) -> None:
         ConfigError, PermissionRefused: the tokens file is wrong, unreadable, or open to other users.
     """
     from vkteams_daemon.mcp import http
+    from vkteams_daemon.serving.listening import listen
 
     tokens = Tokens(Path(config.mcp.tokens_file)) if config.mcp.tokens_file else None
-    listening = http.listen(host, port, tokens=tokens is not None)
-    secrets = _log(config)
+    listening = listen(host, port, refusal=None if tokens else _OPEN)
+    secrets = serving_log.start(config)
     reader = Reader(config, Access("anybody on this machine"))
     server = Server(reader, Audit(secrets, "http"), tokens, http.url(host, listening))
     http.serve(server, reader, host, listening, config)
-
-
-def _log(config: Config) -> Secrets:
-    sys.stderr = StandardError()
-    log = Log(config, foreground=True, program="vkteamsctl")
-    # The SDK and its HTTP server would log each call; the audit has a line for it.
-    for name in ("mcp", "uvicorn"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(LogLimit())
-    return log.secrets
 
 
 def _user() -> str:

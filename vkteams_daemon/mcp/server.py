@@ -38,11 +38,11 @@ from pydantic import AnyUrl
 from vkteams_daemon import __version__
 from vkteams_daemon.mcp import resources
 from vkteams_daemon.mcp.archive_reader import Reader
-from vkteams_daemon.mcp.audit import Audit, Call
 from vkteams_daemon.mcp.failures import client_message
 from vkteams_daemon.mcp.serialiser import schema, to_json, to_text
 from vkteams_daemon.mcp.tools import history, search, statistics
 from vkteams_daemon.search.results import Mode
+from vkteams_daemon.serving.audit import Audit, Call
 from vkteams_daemon.system.text import visible
 
 INSTRUCTIONS = """\

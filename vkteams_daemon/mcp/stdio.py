@@ -14,7 +14,7 @@ import anyio.to_thread
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.server import Server
-from vkteams_daemon.mcp.standard_error import end_process
+from vkteams_daemon.serving.standard_error import end_process
 
 log = logging.getLogger(__name__)
 

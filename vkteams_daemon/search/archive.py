@@ -16,11 +16,13 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from vkteams_daemon.config import Config
+from vkteams_daemon.access import Access
+from vkteams_daemon.config import Config, parse_duration
 from vkteams_daemon.errors import StoreError, UsageError
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search import name_lookup
 from vkteams_daemon.search.history import context, conversation, directory, statistics, token_budget
+from vkteams_daemon.search.history.chat_view import ChatView, Direction, chat_view
 from vkteams_daemon.search.history.export import Export
 from vkteams_daemon.search.history.results import ChatSummary, Context, Kind, Statistics, UserSummary
 from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageWithThread
@@ -33,6 +35,7 @@ from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder, QueryEnc
 from vkteams_daemon.search.scope import Kind as HasKind
 from vkteams_daemon.search.scope import Scope, existing, with_threads
 from vkteams_daemon.search.spelling.vocabulary import Vocabulary
+from vkteams_daemon.search.visibility import NobodysChat, Visible, nobodys_chats, visible
 from vkteams_daemon.store import connection_profiles
 from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.connections import Connection
@@ -57,7 +60,8 @@ class Archive:
     def __init__(self, source: Config | str) -> None:
         self._config = source if isinstance(source, Config) else Config(database=DatabaseOptions(url=source))
         self._database = Database(self._config, application="vkteams-search", profile=connection_profiles.READER)
-        self._opened = self._confined = False
+        self._opened = False
+        self._visible: Visible | None = None
         self._lock = threading.Lock()
         self._encoders = QueryEncoderCache(self._config)
         self._vocabulary: tuple[float, Vocabulary] | None = None
@@ -75,16 +79,35 @@ class Archive:
             self._opened, self._vocabulary = False, None
         self._encoders.forget()
 
-    def confined(self) -> Archive:
-        """The same archive for a reader who may see only the chats and times that each question names.
+    def seen_by(self, access: Access) -> Archive:
+        """The same archive for a reader with this access, as it stands now.
 
-        No number and no word of its answers depends on anything outside them: the weights and corrections of words, the
-        names, the counts and the coverage come from what the reader may see.
+        Every question of it is narrowed to what the reader may see. No number and no word of its answers depends on
+        anything else: the weights and corrections of words, the names, the counts and the coverage come from what the
+        reader may see.
         """
-        self._open()
+        if not access.restricted:
+            return self
+        options = self._config.access
+        with self._transaction() as connection:
+            seen = visible(
+                connection, access, history=options.history,
+                roster_max_age=timedelta(seconds=parse_duration(options.roster_max_age)),
+            )  # fmt: skip
         view = copy.copy(self)
-        view._confined = True
+        view._visible = seen
         return view
+
+    @property
+    def visible_chats(self) -> frozenset[str] | None:
+        """The chats that the reader may see, threads included; None is every chat."""
+        return self._visible.chat_ids if self._visible else None
+
+    def nobodys_chats(self) -> list[NobodysChat]:
+        """The chats that no person sees through a roster, and why; for administrators."""
+        age = timedelta(seconds=parse_duration(self._config.access.roster_max_age))
+        with self._transaction() as connection:
+            return nobodys_chats(connection, age)
 
     def search(
         self,
@@ -178,13 +201,32 @@ class Archive:
         return MessageWithThread(message, title, [one for one in linked if one is not message])
 
     def versions(self, chat_id: str, msg_id: str) -> MessageHistory:
-        """Every text of a message, also of a deleted one; for readers who may see every message.
+        """Every text of a message, also of a deleted one.
 
         Raises:
             NotFound: the archive has no such message.
         """
         with self._transaction() as connection:
             return conversation.versions(connection, chat_id, msg_id, self._scope(None))
+
+    def chat_view(
+        self,
+        chat_id: str,
+        *,
+        direction: Direction = "around",
+        message: str | None = None,
+        moment: datetime | None = None,
+        limit: int = 50,
+    ) -> ChatView:
+        """A part of a chat as people read it; `search.history.chat_view` describes the arguments.
+
+        Raises:
+            NotFound: the reader sees no such chat or message.
+        """
+        with self._transaction() as connection:
+            return chat_view(
+                connection, chat_id, self._scope(None), direction=direction, message=message, moment=moment, limit=limit
+            )
 
     def latest(
         self,
@@ -367,7 +409,8 @@ class Archive:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Scope:
-        return Scope(chat_ids, user_id, since, until, confined=self._confined)
+        scope = Scope(chat_ids, user_id, since, until)
+        return self._visible.narrow(scope) if self._visible else scope
 
     def _read_vocabulary(self, connection: Connection, scope: Scope) -> Vocabulary:
         """The archive's words, at most a minute old; for a confined question the words of its scope."""

@@ -13,6 +13,16 @@ from vkteams_daemon.store.words import searched
 from vkteams_daemon.store.words.lexicon import CUT
 
 _ALWAYS = datetime.min.replace(tzinfo=UTC)
+# A gap of chats that the reader sees for a time concerns the reader if it overlaps that time.
+_IN_PERIODS = (
+    " AND (chat_ids IS NULL OR EXISTS (SELECT FROM pg_catalog.unnest(g.chat_ids) AS c (chat_id)"
+    " WHERE c.chat_id = ANY(%(chats)s::text[]) AND (c.chat_id <> ALL(%(period_chats)s::text[]) OR EXISTS"
+    " (SELECT FROM ROWS FROM (pg_catalog.unnest(%(period_chats)s::text[]),"
+    " pg_catalog.unnest(%(period_starts)s::timestamptz[]), pg_catalog.unnest(%(period_ends)s::timestamptz[]))"
+    " AS p (chat_id, start, stop) WHERE p.chat_id = c.chat_id"
+    " AND (g.to_time IS NULL OR greatest(g.from_time, g.to_time) >= p.start)"
+    " AND (g.from_time IS NULL OR least(g.from_time, g.to_time) < p.stop)))))"
+)
 
 
 def coverage(connection: Connection, scope: Scope) -> Coverage:
@@ -23,6 +33,7 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
     """
     chats = None if scope.chat_ids is None else sorted(scope.chat_ids)
     begin = (scope.since if scope.confined else None) or _ALWAYS
+    periods = f" AND {scope.within_periods()}" if scope.periods else ""
     models = active_models(connection)
     # With several models, a message may wait for more than one.
     waiting = "*" if len(models) < 2 else "DISTINCT (chat_id, msg_id)"
@@ -33,23 +44,31 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
         " (SELECT pg_catalog.min(first) FROM (SELECT pg_catalog.min(sent_at) AS first FROM messages"
         "   WHERE %(chats)s::text[] IS NULL AND sent_at >= %(since)s"
         "   UNION ALL SELECT (SELECT pg_catalog.min(sent_at) FROM messages m"
-        "   WHERE m.chat_id = c.chat_id AND m.sent_at >= %(since)s)"
+        f"   WHERE m.chat_id = c.chat_id AND m.sent_at >= %(since)s{periods})"
         "   FROM pg_catalog.unnest(%(chats)s::text[]) AS c (chat_id)) AS firsts),"
         f" (SELECT count({waiting}) FROM embedding_queue q WHERE model_id = ANY(%(models)s) AND kind = 'message'"
         "   AND (%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s)) AND (NOT %(confined)s OR EXISTS"
-        "    (SELECT FROM messages m WHERE m.chat_id = q.chat_id AND m.msg_id = q.msg_id AND m.sent_at >= %(since)s))),"
+        "    (SELECT FROM messages m WHERE m.chat_id = q.chat_id AND m.msg_id = q.msg_id AND m.sent_at >= %(since)s"
+        f"    {periods}))),"
         " (SELECT count(*) FROM events WHERE error IS NOT NULL"
         "   AND occurred_at >= %(since)s"
+        f"{' AND ' + scope.within_periods('chat_id', 'occurred_at') if scope.periods else ''}"
         "   AND (%(chats)s::text[] IS NULL OR (chat_id IS NULL AND NOT %(confined)s) OR chat_id = ANY(%(chats)s))),"
         " (SELECT coalesce(pg_catalog.sum(generation - 1), 0) FROM bots)",
-        {"chats": chats, "models": [model.model_id for model in models], "confined": scope.confined, "since": begin},
+        {
+            "chats": chats,
+            "models": [model.model_id for model in models],
+            "confined": scope.confined,
+            "since": begin,
+            **scope.period_parameters,
+        },
         prepare=False,
     ).fetchone()
     assert row is not None
     first, queued, quarantined, restarts = row
     gaps = (
         *_gaps(quarantined, restarts),
-        *_missing(connection, chats, scope.since, scope.until),
+        *_missing(connection, scope),
         *_not_searched(connection, scope),
     )
     return Coverage(first, queued if models else None, tuple(model.name for model in models), gaps)
@@ -85,20 +104,20 @@ def _not_searched(connection: Connection, scope: Scope) -> list[str]:
     return sentences
 
 
-def _missing(
-    connection: Connection, chats: list[str] | None, since: datetime | None, until: datetime | None
-) -> list[str]:
-    """The gaps that are not dismissed and concern these chats and times, as sentences."""
+def _missing(connection: Connection, scope: Scope) -> list[str]:
+    """The gaps that are not dismissed and concern the chats and times of the scope, as sentences."""
+    chats = None if scope.chat_ids is None else sorted(scope.chat_ids)
     rows = connection.execute(
         # A clock that was wrong may have made the times change places.
         "SELECT DISTINCT reason, greatest(CASE WHEN from_time IS NOT NULL THEN least(from_time, to_time) END,"
         " %(since)s::timestamptz), CASE WHEN to_time IS NOT NULL THEN greatest(from_time, to_time) END"
-        " FROM gaps WHERE dismissed_at IS NULL"
+        " FROM gaps g WHERE dismissed_at IS NULL"
         " AND (%(chats)s::text[] IS NULL OR chat_ids IS NULL OR chat_ids OPERATOR(pg_catalog.&&) %(chats)s::text[])"
         " AND (%(since)s::timestamptz IS NULL OR to_time IS NULL OR greatest(from_time, to_time) >= %(since)s)"
         " AND (%(until)s::timestamptz IS NULL OR from_time IS NULL OR least(from_time, to_time) < %(until)s)"
-        " ORDER BY 2, 3, 1",
-        {"chats": chats, "since": since, "until": until},
+        f"{_IN_PERIODS if scope.periods else ''}"
+        " ORDER BY 2, 3, 1".encode(),
+        {"chats": chats, "since": scope.since, "until": scope.until, **scope.period_parameters},
         prepare=False,
     ).fetchall()
     return [f"messages {_span(start, end)} may be missing: {reason}" for reason, start, end in rows]

@@ -70,6 +70,7 @@ def visible_chat(column: str, scope: Scope) -> str:
     if not scope.confined:
         return "true"
     since = " AND m.sent_at >= %(since)s" if scope.since else ""
+    since += f" AND {scope.within_periods()}" if scope.periods else ""
     chats = f"{column} = ANY(%(chat_ids)s) AND " if scope.chat_ids is not None else ""
     return f"{chats}EXISTS (SELECT FROM messages m WHERE m.chat_id = {column}{since})"
 

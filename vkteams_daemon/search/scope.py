@@ -39,6 +39,21 @@ _MENTIONS = (
 
 
 @dataclass(frozen=True, slots=True)
+class Period:
+    """A time of a chat that a reader may see.
+
+    Attributes:
+        chat_id: the chat.
+        start: inclusive, aware; None means from the beginning.
+        end: exclusive, aware; None means up to now and later.
+    """
+
+    chat_id: str
+    start: datetime | None
+    end: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     """The filters of one question, as one piece of SQL.
 
@@ -55,6 +70,7 @@ class Scope:
         deleted: only messages that were deleted, in the place of those that were not.
         confined: whether the reader may see nothing beyond `chat_ids` and `since`. No number and no word of an answer
             then depends on a row outside them.
+        periods: of a chat that is named here, only these periods; other chats are not concerned.
     """
 
     chat_ids: Collection[str] | None = None
@@ -68,11 +84,14 @@ class Scope:
     mentions: str | None = None
     edited: bool = False
     deleted: bool = False
+    periods: tuple[Period, ...] = ()
 
     @property
     def population(self) -> Scope:
         """The messages that weigh the words of a confined question: all that its reader may see."""
-        return Scope(self.chat_ids, since=self.since, arrived=self.arrived, confined=self.confined)
+        return Scope(
+            self.chat_ids, since=self.since, arrived=self.arrived, confined=self.confined, periods=self.periods
+        )
 
     @property
     def narrows(self) -> bool:
@@ -89,6 +108,28 @@ class Scope:
     def condition_with_deleted(self) -> str:
         """The same condition with deleted messages included, for an export that asks for them."""
         return " AND ".join(self._filters) or "true"
+
+    def within_periods(self, chat: str = "m.chat_id", moment: str = "m.sent_at") -> str:
+        """The condition that a row is within the periods, by its columns of chat and time; empty without periods."""
+        if not self.periods:
+            return ""
+        return (
+            f"({chat} <> ALL(%(period_chats)s::text[]) OR EXISTS (SELECT FROM ROWS FROM"
+            " (pg_catalog.unnest(%(period_chats)s::text[]), pg_catalog.unnest(%(period_starts)s::timestamptz[]),"
+            " pg_catalog.unnest(%(period_ends)s::timestamptz[])) AS p (chat_id, start, stop)"
+            f" WHERE p.chat_id = {chat} AND {moment} >= p.start AND {moment} < p.stop))"
+        )
+
+    @property
+    def period_parameters(self) -> dict[str, Any]:
+        """The values that `within_periods` names; none without periods."""
+        if not self.periods:
+            return {}
+        return {
+            "period_chats": [period.chat_id for period in self.periods],
+            "period_starts": [period.start.isoformat() if period.start else "-infinity" for period in self.periods],
+            "period_ends": [period.end.isoformat() if period.end else "infinity" for period in self.periods],
+        }
 
     @property
     def _filters(self) -> list[str]:
@@ -107,6 +148,8 @@ class Scope:
             parts.append("m.edited_at IS NOT NULL")
         if self.mentions is not None:
             parts.append(_MENTIONS)
+        if self.periods:
+            parts.append(self.within_periods())
         parts += [_HAS[kind] for kind in self.has]
         if self.without:
             parts.append("NOT m.search @@ %(without)s::tsquery")
@@ -127,6 +170,7 @@ class Scope:
             "has": list(self.has),
             "edited": self.edited,
             "deleted": self.deleted,
+            **self.period_parameters,
         }
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import argument_types
 from vkteams_daemon.ctl.command_line import Noun
-from vkteams_daemon.ctl.connections import open_connection
+from vkteams_daemon.ctl.connections import open_archive, open_connection
 from vkteams_daemon.ctl.output import Answer, Screen, cell, size
 from vkteams_daemon.daemon.health import DaemonHealth, probe
 from vkteams_daemon.daemon.status import Spool
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _UNHEALTHY = 69
 _API_TIMEOUT = 5.0  # seconds a health check waits for one answer of the API
 _MIN_FREE = 256 * 2**20  # bytes; PostgreSQL, the log and the status file must be able to grow for a while
+_MAX_NOBODYS = 10  # chats in the table; JSON has all of them
 _HEALTHY_STATES = ("running", "standby", "starting")
 
 
@@ -57,6 +58,7 @@ def _health(args: argparse.Namespace, config: Config) -> Answer:
     data["spool"] = _spool(config, health, problems)
     data["model"] = _model(config, problems)
     data["disk"] = disk = _disk(config, problems)
+    data["nobodys_chats"] = nobodys = _nobodys_chats(config)
     data["problems"] = problems
 
     def render(screen: Screen) -> None:
@@ -65,6 +67,8 @@ def _health(args: argparse.Namespace, config: Config) -> Answer:
         pairs.append(("gaps", data["gaps"]))
         pairs.append(("spool", f"{data['spool']['events']} events"))
         pairs += [("disk", f"{size(place['free'])} free of {size(place['total'])}, {place['path']}") for place in disk]
+        pairs.append(("nobody's chats", cell(None if nobodys is None else len(nobodys))))
+        pairs += [("", f"{chat['chat_id']}: {chat['reason']}") for chat in (nobodys or [])[:_MAX_NOBODYS]]
         screen.pairs(pairs)
         for problem in problems:
             screen.line(problem, "red")
@@ -110,6 +114,15 @@ def _database(config: Config, problems: list[str]) -> tuple[str, str, int | None
     if not vectors.models:
         return database, "off", len(gaps)
     return database, "ok" if vectors.indexed else "unindexed", len(gaps)
+
+
+def _nobodys_chats(config: Config) -> list[dict[str, str]] | None:
+    """The chats that no person sees through a roster, and why; None if the database does not answer."""
+    try:
+        with open_archive(config) as archive:
+            return [{"chat_id": chat.chat_id, "reason": chat.reason} for chat in archive.nobodys_chats()]
+    except VkTeamsError:
+        return None  # the check of the database says why
 
 
 def _daemon(health: DaemonHealth, problems: list[str]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ async def choose_chat(
     allowed, configured = reader.access.chats, reader.config.storage.chat_ids
     if allowed is not None and len(allowed) == 1:
         return ChatChoice()
-    if len(configured) == 1 and (allowed is None or configured[0] in allowed):
+    if len(configured) == 1 and reader.access.user is None and (allowed is None or configured[0] in allowed):
         return ChatChoice.only(configured[0])
     if not _supports_elicitation(ctx):
         return ChatChoice()

@@ -338,3 +338,10 @@ def _archived(
         prepare=False,
     )
     return {(chat_id, msg_id): deleted for chat_id, msg_id, deleted in rows}
+
+
+def read_by(
+    connection: Connection, scope: Scope, keys: str, parameters: dict[str, Any], *, answered: bool = False
+) -> list[ArchivedMessage]:
+    """The messages that a query of keys yields, oldest first, deleted ones too; the query has the scope's condition."""
+    return _read(connection, scope, keys, parameters, answered=answered)

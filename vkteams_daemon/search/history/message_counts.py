@@ -32,38 +32,44 @@ class CountedPart:
     @property
     def values(self) -> dict[str, Any]:
         """The values that the conditions name."""
-        return {"chats": self.scope.parameters["chat_ids"], "since": self.scope.since}
+        chats = self.scope.parameters["chat_ids"]
+        return {"chats": chats, "since": self.scope.since, **self.scope.period_parameters}
 
     def where(self, moment: str, *more: str) -> str:
         """WHERE for a table with a chat_id and this column for its time; empty if there is no condition."""
-        return self._where(f"{moment} >= %(since)s", *more)
+        return self._where([*self._since(moment), *more, *self._periods("chat_id", moment)])
 
     def of_messages(self, table: str) -> str:
         """WHERE for a table whose rows belong to messages and have no time of their own."""
-        return self._where(
-            f"EXISTS (SELECT FROM messages m WHERE m.chat_id = {table}.chat_id AND m.msg_id = {table}.msg_id"
-            " AND m.sent_at >= %(since)s)"
-        )
+        times = [*self._since("m.sent_at"), *self._periods("m.chat_id", "m.sent_at")]
+        return self._where([self._message(table, "msg_id", times)] if times else [])
 
     def of_events(self) -> str:
         """WHERE for the events, as `events AS e`.
 
-        A confined reader does not learn that a message was edited or deleted that is older than what they may see.
+        A confined reader does not learn that a message was edited or deleted that they may not see.
         """
-        if not (self.scope.confined and self.scope.since):
+        times = [*self._since("m.sent_at"), *self._periods("m.chat_id", "m.sent_at")]
+        if not (self.scope.confined and times):
             return self.where("received_at")
-        return self._where(
-            "EXISTS (SELECT FROM messages m WHERE m.chat_id = e.chat_id AND m.msg_id = e.subject"
-            " AND m.sent_at >= %(since)s)"
+        return self._where([self._message("e", "subject", times)])
+
+    @staticmethod
+    def _message(table: str, column: str, times: list[str]) -> str:
+        return (
+            f"EXISTS (SELECT FROM messages m WHERE m.chat_id = {table}.chat_id AND m.msg_id = {table}.{column}"
+            f" AND {' AND '.join(times)})"
         )
 
-    def _where(self, since: str, *more: str) -> str:
-        parts = list(more)
-        if self.scope.chat_ids is not None:
-            parts.append("chat_id = ANY(%(chats)s)")
-        if self.scope.since is not None:
-            parts.append(since)
-        return f"WHERE {' AND '.join(parts)}" if parts else ""
+    def _since(self, moment: str) -> list[str]:
+        return [f"{moment} >= %(since)s"] if self.scope.since is not None else []
+
+    def _periods(self, chat: str, moment: str) -> list[str]:
+        return [self.scope.within_periods(chat, moment)] if self.scope.periods else []
+
+    def _where(self, parts: list[str]) -> str:
+        chats = ["chat_id = ANY(%(chats)s)"] if self.scope.chat_ids is not None else []
+        return f"WHERE {' AND '.join([*parts, *chats])}" if parts or chats else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,11 +42,13 @@ class Audit:
     Args:
         secrets: the secrets that no line may hold.
         transport: `stdio` or `http`.
+        face: what is asked: `mcp` or `web`.
     """
 
-    def __init__(self, secrets: Secrets, transport: str) -> None:
+    def __init__(self, secrets: Secrets, transport: str, face: str = "mcp") -> None:
         self._secrets = secrets
         self._transport = transport
+        self._face = face
 
     def write(self, call: Call) -> None:
         """Write the line of a call that is over."""
@@ -71,7 +73,7 @@ class Audit:
         try:
             line = {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-                "audit": "mcp",
+                "audit": self._face,
                 "transport": self._transport,
                 **{name: _shown(value) for name, value in fields.items()},
             }

@@ -1,0 +1,1 @@
+"""What the MCP server and the web page share: how they listen, their limits, their log and their audit."""
