@@ -19,7 +19,7 @@ import pytest
 from tests.harness.batches import batch, edited, new
 from tests.harness.daemon import ROOT
 from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk
-from vkteams_daemon.ctl.commands.database import cleanup, export
+from vkteams_daemon.ctl.commands.database import export, spool_wait
 from vkteams_daemon.daemon.polling.spool import Spool
 
 Ask = Callable[..., Any]
@@ -210,7 +210,7 @@ def test_cleanup_waits_for_what_is_in_the_spool(
     command = ("database", "cleanup", "--older-than")
     assert ask(*command, "1d", "--dry-run")["spool"] == {"events": 3, "expired": 3}
     assert "2 of 3 events in the daemon's spool" in ask(*command, "1d", "--chat-id", DEV, "--dry-run", mode="table")
-    monkeypatch.setattr(cleanup, "_SPOOL_WAIT", 0.0)
+    monkeypatch.setattr(spool_wait, "_WAIT", 0.0)
     output = ask(*command, "1d", "--chat-id", DEV, "--yes", code=69, mode="table")
     assert f"2 of 3 events in the spool in {directory} are from before" in output
     assert aged.rows("SELECT count(*) FROM messages") == [(3,)]
@@ -222,8 +222,8 @@ def test_cleanup_waits_for_what_is_in_the_spool(
         while spool.next_batch():
             spool.discard_batch()
 
-    monkeypatch.setattr(cleanup, "_SPOOL_WAIT", 60.0)
-    monkeypatch.setattr(cleanup.time, "sleep", store)
+    monkeypatch.setattr(spool_wait, "_WAIT", 60.0)
+    monkeypatch.setattr(spool_wait.time, "sleep", store)
     assert ask(*command, "365d", "--yes")["done"]["messages"] == 2
 
 
@@ -237,6 +237,73 @@ def test_cleanup_waits_for_what_is_in_the_spool(
 )
 def test_cleanup_needs_an_age(ask: Ask, words: tuple[str, ...], sentence: str) -> None:
     assert sentence in ask("database", "cleanup", *words, code=64, mode="table")
+
+
+# Erasure of people and messages, and holds
+
+
+def test_erase_asks_counts_erases_and_says_what_it_cannot_reach(messages: Talk, ask: Ask) -> None:
+    command = ("database", "erase", "--user-id", PETR)
+    assert "2 messages with 1 earlier texts" in ask(*command, code=64, mode="table")
+    counted = ask(*command, "--dry-run")
+    assert counted["dry_run"] and counted["done"]["messages"] == 2
+    assert len(messages.rows("SELECT FROM messages")) == 6
+    data = ask(*command, "--ignore", "--yes")
+    assert data["done"] == counted["done"] and data["ignored"]
+    assert any("e-mail address" in line for line in data["unreached"])
+    assert [row[0] for row in messages.rows("SELECT msg_id FROM messages ORDER BY 1")] == ["1", "21", "4", "5"]
+    (person,) = ask("database", "erase")["rows"]
+    assert person["user_id"] == PETR and person["ignored"]
+    assert PETR in ask("database", "erase", mode="table")
+    assert ask(*command, "--no-ignore") == {"user_ids": [PETR], "ignored": False}
+    assert ask("database", "erase", "--message", f"{OPS}/1", f"{OPS}/5", "--yes")["done"]["messages"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        (("--ignore",), 64, "need a --user-id"),
+        (("--user-id", PETR, "--ignore", "--no-ignore"), 64, "--no-ignore erases nothing"),
+        (("--message", "12"), 64, "12 is no message"),
+        (("--user-id", "x", "--yes"), 69, "knows nobody with the id x"),
+        (("--user-id", PETR, "--no-ignore"), 69, "is not ignored"),
+    ],
+)
+def test_erase_refuses(messages: Talk, ask: Ask, words: tuple[str, ...], code: int, sentence: str) -> None:
+    assert sentence in ask("database", "erase", *words, code=code, mode="table")
+
+
+def test_erase_waits_for_what_is_in_the_spool(
+    messages: Talk, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "state"
+    spool = Spool(directory, "1", max_bytes=1 << 20)
+    spool.append(batch(new(1), edited(3, "1", "old", chat=DEV)), 1, 0)
+    aside = directory / "2.spool.aside-20260101T000000"
+    aside.touch()
+    user_id = messages.written[0].user_id
+    monkeypatch.setattr(spool_wait, "_WAIT", 0.0)
+    error = ask("database", "erase", "--user-id", str(user_id), "--yes", code=69, mode="table")
+    assert f"2 of 2 events in the spool in {directory} are about them" in error
+    assert len(messages.rows("SELECT FROM messages")) == 6
+    data = ask("database", "erase", "--user-id", PETR, "--yes")
+    assert any(str(aside) in line for line in data["unreached"])
+
+
+def test_holds_are_listed_with_who_and_when(messages: Talk, ask: Ask) -> None:
+    assert ask("database", "hold", mode="table").strip() == "no chat is held"
+    (row,) = ask("database", "hold", OPS)["rows"]
+    assert row["chat_id"] == OPS and row["held_by"] and row["held_at"]
+    assert "holds keep 5 further messages" in ask(
+        "database", "cleanup", "--older-than", "1d", "--dry-run", mode="table"
+    )
+    data = ask("database", "erase", "--user-id", PETR, "--yes")
+    assert (data["done"]["messages"], data["done"]["held"]) == (1, 1)
+    assert ask("database", "lift", OPS) == {"lifted": [OPS]}
+    assert ask("database", "hold")["rows"] == []
+    assert ask("database", "hold", "--all")["rows"][0]["lifted_by"]
+    assert "is not held" in ask("database", "lift", OPS, code=69, mode="table")
+    assert "has never seen" in ask("database", "hold", "nowhere", code=69, mode="table")
 
 
 # Maintenance

@@ -129,6 +129,6 @@ class Retention:
         self._set_due(min(pause, RETRY_INTERVAL) if counts.locked else pause)
         status.state, status.last_error, status.last_run_at = "ok", None, datetime.now(UTC)
         log.info(
-            "retention: %d messages and %d further events from before %s erased",
-            counts.messages, counts.events, before.strftime("%Y-%m-%d %H:%M UTC"),
+            "retention: %d messages and %d further events from before %s erased, %d messages kept by holds",
+            counts.messages, counts.events, before.strftime("%Y-%m-%d %H:%M UTC"), counts.held,
         )  # fmt: skip

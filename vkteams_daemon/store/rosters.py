@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from psycopg.rows import class_row
 
@@ -93,7 +94,7 @@ def save(
     chat: Mapping[str, str | None],
     members: Mapping[str, str],
 ) -> None:
-    """Store a complete roster.
+    """Store a complete roster, without the people of whom nothing is kept (`database erase --ignore`).
 
     Args:
         connection: in autocommit mode.
@@ -102,13 +103,18 @@ def save(
         chat: its type, title and about.
         members: the role of each member, by user id.
     """
-    parameters = {
-        "chat": chat_id, "at": at, "users": list(members), "roles": list(members.values()),
+    parameters: dict[str, Any] = {
+        "chat": chat_id, "at": at,
         "type": chat["type"], "title": chat["title"], "about": chat["about"],
     }  # fmt: skip
     with translate_errors(), connection.transaction():
         schema.fence(connection)
         row = connection.execute("SELECT read_at FROM rosters WHERE chat_id = %s FOR UPDATE", (chat_id,)).fetchone()
+        ignored = {row[0] for row in connection.execute("SELECT user_id FROM erased_people WHERE ignored").fetchall()}
+        if chat_id in ignored:
+            return
+        kept = {user_id: role for user_id, role in members.items() if user_id not in ignored}
+        parameters |= {"users": list(kept), "roles": list(kept.values())}
         parameters["first"] = row is None or row[0] is None
         if row is not None and row[0] is not None and row[0] > at:
             return  # another bot in this chat has read a newer list

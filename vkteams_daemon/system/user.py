@@ -49,6 +49,16 @@ def end_programs() -> None:
         _kill_group(process)
 
 
+def login_name() -> str:
+    """Who works here: the user who has logged in at the terminal, or else the user of this process."""
+    with contextlib.suppress(OSError):
+        return os.getlogin()
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
 @dataclass(frozen=True, slots=True)
 class Owner:
     """A user to run as.

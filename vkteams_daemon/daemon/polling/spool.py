@@ -271,9 +271,14 @@ class Spool:
         self._reset()
 
 
+def list_aside(directory: Path) -> list[Path]:
+    """The spools that were put aside."""
+    return sorted(directory.glob(f"*{SUFFIX}.aside-*"))
+
+
 def delete_aside(directory: Path, before: datetime) -> None:
     """Delete the spools that were put aside and hold nothing that arrived later than this moment (aware)."""
-    for path in directory.glob(f"*{SUFFIX}.aside-*"):
+    for path in list_aside(directory):
         with contextlib.suppress(OSError):
             if path.lstat().st_mtime < before.timestamp():
                 path.unlink()

@@ -18,22 +18,29 @@ _LOCK = "pg_catalog.hashtextextended('vkteams words ' || current_schema()::text,
 _SOURCE = "SELECT search FROM messages WHERE deleted_at IS NULL"
 
 
-def count_words(connection: Connection) -> bool:
+def count_words(connection: Connection, *, now: bool = False) -> bool:
     """Count every word if a new count is due.
 
     A count takes a second for each 200,000 messages. If none is due, two rows are read.
 
     Args:
         connection: in autocommit mode.
+        now: count if there is a count at all, due or not: words have to disappear.
 
     Returns:
         Whether the words were counted.
     """
     with translate_errors(), connection.transaction():
         schema.fence(connection)
-        row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_xact_lock({_LOCK})".encode()).fetchone()
-        if not row or not row[0] or not _is_due(connection):
-            return False
+        if now:
+            # Another count may have begun before the words were gone.
+            connection.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_LOCK})".encode())
+            if connection.execute("SELECT FROM words LIMIT 1").fetchone() is None:
+                return False
+        else:
+            row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_xact_lock({_LOCK})".encode()).fetchone()
+            if not row or not row[0] or not _is_due(connection):
+                return False
         connection.execute(
             "CREATE TEMPORARY TABLE pg_temp.new_counts ON COMMIT DROP AS"
             f" SELECT word, ndoc::bigint AS messages FROM pg_catalog.ts_stat('{_SOURCE}') WHERE"

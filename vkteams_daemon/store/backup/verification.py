@@ -17,10 +17,10 @@ _CHECKS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "messages",
-        "every message that an event announces is there",
+        "every message that an event announces is there, unless it was erased",
         "SELECT count(*) FROM events e WHERE e.type = 'newMessage' AND e.error IS NULL AND e.chat_id IS NOT NULL"
-        " AND e.subject IS NOT NULL AND NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = e.chat_id"
-        " AND m.msg_id = e.subject)",
+        " AND e.subject IS NOT NULL AND e.payload IS NOT NULL AND NOT EXISTS (SELECT FROM messages m"
+        " WHERE m.chat_id = e.chat_id AND m.msg_id = e.subject)",
     ),
     (
         "chats",

@@ -159,10 +159,19 @@ class Projection:
         lexicon: the lexemes that are known already; None for a new lexicon.
         expect_new: whether to insert many original messages without looking for stored ones. If one is stored, the
             database refuses the batch.
+        held: the chats in which nothing is erased.
     """
 
-    def __init__(self, *, erase: bool, lexicon: Lexicon | None = None, expect_new: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        erase: bool,
+        lexicon: Lexicon | None = None,
+        expect_new: bool = False,
+        held: Collection[str] = frozenset(),
+    ) -> None:
         self._erase = erase
+        self._held = held
         self._expect_new = expect_new
         self._facts: dict[Key, list[MessageFact]] = {}
         self._mentioned: set[Key] = set()  # what other events may be about
@@ -174,7 +183,7 @@ class Projection:
         if event.error is None:
             self.add_people(event)
         if (fact := event.facts.message) is None:
-            if self._erase and event.chat_id and event.subject:
+            if event.chat_id and event.subject and self._erases((event.chat_id, event.subject)):
                 self._mentioned.add((event.chat_id, event.subject))
         else:
             self._facts.setdefault((fact.chat_id, fact.msg_id), []).append(fact)
@@ -202,10 +211,11 @@ class Projection:
         new = [facts for key, facts in self._facts.items() if key not in stored]
         queued = save_messages(
             connection,
-            [fold_all(message, self._facts[key], erase=self._erase) for key, message in stored.items()],
-            (fold_all(new_message(facts[0]), facts, erase=self._erase) for facts in new),
+            [fold_all(message, self._facts[key], erase=self._erases(key)) for key, message in stored.items()],
+            (fold_all(message := new_message(facts[0]), facts, erase=self._erases(message.key)) for facts in new),
             self._search_terms,
             erase=self._erase,
+            held=self._held,
             copy=copy and len(new) >= COPY_THRESHOLD,
         )
         if self._mentioned:
@@ -213,7 +223,10 @@ class Projection:
         return queued
 
     def _since(self, key: Key) -> datetime:
-        return min(versions_needed_since(fact, erase=self._erase) for fact in self._facts[key])
+        return min(versions_needed_since(fact, erase=self._erases(key)) for fact in self._facts[key])
+
+    def _erases(self, key: Key) -> bool:
+        return self._erase and key[0] not in self._held
 
 
 class SearchTerms:
@@ -319,6 +332,7 @@ def save_messages(
     terms: SearchTerms,
     *,
     erase: bool,
+    held: Collection[str] = frozenset(),
     copy: bool,
 ) -> int:
     """Write messages after folding; returns how many have a new text to embed.
@@ -329,6 +343,7 @@ def save_messages(
         new: messages that the database does not have.
         terms: made with the contents of the new messages.
         erase: whether to erase the events of deleted messages.
+        held: the chats in which nothing is erased.
         copy: whether the new messages go by COPY. The iterator then makes the next ones while the server takes in the
             first.
     """
@@ -371,8 +386,9 @@ def save_messages(
     to_dequeue = no_longer_searchable + [m.key for m in stored if m.to_embed and m.was_searchable]
     if to_dequeue:
         KEYS.execute(connection, _DELETE_FROM_QUEUE, to_dequeue)
-    if erase and deleted:
-        KEYS.execute(connection, _ERASE_EVENTS, deleted)
+    to_erase = [key for key in deleted if key[0] not in held] if erase else []
+    if to_erase:
+        KEYS.execute(connection, _ERASE_EVENTS, to_erase)
     queued = len(to_embed) + len(new_texts)
     if copy and new_texts:
         _copy_queue(connection, new_texts)

@@ -45,8 +45,8 @@ def take_over(connection: Connection, bot_id: str, nick: str | None) -> Cursor:
     return Cursor(*row)
 
 
-def fence(connection: Connection, bot_id: str, expected: Cursor) -> None:
-    """Lock the bot's row until the end of the transaction.
+def fence(connection: Connection, bot_id: str, expected: Cursor) -> int:
+    """Lock the bot's row until the end of the transaction; returns the version of the rules of erasure.
 
     Raises:
         FenceLost: the cursor is not the expected one.
@@ -54,10 +54,13 @@ def fence(connection: Connection, bot_id: str, expected: Cursor) -> None:
     """
     schema.fence(connection)
     row = connection.execute(
-        "SELECT generation, last_event_id, epoch, moves FROM bots WHERE bot_id = %s FOR UPDATE", (bot_id,)
+        "SELECT generation, last_event_id, epoch, moves, (SELECT version FROM erasure_rules) FROM bots"
+        " WHERE bot_id = %s FOR UPDATE",
+        (bot_id,),
     ).fetchone()
-    if row is None or Cursor(*row) != expected:
+    if row is None or Cursor(*row[:-1]) != expected:
         raise FenceLost("another process has taken over this bot")
+    return int(row[-1])
 
 
 def move(connection: Connection, bot_id: str, before: Cursor, after: Cursor) -> None:

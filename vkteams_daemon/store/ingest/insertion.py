@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.store import erasure_rules
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.erasure_rules import ErasureRules
 from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
 from vkteams_daemon.store.ingest.event_rows import GenerationEvent
 from vkteams_daemon.store.words.lexicon import Lexicon
+
+log = logging.getLogger(__name__)
 
 
 class Inserted(NamedTuple):
@@ -35,6 +40,24 @@ class EventInserter:
         self.expect_new = True
         self._bot_id = bot_id
         self._lexicon = Lexicon()
+        self._rules = ErasureRules()
+
+    def follow(self, connection: Connection, version: int) -> None:
+        """Work by the rules of erasure of this version, and log what is new in them.
+
+        Args:
+            connection: in the transaction that has read the version.
+            version: of the rules.
+        """
+        before, rules = self._rules, erasure_rules.refresh(connection, version, self._rules)
+        self._rules = rules
+        for chat_id in rules.holders.keys() - before.holders.keys():
+            log.info("%s holds the chat %s: nothing of it is erased", rules.holders[chat_id], chat_id)
+        for chat_id in before.holders.keys() - rules.holders.keys():
+            log.info("the hold of the chat %s is lifted", chat_id)
+        if before.version:
+            for user_id in rules.people.keys() - before.people.keys():
+                log.info("what %s has said is erased, by hand", user_id)
 
     def insert(
         self, connection: Connection, rows: Sequence[GenerationEvent], reordered: Sequence[Event] = ()
@@ -80,8 +103,14 @@ class EventInserter:
     def _insert(
         self, connection: Connection, rows: Sequence[GenerationEvent], reordered: Sequence[Event], *, expect_new: bool
     ) -> Inserted:
+        # Not earlier: an event is compared with the stored ones as it came.
+        kept = self._rules.applied_to(connection, [event for _, event in rows])
+        rows = [(generation, event) for (generation, _), event in zip(rows, kept, strict=True)]
+        reordered = self._rules.applied_to(connection, reordered)
         copy = len(rows) >= COPY_THRESHOLD
-        projected = projection.Projection(erase=self.erase, lexicon=self._lexicon, expect_new=expect_new)
+        projected = projection.Projection(
+            erase=self.erase, lexicon=self._lexicon, expect_new=expect_new, held=self._rules.held
+        )
         quarantined = 0
 
         def project_and_yield() -> Iterator[GenerationEvent]:

@@ -185,7 +185,7 @@ class Writer:
         with self._session.exclusive(reconnect=False) as connection:
             events = self._filter(connection, batch)
             with connection.transaction():
-                event_cursor.fence(connection, self._bot_id, before)
+                self._inserter.follow(connection, event_cursor.fence(connection, self._bot_id, before))
                 last_generation = max(generation, before.generation)
                 rows = self._classifier.classify_late(connection, events, generation, last_generation)
                 inserted = self._inserter.insert_or_quarantine(connection, rows) if rows else Inserted()
@@ -285,7 +285,7 @@ class Writer:
         events = self._filter(connection, batch)
         after = before
         with connection.transaction():
-            event_cursor.fence(connection, self._bot_id, before)
+            self._inserter.follow(connection, event_cursor.fence(connection, self._bot_id, before))
             new = self._classifier.classify(connection, batch, events, before)
             part: Sequence[GenerationEvent] = new.rows
             reordered: Sequence[Event] = ()

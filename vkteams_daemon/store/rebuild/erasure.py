@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from vkteams_daemon.errors import ErasureRefused
-from vkteams_daemon.store import schema
+from vkteams_daemon.store import erasure_rules, schema
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 
@@ -28,7 +28,10 @@ MAX_SHARE = 5  # an erasure that nobody has confirmed may take one message in so
 _BATCH = 500
 _RETRY_FOR = 15.0  # seconds; by then the session of a silent process has been ended
 _RETRY_INTERVAL = 0.2  # seconds
-_IN_CHATS = "(%(chats)s::text[] IS NULL OR m.chat_id = ANY(%(chats)s))"
+_IN_CHATS = "(%(chats)s::text[] IS NULL OR m.chat_id = ANY(%(chats)s)) AND " + erasure_rules.NOT_HELD
+_HELD = (
+    f"(%(chats)s::text[] IS NULL OR m.chat_id = ANY(%(chats)s)) AND m.chat_id = ANY(ARRAY({erasure_rules.HELD_CHATS}))"
+)
 _SENT_BEFORE = "m.sent_at < %(before)s"
 # A message can claim to be from the future, by a wrong clock or on purpose to escape erasure. Then its arrival counts.
 _SENT_IN_FUTURE = "m.sent_at > now() AND m.received_at < %(before)s"
@@ -48,10 +51,10 @@ _EVENT_PAGE = (
 # Skip an event that another transaction has locked, because that transaction may wait for an event that we have locked.
 # The next call takes it.
 _ERASE_EVENTS = (
-    "WITH unlocked_events AS (SELECT e.bot_id, e.generation, e.event_id"
+    "WITH unlocked_events AS (SELECT m.bot_id, m.generation, m.event_id"
     " FROM unnest(%s::text[], %s::int[], %s::bigint[])"
-    " AS page (bot_id, generation, event_id) JOIN events e USING (bot_id, generation, event_id)"
-    " FOR UPDATE OF e SKIP LOCKED)"
+    " AS page (bot_id, generation, event_id) JOIN events m USING (bot_id, generation, event_id)"
+    f" WHERE {erasure_rules.NOT_HELD} FOR UPDATE OF m SKIP LOCKED)"
     " UPDATE events e SET payload = NULL, raw = NULL FROM unlocked_events u WHERE e.bot_id = u.bot_id"
     " AND e.generation = u.generation AND e.event_id = u.event_id"
 )
@@ -60,7 +63,8 @@ _COUNT = (
     f"SELECT (SELECT count(*) FROM messages m WHERE {_EXPIRED_MESSAGE}),"
     f" (SELECT count(*) FROM message_versions JOIN messages m USING (chat_id, msg_id) WHERE {_EXPIRED_MESSAGE}),"
     f" (SELECT count(*) FROM embeddings JOIN messages m USING (chat_id, msg_id) WHERE {_EXPIRED_MESSAGE}),"
-    f" (SELECT count(*) FROM events m WHERE {_EXPIRED_EVENT})"
+    f" (SELECT count(*) FROM events m WHERE {_EXPIRED_EVENT}),"
+    f" (SELECT count(*) FROM messages m WHERE ({_SENT_BEFORE} OR {_SENT_IN_FUTURE}) AND {_HELD})"
 )
 
 
@@ -73,12 +77,14 @@ class ExpiredCounts:
         versions, vectors: the earlier texts and the vectors of these messages.
         events: events that arrived before the moment and are not erased yet. Later events about the same messages are
             erased as well, and are not in this number.
+        held: messages from before the moment that a hold keeps.
     """
 
     messages: int
     versions: int
     vectors: int
     events: int
+    held: int
 
 
 @dataclass(slots=True)
@@ -89,11 +95,13 @@ class ErasureResult:
         messages: messages deleted, the content of their events included.
         events: further events whose content was erased.
         locked: messages and events that other sessions have kept locked. The next erasure takes them.
+        held: messages that a hold has kept.
     """
 
     messages: int = 0
     events: int = 0
     locked: int = 0
+    held: int = 0
 
 
 def count_expired(connection: Connection, before: datetime, chat_ids: Sequence[str] | None = None) -> ExpiredCounts:
@@ -179,6 +187,7 @@ def erase(
     with translate_errors():
         projection.prepare_connection(connection)
         expired = count_expired(connection, before, chat_ids)
+        result.held = expired.held
         total = expired.messages + expired.events
 
         def report() -> None:
@@ -227,7 +236,8 @@ def _delete_messages(connection: Connection, page: Sequence[tuple[Any, ...]]) ->
     """Delete the messages of a page that nobody has locked; returns how many."""
     with connection.transaction():
         schema.fence(connection)
-        chats = projection.try_lock_chats(connection, {chat_id for _, chat_id, _ in page})
+        held = erasure_rules.enter(connection).held  # also a hold that has begun since the page was read
+        chats = projection.try_lock_chats(connection, {chat_id for _, chat_id, _ in page} - held)
         keys = [(chat_id, msg_id) for _, chat_id, msg_id in page if chat_id in chats]
         return projection.delete_messages(connection, keys) if keys else 0
 

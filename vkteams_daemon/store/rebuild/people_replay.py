@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from vkteams_daemon.botapi.facts import Facts, Unreadable, derive
-from vkteams_daemon.store import schema
+from vkteams_daemon.store import erasure_rules, schema
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive.people import People
 
@@ -82,11 +82,20 @@ _MERGE = (
 def rebuild(connection: Connection, progress: Callable[[int], None], page: int) -> None:
     """Build the rows in staging tables, then merge them into the real ones.
 
+    If somebody is erased meanwhile, the staging tables may have the names from before, so they are built again.
+
     Args:
         connection: in autocommit mode, prepared by `projection.prepare_connection`.
         progress: called after each page with the events read so far.
         page: events that are read at once.
     """
+    while not _rebuild(connection, progress, page):
+        pass
+
+
+def _rebuild(connection: Connection, progress: Callable[[int], None], page: int) -> bool:
+    """One attempt; False if the rules of erasure have changed meanwhile."""
+    rules = erasure_rules.enter(connection)
     connection.execute(_CREATE_STAGING.encode())
     last: dict[str, Any] = {"at": "-infinity", "bot": "", "gen": 0, "id": 0, "limit": page}
     events = 0
@@ -114,11 +123,14 @@ def rebuild(connection: Connection, progress: Callable[[int], None], page: int) 
     with connection.transaction():
         schema.fence(connection)
         # Writers wait for a moment. Their events up to now are staged here; their next events change the merged tables.
+        if erasure_rules.enter(connection).version != rules.version:
+            return False
         connection.execute(f"LOCK TABLE {', '.join(_TABLES)} IN SHARE ROW EXCLUSIVE MODE".encode())
         while stage_page():
             pass
         for statement in (*(_SETTLE if erased else ()), *_MERGE):
             connection.execute(statement.encode())
+    return True
 
 
 def derive_stored(event_type: str | None, payload: Any, received_at: datetime) -> Facts | None:

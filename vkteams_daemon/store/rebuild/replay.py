@@ -9,7 +9,7 @@ that as well. An unchanged text keeps its vectors, and a changed text is queued.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,11 +17,12 @@ from vkteams_daemon.botapi import events as api
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.botapi.facts import MESSAGE_EVENTS, MessageFact
 from vkteams_daemon.errors import ApiError
-from vkteams_daemon.store import schema
+from vkteams_daemon.store import erasure_rules, schema
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.derive.message_fold import BEGINNING, Message, fold_all, new_message
+from vkteams_daemon.store.erasure_rules import ErasureRules
 from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
 from vkteams_daemon.store.ingest.event_rows import Key
 from vkteams_daemon.store.rebuild import people_replay
@@ -87,15 +88,16 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
             result.events += len(page)
             with connection.transaction():
                 schema.fence(connection)
+                rules = erasure_rules.enter(connection)
                 # Lock the chats before the rows of the events, in the same order as erasure does.
                 chats = {event.chat_id for _, event in readable if event.chat_id}
                 projection.lock_chats(connection, {*chats, probe.CHAT})
                 counts = refused_rows.insert_or_quarantine(
                     connection,
                     readable,
-                    lambda part: _restore(connection, part, erase),
+                    partial(_restore, connection, erase, rules),
                     _skip,
-                    lambda item: _restore_probe(connection, item, erase),
+                    partial(_restore_probe, connection, erase, rules),
                 )
             result.readable += sum(count for count, _ in counts)
             result.queued += sum(queued for _, queued in counts)
@@ -121,11 +123,12 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
             last_key = keys[-1]
             with connection.transaction():
                 schema.fence(connection)
+                held = erasure_rules.enter(connection).held
                 projection.lock_chats(connection, {*(chat_id for chat_id, _ in keys), probe.CHAT})
                 refused_rows.insert_or_quarantine(
                     connection,
                     keys,
-                    lambda part: _rebuild(connection, part, erase, result, lexicon),
+                    partial(_rebuild, connection, erase, held, result, lexicon),
                     lambda key, reason: None,
                     lambda key: _rebuild_probe(connection, erase),
                 )
@@ -144,12 +147,16 @@ def _read(raw: bytes, received_at: datetime) -> Event | None:
     return events[0] if len(events) == 1 else None
 
 
-def _restore(connection: Connection, part: Sequence[tuple[Key, Event]], erase: bool) -> tuple[int, int]:
+def _restore(
+    connection: Connection, erase: bool, rules: ErasureRules, part: Sequence[tuple[Key, Event]]
+) -> tuple[int, int]:
     """Fill the rows of readable events and derive from them; returns the counts of events and of new texts."""
     if not part:
         return 0, 0
+    kept = rules.applied_to(connection, [event for _, event in part])
+    part = [(key, event) for (key, _), event in zip(part, kept, strict=True)]
     event_rows.restore(connection, part)
-    projected = projection.Projection(erase=erase)
+    projected = projection.Projection(erase=erase, held=rules.held)
     for _, event in part:
         projected.add(event)
     return len(part), projected.save(connection, copy=True)
@@ -160,26 +167,34 @@ def _skip(item: tuple[Key, Event], reason: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _restore_probe(connection: Connection, item: tuple[Key, Event], erase: bool) -> None:
+def _restore_probe(connection: Connection, erase: bool, rules: ErasureRules, item: tuple[Key, Event]) -> None:
     """Quarantine harmless events like this one, and restore them."""
     bot_id, generation, _ = item[0]
     for event in probe.events_like(item[1].type):
         quarantined_event = event_rows.as_quarantined(event, "probe")
         event_rows.insert(connection, bot_id, [(generation, quarantined_event)], copy=False)
-        _restore(connection, [((bot_id, generation, event.event_id), event)], erase)
+        _restore(connection, erase, rules, [((bot_id, generation, event.event_id), event)])
 
 
 def _rebuild_probe(connection: Connection, erase: bool) -> None:
     """Rebuild a harmless message from events that edit and delete it."""
     for event in (*probe.events_like("editedMessage"), probe.events_like("deletedMessage")[-1]):
         event_rows.insert(connection, probe.CHAT, [(1, event)], copy=False)
-        _rebuild(connection, [(probe.CHAT, probe.MESSAGE)], erase, ReplayResult(), Lexicon())
+        _rebuild(connection, erase, (), ReplayResult(), Lexicon(), [(probe.CHAT, probe.MESSAGE)])
 
 
 def _rebuild(
-    connection: Connection, keys: Sequence[tuple[str, str]], erase: bool, result: ReplayResult, lexicon: Lexicon
+    connection: Connection,
+    erase: bool,
+    held: Collection[str],
+    result: ReplayResult,
+    lexicon: Lexicon,
+    keys: Sequence[tuple[str, str]],
 ) -> None:
-    """Fold these messages from their events again, and write those that differ from the stored rows."""
+    """Fold these messages from their events again, and write those that differ from the stored rows.
+
+    In the held chats nothing is erased.
+    """
     stored = projection.load_messages(connection, keys, lambda key: BEGINNING)
     facts: dict[tuple[str, str], list[MessageFact]] = {key: [] for key in keys}
     erased = set()
@@ -197,9 +212,10 @@ def _rebuild(
                 facts[chat_id, msg_id].append(event_facts.message)
     messages: list[Message] = []
     for key in keys:
+        erases = erase and key[0] not in held
         if key not in erased and facts[key]:
-            messages.append(fold_all(new_message(facts[key][0]), facts[key], erase=erase))
-        elif key in erased and erase and (message := stored.get(key)) and message.deleted_at is not None:
+            messages.append(fold_all(new_message(facts[key][0]), facts[key], erase=erases))
+        elif key in erased and erases and (message := stored.get(key)) and message.deleted_at is not None:
             # Another bot delivered the message again while `[storage] on_delete` was "keep". Erase that as well.
             message.erase_content()
             messages.append(message)
@@ -214,7 +230,9 @@ def _rebuild(
     terms = projection.SearchTerms(lexicon)
     for message in new:
         terms.add(message)
-    queued = projection.save_messages(connection, existing, new, terms, erase=erase, copy=len(new) >= COPY_THRESHOLD)
+    queued = projection.save_messages(
+        connection, existing, new, terms, erase=erase, held=held, copy=len(new) >= COPY_THRESHOLD
+    )
     result.events += events
     result.unreadable += unreadable
     result.erased += len(erased.difference(m.key for m in changed))

@@ -7,8 +7,10 @@ from vkteams_daemon.ctl.commands.database import (
     backup,
     cleanup,
     cursor,
+    erase,
     export,
     gaps,
+    hold,
     maintenance,
     quarantine,
     schema,
@@ -18,5 +20,5 @@ from vkteams_daemon.ctl.commands.database import (
 
 def register(noun: Noun) -> None:
     """Add every verb."""
-    for verbs in (schema, stats, export, backup, quarantine, cleanup, maintenance, cursor, gaps):
+    for verbs in (schema, stats, export, backup, quarantine, cleanup, erase, hold, maintenance, cursor, gaps):
         verbs.register(noun)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import pwd
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import argument_types
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_connection
 from vkteams_daemon.ctl.output import Answer, Screen
+from vkteams_daemon.system.user import login_name
 
 
 def register(noun: Noun) -> None:
@@ -32,7 +31,7 @@ def _gaps(args: argparse.Namespace, config: Config) -> Answer:
 
     with open_connection(config) as connection:
         if args.dismiss is not None:
-            gaps.dismiss(connection, args.dismiss, _user())
+            gaps.dismiss(connection, args.dismiss, login_name())
         rows = gaps.list_gaps(connection, dismissed=args.all)
 
     def render(screen: Screen) -> None:
@@ -53,15 +52,3 @@ def _gaps(args: argparse.Namespace, config: Config) -> Answer:
         )  # fmt: skip
 
     return Answer({"rows": rows}, render, ids=[str(g.gap_id) for g in rows])
-
-
-def _user() -> str:
-    """Who dismisses: the user who has logged in at the terminal, or else the user of this process."""
-    try:
-        return os.getlogin()
-    except OSError:
-        pass
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
