@@ -303,7 +303,7 @@ def test_holds_are_listed_with_who_and_when(messages: Talk, ask: Ask) -> None:
     assert ask("database", "hold")["rows"] == []
     assert ask("database", "hold", "--all")["rows"][0]["lifted_by"]
     assert "is not held" in ask("database", "lift", OPS, code=69, mode="table")
-    assert "has never seen" in ask("database", "hold", "nowhere", code=69, mode="table")
+    assert "has no chat nowhere" in ask("database", "hold", "nowhere", code=69, mode="table")
 
 
 # Maintenance

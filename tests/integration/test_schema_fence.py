@@ -13,14 +13,14 @@ import pytest
 from tests.harness.daemon import DaemonProcess
 from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.oracle import Oracle
-from tests.harness.talk import Talk
+from tests.harness.talk import ANNA, OPS, Talk
 from tests.harness.waiting import until
 from vkteams_daemon.daemon.workers.turns import take_turns
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.errors import SchemaNewer, VkTeamsError
 from vkteams_daemon.simulator import Simulator
-from vkteams_daemon.store import embedding_models, queue, schema
-from vkteams_daemon.store.admin import cursors, word_counts
+from vkteams_daemon.store import embedding_models, erasure_rules, queue, schema
+from vkteams_daemon.store.admin import cursors, person_erasure, word_counts
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.rebuild import erasure, replay
 
@@ -44,6 +44,8 @@ _WRITING: dict[str, tuple[str, Callable[[Talk, Connection], object]]] = {
     "cursor": (_NOTHING, lambda talk, c: (talk.writer.close(), cursors.set_cursor(talk.connection, _BOT, 0))),
     "erasure of messages": (_NOTHING, lambda talk, c: erasure.erase(c, datetime.now(UTC))),
     "erasure of events": ("DELETE FROM messages", lambda talk, c: erasure.erase(c, datetime.now(UTC))),
+    "erasure of a person": (_NOTHING, lambda talk, c: person_erasure.erase(c, [ANNA], by="dpo")),
+    "hold": (_NOTHING, lambda talk, c: erasure_rules.hold(c, OPS, "counsel")),
     "replay": ("UPDATE messages SET text = ''", lambda talk, c: replay.everything(c, erase=False)),
     "replay of the quarantine": (
         "UPDATE events SET error = 'once', raw = convert_to(payload::text, 'UTF8')",

@@ -87,10 +87,11 @@ def erase_event(erased: Erased, event: EventContent) -> tuple[Any, bool]:
     if event.quarantined or not isinstance(payload, dict):
         return (None, True) if in_source else (payload, False)
     # The message's own time, also for an edit of it: what is erased stays so.
-    if erased.covers_person(_user_id(payload.get("from")), parse_time(payload.get("timestamp")) or event.at):
+    at = parse_time(payload.get("timestamp")) or event.at
+    if erased.covers_person(_user_id(payload.get("from")), at):
         return None, True
     try:
-        content = _Eraser(erased).fields(payload, event.chat_id, event.at)
+        content = _Eraser(erased).fields(payload, event.chat_id, at)
     except RecursionError:
         return None, True
     return content, in_source or content != payload

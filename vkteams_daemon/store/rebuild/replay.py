@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from vkteams_daemon.botapi import events as api
 from vkteams_daemon.botapi.events import Event
