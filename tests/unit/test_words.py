@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vkteams_daemon.embedding.install import samples
 from vkteams_daemon.store.words import letters, lexicon
-from vkteams_daemon.store.words.tokens import MAX_WORD, Tokens, normal_forms, tokens, tokens_of_folded
+from vkteams_daemon.store.words.lexicon import Lexemes
+from vkteams_daemon.store.words.tokens import MAX_WORD, Form, Tokens, normal_forms, tokens, tokens_of_folded
+
+PIECES = (
+    " ", "v", "V3", "ops142", "x86", "3.11", ".", "24.11", "ноября", "May", "may", "5", "1 250 000", "-15", "+7 999",
+    "(999) 123-45-67", "a1b2", "Ёлка", "й", "https://host-01.corp/a?b=1", "50%", "№7", "'", "—", "👍", "é", "cepвep",
+    "²", "\n", "2026-11-24",
+)  # fmt: skip
 
 
 def _words(text: str) -> list[str]:
@@ -83,10 +91,29 @@ def test_long_word_is_cut() -> None:
     assert _words(f"x {'9' * 1000}") == ["x", "9" * MAX_WORD]
 
 
-@given(st.text())
-def test_fast_and_close_look_cut_alike(text: str) -> None:
-    fast = [normal_forms(word) for word in tokens(text).words]
-    assert fast == [normal_forms(word) for word in tokens_of_folded(letters.fold(text)).words]
+# Texts with the characters that decide how closely a text is looked at.
+_TEXTS = st.one_of(
+    st.text(),
+    st.text(st.sampled_from("abvVzAcёЁйжЖć\u00ad\u200b 0123456789.,-+–()'’/_:№…·\xa0éі中😀²½")),
+    st.lists(st.sampled_from(PIECES)).map("".join),
+    st.sampled_from(samples.sample_texts()),
+)
+
+
+@given(_TEXTS)
+def test_quick_and_close_look_cut_alike(text: str) -> None:
+    _assert_cut_alike(text)
+
+
+def test_quick_and_close_look_cut_long_words_alike() -> None:
+    for text in ("a" * 300, "б" * 300 + " v", "é" * 300, "a" * 255 + " 1", "слово " * 60 + "a" * 256):
+        _assert_cut_alike(text)
+
+
+def _assert_cut_alike(text: str) -> None:
+    quick, close = tokens(text), tokens_of_folded(letters.fold(text))
+    assert list(map(normal_forms, quick.words)) == list(map(normal_forms, close.words))
+    assert sorted(quick.forms) == sorted(close.forms)
 
 
 @given(st.text())
@@ -101,11 +128,37 @@ def test_folding_again_changes_nothing(text: str) -> None:
 
 
 def test_vector_has_each_lexeme_once_with_ascending_places() -> None:
-    vector = lexicon.search_vector([(Tokens(["a", "b", "a"]), 0), (Tokens(["a"]), 2)], {})
+    vector = lexicon.search_vector([(Tokens(["a", "b", "a"]), 0), (Tokens(["a"]), 2)], Lexemes())
     assert vector == b"\0\0\0\2a\0\0\3\0\1\0\3\x80\x0eb\0\0\1\0\2"
 
 
 def test_stop_words_keep_their_place() -> None:
-    vector = lexicon.search_vector([(Tokens(["the", "a"]), 0)], {"the": ()})
+    lexemes = Lexemes({"the": b""})
+    vector = lexicon.search_vector([(Tokens(["the", "a", "the"]), 0)], lexemes)
     assert vector == b"\0\0\0\1a\0\0\1\0\2"
-    assert lexicon.search_vector([(Tokens(["the"]), 0)], {"the": ()}) is None
+    assert lexicon.search_vector([(Tokens(["the"]), 0)], lexemes) is None
+
+
+_WORDS = st.sampled_from(["the", "a", "b", "c", "бег", "cop", "1"])
+_FORMS = st.builds(Form, st.integers(0, 9), st.just(1), st.sampled_from(["b", "1", "--11-24", "2026-11-24"]))
+
+
+@given(st.lists(_WORDS, min_size=10, max_size=300), st.lists(_FORMS, max_size=3), st.sampled_from([0, 1, 2]))
+def test_short_and_long_texts_have_the_same_vectors(words: list[str], forms: list[Form], weight: int) -> None:
+    lexemes = Lexemes({"the": b"", "c": b"b\0\0\1", "cop": [b"cop\0\0\1", b"\xd1\x81\0\0\1"]})
+    texts = [(Tokens(words, forms), weight)]
+    vector = lexicon.search_vector(texts, lexemes)
+    # A second text without words makes it a long one.
+    assert _parsed(vector) == _parsed(lexicon.search_vector([*texts, (Tokens([]), 0)], lexemes))
+
+
+def _parsed(vector: bytes | None) -> dict[bytes, bytes]:
+    """Lexemes of a tsvector with the bytes of their places."""
+    parsed, rest = {}, (vector or bytes(4))[4:]
+    while rest:
+        lexeme, _, rest = rest.partition(b"\0")
+        end = 2 + 2 * int.from_bytes(rest[:2], "big")
+        assert lexeme not in parsed
+        parsed[lexeme], rest = rest[2:end], rest[end:]
+    assert len(parsed) == int.from_bytes((vector or bytes(4))[:4], "big")
+    return parsed

@@ -240,7 +240,7 @@ class SearchTerms:
         self._lexicon = lexicon
         self._texts: dict[str, searched.Texts] = {}  # of contents that are a text alone
         self._words: set[str] = set()
-        self._lexemes: Lexemes = {}
+        self._lexemes = Lexemes()
 
     def add(self, content: Content | Message) -> None:
         """Add the words of a message, or of one of its versions."""

@@ -6,9 +6,8 @@ parses a text nor runs a trigger while it takes in messages.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vkteams_daemon.store.connections import Connection, SearchVector
@@ -34,52 +33,62 @@ _STEM = (
     " FROM pg_catalog.unnest(%b::text[]) AS word"
 )
 
-Lexemes = Mapping[str, Any]
-"""What the index holds of each word, see `lexemes_of`."""
-
-# The values of Lexemes: for one lexeme the bytes that a tsvector has before its only place; for a stop word (the, и)
-# _NONE; for several readings a list of such bytes.
+# For one lexeme: the bytes that a tsvector has before its only place.
 _ONCE = b"\0\0\1"
-_NONE = ()
+_STOP_WORD = b""
+
+
+class Lexemes(dict[str, Any]):
+    """What the index holds of each word, see `lexemes_of`.
+
+    A value is what a tsvector has before the only place of a lexeme: bytes for a word of one lexeme, no bytes for a
+    stop word (the, и), a list of bytes for a word that can be read in several ways. A word that is no key is its own
+    lexeme: a number, an emoji.
+    """
+
+    def __missing__(self, word: str) -> bytes:
+        return word.encode() + _ONCE
 
 
 class Lexicon:
     """Remembers the lexemes of words. Several threads may use it."""
 
     def __init__(self) -> None:
-        self._lexemes: dict[str, Any] = {}
+        self._lexemes = Lexemes()
 
     def lexemes(self, connection: Connection, words: Iterable[str]) -> Lexemes:
-        """The lexemes of these words and of others. A word that is no key is its own lexeme: a number, an emoji.
+        """The lexemes of these words and of others.
 
         Args:
             connection: asked about the words that are not known yet.
             words: as `Tokens` has them.
         """
-        known = self._lexemes
-        wanted = {word for word in words if word not in known and any(map(str.isalpha, word))}
+        known, words = self._lexemes, set(words)
+        wanted = _with_letters(words.difference(known))
         if not wanted:
             return known
         if len(known) + len(wanted) > _MAX_WORDS:
-            known = {}  # another thread may still read the old one
-            wanted = {word for word in words if any(map(str.isalpha, word))}
+            known = Lexemes()  # another thread may still read the old one
+            wanted = _with_letters(words)
         forms = {word: normal_forms(word) for word in wanted}
         distinct = sorted({form for each in forms.values() for form in each if form.isalpha()})
         rows = connection.execute(_STEM.encode(), (distinct,)).fetchall() if distinct else []
         stems = {form: [lexeme.encode() + _ONCE for lexeme in lexemes] for form, lexemes in rows}
         for word, each in forms.items():
             lexemes = dict.fromkeys(itertools.chain(*(stems.get(form, [form.encode() + _ONCE]) for form in each)))
-            known[word] = list(lexemes) if len(lexemes) > 1 else next(iter(lexemes), _NONE)
+            known[word] = list(lexemes) if len(lexemes) > 1 else next(iter(lexemes), _STOP_WORD)
         self._lexemes = known
         return known
 
 
+def _with_letters(words: Iterable[str]) -> list[str]:
+    return [word for word in words if word.isalpha() or any(map(str.isalpha, word))]
+
+
 def lexemes_of(word: str, lexemes: Lexemes) -> list[str]:
     """The lexemes of a word of `Tokens`: none for a stop word, several if it has several readings."""
-    known = lexemes.get(word)
-    if known is None:
-        return [word]
-    return [each.removesuffix(_ONCE).decode() for each in ([known] if isinstance(known, bytes) else known)]
+    known = lexemes[word]
+    return [each.removesuffix(_ONCE).decode() for each in (known if isinstance(known, list) else [known]) if each]
 
 
 def words_of(texts: Iterable[tuple[Tokens, int]]) -> set[str]:
@@ -98,24 +107,42 @@ def search_vector(texts: Sequence[tuple[Tokens, int]], lexemes: Lexemes) -> Sear
             quotes (D, C and B in PostgreSQL's letters).
         lexemes: of all their words.
     """
-    if len(texts) == 1 and not texts[0][0].forms and len(words := texts[0][0].words) < _LAST_PLACE:
-        # Most messages: one text without numbers in other forms. What repeats no word needs no count.
-        found: list[Any] = list(map(lexemes.get, words))
-        if None in found:
-            found = [word.encode() + _ONCE if each is None else each for word, each in zip(words, found, strict=True)]
-        with contextlib.suppress(TypeError):  # a list of several readings is no key
-            once = dict(zip(found, _PLACES[texts[0][1]], strict=False))
-            stop_words = found.count(_NONE)
-            once.pop(_NONE, None)
-            if len(once) == len(found) - stop_words:
-                vector = itertools.chain((len(once).to_bytes(4, "big"),), *once.items())
-                return SearchVector(b"".join(vector)) if once else None
-    return _counted_vector(texts, lexemes)
+    if len(texts) == 1 and len(texts[0][0].words) <= _MAX_PLACES:
+        try:
+            return _short_vector(*texts[0], lexemes)
+        except TypeError:  # a list of several readings is no key
+            return _long_vector(texts, lexemes)
+    return _long_vector(texts, lexemes)
 
 
-def _counted_vector(texts: Sequence[tuple[Tokens, int]], lexemes: Lexemes) -> SearchVector | None:
-    """The same for any texts."""
+def _short_vector(tokens: Tokens, weight: int, lexemes: Lexemes) -> SearchVector | None:
+    """The same for one text of at most `_MAX_PLACES` words: most messages."""
+    table = _PLACES[weight]
     places: dict[bytes, bytes] = {}
+    repeated: dict[bytes, bytes] = {}  # places but the first of each lexeme that has several
+    for lexeme, place in zip(map(lexemes.__getitem__, tokens.words), table, strict=False):
+        if lexeme in places:
+            repeated[lexeme] = repeated.get(lexeme, b"") + place
+        else:
+            places[lexeme] = place
+    for form in tokens.forms:
+        lexeme = form.word.encode() + _ONCE
+        if lexeme in places:
+            return _long_vector([(tokens, weight)], lexemes)
+        places[lexeme] = table[form.place]
+    places.pop(_STOP_WORD, None)
+    repeated.pop(_STOP_WORD, None)
+    for lexeme, others in repeated.items():
+        at = places.pop(lexeme) + others
+        places[lexeme[:-2] + _COUNTS[len(at) // 2]] = at
+    if not places:
+        return None
+    return SearchVector(len(places).to_bytes(4, "big") + b"".join(itertools.chain.from_iterable(places.items())))
+
+
+def _long_vector(texts: Sequence[tuple[Tokens, int]], lexemes: Lexemes) -> SearchVector | None:
+    """The same for any texts."""
+    places: dict[bytes, bytearray] = {}
     disordered = False
     start = 0
     for tokens, weight in texts:
@@ -127,24 +154,22 @@ def _counted_vector(texts: Sequence[tuple[Tokens, int]], lexemes: Lexemes) -> Se
         if start:
             table = itertools.islice(table, start, None)
         for word, place in zip(words, table, strict=False):
-            known = lexemes.get(word)
-            if known is None:
-                known = word.encode() + _ONCE
-            for lexeme in (known,) if isinstance(known, bytes) else known:
-                places[lexeme] = places[lexeme] + place if lexeme in places else place
+            known = lexemes[word]
+            for lexeme in known if isinstance(known, list) else [known]:
+                places.setdefault(lexeme, bytearray()).extend(place)
         for form in tokens.forms:
             lexeme = form.word.encode() + _ONCE
             disordered = disordered or lexeme in places
-            places[lexeme] = places.get(lexeme, b"") + _PLACES[weight][(start + form.place) % _LAST_PLACE]
+            places.setdefault(lexeme, bytearray()).extend(_PLACES[weight][(start + form.place) % _LAST_PLACE])
         start += len(words) + _BETWEEN
+    places.pop(_STOP_WORD, None)
     if not places:
         return None
-    if disordered:
-        places = {lexeme: _in_order(at) for lexeme, at in places.items()}
+    ordered = {lexeme: _in_order(at) if disordered else bytes(at) for lexeme, at in places.items()}
     if start > _MANY_WORDS:
-        places = _fitting(places)
-    parts = [len(places).to_bytes(4, "big")]
-    for lexeme, at in places.items():
+        ordered = _fitting(ordered)
+    parts = [len(ordered).to_bytes(4, "big")]
+    for lexeme, at in ordered.items():
         if len(at) > 2:
             at = at[: 2 * _MAX_PLACES]
             lexeme = lexeme[:-2] + _COUNTS[len(at) // 2]
@@ -152,13 +177,11 @@ def _counted_vector(texts: Sequence[tuple[Tokens, int]], lexemes: Lexemes) -> Se
     return SearchVector(b"".join(parts))
 
 
-def _in_order(at: bytes) -> bytes:
+def _in_order(at: bytearray) -> bytes:
     """The places in ascending order, each once."""
-    if len(at) == 2:
-        return at
     by_place: dict[int, bytes] = {}
     for begin in range(0, len(at), 2):
-        place = at[begin : begin + 2]
+        place = bytes(at[begin : begin + 2])
         by_place.setdefault(int.from_bytes(place, "big") & 0x3FFF, place)
     return b"".join(by_place[place] for place in sorted(by_place))
 

@@ -9,31 +9,30 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from vkteams_daemon.store.words import letters, numbers
 
 MAX_WORD = 255
 """Letters of a word that are indexed and looked for."""
 
-_WORD = re.compile(r"[^\W_]+")
+# Most texts have no other characters: ASCII, Russian letters, signs that divide words. Folding changes only ё in them.
+_PLAIN_SIGNS = "А-Яа-яЁё«»—“”„…•·₽€°"
+_PLAIN = re.compile(f"[\0-\x7f{_PLAIN_SIGNS}]*")
+_PLAIN_WITHOUT_DIGITS = re.compile(f"[\0-/:-\x7f{_PLAIN_SIGNS}]*")
+_PLAIN_WORD = re.compile("[0-9A-Za-zА-Яа-яЁё]+")
 _SYMBOLS = "\u2600-\u27bf\U0001f000-\U0001faff"
-# What folding joins, or cuts in another way than signs do: marks, what is invisible, digits of other styles, emoji.
-_NOT_PLAIN = (
-    f"{letters.INVISIBLE}{letters.MARKS}{_SYMBOLS}ªº²³¹¼-¾™℠\u2070-\u209f\u2150-\u218b\u2460-\u24ff\u3200-\u33ff"
-    "\ufb00-\ufdff\ufe70-\uffef"
-)
-_SPECIAL, _SPECIAL_BUT_DIGITS = re.compile(rf"[\d{_NOT_PLAIN}]"), re.compile(f"[{_NOT_PLAIN}]")
+_WORD = re.compile(f"[^\\W_]+|[{_SYMBOLS}]")
+_DIGIT = re.compile(r"\d")
 # Only texts with one of these, or with a month, have a number with another form.
-_NUMBER = re.compile(r"\d(?:[\s.,/()'_\-’–]{1,3}\d|\d{9}|(?<=^[+\-−–].)|(?<=[\s(\[=:~<>][+\-−–].))")
+_NUMBER = re.compile(r"\d(?:[\s.,/()'_\-]{1,3}\d|\d{9}|(?<=^[+\-].)|(?<=[\s(\[=:~≈≤≥<>][+\-].))")
 _GLUED = re.compile(r"\d(?:[^\W\d_]|(?<=[^\W\d_].))")
-_FOLDED_WORD = re.compile(f"[^\\W_]+|[{_SYMBOLS}]")
 _TWO_PARTS = re.compile(r"([^\W\d_]+)(\d+)|(\d+)([^\W\d_]+)")
 _DOTTED, _VERSION = re.compile(r"\.\d"), re.compile(r"\.?\s?\d+\.\d")
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(NamedTuple):
     """Another form of words that follow one another.
 
     Attributes:
@@ -46,8 +45,7 @@ class Form:
     word: str
 
 
-@dataclass(frozen=True, slots=True)
-class Tokens:
+class Tokens(NamedTuple):
     """The words of a text in their order, and their other forms.
 
     Attributes:
@@ -55,27 +53,36 @@ class Tokens:
     """
 
     words: list[str]
-    forms: list[Form] = field(default_factory=list)
-    spans: list[tuple[int, int]] = field(default_factory=list)
+    forms: Sequence[Form] = ()
+    spans: Sequence[tuple[int, int]] = ()
 
 
 def tokens(text: str) -> Tokens:
     """The words of a text, as `normal_forms` takes them."""
-    special = _SPECIAL.search(text)
-    if special is None or (special[0].isdecimal() and _SPECIAL_BUT_DIGITS.search(text) is None):
+    has_digit = _PLAIN_WITHOUT_DIGITS.fullmatch(text) is None
+    if not has_digit or _PLAIN.fullmatch(text):
+        words = _PLAIN_WORD.findall(text)
+    else:
+        text = letters.fold(text)
         words = _WORD.findall(text)
-        has_form = special and (_NUMBER.search(text) or not numbers.MONTH_WORDS.isdisjoint(words))
-        if not has_form and (len(text) <= MAX_WORD or max(map(len, words), default=0) <= MAX_WORD):
-            return _with_parts(words) if special and _GLUED.search(text) else Tokens(words)
+        has_digit = _DIGIT.search(text) is not None
+    if len(text) <= MAX_WORD or max(map(len, words), default=0) <= MAX_WORD:
+        if not has_digit:
+            return Tokens(words)
+        if _NUMBER.search(text) is None:
+            cut = _with_parts(words) if _GLUED.search(text) else Tokens(words)
+            if numbers.MONTH_WORDS.isdisjoint(cut.words):
+                return cut
     return tokens_of_folded(letters.fold(text))
 
 
 def tokens_of_folded(text: str) -> Tokens:
     """The words of a folded text, with their spans."""
-    result = Tokens([])
-    words, spans = result.words, result.spans
+    words: list[str] = []
+    forms: list[Form] = []
+    spans: list[tuple[int, int]] = []
     has_digit = False
-    for match in _FOLDED_WORD.finditer(text):
+    for match in _WORD.finditer(text):
         word, begin, end = match[0][:MAX_WORD], match.start(), match.end()
         if word.isalpha():
             if word in "vV" and _VERSION.match(text, end):
@@ -86,7 +93,7 @@ def tokens_of_folded(text: str) -> Tokens:
         has_digit = True
         parts = _parts(word, dotted=_DOTTED.match(text, end) is not None)
         if len(parts) == 2:
-            result.forms.append(Form(len(words), 2, word.lower()))
+            forms.append(Form(len(words), 2, word.lower()))
         for part in parts:
             words.append(part)
             spans.append((begin, begin + len(part)))
@@ -97,19 +104,23 @@ def tokens_of_folded(text: str) -> Tokens:
         begins = [begin for begin, _ in spans]
         for begin, end, form in numbers.forms(text, worded=not numbers.MONTH_WORDS.isdisjoint(words)):
             first_word = bisect_left(begins, begin)
-            result.forms.append(Form(first_word, bisect_left(begins, end) - first_word, form))
-    return result
+            forms.append(Form(first_word, bisect_left(begins, end) - first_word, form))
+    return Tokens(words, forms, spans)
 
 
-def _with_parts(words: list[str]) -> Tokens:
+def _with_parts(whole: list[str]) -> Tokens:
     """The words, those of letters and digits cut into both."""
-    result = Tokens([])
-    for word in words:
-        parts = [word] if word.isalpha() or word.isdecimal() else _parts(word, dotted=False)
+    words: list[str] = []
+    forms: list[Form] = []
+    for word in whole:
+        if word.isalpha() or word.isdecimal():
+            words.append(word)
+            continue
+        parts = _parts(word, dotted=False)
         if len(parts) == 2:
-            result.forms.append(Form(len(result.words), 2, word.lower()))
-        result.words.extend(parts)
-    return result
+            forms.append(Form(len(words), 2, letters.fold(word).lower()))
+        words += parts
+    return Tokens(words, forms)
 
 
 def _parts(word: str, *, dotted: bool) -> list[str]:
@@ -126,4 +137,6 @@ def _parts(word: str, *, dotted: bool) -> list[str]:
 
 def normal_forms(word: str) -> list[str]:
     """A word of `Tokens` as it is indexed, before the server stems it; several if it can be read in several ways."""
+    if word.isascii():
+        return [word.lower()]
     return [reading.lower() for reading in letters.readings(letters.fold(word))]
