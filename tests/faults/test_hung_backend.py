@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -49,12 +50,7 @@ def hung(simulator: Simulator, url: str, moment: str) -> Iterator[Callable[[], N
     Yields what lets the process go on.
     """
     pid = holder(url)
-
-    def go_on() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
-
-    try:
+    with going_on(pid) as go_on:
         if moment == "in a statement":
             with locked(url, "messages"):
                 say(simulator, "while it hangs")
@@ -64,6 +60,18 @@ def hung(simulator: Simulator, url: str, moment: str) -> Iterator[Callable[[], N
             os.kill(pid, signal.SIGSTOP)
             if moment == "between statements":
                 say(simulator, "while it hangs")
+        yield go_on
+
+
+@contextlib.contextmanager
+def going_on(pid: int) -> Iterator[Callable[[], None]]:
+    """Let a process that is stopped within go on in the end, or when what this yields is called."""
+
+    def go_on() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    try:
         yield go_on
     finally:
         go_on()
@@ -124,4 +132,31 @@ def test_backend_of_a_process_that_is_gone_is_no_other_listener(
         go_on()
         daemon.wait_state("listening")
         oracle.wait()
+    oracle.check()
+
+
+def test_backend_of_a_worker_that_hangs_is_left_and_the_work_goes_on(
+    vkteamsd: Make, simulator: Simulator, oracle: Oracle, models_dir: Path
+) -> None:
+    """The worker's round is overdue, so its connection is ended; it works with another one."""
+    daemon = vkteamsd(
+        api_url=simulator.url, database_url=oracle.url, hanging=True,  # for its short limits
+        options={"embedding.models_dir": str(models_dir), "embedding.workers": 1, "embedding.poll_interval": 0.5},
+    ).started()  # fmt: skip
+    say(simulator, "before")
+    until(lambda: (status := daemon.status()) and status.embedding.embedded == 1, 60, "a worker at work")
+    claiming = (
+        b"SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        b" AND query LIKE '%embedding_queue%SKIP LOCKED%'"
+    )
+    with contextlib.ExitStack() as stack:
+        with locked(oracle.url, "embedding_queue"), psycopg.connect(oracle.url, autocommit=True) as watcher:
+            row = until(lambda: watcher.execute(claiming).fetchone(), 30, "a claim that waits")
+            assert row
+            stack.enter_context(going_on(row[0]))
+            os.kill(row[0], signal.SIGSTOP)
+        say(simulator, "while it hangs")
+        until(lambda: (status := daemon.status()) and status.embedding.embedded == 2, 60, "the work of another session")
+        assert "the loop worker 0 has not gone on" in daemon.log_text()
+    oracle.wait()
     oracle.check()

@@ -12,14 +12,16 @@ import pytest
 
 from tests.harness.daemon import DaemonProcess
 from tests.harness.scale import scaled
-from tests.harness.simulator import wait_polled
+from tests.harness.simulator import wait_acknowledged, wait_polled
+from tests.harness.traffic import emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.simulator import Simulator
 
 SILENCE = 1.0  # seconds; ten times as long as between two checks
-LOOPS = ("longpoll", "keeper", "main", "reload", "worker 0")
-# What makes the loop do something, where it does nothing by itself.
-WAKE = {"main": signal.SIGUSR1, "reload": signal.SIGHUP}
+VITAL = ("longpoll", "keeper", "main")
+OTHERS = (
+    "status", "reload", "worker 0", "rhythm", "roster", "measures", "words", "search-terms", "retention",
+)  # fmt: skip
 
 
 class Manager:
@@ -75,10 +77,10 @@ def daemon(
 
 
 def test_a_loop_that_hangs_starves_the_watchdog_until_it_goes_on(daemon: DaemonProcess, manager: Manager) -> None:
-    for loop in random.sample(LOOPS, scaled("loops that hang", full=len(LOOPS), quick=2)):
+    for loop in random.sample(VITAL, scaled("vital loops that hang", full=len(VITAL), quick=2)):
         daemon.hang(loop)
-        if loop in WAKE:
-            daemon.signal(WAKE[loop])
+        if loop == "main":
+            daemon.signal(signal.SIGUSR1)  # it does nothing by itself
         until(lambda loop=loop: f"the loop {loop} has not gone on" in daemon.log_text(), 30, f"a warning of {loop}")
         manager.drain()
         assert not manager.fed(SILENCE), f"{loop} hangs"
@@ -87,11 +89,27 @@ def test_a_loop_that_hangs_starves_the_watchdog_until_it_goes_on(daemon: DaemonP
     assert daemon.stop() < 5
 
 
-def test_a_status_file_that_hangs_does_not_starve_the_watchdog(daemon: DaemonProcess, manager: Manager) -> None:
-    daemon.hang("status")
-    daemon.wait_hung("status")
+def test_loops_without_which_archiving_goes_on_are_told_and_do_not_starve_the_watchdog(
+    daemon: DaemonProcess, simulator: Simulator, manager: Manager
+) -> None:
+    """A restart would not help them: a database that stands still for minutes, a disk that hangs."""
+    daemon.stop()
+    for loop in OTHERS:
+        daemon.hang(loop)
+    daemon.started()
+    daemon.signal(signal.SIGHUP)
+    emit_event(simulator, 1)
+    for loop in OTHERS:
+        until(lambda loop=loop: f"the loop {loop} has not gone on" in daemon.log_text(), 30, f"a warning of {loop}")
     manager.drain()
     assert manager.fed(5)
     assert manager.fed(5)
+    wait_acknowledged(simulator, simulator.state()["issued"])
     daemon.release("status")
+    until(lambda: (status := daemon.status()) and len(status.warnings) == len(OTHERS) - 1, 30, "the warnings")
+    problems = daemon.ask("diagnostic", "health")["problems"]
+    for loop in OTHERS[1:]:
+        assert any(problem.startswith(f"daemon: the loop {loop} has not gone on") for problem in problems), loop
+        daemon.release(loop)
+    until(lambda: (status := daemon.status()) and not status.warnings, 30, "no warning any more")
     assert daemon.stop() < 5

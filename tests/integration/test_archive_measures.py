@@ -13,6 +13,7 @@ from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.waiting import until
 from vkteams_daemon.daemon import archive_measures
 from vkteams_daemon.daemon.status import Archive
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.daemon.workers import worker
 
 
@@ -23,7 +24,7 @@ def measuring(chat: Chat, directory: Path) -> Iterator[list[str | None]]:
     stopping = threading.Event()
     thread = threading.Thread(
         target=archive_measures.measure_loop,
-        args=(chat.database, Archive(), directory, warnings.append, stopping, 0.02),
+        args=(chat.database, Archive(), directory, warnings.append, stopping, Pulse(), 0.02),
     )
     thread.start()
     try:

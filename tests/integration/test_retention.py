@@ -28,9 +28,14 @@ from vkteams_daemon.store.connections import Connection
 
 
 class Kept:
-    """A retention that runs beside the test; `age` and `may` are what the test says they are."""
+    """A retention that runs beside the test; `age` and `may` are what the test says they are.
 
-    def __init__(self, connect: Callable[[], Connection], *, age: str = "", **options: Any) -> None:
+    `early` is the age that a reload sets before the first check.
+    """
+
+    def __init__(
+        self, connect: Callable[[], Connection], *, age: str = "", early: str | None = None, **options: Any
+    ) -> None:
         self.age, self.may, self.connections, self.looked = age, True, 0, 0
         self.deleted: list[datetime] = []
         self._connect = connect
@@ -40,9 +45,9 @@ class Kept:
             self.connect, self._asked, lambda: self.may, self.deleted.append, self._stopping, check_interval=0.01,
             **options,
         ).run  # fmt: skip
+        self.age = age if early is None else early
         self.thread = threading.Thread(target=run)
         self.thread.start()
-        self.looks(1)  # what it finds at its start is no reload
 
     def connect(self) -> Connection:
         self.connections += 1
@@ -143,6 +148,20 @@ def test_age_that_a_reload_sets_or_shortens_erases_nothing_before_the_next_day(
             kept.age = before  # the mistake is taken back
             kept.looks()
             assert _left(aged) == left
+    finally:
+        kept.stop()
+
+
+def test_reload_before_the_first_check_erases_nothing_before_the_next_day_either(
+    aged: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "REPRIEVE", retention.DAY)
+    left = _left(aged)
+    kept = Kept(aged.connection, age="", early="30d")
+    try:
+        until(lambda: kept.status.next_run_at, 30, "the time of the first erasure")
+        kept.looks()
+        assert _left(aged) == left
     finally:
         kept.stop()
 

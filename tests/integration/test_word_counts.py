@@ -11,6 +11,7 @@ import pytest
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import word_count
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.database import Database
@@ -81,7 +82,7 @@ def test_daemon_counts_words(connection: psycopg.Connection, database_url: str) 
     _say(connection, 1, word_counts.MIN_MESSAGES, "сервер")
     stopping = threading.Event()
     with Database(Config(database=DatabaseOptions(url=database_url))) as database:
-        thread = threading.Thread(target=word_count.count_words_loop, args=(database, stopping, 0.01))
+        thread = threading.Thread(target=word_count.count_words_loop, args=(database, stopping, Pulse(), 0.01))
         thread.start()
         try:
             until(lambda: _words(connection), 60, "words")

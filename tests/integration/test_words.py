@@ -15,6 +15,7 @@ from tests.harness.waiting import until
 from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.search_terms import refill_loop
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import NotFound, UsageError
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
@@ -168,7 +169,7 @@ def test_refill_leaves_out_locked_chats_and_comes_back(talk: Talk) -> None:
         projection.lock_chats(holder, [OPS])
         with talk.connection() as connection:
             assert search_terms.refill(connection) == 1
-        thread = threading.Thread(target=refill_loop, args=(talk.connection, stopping, lambda: True, 0.05))
+        thread = threading.Thread(target=refill_loop, args=(talk.connection, stopping, lambda: True, Pulse(), 0.05))
         thread.start()
     until(lambda: talk.rows("SELECT count(*) FROM messages WHERE search_version = 0") == [(0,)], 30, "the refill")
     thread.join(30)

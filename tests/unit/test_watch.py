@@ -17,7 +17,7 @@ def test_a_loop_that_stands_still_is_told_repaired_and_starves_the_watchdog(capl
     caplog.set_level(logging.INFO)
     repairs: list[str] = []
     watch = Watch()
-    pulse = watch.pulse("longpoll", repair=lambda: repairs.append("abort"))
+    pulse = watch.pulse("longpoll", repair=lambda: repairs.append("abort"), vital=True)
     assert watch.check() and watch.warnings == []
     pulse.busy(60.0)
     assert watch.check() and watch.warnings == []
@@ -33,7 +33,7 @@ def test_a_loop_that_stands_still_is_told_repaired_and_starves_the_watchdog(capl
 
 def test_a_loop_without_which_archiving_goes_on_does_not_starve_the_watchdog() -> None:
     watch = Watch()
-    watch.pulse("status", vital=False).busy(-1.0)
+    watch.pulse("status").busy(-1.0)
     assert watch.check()
     assert watch.warnings == ["the loop status has not gone on for 0 s"]
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from vkteams_daemon.daemon.status import Archive
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import DatabaseUnavailable
 from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.admin.measures import measure
@@ -18,6 +19,7 @@ from vkteams_daemon.store.database import Database
 log = logging.getLogger(__name__)
 
 INTERVAL = 60.0  # seconds between two measurements
+MEASURE_LIMIT = 120.0  # seconds after which a measurement is overdue
 IDLE = 300.0  # seconds without a worker after which a model's queue is a warning
 
 
@@ -27,6 +29,7 @@ def measure_loop(
     state_dir: Path,
     warn: Callable[[str | None], None],
     stopping: threading.Event,
+    pulse: Pulse,
     interval: float = INTERVAL,
 ) -> None:
     """Measure until `stopping` is set. What cannot be measured keeps its last value, and `measured_at` tells its age.
@@ -35,11 +38,12 @@ def measure_loop(
     with None.
     """
     while True:
-        _measure_disk(status, state_dir)
         try:
-            with database.connection() as connection:
-                measures = measure(connection)
-                idle = embedding_models.idle_models(connection, IDLE)
+            with pulse.turn(MEASURE_LIMIT):
+                _measure_disk(status, state_dir)
+                with database.connection() as connection:
+                    measures = measure(connection)
+                    idle = embedding_models.idle_models(connection, IDLE)
         except DatabaseUnavailable as error:
             log.debug("the archive is not measured: %s", error)
         else:

@@ -83,7 +83,7 @@ class BotListener:
         self._stopping = stopping
         self._writer: Writer | None = None
         self._rivals = RivalCheck(base_url(config.api.url), functools.partial(watch.warn, "bot"))
-        self._longpoll = watch.pulse("longpoll", repair=self.abort)
+        self._longpoll = watch.pulse("longpoll", repair=self.abort, vital=True)
         self.poller = Poller(
             make_client(config),
             self._open_sink,
@@ -105,13 +105,13 @@ class BotListener:
         """Start the loops."""
         if self._config.storage.save:
             # A stop does not wait for these threads: a transaction that is cut off changes nothing.
-            for name, loop in self._archive_loops().items():
-                threads.start_unjoined(name, loop)
+            for pulse, loop in self._archive_loops().items():
+                threads.start_unjoined(pulse, loop)
         else:
             log.warning("--no-save: nothing is stored, and the API forgets the events that are printed")
-        threads.start("longpoll", self.poller.run, self._longpoll)
-        keeper = self._watch.pulse("keeper")
-        threads.start("keeper", lambda: self._keep_session(keeper), keeper)
+        threads.start(self._longpoll, self.poller.run)
+        keeper = self._watch.pulse("keeper", vital=True)
+        threads.start(keeper, lambda: self._keep_session(keeper))
 
     def apply(self, config: Config, client: BotClient | None) -> None:
         """Put a configuration in force that was read again, with a client for a new token."""
@@ -176,31 +176,35 @@ class BotListener:
         if file := self.poller.spooler.spool:
             status.spool.events, status.spool.bytes, status.spool.since = file.events, file.size, file.since
 
-    def _archive_loops(self) -> dict[str, Callable[[], None]]:
-        """The loops that read or tend the archive, by the names of their threads."""
-        database, stopping = self._database, self._stopping
+    def _archive_loops(self) -> dict[Pulse, Callable[[], None]]:
+        """The loops that read or tend the archive, by their pulses."""
+        database, stopping, pulse = self._database, self._stopping, self._watch.pulse
         connect = functools.partial(database.connect, WORKER)
         warn = self._watch.warn
-        rhythm = Rhythm(database, self._listening_bot, functools.partial(warn, "events"), self._reconnect)
+        rhythm = Rhythm(
+            database, self._listening_bot, functools.partial(warn, "events"), self._reconnect, pulse=pulse("rhythm")
+        )
         roster = RosterReader(
             database, lambda: make_client(self._config), lambda: self._listening_bot() is not None,
-            lambda: self._config.api.roster, chat_ids=self._config.storage.chat_ids,
+            lambda: self._config.api.roster, chat_ids=self._config.storage.chat_ids, pulse=pulse("roster"),
         )  # fmt: skip
         state_dir = self._config.state_dir
         eraser = retention.Retention(
             connect, lambda: self._config.storage.retention, self._may_erase,
             functools.partial(spool.delete_aside, state_dir), stopping,
             api_time=self.poller.api_time, status=self._status.retention, check_interval=retention.CHECK_INTERVAL,
+            pulse=pulse("retention"),
         )  # fmt: skip
+        measures, words, terms = pulse("measures"), pulse("words"), pulse("search-terms")
         return {
-            "rhythm": lambda: rhythm.run(stopping),
-            "roster": lambda: roster.run(stopping),
-            "measures": lambda: measure_loop(
-                database, self._status.archive, state_dir, functools.partial(warn, "models"), stopping
+            rhythm.pulse: lambda: rhythm.run(stopping),
+            roster.pulse: lambda: roster.run(stopping),
+            measures: lambda: measure_loop(
+                database, self._status.archive, state_dir, functools.partial(warn, "models"), stopping, measures
             ),
-            "words": lambda: word_count.count_words_loop(database, stopping),
-            "search-terms": lambda: search_terms.refill_loop(connect, stopping, self._holds_lock),
-            "retention": eraser.run,
+            words: lambda: word_count.count_words_loop(database, stopping, words),
+            terms: lambda: search_terms.refill_loop(connect, stopping, self._holds_lock, terms),
+            eraser.pulse: eraser.run,
         }
 
     def _open_sink(self, bot: BotInfo) -> Sink:
@@ -247,10 +251,9 @@ class BotListener:
             writer = self._writer
             if writer is None or not writer.holds_lock:
                 continue
-            pulse.busy(PING_LIMIT)
-            try:
-                writer.ping()
-            except VkTeamsError as error:
-                log.debug("the writer's session is gone: %s", error)
-                self.poller.abort()
-            pulse.idle()
+            with pulse.turn(PING_LIMIT):
+                try:
+                    writer.ping()
+                except VkTeamsError as error:
+                    log.debug("the writer's session is gone: %s", error)
+                    self.poller.abort()

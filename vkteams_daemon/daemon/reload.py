@@ -60,9 +60,8 @@ class Reloader:
             self._requested.clear()
             if self._stop.is_set():
                 return
-            self._pulse.busy(RELOAD_LIMIT)
-            self._reload()
-            self._pulse.idle()
+            with self._pulse.turn(RELOAD_LIMIT):
+                self._reload()
 
     def _reload(self) -> None:
         try:

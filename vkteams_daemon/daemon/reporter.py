@@ -27,6 +27,9 @@ class Reporter:
         refresh: updates the status; called before each write.
         write: writes the file. A VkTeamsError is logged once, until a write succeeds again.
         pulse: this loop's.
+
+    Attributes:
+        pulse: as given.
     """
 
     def __init__(
@@ -35,7 +38,7 @@ class Reporter:
         self._status = status
         self._refresh = refresh
         self._write = write
-        self._pulse = pulse or Pulse("status")
+        self.pulse = pulse or Pulse("status")
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -46,7 +49,7 @@ class Reporter:
         """The loop, until `stop`. The intervals, in seconds, are read before each wait: a reload may change them."""
         last_line = time.monotonic()
         while not self._stop.is_set():
-            self._pulse.busy(WRITE_LIMIT)
+            self.pulse.busy(WRITE_LIMIT)
             self.write_now()
             if self._dump_requested:
                 self._dump_requested = False
@@ -54,7 +57,7 @@ class Reporter:
             if time.monotonic() - last_line >= stats_interval():
                 last_line = time.monotonic()
                 log.info("statistics %s", self._statistics_line())
-            self._pulse.idle()
+            self.pulse.idle()
             self._wake.wait(status_interval())
             self._wake.clear()
 

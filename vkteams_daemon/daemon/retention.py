@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 
 from vkteams_daemon.config import parse_duration
 from vkteams_daemon.daemon.status import Retention as RetentionStatus
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import ErasureRefused, VkTeamsError
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.rebuild import erasure
@@ -27,6 +28,7 @@ REPRIEVE = DAY  # seconds from such a reload to the first erasure
 SHARES = 24  # an age of less than so many days is applied this often within the age
 RETRY_INTERVAL = 3600.0  # seconds after a failure, or if other sessions have locked some of the rows
 CHECK_INTERVAL = 10.0  # seconds between two checks whether an erasure is due, or the configured age has changed
+BATCH_LIMIT = 300.0  # seconds after which a batch of the erasure, or the count before it, is overdue
 
 
 class Retention:
@@ -42,6 +44,10 @@ class Retention:
         status: updated after every attempt.
         clock: this host's clock.
         check_interval: seconds between two checks.
+        pulse: this loop's.
+
+    Attributes:
+        pulse: as given.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Retention:
         status: RetentionStatus | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         check_interval: float,
+        pulse: Pulse | None = None,
     ) -> None:
         self._connect = connect
         self._age = age
@@ -66,22 +73,32 @@ class Retention:
         self._status = status or RetentionStatus()
         self._clock = clock
         self._check_interval = check_interval
-        self._last_age: str | None = None  # None before the first look
+        self.pulse = pulse or Pulse("retention")
+        self._last_age = age()
         self._due = 0.0  # time of the next attempt; monotonic
 
     def run(self) -> None:
         """The loop: an erasure soon after the start, then once a day."""
         while not self._stopping.wait(self._check_interval):
-            age, previous = self._age(), self._last_age
-            self._last_age = age
-            if previous is not None and age and (not previous or parse_duration(age) < parse_duration(previous)):
-                self._set_due(REPRIEVE)
-                if self._may_erase():
-                    self._announce(age)
-            if age and self._may_erase() and time.monotonic() >= self._due:
-                self._erase(age)
-            elif not age:
-                self._status.next_run_at = None
+            with self.pulse.turn(BATCH_LIMIT):
+                self._check()
+
+    def _check(self) -> None:
+        age, previous = self._age(), self._last_age
+        self._last_age = age
+        if age and (not previous or parse_duration(age) < parse_duration(previous)):
+            self._set_due(REPRIEVE)
+            if self._may_erase():
+                self._announce(age)
+        if age and self._may_erase() and time.monotonic() >= self._due:
+            self._erase(age)
+        elif not age:
+            self._status.next_run_at = None
+
+    def _stopped(self) -> bool:
+        """Whether the erasure must end; asked before every batch."""
+        self.pulse.busy(BATCH_LIMIT)
+        return self._stopping.is_set()
 
     def _announce(self, age: str) -> None:
         """Log what a new age will erase, and when."""
@@ -112,7 +129,7 @@ class Retention:
                 before = now - timedelta(seconds=seconds)
                 erasure.check_clocks(connection, now, self._api_time())
                 erasure.check_share(connection, before)
-                counts = erasure.erase(connection, before, stopped=self._stopping.is_set)
+                counts = erasure.erase(connection, before, stopped=self._stopped)
             self._delete_files(before)
         except ErasureRefused as error:
             sentence = f"{error}. {error.hint}".replace("AGE", age)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.admin import stored_events
 from vkteams_daemon.store.connections import Connection
@@ -19,6 +20,7 @@ from vkteams_daemon.store.database import Database
 log = logging.getLogger(__name__)
 
 INTERVAL = 30.0  # seconds between two checks; a check reads a few rows of an index
+CHECK_LIMIT = 60.0  # seconds after which a check is overdue
 PERIOD = timedelta(weeks=1)
 PERIODS = 3  # that are compared with the present one
 MIN_SILENCE = timedelta(minutes=30)
@@ -36,6 +38,10 @@ class Rhythm:
         period: the length of the rhythm.
         min_silence: a shorter silence is never wrong.
         clock: the time of the day.
+        pulse: this loop's.
+
+    Attributes:
+        pulse: as given.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class Rhythm:
         period: timedelta = PERIOD,
         min_silence: timedelta = MIN_SILENCE,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        pulse: Pulse | None = None,
     ) -> None:
         self._database = database
         self._bot_id = bot_id
@@ -56,6 +63,7 @@ class Rhythm:
         self._period = period
         self._min_silence = min_silence
         self._clock = clock
+        self.pulse = pulse or Pulse("rhythm")
         self._deaf = False
 
     def run(self, stopping: threading.Event, interval: float = INTERVAL) -> None:
@@ -66,7 +74,7 @@ class Rhythm:
                 self._set(None)
                 continue
             try:
-                with self._database.connection() as connection:
+                with self.pulse.turn(CHECK_LIMIT), self._database.connection() as connection:
                     self.check(connection, bot_id)
             except VkTeamsError as error:
                 log.debug("the rhythm of the bot is not known: %s", error)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from vkteams_daemon.botapi.client import BotClient
 from vkteams_daemon.botapi.roster import read_roster
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import (
     ApiProtocolError,
     ApiRefused,
@@ -27,6 +28,7 @@ PACE = 1.0  # seconds between two requests; the API limits the rate, and events 
 CHECK_INTERVAL = 10.0  # seconds between two checks whether a roster is due
 UNREADABLE = timedelta(hours=1)  # until a roster that could not be read is tried again
 RETRY_INTERVAL = 60.0  # seconds after the API has failed
+STEP_LIMIT = 300.0  # seconds after which a request, or a step in the database, is overdue
 
 
 class RosterReader:
@@ -39,6 +41,10 @@ class RosterReader:
         wanted: whether rosters are wanted now.
         chat_ids: only these chats and their threads; empty for every chat.
         clock: the time of the day.
+        pulse: this loop's.
+
+    Attributes:
+        pulse: as given.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class RosterReader:
         *,
         chat_ids: tuple[str, ...] = (),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        pulse: Pulse | None = None,
     ) -> None:
         self._database = database
         self._make_client = make_client
@@ -57,6 +64,7 @@ class RosterReader:
         self._wanted = wanted
         self._chat_ids = list(chat_ids) or None
         self._clock = clock
+        self.pulse = pulse or Pulse("roster")
         self._client: BotClient | None = None
 
     def run(self, stopping: threading.Event) -> None:
@@ -67,8 +75,9 @@ class RosterReader:
             if not self._wanted() or not self._may_ask():
                 continue
             try:
-                if self._read_next(stopping):
-                    pause = PACE
+                with self.pulse.turn(STEP_LIMIT):
+                    if self._read_next(stopping):
+                        pause = PACE
             except StoppedEarly:
                 return
             except DatabaseUnavailable as error:
@@ -96,6 +105,7 @@ class RosterReader:
         def pause() -> None:
             if stopping.wait(PACE):
                 raise StoppedEarly("the daemon stops")
+            self.pulse.busy(STEP_LIMIT)
 
         self._client = self._client or self._make_client()
         try:

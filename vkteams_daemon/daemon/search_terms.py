@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.rebuild import search_terms
@@ -15,6 +16,7 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 10.0  # seconds until the first attempt, and until the next one after a failure
 REPORT_INTERVAL = 60.0  # seconds between two lines of the log
+BATCH_LIMIT = 300.0  # seconds after which a batch is overdue
 _MAX_PAUSE = 0.2  # seconds
 
 
@@ -22,6 +24,7 @@ def refill_loop(
     connect: Callable[[], Connection],
     stopping: threading.Event,
     may_write: Callable[[], bool],
+    pulse: Pulse,
     interval: float = INTERVAL,
 ) -> None:
     """Make them until every message has new terms; after an error of the database, try again.
@@ -32,6 +35,7 @@ def refill_loop(
         connect: opens a new connection.
         stopping: ends it.
         may_write: whether this process listens to the bot; a standby leaves the work to the listener.
+        pulse: this loop's.
         interval: seconds until the first attempt, and between two attempts.
     """
     reported = 0.0
@@ -48,13 +52,14 @@ def refill_loop(
         nonlocal began
         ended = stopping.wait(min(_MAX_PAUSE, time.monotonic() - began))
         began = time.monotonic()
+        pulse.busy(BATCH_LIMIT)
         return ended
 
     while not stopping.wait(interval):
         if not may_write():
             continue
         try:
-            with connect() as connection:
+            with pulse.turn(BATCH_LIMIT), connect() as connection:
                 began = time.monotonic()
                 if search_terms.refill(connection, progress=report, pause=pause) == 0:
                     return

@@ -81,9 +81,9 @@ class Service:
         self._watch = Watch(lambda: status.embedding.queued)
         self._endpoint: Endpoint | None = None
         self._listener: BotListener | None = None
-        # The service manager cannot mend a disk that hangs under the status file, and archiving goes on without it.
-        self._reporter = Reporter(status, self._refresh, report, self._watch.pulse("status", vital=False))
-        self._main = self._watch.pulse("main")
+        self._reporter = Reporter(status, self._refresh, report, self._watch.pulse("status"))
+        self._main = self._watch.pulse("main", vital=True)
+        self._debug_pulse = self._watch.pulse("debug")
         self._on_reload = apply
         self._toggle_debug = toggle_debug
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -97,10 +97,10 @@ class Service:
         self._database = Database(config, application="vkteamsd")
         self._workers = WorkerPool(config, self._database, self._stop_because, self._watch.pulse, self._observe)
         self._queries = QueryServer(
-            query_socket.path(config), self._workers.loaded, group=group, pulse=self._watch.pulse("query", vital=False)
+            query_socket.path(config), self._workers.loaded, group=group, pulse=self._watch.pulse("query")
         )
         self._pool = ThreadPoolExecutor(1 + self._workers.size, thread_name_prefix="work")
-        self._threads = ThreadTable(self._watch, self._stopping)
+        self._threads = ThreadTable(self._stopping)
 
     def signal(self, signum: int, frame: FrameType | None = None) -> None:
         """The handler of every signal. It only records the signal; `run` acts on it."""
@@ -121,14 +121,14 @@ class Service:
         daemon = self.config.daemon
         if daemon.metrics:
             self._endpoint = self._open_endpoint(daemon.metrics)
-        self._threads.start("status", lambda: self._reporter.run(
+        self._threads.start(self._reporter.pulse, lambda: self._reporter.run(
             lambda: self.config.daemon.status_interval, lambda: self.config.daemon.stats_interval
         ))  # fmt: skip
-        self._threads.start_unjoined("watch", lambda: self._watch.run(self._stopping, self._alive))
+        self._threads.start_unjoined(self._watch.pulse("watch"), lambda: self._watch.run(self._stopping, self._alive))
         if self._reloader:
-            self._threads.start("reload", self._reloader.run, self._reload_pulse)
+            self._threads.start(self._reload_pulse, self._reloader.run)
         if daemon.role != "listen" and self.config.storage.save:
-            self._threads.start("query", lambda: self._queries.run(self._stopping), self._queries.pulse)
+            self._threads.start(self._queries.pulse, lambda: self._queries.run(self._stopping))
         try:
             note = self._start_embedding() if daemon.role == "embed" else self._start_listening()
         except BaseException:
@@ -176,7 +176,7 @@ class Service:
             elif signum == signal.SIGUSR1:
                 self._reporter.dump()
             elif signum == signal.SIGUSR2 and self._toggle_debug:
-                self._threads.start_unjoined("debug", self._announce_level)
+                self._threads.start_unjoined(self._debug_pulse, self._announce_level)
 
     def _announce_level(self) -> None:
         if self._toggle_debug:
@@ -265,7 +265,7 @@ class Service:
             on_change=self._reporter.write_soon,
             pulse=pulse,
         )
-        self._threads.start("opening", opener.run, pulse)
+        self._threads.start(pulse, opener.run)
         note = self._await_ready(opener.ready, lambda: opener.last_error)
         # An error that came just now still ends the start. After cancel(), every error is retried.
         return note if opener.ready.cancel() else opener.ready.result()

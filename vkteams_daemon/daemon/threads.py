@@ -5,30 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from vkteams_daemon.daemon.watch import Pulse, Watch
+from vkteams_daemon.daemon.watch import Pulse
 
 
 class ThreadTable:
     """Starts the threads and waits for their end.
 
     Args:
-        watch: watches the pulse of each loop.
         stopping: set when the daemon stops; a loop that has ended by a fault then stays ended.
     """
 
-    def __init__(self, watch: Watch, stopping: threading.Event) -> None:
-        self._watch = watch
+    def __init__(self, stopping: threading.Event) -> None:
         self._stopping = stopping
         self._joined: list[threading.Thread] = []
 
-    def start(self, name: str, loop: Callable[[], None], pulse: Pulse | None = None) -> None:
-        """Start a loop that a stop waits for."""
-        self.add(self.start_unjoined(name, loop, pulse))
+    def start(self, pulse: Pulse, loop: Callable[[], None]) -> None:
+        """Start the loop of this pulse, which a stop waits for."""
+        self.add(self.start_unjoined(pulse, loop))
 
-    def start_unjoined(self, name: str, loop: Callable[[], None], pulse: Pulse | None = None) -> threading.Thread:
-        """Start a loop that a stop does not wait for."""
-        pulse = pulse or self._watch.pulse(name)
-        thread = threading.Thread(target=pulse.run, args=(loop, self._stopping), name=name, daemon=True)
+    def start_unjoined(self, pulse: Pulse, loop: Callable[[], None]) -> threading.Thread:
+        """Start the loop of this pulse, which a stop does not wait for."""
+        thread = threading.Thread(target=pulse.run, args=(loop, self._stopping), name=pulse.name, daemon=True)
         thread.start()
         return thread
 

@@ -6,12 +6,13 @@ file meanwhile. Failures of the API and of the database are not warnings; they h
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 from vkteams_daemon.errors import VkTeamsError
@@ -33,10 +34,11 @@ class Pulse:
     Args:
         name: the loop's, as in the glossary: `longpoll`, `keeper`.
         repair: called once when the loop is overdue, from the thread that watches; it must not wait.
-        vital: whether the service manager must restart a process in which this loop is overdue.
+        vital: whether the service manager must restart a process in which this loop is overdue. Only the loops without
+            which nothing is archived are vital: a restart ends what the others do, and the spool needs none of them.
     """
 
-    def __init__(self, name: str = "loop", *, repair: Callable[[], None] | None = None, vital: bool = True) -> None:
+    def __init__(self, name: str = "loop", *, repair: Callable[[], None] | None = None, vital: bool = False) -> None:
         self.name = name
         self.repair = repair
         self.vital = vital
@@ -51,6 +53,15 @@ class Pulse:
     def idle(self) -> None:
         """The loop waits until it has something to do."""
         self._turn = math.inf, 0.0
+
+    @contextlib.contextmanager
+    def turn(self, seconds: float) -> Iterator[None]:
+        """Busy in the `with` block, which takes at most so many seconds, and idle after it."""
+        self.busy(seconds)
+        try:
+            yield
+        finally:
+            self.idle()
 
     def overdue(self) -> float | None:
         """Seconds that the present turn has taken, if it should be over; otherwise None."""
@@ -115,7 +126,7 @@ class Watch:
         self._offset = clock() - elapsed()
         self._jumped_at: float | None = None
 
-    def pulse(self, name: str, *, repair: Callable[[], None] | None = None, vital: bool = True) -> Pulse:
+    def pulse(self, name: str, *, repair: Callable[[], None] | None = None, vital: bool = False) -> Pulse:
         """A pulse that is watched from now on; see Pulse for the arguments."""
         pulse = Pulse(name, repair=repair, vital=vital)
         self._pulses.append(pulse)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,6 +98,17 @@ def make_pool(
         conninfo, kwargs={"autocommit": True}, configure=prepare, min_size=0, max_size=size, max_idle=60,
         timeout=timeout, reconnect_timeout=5, name=name, open=True,
     )  # fmt: skip
+
+
+def abort(connection: Connection) -> None:
+    """End what the connection waits for, from any thread. The thread that waits gets an error of the driver."""
+    if connection.closed:
+        return
+    with (
+        contextlib.suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.fileno())) as connection_socket,
+    ):
+        connection_socket.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ class Probe:
 
 
 def live(status: Status, *, alive: bool) -> Probe:
-    """Whether every loop of the daemon goes on. A service that has not passed for minutes should be started again."""
+    """Whether the vital loops go on. A service that has not passed for minutes should be started again."""
     return Probe(alive, status.state, () if alive else status.warnings or ("a loop does not go on",))
 
 

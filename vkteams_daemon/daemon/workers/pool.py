@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,11 +20,19 @@ from vkteams_daemon.store.connection_profiles import WORKER
 from vkteams_daemon.store.database import Database
 
 if TYPE_CHECKING:
+    from vkteams_daemon.daemon.workers.worker import Worker
     from vkteams_daemon.embedding.model import Model
 
 log = logging.getLogger(__name__)
 
 START_INTERVAL = 10.0  # seconds between two attempts to start the workers
+LISTEN_TIMEOUT = 2.0  # seconds of one wait for a notification
+LISTEN_LIMIT = 60.0  # seconds after which it is overdue
+
+
+def _abort_all(workers: Sequence[Worker]) -> None:
+    for worker in workers:
+        worker.abort()
 
 
 class WorkerPool:
@@ -120,6 +128,7 @@ class WorkerPool:
                 )
                 for name in names
             ]  # fmt: skip
+            pulse.repair = partial(_abort_all, workers)
             self._wakes.append(wake)
             run = partial(take_turns, workers, wake, config.poll_interval, self._stop, self._on_end)
             self._running.append(pool.submit(pulse.run, run, self._stop))
@@ -205,9 +214,10 @@ class WorkerPool:
         pulse = self._new_pulse("listen")
         while not self._stop.is_set():
             try:
-                with self._database.connect(WORKER) as connection:
+                with pulse.turn(LISTEN_LIMIT), self._database.connect(WORKER) as connection:
                     while not self._stop.is_set():
-                        if queue.wait_for_notify(connection, 2.0):
+                        pulse.busy(LISTEN_LIMIT)
+                        if queue.wait_for_notify(connection, LISTEN_TIMEOUT):
                             self.wake()
             except VkTeamsError as error:
                 log.debug("not listening for new messages: %s", error)

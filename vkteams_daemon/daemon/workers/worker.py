@@ -6,6 +6,7 @@ runs the same code.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import math
@@ -25,7 +26,7 @@ from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches
 from vkteams_daemon.errors import ModelError, StoreError
 from vkteams_daemon.store import embedding_models, queue
 from vkteams_daemon.store.blockers import SilentSessions
-from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.connections import Connection, abort
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.embedding_models import StoredModel
 from vkteams_daemon.store.queue import Claim, EmbeddingFailure, EmbeddingResult, Vector
@@ -36,7 +37,8 @@ CLAIM = 2048  # messages; sorting more messages by length leaves less padding
 RETRY_FIRST = 5.0  # seconds between the first two attempts to embed a text; doubled after each further attempt
 RETRY_MAX = 3600.0  # seconds; the longest wait between two attempts to embed a text
 TOKENIZE_BATCH = 64  # texts that are tokenized at once
-ROUND_LIMIT = 300.0  # seconds after which a round is overdue; the first one loads the model
+ROUND_LIMIT = 60.0  # seconds after which a round is overdue
+LOAD_LIMIT = 300.0  # seconds after which loading the model, or a step of the leader's work, is overdue
 ROUND_SECONDS = 2.0  # the aim for a round: it is one transaction, so others wait for its locks and its snapshot
 ROUND_TOKENS_FIRST = 8192  # about; the following rounds take as many as this machine does in ROUND_SECONDS
 ROUND_TOKENS_MIN, ROUND_TOKENS_MAX = 256, 16384
@@ -98,6 +100,7 @@ class Worker:
         self._is_leader = is_leader
         self._chosen = chosen
         self._pulse = pulse or Pulse("worker")
+        self._connection: Connection | None = None  # in use now
         self._broken: Model | None = None
         self._current: tuple[Model, StoredModel] | None = None
         self._missing_enqueued = self._indexed = self._settled = False
@@ -106,15 +109,27 @@ class Worker:
         self._index_holders = SilentSessions(database.patience)
         self._claim_holders = SilentSessions(database.patience)
 
+    def abort(self) -> None:
+        """End what the worker waits for in the database, from any thread: its server process may hang."""
+        if connection := self._connection:
+            abort(connection)
+
+    @contextlib.contextmanager
+    def _connect(self) -> Iterator[Connection]:
+        with self._database.connection() as connection:
+            self._connection = connection
+            try:
+                yield connection
+            finally:
+                self._connection = None
+
     def turn(self) -> bool:
         """One round and, for a leader, the work beside it; returns whether there may be more to do at once."""
-        self._pulse.busy(ROUND_LIMIT)
-        try:
+        with self._pulse.turn(ROUND_LIMIT):
             busy = self.round() > 0
-        finally:
-            self._pulse.idle()  # an index build has no limit
         if self._is_leader:
-            busy = self.maintain(idle=not busy) or busy
+            with self._pulse.turn(LOAD_LIMIT):
+                busy = self.maintain(idle=not busy) or busy
         return busy
 
     @property
@@ -131,7 +146,7 @@ class Worker:
         """
         model, stored = self._ready()
         limit = min(self._claim, self._round_tokens // TOKENS_PER_CLAIM)
-        with self._database.connection() as connection:
+        with self._connect() as connection:
             queue.prepare_connection(connection)
             if time.monotonic() - self._marked_at > MARK_INTERVAL:
                 embedding_models.mark_worked(connection, stored.model_id)
@@ -176,14 +191,16 @@ class Worker:
             Whether there is work again.
         """
         _, stored = self._ready()
-        with self._database.connection() as connection:
+        with self._connect() as connection:
             if idle and not self._missing_enqueued:
                 count = embedding_models.enqueue_missing(connection, stored.model_id)
                 self._missing_enqueued = True
                 if count:
                     return True
             if idle:
+                self._pulse.idle()  # an index build has no limit
                 self._complete_model(connection, stored)
+                self._pulse.busy(LOAD_LIMIT)
             if idle or time.monotonic() - self._counted_at > COUNT_INTERVAL:
                 self.stats.queued = queue.length(connection, stored.model_id)
                 self._counted_at = time.monotonic()
@@ -211,13 +228,15 @@ class Worker:
     def _ready(self) -> tuple[Model, StoredModel]:
         """The model and its row, loaded and registered if necessary."""
         if self._current is None:
+            self._pulse.busy(LOAD_LIMIT)
             model = self._load(self._broken)
-            with self._database.connection() as connection:
+            with self._connect() as connection:
                 stored = embedding_models.register(
                     connection, model.name, model.fingerprint, model.dims, self._chosen()
                 )
             self._current, self._broken = (model, stored), None
             self._missing_enqueued = self._indexed = self._settled = False
+            self._pulse.busy(ROUND_LIMIT)
         self.stats.model = self._current[0].name
         return self._current
 

@@ -7,8 +7,6 @@ closes the connection as well: a new connection costs a few milliseconds, and an
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -18,7 +16,7 @@ import psycopg
 from vkteams_daemon.errors import DatabaseSlow, DatabaseUnavailable
 from vkteams_daemon.store.blockers import PATIENCE, SilentSessions
 from vkteams_daemon.store.connection_profiles import WRITER
-from vkteams_daemon.store.connections import Connection, translate_errors
+from vkteams_daemon.store.connections import Connection, abort, translate_errors
 from vkteams_daemon.store.derive import projection
 from vkteams_daemon.system.deadlines import DEADLINES
 
@@ -132,14 +130,8 @@ class Session:
 
     def abort(self) -> None:
         """Abort the connection's current operation; the thread that waits for it gets DatabaseUnavailable."""
-        connection = self._connection
-        if connection is None or connection.closed:
-            return
-        with (
-            contextlib.suppress(OSError, psycopg.Error),
-            socket.socket(fileno=os.dup(connection.fileno())) as connection_socket,
-        ):
-            connection_socket.shutdown(socket.SHUT_RDWR)
+        if connection := self._connection:
+            abort(connection)
 
     def close(self) -> None:
         """Close the connection; the server then releases the lock."""
