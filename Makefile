@@ -7,7 +7,7 @@
 # make deb      the Debian package, in dist/
 # make audit    known vulnerabilities of the pinned dependencies, where the package index can tell them
 # make package-test   installs it into a small Debian of its own, and sees that it does what it should (as root)
-# make faults   the fault table at full size (hours); ROW='4 5' plays these rows alone
+# make faults   the fault table at full size (hours); ROW='4 5' plays these rows alone, SCALE=0.3 so much of each
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -49,7 +49,7 @@ options: $(VENV)/.installed
 	$(BIN)/python -m docs.options
 
 faults: $(VENV)/.installed-test
-	$(BIN)/python -m tests.faults $(ROW)
+	$(BIN)/python -m tests.faults $(if $(SCALE),--scale $(SCALE)) $(ROW)
 
 # The package is made from a copy of the sources, and the tests' Debian is made once: both are kept in build/package.
 deb:

@@ -12,12 +12,14 @@ class Row:
     Attributes:
         title: the fault, as docs/reliability.md calls it.
         tests: files, or tests in them as `file::function`, below `tests/`.
-        command: what plays the row instead, from the project's root.
+        command: what plays the row instead, from the project's root; `HOURS` in it stands for `hours`.
+        hours: how long that command does it at full size.
     """
 
     title: str
     tests: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
+    hours: float = 0.0
 
 
 ROWS = {
@@ -72,7 +74,7 @@ ROWS = {
     10: Row("several that want the same", ("faults/test_rivals.py",)),
     11: Row("starts that must fail", ("daemon/test_start_refused.py", "daemon/test_start_service.py")),
     12: Row("upgrades", ("integration/test_migrations.py::test_upgrade_of_every_released_schema_equals_a_fresh_one",)),
-    13: Row("soak", command=("python", "-m", "bench.soak", "--hours", "2")),
+    13: Row("soak", command=("python", "-m", "bench.soak", "--hours", "HOURS"), hours=2),
     14: Row("the Debian package", command=("make", "package-test")),
     15: Row(
         "delay: frozen processes", ("faults/test_frozen.py", "faults/test_stopped.py", "faults/test_hung_backend.py")

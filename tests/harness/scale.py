@@ -1,5 +1,7 @@
 """How much of a long test is done: the full size under FAULTS=full, otherwise less; what was reduced is printed.
 
+Under FAULTS=full, FAULTS_SCALE=0.4 plays 0.4 of each full size, but never less than the quick one.
+
 Where the tests run in several processes (pytest-xdist), each hands its counts and figures to the one that prints the
 summary. `python -m tests.faults` reads them from the file that FAULTS_FIGURES names.
 """
@@ -16,15 +18,20 @@ from typing import Any
 import pytest
 
 FULL = os.environ.get("FAULTS") == "full"
+SCALE = float(os.environ.get("FAULTS_SCALE", "1"))
 _sizes: dict[str, tuple[int, int]] = {}
 _figures: dict[str, float] = {}
 
 
 def scaled(what: str, *, full: int, quick: int) -> int:
-    """The full count under FAULTS=full, else the quick one, which the test run's summary then names."""
-    count = full if FULL or quick >= full else quick
+    """The full count under FAULTS=full, else the quick one; the test run's summary names what is less than full."""
+    count = _of(full, quick)
     _sizes[what] = (count, full)
     return count
+
+
+def _of(full: int, quick: int) -> int:
+    return min(full, max(quick, round(full * SCALE)) if FULL else quick)
 
 
 def figure(what: str, value: float) -> None:
@@ -39,7 +46,7 @@ def drawn(what: str, names: Iterable[str], *, quick: int) -> Any:
     that share the tests see the same groups.
     """
     every = list(names)
-    count = len(every) if FULL else min(quick, len(every))
+    count = _of(len(every), quick)
     groups = [tuple(every[n::count]) for n in range(count)]
     ids = [group[0] if len(group) == 1 else f"one of {', '.join(group)}" for group in groups]
     values = [(what, len(every), count, group) for group in groups]

@@ -9,6 +9,7 @@ import pytest
 
 from tests.faults.__main__ import command, table_line
 from tests.faults.rows import ROWS
+from tests.harness import scale
 from tests.harness.daemon import ROOT
 
 PAGE = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
@@ -42,10 +43,21 @@ def test_the_page_describes_every_row_and_has_its_outcome() -> None:
 
 def test_result_is_a_line_of_the_table() -> None:
     result = {
-        "row": 4, "title": "x", "outcome": "passed", "tests": "1 passed", "sizes": {"seconds": 1800},
+        "row": 4, "title": "x", "outcome": "passed", "scale": 1.0, "tests": "1 passed", "sizes": {"seconds": 1800},
         "figures": {"memory grew by, MB": 1.234}, "seconds": 1830, "commit": "abc1234",
         "ended_at": "2026-11-30T10:00:00+00:00",
     }  # fmt: skip
     assert table_line(result) == (
         "| 4 | seconds: 1,800; 1 passed | 1830 s | 2026-11-30 | `abc1234` | passed; memory grew by, MB: 1.23 |"
     )
+    assert table_line({**result, "scale": 0.3}).startswith("| 4 | at 0.3 of the full size; seconds: 1,800; 1 passed |")
+
+
+def test_a_scale_shortens_a_row_and_never_below_the_quick_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scale, "FULL", True)
+    monkeypatch.setattr(scale, "_sizes", {})
+    monkeypatch.setattr(scale, "SCALE", 0.25)
+    assert scale.scaled("x", full=200, quick=20) == 50
+    assert scale.scaled("x", full=200, quick=100) == 100
+    assert scale.scaled("x", full=10, quick=20) == 10
+    assert command(ROWS[13], 0.25)[-1] == "0.5"
