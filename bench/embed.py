@@ -24,7 +24,6 @@ from statistics import median
 from bench import archive
 from bench.archive import Best, Cost, Meter
 from bench.model import ARRIVAL, in_order, one_thread, several_threads, sorted_by_length
-from vkteams_daemon.daemon.process.daemon_process import relax_gc
 from vkteams_daemon.daemon.workers.worker import Worker
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.install import installer
@@ -35,6 +34,7 @@ from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.embedding_models import StoredModel
 from vkteams_daemon.store.ingest.writer import Writer
+from vkteams_daemon.system import garbage
 
 BUDGETS = (512, 768, 1024)  # tokens of the bare loop; the best one is chosen beforehand
 RIVAL_SHARE = 5  # the rival embeds only every fifth text: it is slow
@@ -132,7 +132,8 @@ def measure(
     with archive.database(directory) as database:
         run, meter = Run(database, model, threads), Meter(directory)
         run.fill(texts)
-        relax_gc()
+        garbage.exempt_present()  # as in the daemon
+        garbage.collect_rarely()
         for _ in range(rounds):
             best.add("rival", meter.cost(lambda: rival(chunks[::RIVAL_SHARE])) * RIVAL_SHARE)
             before = bare()

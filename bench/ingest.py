@@ -27,11 +27,11 @@ from psycopg.types.json import Jsonb
 from bench import archive
 from bench.archive import Best, Meter
 from vkteams_daemon.botapi.events import Event, read
-from vkteams_daemon.daemon.process.daemon_process import relax_gc
 from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
+from vkteams_daemon.system import garbage
 
 BOT = "1000000001"
 THREADS = 10
@@ -212,7 +212,8 @@ def measure(database: Database, texts: Sequence[str], batch: int, rounds: int, m
         "reading the answers alone": lambda: contextlib.nullcontext(lambda: _read(bodies)),
     }
     _, one_by_one, values, encoded, _ = ways
-    relax_gc()  # as in the daemon; and no way pays for the objects of another
+    garbage.exempt_present()  # as in the daemon; and no way pays for the objects of another
+    garbage.collect_rarely()
     best = Best()
     for _ in range(rounds):
         for name, way in ways.items():

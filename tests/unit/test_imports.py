@@ -269,6 +269,12 @@ def test_daemon_status_loads_nothing_heavy(tmp_path: Path) -> None:
     assert not loaded & _HEAVY
 
 
+def test_questions_without_a_search_load_no_arrays() -> None:
+    loaded = _loaded("import vkteams_daemon.search.archive")
+    assert "psycopg" in loaded
+    assert not loaded & {"numpy", "onnxruntime", "tokenizers", "requests"}
+
+
 def test_the_mcp_server_shakes_hands_without_database_and_model() -> None:
     loaded = _loaded("import vkteams_daemon.mcp.serve, vkteams_daemon.mcp.stdio")
     assert "mcp" in loaded

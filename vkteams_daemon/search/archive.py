@@ -30,7 +30,6 @@ from vkteams_daemon.search.name_lookup import Meant
 from vkteams_daemon.search.names import chat_titles
 from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Hit, Mode, SearchResult
-from vkteams_daemon.search.retrieval.answer import answer
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder, QueryEncoderCache
 from vkteams_daemon.search.scope import Kind as HasKind
 from vkteams_daemon.search.scope import Scope, existing, with_threads
@@ -163,6 +162,9 @@ class Archive:
             newest_first,
         )  # fmt: skip
         question.page()  # refuses a wrong cursor before the model is loaded
+        # Only here: the other questions need neither numpy nor what ranks messages.
+        from vkteams_daemon.search.retrieval.answer import answer
+
         encoders: list[QueryEncoder] = []
         if mode != "text":
             with self._transaction() as connection:

@@ -403,7 +403,7 @@ class Poller:
             return 0.0
         self.counts.failed(self._pending)
         # Each failed attempt leaves an exception and its traceback in a reference cycle. Nothing else happens meanwhile
-        # that would start the collector, which `relax_gc` has made rare.
+        # that would start the collector, which `garbage.collect_rarely` has made rare.
         gc.collect()
         self._refused_since = None
         return self.spooler.database_failed(self._database.failed(error))

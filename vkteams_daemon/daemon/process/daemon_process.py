@@ -9,7 +9,6 @@ from __future__ import annotations
 import _thread
 import contextlib
 import faulthandler
-import gc
 import logging
 import os
 import signal
@@ -31,6 +30,7 @@ from vkteams_daemon.daemon.process.notify import Notify
 from vkteams_daemon.daemon.process.pidfile import PidFile
 from vkteams_daemon.daemon.process.settings import Settings
 from vkteams_daemon.errors import StoppedEarly, VkTeamsError
+from vkteams_daemon.system import garbage
 from vkteams_daemon.system.log import Log
 from vkteams_daemon.system.user import Owner
 
@@ -39,7 +39,6 @@ log = logging.getLogger(__name__)
 UMASK = 0o027
 CLOSE_LIMIT = 0.5  # seconds for the removal of the PID file
 LEAVE_LIMIT = 0.3  # seconds for it after the second TERM
-_GC_THRESHOLD = 200_000  # new objects; an answer of 10,000 events makes fewer. Python's default is 700
 
 
 class Signals:
@@ -196,7 +195,8 @@ class DaemonProcess:
             log.warning("%s", sentence)
         log.info("vkteamsd %s starts as process %d, user %s", __version__, os.getpid(), self._owner.name)
         note = "; ".join(part for part in (service.start(), logs.note) if part)
-        relax_gc()
+        garbage.exempt_present()
+        garbage.collect_rarely()
         announce(note)
         self._notify.ready(note)
         code: int = service.run()
@@ -250,13 +250,3 @@ def _own_files() -> list[int]:
             if not os.get_inheritable(int(entry.name)):
                 own.append(int(entry.name))
     return own
-
-
-def relax_gc() -> None:
-    """Exempt all present objects from garbage collection, and collect later ones only in large numbers.
-
-    An answer of the Bot API becomes tens of thousands of objects without a reference cycle. The collector would scan
-    all of them several times while they are stored, which took an eighth of the storing time.
-    """
-    gc.freeze()
-    gc.set_threshold(_GC_THRESHOLD, 20, 20)

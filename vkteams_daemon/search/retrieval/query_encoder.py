@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import query_socket
 from vkteams_daemon.errors import ModelAbsent
@@ -92,6 +90,8 @@ class QueryEncoderCache:
 
     def _ask(self, file: Path, stored: StoredModel, text: str) -> Vectors:
         """The vector that the daemon gives; if it gives none any more, the model is loaded here."""
+        import numpy as np  # here, because the archive's other questions do not need it
+
         content = query_socket.vector(file, stored.fingerprint, text)
         if content is not None and len(content) == 4 * stored.dims:
             vector = np.frombuffer(content, "<f4").astype(np.float32)

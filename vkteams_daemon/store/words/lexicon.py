@@ -6,6 +6,7 @@ parses a text nor runs a trigger while it takes in messages.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -21,11 +22,9 @@ _MAX_BYTES = 1_000_000  # of one tsvector; PostgreSQL takes 1,048,575
 _MANY_WORDS = 10_000  # fewer words fit in any case
 _MAX_PLACES = 255  # of one lexeme in a text; PostgreSQL takes no more
 # In its binary form a tsvector has for each lexeme a zero-terminated string, the number of its places, and the places
-# in ascending order: the number of the word in 14 bits below its weight in two bits. Place 16,383 means "or beyond".
+# in ascending order: the number of the word in 14 bits below its weight in two bits (see `_places`). Place 16,383 means
+# "or beyond".
 _LAST_PLACE = 16_000
-_PLACES = tuple(
-    tuple((weight << 14 | place).to_bytes(2, "big") for place in range(1, _LAST_PLACE + 1)) for weight in range(3)
-)
 _COUNTS = tuple(count.to_bytes(2, "big") for count in range(_MAX_PLACES + 1))
 _BETWEEN = 10  # places between two texts, so that no phrase leads from one to the next
 _STEM = (
@@ -115,9 +114,15 @@ def search_vector(texts: Sequence[tuple[Tokens, int]], lexemes: Lexemes) -> Sear
     return _long_vector(texts, lexemes)
 
 
+@functools.cache
+def _places(weight: int) -> tuple[bytes, ...]:
+    """Every place of this weight, in ascending order."""
+    return tuple((weight << 14 | place).to_bytes(2, "big") for place in range(1, _LAST_PLACE + 1))
+
+
 def _short_vector(tokens: Tokens, weight: int, lexemes: Lexemes) -> SearchVector | None:
     """The same for one text of at most `_MAX_PLACES` words: most messages."""
-    table = _PLACES[weight]
+    table = _places(weight)
     places: dict[bytes, bytes] = {}
     repeated: dict[bytes, bytes] = {}  # places but the first of each lexeme that has several
     for lexeme, place in zip(map(lexemes.__getitem__, tokens.words), table, strict=False):
@@ -147,10 +152,10 @@ def _long_vector(texts: Sequence[tuple[Tokens, int]], lexemes: Lexemes) -> Searc
     start = 0
     for tokens, weight in texts:
         words = tokens.words
-        table: Iterable[bytes] = _PLACES[weight]
+        table: Iterable[bytes] = _places(weight)
         if start + len(words) >= _LAST_PLACE:
             # The words beyond start again at the first place, so that phrases are found there, too.
-            table, disordered = itertools.cycle(_PLACES[weight]), True
+            table, disordered = itertools.cycle(_places(weight)), True
         if start:
             table = itertools.islice(table, start, None)
         for word, place in zip(words, table, strict=False):
@@ -160,7 +165,7 @@ def _long_vector(texts: Sequence[tuple[Tokens, int]], lexemes: Lexemes) -> Searc
         for form in tokens.forms:
             lexeme = form.word.encode() + _ONCE
             disordered = disordered or lexeme in places
-            places.setdefault(lexeme, bytearray()).extend(_PLACES[weight][(start + form.place) % _LAST_PLACE])
+            places.setdefault(lexeme, bytearray()).extend(_places(weight)[(start + form.place) % _LAST_PLACE])
         start += len(words) + _BETWEEN
     places.pop(_STOP_WORD, None)
     if not places:
@@ -193,7 +198,7 @@ def _fitting(places: dict[bytes, bytes]) -> dict[bytes, bytes]:
     for lexeme, at in places.items():
         size += len(lexeme) + 4 + min(len(at), 2 * _MAX_PLACES)
         if size > _MAX_BYTES:
-            fitting[CUT.encode() + _ONCE] = _PLACES[0][0]
+            fitting[CUT.encode() + _ONCE] = _places(0)[0]
             return fitting
         fitting[lexeme] = at
     return places
