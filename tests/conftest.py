@@ -24,6 +24,7 @@ pytest_plugins = [
     "tests.harness.embedding",
     "tests.harness.mcp",
     "tests.harness.talk",
+    "tests.harness.web",
 ]
 
 # No database of examples: the checkout may belong to another user. No deadline: the machine may be busy.

@@ -221,6 +221,42 @@ class Mcp(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 6000
 
 
+class Web(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The web page."""
+
+    url: Annotated[
+        str,
+        _option(
+            "Address at which people reach the page, such as https://archive.corp.example.",
+            form="an http:// or https:// URL without a query", pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?\Z",
+        ),
+    ] = ""  # fmt: skip
+    message_link: Annotated[
+        str,
+        _option(
+            "Pattern of the messenger's own links, with {chat_id} and {msg_id}; empty: it has none.",
+            form="a URL with {msg_id}", pattern=r"^([a-z][a-z0-9+.-]*://\S*\{msg_id\}\S*)?\Z",
+        ),
+    ] = ""  # fmt: skip
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        _option("Addresses or networks of the reverse proxies whose user_header is believed."),
+    ] = ()
+    user_header: Annotated[
+        str,
+        _option(
+            "Header in which these proxies name the person whom they have signed in, by the VK Teams id.",
+            form="the name of a header", pattern=r"^[A-Za-z][A-Za-z0-9-]*\Z",
+        ),
+    ] = "X-Forwarded-User"  # fmt: skip
+    administrators: Annotated[
+        tuple[str, ...], _option("VK Teams ids of the people who also see the health of the archive.")
+    ] = ()
+    open_on_loopback: Annotated[
+        bool, _option("Show every chat to every user of this machine, without signing in (trials, one's own computer).")
+    ] = False
+
+
 class Log(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The log."""
 
@@ -246,6 +282,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     search: Search = Search()
     access: Access = Access()
     mcp: Mcp = Mcp()
+    web: Web = Web()
     log: Log = Log()
     source: str = ""
     instance: str = ""
@@ -339,7 +376,7 @@ NOT_OPTIONS = {"VKTEAMS_BOT_CONFIG", "VKTEAMS_DEBUG"}
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "api": Api, "daemon": Daemon, "storage": Storage, "database": Database,
-    "embedding": Embedding, "search": Search, "access": Access, "mcp": Mcp, "log": Log,
+    "embedding": Embedding, "search": Search, "access": Access, "mcp": Mcp, "web": Web, "log": Log,
 }  # fmt: skip
 
 

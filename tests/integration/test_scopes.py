@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import msgspec
 import pytest
@@ -38,10 +39,14 @@ from vkteams_daemon.options import Access as AccessOptions
 from vkteams_daemon.options import Daemon as DaemonOptions
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.options import Embedding as EmbeddingOptions
+from vkteams_daemon.options import Web as WebOptions
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.serving.audit import Audit
 from vkteams_daemon.store import embedding_models
 from vkteams_daemon.system.redaction import Secrets
+from vkteams_daemon.web.application import Application
+from vkteams_daemon.web.session import Session, Sessions
+from vkteams_daemon.web.visitor import Admission
 
 THREAD, LONE_THREAD, OLD_THREAD = "693000001@chat.agent", "693000002@chat.agent", "693000003@chat.agent"
 LEFT, OLD_ROSTER, REFUSED, NO_BOT, ORPHAN, GONE, UNREAD = (f"69400000{n}@chat.agent" for n in range(7))
@@ -349,6 +354,70 @@ def test_what_is_hidden_changes_no_byte(
     differences = [(key, less[key], whole[key]) for key in less if less[key] != whole[key]]
     assert not differences, json.dumps(differences[:5], ensure_ascii=False, indent=1)
     assert "Hidden title" not in json.dumps(whole)
+
+
+PATHS = [
+    "/",
+    *(f"/?q={quote(query)}" for query in QUERIES),
+    *(f"/?q=backup&{name}={quote(value)}" for name, value in (
+        ("who", "Анна"), ("who", "Вера"), ("who", "Renamed"), ("chat", "Экспл"), ("chat", "Hidden"), ("chat", DEV),
+        ("when", "2026-09-25"), ("when", "24.11.2026"), ("has", "file"), ("sort", "new"), ("n", "1"),
+    )),
+    "/?who=p.petrov", "/?chat=Dev", "/?when=2026-11-24",
+    *(f"/c/{chat}{place}"
+      for chat in (OPS, DEV, THREAD, LONE_THREAD, OLD_THREAD, ORPHAN, LEFT, PETR, VERA, "1@chat.agent")
+      for place in ("", "?day=2026-01-01", "?before=m3", "?after=o1")),
+    *(f"/m/{chat}/{msg_id}" for chat in (OPS, DEV, THREAD) for msg_id in ("m1", "m2", "m5", "t1", "h1", "o1", "none")),
+    "/health",
+]  # fmt: skip
+
+
+async def _pages(config: Config, user: str, capsys: Any) -> dict[str, tuple[int, str]]:
+    """Each address of the page as this person gets it."""
+    web = WebOptions(trusted_proxies=("192.0.2.1",))
+    session = Session("the same for every archive")
+    sessions = Sessions(b"k" * 32)
+    headers = {"host": "127.0.0.1", "x-forwarded-user": user, "cookie": f"vkteams={sessions.write(session)}"}
+    answers: dict[str, tuple[int, str]] = {}
+    with Archive(config) as archive:
+        config = msgspec.structs.replace(config, web=web)
+        audit = Audit(Secrets(), "http", face="web")
+        asgi = Application(config, archive, Admission(web), sessions, audit, "127.0.0.1").asgi
+        for address in PATHS:
+            path, _, query = address.partition("?")
+            said: list[Any] = []
+
+            async def receive() -> Any:
+                return {"type": "http.request", "body": b"", "more_body": False}
+
+            async def send(message: Any, said: list[Any] = said) -> None:
+                said.append(message)
+
+            scope = {
+                "type": "http", "method": "GET", "path": unquote(path), "query_string": query.encode(),
+                "scheme": "http",
+                "headers": [(name.encode(), value.encode()) for name, value in headers.items()], "root_path": "",
+                "client": ("192.0.2.1", 1), "server": ("127.0.0.1", 80), "http_version": "1.1",
+            }  # fmt: skip
+            await asgi(scope, receive, send)
+            body = b"".join(message.get("body", b"") for message in said)
+            answers[address] = (said[0]["status"], body.decode())
+    capsys.readouterr()
+    return answers
+
+
+@pytest.mark.parametrize(
+    ("without", "user"),
+    [("visible", PETR), ("nothing", "nobody@corp.example")], ids=["member", "outsider"],
+)  # fmt: skip
+def test_what_is_hidden_changes_no_byte_of_the_page(archives: Archives, without: str, user: str, capsys: Any) -> None:
+    less = asyncio.run(_pages(archives.config(without), user, capsys))
+    whole = asyncio.run(_pages(archives.config("members"), user, capsys))
+    differences = [(path, less[path], whole[path]) for path in less if less[path] != whole[path]]
+    assert not differences, json.dumps(differences[:3], ensure_ascii=False, indent=1)
+    assert {status for status, _ in whole.values()} == {200, 404}
+    assert ("the server is up again" in whole["/?q=the"][1]) == (user == PETR)
+    assert (whole[f"/m/{OPS}/m1"][0] == 200) == (user == PETR)
 
 
 def test_a_member_sees_what_was_said_since_they_came(archives: Archives, capsys: Any) -> None:

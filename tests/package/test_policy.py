@@ -11,7 +11,7 @@ import pytest
 
 from tests.package.machine import Machine
 
-UNITS = ("vkteamsd.service", "vkteamsd@.service", "vkteams-backup.service")
+UNITS = ("vkteamsd.service", "vkteamsd@.service", "vkteams-backup.service", "vkteams-web.service")
 
 
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not installed")

@@ -79,6 +79,10 @@ def test_every_option_has_its_variable(option: configuration.Option, write: Writ
         said = value = "365d"
     if option.name == "search.timezone":
         said = value = "Europe/Moscow"
+    if option.name == "web.message_link":
+        said = value = "https://chat.corp.example/{chat_id}/{msg_id}"
+    if option.name == "web.url":
+        said = value = "https://archive.corp.example"
     if option.name == "daemon.metrics":
         said = value = "127.0.0.1:9187"
     config = load(ROOT / "etc" / "vkteamsd.toml", environ={option.variable: said})

@@ -13,7 +13,7 @@ from vkteams_daemon import __version__
 from vkteams_daemon.config import load
 
 DEBIAN = Path(__file__).parents[2] / "debian"
-EXTRAS = ("embedded", "mcp", "models")
+EXTRAS = ("embedded", "mcp", "models", "web")
 
 
 def _pinned() -> dict[str, str]:

@@ -30,7 +30,8 @@ ALLOWED = dict.fromkeys(_MODULES, _MODULES) | {
     "daemon": _GROUND | {"botapi", "store", "embedding"},
     "serving": _GROUND,
     "mcp": _GROUND | {"botapi", "store", "embedding", "search", "daemon", "serving"},
-    "ctl": _GROUND | {"botapi", "simulator", "store", "embedding", "search", "daemon", "mcp"},
+    "web": _GROUND | {"botapi", "store", "embedding", "search", "daemon", "serving"},
+    "ctl": _GROUND | {"botapi", "simulator", "store", "embedding", "search", "daemon", "mcp", "web"},
 }
 # What the parts of a folder may import of that folder, beside themselves.
 _STORE = {"connections", "bulk", "connection_profiles", "blockers"}
@@ -76,6 +77,7 @@ INSIDE = {
         "question": {"results", "cursor", "scope"},
         "archive_coverage": {"results", "scope"},
         "visibility": {"scope"},
+        "links": {"messages"},
     },
     "daemon": {},
 }

@@ -29,6 +29,7 @@ NOUNS = {
     "diagnostic": "check the health, show the bot and the newest events",
     "config": "show and check the configuration",
     "mcp": "serve the archive to Claude and other agents",
+    "web": "serve the archive to people, in a browser",
     "simulator": "run a simulated Bot API on this machine",
 }
 

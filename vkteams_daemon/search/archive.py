@@ -25,6 +25,7 @@ from vkteams_daemon.search.history import context, conversation, directory, stat
 from vkteams_daemon.search.history.chat_view import ChatView, Direction, chat_view
 from vkteams_daemon.search.history.export import Export
 from vkteams_daemon.search.history.results import ChatSummary, Context, Kind, Statistics, UserSummary
+from vkteams_daemon.search.links import message_url
 from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageWithThread
 from vkteams_daemon.search.name_lookup import Meant
 from vkteams_daemon.search.names import chat_titles
@@ -171,7 +172,9 @@ class Archive:
                 active = active_models(connection)
             encoders = self._encoders.of(active, required=mode == "semantic")
         with self._transaction() as connection:
-            return answer(connection, question, encoders, lambda: self._read_vocabulary(connection, question.scope))
+            result = answer(connection, question, encoders, lambda: self._read_vocabulary(connection, question.scope))
+        options = self._config.web
+        return replace(result, hits=[replace(hit, url=message_url(options, hit.key)) for hit in result.hits])
 
     def thread(
         self, chat_id: str, msg_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
@@ -200,7 +203,8 @@ class Archive:
             linked = conversation.thread(connection, chat_id, msg_id, scope)
             title = chat_titles(connection, [chat_id], scope).get(chat_id)
         message = next(one for one in linked if one.key == (chat_id, msg_id))
-        return MessageWithThread(message, title, [one for one in linked if one is not message])
+        url = message_url(self._config.web, message.key)
+        return MessageWithThread(message, title, [one for one in linked if one is not message], url)
 
     def versions(self, chat_id: str, msg_id: str) -> MessageHistory:
         """Every text of a message, also of a deleted one.

@@ -110,3 +110,5 @@ class MessageWithThread:
     chat_title: str | None
     thread: list[ArchivedMessage]
     """The messages that replies and threads link with it, oldest first, without the message itself."""
+    url: str | None = None
+    """Where a person can read the message."""

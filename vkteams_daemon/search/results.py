@@ -98,6 +98,8 @@ class Hit:
     """What each retriever says of the message."""
     context: tuple[ArchivedMessage, ...] = ()
     """The messages around it, oldest first; empty unless the question asks for them."""
+    url: str | None = None
+    """Where a person can read it."""
 
     @property
     def key(self) -> MessageKey:

@@ -158,6 +158,8 @@ def _show_hit(screen: Screen, hit: Hit, explain: bool) -> None:
         _show_neighbour(screen, message)
     reply = f" · answers {hit.reply_to_msg_id}" if hit.reply_to_msg_id else ""
     screen.line(f"    chat {hit.chat_id} · message {hit.msg_id}{reply}{_score(hit.score, ' · ')}", "dim")
+    if hit.url:
+        screen.line(f"    {one_line(hit.url)}", "dim")
     for retriever in hit.legs if explain else ():
         share = "" if retriever.share is None else f", {retriever.share:.0%} of the query"
         screen.line(f"    {retriever.name}: place {retriever.rank}{_score(retriever.score, ', ')}{share}", "dim")

@@ -170,4 +170,4 @@ async def message_with_thread(
     message = budget.take(middle) or budget.shorten(middle)
     nearest_first = sorted(linked.thread, key=lambda other: abs(other.sent_at - middle.sent_at))
     thread = sorted(budget.fill(nearest_first), key=lambda other: (other.sent_at, other.msg_id))
-    return FittedThread(message, linked.chat_title, thread, cut=budget.cut)
+    return FittedThread(message, linked.chat_title, thread, linked.url, cut=budget.cut)

@@ -1,0 +1,45 @@
+"""`vkteamsctl web`: the archive for people, in a browser."""
+
+from __future__ import annotations
+
+import argparse
+
+from vkteams_daemon.config import Config
+from vkteams_daemon.ctl import argument_types
+from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.output import Answer
+from vkteams_daemon.errors import ConfigError
+
+_ADDRESS = ("127.0.0.1", 8088)
+_PACKAGES = ("starlette", "uvicorn", "h11", "jinja2", "babel", "anyio")
+
+
+def register(noun: Noun) -> None:
+    """Add the verb serve."""
+    serve = noun.verb(
+        "serve",
+        "show the archive to people in a browser, read-only, each their own chats (docs/web.md)",
+        _serve,
+        "vkteamsctl web serve",
+        "vkteamsctl web serve --http 127.0.0.1:8088",
+    )
+    serve.add_argument(
+        "--http",
+        metavar="HOST:PORT",
+        type=argument_types.address,
+        default=_ADDRESS,
+        help="where to listen (127.0.0.1:8088); an address that is not loopback needs web.trusted_proxies",
+    )
+
+
+def _serve(args: argparse.Namespace, config: Config) -> Answer:
+    try:
+        from vkteams_daemon.web.serve import serve
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES:
+            raise
+        raise ConfigError(
+            f"the page needs the Python package {error.name}", hint="Install vkteams-daemon with the extra `web`."
+        ) from error
+    serve(config, *args.http)
+    return Answer(None)

@@ -1,0 +1,1 @@
+"""The web page: everyone finds what was said in their own chats, in a browser."""

@@ -1,0 +1,305 @@
+"""The application: its addresses, who may open them, and the headers of every answer."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from importlib import resources
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import anyio
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vkteams_daemon import times
+from vkteams_daemon.config import Config
+from vkteams_daemon.errors import NotFound, UsageError, VkTeamsError
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.serving.audit import Audit, Call
+from vkteams_daemon.serving.listening import bracketed
+from vkteams_daemon.serving.retry import retry
+from vkteams_daemon.web import chat_page, language, search_page
+from vkteams_daemon.web.language import Language
+from vkteams_daemon.web.names import Names
+from vkteams_daemon.web.pages import Pages
+from vkteams_daemon.web.session import LANGUAGES, THEMES, Session, Sessions, new_session
+from vkteams_daemon.web.visitor import Admission, Visitor
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_MAX_FORM = 4096  # bytes
+_SESSION_AGE = 365 * 24 * 3600  # seconds
+_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
+    " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+_STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+
+
+class Application:
+    """The page.
+
+    Args:
+        config: the whole configuration.
+        archive: answers the questions; the caller closes it.
+        admission: decides who is asking.
+        sessions: reads and writes the cookies.
+        audit: writes a line for every question.
+        host: the name on which the page listens.
+    """
+
+    def __init__(
+        self, config: Config, archive: Archive, admission: Admission, sessions: Sessions, audit: Audit, host: str
+    ) -> None:
+        self._config = config
+        self._archive = archive
+        self._admission = admission
+        self._sessions = sessions
+        self._audit = audit
+        self._static = {name: resources.files(__package__).joinpath("static", name).read_bytes() for name in _STATIC}
+        version = hashlib.sha256(b"".join(self._static.values())).hexdigest()[:12]
+        self._pages = Pages(config.web, version)
+        self._names = Names()
+        self._threads = anyio.CapacityLimiter(config.database.pool_size)
+        own = urlsplit(config.web.url).netloc
+        names = [*_LOOPBACK, bracketed(host), *([own] if own else [])]
+        routes = [
+            Route("/", self._asked("search", self._search)),
+            Route("/c/{chat:path}", self._asked("chat", self._chat)),
+            Route("/m/{chat}/{message:path}", self._asked("message", self._message)),
+            Route("/health", self._asked("health", self._health)),
+            Route("/settings", self._settings, methods=["POST"]),
+            Route("/static/{name}", self._file),
+        ]
+        app = Starlette(routes=routes, exception_handlers={404: self._nothing_here, 405: self._nothing_here})
+        self.asgi: ASGIApp = _Guard(app, {name.lower() for name in names})
+
+    def _asked(
+        self, what: str, answer: Callable[[Request, Archive, Language, Visitor], tuple[str, dict[str, Any]]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """An address that shows something of the archive: to a visitor, in their language, and audited."""
+
+        async def endpoint(request: Request) -> Response:
+            tongue, session = self._language(request)
+            visitor = self._admission.visitor(request)
+            if visitor is None:
+                return self._page(
+                    request, "message.html", tongue, session, None, 401,
+                    title=tongue.gettext("Nobody has signed you in"),
+                    text=tongue.gettext("The archive is shown to people whom the company's proxy has signed in."),
+                )  # fmt: skip
+            call = Call(visitor.access.name, None, what, dict(request.query_params) | request.path_params)
+            status = 200
+            try:
+                template, shown = await self._ask(
+                    lambda archive: answer(request, archive, tongue, visitor), visitor, tongue
+                )
+                call.hits = len(shown["found"].hits) if "found" in shown else None
+            except (NotFound, UsageError) as error:
+                call.outcome, call.error, status = "refused", str(error), 404
+                template = "message.html"
+                shown = {
+                    "title": tongue.gettext("Nothing is here for you to see"),
+                    "text": tongue.gettext("There is no such page, or it is of a chat that you are not a member of."),
+                }
+            except VkTeamsError as error:
+                call.outcome, call.error, status = "refused", str(error), 503
+                log.warning("the page could not be shown: %s", error)
+                template = "message.html"
+                shown = {
+                    "title": tongue.gettext("The archive does not answer"),
+                    "text": tongue.gettext("Try again in a minute. If it stays so, tell its administrator."),
+                }
+            except Exception as error:
+                call.outcome, call.error, status = "refused", type(error).__name__, 500
+                log.exception("the page failed")
+                template = "message.html"
+                shown = {
+                    "title": tongue.gettext("The page has failed"),
+                    "text": tongue.gettext("This is a fault of the program, and its log has the reason."),
+                }
+            except BaseException:
+                call.outcome = "cancelled"
+                raise
+            finally:
+                self._audit.write(call)
+            return self._page(request, template, tongue, session, visitor, status, **shown)
+
+        return endpoint
+
+    async def _ask(self, question: Callable[[Archive], T], visitor: Visitor, tongue: Language) -> T:
+        """The answer to a question, which runs in a thread of its own and sees what the visitor may see."""
+
+        def ask() -> T:
+            with times.in_zone(tongue.zone):
+                return question(self._archive.seen_by(visitor.access))
+
+        return await anyio.to_thread.run_sync(
+            lambda: retry(ask, self._config.database.pool_size), abandon_on_cancel=True, limiter=self._threads
+        )
+
+    def _search(
+        self, request: Request, archive: Archive, tongue: Language, visitor: Visitor
+    ) -> tuple[str, dict[str, Any]]:
+        asked = search_page.Asked.of(dict(request.query_params))
+        chats, people = self._names.of(archive, visitor.access)
+        kinds = search_page.kind_names(tongue.gettext)
+        if asked.empty:
+            return "home.html", {"asked": asked, "chats": chats, "people": people, "kinds": kinds}
+        found = search_page.look(archive, asked, tongue)
+        threads = {chat.chat_id for chat in chats if chat.parent_msg_id}
+        return "search.html", {
+            "asked": asked, "found": found, "chats": chats, "people": people, "kinds": kinds, "threads": threads,
+        }  # fmt: skip
+
+    def _chat(
+        self, request: Request, archive: Archive, tongue: Language, _: Visitor
+    ) -> tuple[str, dict[str, Any]]:  # fmt: skip
+        page = chat_page.read(archive, _id(request.path_params["chat"]), dict(request.query_params), tongue)
+        return "chat.html", {"page": page}
+
+    def _message(
+        self, request: Request, archive: Archive, tongue: Language, _: Visitor
+    ) -> tuple[str, dict[str, Any]]:  # fmt: skip
+        chat, message = _id(request.path_params["chat"]), _id(request.path_params["message"])
+        return "chat.html", {"page": chat_page.read_around(archive, chat, message, tongue)}
+
+    def _health(
+        self, request: Request, archive: Archive, tongue: Language, visitor: Visitor
+    ) -> tuple[str, dict[str, Any]]:
+        from vkteams_daemon.daemon.health import probe
+
+        if not visitor.administrator:
+            raise NotFound("the health is for administrators")
+        # The health concerns every chat; it names no word of any.
+        nobodys = self._archive.nobodys_chats()
+        return "health.html", {"health": probe(self._config), "nobodys": nobodys}
+
+    async def _settings(self, request: Request) -> Response:
+        """Take over the language or the colours that a form of this page has chosen."""
+        session = self._sessions.read(request.cookies.get(self._cookie(request)))
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MAX_FORM:
+                return Response(status_code=413)
+        form = {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
+        if session is None or not self._sessions.is_form_token(session, form.get("token", "")):
+            return Response("This form is not of this page: go back, load the page again, and send it once more.",
+                            403, media_type="text/plain")  # fmt: skip
+        if form.get("language") in LANGUAGES:
+            session = replace(session, language=form["language"])
+        if "theme" in form:
+            session = replace(session, theme=form["theme"] if form["theme"] in THEMES else None)
+        back = form.get("back", "/")
+        if not back.startswith("/") or back.startswith(("//", "/\\")) or any(ord(letter) < 33 for letter in back):
+            back = "/"
+        answer = RedirectResponse(back, 303)
+        self._give(answer, request, session)
+        return answer
+
+    async def _file(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in self._static:
+            return Response(status_code=404)
+        age = "public, max-age=31536000, immutable"
+        return Response(self._static[name], media_type=_STATIC[name], headers={"cache-control": age})
+
+    async def _nothing_here(self, request: Request, _: Exception) -> Response:
+        tongue, session = self._language(request)
+        return self._page(
+            request, "message.html", tongue, session, self._admission.visitor(request), 404,
+            title=tongue.gettext("Nothing is here for you to see"),
+            text=tongue.gettext("There is no such page, or it is of a chat that you are not a member of."),
+        )  # fmt: skip
+
+    def _language(self, request: Request) -> tuple[Language, Session | None]:
+        session = self._sessions.read(request.cookies.get(self._cookie(request)))
+        code = session.language if session else None
+        code = code if code in LANGUAGES else language.preferred(request.headers.get("accept-language", ""))
+        return Language(
+            code, language.zone(unquote(request.cookies.get("zone", "")), self._config.search.timezone)
+        ), session
+
+    def _page(
+        self, request: Request, template: str, tongue: Language, session: Session | None,
+        visitor: Visitor | None, status: int, **shown: Any,
+    ) -> Response:  # fmt: skip
+        given = session or new_session()
+        html = self._pages.render(
+            template, tongue, theme=given.theme, token=self._sessions.form_token(given), visitor=visitor,
+            here=request.url.path + (f"?{request.url.query}" if request.url.query else ""), **shown,
+        )  # fmt: skip
+        answer = HTMLResponse(html, status, headers={"cache-control": "no-store", "vary": "Cookie, Accept-Language"})
+        if session is None:
+            self._give(answer, request, given)
+        return answer
+
+    def _give(self, answer: Response, request: Request, session: Session) -> None:
+        answer.set_cookie(
+            self._cookie(request), self._sessions.write(session), max_age=_SESSION_AGE, path="/",
+            secure=self._is_secure(request), httponly=True, samesite="lax",
+        )  # fmt: skip
+
+    def _cookie(self, request: Request) -> str:
+        # Over TLS the prefix keeps another host of the domain from setting it.
+        return "__Host-vkteams" if self._is_secure(request) else "vkteams"
+
+    def _is_secure(self, request: Request) -> bool:
+        return self._config.web.url.startswith("https:") or self._admission.is_secure(request)
+
+
+def _id(text: str) -> str:
+    if "\0" in text or len(text) > 400:
+        raise NotFound("there is no such id")
+    return text
+
+
+class _Guard:
+    """Refuses requests with a foreign Host, and adds the headers of every answer.
+
+    A web page elsewhere must not make a browser read this one through a name of its own.
+    """
+
+    def __init__(self, app: ASGIApp, names: set[str]) -> None:
+        self._app = app
+        self._names = names
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        send = functools.partial(self._send, send)
+        if scope["type"] == "http" and not self._is_ours(scope):
+            answer = Response("The Host of the request is not a name of this page: set web.url.", 421)
+            await answer(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _is_ours(self, scope: Scope) -> bool:
+        hosts = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
+        return len(hosts) == 1 and any(
+            hosts[0] == name or (hosts[0].startswith(f"{name}:") and hosts[0][len(name) + 1 :].isdigit())
+            for name in self._names
+        )
+
+    @staticmethod
+    async def _send(send: Send, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+            message = {**message, "headers": [*message["headers"], *added]}
+        await send(message)

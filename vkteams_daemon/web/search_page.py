@@ -1,0 +1,212 @@
+"""The search page: a query and its filters, what they were taken for, and the hits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import cast
+from urllib.parse import urlencode
+
+from vkteams_daemon import time_expressions
+from vkteams_daemon.errors import NotFound, UsageError
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.search.messages import ArchivedMessage
+from vkteams_daemon.search.results import Coverage, Hit, SearchResult
+from vkteams_daemon.search.scope import KINDS, Kind
+from vkteams_daemon.web.language import Language
+from vkteams_daemon.web.notes import note_in
+
+PAGE = 20  # hits of the first page, and of each further one
+MAX_HITS = 500
+_MAX_QUERY = 2000  # characters
+_MAX_FILTER = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What stands in the address: every field as it was typed."""
+
+    q: str = ""
+    who: str = ""
+    chat: str = ""
+    when: str = ""
+    has: str = ""
+    sort: str = ""
+    n: int = PAGE
+
+    @classmethod
+    def of(cls, parameters: dict[str, str]) -> Asked:
+        """The question of an address; what cannot be a value is left out."""
+        texts = {
+            name: parameters.get(name, "").replace("\0", "").strip()[: _MAX_QUERY if name == "q" else _MAX_FILTER]
+            for name in ("q", "who", "chat", "when", "has", "sort")
+        }
+        texts = {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
+        number = parameters.get("n", "")
+        n = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else PAGE
+        has = texts["has"] if texts["has"] in KINDS else ""
+        sort = "new" if texts["sort"] == "new" else ""
+        return cls(**(texts | {"has": has, "sort": sort}), n=min(max(n, 1), MAX_HITS))
+
+    @property
+    def filtered(self) -> bool:
+        """Whether a filter is set."""
+        return bool(self.who or self.chat or self.when or self.has)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is asked."""
+        return not self.q and not self.filtered
+
+    def address(self, **changes: str | int) -> str:
+        """The address of this question with some fields changed."""
+        fields = {name: getattr(self, name) for name in self.__slots__} | changes
+        told = {name: value for name, value in fields.items() if value and (name, value) != ("n", PAGE)}
+        return f"/?{urlencode(told)}" if told else "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """A filter that is set, and the address without it."""
+
+    label: str
+    text: str
+    without: str
+
+
+@dataclass(slots=True)
+class Found:
+    """What the page shows."""
+
+    asked: Asked
+    chips: list[Chip] = field(default_factory=list)
+    refusal: str | None = None
+    """Why nothing was looked for."""
+    hits: Sequence[Hit] = ()
+    showing: str | None = None
+    relaxed: bool = False
+    notes: list[str] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
+    since: datetime | None = None
+    more: str | None = None
+    """The address with more hits."""
+
+
+def look(archive: Archive, asked: Asked, language: Language) -> Found:
+    """The answer to the question of an address."""
+    _ = language.gettext
+    found = Found(asked)
+    try:
+        who = archive.find_user(asked.who) if asked.who else None
+        mentioned = _("Person")
+        if who:
+            found.chips.append(Chip(mentioned, who.name or who.id, asked.address(who="", n=PAGE)))
+        chat = archive.find_chat(asked.chat) if asked.chat else None
+        if chat:
+            found.chips.append(Chip(_("Chat"), chat.name or chat.id, asked.address(chat="", n=PAGE)))
+    except NotFound as error:
+        nearest = (error.hint or "").removeprefix("The nearest: ")
+        found.refusal = _("Nobody and no chat that you may see has this name.")
+        if nearest != error.hint:
+            found.refusal += " " + _("The nearest: %s") % nearest
+        return found
+    except UsageError as error:
+        found.refusal = _("Several have this name: %s") % str(error).partition(": ")[2]
+        return found
+    since = until = None
+    if asked.when:
+        try:
+            span = time_expressions.read(asked.when, datetime.now(UTC), language.zone)
+        except time_expressions.Ambiguous:
+            span = None
+        if span is None:
+            found.refusal = _("“%s” is no time that can be read: write yesterday, last week, in May or 24.11.2026.") % (
+                asked.when
+            )
+            return found
+        since, until = span.start, span.end if span.end > span.start else None
+        found.chips.append(Chip(_("Time"), _span(since, until, language), asked.address(when="", n=PAGE)))
+    if asked.has:
+        found.chips.append(Chip(_("Kind"), kind_names(_)[asked.has], asked.address(has="", n=PAGE)))
+    chats = archive.existing([chat.id], threads=True) if chat else None
+    user = who.id if who else None
+    if asked.q:
+        result = _search(archive, asked, chats, user, since, until)
+        _take(found, result, asked, language)
+    elif asked.has:
+        found.refusal = _("Write a word as well: files and links are looked for among the messages that have it.")
+    else:
+        messages = archive.latest(chat_ids=chats, user_id=user, since=since, until=until, limit=asked.n + 1)[::-1]
+        titles = _titles(archive, messages)
+        found.hits = [_as_hit(message, titles) for message in messages[: asked.n]]
+        found.more = asked.address(n=asked.n + PAGE) if len(messages) > asked.n < MAX_HITS else None
+    return found
+
+
+def kind_names(gettext: Callable[[str], str]) -> dict[str, str]:
+    """What a message can have, as the page calls it."""
+    _ = gettext
+    return {
+        "file": _("File"), "image": _("Picture"), "video": _("Video"), "voice": _("Voice message"),
+        "link": _("Link"), "mention": _("Mention"),
+    }  # fmt: skip
+
+
+def _search(
+    archive: Archive,
+    asked: Asked,
+    chats: list[str] | None,
+    user: str | None,
+    since: datetime | None,
+    until: datetime | None,
+) -> SearchResult:
+    return archive.search(
+        asked.q, chat_ids=chats, user_id=user, since=since, until=until, limit=asked.n,
+        has=(cast(Kind, asked.has),) if asked.has else (), newest_first=asked.sort == "new",
+    )  # fmt: skip
+
+
+def _take(found: Found, result: SearchResult, asked: Asked, language: Language) -> None:
+    found.hits, found.showing, found.relaxed = result.hits, result.showing, result.relaxed
+    if result.note:
+        found.notes.append(note_in(language, result.note))
+    coverage: Coverage = result.coverage
+    if coverage.without_vector:
+        found.notes.append(
+            language.ngettext(
+                "%(number)s message cannot be found by its meaning yet.",
+                "%(number)s messages cannot be found by their meaning yet.", coverage.without_vector,
+            )
+        )  # fmt: skip
+    found.gaps = [note_in(language, gap) for gap in coverage.gaps]
+    found.since = coverage.archived_since
+    if result.cursor and asked.n < MAX_HITS:
+        found.more = asked.address(n=min(asked.n + PAGE, MAX_HITS))
+
+
+def _span(since: datetime, until: datetime | None, language: Language) -> str:
+    start = language.day(since)
+    if until is None:
+        return language.gettext("since %s") % language.moment(since)
+    last = language.day(until - (until - since) / 1_000_000)
+    clocks = [language.clock(moment) for moment in (since, until)]
+    if clocks != ["00:00", "00:00"]:
+        return f"{language.moment(since)} – {language.moment(until)}"
+    return (
+        language.short_date(start) if start == last else f"{language.short_date(start)} – {language.short_date(last)}"
+    )
+
+
+def _titles(archive: Archive, messages: Sequence[ArchivedMessage]) -> dict[str, str]:
+    chats = {message.chat_id for message in messages}
+    return {chat.chat_id: chat.title for chat in archive.chats(chat_ids=chats) if chat.title} if chats else {}
+
+
+def _as_hit(message: ArchivedMessage, titles: dict[str, str]) -> Hit:
+    return Hit(
+        chat_id=message.chat_id, chat_title=titles.get(message.chat_id), msg_id=message.msg_id,
+        user_id=message.user_id, author=message.author, sent_at=message.sent_at, text=message.text,
+        snippet=message.text[:300].replace("**", ""), reply_to_msg_id=message.reply_to_msg_id, edited=message.edited,
+        quotes=message.quotes, own_text=message.own_text, files=message.files,
+    )  # fmt: skip

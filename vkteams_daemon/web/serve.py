@@ -1,0 +1,51 @@
+"""Serves the page until it is told to end."""
+
+from __future__ import annotations
+
+import logging
+
+from vkteams_daemon.config import Config
+from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.serving import serving_log
+from vkteams_daemon.serving.audit import Audit
+from vkteams_daemon.serving.listening import LimitedServer, bracketed, listen
+from vkteams_daemon.serving.refusals import Refusals
+from vkteams_daemon.serving.standard_error import end_process
+from vkteams_daemon.web.application import Application
+from vkteams_daemon.web.session import Sessions, read_key
+from vkteams_daemon.web.visitor import Admission
+
+log = logging.getLogger(__name__)
+
+_OPEN = ("nobody would have to sign in", "Set web.trusted_proxies (docs/web.md), or listen on 127.0.0.1.")
+
+
+def serve(config: Config, host: str, port: int) -> None:
+    """Serve the page on this address. Does not return.
+
+    Raises:
+        ConfigError: nobody could sign in, or an option is wrong.
+        UsageError: there is no such host, or the page may listen on loopback alone.
+        CannotCreate: the server cannot listen on the address.
+    """
+    admission = Admission(config.web)
+    listening = listen(host, port, refusal=_OPEN if admission.needs_loopback else None)
+    audit = Audit(serving_log.start(config), "http", face="web")
+    archive = Archive(config)
+    sessions = Sessions(read_key(config.state_dir / "cookie.key"))
+    refusals = Refusals(audit)
+    application = Application(config, archive, admission, sessions, audit, host)
+    # The address of the connection decides who is believed, so no header may replace it.
+    running = LimitedServer(application.asgi, refusals.count, lifespan=False, forwarded=False)
+    running.take_signals()
+    log.info("the page is at http://%s:%d/", bracketed(host), listening.getsockname()[1])
+    try:
+        running.run(sockets=[listening])
+    except (Exception, SystemExit) as error:
+        log.error("the page failed: %s", error, exc_info=error)
+    refusals.flush()
+    archive.close()
+    if not running.told_to_end:
+        log.critical("the page has ended, and nobody told it to")
+    end_process(0 if running.told_to_end else VkTeamsError.exit_code)
