@@ -1,4 +1,4 @@
-"""The four benchmarks of storing, embedding and starting, one after another: `make bench`, or `python -m bench`.
+"""The benchmarks that need no data of their own, one after another: `make bench`, or `python -m bench`.
 
 `python -m bench.NAME --help` says what each one measures. VKTEAMS_BENCH_DATA names the file of their texts (JSON Lines,
 gzipped, a `text` in each line); without it they use built-in texts.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-_PARTS = ("ingest", "model", "embed", "start")
+_PARTS = ("ingest", "model", "embed", "start", "russian")
 
 
 def main() -> int:

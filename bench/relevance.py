@@ -1,7 +1,7 @@
 """How well the library finds conversations: questions of a public support channel, asked of an archive without them.
 
     python -m bench.relevance DATA [--part dev|train] [--archive DIR] [--chats N] [--questions N] [--ways NAME …]
-        [--models NAME …]
+        [--models NAME …] [--each]
 
 DATA holds `ubuntu-irc-PART.jsonl.gz` (chat, n, ts, user, text) and `ubuntu-irc-PART.replies.tsv` (chat, n, n: which
 message answers which). These links connect messages to conversations. They are the gold standard, and the archive does
@@ -10,17 +10,19 @@ The first question of each conversation is asked, and held out of the archive. T
 are relevant.
 
 The writer and the embedding workers build the archive under DIR, and the next run uses it again. All ways ask
-`Archive`, as vkteamsctl and agents do.
+`Archive`, as vkteamsctl and agents do. With --each, each of several models is asked alone too.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import json
 import math
 import os
 import re
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -126,9 +128,34 @@ def configuration(directory: Path, part: str, chats: int | None, names: Sequence
         daemon=Daemon(state_dir=home, runtime_dir=home),
         embedding=Embedding(models=tuple(names), models_dir=str(directory / "models")),
     )
-    for name in set(names) - {installed.name for installed in catalogue.installed_models(config.models_dir)}:
-        installer.install(name, config.models_dir)
+    install(config.models_dir, names)
     return config
+
+
+def install(models_dir: Path, names: Sequence[str]) -> None:
+    """Install those of the models that the directory lacks."""
+    for name in set(names) - {installed.name for installed in catalogue.installed_models(models_dir)}:
+        installer.install(name, models_dir)
+
+
+@contextlib.contextmanager
+def asked_by(config: Config, names: Sequence[str]) -> Iterator[Archive]:
+    """The archive as somebody asks it who has installed only these of its models."""
+    with tempfile.TemporaryDirectory() as directory:
+        for name in names:
+            (Path(directory) / name).symlink_to(catalogue.find_directory(config.models_dir, name))
+        state = str(config.daemon.state_dir)
+        only = Config(
+            daemon=Daemon(state_dir=state, runtime_dir=state),
+            embedding=Embedding(models=tuple(names), models_dir=directory),
+        )
+        with Archive(only) as archive:
+            yield archive
+
+
+def model_sets(names: Sequence[str]) -> list[list[str]]:
+    """Each model alone, then all together."""
+    return [[name] for name in names] + ([list(names)] if len(names) > 1 else [])
 
 
 def fill(config: Config, messages: Sequence[IrcMessage]) -> None:
@@ -267,6 +294,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("dev", "train"), default="dev")
     parser.add_argument("--archive", type=Path, default=Path("/tmp/vkteams-relevance"), metavar="DIR")
     parser.add_argument("--models", nargs="+", default=["all-MiniLM-L6-v2"], metavar="NAME")
+    parser.add_argument("--each", action="store_true", help="ask each model alone, too")
     parser.add_argument("--chats", type=int, metavar="N", help="only the first N chats")
     parser.add_argument("--questions", type=int, metavar="N", help="ask N of the questions, evenly chosen")
     parser.add_argument("--ways", nargs="*", default=(), metavar="NAME")
@@ -277,9 +305,11 @@ def main() -> None:
     fill(config, [message for message in messages if message.key not in held_out])
     print(f"{options.part}: {len(messages) - len(held_out)} messages, {len(questions)} questions")
     step = max(1, len(questions) // (options.questions or len(questions)))
-    with Archive(config) as archive:
-        for line in rows(archive, questions[::step], options.ways):
-            print(line, flush=True)
+    for names in model_sets(options.models) if options.each else [options.models]:
+        print(" + ".join(names))
+        with asked_by(config, names) as archive:
+            for line in rows(archive, questions[::step], options.ways):
+                print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ The judge is its plain `russian` configuration, with every word required and ё 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
 
+from bench.russian import texts
 from tests.harness.postgres import PostgresServer
 from tests.harness.russian import Query, messages, queries
 
@@ -63,3 +65,16 @@ def _shared_stems(connection: psycopg.Connection, query: Query) -> list[str]:
         (query.query, list(query.relevant)),
     )
     return [row[0] for row in rows]
+
+
+def test_a_paraphrase_of_the_benchmark_shares_no_stem_with_its_message(plain: psycopg.Connection) -> None:
+    written, queries = texts.haystack(datetime.now(UTC))
+    by_id = {message.id: message.text for message in written}
+    pairs = [(q.text, by_id[one]) for q in queries if q.kind == "paraphrase" for one in q.relevant]
+    stems = "tsvector_to_array(to_tsvector('pg_catalog.russian', translate({}, 'ёЁ', 'еЕ')))".format
+    rows = plain.execute(
+        f"SELECT query, answer FROM unnest(%s::text[], %s::text[]) AS p (query, answer)"
+        f" WHERE {stems('query')} && {stems('answer')}".encode(),
+        ([query for query, _ in pairs], [answer for _, answer in pairs]),
+    )
+    assert rows.fetchall() == []

@@ -8,7 +8,8 @@ import pytest
 
 from vkteams_daemon.search.results import Ranked, RetrieverScore
 from vkteams_daemon.search.retrieval.conversation_linking import Line, likelihood
-from vkteams_daemon.search.retrieval.fusion import PER_RETRIEVER, relevance
+from vkteams_daemon.search.retrieval.fusion import PER_RETRIEVER, relevance, without_guesses
+from vkteams_daemon.search.retrieval.meaning import Nearest
 
 START = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 
@@ -18,18 +19,20 @@ def _line(place: int, user: str, *, names: str = "", reply_to: str | None = None
     return Line(("c", str(place)), place, user, at, reply_to, "", frozenset(names.split()))
 
 
-def _text(*shares: float) -> list[Ranked]:
+def _text(*shares: float, score: float = 0.5) -> list[Ranked]:
     return [
-        Ranked("c", f"t{n}", 9 - n, by_retriever=(RetrieverScore("text", n + 1, 9 - n, share),))
+        Ranked("c", f"t{n}", score, by_retriever=(RetrieverScore("text", n + 1, score, share),))
         for n, share in enumerate(shares)
     ]
 
 
-def _semantic(*cosines: float, first: str = "s") -> list[Ranked]:
-    return [
+def _nearest(*stand_out: float, first: str = "s", others: dict[str, float] | None = None) -> Nearest:
+    ranked = [
         Ranked("c", f"{first}{n}", cosine, by_retriever=(RetrieverScore("semantic", n + 1, cosine),))
-        for n, cosine in enumerate(cosines)
+        for n, cosine in enumerate(stand_out)
     ]
+    known = {one.key: one.score for one in ranked} | {("c", msg_id): score for msg_id, score in (others or {}).items()}
+    return Nearest(ranked, known)
 
 
 def test_late_reply_belongs_to_the_message_it_answers() -> None:
@@ -60,28 +63,44 @@ def test_likelihood_fades_with_messages_and_with_time(other: Line) -> None:
     assert 0 < likelihood(one, other) < 0.7 * likelihood(one, _line(11, "anna"))
 
 
-def test_ranks_of_both_retrievers_count() -> None:
-    both = [Ranked("c", "t0", 0.6, by_retriever=(RetrieverScore("semantic", 1, 0.6),)), *_semantic(0.6, 0.5, 0.4)]
-    hits = relevance(_text(0.4, 0.4), both)
-    assert hits["c", "t0"].score > max(ranked.score for key, ranked in hits.items() if key[1] != "t0")
+def _best(text: list[Ranked], nearest: Nearest, granted: dict[tuple[str, str], int] | None = None) -> str:
+    hits = relevance(text, nearest, granted or {})
+    return max(hits.values(), key=lambda ranked: ranked.score).msg_id
+
+
+def test_evidence_of_both_retrievers_adds_up() -> None:
+    text = _text(0.4, 0.4)
+    hits = relevance(text, _nearest(0.3, first="t"), {})
+    assert hits["c", "t0"].score > hits["c", "t1"].score
     assert {score.name for score in hits["c", "t0"].by_retriever} == {"text", "semantic"}
+    assert _best(_text(0.4, 0.4, score=1.5), _nearest(0.52, others={"t1": 0.5})) == "t1", "its vector was not among the nearest"
 
 
 def test_message_with_the_whole_query_comes_before_the_nearest_vector() -> None:
-    hits = relevance(_text(1.0), _semantic(*(0.5 - n / 1000 for n in range(PER_RETRIEVER))))
-    assert max(hits.values(), key=lambda ranked: ranked.score).key == ("c", "t0")
+    assert _best(_text(1.0, score=0.9), _nearest(*(0.5 - n / 1000 for n in range(PER_RETRIEVER)))) == "t0"
 
 
-def test_message_with_half_of_the_query_comes_after_the_nearest_vector() -> None:
-    hits = relevance(_text(0.5), _semantic(*(0.9 - n / 200 for n in range(PER_RETRIEVER))))
-    assert max(hits.values(), key=lambda ranked: ranked.score).key == ("c", "s0")
+def test_message_with_a_common_word_comes_after_the_nearest_vector() -> None:
+    assert _best(_text(0.5), _nearest(*(0.4 - n / 500 for n in range(PER_RETRIEVER)))) == "s0"
+
+
+def test_rare_words_come_before_a_vector_that_hardly_stands_out() -> None:
+    assert _best(_text(0.5, score=1.5), _nearest(0.1, 0.09, 0.08)) == "t0"
+
+
+def test_granted_wish_lifts_and_brings_in_messages_of_no_retriever() -> None:
+    assert _best(_text(0.4, 0.4), Nearest(), {("c", "t1"): 1}) == "t1"
+    assert _best([], Nearest(), {("c", "w"): 2}) == "w"
 
 
 def test_retriever_without_hits_is_no_evidence() -> None:
-    assert relevance([], _semantic(0.5)).keys() == {("c", "s0")}
-    assert relevance(_text(0.2), []).keys() == {("c", "t0")}
-    assert relevance([], []) == {}
+    assert relevance([], _nearest(0.5), {}).keys() == {("c", "s0")}
+    assert relevance(_text(0.2), Nearest(), {}).keys() == {("c", "t0")}
+    assert relevance([], Nearest(), {}) == {}
 
 
-def test_equal_cosines_do_not_divide_by_zero() -> None:
-    assert len(relevance([], _semantic(1.0, 1.0))) == 2
+def test_guesses_are_left_out_beside_a_sure_hit_alone() -> None:
+    sure = relevance(_text(1.0, 0.3), _nearest(0.1), {("c", "w"): 1})
+    assert without_guesses(sure).keys() == {("c", "t0"), ("c", "t1"), ("c", "w")}
+    unsure = relevance(_text(0.9), _nearest(0.1), {})
+    assert without_guesses(unsure) == unsure

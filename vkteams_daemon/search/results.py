@@ -26,7 +26,7 @@ class RetrieverScore:
     """What one retriever says of a message."""
 
     name: str
-    """`text`, `semantic`, `conversation` (found beside another hit), or `recency`.
+    """`text`, `semantic`, `conversation` (found beside another hit), `wish`, or `recency`.
 
     Where several models are asked, `semantic` is what they say together, and `semantic MODEL` what one of them says.
     """
@@ -34,6 +34,9 @@ class RetrieverScore:
     """The message's place in the retriever's list, from 1."""
     score: float = 0.0
     """BM25 or ts_rank_cd for `text`, a cosine for `semantic`, a probability for `conversation`.
+
+    In a hybrid search BM25 counts words in those that one message alone holds: such a word gives about 1. For `wish` it
+    is how many wishes of the query the message grants: a person, a chat, a kind of file, a time.
 
     For `semantic` of several models it is how far their cosines stand out from those of other messages, up to 1.
 

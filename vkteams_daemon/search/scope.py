@@ -21,7 +21,7 @@ _FILE = (
     'pg_catalog.jsonb_path_exists(m.parts, \'$.** ? (@.type == "file").payload ? (@.type == "{}")\'::jsonpath,'
     " silent => true)"
 )
-_HAS: dict[Kind, str] = {
+HAS: dict[Kind, str] = {
     "file": _PART.format("file"),
     "image": _FILE.format("image"),
     "video": _FILE.format("video"),
@@ -31,6 +31,8 @@ _HAS: dict[Kind, str] = {
     " OR pg_catalog.jsonb_path_exists(m.parts, '$.**.format.link[*]'::jsonpath, silent => true))",
     "mention": f"(m.text ~ '@[[][^][ ]+[]]'::text OR {_PART.format('mention')})",
 }
+"""The conditions on `messages AS m`."""
+
 _MENTIONS = (
     "(pg_catalog.strpos(m.text, %(mention)s::text) > 0 OR pg_catalog.jsonb_path_exists(m.parts,"
     " '$.** ? (@.type == \"mention\").payload ? (@.userId == $id)'::jsonpath,"
@@ -150,7 +152,7 @@ class Scope:
             parts.append(_MENTIONS)
         if self.periods:
             parts.append(self.within_periods())
-        parts += [_HAS[kind] for kind in self.has]
+        parts += [HAS[kind] for kind in self.has]
         if self.without:
             parts.append("NOT m.search @@ %(without)s::tsquery")
         return parts

@@ -1,8 +1,10 @@
 """BM25 (Robertson and Zaragoza 2009): messages with any of a query's words, the rarest counting most.
 
-The weights come from the archive's own counts, for a confined reader from counts of what the reader may see. Chat
-messages are short and repeat no word, so a word's frequency in a message is taken as one. At most `CANDIDATES` messages
-are scored, those of the rarest words; commoner words only add to their scores.
+The weights come from the archive's own counts, for a confined reader from counts of what the reader may see. They are
+shares of the weight of a word that one message alone holds, so that a score says how sure a hit is: about 1 for that
+word alone, in an archive of any size. Chat messages are short and repeat no word, so a word's frequency in a message is
+taken as one. At most `CANDIDATES` messages are scored, those of the rarest words; commoner words only add to their
+scores.
 """
 
 from __future__ import annotations
@@ -38,23 +40,22 @@ _ONE_LEXEME = re.compile(r"^'((?:[^'\\]|''|\\\\)+)'$")
 
 @dataclass(frozen=True, slots=True)
 class WeightedTerm:
-    """A term, how many messages hold it, and its weight: the logarithm of how rare it is."""
+    """A term, how many messages hold it, and its weight in 0..1: the logarithm of how rare it is."""
 
     tsquery: str
     messages: int
     weight: float
 
 
-def any_word(connection: Connection, query: Query, scope: Scope, limit: int) -> list[Ranked]:
-    """The messages with any of the query's words, best first, each with the share of the query's weight it holds.
+def any_word(connection: Connection, terms: Sequence[WeightedTerm], scope: Scope, limit: int) -> list[Ranked]:
+    """The messages with any of a query's words, best first, each with the share of the query's weight it holds.
 
     Args:
         connection: any connection to the archive.
-        query: as read, or corrected; its alternatives are words like others.
+        terms: of the query, the rarest first; the alternatives of a term are words like others.
         scope: where to look; it must exclude what the query excludes.
         limit: most messages.
     """
-    terms = weighted_terms(connection, query, scope)
     remaining = [term for term in terms if term.messages]
     while remaining:
         rarest = _rarest(remaining)
@@ -65,7 +66,7 @@ def any_word(connection: Connection, query: Query, scope: Scope, limit: int) -> 
 
 
 def _score(
-    connection: Connection, rarest: list[WeightedTerm], terms: list[WeightedTerm], scope: Scope, limit: int
+    connection: Connection, rarest: list[WeightedTerm], terms: Sequence[WeightedTerm], scope: Scope, limit: int
 ) -> list[Ranked]:
     """The messages with one of the rarest terms, scored by all terms."""
     parameters: dict[str, Any] = {**scope.parameters, "limit": limit}
@@ -99,11 +100,6 @@ def _score(
     ]
 
 
-def known_tsqueries(connection: Connection, query: Query, scope: Scope) -> set[str]:
-    """The tsqueries of the query's terms that some message holds."""
-    return {term.tsquery for term in weighted_terms(connection, query, scope) if term.messages}
-
-
 def weighted_terms(connection: Connection, query: Query, scope: Scope) -> list[WeightedTerm]:
     """The query's terms with their weights, the rarest first."""
     tsqueries = list(dict.fromkeys(term.tsquery for term in query.terms))
@@ -111,13 +107,15 @@ def weighted_terms(connection: Connection, query: Query, scope: Scope) -> list[W
         return []
     counts = document_frequencies(connection, tsqueries, scope)
     total = max(_message_count(connection, scope), *counts)
-    return sorted(
-        (
-            WeightedTerm(tsquery, count, math.log(1 + (total - count + 0.5) / (count + 0.5)))
-            for tsquery, count in zip(tsqueries, counts, strict=True)
-        ),
-        key=lambda term: term.messages,
-    )
+
+    def rarity(count: int) -> float:
+        return math.log(1 + (total - count + 0.5) / (count + 0.5))
+
+    terms = [
+        WeightedTerm(tsquery, count, rarity(count) / rarity(min(1, count)))
+        for tsquery, count in zip(tsqueries, counts, strict=True)
+    ]
+    return sorted(terms, key=lambda term: term.messages)
 
 
 def document_frequencies(connection: Connection, tsqueries: Sequence[str], scope: Scope) -> list[int]:

@@ -81,7 +81,8 @@ def search_text(
         ranked = matching(connection, wider, scope, limit, order)
         if ranked:
             return Matches(ranked, wider)
-    ranked = bm25.any_word(connection, corrected, replace(scope, without=query.without), limit)
+    scope = replace(scope, without=query.without)
+    ranked = bm25.any_word(connection, bm25.weighted_terms(connection, corrected, scope), scope, limit)
     return Matches(by_time(connection, ranked) if newest_first else ranked, corrected, relaxed=bool(ranked))
 
 

@@ -28,6 +28,7 @@ from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.results import Ranked, RetrieverScore
 from vkteams_daemon.search.retrieval import conversation_linking
 from vkteams_daemon.search.retrieval.conversation_linking import Line
+from vkteams_daemon.search.retrieval.meaning import Nearest
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
@@ -41,11 +42,16 @@ A larger value gains no success on the training half and costs nDCG. With the ne
 nDCG@10 are 0.684 and 0.330 for 6, 0.690 and 0.310 for 12, 0.690 and 0.287 for 24.
 """
 
-_ABSENT_RANK = 150  # the rank of a message that is not among a retriever's first 100
-_BIAS, _SEMANTIC_RANK, _TEXT_RANK, _COSINE = -1.1, -0.39, -0.42, 3.5
+# The constants of `relevance`. The first three were fitted.
+_BIAS = -5.0
+_WORDS = 0.4
+_MEANING = 8.0
+_WISH = 1.5
 # A message that holds most of the query's words is relevant whatever the vectors say: `JIRA-1234` has no meaning. The
 # benchmark's questions are too long to show this (the share is rarely above a half). The Russian set shows it.
-_SHARE, _SHARE_FROM = 8.0, 0.5
+_SHARE, _SHARE_FROM = 12.0, 0.5
+
+_ALL_WORDS = 0.999  # the share of the query that a message with all its words holds
 
 _FOLLOWED = 10  # hits whose conversations are followed; 20 gain nothing more
 NEIGHBOUR_WEIGHT = 0.25
@@ -59,7 +65,8 @@ _SAME_TEXT = 92  # per cent of letters that two texts share to count as one
 def fuse(
     connection: Connection,
     text: Sequence[Ranked],
-    semantic: Sequence[Ranked],
+    nearest: Nearest,
+    granted: Mapping[MessageKey, int],
     scope: Scope,
     limit: int,
     *,
@@ -71,13 +78,16 @@ def fuse(
     Args:
         connection: any connection to the archive.
         text: hits of `bm25.any_word`, best first.
-        semantic: hits of `search_semantic`, best first.
+        nearest: hits by meaning.
+        granted: how many of the query's wishes a hit grants, by key; 0 where it is missing.
         scope: where to look; followed conversations stay in it too.
         limit: most messages.
         half_life: a message of this age counts half; None if age does not matter.
         now: the moment from which ages count (aware), with `half_life`.
     """
-    hits = relevance(text, semantic)
+    hits = relevance(text, nearest, granted)
+    if nearest.guess:
+        hits = without_guesses(hits)
     likeliest = sorted(hits, key=lambda key: -hits[key].score)[:_FOLLOWED]
     neighbourhoods = conversation_linking.neighbourhoods(connection, likeliest, scope)
     candidates = _with_conversations(hits, neighbourhoods)
@@ -89,27 +99,31 @@ def fuse(
     return _select(candidates, neighbourhoods, lines, limit)
 
 
-def relevance(text: Sequence[Ranked], semantic: Sequence[Ranked]) -> dict[MessageKey, Ranked]:
+def relevance(text: Sequence[Ranked], nearest: Nearest, granted: Mapping[MessageKey, int]) -> dict[MessageKey, Ranked]:
     """Each hit of either retriever with the probability that it is relevant, and the retrievers' scores."""
     scores: dict[MessageKey, dict[str, RetrieverScore]] = {}
-    for ranked in (*text, *semantic):
+    for ranked in (*text, *nearest.ranked):
         scores.setdefault(ranked.key, {}).update({score.name: score for score in ranked.by_retriever})
-    # How far a cosine stands out from the last one of the list: models differ in where their cosines lie.
-    floor = semantic[-1].score if semantic else 1.0
+    for rank, key in enumerate(sorted(granted, key=lambda key: (-granted[key], key)), 1):
+        scores.setdefault(key, {})["wish"] = RetrieverScore("wish", rank, granted[key])
     hits = {}
     for key, by_name in scores.items():
-        words, meaning = by_name.get("text"), by_name.get("semantic")
-        logit = _BIAS
-        if text:
-            logit += _TEXT_RANK * math.log1p(words.rank - 1 if words else _ABSENT_RANK)
-            share = (words.share or 0.0) if words else 0.0
-            logit += _SHARE * max(0.0, share - _SHARE_FROM)
-        if semantic:
-            logit += _SEMANTIC_RANK * math.log1p(meaning.rank - 1 if meaning else _ABSENT_RANK)
-            if meaning and floor < 1:
-                logit += _COSINE * (meaning.score - floor) / (1 - floor)
+        logit = _BIAS + _MEANING * max(0.0, nearest.stand_out.get(key, 0.0)) + _WISH * granted.get(key, 0)
+        if words := by_name.get("text"):
+            logit += _WORDS * words.score**2 + _SHARE * max(0.0, (words.share or 0.0) - _SHARE_FROM)
         hits[key] = Ranked(*key, 1 / (1 + math.exp(-logit)), by_retriever=tuple(by_name.values()))
     return hits
+
+
+def without_guesses(hits: dict[MessageKey, Ranked]) -> dict[MessageKey, Ranked]:
+    """The hits without those by their meaning alone, if one holds every word of the query; otherwise all of them.
+
+    For a query that no model understands: beside a sure hit, its neighbours by meaning are noise.
+    """
+    legs = {key: {score.name: score for score in hit.by_retriever} for key, hit in hits.items()}
+    if not any("text" in by_name and (by_name["text"].share or 0.0) >= _ALL_WORDS for by_name in legs.values()):
+        return hits
+    return {key: hit for key, hit in hits.items() if legs[key].keys() & {"text", "wish"}}
 
 
 def _with_conversations(
@@ -180,7 +194,7 @@ def _conversation(key: MessageKey, neighbourhoods: Mapping[MessageKey, Sequence[
 def _repeats(text: str, texts: Sequence[str]) -> bool:
     """Whether one of these texts says nearly the same."""
     plain = _plain(text)
-    return any(
+    return bool(plain) and any(
         plain == other or (len(plain) > 20 and fuzz.ratio(plain, other, score_cutoff=_SAME_TEXT) > 0) for other in texts
     )
 

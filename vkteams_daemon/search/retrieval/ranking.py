@@ -15,6 +15,7 @@ from vkteams_daemon.search.retrieval.meaning import by_meaning
 from vkteams_daemon.search.retrieval.query import Query, read
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder
 from vkteams_daemon.search.retrieval.semantic import EF_SEARCH, EF_SEARCH_FUSED
+from vkteams_daemon.search.retrieval.wishes import read_wishes
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.spelling.correction import corrected, embedding_query
 from vkteams_daemon.search.spelling.vocabulary import ReadVocabulary
@@ -74,8 +75,8 @@ def rank(
             note = _left_out(matches.query) or note
         return Ranking(matches.ranked, matches.query, matches.relaxed, note)
     if question.mode == "semantic":
-        nearest, note = by_meaning(connection, question.query, encoders, scope, limit, EF_SEARCH)
-        return Ranking(nearest, note=note)
+        nearest = by_meaning(connection, question.query, encoders, scope, limit, EF_SEARCH)
+        return Ranking(nearest.ranked, note=nearest.note)
     return _hybrid(connection, question, scope, limit, encoders, vocabulary, now)
 
 
@@ -99,23 +100,44 @@ def _hybrid(
 ) -> Ranking:
     typed = read(connection, question.query)
     query = embedded = typed
-    known = bm25.known_tsqueries(connection, typed, scope)
+    terms = bm25.weighted_terms(connection, typed, scope)
+    known = {term.tsquery for term in terms if term.messages}
     if any(term.tsquery not in known for term in typed.terms):
         query = corrected(connection, typed, vocabulary(), scope)
         embedded = embedding_query(typed, query, known)
+        terms = bm25.weighted_terms(connection, query, scope)
     scope = replace(scope, without=typed.without)
     count = max(PER_RETRIEVER, limit)
-    by_words = bm25.any_word(connection, query, scope, count)
+    wishes = read_wishes(connection, typed, scope, now)
+    wished = wishes.narrowed(scope)
+    by_words = bm25.any_word(connection, terms, scope, count)
+    if wished:
+        by_words = _united(by_words, bm25.any_word(connection, terms, wished, count))
     text = embedded.plain_text if query.is_corrected or query.without else question.query
-    nearest, note = by_meaning(connection, text, encoders, scope, count, EF_SEARCH_FUSED)
+    keys = [one.key for one in by_words]
+    nearest = by_meaning(connection, text, encoders, scope, count, EF_SEARCH_FUSED, wished=wished, others=keys)
+    note = nearest.note
     if not encoders:
         note = _WORDS_ALONE if query.terms else f"{_NO_WORD}, and {_NO_VECTOR}."
-    elif not query.terms and not nearest:
+    elif not query.terms and not nearest.ranked:
         note = f"{_NO_WORD}. {note or ''}".rstrip()
-    elif nearest and not by_words:
+    elif nearest.ranked and not by_words:
         reason = "No word of this query was found" if query.terms else _NO_WORD
         note = f"{_MEANING_ALONE.format(reason)} {note or ''}".rstrip()
-    ranked = fuse(connection, by_words, nearest, scope, limit, half_life=question.recency, now=now)
+    keys += [one.key for one in nearest.ranked]
+    keys += wishes.newest(connection, wished) if wished else []
+    granted = wishes.granted(connection, list(dict.fromkeys(keys)))
+    ranked = fuse(connection, by_words, nearest, granted, scope, limit, half_life=question.recency, now=now)
     if not ranked and typed.terms:
         note = _left_out(typed) or note
     return Ranking(ranked, query, note=note)
+
+
+def _united(ranking: list[Ranked], more: list[Ranked]) -> list[Ranked]:
+    """One ranking of both by words, by score."""
+    by_key = {one.key: one for one in (*more, *ranking)}
+    ordered = sorted(by_key.values(), key=lambda one: (-one.score, one.key))
+    return [
+        replace(one, by_retriever=tuple(replace(score, rank=rank) for score in one.by_retriever))
+        for rank, one in enumerate(ordered, 1)
+    ]
