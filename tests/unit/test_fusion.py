@@ -73,7 +73,9 @@ def test_evidence_of_both_retrievers_adds_up() -> None:
     hits = relevance(text, _nearest(0.3, first="t"), {})
     assert hits["c", "t0"].score > hits["c", "t1"].score
     assert {score.name for score in hits["c", "t0"].by_retriever} == {"text", "semantic"}
-    assert _best(_text(0.4, 0.4, score=1.5), _nearest(0.52, others={"t1": 0.5})) == "t1", "its vector was not among the nearest"
+    assert _best(_text(0.4, 0.4, score=1.5), _nearest(0.52, others={"t1": 0.5})) == "t1", (
+        "its vector was not among the nearest"
+    )
 
 
 def test_message_with_the_whole_query_comes_before_the_nearest_vector() -> None:

@@ -55,9 +55,7 @@ def test_time_is_taken_out_of_the_query(query: str, begin: str, end: str, rest: 
     assert (f"{span.start:%Y-%m-%d}", f"{span.end:%Y-%m-%d}", " ".join(words)) == (begin, end, rest)
 
 
-@pytest.mark.parametrize(
-    "query", ["тестовая среда недоступна", "may i ask", "march through it", "упало ночью", "2024"]
-)
+@pytest.mark.parametrize("query", ["тестовая среда недоступна", "may i ask", "march through it", "упало ночью", "2024"])
 def test_word_with_another_meaning_is_no_time(query: str) -> None:
     assert named_time(query.split(), NOW) == (None, query.split())
 
