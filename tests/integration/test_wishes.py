@@ -69,7 +69,7 @@ def found(archive: Archive, query: str) -> list[str]:
         ("отчёт таблицей", ["3"]),
         ("отчёт, фото", ["6"]),
         ("вчерашний отчёт, вчера", ["4"]),
-        ("отчёт мальцевой таблицей", ["3"]),
+        ("отчёт, Мальцева, таблица", ["3"]),
     ],
 )
 def test_wish_lifts_and_excludes_nothing(archive: Archive, query: str, first: list[str]) -> None:

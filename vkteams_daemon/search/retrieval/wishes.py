@@ -164,7 +164,8 @@ def read_wishes(connection: Connection, query: Query, scope: Scope, now: datetim
     ]
     span, rest = named_time(words, now)
     kinds = named_kinds(words)
-    known = {fold(term.typed).lower() for term in query.terms}
+    # Without stop words, which have no terms.
+    known = {fold(word).lower() for term in query.terms for word in _WORD.findall(term.typed)}
     names = [
         word
         for word in dict.fromkeys(rest)
