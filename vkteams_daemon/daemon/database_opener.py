@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -71,10 +72,10 @@ class DatabaseOpener:
                     log.error("%s", error)
                     status.state, status.last_error = "down", str(error)
                     self._on_change()
-                self._stopping.wait(_RETRY_INTERVAL)
+                self._pause()
             except Exception as error:  # noqa: BLE001  our own fault is no failure of the database
                 self.last_error = self._pulse.failed(error)
-                self._stopping.wait(_RETRY_INTERVAL)
+                self._pause()
             else:
                 if status.last_error:
                     log.info("the database answers")
@@ -83,3 +84,7 @@ class DatabaseOpener:
                 with contextlib.suppress(InvalidStateError):
                     self.ready.set_result("")
                 return
+
+    def _pause(self) -> None:
+        gc.collect()  # what failed attempts leave in reference cycles, see Poller.run
+        self._stopping.wait(_RETRY_INTERVAL)

@@ -120,7 +120,10 @@ def translate_errors() -> Iterator[None]:
         failure = as_store_error(error)
     else:
         return
-    raise failure
+    try:
+        raise failure
+    finally:
+        del failure  # its traceback leads to this frame, and a frame that kept it would be a reference cycle
 
 
 def as_store_error(error: BaseException) -> StoreError | ConfigError:

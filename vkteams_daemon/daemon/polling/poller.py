@@ -195,13 +195,12 @@ class Poller:
             except VkTeamsError as error:
                 wait = self._database_failed(error)
             except Exception as error:  # noqa: BLE001
-                # A fault of this program must not end the archiving. Uncommitted events come again.
-                self.last_error = self._pulse.failed(error)
-                self.counts.failed(self._pending)
-                wait = self._fault_backoff.failed()
-                self._on_change()
+                wait = self._fault_failed(error)
             self._pulse.idle()
             if wait and not self._stop.is_set():
+                # A failed attempt leaves exceptions and their frames in reference cycles, 50 KB each time. `garbage`
+                # has made the collector rare, and nothing else would start it while attempts fail.
+                gc.collect()
                 self._wake.wait(wait)
                 self._wake.clear()
 
@@ -402,11 +401,15 @@ class Poller:
         if self._stop.is_set():
             return 0.0
         self.counts.failed(self._pending)
-        # Each failed attempt leaves an exception and its traceback in a reference cycle. Nothing else happens meanwhile
-        # that would start the collector, which `garbage.collect_rarely` has made rare.
-        gc.collect()
         self._refused_since = None
         return self.spooler.database_failed(self._database.failed(error))
+
+    def _fault_failed(self, error: Exception) -> float:
+        """A fault of this program must not end the archiving. Uncommitted events come again."""
+        self.last_error = self._pulse.failed(error)
+        self.counts.failed(self._pending)
+        self._on_change()
+        return self._fault_backoff.failed()
 
     def _database_answered(self) -> None:
         self._database.answered()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import threading
 import time
@@ -61,6 +62,8 @@ def take_turns(
         if busy:
             continue
         failing = [due[worker] for worker in workers if failures[worker]]
+        if failing:
+            gc.collect()  # what failed attempts leave in reference cycles, see Poller.run
         retry = max(0.0, min(failing) - time.monotonic()) if failing else poll_interval
         if len(failing) == len(workers):
             stop.wait(retry)  # new messages are no reason to try earlier
