@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from tests.harness.daemon import ROOT, TOKEN, DaemonProcess
 from tests.harness.disk import fill, small_disk
+from tests.harness.waiting import until
 
 Make = Callable[..., DaemonProcess]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="is about root")
@@ -230,3 +232,38 @@ def test_it_runs_as_a_module_too() -> None:
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.startswith("vkteamsd ")
+
+
+@pytest.mark.parametrize("mode", ["slow", "deaf"])
+def test_a_daemon_that_is_stopped_while_it_starts(vkteamsd: Make, mode: str) -> None:
+    """Nobody waits without bound for a process that shows no life."""
+    daemon = vkteamsd(fake=mode)
+    daemon.environ["SILENCE"] = "3"
+    starter = daemon.spawn()
+    if mode == "slow":
+        until(lambda: daemon.pid, 30, "the daemon's lock")
+        daemon.signal(signal.SIGSTOP)
+    _, said = starter.communicate(timeout=60)
+    assert starter.returncode == 69
+    assert said.startswith("vkteamsd: the daemon has shown no sign of life for 3 s while it started, and was ended.")
+    assert said.count("\n") == 1
+    assert daemon.processes() == []
+    assert not daemon.pid_file.exists()
+
+
+def test_a_start_that_takes_long_and_shows_life_is_waited_for(vkteamsd: Make) -> None:
+    daemon = vkteamsd(hanging=True, options={"daemon.start_timeout": 6})  # nothing listens at its address of the API
+    daemon.environ["SILENCE"] = "3"
+    _refused(daemon, 69, "http://127.0.0.1:9", arguments=("--role", "listen"))
+
+
+def test_a_child_that_is_stopped_before_it_has_forked_the_daemon() -> None:
+    program = (
+        "import sys, time\nfrom pathlib import Path\nfrom vkteams_daemon.daemon.process import detach\n"
+        "detach.SILENCE = detach.END_TIMEOUT = detach._CHILD_TIMEOUT = 1.0\n"
+        "verdict = detach.start(lambda pipe: time.sleep(600) or 0, log_file=Path('the.log'), clean_up=lambda: None)\n"
+        "print(verdict.error)\nsys.exit(verdict.exit_code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 69, done.stderr
+    assert "has shown no sign of life for 1 s" in done.stdout

@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from vkteams_daemon.daemon.main import main
+from vkteams_daemon.daemon.process import detach
 from vkteams_daemon.errors import DatabaseUnavailable, VkTeamsError
 
 log = logging.getLogger("fake")
@@ -95,4 +96,5 @@ class FakeService:
 
 
 if __name__ == "__main__":
+    detach.SILENCE = float(os.environ.get("SILENCE", detach.SILENCE))
     sys.exit(main(service=FakeService))

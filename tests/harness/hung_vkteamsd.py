@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vkteams_daemon.daemon.main import main
+from vkteams_daemon.daemon.process import detach
 
 # By name: the module, the function in it, and the thread in which it hangs ("" for every thread).
 HANGS = {
@@ -94,4 +95,5 @@ def _hanging(name: str, real: Callable[..., Any], thread: str) -> Callable[..., 
 
 
 if __name__ == "__main__":
+    detach.SILENCE = float(os.environ.get("SILENCE", detach.SILENCE))
     sys.exit(main(service=hung_service))

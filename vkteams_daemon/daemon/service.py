@@ -273,6 +273,7 @@ class Service:
     def _await_ready(self, ready: Future[str], last_error: Callable[[], VkTeamsError | None]) -> str:
         deadline = time.monotonic() + self.config.daemon.start_timeout
         while True:
+            self._main.busy(MAIN_LIMIT)
             try:
                 return ready.result(timeout=max(0.02, min(0.2, deadline - time.monotonic())))
             except FutureTimeout:

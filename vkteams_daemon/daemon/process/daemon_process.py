@@ -111,7 +111,7 @@ class DaemonProcess:
         context = self._context(detach_process=True, files_preserve=[pipe.descriptor])
         with self._open(context):
             pipe.running()
-            return self._run(pipe.ready)
+            return self._run(pipe.ready, pipe.alive)
 
     def run_in_foreground(self) -> int:
         """Run without detaching, on the terminal's streams; returns the exit code. Raises as `run_detached`."""
@@ -164,8 +164,13 @@ class DaemonProcess:
             thread.start()
             thread.join(CLOSE_LIMIT)
 
-    def _run(self, announce: Callable[[str], None]) -> int:
-        """Run the service until it ends; `announce` is called with the note of a good start."""
+    def _run(self, announce: Callable[[str], None], starting: Callable[[], None] = lambda: None) -> int:
+        """Run the service until it ends.
+
+        Args:
+            announce: called with the note of a good start.
+            starting: called every few seconds while the service goes on; after `announce` it must do nothing.
+        """
         config = self._config
         privileges.adopt_home(self._owner, os.environ)
         privileges.check_access(config, self._owner, self._program, log=not self._foreground)
@@ -180,6 +185,10 @@ class DaemonProcess:
             self._pid_file.restore()
             status_file.write(status, config.status_file, group=group)
 
+        def alive() -> None:
+            starting()
+            self._notify.alive()
+
         service = self._service_factory()(
             config,
             status,
@@ -187,7 +196,7 @@ class DaemonProcess:
             reload=self._reload,
             apply=logs.apply,
             toggle_debug=logs.toggle_debug,
-            alive=self._notify.alive,
+            alive=alive,
             group=group,
         )
         self._signals.hand_over(service.signal)

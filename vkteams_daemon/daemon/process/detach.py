@@ -1,8 +1,10 @@
 """Starts the daemon: the starter forks, waits for one verdict through a pipe, and exits with it.
 
 The pipe is made before the fork, so no verdict can be missed. It carries one JSON object per line: `{"pid": N}` when
-the daemon has its lock, then either `{"ready": true, "note": "..."}` or `{"error", "hint", "exit_code", "trace"}`. If
-the pipe ends without a verdict, the daemon has died. DaemonContext detaches the daemon, in the child.
+the daemon has its lock, `{"alive": true}` every few seconds while it starts, then either `{"ready": true, "note": ""}`
+or `{"error", "hint", "exit_code", "trace"}`. If the pipe ends without a verdict, the daemon has died. If nothing comes
+for SILENCE seconds, the daemon is stopped or hangs, and the starter ends it. DaemonContext detaches the daemon, in the
+child.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +23,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.errors import NotRunning, VkTeamsError
 
+SILENCE = 60.0  # seconds without a message after which a daemon that is starting is taken for a stopped one
 END_TIMEOUT = 8.0  # seconds; then the starter, told to stop, kills a daemon that is not ready yet
+_CHILD_TIMEOUT = 5.0  # seconds; then the starter kills its child that has not forked the daemon
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -50,6 +55,7 @@ class Pipe:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self._mutex = threading.Lock()  # a thread says that the daemon lives, while another one gives the verdict
 
     def running(self) -> None:
         """Tell the starter that this process is the daemon and holds the lock.
@@ -62,6 +68,13 @@ class Pipe:
         except OSError as error:
             raise VkTeamsError("the process that started this daemon did not wait for it") from error
 
+    def alive(self) -> None:
+        """Tell the starter that the start goes on. A starter that does not read is not waited for."""
+        with self._mutex:
+            if self.descriptor >= 0 and select.select([], [self.descriptor], [], 0)[1]:
+                with contextlib.suppress(OSError):
+                    self._send({"alive": True})
+
     def ready(self, note: str) -> None:
         """Send the verdict of a good start."""
         self._verdict({"ready": True, "note": note})
@@ -71,12 +84,13 @@ class Pipe:
         self._verdict({"error": sentence, "hint": hint, "exit_code": exit_code, "trace": trace})
 
     def _verdict(self, message: dict[str, Any]) -> None:
-        if self.descriptor < 0:
-            return
-        with contextlib.suppress(OSError):  # the daemon goes on, even if the starter was killed meanwhile
-            self._send(message)
-        os.close(self.descriptor)
-        self.descriptor = -1
+        with self._mutex:
+            if self.descriptor < 0:
+                return
+            with contextlib.suppress(OSError):  # the daemon goes on, even if the starter was killed meanwhile
+                self._send(message)
+            os.close(self.descriptor)
+            self.descriptor = -1
 
     def _send(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"
@@ -99,6 +113,8 @@ def start(daemon: Callable[[Pipe], int], *, log_file: Path, clean_up: Callable[[
         daemon: opens the DaemonContext, sends the verdict, and returns the process's exit code. It must raise nothing.
         log_file: for the hint, if the daemon dies without a verdict.
         clean_up: called after the daemon had to be killed.
+
+    A daemon that shows no life is ended, too.
     """
     # The daemon works in /. Its later imports must not depend on the working directory.
     sys.path[:] = [str(Path(entry or ".").absolute()) for entry in sys.path]
@@ -116,7 +132,16 @@ def start(daemon: Callable[[Pipe], int], *, log_file: Path, clean_up: Callable[[
         reader = _VerdictReader(reading, log_file)
         try:
             unblock_signals()
-            return reader.verdict()
+            verdict = reader.verdict()
+            if verdict is None:
+                verdict = Verdict(
+                    NotRunning.exit_code,
+                    error=f"the daemon has shown no sign of life for {SILENCE:g} s while it started, and was ended",
+                    hint=f"Something stopped it, or a disk or the network hangs. Its log is {log_file}.",
+                )
+                if not reader.end_daemon():
+                    clean_up()
+            return verdict
         except Interrupted as interruption:
             if not reader.end_daemon():
                 clean_up()  # a killed daemon leaves its PID file behind
@@ -124,8 +149,19 @@ def start(daemon: Callable[[Pipe], int], *, log_file: Path, clean_up: Callable[[
             return Verdict(128 + interruption.signum, error=f"stopped by {name} before the daemon was ready")
         finally:
             os.close(reading)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(child, 0)  # the child exits as soon as it has forked the daemon
+            _reap(child)
+
+
+def _reap(child: int) -> None:
+    """Wait for the child, which exits as soon as it has forked the daemon; kill it if it does not."""
+    deadline = time.monotonic() + _CHILD_TIMEOUT
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(child, os.WNOHANG) == (0, 0):
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return
+            time.sleep(0.02)
 
 
 @contextlib.contextmanager
@@ -175,12 +211,15 @@ class _VerdictReader:
         self._descriptor = descriptor
         self._log_file = log_file
         self._buffer = b""
+        self._ended = False  # whether nobody holds the other end any more
         self._daemon: int | None = None  # a pidfd; unlike a pid, it never names another process
 
-    def verdict(self) -> Verdict:
-        """Wait for the verdict, however long the daemon takes."""
+    def verdict(self) -> Verdict | None:
+        """Wait for the verdict, however long the daemon takes; None if it shows no life any more."""
         while True:
-            message = self._next_message(None)
+            message = self._next_message(time.monotonic() + SILENCE)
+            if message is None and not self._ended:
+                return None
             if message is None:
                 return Verdict(
                     VkTeamsError.exit_code,
@@ -210,14 +249,15 @@ class _VerdictReader:
         select.select([self._daemon], [], [])
         return False
 
-    def _next_message(self, deadline: float | None) -> dict[str, Any] | None:
+    def _next_message(self, deadline: float) -> dict[str, Any] | None:
         """The next line of the pipe; None at its end, or at the deadline."""
         while b"\n" not in self._buffer:
-            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            timeout = max(0.0, deadline - time.monotonic())
             if not select.select([self._descriptor], [], [], timeout)[0]:
                 return None
             data = os.read(self._descriptor, 65536)
             if not data:
+                self._ended = True
                 return None
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
