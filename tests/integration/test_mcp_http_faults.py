@@ -199,6 +199,56 @@ def test_a_session_that_nobody_uses_ends(quick_server: HttpServer) -> None:
     )
 
 
+FEW_SESSIONS = """
+    from vkteams_daemon.mcp import http
+
+    http.MAX_SESSIONS, http.MAX_SESSIONS_OF_ONE = 8, 5
+"""
+LISTING = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+
+
+@pytest.mark.parametrize("with_tokens", [True, False], ids=["tokens", "addresses"])
+def test_a_client_that_opens_sessions_without_end_takes_its_own(
+    office: Office, tmp_path: Path, with_tokens: bool
+) -> None:
+    """Nobody is kept out, and whoever asks keeps their session."""
+    names = ("a", "b", "c") if with_tokens else ("",)
+    said = {name: {"Authorization": f"Bearer {name * 40}"} if name else {} for name in names}
+    if with_tokens:
+        file = office.directory / "tokens.toml"
+        file.touch(0o600)
+        file.write_text("".join(f'[tokens.{name}]\ntoken = "{name * 40}"\n' for name in names), encoding="utf-8")
+        office.configure(mcp={"tokens_file": str(file)})
+    server = HttpServer(office, "127.0.0.1:0", script=_changed(tmp_path, FEW_SESSIONS))
+
+    def opened(name: str) -> str:
+        status, session, _ = _request(server, HELLO, **said[name])
+        assert status == 200 and session
+        return session
+
+    def works(name: str, session: str) -> bool:
+        status, _, _ = _request(server, LISTING, **said[name], **{"Mcp-Session-Id": session})
+        assert status in (200, 404)
+        return status == 200
+
+    try:
+        kept = {name: opened(name) for name in names}
+        first = names[0]
+        lost = [opened(first) for _ in range(4)]
+        for _ in range(10):
+            assert works(first, kept[first]), "the one that is used stays"
+            lost.append(opened(first))
+        assert [works(first, session) for session in lost] == 10 * [False] + 4 * [True]
+        assert all(works(name, session) for name, session in kept.items()), "nobody else lost one"
+        if with_tokens:
+            for _ in range(4):
+                opened("b")
+            assert not works(first, lost[10]), "the one of all that was not used for longest"
+            assert all(works(name, session) for name, session in kept.items())
+    finally:
+        server.end()
+
+
 def test_refusals_are_counted_in_the_audit(server: HttpServer) -> None:
     for number in range(1000):
         status, _, text = _request(server, HELLO, Authorization=f"Bearer wrong-{number}")

@@ -20,6 +20,8 @@ from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.refusals import TellRefusals
 from vkteams_daemon.mcp.server import Server
+from vkteams_daemon.mcp.sessions import BoundedSessions
+from vkteams_daemon.serving.connection_limits import MAX_CONNECTIONS
 from vkteams_daemon.serving.listening import LimitedServer, bracketed
 from vkteams_daemon.serving.refusals import Refusals
 from vkteams_daemon.serving.standard_error import end_process
@@ -28,7 +30,8 @@ log = logging.getLogger(__name__)
 
 PATH = "/mcp"
 SESSION_IDLE = 600.0  # seconds after which a session ends that nobody uses
-_MAX_SESSIONS = 1000
+MAX_SESSIONS = 1000
+MAX_SESSIONS_OF_ONE = 100  # by token, or by address where there are no tokens
 _MAX_BODY = 256 * 1024  # bytes; the longest arguments that the tools take are some 10 KB
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -45,10 +48,13 @@ def serve(server: Server, reader: Reader, host: str, listening: socket.socket, c
         transport_security=security([host, *config.mcp.hosts]),
         host=host,
         session_idle_timeout=SESSION_IDLE,
-        max_sessions=_MAX_SESSIONS,
+        max_sessions=MAX_SESSIONS + MAX_CONNECTIONS,  # those that are being opened count as well
         max_request_body_size=_MAX_BODY,
     )
     refusals = Refusals(server.audit)
+    app.add_middleware(
+        BoundedSessions, tokens=config.mcp.tokens_file != "", most=MAX_SESSIONS, most_of_one=MAX_SESSIONS_OF_ONE
+    )
     app.add_middleware(TellRefusals, path=PATH, refusals=refusals)
     running = LimitedServer(app, refusals.count, lifespan=True)
     running.take_signals()
