@@ -26,7 +26,7 @@ from tests.harness.oracle import BOT, Oracle
 from tests.harness.proxy import Proxy
 from tests.harness.scale import drawn, scaled
 from tests.harness.simulator import wait_polled
-from tests.harness.traffic import emit_event
+from tests.harness.traffic import PEOPLE, emit_event
 from tests.harness.waiting import until
 from vkteams_daemon.botapi import events
 from vkteams_daemon.botapi.client import BotClient
@@ -48,6 +48,10 @@ COMMANDS = {
     "cursor": ("cursor", "--set", "LAST", "--yes"),
     "maintenance": ("maintenance",),
     "export": ("export", "--format", "csv"),
+    "erase": ("erase", "--user-id", PEOPLE[0], "--yes"),
+    "hold": ("hold", "681869378@chat.agent"),
+    "lift": ("lift", "681869378@chat.agent"),
+    "gaps": ("gaps",),
 }
 
 
@@ -112,7 +116,7 @@ def test_a_daemon_starts_and_archives_beside_a_command_that_was_stopped(
         assert process.returncode in (0, 69, 75), said
         assert "Traceback" not in said
         assert daemon.stop() < 5
-    if name == "cleanup":
+    if name in ("cleanup", "erase"):  # both take words out of events
         assert oracle.stored() == sorted(oracle.issued())
     else:
         oracle.check()
@@ -220,6 +224,27 @@ def test_an_index_is_built_beside_an_export_that_was_stopped(
         _, said = exporting.communicate(timeout=60)
         assert exporting.returncode == 69, said
         assert "Traceback" not in said
+
+
+def test_an_index_is_built_beside_a_backup_that_was_stopped(
+    vkteamsd: Make, database_url: str, model: WatchedModel, tmp_path: Path
+) -> None:
+    """Its pg_dump was stopped with it, as by Ctrl-Z; the build waits for the snapshot of pg_dump."""
+    with _archive(database_url) as database, database.connection() as connection:
+        with locked(database_url, "users") as blocker:
+            backup = vkteamsd(database_url=database_url).spawn_ctl("database", "backup", str(tmp_path / "a.backup"))
+            wait_blocked(database_url, "users")
+            [dump] = Path(f"/proc/{backup.pid}/task/{backup.pid}/children").read_text().split()
+            for process in (backup.pid, int(dump)):
+                os.kill(process, signal.SIGSTOP)
+            blocker.rollback()
+        assert _build(connection, model) < LIMIT
+        for process in (backup.pid, int(dump)):
+            os.kill(process, signal.SIGCONT)
+        _, said = backup.communicate(timeout=60)
+        assert backup.returncode == 69, said
+        assert "Traceback" not in said
+        assert not (tmp_path / "a.backup").exists()
 
 
 @contextlib.contextmanager

@@ -95,6 +95,23 @@ def test_vectors_of_a_retired_model_are_deleted(talk: Talk, connection: Connecti
     assert talk.rows("SELECT model_id FROM embeddings") == [(2,)]
 
 
+def test_a_process_that_was_stopped_while_it_built_an_index_is_ended_after_the_patience(
+    talk: Talk, connection: Connection, database_url: str
+) -> None:
+    talk.say("1", "one")
+    talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('old', 'f', 2, 'retired')")
+    talk.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 1, 'message', 0, 'h', '[1,0]' FROM messages")
+    talk.execute(f"CREATE INDEX {embedding_models.index_name(1)} ON embeddings (msg_id)")
+    with psycopg.connect(database_url, application_name="vkteamsd", autocommit=True) as stopped:
+        stopped.execute(f"SELECT pg_advisory_lock({embedding_models._INDEX_LOCK})".encode())
+        silent = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND state_change < clock_timestamp() - interval '1s'"
+        until(lambda: connection.execute(silent, (stopped.info.backend_pid,)).fetchone(), 20, "a silence of a second")
+        maintenance.maintain(connection, patience=1.0)
+        assert talk.rows(f"SELECT to_regclass('{embedding_models.index_name(1)}')") == [(None,)]
+        with pytest.raises(psycopg.OperationalError):
+            stopped.execute("SELECT 1")
+
+
 def test_fresh_size_of_a_vector_index_is_estimated(talk: Talk, connection: Connection) -> None:
     talk.many([f"text {n}" for n in range(3000)])
     talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 384, 'active')")

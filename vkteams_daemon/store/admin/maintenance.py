@@ -13,6 +13,7 @@ from psycopg.rows import tuple_row
 
 from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.admin.sizes import IndexSize, TableSize
+from vkteams_daemon.store.blockers import PATIENCE, SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
 
 TABLES = (
@@ -161,13 +162,17 @@ def _estimate_fresh_size(kind: str, rows: float, width: int, dims: int | None) -
 
 
 def maintain(
-    connection: Connection, progress: Callable[[int, int], None] = lambda done, total: None
+    connection: Connection,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    patience: float = PATIENCE,
 ) -> list[MaintenanceStep]:
     """Do the maintenance that is needed. It runs beside a daemon: no step blocks reading or writing.
 
     Args:
         connection: used for this alone, in autocommit mode; its role owns the tables.
         progress: called after each step.
+        patience: seconds after which a silent process is ended that holds the lock of the index builds.
     """
     steps: list[MaintenanceStep] = []
     notices: list[str] = []
@@ -187,7 +192,7 @@ def maintain(
             remaining -= 1
             run_step(
                 f"remains of {', '.join(maintenance_plan.retired)} deleted",
-                lambda: embedding_models.delete_retired(connection),
+                lambda: embedding_models.delete_retired(connection, SilentSessions(patience)),
                 remaining,
             )
         for index in maintenance_plan.invalid:

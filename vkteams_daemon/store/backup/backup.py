@@ -68,7 +68,7 @@ def make(
                     raise client_programs.failure("pg_dump", errors)
 
             rows = lambda: sum(described[0].tables.values()) if described else 0  # noqa: E731
-            with watch_copies(connect, "pg_dump", rows, progress):
+            with watch_copies(connect, client_programs.application_name(program), rows, progress):
                 try:
                     container.write(out, manifest, configuration, dump.stdout, finished)
                 except BaseException:

@@ -56,6 +56,11 @@ def _major(path: Path) -> int | None:
     return int(match[1]) if match else None
 
 
+def application_name(program: Path) -> str:
+    """The application_name of the program's sessions."""
+    return f"vkteams-{program.name}"
+
+
 def command(program: Path, conninfo: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
     """The command line and the environment that let a program connect. The password is in the environment alone.
 
@@ -66,7 +71,8 @@ def command(program: Path, conninfo: str, *arguments: str) -> tuple[list[str], d
     """
     parameters = conninfo_to_dict(conninfo)
     password = parameters.pop("password", None)
-    parameters.pop("application_name", None)
+    # As one of ours, so that a backup that was stopped is ended where others wait for it, see `blockers`.
+    parameters["application_name"] = application_name(program)
     environment = {name: value for name, value in os.environ.items() if name != "PGPASSWORD"}
     if password:
         environment["PGPASSWORD"] = str(password)

@@ -58,7 +58,7 @@ def restore(connect: Callable[[], Connection], conninfo: str, reader: BackupRead
         program = client_programs.find("pg_restore", manifest.server // 10000)
         _clear(connection)
         total = sum(manifest.tables.values())
-        with watch_copies(connect, "pg_restore", lambda: total, progress):
+        with watch_copies(connect, client_programs.application_name(program), lambda: total, progress):
             _load(program, conninfo, reader)
         there = describe(connection, manifest.schema)
         if there.tables != manifest.tables:

@@ -40,7 +40,7 @@ def _maintenance(args: argparse.Namespace, config: Config) -> Answer:
             return Answer({"need": plan, "rows": []}, lambda screen: _show_plan(screen, plan))
         before = maintenance.database_size(connection)
         with Bar("maintenance", "steps") as bar:
-            steps = maintenance.maintain(connection, bar)
+            steps = maintenance.maintain(connection, bar, patience=config.database.patience)
         after = maintenance.database_size(connection)
 
     def render(screen: Screen) -> None:
