@@ -506,6 +506,18 @@ def test_a_proxy_from_the_environment(listener: Listen, make: Make, monkeypatch:
     assert make("http://corp.example").self_get().nick == "opsbot"
 
 
+def test_a_password_of_a_netrc_file_is_not_sent(
+    listener: Listen, make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "netrc"
+    file.write_text("default login me password hunter2\n", encoding="utf-8")
+    file.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(file))
+    server = listener(SELF)
+    make(server.url).self_get()
+    assert "authorization" not in server.requests[0].lower()
+
+
 def test_https_through_a_tunnel(listener: Listen, make: Make, authority: Authority) -> None:
     server = listener(SELF, tls=authority.server())
 

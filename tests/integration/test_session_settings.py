@@ -32,6 +32,7 @@ _HOSTILE = {
     "statement_timeout": "200", "lock_timeout": "200", "idle_in_transaction_session_timeout": "200",
     "idle_session_timeout": "200", "transaction_timeout": "200", "client_encoding": "LATIN1",
     "search_path": '"$user", public, pg_catalog',
+    "session_replication_role": "replica",
 }  # fmt: skip
 _CHANGING = ("idle_session_timeout", "idle_in_transaction_session_timeout", "lock_timeout")  # by profile
 
@@ -53,7 +54,7 @@ def hostile(server: PostgresServer, url: str) -> Iterator[str]:
 
 def _settings(connection: Connection) -> dict[str, str]:
     rows = connection.execute(
-        "SELECT name, setting FROM pg_settings WHERE name <> 'application_name' AND context = 'user'"
+        "SELECT name, setting FROM pg_settings WHERE name <> 'application_name' AND context IN ('user', 'superuser')"
     ).fetchall()
     return {name: value.replace('"', "") for name, value in rows if name not in _CHANGING}
 

@@ -88,6 +88,8 @@ class BotClient:
         self._session.mount("http://", adapter)
         self._session.mount("https://", adapter)
         self._session.headers["User-Agent"] = "vkteams-daemon"
+        # Without it, requests would send the user's password for this host, or the default one, from a netrc file.
+        self._session.auth = lambda request: request
         self._date: tuple[datetime, float] | None = None  # the last Date of the API, and when it came (monotonic)
         # Passed with every request: requests prefers the environment to the settings of the session.
         self._settings: dict[str, Any] = {}

@@ -209,7 +209,8 @@ class BotListener:
 
     def _open_sink(self, bot: BotInfo) -> Sink:
         config = self._config
-        acknowledged = AcknowledgedFile(config.state_dir, bot.user_id)
+        warn = functools.partial(self._watch.warn, "acknowledged")
+        acknowledged = AcknowledgedFile(config.state_dir, bot.user_id, warn)
         if not config.storage.save:
             return EventPrinter(config.storage.chat_ids, acknowledged=acknowledged)
         self._database.open()

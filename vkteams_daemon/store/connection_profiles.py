@@ -19,6 +19,8 @@ WIRE = {
     "transform_null_equals": "off", "client_encoding": "UTF8", "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off", "gin_fuzzy_search_limit": "0", "enable_seqscan": "on",
     "enable_sort": "on", "row_security": "on", "check_function_bodies": "on", "default_tablespace": "",
+    # With "replica", which somebody may have set for a bulk load, the vectors of a deleted message would stay.
+    "session_replication_role": "origin",
 }  # fmt: skip
 # The server must notice within seconds that a client on the network is gone (tcp(7)).
 _COMMON = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
@@ -42,11 +44,13 @@ _NARROW_SEARCH_PATH = (
     "   ON n.oid OPERATOR(pg_catalog.=) e.extnamespace"
     "   WHERE e.extname OPERATOR(pg_catalog.=) 'vector'::pg_catalog.name)) AS schemas (ours, vectors)"
 )
-# A server may be too old for a parameter. Leave it out then.
+# A server may be too old for a parameter. Leave it out then. Everything else is set even if it has the value: the
+# server's configuration may change while the session lasts. One needs a superuser, unless it is right already.
 _SET = (
     "SELECT pg_catalog.set_config(name, value, false)"
     " FROM ROWS FROM (pg_catalog.unnest(%b::text[]), pg_catalog.unnest(%b::text[])) AS setting (name, value)"
     " WHERE pg_catalog.current_setting(name, true) IS NOT NULL"
+    " AND (name <> 'session_replication_role' OR pg_catalog.current_setting(name) <> value)"
 )
 # A backend that waits for a lock must notice that its client is gone. Some systems cannot check, and refuse this.
 _CHECK_CONNECTION = (

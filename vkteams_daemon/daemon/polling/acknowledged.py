@@ -9,7 +9,7 @@ The file has two slots (`system/slots.py`), because it is written for each move 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,11 +38,15 @@ class AcknowledgedFile:
     Args:
         directory: the state directory.
         bot_id: the bot.
+        warn: called with a sentence when the file cannot be written, and with None when it is written again.
     """
 
-    def __init__(self, directory: Path, bot_id: str) -> None:
+    def __init__(
+        self, directory: Path, bot_id: str, warn: Callable[[str | None], None] = lambda sentence: None
+    ) -> None:
         self._file = SlotFile(directory / f"{quote(bot_id, safe='@')[:100]}{SUFFIX}", 0o640)
-        self._failing = False
+        self._warn = warn
+        self._failure: str | None = None
         self._content = self._read()
 
     @property
@@ -57,7 +61,7 @@ class AcknowledgedFile:
     def remember(self, archive_id: str, position: Position) -> None:
         """Remember a cursor, before it is sent. Never raises."""
         known = self.position(archive_id)
-        if known is None or replace(known, at=position.at) != position or self._failing:
+        if known is None or replace(known, at=position.at) != position or self._failure:
             self._content.archives[archive_id] = replace(position, at=datetime.now(UTC))
             self._write()
 
@@ -86,13 +90,11 @@ class AcknowledgedFile:
             return _Content()
 
     def _write(self) -> None:
+        failure: str | None = None
         try:
             self._file.write(msgspec.json.encode(self._content))
         except OSError as error:
-            if not self._failing:
-                log.error(
-                    "%s cannot be written: %s; a database that goes back is not noticed", self.path, error.strerror
-                )
-            self._failing = True
-            return
-        self._failing = False
+            failure = f"{self.path} cannot be written: {error.strerror}; a database that goes back is not noticed"
+        if failure != self._failure:
+            self._failure = failure
+            self._warn(failure)

@@ -43,7 +43,8 @@ _MESSAGE_TYPES = ", ".join(f"'{kind}'" for kind in sorted(MESSAGE_EVENTS))
 _NOT_HELD = erasure_rules.NOT_HELD
 
 _NOBODY = (
-    "SELECT u.id FROM unnest(%s::text[]) AS u (id) WHERE NOT EXISTS (SELECT FROM users t WHERE t.user_id = u.id)"
+    "SELECT u.id FROM pg_catalog.unnest(%s::text[]) AS u (id)"
+    " WHERE NOT EXISTS (SELECT FROM users t WHERE t.user_id = u.id)"
     " AND NOT EXISTS (SELECT FROM messages t WHERE t.user_id = u.id)"
     " AND NOT EXISTS (SELECT FROM roster_members t WHERE t.user_id = u.id)"
     " AND NOT EXISTS (SELECT FROM erased_people t WHERE t.user_id = u.id)"
@@ -56,7 +57,7 @@ _NO_MESSAGE = (
 )
 _ADD_PERSON = (
     "INSERT INTO erased_people AS p (user_id, erased_at, erased_by, ignored)"
-    " SELECT u.id, clock_timestamp(), %s, %s FROM unnest(%s::text[]) AS u (id)"
+    " SELECT u.id, clock_timestamp(), %s, %s FROM pg_catalog.unnest(%s::text[]) AS u (id)"
     " ON CONFLICT (user_id) DO UPDATE SET erased_at = excluded.erased_at, erased_by = excluded.erased_by,"
     " ignored = p.ignored OR excluded.ignored"
 )
@@ -90,7 +91,7 @@ _EVENT_PAGE = (
     "SELECT m.bot_id, m.generation, m.event_id, (m.payload IS NOT NULL OR m.raw IS NOT NULL)"
     " AND (m.raw IS NOT NULL OR m.type IS NULL OR m.payload ? 'parts' OR m.type = 'callbackQuery'"
     " OR m.user_id = ANY(%(users)s::text[])"
-    " OR EXISTS (SELECT FROM unnest(%(users)s::text[]) AS u (id)"
+    " OR EXISTS (SELECT FROM pg_catalog.unnest(%(users)s::text[]) AS u (id)"
     "  WHERE pg_catalog.strpos(m.payload::text, pg_catalog.btrim(pg_catalog.to_json(u.id)::text, '\"')) > 0)"
     " OR EXISTS (SELECT FROM erased_messages k WHERE k.msg_id = m.subject AND k.chat_id = m.chat_id))"
     " FROM events m WHERE (m.bot_id, m.generation, m.event_id) > (%(bot)s, %(generation)s, %(id)s)"
@@ -109,7 +110,7 @@ _UPDATE_EVENTS = (
     " WHERE m.bot_id = i.bot_id AND m.generation = i.generation AND m.event_id = i.event_id"
 )
 _REPEATS = '({t}.parts @> \'[{{"type": "reply"}}]\' OR {t}.parts @> \'[{{"type": "forward"}}]\'' + (
-    " OR EXISTS (SELECT FROM unnest(%(users)s::text[]) AS u (id)"
+    " OR EXISTS (SELECT FROM pg_catalog.unnest(%(users)s::text[]) AS u (id)"
     "  WHERE pg_catalog.strpos({t}.parts::text, pg_catalog.btrim(pg_catalog.to_json(u.id)::text, '\"')) > 0))"
 )
 _MESSAGE_PAGE = (
