@@ -45,7 +45,8 @@ SOCKS = "socks5h://anna:hidden@127.0.0.1:9"
 WRONG = {
     "api.url": "ftp://x", "api.token_file": "/nonexistent", "api.ca_file": "/nonexistent", "api.proxy": SOCKS,
     "daemon.user": "nosuch", "daemon.metrics": "hidden", "storage.retention": "hidden", "database.url": "mysql://anna/b",
-    "database.url_file": "/nonexistent",
+    "database.url_file": "/nonexistent", "search.timezone": "hidden", "access.roster_max_age": "hidden",
+    "web.url": "hidden", "web.message_link": "hidden", "web.user_header": "no header",
 }  # fmt: skip
 # Any text may be right for these; or a start makes the file, and nothing is made here; or vkteamsd does not read it.
 ANY_TEXT = {

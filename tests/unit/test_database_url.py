@@ -7,7 +7,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from vkteams_daemon.errors import ConfigError
 from vkteams_daemon.store.connections import build_conninfo
-from vkteams_daemon.store.database_url import blamed_variables, parse
+from vkteams_daemon.store.database_url import blamed_variables, check_values, parse
 
 _SECRET = "hunter2"
 
@@ -31,6 +31,7 @@ _SECRET = "hunter2"
         ("postgresql://u:50%hunter2@h/x", "the password holds a bare %"),
         ("postgresql://u%:hunter2@h/x", "the user holds a bare %"),
         ("postgresql://u:hunter2@h/x%", "the database holds a bare %"),
+        ("postgresql://u:hunter2@h/x?options=-csearch_path=hunter2", "the parameter options holds a ="),
         ("postgresql://u:hunter2@h/x?options=%", "the parameter options holds a bare %"),
         ("postgresql://u:p@hunter2@h/x", "the user or the password holds a letter that has a meaning in URLs"),
         ("postgresql://u:p/hunter2@h/x", "the user or the password holds a letter that has a meaning in URLs"),
@@ -51,6 +52,20 @@ def test_wrong_part_is_named_without_its_value(url: str, message: str) -> None:
     assert str(refused.value) == f"database.url: {message}"
     assert _SECRET not in str(refused.value) + refused.value.hint
     assert refused.value.hint or "option" in message or "number" in message or "value" in message
+
+
+@pytest.mark.parametrize("part", ["sslmode=no", "target_session_attrs=no", "connect_timeout=no", "service=no"])
+def test_value_that_libpq_does_not_take_is_found_without_a_connection(part: str) -> None:
+    with pytest.raises(ConfigError, match=f"^database.url: .*{part.partition('=')[0]}.*no"):
+        check_values(parse(f"postgresql://u:hunter2@h1:1,h2:2/x?{part}"))
+
+
+def test_values_that_libpq_takes_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "postgresql://u:hunter2@h1:1,h2:2/x?sslmode=verify-full&target_session_attrs=read-write&hostaddr=1.2.3.4,::1"
+    check_values(parse(url))
+    monkeypatch.setenv("PGSSLMODE", "no")
+    with pytest.raises(ConfigError, match="PGSSLMODE in the environment"):
+        check_values(parse("postgresql://u:hunter2@h/x"))
 
 
 @pytest.mark.parametrize(

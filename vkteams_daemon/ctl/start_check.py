@@ -51,6 +51,7 @@ def checks(config: Config, *, foreground: bool, log: bool, token: bool = True) -
     from vkteams_daemon.botapi.client import make_client
     from vkteams_daemon.daemon import main as vkteamsd
     from vkteams_daemon.daemon.process import privileges
+    from vkteams_daemon.store import database_url
     from vkteams_daemon.store.bundled.server import BundledServer
     from vkteams_daemon.store.database import Database
 
@@ -63,7 +64,7 @@ def checks(config: Config, *, foreground: bool, log: bool, token: bool = True) -
     if config.daemon.role != "embed":
         yield Check(lambda: make_client(config).close())
     if config.storage.save and config.database.url:
-        yield Check(lambda: Database(config).conninfo)
+        yield Check(lambda: database_url.check_values(database_url.parse(Database(config).conninfo)))
     elif config.storage.save:
         server = BundledServer(config.state_dir, config.runtime_dir, config.daemon.user)
         yield Check(server.check_owner, of_rights=True)

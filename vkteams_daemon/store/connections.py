@@ -140,7 +140,7 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
         return SchemaError(f"the schema does not fit this version: {text}", hint="Run `vkteamsctl database migrate`.")
     if not state and "password authentication failed" in text:
         return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
-    if not state and re.search(r"invalid .*value|definition of service .* not found", text):
+    if not state and re.search(database_url.WRONG_VALUE, text):
         return ConfigError(f"database.url: {text.removeprefix('connection is bad: ')}")
     if not state and re.search(r'(database|role) ".*" does not exist', text):
         return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")

@@ -13,7 +13,11 @@ from vkteams_daemon.errors import ConfigError
 
 SCHEMES = ("postgresql", "postgres")
 
+WRONG_VALUE = "invalid .*value|definition of service .* not found"  # in a message of libpq
 _OWN_OPTIONS = ("connect_timeout", "application_name", "client_encoding")  # every connection of this program sets them
+_NUMBERS = (
+    "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
+)  # fmt: skip
 # libpq sends these to the server when it connects. No keyword of a conninfo string stands for them.
 _STARTUP_VARIABLES = ("PGDATESTYLE", "PGTZ", "PGGEQO")
 _NEVER_EMPTY = {"sslcertmode": "allow", "min_protocol_version": "3.0", "max_protocol_version": "3.0"}
@@ -52,6 +56,28 @@ def parse(url: str) -> dict[str, str]:
             hint="Put a value with spaces into single quotation marks.",
         ) from None
     return {name: str(value) for name, value in options.items() if value is not None}
+
+
+def check_values(options: Mapping[str, str]) -> None:
+    """Find a value that libpq does not take, before anything connects.
+
+    libpq reads the values only when it begins to connect, so this begins it, to a socket that does not exist.
+
+    Raises:
+        ConfigError: a value is wrong, of these options or of the environment.
+    """
+    for name in _NUMBERS:
+        if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", options.get(name, "0")):
+            raise ConfigError(f"database.url: the value of {name} is not a number")
+    nowhere = {**options, "host": "/nonexistent", "port": "1"}
+    nowhere.pop("hostaddr", None)
+    connection = pq.PGconn.connect_start(conninfo.make_conninfo("", **nowhere).encode())
+    message = connection.get_error_message()
+    connection.finish()
+    if re.search(WRONG_VALUE, message):
+        variables = blamed_variables(options, message)
+        where = f" ({', '.join(variables)} in the environment)" if variables else ""
+        raise ConfigError(f"database.url: {message.strip().removeprefix('connection is bad: ')}{where}")
 
 
 def blamed_variables(options: Mapping[str, str], message: str) -> list[str]:
@@ -127,6 +153,8 @@ def _check_parts(rest: str) -> None:
                 f"database.url: the parameter {shown} is not understood",
                 hint=_FOREIGN_PARAMETERS.get(name, "Leave it out, or write libpq's parameter for it."),
             )
+        if "=" in value:
+            raise ConfigError(f"database.url: the parameter {name} holds a =", hint="Write %3D for =.")
         parts[f"the parameter {name}"] = value
     for part, value in parts.items():
         if re.search("%(?![0-9A-Fa-f]{2})|%00", value):
