@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,12 @@ from tests.harness.locks import locked, wait_blocked
 from tests.harness.oracle import Oracle
 from tests.harness.simulator import wait_polled
 from tests.harness.waiting import until
+from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.status import Status
+from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.store import blockers
+from vkteams_daemon.store.database import Database
 
 Make = Callable[..., DaemonProcess]
 _HOLDER = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND database ="
@@ -160,3 +165,33 @@ def test_backend_of_a_worker_that_hangs_is_left_and_the_work_goes_on(
         assert "the loop worker 0 has not gone on" in daemon.log_text()
     oracle.wait()
     oracle.check()
+
+
+def test_watch_of_locks_whose_own_backend_hangs_looks_over_another_one(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockers, "LOOK_LIMIT", 1.0)
+    looking = (
+        b"SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'WITH RECURSIVE chain%%'"
+        b" AND pid <> %s"
+    )
+
+    def wait(database: Database) -> None:
+        with database.connection() as connection:
+            connection.execute("SELECT FROM chats")
+
+    with (
+        Database(Config(database=DatabaseOptions(url=database_url, patience=1))) as database,
+        psycopg.connect(database_url, autocommit=True) as watcher,
+        contextlib.ExitStack() as stack,
+    ):
+        thread = threading.Thread(target=wait, args=(database,))
+        with locked(database_url, "chats"):
+            thread.start()
+            row = until(lambda: watcher.execute(looking, (0,)).fetchone(), 30, "a look at who holds the lock")
+            assert row
+            stack.enter_context(going_on(row[0]))
+            os.kill(row[0], signal.SIGSTOP)
+            until(lambda: watcher.execute(looking, row).fetchone(), 30, "a look over another connection")
+        thread.join(30)
+        assert not thread.is_alive()

@@ -10,6 +10,7 @@ own, while a statement of this process takes long.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import threading
@@ -24,13 +25,15 @@ import psycopg
 
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.bundled.cluster import READER
-from vkteams_daemon.store.connections import Connection, translate_errors
+from vkteams_daemon.store.connections import Connection, abort, translate_errors
+from vkteams_daemon.system.deadlines import DEADLINES
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 10.0  # seconds; the default of [database] patience
 _END_WAIT = 1000  # milliseconds that the server may need to end a session
 _STATEMENT_TIMEOUT = "5s"
+LOOK_LIMIT = 10.0  # seconds after which the server does not answer a look
 
 _CHAIN = (
     "WITH RECURSIVE chain (pid) AS ({seeds} UNION"
@@ -301,7 +304,9 @@ class LockWatch:
                 if waiting:
                     with translate_errors():
                         own = own or self._open()
-                        self._sessions.end_blockers(own, waiting)
+                        # The server's process of this connection may hang as well; then look over another one.
+                        with DEADLINES.limit(LOOK_LIMIT, functools.partial(abort, own)):
+                            self._sessions.end_blockers(own, waiting)
                     continue
             except VkTeamsError as error:
                 log.debug("cannot look for the holders of locks: %s", error)
