@@ -30,8 +30,16 @@ run: $(VENV)/.installed
 # Hundreds of processes are started: without the compiled modules each would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test tests/__pycache__/.rewritten
 	$(PYTEST) --numprocesses=$(WORKERS) --dist=worksteal
+
+# pytest compiles each test file in a form of its own. In a fresh clone every worker would compile all of them: here two
+# processes do it once, a half each.
+tests/__pycache__/.rewritten: | $(VENV)/.installed-test
+	@mkdir -p $(@D)
+	$(PYTEST) --collect-only --quiet tests/unit tests/daemon tests/faults > /dev/null & \
+	$(PYTEST) --collect-only --quiet --ignore=tests/unit --ignore=tests/daemon --ignore=tests/faults > /dev/null; wait
+	@touch $@
 
 check: lint test
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from vkteams_daemon.daemon.main import main
 from vkteams_daemon.daemon.process import detach
+from vkteams_daemon.system import garbage
 
 # By name: the module, the function in it, and the thread in which it hangs ("" for every thread).
 HANGS = {
@@ -96,4 +97,5 @@ def _hanging(name: str, real: Callable[..., Any], thread: str) -> Callable[..., 
 
 if __name__ == "__main__":
     detach.SILENCE = float(os.environ.get("SILENCE", detach.SILENCE))
+    garbage.collect_rarely()  # as bin/vkteamsd does
     sys.exit(main(service=hung_service))

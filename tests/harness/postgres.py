@@ -63,6 +63,8 @@ class PostgresServer:
         self._paused: list[int] = []
         self._numbers = iter(range(1, 1_000_000))
         self._template = ""
+        self._durable = durable
+        self._administrator: psycopg.Connection[Any] | None = None
         self.password = secrets.token_hex(8)
         self.port = 0
         self.settings = _SETTINGS | ({"fsync": "on"} if durable else _QUICK) | settings
@@ -79,6 +81,7 @@ class PostgresServer:
 
     def stop(self, mode: str = "fast") -> None:
         """Stop it: smart, fast or immediate."""
+        self._disconnect()
         if self._process is not None:
             self._process.send_signal(_SIGNALS[mode])
             self._gone()
@@ -150,12 +153,12 @@ class PostgresServer:
         template = self._template if migrated else "template0"
         # Copied as files it costs half of what it does by way of the log: hundreds of tests have one of their own.
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8' STRATEGY file_copy")
-        self.execute(statement.format(sql.Identifier(name), sql.Identifier(template)).as_string())
+        self._administer(statement.format(sql.Identifier(name), sql.Identifier(template)))
         return name
 
     def drop_database(self, name: str) -> None:
         """Drop the database, whoever is connected to it."""
-        self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)).as_string())
+        self._administer(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     @contextlib.contextmanager
     def fresh(self, *, migrated: bool = True) -> Iterator[str]:
@@ -178,6 +181,25 @@ class PostgresServer:
         """What the server has logged."""
         file = self._home / "log"
         return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+    def _administer(self, statement: sql.Composed) -> None:
+        """Run a statement. The server that no test stops keeps a connection for it, which saves a fifth of the cost."""
+        if self._administrator is None or self._administrator.closed:
+            self._administrator = psycopg.connect(self.url(), autocommit=True)
+        try:
+            self._administrator.execute(statement)
+        except psycopg.OperationalError:
+            if not self._administrator.closed:
+                raise
+            self.execute(statement.as_string())  # a test has ended every session
+        finally:
+            if self._durable:
+                self._disconnect()
+
+    def _disconnect(self) -> None:
+        if self._administrator is not None:
+            self._administrator.close()
+            self._administrator = None
 
     def _initdb(self) -> None:
         self._owner.write_file(self._home / "password", self.password, 0o600)

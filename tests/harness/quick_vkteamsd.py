@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from vkteams_daemon.daemon.main import main
+from vkteams_daemon.system import garbage
 
 
 def quick_service(*arguments: Any, **settings: Any) -> Any:
@@ -32,4 +33,5 @@ def quick_service(*arguments: Any, **settings: Any) -> Any:
 
 
 if __name__ == "__main__":
+    garbage.collect_rarely()  # as bin/vkteamsd does
     sys.exit(main(service=quick_service))

@@ -186,7 +186,9 @@ def test_refill_that_is_stopped_goes_on_later(talk: Talk) -> None:
 
 
 def test_upgrade_keeps_messages_searchable(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = {number: script for number, script in schema.migrations().items() if "search_version" not in script}
+    scripts = schema.migrations()
+    first = min(number for number, script in scripts.items() if "search_version" in script)
+    old = {number: script for number, script in scripts.items() if number < first}
     with monkeypatch.context() as patched:
         patched.setattr(schema, "migrations", lambda: old)
         schema.migrate(empty_database_url)

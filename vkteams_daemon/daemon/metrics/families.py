@@ -41,7 +41,7 @@ def families(status: Status | None, *, running: bool = True) -> Iterator[Metric]
 
     Args:
         status: the daemon's; None if it has none yet.
-        running: whether a daemon runs. Of an ended one only that is told.
+        running: whether a daemon runs. If none runs, that is the only metric.
     """
     yield _gauge("vkteams_running", "Whether the daemon runs.", running)
     if status is None or not running:
