@@ -60,6 +60,20 @@ def backup(messages: Talk, ask: Ask, tmp_path: Path) -> Path:
     return tmp_path / "one.backup"
 
 
+@pytest.fixture(scope="module")
+def _backups() -> list[bytes]:
+    return []
+
+
+@pytest.fixture
+def backup_file(_backups: list[bytes], request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of a backup that is made once, for tests that need no archive beside it."""
+    if not _backups:
+        _backups.append(request.getfixturevalue("backup").read_bytes())
+    (tmp_path / "copy.backup").write_bytes(_backups[0])
+    return tmp_path / "copy.backup"
+
+
 @pytest.fixture
 def elsewhere(postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, ask: Ask) -> Iterator[str]:
     """An empty database, which `ask` uses from now on."""
@@ -159,10 +173,10 @@ def _flip(members: list[tuple[str, bytes]]) -> None:
     ids=["cut", "no dump", "flipped", "strange member", "no manifest", "format", "schema version", "schema", "tables"],
 )
 def test_damaged_backup_is_refused_whole(
-    backup: Path, ask: Ask, elsewhere: str, change: Callable[..., None], code: int, sentence: str
+    backup_file: Path, ask: Ask, elsewhere: str, change: Callable[..., None], code: int, sentence: str
 ) -> None:
-    _changed(backup, change)
-    assert sentence in ask("database", "restore", str(backup), code=code)["error"]
+    _changed(backup_file, change)
+    assert sentence in ask("database", "restore", str(backup_file), code=code)["error"]
     with psycopg.connect(elsewhere) as connection:
         tables = [row[0] for row in connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
         counts = [connection.execute("SELECT count(*) FROM messages").fetchone()] if "messages" in tables else []
@@ -170,8 +184,8 @@ def test_damaged_backup_is_refused_whole(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.999])
-def test_file_that_was_cut_is_refused(backup: Path, share: float) -> None:
-    content = backup.read_bytes().rstrip(b"\0")
+def test_file_that_was_cut_is_refused(backup_file: Path, share: float) -> None:
+    content = backup_file.read_bytes().rstrip(b"\0")
     with pytest.raises(BackupDamaged):
         for _ in BackupReader(io.BytesIO(content[: int(len(content) * share)]), "cut").parts():
             pass
