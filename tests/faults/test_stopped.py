@@ -50,7 +50,6 @@ COMMANDS = {
     "export": ("export", "--format", "csv"),
     "erase": ("erase", "--user-id", PEOPLE[0], "--yes"),
     "hold": ("hold", "681869378@chat.agent"),
-    "lift": ("lift", "681869378@chat.agent"),
     "gaps": ("gaps",),
 }
 
