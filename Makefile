@@ -8,6 +8,7 @@
 # make audit    known vulnerabilities of the pinned dependencies, where the package index can tell them
 # make package-test   installs it into a small Debian of its own, and sees that it does what it should (as root)
 # make browser-test   the page in a real browser: Debian's chromium and chromium-driver
+# make oidc-test   signing in, with a real OpenID provider on loopback (npm)
 # make faults   the fault table at full size (hours); ROW='4 5' plays these rows alone, SCALE=0.3 so much of each
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ PYTEST ?= $(BIN)/python -m pytest
 # Much of a test is waiting: more of them than cores run at once. WORKERS=0 runs one after the other.
 WORKERS ?= 4
 
-.PHONY: demo options run test check lint audit bench browser-test faults deb package-test clean
+.PHONY: demo options run test check lint audit bench browser-test oidc-test faults deb package-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python docs/demo.py
@@ -59,6 +60,10 @@ options: $(VENV)/.installed
 
 browser-test: $(VENV)/.installed-test
 	BROWSER_TEST=1 $(PYTEST) -n0 tests/web
+
+oidc-test: $(VENV)/.installed-test
+	cd tests/web/oidc && npm install --no-audit --no-fund --silent
+	OIDC_TEST=1 $(PYTEST) -n0 tests/web/test_oidc.py
 
 faults: $(VENV)/.installed-test
 	$(BIN)/python -m tests.faults $(if $(SCALE),--scale $(SCALE)) $(ROW)

@@ -257,6 +257,26 @@ class Web(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = False
 
 
+class Oidc(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Signing in to the page by OpenID Connect."""
+
+    issuer: Annotated[
+        str, _option("The issuer's URL, exactly as it names itself; empty: nobody signs in this way.")
+    ] = ""
+    client_id: Annotated[str, _option("The page's name at the issuer.")] = ""
+    client_secret_file: Annotated[
+        str, _option("File of the page's secret at the issuer; empty: a public client, by PKCE alone.")
+    ] = ""
+    claim: Annotated[str, _option("Claim of the ID token that is the VK Teams id.", min_length=1)] = "email"
+    require_verified: Annotated[bool, _option("Admit an email only if the issuer has verified it.")] = True
+    users_file: Annotated[
+        str, _option("TOML file whose table [users] has the VK Teams ids of those whose claim is another.")
+    ] = ""
+    admins: Annotated[
+        tuple[str, ...], _option("VK Teams ids of the signed-in people who also see the health of the archive.")
+    ] = ()
+
+
 class Log(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The log."""
 
@@ -283,6 +303,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     access: Access = Access()
     mcp: Mcp = Mcp()
     web: Web = Web()
+    oidc: Oidc = Oidc()
     log: Log = Log()
     source: str = ""
     instance: str = ""
@@ -376,7 +397,7 @@ NOT_OPTIONS = {"VKTEAMS_BOT_CONFIG", "VKTEAMS_DEBUG"}
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
     "api": Api, "daemon": Daemon, "storage": Storage, "database": Database,
-    "embedding": Embedding, "search": Search, "access": Access, "mcp": Mcp, "web": Web, "log": Log,
+    "embedding": Embedding, "search": Search, "access": Access, "mcp": Mcp, "web": Web, "oidc": Oidc, "log": Log,
 }  # fmt: skip
 
 

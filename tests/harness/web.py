@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import http.client
 import re
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,12 +57,12 @@ class Answer:
 class Page:
     """`vkteamsctl web serve` as a process of its own."""
 
-    def __init__(self, office: Office) -> None:
+    def __init__(self, office: Office, address: str = "127.0.0.1:0") -> None:
         self.office = office
         before = office.said.stat().st_size if office.said.exists() else 0
         with office.said.open("a", encoding="utf-8") as said:
             self.process = subprocess.Popen(
-                office.command("web", "serve", "--http", "127.0.0.1:0"), env=office.environ() | {"TZ": "UTC"},
+                office.command("web", "serve", "--http", address), env=office.environ() | {"TZ": "UTC"},
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
             )  # fmt: skip
         self.url = until(lambda: self._announced(before), 60, "the page's word where it is")
@@ -95,6 +96,13 @@ class Page:
         assert self.process.poll() is None, said
         found = re.search(r"the page is at (http://\S+)", said)
         return found[1] if found else ""
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def give_rosters(url: str) -> None:

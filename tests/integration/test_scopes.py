@@ -15,7 +15,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -368,7 +368,7 @@ PATHS = [
       for chat in (OPS, DEV, THREAD, LONE_THREAD, OLD_THREAD, ORPHAN, LEFT, PETR, VERA, "1@chat.agent")
       for place in ("", "?day=2026-01-01", "?before=m3", "?after=o1")),
     *(f"/m/{chat}/{msg_id}" for chat in (OPS, DEV, THREAD) for msg_id in ("m1", "m2", "m5", "t1", "h1", "o1", "none")),
-    "/health",
+    "/health", f"/today?since={(datetime.now(UTC) - timedelta(days=30)).isoformat(timespec='seconds')[:19]}",
 ]  # fmt: skip
 
 

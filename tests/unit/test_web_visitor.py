@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from starlette.requests import Request
 
 from vkteams_daemon.errors import ConfigError
-from vkteams_daemon.options import Web
+from vkteams_daemon.options import Oidc, Web
 from vkteams_daemon.web.session import Session, Sessions, new_session
 from vkteams_daemon.web.visitor import Admission, Visitor
 
@@ -16,7 +18,7 @@ OPEN = Web(open_on_loopback=True)
 
 def _visitor(options: Web, address: str, *headers: tuple[str, str]) -> Visitor | None:
     raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
-    return Admission(options).visitor(Request({"type": "http", "client": (address, 1), "headers": raw}))
+    return Admission(options).visitor(Request({"type": "http", "client": (address, 1), "headers": raw}), None)
 
 
 def _user(name: str = "p@corp.example") -> tuple[str, str]:
@@ -95,3 +97,20 @@ def test_a_form_belongs_to_one_session() -> None:
     assert not sessions.is_form_token(other, sessions.form_token(one))
     assert not sessions.is_form_token(one, "") and not sessions.is_form_token(one, "я")
     assert sessions.form_token(one) not in sessions.write(one)
+
+
+def test_a_session_counts_only_where_the_page_signs_people_in() -> None:
+    oidc = Oidc(issuer="https://sso.corp.example", client_id="page", admins=("boss@corp.example",))
+    until = int(time.time()) + 60
+    request = Request({"type": "http", "client": ("192.0.2.1", 1), "headers": []})
+
+    def visitor(session: Session | None, options: Oidc = oidc) -> Visitor | None:
+        return Admission(PROXY, options).visitor(request, session)
+
+    signed_in = visitor(Session("id", user="p@corp.example", until=until))
+    assert signed_in and signed_in.access.user == "p@corp.example" and not signed_in.administrator
+    boss = visitor(Session("id", user="boss@corp.example", until=until))
+    assert boss and boss.administrator and boss.access.restricted
+    assert visitor(Session("id", user="p@corp.example", until=1)) is None
+    assert visitor(Session("id", until=until)) is None and visitor(None) is None
+    assert visitor(Session("id", user="p@corp.example", until=until), Oidc()) is None

@@ -86,8 +86,8 @@ def test_the_health_is_for_administrators(page: Page) -> None:
 
 def test_a_page_without_a_way_to_sign_in_does_not_start(office: Office) -> None:
     assert office.failed("web", "serve", "--http", "127.0.0.1:0") == (
-        78, "vkteamsctl: nobody could sign in to the page. Set web.trusted_proxies, or web.open_on_loopback for a trial"
-        " (docs/web.md).\n",
+        78, "vkteamsctl: nobody could sign in to the page. Set oidc.issuer or web.trusted_proxies, or"
+        " web.open_on_loopback for a trial (docs/web.md).\n",
     )  # fmt: skip
     office.configure(web={"open_on_loopback": True})
     code, said = office.failed("web", "serve", "--http", "0.0.0.0:0")
@@ -319,6 +319,25 @@ def test_a_thread_leads_back_to_its_message(page: Page) -> None:
 @pytest.mark.parametrize("query", ["day=x", "day=9999-12-31", "before=none", "after=%00", "before=", "day=0001-01-01"])
 def test_a_place_that_does_not_exist_is_no_fault(page: Page, query: str) -> None:
     assert page.get(f"/c/{OPS}?{query}").status in (200, 404)
+
+
+# What is new
+
+
+def test_what_is_new_since_the_last_look(page: Page) -> None:
+    first = page.get("/today")
+    assert first.status == 303
+    since = parse_qs(urlsplit(first.headers["Location"]).query)["since"][0]
+    shown = page.get(first.headers["Location"])
+    assert shown.status == 200 and "New in your chats" in shown.words and "Эксплуатация" in shown.words
+    assert page.get(first.headers["Location"]).text.count("<li data-item>") == shown.text.count("<li data-item>") > 3
+    cookie = "; ".join(f"{name}={value}" for name, value in first.cookies.items())
+    second = page.get("/today", Cookie=cookie)
+    assert parse_qs(urlsplit(second.headers["Location"]).query)["since"][0] > since
+    assert "Nothing was said since then." in page.get(second.headers["Location"]).words
+    assert "Nothing was said since then." in page.get(first.headers["Location"], STRANGER).words
+    for wrong in ("x", "2001-01-01", "9999-01-01", "2026-01-01T00:00:00+99:00", ""):
+        assert page.get(f"/today?since={quote(wrong)}").status == 303
 
 
 # Hostile content

@@ -7,9 +7,10 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from importlib import resources
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import anyio
 import anyio.to_thread
@@ -26,11 +27,14 @@ from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.serving.audit import Audit, Call
 from vkteams_daemon.serving.listening import bracketed
 from vkteams_daemon.serving.retry import retry
-from vkteams_daemon.web import chat_page, language, search_page
+from vkteams_daemon.web import chat_page, language, search_page, today_page
+from vkteams_daemon.web.cookies import Cookies, local_path
 from vkteams_daemon.web.language import Language
 from vkteams_daemon.web.names import Names
+from vkteams_daemon.web.oidc import SignIn
 from vkteams_daemon.web.pages import Pages
 from vkteams_daemon.web.session import LANGUAGES, THEMES, Session, Sessions, new_session
+from vkteams_daemon.web.sign_in import SignInPages
 from vkteams_daemon.web.visitor import Admission, Visitor
 
 T = TypeVar("T")
@@ -38,7 +42,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _MAX_FORM = 4096  # bytes
-_SESSION_AGE = 365 * 24 * 3600  # seconds
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
@@ -62,15 +65,24 @@ class Application:
         sessions: reads and writes the cookies.
         audit: writes a line for every question.
         host: the name on which the page listens.
+        sign_in: signs people in by OpenID Connect, if that is configured.
     """
 
     def __init__(
-        self, config: Config, archive: Archive, admission: Admission, sessions: Sessions, audit: Audit, host: str
+        self,
+        config: Config,
+        archive: Archive,
+        admission: Admission,
+        sessions: Sessions,
+        audit: Audit,
+        host: str,
+        sign_in: SignIn | None = None,
     ) -> None:
         self._config = config
         self._archive = archive
         self._admission = admission
         self._sessions = sessions
+        self._cookies = Cookies(sessions, admission, secure=config.web.url.startswith("https:"))
         self._audit = audit
         self._static = {name: resources.files(__package__).joinpath("static", name).read_bytes() for name in _STATIC}
         version = hashlib.sha256(b"".join(self._static.values())).hexdigest()[:12]
@@ -83,10 +95,15 @@ class Application:
             Route("/", self._asked("search", self._search)),
             Route("/c/{chat:path}", self._asked("chat", self._chat)),
             Route("/m/{chat}/{message:path}", self._asked("message", self._message)),
+            Route("/today", self._today),
             Route("/health", self._asked("health", self._health)),
             Route("/settings", self._settings, methods=["POST"]),
+            Route("/sign-out", self._sign_out, methods=["POST"]),
             Route("/static/{name}", self._file),
         ]
+        if sign_in is not None:
+            pages = SignInPages(sign_in, self._cookies, admission, audit, self._not_signed_in)
+            routes += [Route("/sign-in", pages.begin), Route("/signed-in", pages.finish)]
         app = Starlette(routes=routes, exception_handlers={404: self._nothing_here, 405: self._nothing_here})
         self.asgi: ASGIApp = _Guard(app, {name.lower() for name in names})
 
@@ -97,7 +114,10 @@ class Application:
 
         async def endpoint(request: Request) -> Response:
             tongue, session = self._language(request)
-            visitor = self._admission.visitor(request)
+            visitor = self._admission.visitor(request, session)
+            if visitor is None and self._admission.by_oidc:
+                back = urlencode({"back": _here(request)})
+                return RedirectResponse(f"/sign-in?{back}", 303, headers={"cache-control": "no-store"})
             if visitor is None:
                 return self._page(
                     request, "message.html", tongue, session, None, 401,
@@ -180,6 +200,25 @@ class Application:
         chat, message = _id(request.path_params["chat"]), _id(request.path_params["message"])
         return "chat.html", {"page": chat_page.read_around(archive, chat, message, tongue)}
 
+    async def _today(self, request: Request) -> Response:
+        """What is new since the last look. The address says since when, so that a reload shows the same."""
+        now = datetime.now(UTC)
+        if today_page.parse_since(request.query_params.get("since"), now) is not None:
+            return await self._asked("today", self._news)(request)
+        session = self._cookies.session(request) or new_session()
+        since = today_page.since_last_look(session.looked, now).replace(microsecond=0)
+        answer = RedirectResponse(f"/today?since={since:%Y-%m-%dT%H:%M:%S}", 303, headers={"cache-control": "no-store"})
+        if self._admission.visitor(request, session) is not None:
+            self._cookies.give(answer, request, replace(session, looked=int(now.timestamp())))
+        return answer
+
+    def _news(
+        self, request: Request, archive: Archive, tongue: Language, _: Visitor
+    ) -> tuple[str, dict[str, Any]]:  # fmt: skip
+        now = datetime.now(UTC)
+        since = today_page.parse_since(request.query_params.get("since"), now) or now - today_page.FIRST_LOOK
+        return "today.html", {"since": since, "news": today_page.read(archive, since)}
+
     def _health(
         self, request: Request, archive: Archive, tongue: Language, visitor: Visitor
     ) -> tuple[str, dict[str, Any]]:
@@ -193,26 +232,46 @@ class Application:
 
     async def _settings(self, request: Request) -> Response:
         """Take over the language or the colours that a form of this page has chosen."""
-        session = self._sessions.read(request.cookies.get(self._cookie(request)))
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MAX_FORM:
-                return Response(status_code=413)
-        form = {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
-        if session is None or not self._sessions.is_form_token(session, form.get("token", "")):
-            return Response("This form is not of this page: go back, load the page again, and send it once more.",
-                            403, media_type="text/plain")  # fmt: skip
+        session, form = await self._form(request)
+        if session is None:
+            return _foreign_form()
         if form.get("language") in LANGUAGES:
             session = replace(session, language=form["language"])
         if "theme" in form:
             session = replace(session, theme=form["theme"] if form["theme"] in THEMES else None)
-        back = form.get("back", "/")
-        if not back.startswith("/") or back.startswith(("//", "/\\")) or any(ord(letter) < 33 for letter in back):
-            back = "/"
-        answer = RedirectResponse(back, 303)
-        self._give(answer, request, session)
+        answer = RedirectResponse(local_path(form.get("back", "/")), 303)
+        self._cookies.give(answer, request, session)
         return answer
+
+    async def _sign_out(self, request: Request) -> Response:
+        """Forget who has signed in."""
+        session, _ = await self._form(request)
+        if session is None:
+            return _foreign_form()
+        answer = self._not_signed_in(request, 200, "")
+        self._cookies.give(answer, request, replace(new_session(), language=session.language, theme=session.theme))
+        return answer
+
+    async def _form(self, request: Request) -> tuple[Session | None, dict[str, str]]:
+        """The session and the fields of a form of this page; no session if the form is of another page."""
+        session = self._cookies.session(request)
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MAX_FORM:
+                return None, {}
+        form = {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
+        if session is None or not self._sessions.is_form_token(session, form.get("token", "")):
+            return None, {}
+        return session, form
+
+    def _not_signed_in(self, request: Request, status: int, reason: str) -> Response:
+        tongue, session = self._language(request)
+        title = tongue.gettext("Nobody has signed you in") if reason else tongue.gettext("You have signed out")
+        return self._page(
+            request, "message.html", tongue, session, None, status, title=title, text=reason,
+            again="/sign-in" if self._admission.by_oidc else None,
+        )  # fmt: skip
 
     async def _file(self, request: Request) -> Response:
         name = request.path_params["name"]
@@ -224,13 +283,13 @@ class Application:
     async def _nothing_here(self, request: Request, _: Exception) -> Response:
         tongue, session = self._language(request)
         return self._page(
-            request, "message.html", tongue, session, self._admission.visitor(request), 404,
+            request, "message.html", tongue, session, self._admission.visitor(request, session), 404,
             title=tongue.gettext("Nothing is here for you to see"),
             text=tongue.gettext("There is no such page, or it is of a chat that you are not a member of."),
         )  # fmt: skip
 
     def _language(self, request: Request) -> tuple[Language, Session | None]:
-        session = self._sessions.read(request.cookies.get(self._cookie(request)))
+        session = self._cookies.session(request)
         code = session.language if session else None
         code = code if code in LANGUAGES else language.preferred(request.headers.get("accept-language", ""))
         return Language(
@@ -244,25 +303,24 @@ class Application:
         given = session or new_session()
         html = self._pages.render(
             template, tongue, theme=given.theme, token=self._sessions.form_token(given), visitor=visitor,
-            here=request.url.path + (f"?{request.url.query}" if request.url.query else ""), **shown,
+            here=_here(request), by_oidc=self._admission.by_oidc, **({"again": None} | shown),
         )  # fmt: skip
         answer = HTMLResponse(html, status, headers={"cache-control": "no-store", "vary": "Cookie, Accept-Language"})
         if session is None:
-            self._give(answer, request, given)
+            self._cookies.give(answer, request, given)
         return answer
 
-    def _give(self, answer: Response, request: Request, session: Session) -> None:
-        answer.set_cookie(
-            self._cookie(request), self._sessions.write(session), max_age=_SESSION_AGE, path="/",
-            secure=self._is_secure(request), httponly=True, samesite="lax",
-        )  # fmt: skip
 
-    def _cookie(self, request: Request) -> str:
-        # Over TLS the prefix keeps another host of the domain from setting it.
-        return "__Host-vkteams" if self._is_secure(request) else "vkteams"
+def _here(request: Request) -> str:
+    """The path and the query of a request."""
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
-    def _is_secure(self, request: Request) -> bool:
-        return self._config.web.url.startswith("https:") or self._admission.is_secure(request)
+
+def _foreign_form() -> Response:
+    return Response(
+        "This form is not of this page: go back, load the page again, and send it once more.", 403,
+        media_type="text/plain",
+    )  # fmt: skip
 
 
 def _id(text: str) -> str:

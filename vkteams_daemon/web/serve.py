@@ -13,29 +13,34 @@ from vkteams_daemon.serving.listening import LimitedServer, bracketed, listen
 from vkteams_daemon.serving.refusals import Refusals
 from vkteams_daemon.serving.standard_error import end_process
 from vkteams_daemon.web.application import Application
+from vkteams_daemon.web.oidc import SignIn
 from vkteams_daemon.web.session import Sessions, read_key
 from vkteams_daemon.web.visitor import Admission
 
 log = logging.getLogger(__name__)
 
-_OPEN = ("nobody would have to sign in", "Set web.trusted_proxies (docs/web.md), or listen on 127.0.0.1.")
+_OPEN = (
+    "nobody would have to sign in",
+    "Set oidc.issuer or web.trusted_proxies (docs/web.md), or listen on 127.0.0.1.",
+)
 
 
 def serve(config: Config, host: str, port: int) -> None:
     """Serve the page on this address. Does not return.
 
     Raises:
-        ConfigError: nobody could sign in, or an option is wrong.
+        ConfigError, PermissionRefused: nobody could sign in, or an option or a file of it is wrong.
         UsageError: there is no such host, or the page may listen on loopback alone.
         CannotCreate: the server cannot listen on the address.
     """
-    admission = Admission(config.web)
+    admission = Admission(config.web, config.oidc)
+    sign_in = SignIn(config.oidc, config.web.url) if admission.by_oidc else None
     listening = listen(host, port, refusal=_OPEN if admission.needs_loopback else None)
     audit = Audit(serving_log.start(config), "http", face="web")
     archive = Archive(config)
     sessions = Sessions(read_key(config.state_dir / "cookie.key"))
     refusals = Refusals(audit)
-    application = Application(config, archive, admission, sessions, audit, host)
+    application = Application(config, archive, admission, sessions, audit, host, sign_in)
     # The address of the connection decides who is believed, so no header may replace it.
     running = LimitedServer(application.asgi, refusals.count, lifespan=False, forwarded=False)
     running.take_signals()

@@ -1,4 +1,4 @@
-"""The session of a browser: a signed cookie that holds the chosen language and colours, and nothing of the archive."""
+"""The session of a browser: a signed cookie that holds the chosen language and colours, and who has signed in."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import json
 import logging
 import os
 import secrets
-from dataclasses import dataclass
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 log = logging.getLogger(__name__)
 
 _KEY_BYTES = 32
-_MAX_COOKIE = 1000  # characters
+_MAX_COOKIE = 3000  # characters
 LANGUAGES = ("ru", "en")
 THEMES = ("light", "dark")
 
@@ -28,11 +30,21 @@ class Session:
         id: a random text that ties forms to the browser.
         language: ru or en; None means the browser's own.
         theme: light or dark; None means the browser's own.
+        user: the VK Teams id of the person who has signed in; None if nobody has.
+        until: when the sign-in ends, in seconds since 1970.
+        looked: when the page of what is new was looked at last, in seconds since 1970.
     """
 
     id: str
     language: str | None = None
     theme: str | None = None
+    user: str | None = None
+    until: int = 0
+    looked: int = 0
+
+    def signed_in(self) -> str | None:
+        """Who has signed in, as long as that lasts."""
+        return self.user if self.user and time.time() < self.until else None
 
 
 class Sessions:
@@ -47,19 +59,27 @@ class Sessions:
 
     def read(self, cookie: str | None) -> Session | None:
         """The session of a cookie; None if this server has not signed it."""
-        if not cookie or len(cookie) > _MAX_COOKIE or not cookie.isascii():
-            return None
-        text, _, signature = cookie.rpartition(".")
-        if not hmac.compare_digest(signature, self._sign("session", text)):
-            return None
-        fields = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        return Session(fields["id"], fields.get("language"), fields.get("theme"))
+        fields = self.unseal("session", cookie)
+        return None if fields is None else Session(**fields)
 
     def write(self, session: Session) -> str:
         """The cookie of a session."""
-        fields = {"id": session.id, "language": session.language, "theme": session.theme}
+        return self.seal("session", asdict(session))
+
+    def seal(self, purpose: str, fields: dict[str, Any]) -> str:
+        """A signed cookie with these fields."""
         text = base64.urlsafe_b64encode(json.dumps(fields).encode()).decode().rstrip("=")
-        return f"{text}.{self._sign('session', text)}"
+        return f"{text}.{self._sign(purpose, text)}"
+
+    def unseal(self, purpose: str, cookie: str | None) -> dict[str, Any] | None:
+        """The fields of a cookie of this purpose; None if this server has not signed it."""
+        if not cookie or len(cookie) > _MAX_COOKIE or not cookie.isascii():
+            return None
+        text, _, signature = cookie.rpartition(".")
+        if not hmac.compare_digest(signature, self._sign(purpose, text)):
+            return None
+        fields: dict[str, Any] = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+        return fields
 
     def form_token(self, session: Session) -> str:
         """What a form of this session has to send, so that no other page can send it."""

@@ -11,7 +11,7 @@ from vkteams_daemon.ctl.output import Answer
 from vkteams_daemon.errors import ConfigError
 
 _ADDRESS = ("127.0.0.1", 8088)
-_PACKAGES = ("starlette", "uvicorn", "h11", "jinja2", "babel", "anyio")
+_PACKAGES = ("starlette", "uvicorn", "h11", "jinja2", "babel", "anyio", "authlib", "joserfc")
 
 
 def register(noun: Noun) -> None:
@@ -28,7 +28,7 @@ def register(noun: Noun) -> None:
         metavar="HOST:PORT",
         type=argument_types.address,
         default=_ADDRESS,
-        help="where to listen (127.0.0.1:8088); an address that is not loopback needs web.trusted_proxies",
+        help="where to listen (127.0.0.1:8088); not on loopback alone if people sign in",
     )
 
 

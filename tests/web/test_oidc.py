@@ -1,0 +1,199 @@
+"""Signing in by OpenID Connect, with a real provider on loopback. `make oidc-test` brings it and runs these tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+
+import pytest
+import requests
+
+from tests.harness.mcp import Office
+from tests.harness.waiting import until
+from tests.harness.web import Page, free_port
+
+pytestmark = pytest.mark.skipif(os.environ.get("OIDC_TEST") != "1", reason="make oidc-test runs it")
+
+PROVIDER = Path(__file__).parent / "oidc"
+OPS = "681869378@chat.agent"
+
+
+class Issuer:
+    """The provider as a process of its own."""
+
+    def __init__(self, directory: Path, page_port: int) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.said = directory / "provider"
+        with self.said.open("w") as said:
+            self.process = subprocess.Popen(
+                [PROVIDER / "node_modules/.bin/node", PROVIDER / "provider.mjs", str(self.port),
+                 f"http://127.0.0.1:{page_port}/signed-in"],
+                stdout=said, stderr=said,
+            )  # fmt: skip
+        until(lambda: "the provider is at" in self.said.read_text(), 30, "the provider's word where it is")
+
+    def end(self) -> None:
+        """End the process."""
+        self.process.terminate()
+        self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def signed(page_url: str, tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[tuple[Page, Issuer]]:
+    """The page that this issuer signs people in to."""
+    directory = tmp_path_factory.mktemp("oidc")
+    port = free_port()
+    issuer = Issuer(directory, port)
+    office = Office(directory, page_url, models_dir)
+    (directory / "state").mkdir()
+    secret = directory / "secret"
+    secret.write_text("a secret of the page for tests\n")
+    secret.chmod(0o600)
+    users = directory / "users.toml"
+    users.write_text('[users]\n"boss@corp.example" = "s.zhukov@corp.example"\n')
+    users.chmod(0o600)
+    office.configure(
+        web={"url": f"http://127.0.0.1:{port}"},
+        oidc={"issuer": issuer.url, "client_id": "page", "client_secret_file": str(secret),
+              "users_file": str(users), "admins": ["s.zhukov@corp.example"]},
+    )  # fmt: skip
+    page = Page(office, f"127.0.0.1:{port}")
+    yield page, issuer
+    page.end()
+    issuer.end()
+
+
+class Person:
+    """A browser without a face: it follows redirects one by one and fills in the issuer's forms."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.session = requests.Session()
+        self.session.headers["Accept-Language"] = "en"
+
+    def get(self, path: str) -> requests.Response:
+        """A page, without following where it leads."""
+        return self.session.get(f"{self.page.url.rstrip('/')}{path}", allow_redirects=False, timeout=30)
+
+    def sign_in(self, name: str, path: str = "/?q=OPS-142") -> requests.Response:
+        """Open an address, sign in at the issuer, and return where that leads in the end."""
+        answer = self.come_back(name, path)
+        while answer.is_redirect:
+            answer = self._follow(answer)
+        return answer
+
+    def come_back(self, name: str, path: str = "/") -> requests.Response:
+        """Sign in at the issuer, up to its redirect to our page, which is not followed."""
+        answer = self.get(path)
+        while not answer.headers.get("location", "").partition("?")[0].endswith("/signed-in"):
+            if answer.is_redirect:
+                answer = self._follow(answer)
+                continue
+            action = re.search(r'<form[^>]* action="([^"]+)"', answer.text)
+            prompt = re.search(r'name="prompt" value="(\w+)"', answer.text)
+            assert action and prompt, answer.text[:2000]
+            form = {"prompt": prompt[1], "login": name, "password": "any"}
+            answer = self.session.post(action[1], form, allow_redirects=False, timeout=30)
+        return answer
+
+    def _follow(self, answer: requests.Response) -> requests.Response:
+        address = requests.compat.urljoin(answer.url, answer.headers["location"])  # type: ignore[attr-defined]
+        return self.session.get(address, allow_redirects=False, timeout=30)
+
+
+def test_a_person_signs_in_and_is_where_they_wanted_to_be(signed: tuple[Page, Issuer]) -> None:
+    page, _ = signed
+    person = Person(page)
+    answer = person.sign_in("P.Petrov")
+    assert answer.status_code == 200 and urlsplit(answer.url).query == "q=OPS-142"
+    assert "<mark>OPS-142</mark>" in answer.text and "p.petrov@corp.example" in answer.text
+    assert person.get(f"/c/{OPS}").status_code == 200
+    assert person.get("/health").status_code == 404
+    cookie = person.session.cookies.get("vkteams", domain="127.0.0.1")
+    assert cookie and "p.petrov" not in cookie, "it is not for reading"
+
+
+def test_somebody_who_is_in_no_chat_sees_none(signed: tuple[Page, Issuer]) -> None:
+    person = Person(signed[0])
+    assert person.sign_in("stranger", "/").status_code == 200
+    assert person.get(f"/c/{OPS}").status_code == 404
+
+
+def test_a_mapping_and_the_administrators(signed: tuple[Page, Issuer]) -> None:
+    person = Person(signed[0])
+    answer = person.sign_in("boss", "/health")
+    assert answer.status_code == 200 and "s.zhukov@corp.example" in answer.text
+
+
+def test_an_address_that_is_not_verified_is_refused(signed: tuple[Page, Issuer]) -> None:
+    answer = Person(signed[0]).sign_in("unverified")
+    assert answer.status_code == 403 and "has not verified this address" in answer.text
+
+
+def test_without_a_sign_in_every_page_leads_to_it(signed: tuple[Page, Issuer]) -> None:
+    person = Person(signed[0])
+    for path in ("/", f"/c/{OPS}", "/health"):
+        answer = person.get(path)
+        assert answer.status_code == 303 and answer.headers["location"].startswith("/sign-in?back=%2F")
+    answer = person.get("/sign-in?back=//evil.example")
+    asked = parse_qs(urlsplit(answer.headers["location"]).query)
+    assert asked["code_challenge_method"] == ["S256"] and asked["response_type"] == ["code"]
+    assert {"state", "nonce", "code_challenge"} <= set(asked)
+
+
+def test_an_answer_that_was_not_asked_for_signs_nobody_in(signed: tuple[Page, Issuer]) -> None:
+    page, _ = signed
+    victim, thief = Person(page), Person(page)
+    back = thief.come_back("p.petrov").headers["location"]
+    code = urlsplit(back)
+    # The code of another browser, with and without a sign-in of one's own; a state of one's own with another's code.
+    victim.get("/sign-in")
+    tampered = urlencode({**{name: values[0] for name, values in parse_qs(code.query).items()}, "state": "x"})
+    iss = urlencode(
+        {**{name: values[0] for name, values in parse_qs(code.query).items()}, "iss": "https://evil.example"}
+    )
+    for person, query in ((victim, code.query), (Person(page), code.query), (thief, tampered), (thief, iss)):
+        answer = person.get(f"/signed-in?{query}")
+        assert answer.status_code == 403, answer.text
+        assert person.get("/").status_code == 303
+    assert thief.get(f"/signed-in?{code.query}").status_code == 303, "the browser that began it"
+    again = Person(page)
+    again.session.cookies.update(thief.session.cookies)
+    assert again.get(f"/signed-in?{code.query}").status_code == 403, "a code counts once"
+
+
+def test_a_forged_cookie_signs_nobody_in(signed: tuple[Page, Issuer]) -> None:
+    import base64
+
+    person = Person(signed[0])
+    fields = {"id": "x", "language": None, "theme": None, "user": "p.petrov@corp.example", "until": 10**12}
+    text = base64.urlsafe_b64encode(json.dumps(fields).encode()).decode().rstrip("=")
+    person.session.cookies.set("vkteams", f"{text}.{'0' * 64}")
+    assert person.get("/").status_code == 303
+
+
+def test_one_signs_out_by_a_form_of_the_page_alone(signed: tuple[Page, Issuer]) -> None:
+    person = Person(signed[0])
+    home = person.sign_in("p.petrov", "/")
+    address = urlunsplit(urlsplit(home.url)._replace(path="/sign-out", query=""))
+    assert person.session.post(address, {"token": "x"}, timeout=30).status_code == 403
+    assert person.get("/").status_code == 200
+    token = re.search(r'name="token" value="(\w+)"', home.text)
+    assert token
+    answer = person.session.post(address, {"token": token[1]}, timeout=30)
+    assert answer.status_code == 200 and "You have signed out" in answer.text
+    assert person.get("/").status_code == 303
+
+
+def test_who_signs_in_is_audited_and_no_secret_is_told(signed: tuple[Page, Issuer]) -> None:
+    page, _ = signed
+    Person(page).sign_in("p.petrov")
+    said = page.office.said.read_text()
+    assert '"who": "p.petrov@corp.example", "client": null, "call": "sign-in"' in said
+    assert "a secret of the page" not in said and "code=" not in said

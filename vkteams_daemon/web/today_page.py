@@ -1,0 +1,56 @@
+"""What happened in a visitor's chats since they last looked, chat by chat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.search.history.results import ChatSummary
+from vkteams_daemon.search.messages import ArchivedMessage
+
+FIRST_LOOK = timedelta(days=1)  # what somebody sees who has never looked
+_MOST = timedelta(days=31)
+_CHATS = 20
+_MESSAGES = 5  # of each chat
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What is new in a chat.
+
+    Attributes:
+        chat: with how much was said.
+        newest: the newest messages, oldest first.
+        left_out: how many earlier ones there are.
+    """
+
+    chat: ChatSummary
+    newest: list[ArchivedMessage]
+    left_out: int
+
+
+def parse_since(text: str | None, now: datetime) -> datetime | None:
+    """The moment of an address; None if it is none of the last month."""
+    try:
+        moment = datetime.fromisoformat(text or "")
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment if now - _MOST <= moment <= now else None
+
+
+def since_last_look(looked: int, now: datetime) -> datetime:
+    """The moment from which a visitor has seen nothing; `looked` is in seconds since 1970, 0 for never."""
+    last = datetime.fromtimestamp(looked, UTC) if looked else now - FIRST_LOOK
+    return min(max(last, now - _MOST), now)
+
+
+def read(archive: Archive, since: datetime) -> list[News]:
+    """What is new since a moment (aware), the chat that spoke last first."""
+    chats = [chat for chat in archive.chats(since=since, limit=_CHATS) if chat.messages]
+    news = []
+    for chat in chats:
+        newest = archive.latest(chat_ids=[chat.chat_id], since=since, limit=_MESSAGES)
+        news.append(News(chat, newest, max(0, chat.messages - len(newest))))
+    return news
