@@ -118,6 +118,26 @@ def test_chat_that_was_never_asked_for_comes_first_and_none_before_its_time(talk
         assert rosters.next_due(connection, NOW + timedelta(minutes=1), None) == OPS
 
 
+def test_chat_that_somebody_joined_or_left_is_due_soon(talk: Talk) -> None:
+    talk.say("1", "text")
+    save(talk, NOW, ANNA)
+    day, minute = NOW - 24 * HOUR, NOW + timedelta(minutes=1)
+
+    def due() -> str | None:
+        with talk.connection() as connection:
+            return rosters.next_due(connection, day, None, changed_before=minute)
+
+    assert due() is None
+    _event(talk, VERA, joined_at=NOW + timedelta(seconds=5))
+    assert due() == OPS
+    save(talk, NOW + timedelta(seconds=30), ANNA, VERA)
+    assert due() is None
+    _event(talk, ANNA, left_at=NOW + timedelta(seconds=40))
+    assert due() == OPS
+    save(talk, minute, VERA)
+    assert due() is None, "it was read a moment ago"
+
+
 @pytest.fixture
 def client(simulator: Simulator) -> Iterator[BotClient]:
     client = BotClient(simulator.url, simulator.token)

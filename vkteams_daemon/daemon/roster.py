@@ -1,4 +1,4 @@
-"""Reads the roster of each chat: soon after the chat appears, and once a day. Polling never waits for it."""
+"""Reads the roster of each chat: soon after it appears or changes, and once a day. Polling never waits for it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from vkteams_daemon.store.database import Database
 log = logging.getLogger(__name__)
 
 AGE = timedelta(days=1)  # of a roster that is read again
+CHANGED_AGE = timedelta(minutes=1)  # of a roster that is read again because somebody has joined or left
 PACE = 1.0  # seconds between two requests; the API limits the rate, and events go first
 CHECK_INTERVAL = 10.0  # seconds between two checks whether a roster is due
 UNREADABLE = timedelta(hours=1)  # until a roster that could not be read is tried again
@@ -98,7 +99,7 @@ class RosterReader:
         """Read the roster that is due first; returns whether there was one."""
         now = self._clock()
         with self._database.connection() as connection:
-            chat_id = rosters.next_due(connection, now - AGE, self._chat_ids)
+            chat_id = rosters.next_due(connection, now - AGE, self._chat_ids, changed_before=now - CHANGED_AGE)
         if chat_id is None:
             return False
 

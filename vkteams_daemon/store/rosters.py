@@ -18,8 +18,10 @@ from vkteams_daemon.store.connections import Connection, translate_errors
 
 _DUE = (
     "SELECT c.chat_id FROM chats c LEFT JOIN rosters r USING (chat_id)"
-    " WHERE (r.chat_id IS NULL OR r.tried_at < %s) AND (%s::text[] IS NULL OR c.chat_id = ANY(%s) OR"
-    " c.parent_chat_id = ANY(%s)) ORDER BY r.tried_at NULLS FIRST, c.seen_at DESC LIMIT 1"
+    " WHERE (r.chat_id IS NULL OR r.tried_at < %(before)s OR (r.tried_at < %(changed_before)s AND EXISTS"
+    "  (SELECT FROM chat_members m WHERE m.chat_id = c.chat_id AND greatest(m.joined_at, m.left_at) > r.tried_at)))"
+    " AND (%(chats)s::text[] IS NULL OR c.chat_id = ANY(%(chats)s) OR c.parent_chat_id = ANY(%(chats)s))"
+    " ORDER BY r.tried_at NULLS FIRST, c.seen_at DESC LIMIT 1"
 )
 _SAVE_CHAT = (
     "INSERT INTO rosters (chat_id, type, title, about, tried_at, read_at, refused)"
@@ -74,16 +76,20 @@ class Roster:
     members: int
 
 
-def next_due(connection: Connection, before: datetime, chat_ids: list[str] | None) -> str | None:
+def next_due(
+    connection: Connection, before: datetime, chat_ids: list[str] | None, *, changed_before: datetime | None = None
+) -> str | None:
     """The chat whose roster was never asked for, or longest ago and before a moment; None if none is due.
 
     Args:
         connection: in autocommit mode.
         before: the moment.
         chat_ids: only these chats and their threads; None for every chat.
+        changed_before: the moment for a chat in which somebody has joined or left since; by default the same.
     """
+    parameters = {"before": before, "changed_before": changed_before or before, "chats": chat_ids}
     with translate_errors():
-        row = connection.execute(_DUE.encode(), (before, chat_ids, chat_ids, chat_ids), prepare=False).fetchone()
+        row = connection.execute(_DUE.encode(), parameters, prepare=False).fetchone()
     return row[0] if row else None
 
 
