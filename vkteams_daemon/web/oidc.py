@@ -201,7 +201,9 @@ class SignIn:
 
 def _get(url: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
     try:
-        with requests.get(url, headers=headers, timeout=_TIMEOUT, stream=True, allow_redirects=False) as answer:
+        with requests.get(
+            url, headers=headers, timeout=_TIMEOUT, stream=True, allow_redirects=False, auth=_as_it_is
+        ) as answer:
             answer.raise_for_status()
             body = answer.raw.read(_MAX_ANSWER + 1, decode_content=True)
             found = json.loads(body[: _MAX_ANSWER + 1])
@@ -210,6 +212,11 @@ def _get(url: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise SignInRefused("the issuer's answer cannot be read")
     return found
+
+
+def _as_it_is(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep the request's own authorisation: requests would put that of a netrc file in its place."""
+    return request
 
 
 def _is_safe(url: str) -> bool:
