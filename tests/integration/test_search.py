@@ -10,13 +10,14 @@ import pytest
 
 from tests.harness.mcp import embedded
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
+from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import catalogue
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.errors import ModelAbsent, NotFound, UsageError
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.results import MODES, Mode
+from vkteams_daemon.search.results import MODES, Mode, SearchResult
 
 BY_WORDS: tuple[Mode, ...] = ("text", "hybrid")
 
@@ -477,6 +478,23 @@ def test_cursor_belongs_to_its_question(archive: Archive, talk: Talk) -> None:
         archive.search("упал", mode="text", cursor=cursor)
     with pytest.raises(UsageError, match="another question"):
         archive.search("сервер", mode="text", chat_ids=[OPS], cursor=cursor)
+
+
+def test_cursor_stays_valid_when_the_reader_may_see_another_thread(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "сервер упал")
+    talk.say("2", "сервер упал", at=1)
+    reader = Access("x", frozenset({OPS}))
+
+    def page(cursor: str | None = None) -> SearchResult:
+        seen = archive.seen_by(reader)
+        return seen.search("сервер", mode="text", limit=1, chat_ids=seen.visible_chats, cursor=cursor)
+
+    first = page()
+    talk.say("3", "в треде", at=2, chat="693000001@chat.agent", below=(OPS, "1"))
+    assert archive.seen_by(reader).visible_chats == {OPS, "693000001@chat.agent"}
+    assert [hit.msg_id for hit in (*first.hits, *page(first.cursor).hits)] == ["2", "1"]
+    with pytest.raises(UsageError, match="another question"):
+        archive.seen_by(reader).search("сервер", mode="text", limit=1, chat_ids=[OPS], cursor=first.cursor)
 
 
 def test_cursor_stays_valid_when_since_moves_on(archive: Archive, talk: Talk) -> None:

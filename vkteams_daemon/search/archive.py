@@ -160,7 +160,7 @@ class Archive:
             raise UsageError("deleted messages have no vectors", hint="They are found by words: use the mode text.")
         question = Question(
             query, mode, scope, self._config.search.limit if limit is None else limit, context, recency, cursor,
-            newest_first,
+            newest_first, self._named(chat_ids),
         )  # fmt: skip
         question.page()  # refuses a wrong cursor before the model is loaded
         # Only here: the other questions need neither numpy nor what ranks messages.
@@ -417,6 +417,12 @@ class Archive:
     ) -> Scope:
         scope = Scope(chat_ids, user_id, since, until)
         return self._visible.narrow(scope) if self._visible else scope
+
+    def _named(self, chat_ids: Collection[str] | None) -> tuple[str, ...] | None:
+        """The chats that a question names; None if these are all that the reader may see."""
+        seen = self._visible.chat_ids if self._visible else None
+        everything = chat_ids is None or (seen is not None and seen.issubset(chat_ids))
+        return None if everything else tuple(sorted(chat_ids or ()))
 
     def _read_vocabulary(self, connection: Connection, scope: Scope) -> Vocabulary:
         """The archive's words, at most a minute old; for a confined question the words of its scope."""

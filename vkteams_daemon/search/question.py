@@ -26,14 +26,17 @@ class Question:
     recency: timedelta | None = None
     cursor: str | None = None
     newest_first: bool = False
+    chat_ids: tuple[str, ...] | None = None
+    """The chats that the question itself names; None is every chat that its reader may see."""
 
     @property
     def fingerprint(self) -> str:
         """A hash that is the same for every page of an answer, and differs for every other question.
 
-        It leaves out `since` and `until`: "2h ago" is another moment when the next page is asked for.
+        It leaves out `since` and `until`: "2h ago" is another moment when the next page is asked for. It leaves out
+        what the reader may see, too: a thread may appear between two pages.
         """
-        scope = replace(self.scope, since=None, until=None).parameters
+        scope = replace(self.scope, chat_ids=self.chat_ids, since=None, until=None, periods=()).parameters
         return cursors.fingerprint(self.query, self.mode, sorted(scope.items()), self.recency, self.newest_first)
 
     def page(self) -> Cursor | None:
