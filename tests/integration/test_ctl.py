@@ -23,6 +23,7 @@ from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.embedding import ROOM, Chat
 from tests.harness.postgres import PostgresServer
 from tests.harness.samples import ARRIVAL, GROUP, body, event, message
+from tests.harness.talk import DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.ctl.command_line import NOUNS
 from vkteams_daemon.embedding.model import Model
@@ -487,6 +488,21 @@ def test_health_tells_what_is_wrong_with_the_database_of_an_archive_that_runs(
     assert problem.startswith("database: other roles may create functions in schema public")
     postgres_server.execute(problem.split("`")[1], database=name)
     assert health()["database"] == "ok"
+
+
+def test_what_a_person_may_see(talk: Talk, ask: Callable[..., Any]) -> None:
+    talk.say("1", "before")
+    talk.say("2", "after", at=10)
+    talk.say("3", "elsewhere", chat=DEV)
+    talk.execute("INSERT INTO rosters (chat_id, tried_at, read_at) VALUES (%s, now(), now())", OPS)
+    talk.execute("INSERT INTO roster_members (chat_id, user_id, since, role) VALUES (%s, %s, %s, 'member')",
+                 OPS, PETR, moment(5))  # fmt: skip
+    data = ask("diagnostic", "access", PETR)
+    assert [(row["chat_id"], row["messages"], len(row["periods"])) for row in data["rows"]] == [(OPS, 1, 1)]
+    assert data["nobodys_chats"] == [{"chat_id": DEV, "reason": "its roster was never read"}]
+    assert ask("diagnostic", "access", VERA)["rows"] == []
+    table = ask("diagnostic", "access", PETR, mode="table")
+    assert "since " in table and f"nobody sees {DEV}: its roster was never read" in table
 
 
 def test_health_warns_of_a_full_disk(ask: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

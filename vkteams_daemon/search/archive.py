@@ -33,7 +33,7 @@ from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Hit, Mode, SearchResult
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder, QueryEncoderCache
 from vkteams_daemon.search.scope import Kind as HasKind
-from vkteams_daemon.search.scope import Scope, existing, with_threads
+from vkteams_daemon.search.scope import Period, Scope, existing, with_threads
 from vkteams_daemon.search.spelling.vocabulary import Vocabulary
 from vkteams_daemon.search.visibility import NobodysChat, Visible, nobodys_chats, visible
 from vkteams_daemon.store import connection_profiles
@@ -102,6 +102,10 @@ class Archive:
     def visible_chats(self) -> frozenset[str] | None:
         """The chats that the reader may see, threads included; None is every chat."""
         return self._visible.chat_ids if self._visible else None
+
+    def periods_of(self, chat_id: str) -> list[Period]:
+        """The periods of a chat that the reader may see; none if the reader may see all of it."""
+        return [period for period in (self._visible.periods if self._visible else ()) if period.chat_id == chat_id]
 
     def nobodys_chats(self) -> list[NobodysChat]:
         """The chats that no person sees through a roster, and why; for administrators."""

@@ -29,13 +29,20 @@ _HEALTHY_STATES = ("running", "standby", "starting")
 
 
 def register(noun: Noun) -> None:
-    """Add the verbs health, self and events."""
+    """Add the verbs health, access, self and events."""
     noun.verb(
         "health",
         "check API, database, vectors, daemon, model and disk: exit code 0, or 69 if one is not well",
         _health,
         "vkteamsctl diagnostic health --output json",
     )
+    access = noun.verb(
+        "access",
+        "the chats that a person may see, on the page or by a token; and those that nobody sees",
+        _access,
+        "vkteamsctl diagnostic access a.ivanova@corp.example",
+    )
+    access.add_argument("user", metavar="USER", help="the person's VK Teams id")
     noun.verb("self", "the bot of the token, as the Bot API describes it", _self, "vkteamsctl diagnostic self")
     events = noun.verb(
         "events",
@@ -183,6 +190,46 @@ def _disk(config: Config, problems: list[str]) -> list[dict[str, Any]]:
         if free < min(_MIN_FREE, total // 10):
             problems.append(f"disk: only {size(free)} are free for {directory}")
     return list(places.values())
+
+
+def _access(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.access import Access
+
+    with open_archive(config) as archive:
+        seen = archive.seen_by(Access(args.user, user=args.user))
+        chats = seen.chats()
+        rows: list[dict[str, Any]] = [
+            {"chat_id": chat.chat_id, "title": chat.title, "messages": chat.messages, "periods": [
+                {"since": period.start, "until": period.end} for period in seen.periods_of(chat.chat_id)
+            ]}
+            for chat in chats
+        ]  # fmt: skip
+        nobodys = archive.nobodys_chats()
+
+    def render(screen: Screen) -> None:
+        if not rows:
+            screen.line(f"{args.user} sees no message of any chat", "yellow")
+        else:
+            screen.table(
+                ("chat", "title", "messages", "sees"),
+                [(row["chat_id"], row["title"], row["messages"], _times(row["periods"])) for row in rows],
+                free=("title", "sees"),
+            )
+        for chat in nobodys:
+            screen.line(f"nobody sees {chat.chat_id}: {chat.reason}", "dim")
+
+    data = {"user_id": args.user, "rows": rows,
+            "nobodys_chats": [{"chat_id": chat.chat_id, "reason": chat.reason} for chat in nobodys]}  # fmt: skip
+    return Answer(data, render, ids=[chat.chat_id for chat in chats])
+
+
+def _times(periods: list[dict[str, Any]]) -> str:
+    """The periods in words."""
+    spans = []
+    for period in periods:
+        since = f"since {cell(period['since'])}" if period["since"] else "from the beginning"
+        spans.append(f"{since} until {cell(period['until'])}" if period["until"] else since)
+    return "; ".join(spans) or "everything"
 
 
 def _self(args: argparse.Namespace, config: Config) -> Answer:
