@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tests.harness.hostile import FRAGMENTS, Hostile, hostile_events
 from tests.harness.samples import ARRIVAL, MESSAGE, SAMPLES, body, event, message

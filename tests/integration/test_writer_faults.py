@@ -6,12 +6,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
 from tests.harness.batches import batch, deleted, edited, new, record_lookups
 from tests.harness.disk import small_disk

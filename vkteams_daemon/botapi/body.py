@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the stubs leave it out
 from typing import Any
+
+from msgspec import Struct
 
 from vkteams_daemon.errors import ApiProtocolError
 
@@ -25,7 +26,7 @@ _ESCAPE = re.compile(
     r"\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u([dD][89a-fA-F][0-9a-fA-F]{2}|0000)|\\.", re.DOTALL
 )
 _SCALAR = re.compile(r'\s*:\s*([1-9][0-9]{0,18}(?![0-9.eE+-])|"[\w.-]{1,200}")')
-_SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])|[\0\ud800-\udfff]")
+_SUSPECT_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 _UNSTORABLE = re.compile(r"[\0\ud800-\udfff]")
 
 
@@ -50,8 +51,7 @@ _strict = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
 _lenient = json.JSONDecoder(strict=False, parse_constant=_finite_or_none, parse_float=_finite_or_none)
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(Struct, frozen=True, gc=False):
     """One element of the `events` array.
 
     Attributes:
@@ -69,8 +69,7 @@ class Element:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(Struct, frozen=True, gc=False):
     """An answer: the elements of `events` (None where it has no such array) and the other fields (`ok`, …)."""
 
     fields: dict[str, Any]
@@ -83,8 +82,12 @@ def split(body: bytes) -> Body:
     Raises:
         ApiProtocolError: it is not one complete JSON object. No part of it may be used.
     """
-    # surrogateescape keeps bytes that are not UTF-8, so that `raw` can have the bytes as received.
-    text = body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
+    body = body.removeprefix(b"\xef\xbb\xbf")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        # This keeps bytes that are not UTF-8, so that `raw` can have the bytes as received.
+        text = body.decode("utf-8", "surrogateescape")
     fields: dict[str, Any] = {}
     elements: list[Element] | None = None
     try:
@@ -136,7 +139,7 @@ def _split_array(text: str, at: int, elements: list[Element]) -> int:
                 sliced = True
                 continue
             source = text[at:end]
-            storable = not _SUSPECT.search(source) and not _deep(source)
+            storable = not _suspect(source) and not _deep(source)
             elements.append(Element(value, source, payload) if storable else _element(source))
         at = _skip_space(text, end)
         if text[at] == ",":
@@ -175,7 +178,7 @@ def _element(source: str) -> Element:
     raw = source.encode("utf-8", "surrogateescape")
     if _deep(source):
         return Element(_envelope(source), "", None, raw, "it is nested too deeply")
-    clean = _UNSTORABLE.sub("\ufffd", _ESCAPE.sub(_replacement, source)) if _SUSPECT.search(source) else source
+    clean = _UNSTORABLE.sub("\ufffd", _ESCAPE.sub(_replacement, source)) if _suspect(source) else source
     try:
         value, payload, end = _value(clean, 0)
         if end == len(clean):
@@ -188,6 +191,13 @@ def _element(source: str) -> Element:
         return Element(value, repaired, payload, raw)
     except ValueError as error:
         return Element(_envelope(source), "", None, raw, f"it cannot be read as JSON: {str(error)[:200]}")
+
+
+def _suspect(source: str) -> bool:
+    """Whether the element may have characters that jsonb refuses, as they are or escaped."""
+    if "\\u" in source and _SUSPECT_ESCAPE.search(source):
+        return True
+    return "\0" in source if source.isascii() else _UNSTORABLE.search(source) is not None
 
 
 def _deep(source: str) -> bool:
@@ -243,6 +253,8 @@ def _extent(text: str, at: int) -> int:
 
 
 def _skip_space(text: str, at: int) -> int:
+    if at < len(text) and text[at] > " ":
+        return at
     match = _SPACE.match(text, at)
     return match.end() if match else at
 

@@ -7,9 +7,10 @@ upgrade it can be read again.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct
 
 from vkteams_daemon.botapi.body import Element, split
 from vkteams_daemon.botapi.facts import Facts, Unreadable, derive, subject_of
@@ -21,8 +22,7 @@ MAX_EVENT_ID = 2**63 - 1
 _ENVELOPE = {"eventId", "type", "payload"}
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True, gc=False):
     """One event as it is stored.
 
     Attributes:

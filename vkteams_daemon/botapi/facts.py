@@ -7,9 +7,10 @@ ignores values of a wrong type. An event is `Unreadable` only if it lacks a fiel
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+
+from msgspec import Struct
 
 from vkteams_daemon.botapi import message_parts
 from vkteams_daemon.botapi.message_parts import quoted_messages
@@ -22,8 +23,7 @@ class Unreadable(ValueError):
     """The event lacks a field without which it cannot be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chat:
+class Chat(Struct, frozen=True, gc=False):
     """A chat as this event shows it. None: the event does not say."""
 
     chat_id: str
@@ -33,8 +33,7 @@ class Chat:
     parent_msg_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(Struct, frozen=True, gc=False):
     """A user as this event shows them. None: the event does not say."""
 
     user_id: str
@@ -44,8 +43,7 @@ class User:
     is_bot: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True, gc=False):
     """The content of a message from `edited_at` on; None means from the beginning."""
 
     user_id: str | None
@@ -58,8 +56,7 @@ class Content:
     thread: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class MessageFact:
+class MessageFact(Struct, frozen=True, gc=False):
     """One thing that happened to one message.
 
     Attributes:
@@ -79,8 +76,7 @@ class MessageFact:
     quoted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(Struct, frozen=True, gc=False):
     """Someone joined a chat (`joined`) or left it. `at` is the event's arrival, since these events have no time."""
 
     chat_id: str
@@ -90,8 +86,7 @@ class Membership:
     by: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True, gc=False):
     """All facts of one event."""
 
     chat_id: str | None = None
@@ -127,7 +122,7 @@ def derive(kind: str | None, payload: dict[str, Any], received_at: datetime) -> 
     if kind in MESSAGE_EVENTS:
         if chat is None:
             raise Unreadable(f"{kind} without a chat")
-        message = _message(kind, payload, chat, received_at)
+        message = _message(kind, payload, chat, author, received_at)
     elif kind in ("newChatMembers", "leftChatMembers"):
         if chat is None:
             raise Unreadable(f"{kind} without a chat")
@@ -151,6 +146,9 @@ def derive(kind: str | None, payload: dict[str, Any], received_at: datetime) -> 
 MESSAGE_EVENTS = {"newMessage", "editedMessage", "deletedMessage", "pinnedMessage", "unpinnedMessage"}
 
 
+_WITH_CONTENT = {"newMessage", "editedMessage", "pinnedMessage"}
+
+
 def _carrier(kind: str | None, payload: dict[str, Any]) -> dict[str, Any]:
     """The object that has the chat. A callbackQuery has it in its message, itself perhaps wrapped as an event."""
     if kind != "callbackQuery" or "chat" in payload:
@@ -160,17 +158,17 @@ def _carrier(kind: str | None, payload: dict[str, Any]) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else payload
 
 
-def _message(kind: str, payload: dict[str, Any], chat: Chat, received_at: datetime) -> MessageFact:
+def _message(kind: str, payload: dict[str, Any], chat: Chat, author: User | None, received_at: datetime) -> MessageFact:
     msg_id = parse_id(payload.get("msgId"))
     if msg_id is None:
         raise Unreadable(f"{kind} without a msgId")
-    with_content = kind in ("newMessage", "editedMessage", "pinnedMessage") and _has_content(payload)
+    with_content = kind in _WITH_CONTENT and _has_content(payload)
     return MessageFact(
         chat_id=chat.chat_id,
         msg_id=msg_id,
         at=received_at,
         sent_at=parse_time(payload.get("timestamp")) or received_at,
-        content=_content(kind, payload, received_at) if with_content else None,
+        content=_content(kind, payload, author, received_at) if with_content else None,
         deleted=kind == "deletedMessage",
         pinned={"pinnedMessage": True, "unpinnedMessage": False}.get(kind),
         quoted=kind == "pinnedMessage",
@@ -182,8 +180,7 @@ def _has_content(payload: dict[str, Any]) -> bool:
     return bool(payload.get("text") or payload.get("parts") or "editedTimestamp" not in payload)
 
 
-def _content(kind: str, payload: dict[str, Any], received_at: datetime) -> Content:
-    author = _user(payload.get("from"))
+def _content(kind: str, payload: dict[str, Any], author: User | None, received_at: datetime) -> Content:
     edited_at = parse_time(payload.get("editedTimestamp"))
     parts = as_list(payload.get("parts")) or None
     topic = payload.get("parent_topic")
@@ -261,9 +258,11 @@ def _people(author: User | None, payload: dict[str, Any], carrier: dict[str, Any
 
 
 def _check_lengths(facts: Facts) -> None:
-    ids = [facts.chat_id, facts.user_id, *(user.user_id for user in facts.users)]
-    ids += [i for chat in facts.chats for i in (chat.parent_chat_id, chat.parent_msg_id)]
+    ids = [facts.chat_id, facts.user_id]
+    ids += [user.user_id for user in facts.users]
+    for chat in facts.chats:
+        ids += (chat.parent_chat_id, chat.parent_msg_id)
     if facts.message:
         ids.append(facts.message.msg_id)
-    if any(i is not None and len(i) > MAX_ID for i in ids):
+    if max(map(len, filter(None, ids)), default=0) > MAX_ID:
         raise Unreadable(f"an id is longer than {MAX_ID} characters")

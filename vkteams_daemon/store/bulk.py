@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from vkteams_daemon.store.connections import Connection
@@ -73,9 +74,10 @@ class ColumnSet:
 
 
 def _serialise(rows: Iterable[Sequence[Any]], places: list[int], json: Callable[[Any], str]) -> Iterator[Sequence[Any]]:
-    all_null = [None] * len(places)
+    all_null = (None,) * len(places)
+    values_of = itemgetter(*places) if len(places) > 1 else lambda row: (row[places[0]],)
     for row in rows:
-        if [row[place] for place in places] == all_null:
+        if values_of(row) == all_null:
             yield row
             continue
         values = list(row)

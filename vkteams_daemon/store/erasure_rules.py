@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from msgspec.structs import replace
 from psycopg.rows import class_row
 
 from vkteams_daemon.botapi import content_erasure

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import zip_longest
 from operator import attrgetter
 from typing import Any
+
+from msgspec import Struct, field
 
 from vkteams_daemon.botapi.facts import Content, MessageFact
 
@@ -27,8 +28,7 @@ COLUMNS = (
 _ROW = attrgetter(*COLUMNS)
 
 
-@dataclass(slots=True)
-class Version:
+class Version(Struct):
     """An earlier text of a message."""
 
     edited_at: datetime | None
@@ -37,8 +37,7 @@ class Version:
     parts: Any
 
 
-@dataclass(slots=True)
-class Message:
+class Message(Struct):
     """A row of `messages` while facts are added to it.
 
     Attributes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from vkteams_daemon.botapi.events import Event, hashed_id
 from vkteams_daemon.botapi.facts import Facts
