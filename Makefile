@@ -3,6 +3,7 @@
 # make check    ruff, mypy, documentation and tests: what must hold before a change is merged
 # make run      vkteamsd in the foreground for a real bot: VKTEAMS_BOT_API_URL and VKTEAMS_BOT_API_TOKEN
 # make bench    the figures of docs/benchmarks.md, as ratios within one run
+# make bench-scale N=1000000   storing, counting and searching by words in an archive of so many messages; it is kept for the next run
 # make options  the table of options again in etc/vkteamsd.toml and docs/configuration.md
 # make deb      the Debian package, in dist/
 # make audit    known vulnerabilities of the pinned dependencies, where the package index can tell them
@@ -20,7 +21,7 @@ PYTEST ?= $(BIN)/python -m pytest
 # Much of a test is waiting: more of them than cores run at once. WORKERS=0 runs one after the other.
 WORKERS ?= 4
 
-.PHONY: demo options run test check lint audit bench browser-test oidc-test faults deb package-test clean
+.PHONY: demo options run test check lint audit bench bench-scale browser-test oidc-test faults deb package-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python docs/demo.py
@@ -54,6 +55,10 @@ audit: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
+
+N ?= 1000000
+bench-scale: $(VENV)/.installed
+	$(BIN)/python -m bench.scale --events $(N) --results docs/benchmarks-scale-$(N).json
 
 options: $(VENV)/.installed
 	$(BIN)/python -m docs.options
