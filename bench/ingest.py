@@ -66,7 +66,8 @@ class Copy:
 def empty(database: Database) -> None:
     """Delete all rows, and leave the server nothing to do."""
     with database.connection() as connection:
-        connection.execute(f"TRUNCATE {', '.join(_TABLES)}, bots, message_versions, embeddings".encode())
+        more = "bots, message_versions, embeddings, chat_user_counts, chat_hour_counts"
+        connection.execute(f"TRUNCATE {', '.join(_TABLES)}, {more}".encode())
         connection.execute("CHECKPOINT")
 
 

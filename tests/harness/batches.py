@@ -12,6 +12,7 @@ import pytest
 
 from vkteams_daemon.botapi import events
 from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.store.backup import verification
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import projection
 
@@ -95,7 +96,9 @@ def _chat(chat_id: str) -> Json:
     return {"chatId": chat_id, "type": "group", "title": "Ops"}
 
 
-DERIVED = ("messages", "message_versions", "chats", "users", "chat_members")
+DERIVED = (
+    "messages", "message_versions", "chats", "users", "chat_members", "chat_user_counts", "chat_hour_counts"
+)  # fmt: skip
 
 
 def rows(url: str, table: str, columns: str = "*") -> list[tuple[Any, ...]]:
@@ -108,6 +111,12 @@ def rows(url: str, table: str, columns: str = "*") -> list[tuple[Any, ...]]:
 def derived_rows(url: str) -> dict[str, list[tuple[Any, ...]]]:
     """Everything that is derived from events."""
     return {table: rows(url, table) for table in DERIVED}
+
+
+def wrong_counts(connection: psycopg.Connection[Any]) -> list[str]:
+    """The tables of counts that do not agree with `messages`."""
+    checks = verification.verify(connection)
+    return [check.name for check in checks if check.name.startswith("counts") and check.wrong]
 
 
 def chunks(items: list[Any], sizes: Iterator[int]) -> Iterator[list[Any]]:

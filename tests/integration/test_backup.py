@@ -227,17 +227,25 @@ def test_missing_pg_dump_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "harm"),
     [
+        ("counts of events", "UPDATE bots SET events = events - 1"),
         ("cursors", "UPDATE events SET generation = 7 WHERE event_id = 2"),
         ("cursors", "DELETE FROM bots"),
-        ("messages", "DELETE FROM messages WHERE msg_id = '1'"),
+        (
+            "messages",
+            "DELETE FROM messages WHERE msg_id = '1';"
+            " UPDATE chat_user_counts SET messages = messages - 1 WHERE user_id LIKE 'a.%';"
+            " UPDATE chat_hour_counts SET messages = messages - 1",
+        ),
         ("chats", "DELETE FROM chats"),
+        ("counts of people", "UPDATE chat_user_counts SET edited = edited + 1"),
+        ("counts of hours", "DELETE FROM chat_hour_counts"),
         ("missing vectors", "DELETE FROM embeddings WHERE msg_id = '1'"),
         ("old vectors", "UPDATE embeddings SET embedded_at = '2020-01-01' WHERE msg_id = '2'"),
         ("vectors without text", "UPDATE messages SET text = NULL WHERE msg_id = '2'"),
     ],
 )
 def test_verification_finds(messages: Talk, ask: Ask, name: str, harm: str) -> None:
-    assert [row["wrong"] for row in ask("database", "verify")["rows"]] == [0] * 6
+    assert [row["wrong"] for row in ask("database", "verify")["rows"]] == [0] * 9
     messages.execute(harm)
     answer = ask("database", "verify", code=65)
     assert [row["name"] for row in answer["data"]["rows"] if row["wrong"]] == [name]
@@ -249,7 +257,7 @@ def test_backup_is_verified_in_a_server_of_its_own(
 ) -> None:
     monkeypatch.setenv("VKTEAMS_DAEMON_USER", SERVER_USER)
     data = ask("database", "verify", str(backup))
-    assert [row["wrong"] for row in data["rows"]] == [0] * 6
+    assert [row["wrong"] for row in data["rows"]] == [0] * 9
     assert data["age"].endswith("seconds")
     assert datetime.now(UTC) - datetime.fromisoformat(data["created_at"]) < timedelta(minutes=5)
     messages.execute("DELETE FROM messages WHERE msg_id = '1'")

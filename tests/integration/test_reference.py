@@ -13,18 +13,22 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from tests.harness.batches import wrong_counts
 from tests.harness.reference import Json, ReferenceArchive, wire
 from tests.harness.scale import FULL, scaled
 from vkteams_daemon.botapi import events as api
 from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.ingest import insertion
 from vkteams_daemon.store.ingest.writer import Writer
-from vkteams_daemon.store.rebuild import replay
+from vkteams_daemon.store.rebuild import erasure, replay
 
 BOTS = ("1000000001", "1000000002")
 SENT = 1_764_000_000
 START = datetime(2026, 1, 1, tzinfo=UTC)
-TABLES = ("embedding_queue", "message_versions", "messages", "events", "chats", "users", "chat_members", "bots")
+TABLES = (
+    "embedding_queue", "message_versions", "messages", "events", "chats", "users", "chat_members", "bots",
+    "chat_user_counts", "chat_hour_counts",
+)  # fmt: skip
 
 # Events. What is known of one message, chat or person agrees in all of them, as far as an event says it.
 
@@ -298,8 +302,15 @@ def _tell(url: str, story: Story) -> None:
                     archive.answer(step.bot, step.items, at)
                     expected.answer(step.bot, step.items, at)
             _compare(archive.tables(), expected)
+            assert wrong_counts(archive.connection) == []
             archive.replay()
             _compare(archive.tables(), expected)
+            assert wrong_counts(archive.connection) == []
+            # A retention that reaches half of the messages, and the events that tell of them again.
+            erasure.erase(archive.connection, START + timedelta(seconds=len(story.steps) / 2))
+            assert wrong_counts(archive.connection) == []
+            archive.replay()
+            assert wrong_counts(archive.connection) == []
         finally:
             archive.close()
 

@@ -56,7 +56,7 @@ INSIDE = {
         "rebuild": _STORE | {"schema", "erasure_rules", "derive", "ingest", "words"},
         "admin": _STORE | {"schema", "embedding_models", "erasure_rules", "derive", "ingest", "rebuild", "words"},
         "bundled": {"connections", "database_url"},
-        "backup": _STORE | {"schema", "gaps", "bundled"},
+        "backup": _STORE | {"schema", "gaps", "bundled", "derive"},
     },
     "embedding": {
         "manifest": set(),

@@ -102,6 +102,11 @@ class Scope:
         return any(each is not None for each in filters) or bool(self.has) or self.edited or self.deleted
 
     @property
+    def chats_alone(self) -> bool:
+        """Whether no filter but `chat_ids` is set: the kept counts of chats answer the question."""
+        return self == Scope(self.chat_ids, confined=self.confined)
+
+    @property
     def condition(self) -> str:
         """The condition on `messages AS m`; its parameters are `parameters`."""
         return " AND ".join([f"m.deleted_at IS {'NOT ' if self.deleted else ''}NULL", *self._filters])

@@ -72,6 +72,19 @@ def users(connection: Connection, scope: Scope, limit: int | None = None, *, sil
 
 def _counts(scope: Scope, by: str, other: str) -> str:
     """A query that counts messages by one column, and for each of its values the distinct values of the other one."""
+    if scope.chats_alone:
+        # The counts are kept, and an index has the first and the last message of a chat and of a person.
+        theirs = "" if by == "chat_id" or scope.chat_ids is None else " AND m.chat_id = ANY(%(chat_ids)s)"
+        edge = (
+            f"(SELECT pg_catalog.{{}}(sent_at) FROM messages m WHERE m.{by} = c.{by} AND m.deleted_at IS NULL{theirs})"
+        )
+        chats = "" if scope.chat_ids is None else " AND chat_id = ANY(%(chat_ids)s)"
+        return (
+            f"SELECT {by}, messages, others, {edge.format('min')} AS first, {edge.format('max')} AS last FROM"
+            f" (SELECT {by}, pg_catalog.sum(messages - deleted)::bigint AS messages,"
+            f"  count(*) FILTER (WHERE {other} <> '') AS others"
+            f"  FROM chat_user_counts WHERE messages > deleted{chats} GROUP BY {by}) AS c WHERE {by} <> ''"
+        )
     # Grouped twice: count(DISTINCT …) would sort everything.
     return (
         f"SELECT {by}, pg_catalog.sum(n)::bigint AS messages, pg_catalog.count({other}) AS others,"

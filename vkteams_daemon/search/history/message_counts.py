@@ -79,6 +79,7 @@ class MessageCounts:
     messages: int = 0
     edited: int = 0
     deleted: int = 0
+    versions: int = 0
     chats: int = 0
     users: int = 0
     first_at: datetime | None = None
@@ -89,38 +90,73 @@ class MessageCounts:
 
 
 def message_counts(connection: Connection, part: CountedPart) -> MessageCounts:
-    """Count the messages of this part, reading each of them once."""
-    rows = connection.execute(
-        f"WITH c AS MATERIALIZED (SELECT grouping(chat_id, user_id, {_DAY}) AS g, chat_id, user_id, {_DAY} AS day,"
-        "  count(*) AS n, pg_catalog.count(edited_at) AS edited, pg_catalog.count(deleted_at) AS deleted,"
-        " pg_catalog.min(sent_at) AS first,"
-        f"  pg_catalog.max(sent_at) AS last FROM messages {part.where('sent_at')}"
-        f"  GROUP BY GROUPING SETS ((), (chat_id), (user_id), ({_DAY})))"
-        " SELECT g, NULL::text, n, edited, deleted, first, last, NULL::date,"
-        f"  (SELECT count(*) FROM c WHERE g = {_CHAT}),"
-        f"  (SELECT count(*) FROM c WHERE g = {_USER} AND user_id IS NOT NULL)"
-        f"  FROM c WHERE g = {_ALL}"
-        f" UNION ALL (SELECT g, chat_id, n, edited, deleted, first, last, NULL, 0, 0 FROM c WHERE g = {_CHAT}"
-        f"  ORDER BY n DESC, chat_id LIMIT {_TOP})"
-        " UNION ALL (SELECT g, user_id, n, edited, deleted, first, last, NULL, 0, 0 FROM c"
-        f"  WHERE g = {_USER} AND user_id IS NOT NULL ORDER BY n DESC, user_id LIMIT {_TOP})"
-        f" UNION ALL (SELECT g, NULL, n, edited, deleted, first, last, day, 0, 0 FROM c WHERE g = {_DATE}"
-        f"  ORDER BY day DESC LIMIT {_DAYS})".encode(),
-        part.values,
-        prepare=False,
-    ).fetchall()
+    """Count the messages of this part."""
+    counted = _kept(part) if part.scope.chats_alone else _counted(part)
+    rows = connection.execute(counted.encode(), part.values, prepare=False).fetchall()
     groups: dict[int, list[tuple[Any, ...]]] = {_ALL: [], _CHAT: [], _USER: [], _DATE: []}
     for group, *row in rows:
         groups[group].append(tuple(row))
     titles = chat_titles(connection, [row[0] for row in groups[_CHAT]], part.scope)
     authors = names(connection, [row[0] for row in groups[_USER]], part.scope)
-    _, messages, edited, deleted, first, last, _, chats, users = groups[_ALL][0]
+    _, messages, edited, deleted, first, last, _, chats, users, versions = groups[_ALL][0]
     return MessageCounts(
-        messages, edited, deleted, chats, users, first, last,
+        messages, edited, deleted, versions, chats, users, first, last,
         by_chat=[ChatStatistics(c, titles.get(c), n, e, d, last) for c, n, e, d, _, last, *_ in groups[_CHAT]],
         by_user=[UserStatistics(u, authors.get(u), n, e, d, last) for u, n, e, d, _, last, *_ in groups[_USER]],
         by_day=[DayStatistics(day, n, e, d) for _, n, e, d, _, _, day, *_ in reversed(groups[_DATE])],
     )  # fmt: skip
+
+
+def _counted(part: CountedPart) -> str:
+    """The query that reads each message of this part once."""
+    return (
+        f"WITH c AS MATERIALIZED (SELECT grouping(chat_id, user_id, {_DAY}) AS g, chat_id, user_id, {_DAY} AS day,"
+        "  count(*) AS n, pg_catalog.count(edited_at) AS edited, pg_catalog.count(deleted_at) AS deleted,"
+        "  pg_catalog.sum(greatest(version - 1, 0))::bigint AS versions,"
+        " pg_catalog.min(sent_at) AS first,"
+        f"  pg_catalog.max(sent_at) AS last FROM messages {part.where('sent_at')}"
+        f"  GROUP BY GROUPING SETS ((), (chat_id), (user_id), ({_DAY})))"
+        " SELECT g, NULL::text, n, edited, deleted, first, last, NULL::date,"
+        f"  (SELECT count(*) FROM c WHERE g = {_CHAT}),"
+        f"  (SELECT count(*) FROM c WHERE g = {_USER} AND user_id IS NOT NULL), coalesce(versions, 0)"
+        f"  FROM c WHERE g = {_ALL}"
+        f" UNION ALL (SELECT g, chat_id, n, edited, deleted, first, last, NULL, 0, 0, 0 FROM c WHERE g = {_CHAT}"
+        f"  ORDER BY n DESC, chat_id LIMIT {_TOP})"
+        " UNION ALL (SELECT g, user_id, n, edited, deleted, first, last, NULL, 0, 0, 0 FROM c"
+        f"  WHERE g = {_USER} AND user_id IS NOT NULL ORDER BY n DESC, user_id LIMIT {_TOP})"
+        f" UNION ALL (SELECT g, NULL, n, edited, deleted, first, last, day, 0, 0, 0 FROM c WHERE g = {_DATE}"
+        f"  ORDER BY day DESC LIMIT {_DAYS})"
+    )
+
+
+def _kept(part: CountedPart) -> str:
+    """The query for the same rows from the kept counts, for a part that is whole chats; some lack first and last."""
+    chats = part.where("")
+    if part.scope.chat_ids is None:
+        first, last = (f"(SELECT pg_catalog.{edge}(sent_at) FROM messages)" for edge in ("min", "max"))
+    else:
+        first, last = (
+            f"(SELECT pg_catalog.{edge}((SELECT pg_catalog.{edge}(sent_at) FROM messages m"
+            " WHERE m.chat_id = b.chat_id)) FROM by_chat b)"
+            for edge in ("min", "max")
+        )
+    columns = ("messages", "edited", "deleted")
+    sums = ", ".join(f"pg_catalog.sum({column})::bigint AS {column}" for column in columns)
+    total = "coalesce(pg_catalog.sum({}), 0)::bigint"
+    newest = f"(SELECT pg_catalog.max(sent_at) FROM messages m {chats or 'WHERE true'} AND m.{{0}} = t.{{0}})"
+    return (
+        f"WITH c AS MATERIALIZED (SELECT * FROM chat_user_counts {chats}),"
+        f" by_chat AS (SELECT chat_id, {sums} FROM c GROUP BY chat_id),"
+        f" by_user AS (SELECT user_id, {sums} FROM c WHERE user_id <> '' GROUP BY user_id)"
+        f" SELECT {_ALL}, NULL::text, {', '.join(map(total.format, columns))}, {first}, {last}, NULL::date,"
+        f"  (SELECT count(*) FROM by_chat), (SELECT count(*) FROM by_user), {total.format('versions')} FROM c"
+        f" UNION ALL SELECT {_CHAT}, t.*, NULL, {newest.format('chat_id')}, NULL, 0, 0, 0"
+        f"  FROM (SELECT * FROM by_chat ORDER BY messages DESC, chat_id LIMIT {_TOP}) AS t"
+        f" UNION ALL SELECT {_USER}, t.*, NULL, {newest.format('user_id')}, NULL, 0, 0, 0"
+        f"  FROM (SELECT * FROM by_user ORDER BY messages DESC, user_id LIMIT {_TOP}) AS t"
+        f" UNION ALL (SELECT {_DATE}, NULL, {sums}, NULL, NULL, (hour AT TIME ZONE 'UTC')::date AS day, 0, 0, 0"
+        f"  FROM chat_hour_counts {chats} GROUP BY day ORDER BY day DESC LIMIT {_DAYS})"
+    )
 
 
 def lag(connection: Connection, part: CountedPart) -> Lag:

@@ -11,6 +11,8 @@ from vkteams_daemon.store.admin.maintenance import database_size, table_sizes
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.embedding_models import has_index
 
+_KEPT = "SELECT coalesce(pg_catalog.sum(events), 0)::bigint FROM bots"
+
 
 def statistics(connection: Connection, scope: Scope) -> Statistics:
     """Count the archive.
@@ -27,12 +29,11 @@ def statistics(connection: Connection, scope: Scope) -> Statistics:
     events, quarantined, last_event_at = _row(
         connection,
         # Three subqueries, so that each is answered from an index of its own.
-        f"SELECT (SELECT count(*) FROM events e {part.of_events()}),"
+        f"SELECT ({_KEPT if part.whole else f'SELECT count(*) FROM events e {part.of_events()}'}),"
         f" (SELECT count(*) FROM events e {part.where(quarantined_at, 'error IS NOT NULL')}),"
         f" (SELECT pg_catalog.max(received_at) FROM events e {part.of_events()})",
         part.values,
     )
-    (versions,) = _row(connection, f"SELECT count(*) FROM message_versions v {part.of_messages('v')}", part.values)
     queued, parked, oldest_queued_at = _row(
         connection,
         "SELECT count(*), count(*) FILTER (WHERE not_before = 'infinity'), pg_catalog.min(enqueued_at)"
@@ -46,7 +47,7 @@ def statistics(connection: Connection, scope: Scope) -> Statistics:
         messages=counts.messages,
         edited=counts.edited,
         deleted=counts.deleted,
-        versions=versions,
+        versions=counts.versions,
         chats=counts.chats,
         users=counts.users,
         first_message_at=counts.first_at,

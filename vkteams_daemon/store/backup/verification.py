@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vkteams_daemon.store.connections import Connection, translate_errors
+from vkteams_daemon.store.derive.kept_counts import COUNTED
 
 # Each check counts the rows that are wrong. One that reads a whole table reads it once, along its keys.
 _CHECKS: tuple[tuple[str, str, str], ...] = (
@@ -14,6 +15,12 @@ _CHECKS: tuple[tuple[str, str, str], ...] = (
         "SELECT count(*) FROM"
         " (SELECT bot_id, pg_catalog.max(generation) AS generation FROM events GROUP BY bot_id) AS e"
         " LEFT JOIN bots b USING (bot_id) WHERE b.bot_id IS NULL OR e.generation > b.generation",
+    ),
+    (
+        "counts of events",
+        "the counts of events agree with the events",
+        "SELECT count(*) FROM bots b LEFT JOIN (SELECT bot_id, count(*) AS events FROM events GROUP BY bot_id) AS e"
+        " USING (bot_id) WHERE b.events <> coalesce(e.events, 0)",
     ),
     (
         "messages",
@@ -27,6 +34,17 @@ _CHECKS: tuple[tuple[str, str, str], ...] = (
         "every message's chat is known",
         "SELECT count(*) FROM (SELECT DISTINCT chat_id FROM messages) AS m"
         " WHERE NOT EXISTS (SELECT FROM chats c WHERE c.chat_id = m.chat_id)",
+    ),
+    *(
+        (
+            f"counts of {what}",
+            f"the counts of {what} agree with the messages",
+            f"SELECT count(*) FROM {table} c FULL JOIN ({COUNTED[table]})"
+            f" AS m (chat_id, {key}, messages, edited, deleted, versions) USING (chat_id, {key})"
+            " WHERE (c.messages, c.edited, c.deleted, c.versions)"
+            " IS DISTINCT FROM (m.messages, m.edited, m.deleted, m.versions)",
+        )
+        for what, table, key in (("people", "chat_user_counts", "user_id"), ("hours", "chat_hour_counts", "hour"))
     ),
     (
         "missing vectors",

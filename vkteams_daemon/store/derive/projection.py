@@ -18,6 +18,7 @@ from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.botapi.facts import Content, MessageFact
 from vkteams_daemon.store.bulk import COPY_THRESHOLD, ColumnSet
 from vkteams_daemon.store.connections import Connection, SearchVector
+from vkteams_daemon.store.derive.kept_counts import CountChanges
 from vkteams_daemon.store.derive.message_fold import (
     BEGINNING,
     COLUMNS,
@@ -108,6 +109,7 @@ _ERASE_EVENTS_OF_ERASED = (
 )
 _DELETE_MESSAGES = (
     "DELETE FROM messages m USING {incoming} WHERE m.chat_id = incoming.chat_id AND m.msg_id = incoming.msg_id"
+    f" RETURNING {', '.join('m.' + c for c in COLUMNS)}"
 )
 _LOCK_MESSAGES = (
     "SELECT m.chat_id, m.msg_id FROM {incoming} JOIN messages m ON m.chat_id = incoming.chat_id"
@@ -321,7 +323,10 @@ def delete_messages(connection: Connection, keys: Sequence[Key]) -> int:
     if free:
         KEYS.execute(connection, _DELETE_FROM_QUEUE, free)
         KEYS.execute(connection, _ERASE_EVENTS, free)
-        KEYS.execute(connection, _DELETE_MESSAGES, free)
+        counts = CountChanges()
+        for row in KEYS.execute(connection, _DELETE_MESSAGES, free):
+            counts.add(row, -1)
+        counts.save(connection)
     return len(free)
 
 
@@ -351,10 +356,13 @@ def save_messages(
     deleted = [m.key for m in stored if m.deleted_at is not None]
     to_embed = [m.key for m in stored if m.to_embed]
     new_texts: list[Key] = []
+    counts = CountChanges()
 
     def rows() -> Iterator[tuple[Any, ...]]:
         for message in new:
-            yield (*message.row, terms.vector(message), searched.VERSION)
+            row = message.row
+            counts.add(row)
+            yield (*row, terms.vector(message), searched.VERSION)
             if message.earlier:
                 versions.extend(message.version_rows)
             if message.to_embed:
@@ -365,6 +373,9 @@ def save_messages(
     to_update = [m for m in stored if m.row != m.stored_row]
     for message in to_update:
         terms.add(message)
+        counts.add(message.row)
+        if message.stored_row is not None:
+            counts.add(message.stored_row, -1)
     terms.learn(connection)
     changed = [(*m.row, terms.vector(m), searched.VERSION) for m in to_update]
     # COPY refuses a stored key, but nobody else can add one now: other transactions wait for the locks of the chats.
@@ -374,6 +385,7 @@ def save_messages(
         changed += rows()
     if changed:
         MESSAGES.execute(connection, _UPSERT_MESSAGES, changed, json=_to_json)
+    counts.save(connection)
     if versions:
         VERSIONS.execute(connection, _UPSERT_VERSIONS, versions, json=_to_json)
     with_surplus = [m.key for m in stored if len(m.stored_versions) > len(m.earlier)]

@@ -126,5 +126,7 @@ class EventInserter:
         # A small batch goes in a pipeline, to save round trips. COPY is not possible in a pipeline.
         with contextlib.nullcontext() if copy else connection.pipeline():
             event_rows.insert(connection, self._bot_id, project_and_yield(), copy)
+            # The transaction has locked this row before anything else.
+            connection.execute("UPDATE bots SET events = events + %s WHERE bot_id = %s", (len(rows), self._bot_id))
             queued = projected.save(connection, copy=copy)
         return Inserted(quarantined, queued)

@@ -21,7 +21,7 @@ from vkteams_daemon.errors import ApiError
 from vkteams_daemon.store import erasure_rules, schema
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection, translate_errors
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import kept_counts, projection
 from vkteams_daemon.store.derive.message_fold import BEGINNING, Message, fold_all, new_message
 from vkteams_daemon.store.erasure_rules import ErasureRules
 from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
@@ -134,9 +134,19 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
                     lambda key: _rebuild_probe(connection, erase),
                 )
             progress(min(result.events, total // 2), total)
+        _recount(connection)
         people_replay.rebuild(connection, lambda count: progress(min(total // 2 + count, total), total), _PAGE)
         progress(total, total)
     return result
+
+
+def _recount(connection: Connection) -> None:
+    """Count the messages of every chat again, for counts that a hand has changed."""
+    for chat_id in kept_counts.chats_to_count(connection):
+        with connection.transaction():
+            schema.fence(connection)
+            projection.lock_chats(connection, [chat_id])
+            kept_counts.recount(connection, chat_id)
 
 
 def _read(raw: bytes, received_at: datetime) -> Event | None:

@@ -1,0 +1,107 @@
+"""Keeps the counts of messages, edits, deletions and earlier versions, by chat and person, and by chat and hour.
+
+Whoever writes or deletes messages passes the old and the new row of each to `CountChanges`, in the same transaction and
+under the locks of the chats. So the counts agree with `messages` whenever a transaction ends, and two bots in one chat
+do not wait for each other's counts but for the chat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from vkteams_daemon.store.bulk import ColumnSet
+from vkteams_daemon.store.connections import Connection
+
+_HOUR = 3600  # seconds
+_ONE_HOUR = timedelta(seconds=_HOUR)
+_CHANGES = ColumnSet((
+    ("chat_id", "text"), ("user_id", "text"), ("hour", "int8"), ("messages", "int8"), ("edited", "int8"),
+    ("deleted", "int8"), ("versions", "int8"),
+))  # fmt: skip
+_SUMS = "pg_catalog.sum(messages), pg_catalog.sum(edited), pg_catalog.sum(deleted), pg_catalog.sum(versions)"
+_ADD = (
+    "DO UPDATE SET messages = c.messages + excluded.messages, edited = c.edited + excluded.edited,"
+    " deleted = c.deleted + excluded.deleted, versions = c.versions + excluded.versions"
+)
+_SAVE = (
+    "WITH i AS MATERIALIZED (SELECT * FROM {incoming}),"
+    f" people AS (INSERT INTO chat_user_counts AS c SELECT chat_id, user_id, {_SUMS} FROM i GROUP BY chat_id, user_id"
+    f"  ORDER BY chat_id, user_id ON CONFLICT (chat_id, user_id) {_ADD})"
+    f" INSERT INTO chat_hour_counts AS c SELECT chat_id, pg_catalog.to_timestamp(hour * {_HOUR}), {_SUMS} FROM i"
+    f" GROUP BY chat_id, hour ORDER BY chat_id, hour ON CONFLICT (chat_id, hour) {_ADD}"
+)
+_TABLES = ("chat_user_counts", "chat_hour_counts")
+_COUNTS = (
+    "count(*), pg_catalog.count(edited_at), pg_catalog.count(deleted_at),"
+    " pg_catalog.sum(greatest(version - 1, 0)) FROM messages"
+)
+COUNTED = {
+    "chat_user_counts": f"SELECT chat_id, coalesce(user_id, '') AS user_id, {_COUNTS} GROUP BY 1, 2",
+    "chat_hour_counts": (
+        "SELECT chat_id, pg_catalog.to_timestamp("
+        f"pg_catalog.floor(extract(epoch FROM sent_at) / {_HOUR}::numeric) * {_HOUR}::numeric)"
+        f" AS hour, {_COUNTS} GROUP BY 1, 2"
+    ),
+}
+"""For each table the query that counts its rows in `messages`."""
+
+Key = tuple[str, str, int]  # chat_id, user_id, hours since 1970
+
+
+class CountChanges:
+    """Adds up how the counts change within a transaction."""
+
+    def __init__(self) -> None:
+        self._changes: dict[Key, list[int]] = {}
+        self._hour = 0
+        self._begin = self._end = datetime.fromtimestamp(0, UTC)
+
+    def add(self, row: Sequence[Any], number: int = 1) -> None:
+        """Count a row of `messages`, in the order of `message_fold.COLUMNS`; with -1 it is no longer counted."""
+        chat_id, _, user_id, sent_at, edited_at, deleted_at, _, version = row[:8]
+        if not self._begin <= sent_at < self._end:  # most messages of a batch were sent within one hour
+            self._hour = int(sent_at.timestamp() // _HOUR)
+            self._begin = datetime.fromtimestamp(self._hour * _HOUR, UTC)
+            self._end = self._begin + _ONE_HOUR
+        key = (chat_id, user_id or "", self._hour)
+        change = self._changes.get(key)
+        if change is None:
+            change = self._changes[key] = [0, 0, 0, 0]
+        change[0] += number
+        if edited_at is not None:
+            change[1] += number
+        if deleted_at is not None:
+            change[2] += number
+        if version > 1:
+            change[3] += number * (version - 1)
+
+    def save(self, connection: Connection) -> None:
+        """Change the stored counts, in a transaction that has locked the chats; in pipeline mode or not."""
+        rows = [(*key, *change) for key, change in self._changes.items() if any(change)]
+        if not rows:
+            return
+        _CHANGES.execute(connection, _SAVE, rows)
+        fewer = sorted({chat_id for (chat_id, _, _), (messages, *_) in self._changes.items() if messages < 0})
+        if fewer:
+            for table in _TABLES:
+                connection.execute(f"DELETE FROM {table} WHERE messages = 0 AND chat_id = ANY(%s)".encode(), (fewer,))
+
+
+def recount(connection: Connection, chat_id: str) -> None:
+    """Count the messages of a chat again, in a transaction that has locked it."""
+    for table, counted in COUNTED.items():
+        connection.execute(f"DELETE FROM {table} WHERE chat_id = %s".encode(), (chat_id,))
+        of_chat = counted.replace("FROM messages", "FROM messages WHERE chat_id = %s")
+        connection.execute(f"INSERT INTO {table} {of_chat}".encode(), (chat_id,))
+
+
+def chats_to_count(connection: Connection) -> list[str]:
+    """The chats that have messages or counts."""
+    rows = connection.execute(
+        "SELECT chat_id FROM chats UNION SELECT DISTINCT chat_id FROM messages"
+        " UNION SELECT DISTINCT chat_id FROM chat_hour_counts UNION SELECT DISTINCT chat_id FROM chat_user_counts"
+        " ORDER BY 1"
+    )
+    return [chat_id for (chat_id,) in rows]
