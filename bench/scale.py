@@ -26,12 +26,12 @@ from bench.archive import Meter, read_texts
 from bench.relevance import percentile
 from vkteams_daemon.botapi.events import Event, read
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon.process.daemon_process import relax_gc
 from vkteams_daemon.options import Daemon
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
+from vkteams_daemon.system import garbage
 from vkteams_daemon.system.user import choose_owner
 
 BOT = "1000000001"
@@ -191,7 +191,8 @@ def main() -> None:
         read_texts(options.texts, 10**9 if options.texts or os.environ.get("VKTEAMS_BENCH_DATA") else 5000)
     )
     figures: list[Figure] = []
-    relax_gc()
+    garbage.exempt_present()  # as in the daemon
+    garbage.collect_rarely()
 
     def show(more: Iterator[Figure]) -> None:
         for figure in more:
