@@ -101,6 +101,8 @@ _LENGTHS = {
     "week": timedelta(weeks=1),
 }
 _WEEKEND = frozenset(("выходные", "выходных", "weekend", "the weekend"))
+_ANY_NAME = frozenset().union(_MONTHS, _WEEKDAYS, _SEASONS, _DAYS, _PARTS_OF_DAY, _UNITS, _WEEKEND)
+_ANY_BEGINNING = ("недел", "месяц", "год", "week", "month", "year")
 _YEAR = r"(?P<year>[0-9]{4})(?: года| году| год| г\.?)?"
 _CLOCK = re.compile(
     r"(?:^|[ t])(?P<at>в |at )?(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-9]{2})(?::(?P<second>[0-9]{2}))?)?"
@@ -122,6 +124,11 @@ _NAMED = re.compile(
 )
 _SHORT = re.compile(r"([0-9]{1,6})\s*([smhdw])(?: ago)?")
 _SHORT_UNITS = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week"}
+
+
+def may_name_time(word: str) -> bool:
+    """Whether a word, folded and in lower case, can be the name in a time; every time has such a word or a digit."""
+    return word in _ANY_NAME or word.startswith(_ANY_BEGINNING)
 
 
 def read(text: str, now: datetime, zone: tzinfo = UTC) -> Span | None:

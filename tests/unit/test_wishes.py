@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from vkteams_daemon import times
+from vkteams_daemon import time_expressions, times
 from vkteams_daemon.search.retrieval.wishes import is_form, named_kinds, named_time
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -72,3 +72,11 @@ def test_kinds_of_files_are_named_in_words_of_both_languages() -> None:
         ("скинь ссылку", {"link"}), ("table of contents", set()), ("фонтан", set()),
     ):  # fmt: skip
         assert {kind for _, kind, _ in named_kinds(words.split())} == kinds, words
+
+
+def test_every_readable_time_has_a_word_that_is_looked_for() -> None:
+    for text in (
+        "за последние три дня", "a week ago", "last month", "в прошлом году", "с понедельника", "прошлым летом",
+        "на выходных", "between monday and friday", "24 ноября", "the day before yesterday", "на этой неделе",
+    ):  # fmt: skip
+        assert named_time(text.split(), NOW)[0] is not None or time_expressions.read(text, NOW) is None, text

@@ -55,7 +55,8 @@ Begin with search_hybrid; search_text for exact words and identifiers, search_se
 hit with get_message. Times are UTC. A list that goes on has a cursor: call again with it and the same arguments."""
 
 _SEARCHES: dict[Mode, str] = {
-    "hybrid": "Find messages by their words and by their meaning at once: the best way to begin.",
+    "hybrid": "Find messages by their words and by their meaning at once: the best way to begin. A person, a chat, a"
+    " kind of file or a time in the query ranks such messages higher and leaves none out.",
     "semantic": "Find messages that mean what the query means, in whatever words.",
     "text": "Find messages by their words, in any form; identifiers, paths and error codes are found whole.",
 }

@@ -21,6 +21,8 @@ from vkteams_daemon.search.spelling.correction import corrected, embedding_query
 from vkteams_daemon.search.spelling.vocabulary import ReadVocabulary
 from vkteams_daemon.store.connections import Connection
 
+_ASKED_OF_MEANING = 50  # hits by words whose cosines are read, where their vectors are not among the nearest
+
 _NO_VECTOR = "no message has a vector of a model that is installed here"
 _WORDS_ALONE = f"These were found by their words alone: {_NO_VECTOR}."
 _NO_WORD = "This query has no word that can be looked for"
@@ -115,7 +117,9 @@ def _hybrid(
         by_words = _united(by_words, bm25.any_word(connection, terms, wished, count))
     text = embedded.plain_text if query.is_corrected or query.without else question.query
     keys = [one.key for one in by_words]
-    nearest = by_meaning(connection, text, encoders, scope, count, EF_SEARCH_FUSED, wished=wished, others=keys)
+    nearest = by_meaning(
+        connection, text, encoders, scope, count, EF_SEARCH_FUSED, wished=wished, others=keys[:_ASKED_OF_MEANING]
+    )
     note = nearest.note
     if not encoders:
         note = _WORDS_ALONE if query.terms else f"{_NO_WORD}, and {_NO_VECTOR}."

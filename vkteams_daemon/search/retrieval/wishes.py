@@ -193,6 +193,8 @@ def named_kinds(words: Sequence[str]) -> tuple[FileKind, ...]:
 
 def named_time(words: Sequence[str], now: datetime) -> tuple[Span | None, list[str]]:
     """The first and longest time that the words name, and the words without it."""
+    if not any(time_expressions.may_name_time(word) or any(map(str.isdigit, word)) for word in words):
+        return None, list(words)
     for count in range(min(_MAX_WORDS_OF_TIME, len(words)), 0, -1):
         for begin in range(len(words) - count + 1):
             some = words[begin : begin + count]
