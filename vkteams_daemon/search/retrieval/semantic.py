@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,7 @@ _VECTOR_SCHEMA = (
     "SELECT pg_catalog.quote_ident(n.nspname::text) FROM pg_catalog.pg_extension e"
     " JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
 )
+_vector_schemas: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
 OVERFETCH = 20
 """Rows beyond the limit that are read at once, because several chunks may belong to one message."""
 
@@ -94,7 +96,10 @@ def _nearest(
     connection: Connection, vector: Vector, model: StoredModel, scope: Scope, ef_search: int
 ) -> _NearestNeighbours:
     # Where pgvector has a schema of its own, another role might have made such an operator in ours, which comes first.
-    [(schema,)] = connection.execute(_VECTOR_SCHEMA.encode()).fetchall()
+    schema = _vector_schemas.get(connection)
+    if schema is None:
+        [(schema,)] = connection.execute(_VECTOR_SCHEMA.encode()).fetchall()
+        _vector_schemas[connection] = schema
     return _NearestNeighbours(connection, schema, vector, int(model.model_id), int(model.dims), scope, ef_search)
 
 
