@@ -115,15 +115,22 @@ def spooled_ids(directory: Path) -> list[int]:
     ids: list[int] = []
     for path in directory.glob("*.spool"):
         with contextlib.suppress(FileNotFoundError):  # it has just been emptied
-            content, at = path.read_bytes(), 0
-            while at + 12 <= len(content):
-                _, length, checksum = struct.unpack_from(">4sII", content, at)
-                record = content[at + 12 : at + 12 + length]
-                if len(record) < length or zlib.crc32(content[at + 4 : at + 8] + record) != checksum:
-                    break
-                body = record.partition(b"\n")[2]
-                ids += [event["eventId"] for event in json.loads(body)["events"]] if body else []
-                at += 12 + length
+            ids += ids_in_spool(path.read_bytes())
+    return ids
+
+
+def ids_in_spool(content: bytes) -> list[int]:
+    """The ids of the events in a spool, up to the first record that is not whole."""
+    ids: list[int] = []
+    at = 0
+    while at + 12 <= len(content):
+        _, length, checksum = struct.unpack_from(">4sII", content, at)
+        record = content[at + 12 : at + 12 + length]
+        if len(record) < length or zlib.crc32(content[at + 4 : at + 8] + record) != checksum:
+            break
+        body = record.partition(b"\n")[2]
+        ids += [event["eventId"] for event in json.loads(body)["events"] if "eventId" in event] if body else []
+        at += 12 + length
     return ids
 
 

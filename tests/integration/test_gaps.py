@@ -62,12 +62,17 @@ class Host:
 
     def acquire(self) -> None:
         until(self.writer.acquire, 30, "the bot's lock")
-        self.writer.before_poll()
+        self.send()
+
+    def send(self) -> None:
+        """What the poll loop does before it sends the cursor."""
+        assert self.writer.cursor
+        self.writer.before_poll(self.writer.cursor)
 
     def say(self, *ids: int) -> None:
         """Store new messages in one batch and send the cursor."""
         self.writer.store(batch(*(new(n) for n in ids)))
-        self.writer.before_poll()
+        self.send()
 
     def execute(self, statement: str) -> None:
         with self.connect() as connection:
@@ -213,7 +218,7 @@ def test_file_that_cannot_be_written_is_a_warning_until_it_is_written_and_stops_
         "cannot be written: No such file or directory; a database that goes back is not noticed"
     )
     (host.directory / "gone").mkdir()
-    host.writer.before_poll()
+    host.send()
     assert host.warnings == [warning, None]
     assert remembered(host.acknowledged.path)
 

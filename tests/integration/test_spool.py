@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,8 +24,9 @@ from vkteams_daemon.daemon.polling import spool as module
 from vkteams_daemon.daemon.polling.poller import Poller
 from vkteams_daemon.daemon.polling.spooler import Spooler
 from vkteams_daemon.daemon.status import new as new_status
-from vkteams_daemon.errors import DatabaseUnavailable
+from vkteams_daemon.errors import DatabaseSlow, DatabaseUnavailable
 from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.store import gaps
 from vkteams_daemon.store.admin import cursors
 from vkteams_daemon.store.ingest.writer import Writer
 
@@ -93,7 +96,7 @@ class Listening:
 
     def _writer(self, bot: BotInfo) -> Writer:
         self._connect().close()
-        writer = Writer(self._connect, bot.user_id, **self._options)
+        writer = Writer(self._connect, bot.user_id, acknowledged=self.poller.spooler.acknowledged, **self._options)
         writer.erase = self._erase
         return writer
 
@@ -168,7 +171,7 @@ def test_events_are_acknowledged_from_the_spool_and_stored_in_order(
     one.back()
     oracle.wait()
     until(lambda: not spooled_ids(tmp_path), 20, "an empty spool")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("*.spool*")) == []
     emit_event(simulator, 40)
     oracle.wait()
     oracle.check()
@@ -215,7 +218,7 @@ def test_without_a_spool_nothing_is_acknowledged(
     emit_event(simulator, 0)
     until(lambda: one.poller._database.backoff.failures > 3, 20, "some failures")
     assert simulator.state()["acknowledged"] == 0
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("*.spool*")) == []
     one.back()
     oracle.wait()
     oracle.check()
@@ -249,7 +252,7 @@ def test_a_crash_after_the_commit_doubles_nothing(
     """The process dies when some batches are committed and the file still holds them all."""
     monkeypatch.setattr(module, "BATCH", 3)
     one = away(12)
-    file = next(tmp_path.iterdir())
+    file = next(tmp_path.glob("*.spool"))
     content = file.read_bytes()
     one.back()
     until(lambda: not file.exists(), 30, "an empty spool")
@@ -341,6 +344,80 @@ def test_a_generation_that_began_meanwhile_loses_nothing(listening: Make, away: 
     assert _cursor(oracle.url)[0] == 2
 
 
+def _files(oracle: Oracle) -> list[Path]:
+    """The spool and what was put aside."""
+    assert oracle.spool_dir
+    return list(oracle.spool_dir.glob("*.spool*"))
+
+
+def _gaps(oracle: Oracle) -> list[tuple[Any, ...]]:
+    return oracle.rows("SELECT from_event_id, to_event_id, reason, from_time <= to_time FROM gaps")
+
+
+@pytest.mark.parametrize("loss", ["removed", "cut", "overwritten"])
+def test_a_spool_that_was_lost_is_a_gap(
+    listening: Make,
+    away: Make,
+    simulator: Simulator,
+    oracle: Oracle,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    loss: str,
+) -> None:
+    away(3, stored=2).close()
+    stored, spooled = oracle.stored(), spooled_ids(tmp_path)
+    (spool,) = _files(oracle)
+    if loss == "removed":
+        spool.unlink()
+    elif loss == "cut":
+        content = spool.read_bytes()
+        os.truncate(spool, content.rindex(b"\x89vks"))
+    else:
+        spool.write_bytes(b"something else")
+    left = spooled_ids(tmp_path)
+    assert len(left) < len(spooled)
+    listening()
+    first = max([*stored, *left]) + 1
+    assert until(lambda: _gaps(oracle), 20, "a gap") == [(first, max(spooled), gaps.SPOOL_LOST, True)]
+    sentence = f"events of bot {BOT} up to {max(spooled)} are missing from the archive"
+    until(lambda: sentence in caplog.text, 20, "an error in the log")
+    simulator.event("newMessage", {"msgId": "new", "chat": {"chatId": CHAT}})
+    until(lambda: max(oracle.stored()) > max(spooled), 20, "the next event")
+    assert oracle.stored() == [*stored, *left, max(spooled) + 1]
+    listening()
+    wait_polled(simulator)
+    assert len(_gaps(oracle)) == 1
+
+
+def test_a_damaged_record_of_the_spool_is_a_gap(listening: Make, away: Make, oracle: Oracle, tmp_path: Path) -> None:
+    away(3, stored=2).close()
+    stored, spooled = oracle.stored(), spooled_ids(tmp_path)
+    (spool,) = _files(oracle)
+    content = bytearray(spool.read_bytes())
+    content[content.rindex(b"\x89vks") - 9] ^= 1
+    spool.write_bytes(content)
+    one = listening()
+    until(lambda: not list(tmp_path.glob("*.spool")), 20, "no spool")
+    one.close()
+    listening()
+    assert until(lambda: _gaps(oracle), 20, "a gap") == [(max(stored) + 1, max(spooled), gaps.SPOOL_LOST, True)]
+
+
+def test_a_spool_that_was_stored_is_no_gap(listening: Make, away: Make, oracle: Oracle) -> None:
+    """The file may come back: after a crash between the last commit and its removal, or by a power cut."""
+    one = away(3, stored=2)
+    (spool,) = _files(oracle)
+    content = spool.read_bytes()
+    one.back()
+    oracle.wait()
+    until(lambda: not _files(oracle), 20, "no file of the spool")
+    one.close()
+    spool.write_bytes(content)
+    listening()
+    until(lambda: not _files(oracle), 20, "no file of the spool")
+    assert _gaps(oracle) == []
+
+
 def test_a_standby_leaves_the_spool_alone(
     listening: Make, away: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -378,8 +455,7 @@ def test_a_deletion_in_the_spool_leaves_no_text_behind(listening: Make, simulato
     wait_acknowledged(simulator, 6)
     one.back()
     oracle.wait()
-    assert oracle.spool_dir
-    until(lambda: not list(oracle.spool_dir.iterdir()) if oracle.spool_dir else False, 20, "no file of the spool")
+    until(lambda: not _files(oracle), 20, "no file of the spool")
     everything = [rows(oracle.url, table) for table in ("events", "messages", "message_versions")]
     assert "secret" not in str(everything)
     assert "public" in str(everything)
@@ -429,6 +505,52 @@ def test_a_late_event_whose_id_is_taken_has_a_key_of_its_own(database_url: str) 
     assert (writer.cursor.generation, writer.cursor.last_event_id) == (1, 2)
     assert writer.store(batch(new(3))).saved == 1
     writer.close()
+
+
+def test_late_events_that_take_the_database_too_long_are_stored_in_parts(database_url: str) -> None:
+    """Events without a usable id cannot be cut: a limit says how many of them one transaction stores."""
+    writer = Bot(database_url)
+    writer.store(batch(new(99)))
+    late = batch(*(event("none", "newMessage", msgId=f"x{n}", chat={"chatId": CHAT}) for n in range(25)), new(7))
+    parts = []
+    while not parts or parts[-1].partial:
+        parts.append(writer.store_late(late, 1, limit=10))
+    assert [(part.saved, part.duplicate, part.partial) for part in parts] == [
+        (10, 0, True),
+        (10, 0, True),
+        (6, 20, False),
+    ]
+    assert len(rows(database_url, "messages")) == 27
+    writer.close()
+
+
+def test_a_slow_database_gets_the_late_events_of_the_spool_in_parts(
+    listening: Make, away: Make, simulator: Simulator, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = away(0)
+    nameless = json.dumps({"type": "newMessage", "payload": {"msgId": "$", "chat": {"chatId": CHAT}}})
+    numbered = nameless.replace('{"type"', '{"eventId": $eventId, "type"')
+    simulator.raw(",".join([*(nameless.replace("$", f"x{n}") for n in range(30)), numbered]))
+    wait_acknowledged(simulator, 1)
+    one.close()
+    other = Writer(lambda: psycopg.connect(oracle.url, autocommit=True), BOT)
+    assert until(other.acquire, 20)
+    other.store(batch(new(70), new(80)))
+    other.close()
+    limits: list[Any] = []
+    store_late = Writer.store_late
+
+    def slow(self: Writer, events: Any, generation: int, limit: int | None = None) -> Any:
+        limits.append(limit)
+        if len(limits) == 1:
+            raise DatabaseSlow("too long")
+        return store_late(self, events, generation, limit)
+
+    monkeypatch.setattr(Writer, "store_late", slow)
+    listening()
+    until(lambda: len(oracle.rows("SELECT FROM events")) == 33, 20, "every event")
+    assert limits[0] is None
+    assert set(limits[1:]) == {15, None}
 
 
 def test_late_events_are_fenced(database_url: str) -> None:

@@ -94,7 +94,7 @@ class BotListener:
             on_change=on_change,
             on_queued=workers.wake,
             on_end=on_end,
-            spooler=make_spooler(config, status.spool, on_change),
+            spooler=make_spooler(config, status.spool, on_change, functools.partial(watch.warn, "acknowledged")),
             store_limit=2 * config.database.write_timeout + 60.0,  # and the time until a session is known to be lost
             pulse=self._longpoll,
             observe=observe,
@@ -210,7 +210,7 @@ class BotListener:
     def _open_sink(self, bot: BotInfo) -> Sink:
         config = self._config
         warn = functools.partial(self._watch.warn, "acknowledged")
-        acknowledged = AcknowledgedFile(config.state_dir, bot.user_id, warn)
+        acknowledged = self.poller.spooler.acknowledged or AcknowledgedFile(config.state_dir, bot.user_id, warn)
         if not config.storage.save:
             return EventPrinter(config.storage.chat_ids, acknowledged=acknowledged)
         self._database.open()

@@ -22,6 +22,7 @@ from vkteams_daemon.store.connections import Connection, translate_errors
 WENT_BACK = "the database went back to an earlier state"
 RESTORED = "the archive was restored from a backup"
 NOT_SAVED = "the events were acknowledged with --no-save"
+SPOOL_LOST = "the spool was removed or damaged before its events were in the archive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ class Acknowledgements(Protocol):
         """Remember a cursor, before it is sent. Never raises."""
 
     def unsaved(self) -> Sequence[Missing]:
-        """What was acknowledged with --no-save since the last start that saves."""
+        """What was acknowledged and did not reach the archive: with --no-save, or in a spool that was lost."""
 
     def forget_unsaved(self) -> None:
         """Forget what `unsaved` has returned: it is in the archive's table of gaps now."""

@@ -26,9 +26,10 @@ SUFFIX = ".acknowledged"
 
 
 class _Content(msgspec.Struct, kw_only=True):
-    """The file: the last cursor sent for each archive, and what --no-save has acknowledged."""
+    """The file: the last cursor sent for each archive, what only the spool has, and what no archive got."""
 
     archives: dict[str, Position] = {}
+    spooled: Missing | None = None
     unsaved: list[Missing] = []
 
 
@@ -65,8 +66,25 @@ class AcknowledgedFile:
             self._content.archives[archive_id] = replace(position, at=datetime.now(UTC))
             self._write()
 
+    @property
+    def spooled(self) -> Missing | None:
+        """What was acknowledged and only the spool has: it is missing if the spool is lost."""
+        return self._content.spooled
+
+    def note_spooled(self, missing: Missing | None) -> None:
+        """Note what only the spool has, before it is acknowledged; None: nothing. Never raises."""
+        if missing != self._content.spooled:
+            self._content.spooled = missing
+            self._write()
+
+    def spool_lost(self, missing: Missing) -> None:
+        """The spool does not have this any more; what `note_spooled` has noted is over. Never raises."""
+        self._content.spooled = None
+        self._content.unsaved = [*self._content.unsaved, missing]
+        self._write()
+
     def unsaved(self) -> Sequence[Missing]:
-        """What was acknowledged with --no-save since the last start that saves."""
+        """What was acknowledged and did not reach the archive: with --no-save, or in a spool that was lost."""
         return tuple(self._content.unsaved)
 
     def note_unsaved(self, missing: Missing) -> None:

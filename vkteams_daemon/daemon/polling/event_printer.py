@@ -60,7 +60,7 @@ class EventPrinter:
     def ping(self) -> None:
         """There is no session to keep alive."""
 
-    def before_poll(self) -> None:
+    def before_poll(self, cursor: Cursor) -> None:
         """Note what the next poll acknowledges."""
         if self._acknowledged is not None and self._printed is not None and self._printed != self._noted:
             self._acknowledged.note_unsaved(self._printed)

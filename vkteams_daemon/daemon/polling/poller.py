@@ -68,7 +68,7 @@ class Sink(Protocol):
     def acquire(self) -> bool: ...
     def store(self, events: list[Event], limit: int | None = None) -> StoreResult: ...
     def ping(self) -> None: ...
-    def before_poll(self) -> None: ...
+    def before_poll(self, cursor: Cursor) -> None: ...
 
 
 class Poller:
@@ -177,32 +177,39 @@ class Poller:
     def run(self) -> None:
         """The loop, until `stop`."""
         while not self._stop.is_set():
-            self._pulse.busy(STEP_LIMIT)
-            try:
-                wait = self._spool_cycle() if self.spooler.active else self._cycle()
-                self._fault_backoff.succeeded()
-            except ApiError as error:
-                wait = self._api_failed(error)
-            except SpoolRefused as error:
-                wait = self._spool_failed(error)
-            except (OutputLost, SchemaNewer) as error:
-                # Nothing of a newer schema may be written, and nothing that is not written may be acknowledged.
-                self.last_error = error
-                if not self.ready.done():
-                    self.ready.set_exception(error)
-                self._on_end(error)
+            wait = self._turn()
+            if wait is None:
                 return
-            except VkTeamsError as error:
-                wait = self._database_failed(error)
-            except Exception as error:  # noqa: BLE001
-                wait = self._fault_failed(error)
-            self._pulse.idle()
             if wait and not self._stop.is_set():
                 # A failed attempt leaves exceptions and their frames in reference cycles, 50 KB each time. `garbage`
                 # has made the collector rare, and nothing else would start it while attempts fail.
                 gc.collect()
                 self._wake.wait(wait)
                 self._wake.clear()
+
+    def _turn(self) -> float | None:
+        """One turn of the loop; returns the seconds to wait before the next, or None if the loop ends."""
+        self._pulse.busy(STEP_LIMIT)
+        try:
+            wait = self._spool_cycle() if self.spooler.active else self._cycle()
+            self._fault_backoff.succeeded()
+        except ApiError as error:
+            wait = self._api_failed(error)
+        except SpoolRefused as error:
+            wait = self._spool_failed(error)
+        except (OutputLost, SchemaNewer) as error:
+            # Nothing of a newer schema may be written, and nothing that is not written may be acknowledged.
+            self.last_error = error
+            if not self.ready.done():
+                self.ready.set_exception(error)
+            self._on_end(error)
+            return None
+        except VkTeamsError as error:
+            wait = self._database_failed(error)
+        except Exception as error:  # noqa: BLE001
+            wait = self._fault_failed(error)
+        self._pulse.idle()
+        return wait
 
     def _cycle(self) -> float:
         """One step; returns the seconds to wait before the next."""
@@ -231,7 +238,7 @@ class Poller:
         if cursor is None or self._stop.is_set():
             return 0.0
         self._poll_needs_lock = True
-        sink.before_poll()
+        sink.before_poll(cursor)
         wait = self._poll(client, cursor, self.poll_time)
         return self._store(sink, self._pending) if self._pending else wait
 
@@ -295,6 +302,10 @@ class Poller:
         self._become_ready("degraded: the database does not answer, and the events go to the spool")
         if self._pending is None:
             self._poll_needs_lock = False
+            if self.spooler.waiting:
+                self.spooler.before_poll()
+            elif self.sink is not None:
+                self.sink.before_poll(position)
             client = self._client_in_use = self._client
             wait = self._poll(client, position, self.spooler.poll_time(self.poll_time))
             if self._pending is None:
@@ -315,12 +326,9 @@ class Poller:
         self._pulse.busy(self._store_limit)
         # If somebody else has moved the cursor past these events, or begun a generation, they are late events.
         late = part.generation != cursor.generation or part.last_event_id <= cursor.last_event_id
-        if late:
-            store = functools.partial(sink.store_late, generation=part.generation)
-        else:
-            store = functools.partial(sink.store, limit=part.limit)
+        store = functools.partial(sink.store_late, generation=part.generation) if late else sink.store
         try:
-            stored = self._pool.submit(store, part.events).result()
+            stored = self._pool.submit(store, part.events, limit=part.limit).result()
         except DatabaseSlow:
             self.spooler.halve()
             raise

@@ -52,6 +52,8 @@ class Spool:
         since: when the file was begun; None without one.
         last_event_id: the highest id in the file; None without one.
         generation: the one that its last events were polled under; None without one.
+        until: when its last events arrived; None without one.
+        damaged: bytes in it that cannot be read.
 
     Raises:
         SpoolRefused: a file is there and cannot be opened.
@@ -66,9 +68,10 @@ class Spool:
         self.since: datetime | None = None
         self.last_event_id: int | None = None
         self.generation: int | None = None
+        self.until: datetime | None = None
         self._drained = 0  # the offset before which everything is committed
         self._batch_end, self._batch_events = 0, 0  # where the last next_batch ends, and how many events it has
-        self._damaged = 0  # bytes
+        self.damaged = 0
         if os.path.lexists(self.path):
             self._open()
 
@@ -113,7 +116,7 @@ class Spool:
             raise SpoolRefused(f"the spool {self.path} cannot be written: {error.strerror}") from error
         self.size += len(record)
         self.events += len(events)
-        self.last_event_id, self.generation = max(ids), generation
+        self.last_event_id, self.generation, self.until = max(ids), generation, line.received_at
 
     def next_batch(self) -> PendingBatch | None:
         """The events that go into the database next, of one generation; None where nothing waits.
@@ -140,6 +143,11 @@ class Spool:
             self._put_aside(f"{self.size - self._drained} bytes in it are damaged")
         return None
 
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether nothing waits behind the last `next_batch`."""
+        return self._batch_end >= self.size
+
     def discard_batch(self) -> None:
         """Discard the last `next_batch`, which is committed. When nothing waits any more, the file goes."""
         self._drained = self._batch_end
@@ -154,8 +162,8 @@ class Spool:
             self._descriptor = None
 
     def _reset(self) -> None:
-        self.events = self.size = self._drained = self._batch_end = self._batch_events = self._damaged = 0
-        self.since = self.last_event_id = self.generation = None
+        self.events = self.size = self._drained = self._batch_end = self._batch_events = self.damaged = 0
+        self.since = self.last_event_id = self.generation = self.until = None
 
     def _create(self) -> int:
         """Begin the file: its name and its first record are on the disk when this returns."""
@@ -229,12 +237,12 @@ class Spool:
             elif end == 0:
                 return "its first record is damaged"
             elif line is None:
-                self._damaged += record.end - end  # it is whole, so it is not torn: another version may have written it
+                self.damaged += record.end - end  # it is whole, so it is not torn: another version may have written it
             else:
-                self._damaged += record.start - end
+                self.damaged += record.start - end
                 self.events += line.events
                 self.last_event_id = max(self.last_event_id or 0, line.last_event_id)
-                self.generation = line.generation
+                self.generation, self.until = line.generation, line.received_at
             end = record.end
         if end == 0 and size > spool_records.HEAD.size:
             return "it is no spool"
@@ -250,8 +258,8 @@ class Spool:
 
     def _finish(self) -> None:
         """Everything is stored: the file goes, or stays beside where it was damaged."""
-        if self._damaged:
-            self._put_aside(f"{self._damaged} bytes in it are damaged")
+        if self.damaged:
+            self._put_aside(f"{self.damaged} bytes in it are damaged")
             return
         with contextlib.suppress(OSError):
             # Where it comes back after a power cut, its events are recognised as stored.

@@ -10,12 +10,16 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.status import Spool as SpoolStatus
+from vkteams_daemon.store.gaps import SPOOL_LOST, Missing
 from vkteams_daemon.store.ingest.event_cursor import Cursor
 
 log = logging.getLogger(__name__)
@@ -30,9 +34,11 @@ class Spooler:
         after: seconds without the database after which events go to the spool; 0 for never; replaceable.
         status: the spool's part of the status file.
         on_change: called after every change of state.
+        warn: see `AcknowledgedFile`.
 
     Attributes:
         spool: the bot's spool, once the bot is known; None if there is none.
+        acknowledged: the bot's file of what was acknowledged, once the bot is known; None without a directory.
     """
 
     def __init__(
@@ -43,28 +49,35 @@ class Spooler:
         after: float = 0.0,
         status: SpoolStatus | None = None,
         on_change: Callable[[], None] = lambda: None,
+        warn: Callable[[str | None], None] = lambda sentence: None,
     ) -> None:
         self.after = after
         self.spool: Spool | None = None
+        self.acknowledged: AcknowledgedFile | None = None
         self._directory = directory
         self._max_bytes = max_bytes
         self._status = status or SpoolStatus()
         self._on_change = on_change
+        self._warn = warn
         self._standby = False
         self._committed: Cursor | None = None  # the last cursor that this process knows to be committed
         self._down_since: float | None = None  # monotonic
         self._retry_at = 0.0  # when the database is tried again, monotonic
+        self._first_at: datetime | None = None  # when the first events arrived that this process has spooled
         self._batch: PendingBatch | None = None  # the part of the spool that goes into the database now
 
     def open(self, bot_id: str) -> None:
         """Open the bot's spool. What an earlier process left goes into the database even if nothing is spooled now."""
         if self._directory is None:
             return
+        self.acknowledged = AcknowledgedFile(self._directory, bot_id, self._warn)
         try:
             self.spool = Spool(self._directory, bot_id, max_bytes=self._max_bytes)
         except SpoolRefused as error:
             log.error("%s", error)
             self._status.last_error = str(error)
+            return
+        self._look_for_loss()
 
     def configure(self, config: Config) -> None:
         """Put the options of a configuration in force. Nothing is spooled if another host could be the listener."""
@@ -138,6 +151,17 @@ class Spooler:
         """The database stores events."""
         self._down_since = None
 
+    def before_poll(self) -> None:
+        """Note outside the spool what the next poll acknowledges, although only the spool has it."""
+        if self.acknowledged is None or self.spool is None or not self.spool.waiting:
+            return
+        noted = self.acknowledged.spooled
+        if noted is None:
+            first = self._committed.last_event_id + 1 if self._committed else None
+            noted = Missing(SPOOL_LOST, from_event_id=first, from_time=self._first_at or self.spool.since)
+        noted = replace(noted, to_event_id=self.spool.last_event_id, to_time=self.spool.until)
+        self.acknowledged.note_spooled(noted)
+
     def append(self, pending: PendingBatch, last_event_id: int) -> None:
         """Write a batch to the spool; its events may be acknowledged afterwards.
 
@@ -152,6 +176,7 @@ class Spooler:
         begins = not self.spool.waiting
         self.spool.append(pending.events, pending.generation, last_event_id)
         if begins:
+            self._first_at = pending.events[0].received_at
             log.warning("the database is away; the events go to the spool %s", self.spool.path)
             self._on_change()
         self._succeeded()
@@ -164,6 +189,8 @@ class Spooler:
         """
         if self._batch is None and self.spool is not None:
             self._batch = self.spool.next_batch()
+            if self._batch is None:
+                self._look_for_loss()
         return self._batch and self._batch.first_part()
 
     def halve(self) -> None:
@@ -182,7 +209,11 @@ class Spooler:
         assert self._batch is not None
         self._batch = self._batch.after(part)
         if self._batch is None:
+            if self.acknowledged and self.spool.is_last_batch and not self.spool.damaged:
+                # Before the file goes: whoever finds the note and no file finds a loss.
+                self.acknowledged.note_spooled(None)
             self.spool.discard_batch()
+            self._look_for_loss()
             if not self.spool.waiting:
                 log.info("the spool is empty: its events are in the database")
                 self._on_change()
@@ -195,6 +226,17 @@ class Spooler:
             self._status.last_error = str(error)
             self._on_change()
 
+    def _look_for_loss(self) -> None:
+        """Compare the spool with what it was noted to have. What it has lost becomes a gap at the next take-over."""
+        noted = self.acknowledged.spooled if self.acknowledged else None
+        if noted is None or self.acknowledged is None or self.spool is None:
+            return
+        if not self.spool.waiting:
+            self.acknowledged.spool_lost(noted)
+        elif (self.spool.last_event_id or 0) < (noted.to_event_id or 0):
+            self.acknowledged.spool_lost(replace(noted, from_event_id=(self.spool.last_event_id or 0) + 1))
+            self.before_poll()
+
     def _succeeded(self) -> None:
         if self._status.last_error is not None:
             self._status.last_error = None
@@ -203,9 +245,13 @@ class Spooler:
 
 
 def make_spooler(
-    config: Config, status: SpoolStatus | None = None, on_change: Callable[[], None] = lambda: None
+    config: Config,
+    status: SpoolStatus | None = None,
+    on_change: Callable[[], None] = lambda: None,
+    warn: Callable[[str | None], None] = lambda sentence: None,
 ) -> Spooler:
     """The spooler that a configuration asks for; it keeps no spool if nothing is saved."""
-    spooler = Spooler(config.state_dir if config.storage.save else None, status=status, on_change=on_change)
+    directory = config.state_dir if config.storage.save else None
+    spooler = Spooler(directory, status=status, on_change=on_change, warn=warn)
     spooler.configure(config)
     return spooler

@@ -131,10 +131,9 @@ class Writer:
             self._cursor = cursor
             return True
 
-    def before_poll(self) -> None:
-        """Remember the cursor outside the database. The poll loop calls this before it sends the cursor."""
-        cursor = self._cursor
-        if cursor is not None and self._acknowledged is not None:
+    def before_poll(self, cursor: Cursor) -> None:
+        """Remember a cursor outside the database. The poll loop calls this before it sends the cursor."""
+        if self._acknowledged is not None:
             position = gaps.Position(cursor.generation, cursor.last_event_id, cursor.moves)
             self._acknowledged.remember(self._archive_id, position)
 
@@ -170,11 +169,16 @@ class Writer:
             self._cursor = after
             return result
 
-    def store_late(self, batch: Sequence[Event], generation: int) -> StoreResult:
+    def store_late(self, batch: Sequence[Event], generation: int, limit: int | None = None) -> StoreResult:
         """Commit events that were acknowledged already as late events of a generation; the cursor stays.
 
         An event that this generation or a later one has is a duplicate. An event whose id is stored with another event
         gets a hash key.
+
+        Args:
+            batch: the events, in the order of the API's answer.
+            generation: the one that they were polled under.
+            limit: as of `store`.
 
         Raises:
             FenceLost, DatabaseUnavailable, StoreError: as `store`.
@@ -188,16 +192,16 @@ class Writer:
                 self._inserter.follow(connection, event_cursor.fence(connection, self._bot_id, before))
                 last_generation = max(generation, before.generation)
                 rows = self._classifier.classify_late(connection, events, generation, last_generation)
-                inserted = self._inserter.insert_or_quarantine(connection, rows) if rows else Inserted()
-            self._classifier.stored([event for _, event in rows])
-        return StoreResult(
-            saved=len(rows),
-            duplicate=len(events) - len(rows),
-            filtered=len(batch) - len(events),
-            quarantined=inserted.quarantined,
-            late=len(rows),
-            queued=inserted.queued,
-        )
+                part = rows[:limit]
+                inserted = self._inserter.insert_or_quarantine(connection, part) if part else Inserted()
+            self._classifier.stored([event for _, event in part])
+        stored = StoreResult(
+            saved=len(part), late=len(part), quarantined=inserted.quarantined, queued=inserted.queued,
+            partial=len(part) < len(rows),
+        )  # fmt: skip
+        if stored.partial:
+            return stored
+        return replace(stored, duplicate=len(events) - len(rows), filtered=len(batch) - len(events))
 
     @property
     def blocked_by(self) -> str:
