@@ -93,6 +93,9 @@ ROWS = {
         "going back, and wrong clocks",
         ("faults/test_failover.py", "integration/test_gaps.py", "integration/test_retention.py"),
     ),
-    18: Row("the spool", ("faults/test_spool.py", "integration/test_spool.py", "unit/test_spool.py")),
+    18: Row(
+        "the spool",
+        ("faults/test_spool.py", "integration/test_spool.py", "integration/test_promise.py", "unit/test_spool.py"),
+    ),
     19: Row("scopes", ("integration/test_scopes.py",)),
 }
