@@ -71,7 +71,7 @@ def test_topics_and_profiles_of_the_built_in_conversation(conversation: Talk, as
     assert topic["kind"] == "topic"
     best = topic["conversations"][0]
     assert any("vpn" in m["text"] for m in best["messages"] if m["msg_id"] in best["matches"])
-    profile = ask("context", "get", "--context-type", "user-profile", "--user-id", "m.orlov@corp.example")
+    profile = ask("context", "get", "--context-type", "user-profile", "--user-id", "M.Orlov@corp.example")
     assert profile["profile"]["name"] == "Михаил Орлов"
     assert {m["user_id"] for c in profile["conversations"] for m in c["messages"]} == {"m.orlov@corp.example"}
     assert "Михаил Орлов · m.orlov@corp.example" in ask(

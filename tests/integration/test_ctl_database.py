@@ -67,6 +67,7 @@ def test_json_lines_have_every_column_and_no_deleted_message(messages: Talk, ask
         (("--chat-id", DEV), ["3"]),
         (("--chat-id", OPS), ["1", "2", "21", "5"]),
         (("--user-id", ANNA), ["1", "21", "5"]),
+        (("--user-id", ANNA.upper()), ["1", "21", "5"]),
         (("--since", "2026-11-24T08:01Z", "--until", "2026-11-24T08:05Z"), ["2", "3"]),
         (("--since", "2026-11-25"), ["5"]),
     ],

@@ -116,12 +116,31 @@ def test_user_who_neither_spoke_nor_was_named_is_unknown(archive: Archive, talk:
     talk.delete("2")
     talk.execute("DELETE FROM users WHERE user_id = ANY(%s)", [ANNA, VERA])
     talk.execute("INSERT INTO users (user_id, seen_at) VALUES (%s, now())", PETR)
-    for user_id in (ANNA, VERA, PETR, None):
-        assert archive.existing(None, user_id=user_id) is None
-        assert archive.existing([OPS], user_id=user_id) == [OPS]
-    for chats in (None, [OPS]):
-        with pytest.raises(NotFound, match="the archive has no user nobody"):
-            archive.existing(chats, user_id="nobody")
+    for user_id in (ANNA, VERA, PETR):
+        assert archive.known_user_id(user_id) == user_id
+    for nobody in ("nobody", "no@body.example", ANNA.partition("@")[0]):
+        with pytest.raises(NotFound, match=f"the archive has no user {nobody}"):
+            archive.known_user_id(nobody)
+
+
+def test_user_id_that_is_an_e_mail_address_is_the_same_in_any_case(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "сервер упал", who=ANNA)
+    talk.say("2", "сервер поднят", who="Odd@Corp.example", at=1)
+    assert archive.known_user_id(ANNA.title()) == ANNA
+    assert archive.known_user_id("odd@corp.EXAMPLE") == "Odd@Corp.example"
+    talk.say("3", "и ещё раз", who="odd@corp.example", at=2)
+    assert archive.known_user_id("odd@corp.example") == "odd@corp.example"
+    with pytest.raises(UsageError, match="several people have the id ODD@"):
+        archive.known_user_id("ODD@corp.example")
+
+
+def test_confined_reader_learns_no_spelling_from_other_chats(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "сервер упал", who=ANNA)
+    talk.say("2", "тише", who=PETR, chat=DEV)
+    reader = archive.seen_by(Access("x", frozenset({OPS})))
+    assert reader.known_user_id(ANNA.upper(), chat_ids=[OPS]) == ANNA
+    for unseen in (PETR.upper(), PETR, "nobody"):
+        assert reader.known_user_id(unseen, chat_ids=[OPS]) == unseen
 
 
 def test_conversations_are_followed_only_within_the_filters(archive: Archive, talk: Talk) -> None:

@@ -44,7 +44,7 @@ def take_names(args: argparse.Namespace, archive: Archive) -> tuple[str, ...]:
 
     Raises:
         UsageError: a name and an id are given, or several have the name.
-        NotFound: nobody has the name.
+        NotFound: nobody has the name, or the id.
     """
     meant = []
     if args.user is not None:
@@ -52,6 +52,8 @@ def take_names(args: argparse.Namespace, archive: Archive) -> tuple[str, ...]:
             raise UsageError("--user and --user-id name a person twice")
         meant.append(archive.find_user(args.user))
         args.user_id = meant[-1].id
+    elif args.user_id is not None:
+        args.user_id = archive.known_user_id(args.user_id)
     if args.chat is not None:
         if args.chat_id:
             raise UsageError("--chat and --chat-id name a chat twice")

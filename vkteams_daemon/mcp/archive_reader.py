@@ -91,16 +91,10 @@ class Reader:
             return await self.ask(lambda archive: archive.with_threads([chat_id], since)) if threads else [chat_id]
         return await self.ask(lambda archive: archive.existing([chat_id], threads=threads, since=since))
 
-    async def require_user(self, user_id: str | None) -> None:
-        """Refuse a person whom the archive does not know.
-
-        A client that may not see everything gets no refusal: it would tell the client who has spoken elsewhere.
-
-        Raises:
-            NotFound: the archive has no such person.
-        """
-        if user_id is not None and not self.access.restricted:
-            await self.ask(lambda archive: archive.existing(None, user_id=user_id))
+    async def known_user_id(self, user_id: str) -> str:
+        """A user id as the archive spells it, among those whom the client may know; see `Archive.known_user_id`."""
+        chat_ids, since = await self.visible_chats(None), self.earliest(None)
+        return await self.ask(lambda archive: archive.known_user_id(user_id, chat_ids=chat_ids, since=since))
 
     async def find_user(self, name: str) -> Meant:
         """The person whom a name means, among those whom the client may know; see `Archive.find_user`."""

@@ -379,7 +379,6 @@ class Archive:
         chat_ids: Collection[str] | None,
         *,
         threads: bool = False,
-        user_id: str | None = None,
         since: datetime | None = None,
     ) -> list[str] | None:
         """These chats as a user has named them, with `threads` also their threads; None, every chat, stays None.
@@ -387,10 +386,24 @@ class Archive:
         With `since` a chat exists if it has a message sent at this moment or later (aware).
 
         Raises:
-            NotFound: the archive has no such chat, or no such person.
+            NotFound: the archive has no such chat.
         """
         with self._transaction() as connection:
-            return existing(connection, chat_ids, threads=threads, user_id=user_id, since=since)
+            return existing(connection, chat_ids, threads=threads, since=since)
+
+    def known_user_id(
+        self, user_id: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
+    ) -> str:
+        """A user id as the archive spells it; one that is an e-mail address is the same in any case.
+
+        A reader who may not see everything gets an id that is unknown in what they see back as it is.
+
+        Raises:
+            NotFound: the archive has no such person.
+            UsageError: several ids differ in nothing but case.
+        """
+        with self._transaction() as connection:
+            return name_lookup.known_user_id(connection, user_id, self._scope(chat_ids, since=since))
 
     def find_user(self, name: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> Meant:
         """The person whom a name, a part of it, an e-mail or an id means; `search.name_lookup` says how.

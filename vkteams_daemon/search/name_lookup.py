@@ -69,6 +69,38 @@ def find_user(connection: Connection, name: str, scope: Scope) -> Meant:
     return _choose("user", name, names, {user_id: person.name for user_id, person in known.items()})
 
 
+def known_user_id(connection: Connection, user_id: str, scope: Scope) -> str:
+    """A user id as the archive spells it: one that is an e-mail address is the same in any case.
+
+    For a confined scope, only people who have spoken in it are known. An unknown id then stays as it is: a refusal
+    would tell who speaks elsewhere.
+
+    Raises:
+        NotFound: the archive has no such person. An empty answer would look like a quiet person.
+        UsageError: several ids differ in nothing but case, and none is spelled so.
+    """
+    if scope.confined:
+        sources = [f"SELECT DISTINCT m.user_id FROM messages m WHERE {scope.population.condition} AND"]
+    else:
+        sources = ["SELECT m.user_id FROM users m WHERE", "SELECT m.user_id FROM messages m WHERE"]
+    parameters = {**scope.population.parameters, "typed": user_id}
+    conditions = [f"{source} m.user_id = %(typed)s LIMIT 1" for source in sources]
+    if "@" in user_id:
+        conditions.append(f"{sources[0]} pg_catalog.lower(m.user_id) = pg_catalog.lower(%(typed)s::text) LIMIT 2")
+    for condition in conditions:
+        found = [row[0] for row in connection.execute(condition.encode(), parameters, prepare=False)]
+        if len(found) > 1:
+            raise UsageError(f"several people have the id {user_id}: {', '.join(found)}", hint="Give one of these ids.")
+        if found:
+            return str(found[0])
+    if scope.confined:
+        return user_id
+    raise NotFound(
+        f"the archive has no user {user_id}",
+        hint="`vkteamsctl context users` and the tool list_users name those it has.",
+    )
+
+
 def find_chat(connection: Connection, name: str, scope: Scope) -> Meant:
     """The chat that a title, a part of it, an id or, for a private chat, a person's name means; see `find_user`."""
     if scope.confined:

@@ -204,7 +204,6 @@ def existing(
     chat_ids: Collection[str] | None,
     *,
     threads: bool,
-    user_id: str | None = None,
     since: datetime | None = None,
 ) -> list[str] | None:
     """These chats as a user has named them, with `threads` also the threads that hang on them; None stays None.
@@ -212,19 +211,8 @@ def existing(
     With `since` a chat exists if it has a message sent at this moment or later (aware).
 
     Raises:
-        NotFound: the archive has never seen one of these chats, or this person. An empty answer would look like a
-            quiet chat or person.
+        NotFound: the archive has never seen one of these chats. An empty answer would look like a quiet chat.
     """
-    unknown_user = connection.execute(
-        "SELECT WHERE %(user)s::text IS NOT NULL AND NOT EXISTS (SELECT FROM users WHERE user_id = %(user)s)"
-        " AND NOT EXISTS (SELECT FROM messages WHERE user_id = %(user)s)",
-        {"user": user_id},
-    ).fetchone()
-    if unknown_user is not None:
-        raise NotFound(
-            f"the archive has no user {user_id}",
-            hint="`vkteamsctl context users` and the tool list_users name those it has.",
-        )
     if chat_ids is None:
         return None
     unknown_chat = connection.execute(

@@ -94,7 +94,7 @@ def _search(args: argparse.Namespace, config: Config) -> Answer:
         result = archive.search(
             query,
             mode=args.verb,
-            chat_ids=archive.existing(args.chat_id, user_id=args.user_id),
+            chat_ids=archive.existing(args.chat_id),
             user_id=args.user_id,
             since=args.since,
             until=args.until,

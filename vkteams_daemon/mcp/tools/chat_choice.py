@@ -149,8 +149,7 @@ async def person_meant(
     named = result.data._named if isinstance(result, AcceptedElicitation) else ()
     reader = reader_of(ctx)
     if user is None:
-        await reader.require_user(user_id)
-        return user_id, named
+        return None if user_id is None else await reader.known_user_id(user_id), named
     if user_id is not None:
         raise ToolError("user and user_id name a person twice: leave one of them out")
     meant = await reader.find_user(user)

@@ -64,7 +64,7 @@ def _get(args: argparse.Namespace, config: Config) -> Answer:
     kind = resolve_kind(args.context_type, arguments, _OPTIONS, _HINT)
     with open_archive(config) as archive:
         named = filters.take_names(args, archive)
-        chats = archive.existing(args.chat_id, threads=True, user_id=args.user_id)
+        chats = archive.existing(args.chat_id, threads=True)
         centre = (archive.chat_of(args.around, chat_ids=chats), args.around) if args.around else None
         context = archive.context(
             kind,

@@ -70,9 +70,10 @@ def _export(args: argparse.Namespace, config: Config) -> Answer:
     if not args.file and sys.stderr.isatty() and (understood := shown_span(args.since, args.until)):
         streams.write_stderr(f"{understood}\n")
     with open_archive(config) as archive:
-        chats = archive.existing(args.chat_id, threads=True, user_id=args.user_id)
+        chats = archive.existing(args.chat_id, threads=True)
+        user_id = None if args.user_id is None else archive.known_user_id(args.user_id)
         export = archive.export(
-            chat_ids=chats, user_id=args.user_id, since=args.since, until=args.until, deleted=args.deleted
+            chat_ids=chats, user_id=user_id, since=args.since, until=args.until, deleted=args.deleted
         )
         with _destination(args.file, overwrite=args.overwrite) as stream:
             count = write(stream, _with_bar(export))
