@@ -72,12 +72,9 @@ def users(connection: Connection, scope: Scope, limit: int | None = None, *, sil
 
 def _counts(scope: Scope, by: str, other: str) -> str:
     """A query that counts messages by one column, and for each of its values the distinct values of the other one."""
-    if scope.chats_alone:
-        # The counts are kept, and an index has the first and the last message of a chat and of a person.
-        theirs = "" if by == "chat_id" or scope.chat_ids is None else " AND m.chat_id = ANY(%(chat_ids)s)"
-        edge = (
-            f"(SELECT pg_catalog.{{}}(sent_at) FROM messages m WHERE m.{by} = c.{by} AND m.deleted_at IS NULL{theirs})"
-        )
+    # An index has the first and the last message of a chat, and of a person in the whole archive.
+    if scope.chats_alone and (by == "chat_id" or scope.chat_ids is None):
+        edge = f"(SELECT pg_catalog.{{}}(sent_at) FROM messages m WHERE m.{by} = c.{by} AND m.deleted_at IS NULL)"
         chats = "" if scope.chat_ids is None else " AND chat_id = ANY(%(chat_ids)s)"
         return (
             f"SELECT {by}, messages, others, {edge.format('min')} AS first, {edge.format('max')} AS last FROM"

@@ -15,6 +15,14 @@ _TOP = 20  # chats, and authors
 _DAYS = 30
 _LAG_SAMPLE = 1000  # newest messages whose lag is measured
 _DAY = "(sent_at AT TIME ZONE 'UTC')::date"
+# When the oldest of the newest days with messages began: one look at the index for each day.
+_NEWEST_DAYS = (
+    "WITH RECURSIVE d (day, n) AS (SELECT (pg_catalog.max(hour) AT TIME ZONE 'UTC')::date, 1 FROM chat_hour_counts"
+    " UNION ALL SELECT (SELECT (pg_catalog.max(hour) AT TIME ZONE 'UTC')::date FROM chat_hour_counts"
+    "  WHERE hour < (d.day::timestamp AT TIME ZONE 'UTC')), n + 1 FROM d"
+    f"  WHERE n < {_DAYS} AND day IS NOT NULL)"
+    " SELECT pg_catalog.min(day)::timestamp AT TIME ZONE 'UTC' FROM d"
+)
 _ALL, _CHAT, _USER, _DATE = 7, 3, 5, 6  # the value of grouping(chat, user, day) for each set
 
 
@@ -155,7 +163,8 @@ def _kept(part: CountedPart) -> str:
         f" UNION ALL SELECT {_USER}, t.*, NULL, {newest.format('user_id')}, NULL, 0, 0, 0"
         f"  FROM (SELECT * FROM by_user ORDER BY messages DESC, user_id LIMIT {_TOP}) AS t"
         f" UNION ALL (SELECT {_DATE}, NULL, {sums}, NULL, NULL, (hour AT TIME ZONE 'UTC')::date AS day, 0, 0, 0"
-        f"  FROM chat_hour_counts {chats} GROUP BY day ORDER BY day DESC LIMIT {_DAYS})"
+        f"  FROM chat_hour_counts {chats or f'WHERE hour >= ({_NEWEST_DAYS})'}"
+        f"  GROUP BY day ORDER BY day DESC LIMIT {_DAYS})"
     )
 
 
