@@ -76,6 +76,13 @@ def nouns() -> Iterator[Noun]:
         yield Noun(name, line, tuple(_command(verb, helps[verb], verbs[verb], shared) for verb in verbs))
 
 
+def shortcuts() -> Iterator[Command]:
+    """The commands of vkteamsctl without a noun."""
+    shared = tuple(name for flag in global_flags() for name in flag.names)
+    for name, line in ctl.COMMANDS.items():
+        yield _command(name, line, _choices(ctl.build(name))[0][name], shared)
+
+
 def _choices(parser: argparse.ArgumentParser) -> tuple[dict[str, argparse.ArgumentParser], dict[str, str]]:
     """The subcommands of a parser, and the line of help of each."""
     for action in parser._actions:

@@ -86,7 +86,14 @@ def bash() -> str:
     names = [name for flag in shared if flag.value for name in flag.names]
     values, words = [], []
     nouns = list(commands.nouns())
-    words.append(_bash_words(" ", [*(noun.name for noun in nouns), *_names(shared), "--help", "--version"]))
+    shortcuts = list(commands.shortcuts())
+    first = [command.name for command in (*shortcuts, *nouns)]
+    words.append(_bash_words(" ", [*first, *_names(shared), "--help", "--version"]))
+    for command in shortcuts:
+        # Every word behind such a command is an argument, so the verb may be anything.
+        offered = " ".join([*_names(command.flags), *_names(shared), "--help"])
+        words.append(f'        "{command.name} "*) words="{offered}" ;;')
+        values += _bash_values(command.name, command.flags, anything=True)
     for noun in nouns:
         words.append(_bash_words(f"{noun.name} ", [*(verb.name for verb in noun.verbs), *_names(shared), "--help"]))
         for verb in noun.verbs:
@@ -107,15 +114,20 @@ def bash() -> str:
 def zsh() -> str:
     """The file `_vkteamsctl` for a directory of $fpath."""
     nouns = list(commands.nouns())
+    shortcuts = list(commands.shortcuts())
     verbs, rests = [], []
+    described = [f"        {_zsh_quoted(f'{each.name}:{each.help}')}" for each in (*shortcuts, *nouns)]
+    for command in shortcuts:
+        specs = " ".join(_zsh_specs(command.flags))
+        rests.append(f"                '{command.name} '*) _arguments $global {specs} ;;")
     for noun in nouns:
-        described = " ".join(_zsh_quoted(f"{verb.name}:{verb.help}") for verb in noun.verbs)
-        verbs.append(f"                {noun.name}) verbs=({described}) ;;")
+        listed = " ".join(_zsh_quoted(f"{verb.name}:{verb.help}") for verb in noun.verbs)
+        verbs.append(f"                {noun.name}) verbs=({listed}) ;;")
         rests += [_zsh_rest(noun.name, verb) for verb in noun.verbs]
     return (
         _ZSH.replace("@DAEMON@", " \\\n".join(f"        {spec}" for spec in _zsh_specs(commands.daemon().flags)))
         .replace("@GLOBAL@", "\n".join(f"        {spec}" for spec in _zsh_specs(commands.global_flags())))
-        .replace("@NOUNS@", "\n".join(f"        {_zsh_quoted(f'{noun.name}:{noun.help}')}" for noun in nouns))
+        .replace("@NOUNS@", "\n".join(described))
         .replace("@VERBS@", "\n".join(verbs))
         .replace("@RESTS@", "\n".join(rests))
     )
@@ -129,12 +141,11 @@ def _bash_words(place: str, words: list[str]) -> str:
     return f'        "{place}") words="{" ".join(words)}" ;;'
 
 
-def _bash_values(place: str, flags: Iterable[Flag]) -> Iterator[str]:
+def _bash_values(place: str, flags: Iterable[Flag], *, anything: bool = False) -> Iterator[str]:
     """The completion of an option's value: its choices, a path, or nothing."""
     for flag in flags:
-        pattern = "|".join(
-            f'{"*" if place == "*" else ""}"{"" if place == "*" else place} {name}"' for name in flag.names
-        )
+        before = "*" if place == "*" else f'"{place} "*' if anything else f'"{place}"'
+        pattern = "|".join(f'{before}" {name}"' for name in flag.names)
         if flag.choices:
             reply = f'mapfile -t COMPREPLY < <(compgen -W "{" ".join(flag.choices)}" -- "$cur")'
         elif flag.is_file:

@@ -101,7 +101,8 @@ def _give_database(state: Path) -> None:
 def _write(file: Path, home: Path, url: str) -> None:
     file.write_text(
         f'[api]\nurl = "{url}"\ntoken = "{TOKEN}"\n\n'
-        f'[daemon]\nruntime_dir = "{home / "run"}"\nstate_dir = "{home / "state"}"\nstatus_interval = 1.0\n',
+        f'[daemon]\nruntime_dir = "{home / "run"}"\nstate_dir = "{home / "state"}"\nstatus_interval = 1.0\n\n'
+        '[search]\ntimezone = "Europe/Moscow"\n',  # where the office is
         encoding="utf-8",
     )
     file.chmod(0o640)

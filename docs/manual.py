@@ -69,7 +69,11 @@ def _vkteamsd() -> str:
 
 
 def _vkteamsctl() -> str:
-    described = []
+    described = [".SS Without a noun\n"]
+    for command in commands.shortcuts():
+        described += [f".TP\n{_synopsis(command.name, command)}{_line(command.help)}", ".RS\n"]
+        described += [_item(argument.name, argument.help) for argument in command.arguments if argument.help]
+        described += [*_flags(command.flags), *_examples(command.example), ".RE\n"]
     for noun in commands.nouns():
         described.append(f".SS {_escaped(noun.name)}: {_escaped(noun.help)}\n")
         for verb in noun.verbs:

@@ -25,7 +25,7 @@ from tests.harness.postgres import PostgresServer
 from tests.harness.samples import ARRIVAL, GROUP, body, event, message
 from tests.harness.talk import DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon.botapi.events import read
-from vkteams_daemon.ctl.command_line import NOUNS
+from vkteams_daemon.ctl.command_line import COMMANDS, NOUNS
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.simulator import Simulator
 
@@ -70,7 +70,22 @@ def _run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     ("words", "code", "sentence"),
     [
         ((), 64, "no command is named. See `vkteamsctl --help`."),
-        (("nonsense",), 64, "NOUN: invalid choice: nonsense. Choose one of daemon, search, "),
+        (("nonsense",), 64, "NOUN: invalid choice: nonsense. Choose one of find, open, daemon, search, "),
+        (("serach", "text", "x"), 64, "NOUN: invalid choice: serach. Did you mean search?"),
+        (("stats",), 64, "Did you mean `vkteamsctl daemon stats` or `vkteamsctl database stats`?"),
+        (("сбой", "оплаты"), 64, "To find words: `vkteamsctl find WORDS`."),
+        (("search", "texxt", "x"), 64, "VERB: invalid choice: texxt. Did you mean text?"),
+        (("search", "text", "сбой", "оплаты", "вчера"), 64, "unrecognized arguments: оплаты вчера. "
+         "Quote the query: `vkteamsctl search text сбой оплаты вчера`."),
+        (("search", "text", "x", "--sicne", "2h"), 64, "unrecognized arguments: --sicne 2h. Did you mean --since?"),
+        (("search", "text", "x", "--sort", "newest"), 64, "Did you mean new?"),
+        (("context", "get", "--user", "Анна", "Иванова"), 64, "Quote a value of several words: --user Анна Иванова."),
+        (("find",), 64, "no words to find are given. Write them behind it"),
+        (("find", "сбой", "--user", "Анна", "Иванова"), 64, "Quote a value of several words: --user Анна Иванова."),
+        (("find", "--since", "вчера", "18:00", "сбой"), 64,
+         "--since: вчера goes on. Quote a value of several words: --since вчера 18:00."),
+        (("find", "сбой", "--al"), 64, "Did you mean --all?"),
+        (("open",), 64, "the following arguments are required: NUMBER"),
         (("daemon",), 64, "the following arguments are required: VERB. See `vkteamsctl daemon --help`."),
         (("daemon", "dance"), 64, "VERB: invalid choice: dance. Choose one of start, stop, "),
         (("--output", "xml", "daemon", "status"), 64, "--output: invalid choice: xml. Choose one of table, json, "),
@@ -118,7 +133,7 @@ def test_help_and_version_are_no_errors() -> None:
     assert re.fullmatch(r"vkteamsctl \d+\.\d+\.\d+\S*\n", _run("--version").stdout)
     done = _run("--help")
     assert (done.returncode, done.stderr) == (0, "")
-    for noun, line in NOUNS.items():
+    for noun, line in (COMMANDS | NOUNS).items():
         assert f"    {noun}" in done.stdout
         assert line in done.stdout
     assert _run("search", "text", "--help").returncode == 0
@@ -208,7 +223,7 @@ def test_ascii_terminal_gets_replacements_and_json_escapes(archive: Chat) -> Non
     environ = {"DATABASE_URL": archive.url, "VKTEAMS_BOT_CONFIG": "/dev/null", "PYTHONIOENCODING": "ascii"}
     done = _run("search", "text", "сервер", **environ)
     assert done.returncode == 0, done.stderr
-    assert "message 1" in done.stdout
+    assert "message 1" in _run("search", "text", "сервер", "--ids", **environ).stdout
     done = _run("--output", "json", "search", "text", "сервер", **environ)
     assert "Сервер упал ночью" in [hit["text"] for hit in json.loads(done.stdout)["data"]["hits"]]
 

@@ -138,6 +138,7 @@ def test_the_next_round_has_new_ids_that_fit_together() -> None:
         ('{"type": "x", "payload": {}, "ago": -1}', "ago is not a number of seconds"),
         ('{"type": "x", "payload": {}, "ago": "1h"}', "ago is not a number of seconds"),
         ('{"type": "x", "payload": {}, "when": 1}', "it has when, which no line has"),
+        ('{"now": "Wednesday 16:51:41 +03:00"}', "it has no type"),
     ],
 )
 def test_the_error_names_the_wrong_line(tmp_path: Path, line: str, what: str) -> None:
@@ -146,6 +147,20 @@ def test_the_error_names_the_wrong_line(tmp_path: Path, line: str, what: str) ->
     with pytest.raises(UsageError) as caught:
         read_script(script)
     assert str(caught.value) == f"{script}, line 3: {what}"
+
+
+def test_ago_may_count_from_a_moment_of_the_week(tmp_path: Path) -> None:
+    script = tmp_path / "talk.jsonl"
+    script.write_text('{"now": "Wednesday 16:51:41 +03:00"}\n{"type": "x", "payload": {}, "ago": 60}\n')
+    (line,) = read_script(script)
+    wednesday = datetime.fromisoformat("2026-11-25T16:51:41+03:00").timestamp()
+    for later in (0, 1, 86400 * 6.9):
+        assert line.at(wednesday + later) == wednesday - 60
+    assert line.at(wednesday - 1) == wednesday - 60 - 7 * 86400
+    for wrong in ("Wednesday", "Mittwoch 16:51 +03:00", "Wednesday 25:00 +03:00", "Wednesday 16:51 Moscow"):
+        script.write_text(json.dumps({"now": wrong}) + "\n")
+        with pytest.raises(UsageError, match=r"line 1: now is not such as Wednesday 16:51:41 \+03:00"):
+            read_script(script)
 
 
 def test_a_script_that_cannot_be_read(tmp_path: Path) -> None:

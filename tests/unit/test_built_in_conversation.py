@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -92,6 +95,48 @@ def test_time_never_goes_back(lines: list[Line]) -> None:
     assert all(earlier.ago >= later.ago for earlier, later in pairwise(lines))
     assert 6 * 86400 < lines[0].ago < 9 * 86400
     assert 0 < lines[-1].ago <= 180
+
+
+@pytest.mark.parametrize(
+    ("words", "weekday", "hours"),
+    [
+        ("сертификат истекает через 4 дня", "Wed", (7.7, 7.72)), ("всё ушло к 09:32", "Wed", (9.53, 9.55)),
+        ("табели сегодня до обеда", "Wed", (8, 12)), ("lands around seven this evening", "Wed", (12, 15)),
+        ("Landed at 19:04", "Wed", (19.06, 19.5)), ("Сегодня в 12:00 собеседование", "Thu", (8, 12)),
+        ("still to do", "Thu", (11, 12)), ("в 15:00 у меня", "Thu", (14, 15)),
+        ("с 22:00 завтра база только на чтение", "Fri", (9, 18)), ("в пятницу только герои", "Fri", (9, 18)),
+        # 14:00 in Lisbon is 17:00 in Moscow.
+        ("узел недоступен, failover", "Fri", (17, 17.1)), ("Всем хороших выходных", "Fri", (17, 19)),
+        ("22:00, writes are frozen", "Sat", (22, 22.02)), ("on Thursday and didn't", "Sat", (22, 23)),
+        ("сертификат истёк (notAfter 23:59:00)", "Sun", (23.98, 24)),
+        ("from home this morning", "Mon", (6, 9)), ("Первый день", "Mon", (8, 10)), ("день второй!", "Tue", (8, 18)),
+        ("Нужны к 16:00", "Mon", (14, 16)), ("Отчёт отправлен в 17:58", "Mon", (17.97, 18.5)),
+        ("Call at 10:30: accepted", "Tue", (10.5, 12)), ("ночь без единого алерта", "Wed", (7, 10)),
+        ("Окна закрываю", "Wed", (16, 19)),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_the_hour_and_the_weekday_is_true(
+    words: str, weekday: str, hours: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whenever it is played: at this very end of its week, a second before, on a Sunday night, in another year.
+    for now in (
+        "2026-11-25T16:51:41+03:00",
+        "2026-11-25T16:51:40+03:00",
+        "2026-11-29T23:10+03:00",
+        "2027-03-01T00:00Z",
+    ):
+        played = datetime.fromisoformat(now).timestamp()
+        monkeypatch.setattr("vkteams_daemon.simulator.script.time.time", lambda played=played: played)
+        said = [event for event in all_events() if event.type in ("newMessage", "editedMessage")]
+        moments = [
+            event.occurred_at.astimezone(ZoneInfo("Europe/Moscow"))
+            for event in said
+            if words in str(json.loads(event.payload or "{}").get("text"))
+        ]
+        assert moments, words
+        clocks = [(f"{at:%a}", at.hour + at.minute / 60 + at.second / 3600) for at in moments]
+        assert any(day == weekday and hours[0] <= clock <= hours[1] for day, clock in clocks), (words, clocks)
+        assert all(played - 15 * 86400 < at.timestamp() <= played for at in moments)
 
 
 def test_script_leaves_event_ids_and_times_to_the_simulator(lines: list[Line]) -> None:

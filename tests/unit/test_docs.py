@@ -26,6 +26,7 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 COMMANDS = (ROOT / "docs" / "vkteamsctl.md").read_text(encoding="utf-8")
 CONFIGURATION = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
 VERBS = {f"{noun.name} {verb.name}": verb for noun in commands.nouns() for verb in noun.verbs}
+VERBS |= {command.name: command for command in commands.shortcuts()}
 GLOBAL = {name for flag in commands.global_flags() for name in flag.names}
 # Variables that other programs read for us: requests, the harness of systemd, the shell of an example.
 FOREIGN = {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE", "NOTIFY_SOCKET"}
@@ -140,7 +141,10 @@ def _parsed(line: str) -> None:
         arguments.parser().parse_args(words)
         return
     noun = ctl.glance(words)[1]
-    verbs = [name.split()[1] for name in VERBS if name.split()[0] == noun]
+    if noun in ctl.COMMANDS:
+        ctl.parse(words, noun)
+        return
+    verbs = [name.split()[1] for name in VERBS if name.split()[0] == noun and " " in name]
     assert noun in ctl.NOUNS, f"{line}: no such noun"
     if not set(words) & set(verbs):
         assert words[-1] == noun, f"{line}: no such verb"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from docs import commands, completion, manual
-from vkteams_daemon.ctl.command_line import NOUNS
+from vkteams_daemon.ctl.command_line import COMMANDS, NOUNS
 from vkteams_daemon.options import options
 
 
@@ -33,6 +33,9 @@ def test_every_option_of_the_daemon_has_its_entry(pages: dict[str, str]) -> None
 
 def test_every_noun_verb_and_option_of_vkteamsctl_has_its_entry(pages: dict[str, str]) -> None:
     page = pages["vkteamsctl.1"]
+    for command in commands.shortcuts():
+        entry = page.partition(f".TP\n{command.name} ")[2].partition(".RE\n")[0]
+        assert all(", ".join(flag.names) in entry for flag in command.flags), command.name
     nouns = list(commands.nouns())
     assert [noun.name for noun in nouns] == list(NOUNS)
     for noun in nouns:
@@ -79,7 +82,10 @@ def _complete(file: Path, *words: str) -> list[str]:
 
 
 def test_bash_completes_nouns_verbs_and_options(bash: Path) -> None:
-    assert set(NOUNS) <= set(_complete(bash, "vkteamsctl", ""))
+    assert {*NOUNS, *COMMANDS} <= set(_complete(bash, "vkteamsctl", ""))
+    for words in (("find", "--"), ("find", "слово", "--"), ("find", "слово", "ещё", "--")):
+        assert {"--since", "--user", "--output"} <= set(_complete(bash, "vkteamsctl", *words)), words
+    assert _complete(bash, "vkteamsctl", "find", "слово", "--sort", "") == ["best", "new"]
     assert _complete(bash, "vkteamsctl", "diag") == ["diagnostic"]
     for noun in commands.nouns():
         assert {verb.name for verb in noun.verbs} <= set(_complete(bash, "vkteamsctl", noun.name, ""))

@@ -6,8 +6,9 @@ The parser adds the name of the option to the error. `vkteams_daemon.times` has 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -21,6 +22,14 @@ class WrittenTime:
 
     text: str
     parse: Callable[[str], datetime]
+
+    def longer(self, words: Sequence[str]) -> Iterator[str]:
+        """The texts that are a time with some of these words behind them, the longest first: quotes are missing."""
+        for count in range(min(len(words), 5), 0, -1):
+            text = " ".join([self.text, *words[:count]])
+            with contextlib.suppress(UsageError):
+                self.parse(text)
+                yield text
 
     def read(self) -> datetime:
         """The moment in UTC."""

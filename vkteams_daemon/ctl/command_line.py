@@ -1,7 +1,7 @@
 """The command line of vkteamsctl: its parser, its global options, its nouns and their verbs.
 
 `vkteamsctl [--config FILE] [--instance NAME] [--pid-file PATH] [--output MODE] NOUN VERB ...`. The global options stand
-before the noun or after the verb.
+before the noun or after the verb. `find` and `open` (`COMMANDS`) stand without a noun.
 
 A noun is a module of `ctl/commands` with `register(noun)`, which adds its verbs (`Noun.verb`). Only the module of the
 noun on the command line is imported, and heavy modules are imported inside the verbs: `daemon status` stays quick.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -33,8 +34,15 @@ NOUNS = {
     "simulator": "run a simulated Bot API on this machine",
 }
 
+COMMANDS = {
+    "find": "find messages by words and meaning; no quotes needed",
+    "open": "show a hit of the last search in its conversation",
+}
+"""Commands without a noun: each is a module of `ctl/commands` whose `register` adds one verb of its own name."""
+
 EXAMPLES = """examples:
   vkteamsctl daemon status
+  vkteamsctl find почему встала почта
   vkteamsctl search text "сервер упал" --since 7d
   vkteamsctl --output json diagnostic health
 """
@@ -55,10 +63,25 @@ class Parser(argparse.ArgumentParser):
             UsageError: always.
         """
         sentence, _, choices = message.partition(" (choose from ")
-        hint = f"Choose one of {choices.rstrip(')')}." if choices else f"See `{self.prog} --help`."
+        hint = f"See `{self.prog} --help`."
+        if choices:
+            names = [name.strip("'\" )") for name in choices.split(", ")]
+            word = sentence.rpartition(": ")[2].strip("'\"")
+            hint = self._nearest(word, names) or f"Choose one of {', '.join(names)}."
         if message.endswith("required: QUERY"):  # argparse took the query for an option
             hint = f"Put -- before a query that begins with -. {hint}"
         raise UsageError(sentence.removeprefix("argument "), hint=hint.replace("'", ""))
+
+    def _nearest(self, word: str, names: Sequence[str]) -> str:
+        """The hint to the name that is meant; empty if none is near."""
+        if near := nearest(word, names):
+            return f"Did you mean {near}?"
+        if self.prog == "vkteamsctl":
+            if not word.isascii():
+                return "To find words: `vkteamsctl find WORDS`."
+            if owners := [noun for noun in NOUNS if word in verbs_of(noun)]:
+                return "Did you mean " + " or ".join(f"`vkteamsctl {noun} {word}`" for noun in owners) + "?"
+        return ""
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:
@@ -74,12 +97,12 @@ class Noun:
     """One noun of the command line; its module adds the verbs.
 
     Args:
-        parser: of the noun.
+        verbs: the subparsers of the noun's parser.
         common: the global options, which every verb takes too.
     """
 
-    def __init__(self, parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
-        self._verbs: Any = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
+    def __init__(self, verbs: Any, common: argparse.ArgumentParser) -> None:
+        self._verbs = verbs
         self._common = common
 
     def verb(
@@ -105,7 +128,7 @@ class Noun:
         parser: argparse.ArgumentParser = self._verbs.add_parser(
             name, help=help, description=help, parents=[self._common], epilog=f"{epilog}\n\n{note}".rstrip()
         )
-        parser.set_defaults(func=run, needs_config=needs_config)
+        parser.set_defaults(func=run, needs_config=needs_config, parser=parser)
         return parser
 
 
@@ -131,13 +154,103 @@ def build(noun: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vkteamsctl {__version__}")
     nouns: Any = parser.add_subparsers(dest="noun", metavar="NOUN", title="nouns", required=True)
+    for name, line in COMMANDS.items():
+        if name == noun:
+            importlib.import_module(f"vkteams_daemon.ctl.commands.{name}").register(Noun(nouns, common))
+        else:
+            nouns.add_parser(name, help=line, add_help=False)
     for name, line in NOUNS.items():
         if name == noun:
             module = importlib.import_module(f"vkteams_daemon.ctl.commands.{name}")
-            module.register(Noun(nouns.add_parser(name, help=line, parents=[common]), common))
+            own = nouns.add_parser(name, help=line, parents=[common])
+            verbs = own.add_subparsers(dest="verb", metavar="VERB", title="verbs", required=True)
+            module.register(Noun(verbs, common))
         else:
             nouns.add_parser(name, help=line, add_help=False)
     return parser
+
+
+def parse(arguments: Sequence[str], noun: str | None) -> argparse.Namespace:
+    """The command that the arguments say; `find` takes every word that is no option's.
+
+    Raises:
+        UsageError: they say none.
+    """
+    args, rest = build(noun).parse_known_args(arguments)
+    if noun == "find":
+        rest = _take_words(args, rest)
+        _check_quoted(args, arguments)
+    if rest:
+        raise UsageError(f"unrecognized arguments: {' '.join(rest)}", hint=_hint_for(args, rest[0], arguments))
+    return args
+
+
+def _take_words(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+    """Add the words that stand behind the options, if all do; what is no word stays.
+
+    Words that stand before the options as well are refused: they are the rest of a value without quotes.
+    """
+    words = [word for word in rest if not word.startswith("-") or _excludes(word)]
+    if args.words and any(not word.startswith("-") for word in words):
+        return list(rest)
+    args.words = [*args.words, *words]
+    return [word for word in rest if word not in words]
+
+
+def _check_quoted(args: argparse.Namespace, arguments: Sequence[str]) -> None:
+    """Refuse a time whose further words are taken for words to find: `--since вчера 18:00`."""
+    for option in ("since", "until"):
+        value = getattr(args, option)
+        if value is None or f"--{option}" not in arguments:
+            continue
+        place = list(arguments).index(f"--{option}")
+        text = next((text for text in value.longer(arguments[place + 2 :])), None)
+        if text is not None:
+            hint = f"Quote a value of several words: --{option} {shlex.quote(text)}."
+            raise UsageError(f"--{option}: {value.text} goes on", hint=hint)
+
+
+def _excludes(word: str) -> bool:
+    """Whether the word excludes another from a search, as `-тест` does."""
+    return not word.startswith("--") and len(word) > 2
+
+
+def _hint_for(args: argparse.Namespace, word: str, arguments: Sequence[str]) -> str:
+    """What to write in the place of a word that belongs nowhere."""
+    parser: argparse.ArgumentParser | None = getattr(args, "parser", None)
+    if parser is None:
+        return "See `vkteamsctl --help`."
+    options = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
+    if word.startswith("-"):
+        near = nearest(word.partition("=")[0], options)
+        return f"Did you mean {near}?" if near else f"See `{parser.prog} --help`."
+    place = list(arguments).index(word)
+    end = next((n for n in range(place, len(arguments)) if arguments[n].startswith("-")), len(arguments))
+    begin = next((n for n in range(place - 1, -1, -1) if arguments[n].startswith("-")), None)
+    if begin is not None and arguments[begin] in options and place - begin >= 2:
+        value = " ".join(arguments[begin + 1 : end])
+        return f"Quote a value of several words: {arguments[begin]} {shlex.quote(value)}."
+    if hasattr(args, "query") and isinstance(args.query, str) and args.query in arguments:
+        query = " ".join(arguments[list(arguments).index(args.query) : end])
+        return f"Quote the query: `{parser.prog} {shlex.quote(query)}`. `vkteamsctl find` needs no quotes."
+    return f"See `{parser.prog} --help`."
+
+
+def nearest(word: str, names: Sequence[str]) -> str:
+    """The name that a mistyped word means; empty if none is near."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, names, n=1, cutoff=0.6)), "")
+
+
+def verbs_of(noun: str) -> list[str]:
+    """The verbs of a noun."""
+    for action in build(noun)._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for own in action.choices[noun]._actions:
+                if isinstance(own, argparse._SubParsersAction):
+                    return list(own.choices)
+    return []
 
 
 def glance(arguments: Sequence[str]) -> tuple[str, str | None]:
@@ -152,5 +265,5 @@ def glance(arguments: Sequence[str]) -> tuple[str, str | None]:
     try:
         noun = getattr(common.parse_known_args(arguments)[0], "noun", None)
     except UsageError:
-        noun = next((word for word in arguments if word in NOUNS), None)
+        noun = next((word for word in arguments if word in NOUNS or word in COMMANDS), None)
     return mode, noun

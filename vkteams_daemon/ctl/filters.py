@@ -25,6 +25,11 @@ def add_chat_ids_with_threads(verb: argparse.ArgumentParser) -> None:
 def add_author_and_time(verb: argparse.ArgumentParser) -> None:
     """Add --user-id, --since and --until."""
     verb.add_argument("--user-id", metavar="ID", help="only what this person wrote")
+    add_span(verb)
+
+
+def add_span(verb: argparse.ArgumentParser) -> None:
+    """Add --since and --until."""
     verb.add_argument(
         "--since", metavar="TIME", type=argument_types.since, help="from this time on: 2h, 2026-11-24, вчера"
     )

@@ -75,7 +75,7 @@ class _Run:
     def command(self, arguments: Sequence[str], noun: str | None) -> int:
         if not noun and not {"--help", "-h", "--version"} & set(arguments):
             raise UsageError("no command is named", hint="See `vkteamsctl --help`.")
-        args = command_line.build(noun).parse_args(arguments)
+        args = command_line.parse(arguments, noun)
         self.mode = getattr(args, "output", "table")
         self.name = " ".join(part for part in (args.noun, getattr(args, "verb", None)) if part)
         if not hasattr(args, "func"):

@@ -11,19 +11,25 @@ The texts of chats are not trusted: no control character in them reaches a termi
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TextIO
 
 from vkteams_daemon import times
+from vkteams_daemon.ctl import pager
 from vkteams_daemon.system.text import terminal_safe, terminal_safe_json
 
 MODES = ("table", "json", "jsonl", "quiet")
+_WIDTH = 80  # letters of a line where nothing else says how wide it is
+_MARKS = ("\ue000", "\ue001")  # before and after a marked word while a text is wrapped: private, and one letter wide
 _MIN_FREE_WIDTH = 16  # letters; a column of free text gets no narrower than this
 
 _SPACES = re.compile(r"[\t\r\n]+")
@@ -52,23 +58,60 @@ class Answer:
 
 
 class Screen:
-    """Lines and tables on standard output; colours only on a terminal, and not if NO_COLOR is set."""
+    """Lines and tables on standard output; colours only on a terminal, and not if NO_COLOR is set.
 
-    def __init__(self, stream: TextIO) -> None:
+    Args:
+        stream: to write on.
+        terminal: whether what is written gets to a terminal; None asks the stream.
+
+    Attributes:
+        terminal: the same.
+        width: letters of a line; 80 if it is no terminal.
+    """
+
+    def __init__(self, stream: TextIO, terminal: bool | None = None) -> None:
         self._stream = stream
-        self.terminal = stream.isatty()
+        self.terminal = stream.isatty() if terminal is None else terminal
+        self.width = shutil.get_terminal_size((_WIDTH, 24)).columns if self.terminal else _WIDTH
         self.colours = self.terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line, or one for each line of the text; `style` is bold, dim, red, green or yellow."""
         self._write(self.styled(terminal_safe(text), style))
 
-    def quote(self, text: str, marks: tuple[str, str] | None = None) -> None:
-        """The text of a message as one indented line; the text between the two marks is highlighted."""
-        parts = [one_line(text)]
-        if marks and self.colours:
-            parts = re.split(f"{re.escape(marks[0])}(.*?){re.escape(marks[1])}", parts[0])
-        self._write("    " + "".join(self.styled(part, "yellow" if n % 2 else "") for n, part in enumerate(parts)))
+    def prose(self, text: str, style: str = "", *, indent: str = "", further: str | None = None) -> None:
+        """A text, wrapped at words to the width.
+
+        Args:
+            text: line breaks in it are spaces.
+            style: as of `line`.
+            indent: before the first line.
+            further: before the others; as `indent` if it is not given.
+        """
+        for line in self._wrapped(one_line(text), indent, indent if further is None else further):
+            self._write(self.styled(line, style))
+
+    def quote(self, text: str, marks: tuple[str, str] | None = None, indent: str = "    ") -> None:
+        """The text of a message, indented and wrapped at words; the text between the two marks is highlighted."""
+        text = one_line(text)
+        if not marks or not self.colours:
+            self.prose(text, indent=indent)
+            return
+        pattern = f"{re.escape(marks[0])}(.*?){re.escape(marks[1])}"
+        inside = False
+        for line in self._wrapped(re.sub(pattern, f"{_MARKS[0]}\\1{_MARKS[1]}", text), indent, indent):
+            styled = ""
+            for part in re.split(f"([{''.join(_MARKS)}])", line.removeprefix(indent)):
+                inside = part == _MARKS[0] if part in _MARKS else inside
+                styled += "" if part in _MARKS else self.styled(part, "yellow" if inside else "")
+            self._write(indent + styled)
+
+    def _wrapped(self, text: str, indent: str, further: str) -> list[str]:
+        """The lines of a text. A word that is longer than a line (a path, a URL) stays whole."""
+        return textwrap.wrap(
+            text, max(self.width, len(further) + _MIN_FREE_WIDTH), initial_indent=indent, subsequent_indent=further,
+            break_long_words=False, break_on_hyphens=False,
+        ) or [indent.rstrip()]  # fmt: skip
 
     def pairs(self, pairs: Iterable[tuple[str, Any]]) -> None:
         """Names and values, one pair a line, the values aligned."""
@@ -120,7 +163,9 @@ class Screen:
                 widths.append(min(needed, _MIN_FREE_WIDTH) if wrapped[n] else needed)
             return widths
 
-        console = Console(file=self._stream, no_color=not self.colours, highlight=False)
+        console = Console(
+            file=self._stream, no_color=not self.colours, highlight=False, force_terminal=True, width=self.width
+        )
         borders = 3 * len(headings) - 1  # the edges, and the gaps between the columns
         if sum(min_widths(headings)) + borders > console.width:
             headings = [heading.replace(" ", "\n") for heading in headings]
@@ -161,13 +206,23 @@ def show(answer: Answer, mode: str, command: str, stream: TextIO | None = None, 
         for name in answer.ids:
             stream.write(terminal_safe(name) + "\n")
     elif answer.render:
-        screen = Screen(stream)
-        if understood and not answer.streamed:
-            screen.line(understood, "dim")
-        answer.render(screen)
+        _render(answer, understood, stream)
     else:
         _show_data(Screen(stream), plain(answer.data))
     stream.flush()
+
+
+def _render(answer: Answer, understood: str, stream: TextIO) -> None:
+    """Write the table for people; through a pager if it is longer than the terminal."""
+    assert answer.render
+    terminal = stream.isatty()
+    text = io.StringIO()
+    screen = Screen(text, terminal)
+    if understood and not answer.streamed:
+        screen.line(understood, "dim")
+    answer.render(screen)
+    if not (terminal and sys.stdin.isatty() and pager.page(text.getvalue())):
+        stream.write(text.getvalue())
 
 
 def show_error(sentence: str, mode: str, command: str, stream: TextIO | None = None) -> None:

@@ -285,6 +285,7 @@ class Archive:
         *,
         chat_ids: Collection[str] | None = None,
         since: datetime | None = None,
+        until: datetime | None = None,
         timeframe: timedelta | None = None,
         query: str | None = None,
         user_id: str | None = None,
@@ -299,6 +300,7 @@ class Archive:
                 messages of `user_id` and where they stand; `around`, the thread and the neighbours of `message`.
             chat_ids: only these chats may be read; None means every chat, an empty collection means none.
             since: only messages sent at this moment or later may be read (aware).
+            until: only messages sent before this moment may be read (aware).
             timeframe: how far back from now; None means two hours for `recent`, and no limit for the other kinds.
             query: the topic, as `search` takes a query; with `user_id` only this person's messages about it.
             user_id: the person whose profile it is.
@@ -311,13 +313,18 @@ class Archive:
             NotFound: there is no such message, or no message of this person.
         """
         request = context.ContextRequest(kind, query, user_id, message, timeframe)
-        scope = self._scope(chat_ids, since=since)
+        scope = self._scope(chat_ids, since=since, until=until)
         within = request.within(scope, datetime.now(UTC))
         hits: list[Hit] = []
         note = None
         if kind == "topic":
             topic = self.search(
-                query or "", chat_ids=chat_ids, user_id=user_id, since=within.since, limit=context.TOPIC_HITS
+                query or "",
+                chat_ids=chat_ids,
+                user_id=user_id,
+                since=within.since,
+                until=until,
+                limit=context.TOPIC_HITS,
             )
             hits, note = topic.hits, topic.note
         with self._transaction() as connection:

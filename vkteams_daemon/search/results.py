@@ -89,6 +89,8 @@ class Hit:
     """
     reply_to_msg_id: str | None
     """The message that this one answers, in the same chat."""
+    thread: str | None = None
+    """For a message in a thread: the beginning of the message that the thread hangs on; empty if that is unknown."""
     edited: bool = False
     """Whether the text was changed after it was sent."""
     quotes: tuple[Quote, ...] = ()

@@ -9,6 +9,9 @@ by default). The player fills in what follows from `ago` or from earlier lines:
 - from, text and timestamp of the message in a callbackQuery, a reply or a forward part: those of the message.
 
 It changes nothing that the line has already.
+
+The first line may be `{"now": "Wednesday 16:51:41 +03:00"}`: `ago` then counts back from the last such moment of a
+week. What a conversation says of hours and weekdays is true then, whenever it is played.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +29,35 @@ from vkteams_daemon.errors import UsageError
 from vkteams_daemon.simulator.event_log import Draft
 
 CONVERSATION = Path(__file__).with_name("conversation.jsonl")
+_WEEK = 7 * 86400
+_A_MONDAY = 4 * 86400  # 5 January 1970, 00:00 UTC, as Unix seconds
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _ABOUT_A_MESSAGE = {"editedMessage", "deletedMessage", "pinnedMessage", "unpinnedMessage"}
 
 
 @dataclass(frozen=True, slots=True)
+class WeekMoment:
+    """A moment of every week: seconds from Monday 00:00 UTC on."""
+
+    seconds: int
+
+    def last(self, now: float) -> float:
+        """The last such moment, as Unix seconds."""
+        return now - (now - _A_MONDAY - self.seconds) % _WEEK
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
-    """One event of a script; `ago` in seconds."""
+    """One event of a script; `ago` in seconds before now, or before a moment of the week."""
 
     type: str
     payload: dict[str, Any]
     ago: float = 0.0
+    before: WeekMoment | None = None
+
+    def at(self, now: float) -> int:
+        """When it happened, as Unix seconds, if it is issued now."""
+        return int((self.before.last(now) if self.before else now) - self.ago)
 
 
 def read_script(file: Path) -> list[Line]:
@@ -48,10 +71,32 @@ def read_script(file: Path) -> list[Line]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise UsageError(f"the script {file} cannot be read: {reason}") from error
-    return [_line(text, f"{file}, line {n}") for n, text in enumerate(texts, 1) if text.strip()]
+    lines = [(n, text) for n, text in enumerate(texts, 1) if text.strip()]
+    before = None
+    if lines and (now := _now_line(lines[0][1])) is not None:
+        before = _week_moment(now, f"{file}, line {lines.pop(0)[0]}")
+    return [_line(text, f"{file}, line {n}", before) for n, text in lines]
 
 
-def _line(text: str, where: str) -> Line:
+def _now_line(text: str) -> Any:
+    """What a line says of now; None if it says nothing of it."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value["now"] if isinstance(value, dict) and value.keys() == {"now"} else None
+
+
+def _week_moment(text: Any, where: str) -> WeekMoment:
+    try:
+        weekday, clock, offset = str(text).split()
+        monday = datetime.fromisoformat(f"1970-01-05T{clock}{offset}")
+        return WeekMoment(int(monday.timestamp()) - _A_MONDAY + _WEEKDAYS.index(weekday) * 86400)
+    except ValueError as error:
+        raise UsageError(f"{where}: now is not such as Wednesday 16:51:41 +03:00") from error
+
+
+def _line(text: str, where: str, before: WeekMoment | None) -> Line:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -65,7 +110,7 @@ def _line(text: str, where: str) -> Line:
     ago = value.get("ago", 0)
     if not isinstance(ago, int | float) or isinstance(ago, bool) or ago < 0:
         raise UsageError(f"{where}: ago is not a number of seconds")
-    return Line(value["type"], value["payload"], float(ago))
+    return Line(value["type"], value["payload"], float(ago), before)
 
 
 class ScriptPlayer:
@@ -93,7 +138,7 @@ class ScriptPlayer:
     def draft(self, line: Line) -> Draft:
         """The line as an event of this moment."""
         payload = copy.deepcopy(line.payload) if self._round == 1 else self._renumbered(line.payload)
-        at = int(time.time() - line.ago)
+        at = line.at(time.time())
         original = self._find(payload, _chat_id(payload))
         if line.type == "newMessage" and original:
             payload.setdefault("timestamp", original["timestamp"])

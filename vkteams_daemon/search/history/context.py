@@ -54,7 +54,9 @@ class ContextRequest:
 
     def within(self, scope: Scope, now: datetime) -> Scope:
         """The scope, narrowed to the timeframe."""
-        span = RECENT if self.kind == "recent" and self.timeframe is None else self.timeframe
+        span = self.timeframe
+        if self.kind == "recent" and span is None and scope.since is None:
+            span = RECENT
         if span is None:
             return scope
         return replace(scope, since=max(scope.since, now - span) if scope.since else now - span)

@@ -17,6 +17,7 @@ from vkteams_daemon.store.connections import Connection
 
 _MAX_STEPS = 40  # along replies, in each direction
 _MAX_LINKED = 200  # messages that replies link
+_MAX_BEGINNING = 60  # characters of the message that a thread hangs on, where it stands for the thread
 _MAX_IN_THREADS = 40  # messages of the threads that hang on them
 
 
@@ -164,6 +165,30 @@ def read(
     )
 
 
+def read_answered(connection: Connection, keys: Collection[MessageKey], scope: Scope) -> list[ArchivedMessage]:
+    """These messages, oldest first, each with the words that it answers, as archived, or else as it repeats them."""
+    messages = read(connection, keys, scope, answered=True)
+    wanted = {(one.chat_id, one.reply_to_msg_id) for one in messages if one.reply_to_msg_id}
+    archived = {one.key: one for one in read(connection, wanted, _beyond_filters(scope))} if wanted else {}
+    return [_with_answered(one, archived.get((one.chat_id, one.reply_to_msg_id or ""))) for one in messages]
+
+
+def _with_answered(message: ArchivedMessage, answered: ArchivedMessage | None) -> ArchivedMessage:
+    if answered is None:
+        return message
+    text = answered.text if answered.own_text is None else answered.own_text or answered.text
+    quote = Quote(
+        "reply", answered.author, text, answered.user_id, answered.msg_id, answered.sent_at, answered.files
+    )  # fmt: skip
+    others = [one for one in message.quotes if one.kind != "reply" or one.depth > 0]
+    return replace(message, quotes=(quote, *others))
+
+
+def _beyond_filters(scope: Scope) -> Scope:
+    """What the reader of a question may see: its filters choose hits, and not what these answer or hang on."""
+    return replace(scope.population, arrived=None) if scope.confined else Scope()
+
+
 def versions(connection: Connection, chat_id: str, msg_id: str, scope: Scope) -> MessageHistory:
     """Every text of a message, also of a deleted one.
 
@@ -197,6 +222,30 @@ def _parent(connection: Connection, chat_id: str, scope: Scope) -> list[Archived
         (chat_id,),
     ).fetchall()
     return read(connection, [(parent, msg_id) for parent, msg_id in keys], scope) if keys else []
+
+
+def thread_beginnings(connection: Connection, chat_ids: Collection[str], scope: Scope) -> dict[str, str]:
+    """For each of these chats that is a thread: the beginning of the message that it hangs on; "" if unknown."""
+    rows = connection.execute(
+        "SELECT chat_id, parent_chat_id, parent_msg_id FROM chats"
+        " WHERE chat_id = ANY(%s) AND parent_msg_id IS NOT NULL",
+        (list(chat_ids),),
+    ).fetchall()
+    if not rows:
+        return {}
+    visible = _beyond_filters(scope)
+    parents = {
+        parent.key: parent for parent in read(connection, [(chat, message) for _, chat, message in rows], visible)
+    }
+    return {
+        thread: _beginning(parents[chat, message].text) if (chat, message) in parents else ""
+        for thread, chat, message in rows
+    }
+
+
+def _beginning(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _MAX_BEGINNING else f"{text[:_MAX_BEGINNING].rpartition(' ')[0]} …"
 
 
 def _threads(connection: Connection, linked: Sequence[ArchivedMessage], scope: Scope) -> list[ArchivedMessage]:
@@ -328,8 +377,7 @@ def _archived(
     }
     if not keys:
         return {}
-    # Filters choose hits, and not what they answer.
-    visible = replace(scope.population, arrived=None) if scope.confined else Scope()
+    visible = _beyond_filters(scope)
     rows = connection.execute(
         "SELECT m.chat_id, m.msg_id, m.deleted_at IS NOT NULL FROM unnest(%(chats)s::text[], %(messages)s::text[])"
         " AS k (chat_id, msg_id) JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id"

@@ -51,7 +51,7 @@ def answer(
     so_far = earlier + len(ranked)
     more = len(rest) > question.limit and so_far < MAX_HITS
     messages = {
-        message.key: message for message in conversation.read(connection, [r.key for r in ranked], scope, answered=True)
+        message.key: message for message in conversation.read_answered(connection, [r.key for r in ranked], scope)
     }
     ranked = [one for one in ranked if one.key in messages]
     texts = [messages[one.key].text for one in ranked]
@@ -80,7 +80,9 @@ def _hits(
     each_way: int,
 ) -> list[Hit]:
     """The hits of these ranked messages, each with so many messages before and after it."""
-    titles = chat_titles(connection, {r.chat_id for r in ranked}, scope)
+    chat_ids = {one.chat_id for one in ranked}
+    titles = chat_titles(connection, chat_ids, scope)
+    threads = conversation.thread_beginnings(connection, chat_ids, scope)
     return [
         Hit(
             chat_id=one.chat_id,
@@ -93,6 +95,7 @@ def _hits(
             snippet=snippet or _beginning(message.text),
             score=one.score,
             reply_to_msg_id=message.reply_to_msg_id,
+            thread=threads.get(one.chat_id),
             edited=message.edited,
             quotes=message.quotes,
             own_text=message.own_text,

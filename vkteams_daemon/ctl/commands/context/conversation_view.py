@@ -23,7 +23,7 @@ _BELOW_TIME = " " * 8
 
 
 def show_conversation(
-    screen: Screen, messages: Sequence[ArchivedMessage], chat_id: str, matches: Collection[str]
+    screen: Screen, messages: Sequence[ArchivedMessage], chat_id: str, matches: Collection[str], *, ids: bool = True
 ) -> None:
     """Write the messages, oldest first.
 
@@ -31,7 +31,8 @@ def show_conversation(
         screen: to write on.
         messages: of this chat, of the threads below them, and of the chat that this thread belongs to.
         chat_id: the chat of the conversation.
-        matches: msg_ids of the messages that were asked for or found; they stand out, with their ids.
+        matches: msg_ids of the messages that were asked for or found; they stand out.
+        ids: whether the matches show their ids.
     """
     by_id = {message.msg_id: message for message in messages if message.chat_id == chat_id}
     day = None
@@ -47,12 +48,13 @@ def show_conversation(
         text = message.text if message.own_text is None else message.own_text
         first, *rest = [line for line in text.splitlines() if line.strip()] or [""]
         author = f"{_name(message)}{_arrow(message, by_id) if own else ' (thread)'}{_marks(message)}"
-        screen.line(f"{'>' if match else ' '} {moment:%H:%M} {indent}{author}: {one_line(first)}".rstrip(), style)
+        lead, below = f"{'>' if match else ' '} {moment:%H:%M} {indent}", f"{_BELOW_TIME}{indent}  "
+        screen.prose(f"{author}: {first}", style, indent=lead, further=below)
         for line in rest:
-            screen.line(f"{_BELOW_TIME}{indent}  {one_line(line)}", style)
+            screen.prose(line, style, indent=below)
         for line in quote_lines(message.quotes):
-            screen.line(f"{_BELOW_TIME}{indent}  {line}", "dim")
-        if match:
+            screen.prose(line, "dim", indent=below, further=f"{below}| ")
+        if match and ids:
             screen.line(f"{_BELOW_TIME}{indent}  message {message.msg_id}", "dim")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from vkteams_daemon.ctl import argument_types, filters
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.commands.context.conversation_view import show_conversation
 from vkteams_daemon.ctl.connections import open_archive
-from vkteams_daemon.ctl.output import Answer, Screen, cell, one_line, plain
+from vkteams_daemon.ctl.output import Answer, Screen, cell, plain
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,24 +42,49 @@ def register(noun: Noun) -> None:
     filters.add_chat_ids_with_threads(get)
     get.add_argument("--context-type", choices=_TYPES, metavar="TYPE", help="recent (default), topic or user-profile")
     get.add_argument("--timeframe", metavar="AGE", type=times.parse_age, help="how far back from now; 2h for recent")
+    filters.add_span(get)
     get.add_argument("--around", metavar="MSGID", help="the thread of this message, then its neighbours in time")
     get.add_argument("--query", metavar="QUERY", help="the topic")
     get.add_argument("--user-id", metavar="ID", help="the person; with a topic, only what this person said about it")
     filters.add_names(get)
-    get.add_argument(
+    add_max_tokens(get)
+
+
+def add_max_tokens(verb: argparse.ArgumentParser) -> None:
+    """Add --max-tokens."""
+    verb.add_argument(
         "--max-tokens", metavar="N", type=argument_types.positive, help="about the most tokens of the answer (4000)"
     )
 
 
-def _get(args: argparse.Namespace, config: Config) -> Answer:
+def token_limit(args: argparse.Namespace) -> int:
+    """The tokens that the answer may have.
+
+    Raises:
+        UsageError: --max-tokens is out of range.
+    """
     from vkteams_daemon.search.history import token_budget
+
+    limit: int = args.max_tokens or token_budget.DEFAULT_TOKENS
+    if not _MIN_TOKENS <= limit <= _MAX_TOKENS:
+        raise UsageError(
+            f"--max-tokens: {limit} is out of range", hint=f"At least {_MIN_TOKENS}, at most {_MAX_TOKENS}."
+        )
+    return limit
+
+
+def token_cost(args: argparse.Namespace) -> Callable[[ArchivedMessage], int]:
+    """How many tokens a message takes in the output mode."""
+    from vkteams_daemon.search.history import token_budget
+
+    return token_budget.line_cost if getattr(args, "output", "table") == "table" else _json_cost
+
+
+def _get(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.history.context_kind import resolve_kind
 
-    max_tokens = args.max_tokens or token_budget.DEFAULT_TOKENS
-    if not _MIN_TOKENS <= max_tokens <= _MAX_TOKENS:
-        raise UsageError(
-            f"--max-tokens: {max_tokens} is out of range", hint=f"At least {_MIN_TOKENS}, at most {_MAX_TOKENS}."
-        )
+    max_tokens = token_limit(args)
+    times.check_span(args.since, args.until)
     user = args.user_id if args.user is None else args.user
     arguments = {"msg_id": args.around, "query": args.query, "user_id": user, "timeframe": args.timeframe}
     kind = resolve_kind(args.context_type, arguments, _OPTIONS, _HINT)
@@ -69,16 +95,24 @@ def _get(args: argparse.Namespace, config: Config) -> Answer:
         context = archive.context(
             kind,
             chat_ids=chats,
+            since=args.since,
+            until=args.until,
             timeframe=args.timeframe,
             query=args.query,
             user_id=args.user_id,
             message=centre,
             max_tokens=max_tokens,
-            cost=token_budget.line_cost if getattr(args, "output", "table") == "table" else _json_cost,
+            cost=token_cost(args),
         )
-    context = replace(context, named=named)
+    return answer(replace(context, named=named))
+
+
+def answer(context: Context, *, ids: bool = True) -> Answer:
+    """The conversations as an answer; people see the ids of chats and matches with `ids`."""
     messages = [message for conversation in context.conversations for message in conversation.messages]
-    return Answer(context, lambda screen: _show(screen, context), ids=[f"{m.chat_id} {m.msg_id}" for m in messages])
+    return Answer(
+        context, lambda screen: _show(screen, context, ids=ids), ids=[f"{m.chat_id} {m.msg_id}" for m in messages]
+    )
 
 
 def _json_cost(message: ArchivedMessage) -> int:
@@ -88,18 +122,19 @@ def _json_cost(message: ArchivedMessage) -> int:
     return tokens(json.dumps(plain(message), ensure_ascii=False))
 
 
-def _show(screen: Screen, context: Context) -> None:
+def _show(screen: Screen, context: Context, *, ids: bool) -> None:
     if context.profile:
         _show_profile(screen, context.profile)
     for sentence in context.named:
-        screen.line(one_line(sentence), "dim")
+        screen.prose(sentence, "dim")
     if context.note and context.conversations:
-        screen.line(context.note, "yellow")
+        screen.prose(context.note, "yellow")
     for conversation in context.conversations:
-        screen.line(f"{conversation.chat_title or conversation.chat_id} · {conversation.chat_id}", "bold")
+        title = conversation.chat_title or conversation.chat_id
+        screen.line(f"{title} · {conversation.chat_id}" if ids else title, "bold")
         if conversation.left_out:
             screen.line(f"  … {_counted(conversation.left_out)} left out", "yellow")
-        show_conversation(screen, conversation.messages, conversation.chat_id, set(conversation.matches))
+        show_conversation(screen, conversation.messages, conversation.chat_id, set(conversation.matches), ids=ids)
     count = sum(len(conversation.messages) for conversation in context.conversations)
     elsewhere = context.left_out - sum(conversation.left_out for conversation in context.conversations)
     parts = [_counted(count) if context.conversations else context.note or _counted(count)]
@@ -108,7 +143,7 @@ def _show(screen: Screen, context: Context) -> None:
         parts.append("shortened to fit; raise --max-tokens to see more")
     if elsewhere:
         parts.append(f"{_counted(elsewhere)} of other chats and threads left out")
-    screen.line(" · ".join(parts), "dim")
+    screen.prose(" · ".join(parts), "dim")
 
 
 def _show_profile(screen: Screen, profile: Profile) -> None:
