@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 TOOLS = (
-    "search_hybrid", "search_semantic", "search_text", "get_context", "get_recent_messages", "get_message",
-    "get_database_stats", "list_chats", "list_users", "daemon_status",
+    "search", "search_hybrid", "search_semantic", "search_text", "get_context", "get_recent_messages", "get_message",
+    "count", "get_database_stats", "list_chats", "list_users", "daemon_status",
 )  # fmt: skip
 
 

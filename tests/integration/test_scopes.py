@@ -323,6 +323,7 @@ def _masked(text: str) -> str:
         return f"{match[1]}{json.dumps(value)}"
 
     text = re.sub(r'(\\?"cursor\\?":\\?")([\w-]+)', opened, text)
+    text = re.sub(r'\\?"now\\?":\\?"[^"\\]*\\?",|now: [^\n"\\]*', "", text)
     text = re.sub(r"since (?:\w{3} )?\d{4}-\d\d-\d\d \d\d:\d\d UTC", "since", text)
     return re.sub(r'"age":[\d.]+', '"age"', text)
 

@@ -71,6 +71,7 @@ INSIDE = {
         "names": {"scope"},
         "name_lookup": {"names", "scope", "spelling"},
         "messages": set(),
+        "reference": set(),
         "scope": set(),
         "results": {"messages"},
         "cursor": {"results"},

@@ -27,6 +27,29 @@ class MessagePage:
 
 
 @dataclass(frozen=True, slots=True)
+class Transcript:
+    """Messages as a transcript, in the place of a list; see `mcp.transcript`."""
+
+    transcript: str
+    cut: bool = False
+    left_out: int = 0
+    showing: str | None = None
+    relaxed: bool = False
+    note: str | None = None
+    named: tuple[str, ...] = ()
+    gaps: tuple[str, ...] = ()
+    cursor: str | None = None
+
+    @property
+    def text(self) -> str:
+        """All of it as lines."""
+        lines = [*self.named, f"results for: {self.showing}" if self.showing else "", self.note or "", *self.gaps]
+        cut = "some texts are cut, or messages left out" if self.cut or self.left_out else ""
+        more = f"more: cursor {self.cursor}" if self.cursor else ""
+        return "\n".join(filter(None, [*lines, self.transcript, cut, more]))
+
+
+@dataclass(frozen=True, slots=True)
 class FittedThread(MessageWithThread):
     """One message, and the messages that replies and threads link with it, oldest first, without the message itself."""
 

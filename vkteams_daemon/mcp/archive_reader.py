@@ -18,6 +18,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 
 from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
+from vkteams_daemon.errors import NotFound
 from vkteams_daemon.serving.retry import retry
 
 if TYPE_CHECKING:
@@ -92,14 +93,38 @@ class Reader:
         return await self.ask(lambda archive: archive.existing([chat_id], threads=threads, since=since))
 
     async def known_user_id(self, user_id: str) -> str:
-        """A user id as the archive spells it, among those whom the client may know; see `Archive.known_user_id`."""
+        """A user id as the archive spells it, among those whom the client may know; see `Archive.known_user_id`.
+
+        Raises:
+            NotFound: the archive has no such person.
+            ToolError: nobody of this id has said anything that the client may see. The sentence is the same for a
+                person who speaks elsewhere and for one who does not exist.
+        """
         chat_ids, since = await self.visible_chats(None), self.earliest(None)
-        return await self.ask(lambda archive: archive.known_user_id(user_id, chat_ids=chat_ids, since=since))
+        known = await self.ask(lambda archive: archive.known_user_id(user_id, chat_ids=chat_ids, since=since))
+        if self.access.restricted and not await self.ask(
+            lambda archive: archive.latest(chat_ids=chat_ids, user_id=known, since=since, limit=1)
+        ):
+            raise ToolError(f"there is no such person among those you may see: {user_id}; list_users names them")
+        return known
 
     async def find_user(self, name: str) -> Meant:
-        """The person whom a name means, among those whom the client may know; see `Archive.find_user`."""
+        """The person whom a name or an id means, among those whom the client may know; see `Archive.find_user`."""
         chat_ids, since = await self.visible_chats(None), self.earliest(None)
-        return await self.ask(lambda archive: archive.find_user(name, chat_ids=chat_ids, since=since))
+        try:
+            return await self.ask(lambda archive: archive.find_user(name, chat_ids=chat_ids, since=since))
+        except NotFound as error:
+            if not self.access.restricted:
+                raise
+            nearest = f"; {error.hint[0].lower()}{error.hint[1:]}" if error.hint.startswith("The nearest") else ""
+            raise ToolError(
+                f"there is no such person among those you may see: {name}; list_users names them{nearest}"
+            ) from None
+
+    async def find_message(self, msg_id: str, chat_id: str | None = None) -> tuple[str, str]:
+        """The chat_id and msg_id of the message that a msg_id or a transcript's reference means."""
+        chat_ids, since = await self.visible_chats(chat_id), self.earliest(None)
+        return await self.ask(lambda archive: archive.find_message(msg_id, chat_ids=chat_ids, since=since))
 
     async def find_chat(self, name: str) -> Meant:
         """The chat that a title means, among those that the client may see; see `Archive.find_chat`."""

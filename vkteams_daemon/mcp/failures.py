@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError, UnexpectedResourceError, UnexpectedToolError
 from pydantic import ValidationError
@@ -51,7 +52,17 @@ def _archive_message(error: VkTeamsError) -> str:
     if isinstance(error, StoreError | ConfigError):
         # The details of the database and the configuration (hosts, names, columns) are for the log.
         text = text.partition(": ")[0]
-    return visible(f"{text}. {error.hint}".removesuffix(".") if error.hint else text)
+    hint = _for_tools(error.hint)
+    return visible(f"{text}. {hint}".removesuffix(".") if hint else text)
+
+
+def _for_tools(hint: str) -> str:
+    """The hint for a client that has tools and no commands."""
+    if "vkteamsctl" not in hint:
+        return hint
+    if match := re.search(r"context (users|chats)", hint):
+        return f"list_{match[1]} names those there are"
+    return "That is for the administrator of the archive"
 
 
 def _argument_message(error: ValidationError) -> str:

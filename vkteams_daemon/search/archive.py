@@ -21,12 +21,12 @@ from vkteams_daemon.config import Config, parse_duration
 from vkteams_daemon.errors import StoreError, UsageError
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search import name_lookup
-from vkteams_daemon.search.history import context, conversation, directory, statistics, token_budget
+from vkteams_daemon.search.history import context, conversation, counting, directory, statistics, token_budget
 from vkteams_daemon.search.history.chat_view import ChatView, Direction, chat_view
 from vkteams_daemon.search.history.export import Export
-from vkteams_daemon.search.history.results import ChatSummary, Context, Kind, Statistics, UserSummary
+from vkteams_daemon.search.history.results import By, ChatSummary, Context, Count, Kind, Statistics, UserSummary
 from vkteams_daemon.search.links import message_url
-from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageWithThread
+from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageWithThread
 from vkteams_daemon.search.name_lookup import Meant
 from vkteams_daemon.search.names import chat_titles
 from vkteams_daemon.search.question import Question
@@ -129,6 +129,7 @@ class Archive:
         newest_first: bool = False,
         has: Collection[HasKind] = (),
         mentions: str | None = None,
+        reply_to_user: str | None = None,
         edited: bool = False,
         deleted: bool = False,
     ) -> SearchResult:
@@ -149,6 +150,7 @@ class Archive:
             newest_first: whether the hits are in the order of time; of `hybrid` and `semantic` the best hundred.
             has: only messages with all of these.
             mentions: only messages that mention this person, by user id.
+            reply_to_user: only messages that answer this person, by user id.
             edited: only messages that were edited.
             deleted: only deleted messages, in the place of the others; they are found by `text` alone.
 
@@ -158,7 +160,7 @@ class Archive:
         """
         scope = replace(
             self._scope(chat_ids, user_id, since, until),
-            has=tuple(sorted(set(has))), mentions=mentions, edited=edited, deleted=deleted,
+            has=tuple(sorted(set(has))), mentions=mentions, reply_to_user=reply_to_user, edited=edited, deleted=deleted,
         )  # fmt: skip
         if deleted and mode != "text":
             raise UsageError("deleted messages have no vectors", hint="They are found by words: use the mode text.")
@@ -247,6 +249,9 @@ class Archive:
         until: datetime | None = None,
         before: tuple[datetime, str, str] | None = None,
         limit: int | None = None,
+        has: Collection[HasKind] = (),
+        mentions: str | None = None,
+        reply_to_user: str | None = None,
     ) -> list[ArchivedMessage]:
         """The newest messages, oldest first.
 
@@ -257,10 +262,52 @@ class Archive:
             until: only messages sent before this moment (aware).
             before: sent_at, chat_id and msg_id of the first message of such an answer; only messages before it.
             limit: most messages; None means `[search] limit`.
+            has: as of `search`.
+            mentions: as of `search`.
+            reply_to_user: as of `search`.
         """
         limit = self._config.search.limit if limit is None else limit
+        scope = replace(
+            self._scope(chat_ids, user_id, since, until),
+            has=tuple(sorted(set(has))), mentions=mentions, reply_to_user=reply_to_user,
+        )  # fmt: skip
         with self._transaction() as connection:
-            return conversation.latest(connection, self._scope(chat_ids, user_id, since, until), limit, before)
+            return conversation.latest(connection, scope, limit, before)
+
+    def count(
+        self,
+        query: str | None = None,
+        *,
+        by: By | None = None,
+        chat_ids: Collection[str] | None = None,
+        user_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        has: Collection[HasKind] = (),
+        mentions: str | None = None,
+        reply_to_user: str | None = None,
+        limit: int = 100,
+    ) -> Count:
+        """How many messages there are, and how many of each person, chat or day of the reader's zone.
+
+        Args:
+            query: only messages with these words, as the mode `text` of `search` takes them, and without corrections.
+            by: what is counted apart; None counts everything together.
+            chat_ids: as of `search`, and so are the other filters.
+            user_id: as of `search`.
+            since: as of `search`.
+            until: as of `search`.
+            has: as of `search`.
+            mentions: as of `search`.
+            reply_to_user: as of `search`.
+            limit: most groups; the largest, and of days the newest.
+        """
+        scope = replace(
+            self._scope(chat_ids, user_id, since, until),
+            has=tuple(sorted(set(has))), mentions=mentions, reply_to_user=reply_to_user,
+        )  # fmt: skip
+        with self._transaction() as connection:
+            return counting.count(connection, scope, query, by, limit)
 
     def chat_of(
         self,
@@ -278,6 +325,23 @@ class Archive:
         """
         with self._transaction() as connection:
             return conversation.chat_of(connection, msg_id, self._scope(chat_ids, since=since), deleted=deleted)
+
+    def find_message(
+        self, text: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
+    ) -> MessageKey:
+        """The chat_id and msg_id of the message that a msg_id or a transcript's reference means.
+
+        Raises:
+            NotFound: none of these chats has it.
+            UsageError: several of them have it.
+        """
+        with self._transaction() as connection:
+            return conversation.find_message(connection, text, self._scope(chat_ids, since=since))
+
+    def titles(self, chat_ids: Collection[str]) -> dict[str, str]:
+        """The titles of these chats; those that the reader does not see, or that have none, are left out."""
+        with self._transaction() as connection:
+            return chat_titles(connection, chat_ids, self._scope(None))
 
     def context(
         self,
@@ -333,23 +397,29 @@ class Archive:
         return replace(answer, note=answer.note or note)
 
     def chats(
-        self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None, limit: int | None = None
+        self,
+        *,
+        chat_ids: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
     ) -> list[ChatSummary]:
-        """The chats, latest message first; with `chat_ids` only these. Only messages from `since` on are counted."""
+        """The chats, latest message first; with `chat_ids` only these. Only messages of this time are counted."""
         with self._transaction() as connection:
-            return directory.chats(connection, self._scope(chat_ids, since=since), limit)
+            return directory.chats(connection, self._scope(chat_ids, since=since, until=until), limit)
 
     def users(
         self,
         *,
         chat_ids: Collection[str] | None = None,
         since: datetime | None = None,
+        until: datetime | None = None,
         limit: int | None = None,
         silent: bool = False,
     ) -> list[UserSummary]:
-        """The people who have spoken in these chats from `since` on, latest message first; members too if `silent`."""
+        """The people who have spoken in these chats in this time, latest message first; members too if `silent`."""
         with self._transaction() as connection:
-            return directory.users(connection, self._scope(chat_ids, since=since), limit, silent=silent)
+            return directory.users(connection, self._scope(chat_ids, since=since, until=until), limit, silent=silent)
 
     def rosters(self, chat_ids: Sequence[str] | None = None) -> list[Roster]:
         """What is known of the rosters of these chats; None means every chat that has one."""
@@ -376,10 +446,16 @@ class Archive:
         """
         return Export(self._transaction, self._scope(chat_ids, user_id, since, until), deleted=deleted)
 
-    def statistics(self, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> Statistics:
-        """The numbers of the archive, or of these chats, or of the time from `since` on."""
+    def statistics(
+        self,
+        *,
+        chat_ids: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Statistics:
+        """The numbers of the archive, or of these chats, or of this time."""
         with self._transaction() as connection:
-            return statistics.statistics(connection, self._scope(chat_ids, since=since))
+            return statistics.statistics(connection, self._scope(chat_ids, since=since, until=until))
 
     def existing(
         self,

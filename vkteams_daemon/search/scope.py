@@ -68,6 +68,7 @@ class Scope:
         without: a tsquery that no message may match; "" excludes nothing.
         has: only messages with all of these, also in what they forward.
         mentions: only messages that mention this person.
+        reply_to_user: only messages that answer a message of this person, which the reader may see.
         edited: only messages that were edited.
         deleted: only messages that were deleted, in the place of those that were not.
         confined: whether the reader may see nothing beyond `chat_ids` and `since`. No number and no word of an answer
@@ -84,6 +85,7 @@ class Scope:
     confined: bool = False
     has: tuple[Kind, ...] = ()
     mentions: str | None = None
+    reply_to_user: str | None = None
     edited: bool = False
     deleted: bool = False
     periods: tuple[Period, ...] = ()
@@ -98,7 +100,7 @@ class Scope:
     @property
     def narrows(self) -> bool:
         """Whether a filter is set that may leave few messages."""
-        filters = (self.chat_ids, self.user_id, self.since, self.until, self.mentions)
+        filters = (self.chat_ids, self.user_id, self.since, self.until, self.mentions, self.reply_to_user)
         return any(each is not None for each in filters) or bool(self.has) or self.edited or self.deleted
 
     @property
@@ -155,6 +157,12 @@ class Scope:
             parts.append("m.edited_at IS NOT NULL")
         if self.mentions is not None:
             parts.append(_MENTIONS)
+        if self.reply_to_user is not None:
+            seen = self.population.condition_with_deleted if self.confined else "true"
+            parts.append(
+                "(m.chat_id, m.reply_to_msg_id) IN (SELECT m.chat_id, m.msg_id FROM messages m"
+                f" WHERE m.user_id = %(reply_to_user)s::text AND {seen})"
+            )
         if self.periods:
             parts.append(self.within_periods())
         parts += [HAS[kind] for kind in self.has]
@@ -174,6 +182,7 @@ class Scope:
             "without": self.without,
             "mentions": self.mentions,
             "mention": None if self.mentions is None else f"@[{self.mentions}]",
+            "reply_to_user": self.reply_to_user,
             "has": list(self.has),
             "edited": self.edited,
             "deleted": self.deleted,

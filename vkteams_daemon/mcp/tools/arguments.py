@@ -24,39 +24,30 @@ def _check_id(value: object) -> object:
 _Id = Annotated[str, BeforeValidator(_check_id, json_schema_input_type=str), Field(min_length=1, max_length=300)]
 _MAX_TIME = 50  # characters of a moment or a span of time
 
-ChatId = Annotated[
-    _Id | None,
-    Field(description="This chat, or `all`. Left out: the only chat there is, or the user is asked, or all."),
-]
-UserId = Annotated[_Id | None, Field(description="Only what this person wrote; list_users names them.")]
+ChatId = Annotated[_Id | None, Field(description="The id of a chat, or `all`.")]
+UserId = Annotated[_Id | None, Field(description="Only what the person of this id wrote.")]
 _Name = Annotated[str, BeforeValidator(_check_id, json_schema_input_type=str), Field(min_length=1, max_length=300)]
-ChatName = Annotated[_Name | None, Field(description="Instead of chat_id: its title, or a part of it.")]
-UserName = Annotated[_Name | None, Field(description="Instead of user_id: a name, a part of one, or an e-mail.")]
+ChatName = Annotated[_Name | None, Field(description="Title, part of it, or id; `all`.")]
+UserName = Annotated[_Name | None, Field(description="Who wrote it: a name, part of it, or id.")]
 Has = Annotated[
     list[Literal["file", "image", "video", "voice", "link", "mention"]] | None,
     Field(max_length=6, description="Only messages with all of these."),
 ]
-Mentions = Annotated[_Name | None, Field(description="Only messages that mention this person.")]
+Mentions = Annotated[_Name | None, Field(description="A person whom it mentions.")]
+ReplyToUser = Annotated[_Name | None, Field(description="A person whom it answers.")]
+Format = Annotated[
+    Literal["json", "transcript"],
+    Field(description="transcript: plain lines with short references, in a third of the tokens; read much with it."),
+]
 Edited = Annotated[bool, Field(description="Only edited messages.")]
 Sort = Annotated[Literal["best", "new"], Field(description="The best or the newest first.")]
-OneChat = Annotated[_Id | None, Field(description="The chat of the message; looked up if left out.")]
-OneMessage = Annotated[_Id, Field(description="The message.", examples=["7576322310144000017"])]
-Around = Annotated[
-    _Id | None,
-    Field(description="The message that `around` is about; with chat_id if several chats have such a msg_id."),
-]
-Cursor = Annotated[
-    str | None, Field(max_length=2000, description="The cursor of the page before, with the same arguments.")
-]
+OptionalId = _Id | None
+OneChat = Annotated[_Id | None, Field(description="If several chats have such a msg_id.")]
+OneMessage = Annotated[_Id, Field(description="A msg_id, or a reference of a transcript.")]
+Around = Annotated[_Id | None, Field(description="What `around` is about.")]
+Cursor = Annotated[str | None, Field(max_length=2000)]
 _TOKEN_RANGE = Field(ge=200, le=200000)
-MaxTokens = Annotated[
-    int | None, _TOKEN_RANGE, Field(description="Most tokens of the answer; the cursor gives the rest.")
-]
-MaxTokensInAll = Annotated[
-    int | None,
-    _TOKEN_RANGE,
-    Field(description="Most tokens of the answer; `cut` says that something was left out."),
-]
+MaxTokens = Annotated[int | None, _TOKEN_RANGE]
 
 
 def check_said(value: str) -> str:
@@ -91,21 +82,11 @@ _DURATION = "a duration is a short text, such as 2h or 7d"
 Timeframe = Annotated[
     float | None,
     _parsed(lambda text: times.parse_age(text).total_seconds(), _DURATION),
-    Field(
-        description="How far back from now; two hours for `recent`, otherwise everything.",
-        examples=["2h", "7d"],
-    ),
+    Field(description="How far back: 2h, 7d. Left out: two hours for `recent`."),
 ]
 Since = Annotated[
     datetime | None,
     _parsed(times.parse_since, _MOMENT),
-    Field(
-        description="Only from this moment on (UTC).",
-        examples=["7d", "2026-11-24T08:30Z"],
-    ),
+    Field(description="2h, 2026-11-24, 24.11 18:00, yesterday, last week."),
 ]
-Until = Annotated[
-    datetime | None,
-    _parsed(times.parse_until, _MOMENT),
-    Field(description="Only before this moment; a date means the end of its day.", examples=["2026-11-24"]),
-]
+Until = Annotated[datetime | None, _parsed(times.parse_until, _MOMENT)]

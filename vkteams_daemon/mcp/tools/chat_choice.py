@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict
 
 from mcp.server.elicitation import AcceptedElicitation, CancelledElicitation, ElicitationResult
 from mcp.server.mcpserver import Context
@@ -53,6 +53,8 @@ async def choose_chat(
     if chat is not None:
         if chat_id is not None:
             raise ToolError("chat and chat_id name a chat twice: leave one of them out")
+        if chat == ALL:
+            return ChatChoice()
         meant = await reader_of(ctx).find_chat(chat)
         return ChatChoice.called(meant.id, meant.sentence)
     if chat_id is not None:
@@ -105,6 +107,27 @@ async def choose_context_chat(
     if chat_id is None and chat is None and kind in ("around", "user-profile"):
         return ChatChoice()
     return await choose_chat(ctx, chat_id, chat)
+
+
+class PeopleFilters(TypedDict):
+    """The filters of a question that name people, by user id."""
+
+    mentions: str | None
+    reply_to_user: str | None
+
+
+async def people_meant(
+    reader: Reader, mentions: str | None, reply_to_user: str | None
+) -> tuple[PeopleFilters, tuple[str, ...]]:
+    """The filters of a question that name people, and what the names were taken for."""
+    meant: dict[str, str | None] = {"mentions": None, "reply_to_user": None}
+    sentences = []
+    for filter, name, verb in (("mentions", mentions, "mentions"), ("reply_to_user", reply_to_user, "answers")):
+        if name is not None:
+            person = await reader.find_user(name)
+            meant[filter] = person.id
+            sentences.append(f"{verb} {person.sentence.removeprefix('user ')}")
+    return PeopleFilters(mentions=meant["mentions"], reply_to_user=meant["reply_to_user"]), tuple(sentences)
 
 
 ChosenChat = Annotated[ElicitationResult[ChatChoice], Resolve(choose_chat)]

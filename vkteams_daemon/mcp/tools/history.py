@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from mcp.server.mcpserver import Context as McpContext
 from pydantic import Field
 
-from vkteams_daemon.mcp.answers import FittedThread, MessagePage
+from vkteams_daemon.errors import NotFound
+from vkteams_daemon.mcp import transcript
+from vkteams_daemon.mcp.answers import FittedThread, MessagePage, Transcript
 from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.serialiser import token_cost
 from vkteams_daemon.mcp.tools import pagination
@@ -18,12 +22,16 @@ from vkteams_daemon.mcp.tools.arguments import (  # fmt: skip
     ChatId,
     ChatName,
     Cursor,
+    Format,
+    Has,
     MaxTokens,
-    MaxTokensInAll,
+    Mentions,
     OneChat,
     OneMessage,
+    ReplyToUser,
     Since,
     Timeframe,
+    Until,
     UserId,
     UserName,
 )
@@ -31,12 +39,15 @@ from vkteams_daemon.mcp.tools.chat_choice import (
     ChosenChat,
     ChosenContextChat,
     chats_to_search,
+    people_meant,
     person_meant,
     reader_of,
 )
-from vkteams_daemon.search.history.context_kind import resolve_kind
+from vkteams_daemon.search.history.context_kind import RECENT, resolve_kind
 from vkteams_daemon.search.history.results import Context, Kind
 from vkteams_daemon.search.history.token_budget import TokenBudget
+from vkteams_daemon.search.messages import ArchivedMessage
+from vkteams_daemon.times import check_span
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Archive
@@ -49,14 +60,14 @@ _Topic = Annotated[
     Field(
         min_length=1,
         max_length=2000,
-        description="What `topic` is about, as search_hybrid takes it.",
+        description="What `topic` is about.",
     ),
 ]
 _Kind = Annotated[
     Kind | None,
     Field(
-        description="recent: the newest; topic: what query is about; user-profile: what user_id said and where; around:"
-        " what stands around msg_id. Left out: around with msg_id, topic with query, otherwise recent."
+        description="recent: the newest; topic: about query; user-profile: what user said and where; around: around"
+        " msg_id. Left out: around with msg_id, topic with query, otherwise recent."
     ),
 ]
 
@@ -72,24 +83,42 @@ async def get_context(
     user_id: UserId = None,
     user: UserName = None,
     msg_id: Around = None,
-    max_tokens: MaxTokensInAll = None,
-) -> Context:
+    since: Since = None,
+    until: Until = None,
+    format: Format = "json",
+    max_tokens: MaxTokens = None,
+) -> Context | Transcript:
     """Conversations as they went, within a budget of tokens: the newest kept, what was left out counted."""
     reader = reader_of(ctx)
+    check_span(since, until)
     person, named = await person_meant(ctx, choice, user_id, user)
     chat_ids = await chats_to_search(ctx, choice, threads=True)
     kind = resolve_kind(context_type, {"msg_id": msg_id, "query": query, "user_id": person, "timeframe": timeframe})
     span = timedelta(seconds=timeframe) if timeframe else None
-    since = reader.earliest(None)
+    start = reader.earliest(since)
+    if since is None and kind == "recent" and span is None:
+        span = RECENT  # the access may begin earlier, and is no wish of the client
 
     def ask(archive: Archive) -> Context:
-        message = (archive.chat_of(msg_id, chat_ids=chat_ids, since=since), msg_id) if msg_id else None
+        message = archive.find_message(msg_id, chat_ids=chat_ids, since=start) if msg_id else None
         return archive.context(
-            kind, chat_ids=chat_ids, since=since, timeframe=span, query=query, user_id=person, message=message,
-            max_tokens=reader.token_limit(max_tokens), cost=token_cost,
+            kind, chat_ids=chat_ids, since=start, until=until, timeframe=span, query=query, user_id=person,
+            message=message, max_tokens=reader.token_limit(max_tokens),
+            cost=token_cost if format == "json" else transcript.cost,
         )  # fmt: skip
 
-    return replace(await reader.ask(ask), named=named)
+    context = replace(await reader.ask(ask), named=named)
+    if format == "json":
+        return context
+    parts = [
+        transcript.of_messages(
+            each.messages, dict.fromkeys({m.chat_id for m in each.messages}, each.chat_title), threads_of=each.chat_id
+        )
+        for each in context.conversations
+    ]
+    return Transcript(
+        "\n".join(parts), context.cut, context.left_out, note=context.note, named=context.named
+    )  # fmt: skip
 
 
 async def get_recent_messages(
@@ -100,17 +129,35 @@ async def get_recent_messages(
     user_id: UserId = None,
     user: UserName = None,
     since: Since = None,
-    limit: Annotated[int, Field(ge=1, le=500, description="Most messages of this page.")] = 50,
+    until: Until = None,
+    has: Has = None,
+    mentions: Mentions = None,
+    reply_to_user: ReplyToUser = None,
+    limit: Annotated[int, Field(ge=1, le=5000)] = 50,
+    format: Format = "json",
     cursor: Cursor = None,
     max_tokens: MaxTokens = None,
-) -> MessagePage:
+) -> MessagePage | Transcript:
     """The newest messages in the order they were said in; with the cursor those before them."""
+    reader = reader_of(ctx)
+    check_span(since, until)
     person, named = await person_meant(ctx, choice, user_id, user)
+    chat_ids = await chats_to_search(ctx, choice)
+    people, more_named = await people_meant(reader, mentions, reply_to_user)
     page = await recent_messages(
-        reader_of(ctx), await chats_to_search(ctx, choice), user_id=person, since=since, limit=limit, cursor=cursor,
-        max_tokens=max_tokens,
+        reader, chat_ids, user_id=person, since=since, until=until, limit=limit, cursor=cursor, max_tokens=max_tokens,
+        cost=token_cost if format == "json" else transcript.cost, filters={"has": has or (), **people},
     )  # fmt: skip
-    return replace(page, named=named)
+    page = replace(page, named=(*named, *more_named))
+    if format == "json":
+        return page
+    text = await _transcript(reader, page.messages)
+    return Transcript(text or "no messages", page.cut, named=page.named, cursor=page.cursor)
+
+
+async def _transcript(reader: Reader, messages: Sequence[ArchivedMessage]) -> str:
+    titles = await reader.ask(lambda archive: archive.titles({message.chat_id for message in messages}))
+    return transcript.of_messages(messages, titles)
 
 
 async def recent_messages(
@@ -123,17 +170,25 @@ async def recent_messages(
     limit: int,
     cursor: str | None = None,
     max_tokens: int | None = None,
+    cost: Callable[[Any], int] = token_cost,
+    filters: Mapping[str, Any] | None = None,
 ) -> MessagePage:
     """A page of messages: the newest that fit the token budget, oldest first."""
     before = pagination.parse_message_cursor(cursor) if cursor else None
     start = reader.earliest(since)
     messages = await reader.ask(
         lambda archive: archive.latest(
-            chat_ids=chat_ids, user_id=user_id, since=start, until=until, before=before, limit=limit + 1
+            chat_ids=chat_ids,
+            user_id=user_id,
+            since=start,
+            until=until,
+            before=before,
+            limit=limit + 1,
+            **(filters or {}),
         )
     )
     newest_first = messages[::-1]
-    budget = TokenBudget(reader.token_limit(max_tokens), token_cost)
+    budget = TokenBudget(reader.token_limit(max_tokens), cost)
     # The page has at least one message, whatever the budget: otherwise its cursor would lead nowhere.
     page = budget.fill(newest_first[:limit]) or [budget.shorten(message) for message in newest_first[:1]]
     rest = len(page) < len(newest_first)
@@ -145,14 +200,36 @@ async def recent_messages(
 
 
 async def get_message(
-    ctx: Ctx, msg_id: OneMessage, chat_id: OneChat = None, max_tokens: MaxTokensInAll = None
-) -> FittedThread:
+    ctx: Ctx,
+    msg_id: OneMessage,
+    chat_id: OneChat = None,
+    since: Since = None,
+    until: Until = None,
+    format: Format = "json",
+    max_tokens: MaxTokens = None,
+) -> FittedThread | Transcript:
     """One message as it stands now, and its thread: what it answers, what answers it, and so on."""
-    return await message_with_thread(reader_of(ctx), chat_id, msg_id, max_tokens)
+    reader = reader_of(ctx)
+    check_span(since, until)
+    fitted = await message_with_thread(
+        reader, chat_id, msg_id, max_tokens, token_cost if format == "json" else transcript.cost
+    )
+    thread = [
+        one for one in fitted.thread if (not since or one.sent_at >= since) and (not until or one.sent_at < until)
+    ]
+    fitted = replace(fitted, thread=thread)
+    if format == "json":
+        return fitted
+    messages = sorted([fitted.message, *thread], key=lambda one: (one.sent_at, one.msg_id))
+    return Transcript(await _transcript(reader, messages), fitted.cut)
 
 
 async def message_with_thread(
-    reader: Reader, chat_id: str | None, msg_id: str, max_tokens: int | None = None
+    reader: Reader,
+    chat_id: str | None,
+    msg_id: str,
+    max_tokens: int | None = None,
+    cost: Callable[[Any], int] = token_cost,
 ) -> FittedThread:
     """One message, and the messages of its thread that fit the token budget, the nearest in time before the others."""
     if chat_id is not None:
@@ -161,12 +238,17 @@ async def message_with_thread(
     chat_ids, since = await reader.visible_chats(None), reader.earliest(None)
 
     def ask(archive: Archive) -> MessageWithThread:
-        chat = chat_id or archive.chat_of(msg_id, chat_ids=chat_ids, since=since)
-        return archive.message(chat, msg_id, chat_ids=chat_ids, since=since)
+        if chat_id:
+            with contextlib.suppress(NotFound):
+                return archive.message(chat_id, msg_id, chat_ids=chat_ids, since=since)
+        within = [chat_id] if chat_id else chat_ids
+        return archive.message(
+            *archive.find_message(msg_id, chat_ids=within, since=since), chat_ids=chat_ids, since=since
+        )  # fmt: skip
 
     linked = await reader.ask(ask)
     middle = linked.message
-    budget = TokenBudget(reader.token_limit(max_tokens), token_cost)
+    budget = TokenBudget(reader.token_limit(max_tokens), cost)
     message = budget.take(middle) or budget.shorten(middle)
     nearest_first = sorted(linked.thread, key=lambda other: abs(other.sent_at - middle.sent_at))
     thread = sorted(budget.fill(nearest_first), key=lambda other: (other.sent_at, other.msg_id))

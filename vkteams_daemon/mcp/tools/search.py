@@ -1,4 +1,4 @@
-"""The tools that find messages: search_hybrid, search_semantic, search_text."""
+"""The tools that find messages: search, and search_hybrid, search_semantic and search_text, the names of its modes."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import AfterValidator, Field
 
 from vkteams_daemon.daemon.status import read_gap
+from vkteams_daemon.mcp import transcript
+from vkteams_daemon.mcp.answers import Transcript
 from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.serialiser import token_cost
 from vkteams_daemon.mcp.tools.arguments import (
@@ -17,9 +20,12 @@ from vkteams_daemon.mcp.tools.arguments import (
     ChatName,
     Cursor,
     Edited,
+    Format,
     Has,
     MaxTokens,
     Mentions,
+    OptionalId,
+    ReplyToUser,
     Since,
     Sort,
     Until,
@@ -27,36 +33,46 @@ from vkteams_daemon.mcp.tools.arguments import (
     UserName,
     check_said,
 )
-from vkteams_daemon.mcp.tools.chat_choice import ChosenChat, chats_to_search, person_meant, reader_of
+from vkteams_daemon.mcp.tools.chat_choice import ChosenChat, chats_to_search, people_meant, person_meant, reader_of
 from vkteams_daemon.search.history.token_budget import TokenBudget
+from vkteams_daemon.search.messages import ArchivedMessage
 from vkteams_daemon.search.results import Coverage, Hit, Mode, SearchResult
 from vkteams_daemon.times import check_span
 
+_MAX_LIKE = 2000  # characters of a message whose like is looked for
 WHOLE_TEXT = 300
 """Characters of a text; the snippet of a text that is no longer adds nothing."""
 
 _Query = Annotated[
-    str,
-    AfterValidator(check_said),
+    str | None,
+    AfterValidator(lambda value: value if value is None else check_said(value)),
     Field(
         min_length=1,
         max_length=2000,
         description='What to look for. By words: all of them in any form, "a phrase", -without, this OR that.',
-        examples=["сервер упал", '"connection refused" OR timeout', "OPS-142"],
     ),
 ]
-_Limit = Annotated[int, Field(ge=1, le=100, description="Most hits of this page.")]
-_Around = Annotated[int, Field(ge=0, le=20, description="Messages before and after each hit that come with it.")]
-_Explain = Annotated[bool, Field(description="Add the rank and score that each retriever gives each hit.")]
+_Mode = Annotated[
+    Mode,
+    Field(description="hybrid: words and meaning; semantic: meaning alone; text: words, identifiers, error codes."),
+]
+_SimilarTo = Annotated[
+    OptionalId, Field(description="Instead of query: a message (msg_id or reference) to find the like of, by meaning.")
+]
+_Limit = Annotated[int, Field(ge=1, le=100)]
+_Around = Annotated[int, Field(ge=0, le=20, description="Messages before and after each hit.")]
+_Explain = Annotated[bool, Field(description="Ranks and scores of each retriever.")]
 
 
-def tool(mode: Mode) -> Callable[..., Awaitable[SearchResult]]:
-    """The tool that searches in this mode."""
+def tool(default: Mode) -> Callable[..., Awaitable[SearchResult | Transcript]]:
+    """The tool that searches, in this mode unless it is told another."""
 
     async def search(
         ctx: Context[Reader, Any],
-        query: _Query,
         choice: ChosenChat,
+        query: _Query = None,
+        mode: _Mode = default,
+        similar_to: _SimilarTo = None,
         limit: _Limit = 10,
         chat_id: ChatId = None,
         chat: ChatName = None,
@@ -66,42 +82,67 @@ def tool(mode: Mode) -> Callable[..., Awaitable[SearchResult]]:
         until: Until = None,
         has: Has = None,
         mentions: Mentions = None,
+        reply_to_user: ReplyToUser = None,
         edited: Edited = False,
         sort: Sort = "best",
         context: _Around = 0,
         explain: _Explain = False,
+        format: Format = "json",
         cursor: Cursor = None,
         max_tokens: MaxTokens = None,
-    ) -> SearchResult:
+    ) -> SearchResult | Transcript:
         reader = reader_of(ctx)
         check_span(since, until)
+        if (query is None) == (similar_to is None):
+            raise ToolError("give either query or similar_to")
         person, named = await person_meant(ctx, choice, user_id, user)
         chat_ids = await chats_to_search(ctx, choice)
-        mentioned = await reader.find_user(mentions) if mentions is not None else None
-        if mentioned:
-            named = (*named, f"mentions {mentioned.sentence.removeprefix('user ')}")
+        people, more_named = await people_meant(reader, mentions, reply_to_user)
         start = reader.earliest(since)
+        like = await _like(reader, similar_to) if similar_to is not None else None
 
         async def ask(limit: int) -> SearchResult:
             return await reader.ask(
                 lambda archive: archive.search(
-                    query, mode=mode, chat_ids=chat_ids, user_id=person, since=start, until=until, limit=limit,
-                    context=context, cursor=cursor, has=has or (), edited=edited,
-                    mentions=mentioned.id if mentioned else None, newest_first=sort == "new",
+                    like.text if like else query or "", mode="semantic" if like else mode, chat_ids=chat_ids,
+                    user_id=person, since=start, until=until, limit=limit, context=context, cursor=cursor,
+                    has=has or (), edited=edited, newest_first=sort == "new", **people,
                 )
             )  # fmt: skip
 
-        result = await ask(limit)
-        hits = _fit(
-            [_brief(hit, explain=explain) for hit in result.hits],
-            TokenBudget(reader.token_limit(max_tokens), token_cost),
-        )
-        if len(hits) < len(result.hits):
+        # A message is the most like itself, so one more is asked for.
+        result = await ask(limit + (1 if like else 0))
+        found = [hit for hit in result.hits if like is None or hit.key != like.key][:limit]
+        budget = TokenBudget(reader.token_limit(max_tokens), token_cost if format == "json" else transcript.cost)
+        hits = _fit([_brief(hit, explain=explain) for hit in found], budget)
+        if len(hits) < len(found):
             # The archive is asked again, so that the cursor stands after the last hit that fits.
             result = await ask(len(hits))
-        return replace(result, hits=hits, coverage=_visible_coverage(reader, result.coverage), named=named)
+        result = replace(
+            result, hits=hits, coverage=_visible_coverage(reader, result.coverage), named=(*named, *more_named)
+        )
+        if format == "json":
+            return result
+        return Transcript(
+            transcript.of_hits(hits) or "nothing found", budget.cut, showing=result.showing, relaxed=result.relaxed,
+            note=result.note, named=result.named, gaps=result.coverage.gaps, cursor=result.cursor,
+        )  # fmt: skip
 
     return search
+
+
+async def _like(reader: Reader, msg_id: str) -> ArchivedMessage:
+    """The message that others are to be like.
+
+    Raises:
+        ToolError: it has no text.
+    """
+    key = await reader.find_message(msg_id)
+    chat_ids, since = await reader.visible_chats(None), reader.earliest(None)
+    linked = await reader.ask(lambda archive: archive.message(*key, chat_ids=chat_ids, since=since))
+    if not linked.message.text.strip():
+        raise ToolError("similar_to: that message has no text")
+    return replace(linked.message, text=linked.message.text[:_MAX_LIKE])
 
 
 def _brief(hit: Hit, *, explain: bool) -> Hit:

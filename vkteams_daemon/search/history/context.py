@@ -13,7 +13,7 @@ from typing import Any
 
 from vkteams_daemon import times
 from vkteams_daemon.errors import NotFound
-from vkteams_daemon.search.history.context_kind import require_argument
+from vkteams_daemon.search.history.context_kind import RECENT, require_argument
 from vkteams_daemon.search.history.conversation import latest, neighbours, read, thread
 from vkteams_daemon.search.history.results import Context, Conversation, Kind, Place, Profile
 from vkteams_daemon.search.history.token_budget import MIN_TOKENS, TokenBudget
@@ -23,7 +23,6 @@ from vkteams_daemon.search.results import Hit
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
-RECENT = timedelta(hours=2)  # the timeframe of `recent` unless another is given
 TOPIC_HITS = 30  # hits that a topic's query asks for
 _TOPIC_CONVERSATIONS = 8  # of these hits, how many bring their conversation
 _SILENCE = timedelta(minutes=10)  # ends a conversation

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
 from vkteams_daemon.errors import UsageError
 from vkteams_daemon.search.history.results import Kind
+
+RECENT = timedelta(hours=2)
+"""The timeframe of `recent`, if neither a timeframe nor a beginning is given."""
 
 _ACCEPTED_BY: dict[str, tuple[Kind, ...]] = {
     "msg_id": ("around",),

@@ -10,6 +10,7 @@ from typing import Any
 from vkteams_daemon.botapi import message_parts
 from vkteams_daemon.botapi.message_parts import QuotedMessage
 from vkteams_daemon.errors import NotFound, UsageError
+from vkteams_daemon.search import reference
 from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageVersion, Quote
 from vkteams_daemon.search.names import names
 from vkteams_daemon.search.scope import Scope
@@ -41,6 +42,33 @@ def chat_of(connection: Connection, msg_id: str, scope: Scope, *, deleted: bool 
     if len(chat_ids) > 1:
         raise UsageError(f"several chats have a message {msg_id}", hint=f"Name one of {', '.join(chat_ids)}.")
     return chat_ids[0]
+
+
+def find_message(connection: Connection, text: str, scope: Scope) -> MessageKey:
+    """The message that a msg_id, or a reference of a transcript, means.
+
+    Raises:
+        NotFound: the scope has no such message.
+        UsageError: several messages have this id, or this reference.
+    """
+    try:
+        return chat_of(connection, text, scope), text
+    except NotFound:
+        day = reference.day_of(text)
+        if day is None:
+            raise
+    rows = connection.execute(
+        f"SELECT m.chat_id, m.msg_id FROM messages m WHERE {scope.condition}"
+        " AND m.sent_at >= %(day)s::timestamptz AND m.sent_at < %(next_day)s::timestamptz".encode(),
+        {**scope.parameters, "day": day, "next_day": day + timedelta(days=1)},
+        prepare=False,
+    )
+    found = [(chat_id, msg_id) for chat_id, msg_id in rows if reference.is_of(text, chat_id, msg_id)]
+    if not found:
+        raise NotFound(f"the archive has no message {text}")
+    if len(found) > 1:
+        raise UsageError(f"several messages have the reference {text}", hint="Name the message by its msg_id.")
+    return found[0]
 
 
 def latest(

@@ -35,13 +35,13 @@ class CountedPart:
     @property
     def whole(self) -> bool:
         """Whether it is the whole archive."""
-        return self.scope.chat_ids is None and self.scope.since is None
+        return self.scope.chat_ids is None and self.scope.since is None and self.scope.until is None
 
     @property
     def values(self) -> dict[str, Any]:
         """The values that the conditions name."""
         chats = self.scope.parameters["chat_ids"]
-        return {"chats": chats, "since": self.scope.since, **self.scope.period_parameters}
+        return {"chats": chats, "since": self.scope.since, "until": self.scope.until, **self.scope.period_parameters}
 
     def where(self, moment: str, *more: str) -> str:
         """WHERE for a table with a chat_id and this column for its time; empty if there is no condition."""
@@ -70,7 +70,8 @@ class CountedPart:
         )
 
     def _since(self, moment: str) -> list[str]:
-        return [f"{moment} >= %(since)s"] if self.scope.since is not None else []
+        since = [f"{moment} >= %(since)s"] if self.scope.since is not None else []
+        return since + ([f"{moment} < %(until)s"] if self.scope.until is not None else [])
 
     def _periods(self, chat: str, moment: str) -> list[str]:
         return [self.scope.within_periods(chat, moment)] if self.scope.periods else []

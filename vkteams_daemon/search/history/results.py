@@ -114,6 +114,33 @@ class UserSummary:
     last_message_at: datetime | None
 
 
+By = Literal["person", "chat", "day"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The messages of a person, a chat or a day."""
+
+    name: str
+    """The person's name, the chat's title, or the date of the day; an id if no name is known."""
+    messages: int
+    id: str | None = None
+    """user_id or chat_id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many messages there are."""
+
+    messages: int
+    groups: list[Group] = field(default_factory=list)
+    """The largest first; days by date."""
+    more: int = 0
+    """How many groups are left out."""
+    note: str | None = None
+    """Why the number is not what it seems."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelStatistics:
     """A model of the archive and its vectors."""
