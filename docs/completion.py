@@ -12,13 +12,32 @@ if __name__ == "__main__":  # run from anywhere, with the project's own docs/ be
 from docs import commands
 from docs.commands import Command, Flag
 
+# What vkteamsctl offers for the value of an option, or for the argument of a verb of this noun.
+_KINDS = {
+    "--chat": "chats", "--chat-id": "chat-ids", "--user": "people", "--mentions": "people", "--user-id": "people-ids",
+    "--instance": "instances",
+}  # fmt: skip
+_ARGUMENT_KINDS = {"model": "models"}
+
 _BASH = """# Completion for vkteamsctl and vkteamsd; made from their argument parsers by docs/completion.py.
+_vkteams_names() {
+    # Offer names that vkteamsctl knows; it answers at once or not at all.
+    local name wanted=${cur//\\\\/}
+    wanted=${wanted#[\\"\\']}
+    compopt -o filenames 2>/dev/null
+    while IFS= read -r name; do
+        [[ ${name,,} == "${wanted,,}"* ]] && COMPREPLY+=("$name")
+    done < <(timeout 0.6 "${COMP_WORDS[0]}" "${where[@]}" complete "$1" 2>/dev/null)
+}
 _vkteams() {
+    local -a where=()
+    local before=
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} noun= verb= word skip= words=
     local program=${COMP_WORDS[0]##*/}
     for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
         if [[ -n $skip ]]; then
             skip=
+            [[ $before == --config || $before == --instance ]] && where=("$before" "$word")
         elif [[ @GLOBAL@ == *" $word "* ]]; then
             skip=1
         elif [[ $word != -* && -z $noun ]]; then
@@ -26,6 +45,7 @@ _vkteams() {
         elif [[ $word != -* && -z $verb ]]; then
             verb=$word
         fi
+        before=$word
     done
     COMPREPLY=()
     [[ $program == vkteamsd ]] && noun=vkteamsd verb=
@@ -43,6 +63,12 @@ complete -F _vkteams vkteamsctl vkteamsd
 
 _ZSH = """#compdef vkteamsctl vkteamsd
 # Completion for vkteamsctl and vkteamsd; made from their argument parsers by docs/completion.py.
+
+_vkteams_names() {
+    local -a names
+    names=("${(@f)$(timeout 0.6 vkteamsctl complete $1 2>/dev/null)}")
+    compadd -M 'm:{[:lower:][:upper:]}={[:upper:][:lower:]}' -a names
+}
 
 _vkteamsd() {
     _arguments \\
@@ -101,6 +127,9 @@ def bash() -> str:
             choices = [choice for argument in verb.arguments for choice in argument.choices]
             words.append(_bash_words(place, [*choices, *_names(verb.flags), *_names(shared), "--help"]))
             values += _bash_values(place, verb.flags)
+            if (kind := _ARGUMENT_KINDS.get(noun.name)) and verb.arguments:
+                offer = f"[[ $cur == -* ]] || {{ _vkteams_names {kind}; return 0; }}"
+                values.append(f'        "{place} {verb.name}"|"{place} "[!-]*) {offer} ;;')
     daemon = commands.daemon()
     words.append(_bash_words("vkteamsd ", [*_names(daemon.flags), "--help"]))
     values = [*_bash_values("vkteamsd ", daemon.flags), *values, *_bash_values("*", shared)]
@@ -148,6 +177,8 @@ def _bash_values(place: str, flags: Iterable[Flag], *, anything: bool = False) -
         pattern = "|".join(f'{before}" {name}"' for name in flag.names)
         if flag.choices:
             reply = f'mapfile -t COMPREPLY < <(compgen -W "{" ".join(flag.choices)}" -- "$cur")'
+        elif (kind := _KINDS.get(flag.names[0])) and not place.startswith("vkteamsd"):
+            reply = f"_vkteams_names {kind}"
         elif flag.is_file:
             reply = 'mapfile -t COMPREPLY < <(compgen -f -- "$cur")'
         elif flag.value:
@@ -159,6 +190,9 @@ def _bash_values(place: str, flags: Iterable[Flag], *, anything: bool = False) -
 
 def _zsh_rest(noun: str, verb: Command) -> str:
     specs = [*_zsh_specs(verb.flags)]
+    if kind := _ARGUMENT_KINDS.get(noun):
+        specs += [_zsh_quoted(f"*:{argument.name}:{{_vkteams_names {kind}}}") for argument in verb.arguments[:1]]
+        return f"                '{noun} {verb.name}') _arguments $global {' '.join(specs)} ;;"
     specs += [
         _zsh_quoted(f"{number}:{argument.name.strip('[]…').lower()}:({' '.join(argument.choices)})")
         for number, argument in enumerate(verb.arguments, 1)
@@ -171,6 +205,8 @@ def _zsh_specs(flags: Iterable[Flag]) -> Iterator[str]:
         help = flag.help.replace("[", "(").replace("]", ")").replace(":", "\\:")
         if flag.choices:
             action = f":{flag.value}:({' '.join(flag.choices)})"
+        elif kind := _KINDS.get(flag.names[0]):
+            action = f":{flag.value}:{{_vkteams_names {kind}}}"
         elif flag.is_file:
             action = f":{flag.value}:_files"
         else:

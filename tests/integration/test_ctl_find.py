@@ -98,10 +98,10 @@ def test_open_shows_a_hit_by_its_number_in_its_conversation(ask: Ask, till: Talk
 def test_numbers_of_another_archive_or_of_no_search_open_nothing(
     ask: Ask, till: Talk, _cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "no hit has a number yet. Search first" in ask("open", "1", code=69)["error"]
+    assert "no hit of this archive has a number yet. Search first" in ask("open", "1", code=69)["error"]
     ask("find", "касса", mode="table")
     whole = json.loads(_cache.read_text())
-    for damaged in ("", "{", json.dumps(whole | {"hits": [[1]]}), json.dumps(whole | {"archive": "other"})):
+    for damaged in ("", "{", json.dumps(whole | {"value": [[1]]}), json.dumps(whole | {"archive": "other"})):
         _cache.write_text(damaged)
         assert "Search first" in ask("open", "1", code=69)["error"]
     _cache.unlink()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -102,6 +104,38 @@ def test_bash_completes_the_value_of_an_option(bash: Path, tmp_path: Path) -> No
     (tmp_path / "some.toml").touch()
     assert _complete(bash, "vkteamsd", "--config", f"{tmp_path}/so") == [f"{tmp_path}/some.toml"]
     assert _complete(bash, "vkteamsctl", "search", "text", "--since", "") == []
+
+
+def test_bash_completes_names_that_the_archive_knows(bash: Path, tmp_path: Path) -> None:
+    """The names themselves come from `vkteamsctl complete`, which answers at once or not at all."""
+    program = tmp_path / "vkteamsctl"
+    program.write_text(
+        '#!/bin/sh\nwhile [ $1 != complete ]; do echo "$1" >> $0.where; shift; done\n'
+        "case $2 in\n chats) printf 'Эксплуатация и дежурство\\nDevelopment\\n' ;;\n"
+        " people) printf 'Анна Иванова\\nПётр\\n' ;;\n models) echo tiny-model ;;\n instances) echo sales ;;\n"
+        " chat-ids) sleep 5; echo late ;;\nesac\n"
+    )
+    program.chmod(0o755)
+
+    def names(*words: str) -> list[str]:
+        script = f'. {bash}; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _vkteams; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        done = subprocess.run(
+            ["bash", "-c", script, "bash", str(program), *words], text=True, capture_output=True, check=True,
+            env=os.environ | {"LC_ALL": "C.UTF-8"},
+        )  # fmt: skip
+        return done.stdout.splitlines()
+
+    assert names("find", "слово", "--chat", "экспл") == ["Эксплуатация и дежурство"]
+    assert names("find", "--user", "") == ["Анна Иванова", "Пётр"]
+    assert names("find", "--user", "'Анна И") == names("find", "--user", "Анна\\ И") == ["Анна Иванова"]
+    assert names("search", "text", "x", "--mentions", "П") == ["Пётр"]
+    assert names("model", "use", "t") == ["tiny-model"]
+    assert names("--instance", "s") == ["sales"]
+    assert names("--config", "/x.toml", "context", "get", "--chat", "D") == ["Development"]
+    assert (tmp_path / "vkteamsctl.where").read_text() == "--config\n/x.toml\n"
+    began = time.monotonic()
+    assert names("find", "x", "--chat-id", "") == [""]
+    assert time.monotonic() - began < 4, "a person does not wait"
 
 
 def test_zsh_file_has_every_verb_and_option(tmp_path: Path) -> None:

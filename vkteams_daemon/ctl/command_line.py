@@ -40,6 +40,9 @@ COMMANDS = {
 }
 """Commands without a noun: each is a module of `ctl/commands` whose `register` adds one verb of its own name."""
 
+HIDDEN_COMMANDS = ("complete",)
+"""Further commands without a noun, for programs alone: the help does not list them."""
+
 EXAMPLES = """examples:
   vkteamsctl daemon status
   vkteamsctl find почему встала почта
@@ -65,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         sentence, _, choices = message.partition(" (choose from ")
         hint = f"See `{self.prog} --help`."
         if choices:
-            names = [name.strip("'\" )") for name in choices.split(", ")]
+            names = [name for part in choices.split(", ") if (name := part.strip("'\" )")) not in HIDDEN_COMMANDS]
             word = sentence.rpartition(": ")[2].strip("'\"")
             hint = self._nearest(word, names) or f"Choose one of {', '.join(names)}."
         if message.endswith("required: QUERY"):  # argparse took the query for an option
@@ -159,6 +162,8 @@ def build(noun: str | None) -> argparse.ArgumentParser:
             importlib.import_module(f"vkteams_daemon.ctl.commands.{name}").register(Noun(nouns, common))
         else:
             nouns.add_parser(name, help=line, add_help=False)
+    if noun in HIDDEN_COMMANDS:
+        importlib.import_module(f"vkteams_daemon.ctl.commands.{noun}").register(Noun(nouns, common))
     for name, line in NOUNS.items():
         if name == noun:
             module = importlib.import_module(f"vkteams_daemon.ctl.commands.{name}")
