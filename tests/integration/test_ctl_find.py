@@ -89,6 +89,10 @@ def test_open_shows_a_hit_by_its_number_in_its_conversation(ask: Ask, till: Talk
     assert "касса на складе не открывается" in out
     assert "@" not in out
     assert ask("open", str(number))["conversations"][0]["matches"] == ["2"]
+    below = ask("open", str(order.index("3") + 1), mode="table")
+    assert below.startswith("Эксплуатация › thread “касса на складе не открывается со вторника”\n")
+    assert "08:00 Анна Иванова (the thread hangs on this): касса" in below
+    assert "08:05 Вера Лис: чек из кассы" in below
     ask("search", "text", "ничего", mode="table")
     assert ask("open", str(number))["conversations"][0]["matches"] == ["2"], "an empty answer keeps the numbers"
     assert "had no hit 99. Its hits are 1 to" in ask("open", "99", code=64)["error"]

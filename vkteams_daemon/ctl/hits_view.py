@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vkteams_daemon import times
 from vkteams_daemon.ctl import hit_numbers
 from vkteams_daemon.ctl.commands.context.conversation_view import quote_lines
-from vkteams_daemon.ctl.output import Screen, cell, one_line
+from vkteams_daemon.ctl.output import Screen, cell
 
 if TYPE_CHECKING:
     from vkteams_daemon.config import Config
@@ -57,11 +57,10 @@ def _without_weak(result: SearchResult) -> list[Hit]:
 
 
 def _show_hit(screen: Screen, number: int, hit: Hit, args: argparse.Namespace) -> None:
+    from vkteams_daemon.search.messages import titled
     from vkteams_daemon.search.results import MARKS
 
-    where = one_line(hit.chat_title or ("a private chat" if not args.ids else hit.chat_id))
-    if hit.thread is not None:
-        where += f" › thread “{one_line(hit.thread)}”" if hit.thread else " › a thread"
+    where = titled(hit.chat_title or ("a private chat" if not args.ids else hit.chat_id), hit.thread)
     marks = f"{' (edited)' if hit.edited else ''}{' (forwards)' if hit.own_text == '' else ''}"
     when = f"{times.local(hit.sent_at):%a %Y-%m-%d %H:%M}"
     screen.prose(

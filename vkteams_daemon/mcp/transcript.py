@@ -20,7 +20,7 @@ from itertools import groupby
 
 from vkteams_daemon import times
 from vkteams_daemon.search.history.token_budget import tokens
-from vkteams_daemon.search.messages import ArchivedMessage, Quote
+from vkteams_daemon.search.messages import ArchivedMessage, Quote, titled
 from vkteams_daemon.search.reference import reference
 from vkteams_daemon.search.results import Hit
 from vkteams_daemon.system.text import visible
@@ -29,15 +29,12 @@ _MAX_QUOTE = 300  # characters of a quote
 _SHOWN = {"mention", "reply", "forward", "inlineKeyboardMarkup"}  # parts that the text or the arrow shows already
 
 
-def of_messages(
-    messages: Iterable[ArchivedMessage], titles: Mapping[str, str | None], threads_of: str | None = None
-) -> str:
+def of_messages(messages: Iterable[ArchivedMessage], titles: Mapping[str, str]) -> str:
     """The transcript of messages of any chats: chat by chat, each oldest first.
 
     Args:
         messages: oldest first.
         titles: of their chats, by chat_id.
-        threads_of: the chat that they are from; those of other chats are from its threads, or it is a thread of theirs.
     """
     by_chat: dict[str, list[ArchivedMessage]] = {}
     for message in messages:
@@ -45,8 +42,7 @@ def of_messages(
     people = _short_names(message for said in by_chat.values() for message in said)
     lines = [f"people: {', '.join(sorted(people))}"] if people else []
     for chat_id, said in by_chat.items():
-        thread = " (thread)" if threads_of not in (None, chat_id) else ""
-        lines.append(f"# {_one_line(titles.get(chat_id) or chat_id)}{thread}")
+        lines.append(f"# {_one_line(titles.get(chat_id) or chat_id)}")
         lines += _chat(said, people)
     return "\n".join(lines)
 
@@ -55,9 +51,7 @@ def of_hits(hits: Sequence[Hit]) -> str:
     """The transcript of hits, in their order; each with its chat, and with the messages around it."""
     lines: list[str] = []
     for number, hit in enumerate(hits, 1):
-        where = _one_line(hit.chat_title or hit.chat_id)
-        if hit.thread is not None:
-            where += f" › thread “{_one_line(hit.thread)}”"
+        where = _one_line(titled(hit.chat_title or hit.chat_id, hit.thread))
         lines.append(f"{number}. {where} · {times.local(hit.sent_at):%a %Y-%m-%d} · score {hit.score:g}")
         own = ArchivedMessage(
             hit.chat_id, hit.msg_id, hit.user_id, hit.author, hit.sent_at, hit.text, None, hit.edited,

@@ -26,7 +26,7 @@ from vkteams_daemon.search.history.chat_view import ChatView, Direction, chat_vi
 from vkteams_daemon.search.history.export import Export
 from vkteams_daemon.search.history.results import By, ChatSummary, Context, Count, Kind, Statistics, UserSummary
 from vkteams_daemon.search.links import message_url
-from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageWithThread
+from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageWithThread, titled
 from vkteams_daemon.search.name_lookup import Meant
 from vkteams_daemon.search.names import chat_titles
 from vkteams_daemon.search.question import Question
@@ -208,9 +208,11 @@ class Archive:
         with self._transaction() as connection:
             linked = conversation.thread(connection, chat_id, msg_id, scope)
             title = chat_titles(connection, [chat_id], scope).get(chat_id)
+            thread_of = conversation.thread_beginnings(connection, [chat_id], scope).get(chat_id)
         message = next(one for one in linked if one.key == (chat_id, msg_id))
         url = message_url(self._config.web, message.key)
-        return MessageWithThread(message, title, [one for one in linked if one is not message], url)
+        thread = [one for one in linked if one is not message]
+        return MessageWithThread(message, title, thread, url, thread_of)
 
     def versions(self, chat_id: str, msg_id: str) -> MessageHistory:
         """Every text of a message, also of a deleted one.
@@ -339,9 +341,11 @@ class Archive:
             return conversation.find_message(connection, text, self._scope(chat_ids, since=since))
 
     def titles(self, chat_ids: Collection[str]) -> dict[str, str]:
-        """The titles of these chats; those that the reader does not see, or that have none, are left out."""
+        """The titles of these chats, a thread's with the message that it hangs on; chats without one are left out."""
         with self._transaction() as connection:
-            return chat_titles(connection, chat_ids, self._scope(None))
+            titles = chat_titles(connection, chat_ids, self._scope(None))
+            threads = conversation.thread_beginnings(connection, chat_ids, self._scope(None))
+        return {chat_id: titled(title, threads.get(chat_id)) for chat_id, title in titles.items()}
 
     def context(
         self,

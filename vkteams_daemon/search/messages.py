@@ -13,6 +13,11 @@ MessageKey = tuple[str, str]
 """The chat_id and msg_id of a message."""
 
 
+def titled(title: str, thread: str | None) -> str:
+    """The title of a chat; of a thread with the beginning of the message that it hangs on."""
+    return title if thread is None else f"{title} › thread “{thread}”" if thread else f"{title} › a thread"
+
+
 @dataclass(frozen=True, slots=True)
 class Quote:
     """Words of another message: this one forwards them, or it answers them and the API repeats them.
@@ -112,3 +117,5 @@ class MessageWithThread:
     """The messages that replies and threads link with it, oldest first, without the message itself."""
     url: str | None = None
     """Where a person can read the message."""
+    thread_of: str | None = None
+    """If it stands in a thread: the beginning of the message that the thread hangs on; empty if that is unknown."""

@@ -110,15 +110,8 @@ async def get_context(
     context = replace(await reader.ask(ask), named=named)
     if format == "json":
         return context
-    parts = [
-        transcript.of_messages(
-            each.messages, dict.fromkeys({m.chat_id for m in each.messages}, each.chat_title), threads_of=each.chat_id
-        )
-        for each in context.conversations
-    ]
-    return Transcript(
-        "\n".join(parts), context.cut, context.left_out, note=context.note, named=context.named
-    )  # fmt: skip
+    parts = [await _transcript(reader, each.messages) for each in context.conversations]
+    return Transcript("\n".join(parts), context.cut, context.left_out, note=context.note, named=context.named)
 
 
 async def get_recent_messages(

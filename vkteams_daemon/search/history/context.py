@@ -14,7 +14,7 @@ from typing import Any
 from vkteams_daemon import times
 from vkteams_daemon.errors import NotFound
 from vkteams_daemon.search.history.context_kind import RECENT, require_argument
-from vkteams_daemon.search.history.conversation import latest, neighbours, read, thread
+from vkteams_daemon.search.history.conversation import latest, neighbours, read, thread, thread_beginnings
 from vkteams_daemon.search.history.results import Context, Conversation, Kind, Place, Profile
 from vkteams_daemon.search.history.token_budget import MIN_TOKENS, TokenBudget
 from vkteams_daemon.search.messages import ArchivedMessage, MessageKey
@@ -237,7 +237,8 @@ def _context(
     connection: Connection, kind: Kind, groups: Sequence[_Group], scope: Scope, budget: TokenBudget
 ) -> Context:
     """The groups that have messages, each with its messages oldest first."""
-    titles = chat_titles(connection, {group.chat_id for group in groups if group.messages}, scope)
+    chat_ids = {group.chat_id for group in groups if group.messages}
+    titles, threads = chat_titles(connection, chat_ids, scope), thread_beginnings(connection, chat_ids, scope)
     conversations = [
         Conversation(
             group.chat_id,
@@ -245,6 +246,7 @@ def _context(
             messages := sorted(group.messages, key=lambda message: (message.sent_at, message.msg_id)),
             group.left_out,
             tuple(message.msg_id for message in messages if message.key in group.matches),
+            threads.get(group.chat_id),
         )
         for group in groups
         if group.messages

@@ -31,6 +31,8 @@ class Conversation:
     """How many messages belong to the conversation and did not fit the budget."""
     matches: tuple[str, ...] = ()
     """The msg_ids of the messages that were asked for, or found."""
+    thread: str | None = None
+    """For a thread: the beginning of the message that it hangs on; empty if that is unknown."""
 
 
 @dataclass(frozen=True, slots=True)

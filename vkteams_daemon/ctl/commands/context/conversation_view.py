@@ -23,8 +23,9 @@ _BELOW_TIME = " " * 8
 
 
 def show_conversation(
-    screen: Screen, messages: Sequence[ArchivedMessage], chat_id: str, matches: Collection[str], *, ids: bool = True
-) -> None:
+    screen: Screen, messages: Sequence[ArchivedMessage], chat_id: str, matches: Collection[str], *, ids: bool = True,
+    thread: bool = False,
+) -> None:  # fmt: skip
     """Write the messages, oldest first.
 
     Args:
@@ -33,6 +34,7 @@ def show_conversation(
         chat_id: the chat of the conversation.
         matches: msg_ids of the messages that were asked for or found; they stand out.
         ids: whether the matches show their ids.
+        thread: whether the chat is a thread; the message of another chat is then the one that it hangs on.
     """
     by_id = {message.msg_id: message for message in messages if message.chat_id == chat_id}
     day = None
@@ -44,10 +46,11 @@ def show_conversation(
         own = message.chat_id == chat_id
         match = own and message.msg_id in matches
         style = "bold" if match else ""
-        indent = "  " * (_depth(message, by_id) if own else 1)
+        indent = "  " * (_depth(message, by_id) if own else 0 if thread else 1)
         text = message.text if message.own_text is None else message.own_text
         first, *rest = [line for line in text.splitlines() if line.strip()] or [""]
-        author = f"{_name(message)}{_arrow(message, by_id) if own else ' (thread)'}{_marks(message)}"
+        place = _arrow(message, by_id) if own else " (the thread hangs on this)" if thread else " (thread)"
+        author = f"{_name(message)}{place}{_marks(message)}"
         lead, below = f"{'>' if match else ' '} {moment:%H:%M} {indent}", f"{_BELOW_TIME}{indent}  "
         screen.prose(f"{author}: {first}", style, indent=lead, further=below)
         for line in rest:

@@ -123,6 +123,8 @@ def _json_cost(message: ArchivedMessage) -> int:
 
 
 def _show(screen: Screen, context: Context, *, ids: bool) -> None:
+    from vkteams_daemon.search.messages import titled
+
     if context.profile:
         _show_profile(screen, context.profile)
     for sentence in context.named:
@@ -130,11 +132,14 @@ def _show(screen: Screen, context: Context, *, ids: bool) -> None:
     if context.note and context.conversations:
         screen.prose(context.note, "yellow")
     for conversation in context.conversations:
-        title = conversation.chat_title or conversation.chat_id
-        screen.line(f"{title} · {conversation.chat_id}" if ids else title, "bold")
+        title = titled(conversation.chat_title or conversation.chat_id, conversation.thread)
+        screen.prose(f"{title} · {conversation.chat_id}" if ids else title, "bold", further="  ")
         if conversation.left_out:
             screen.line(f"  … {_counted(conversation.left_out)} left out", "yellow")
-        show_conversation(screen, conversation.messages, conversation.chat_id, set(conversation.matches), ids=ids)
+        show_conversation(
+            screen, conversation.messages, conversation.chat_id, set(conversation.matches), ids=ids,
+            thread=conversation.thread is not None,
+        )  # fmt: skip
     count = sum(len(conversation.messages) for conversation in context.conversations)
     elsewhere = context.left_out - sum(conversation.left_out for conversation in context.conversations)
     parts = [_counted(count) if context.conversations else context.note or _counted(count)]

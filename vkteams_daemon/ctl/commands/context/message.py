@@ -38,8 +38,13 @@ def _message(args: argparse.Namespace, config: Config) -> Answer:
     )
 
     def render(screen: Screen) -> None:
-        screen.line(f"{with_thread.chat_title or chat_id} · {chat_id}", "bold")
-        show_conversation(screen, conversation, chat_id, {args.message})
+        from vkteams_daemon.search.messages import titled
+
+        title = titled(with_thread.chat_title or chat_id, with_thread.thread_of)
+        screen.prose(f"{title} · {chat_id}", "bold", further="  ")
+        show_conversation(
+            screen, conversation, chat_id, {args.message}, thread=with_thread.thread_of is not None
+        )  # fmt: skip
 
     return Answer(with_thread, render, ids=[f"{message.chat_id} {message.msg_id}" for message in conversation])
 
