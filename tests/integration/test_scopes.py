@@ -79,6 +79,12 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "explain": (True,),
     "cursor": (),
     "max_tokens": (300,),
+    "timezone": ("Asia/Tokyo", "nowhere"),
+    "format": ("transcript",),
+    "mode": ("semantic", "text"),
+    "similar_to": ("m1", "h1", "o1", "none"),
+    "reply_to_user": ("Анна", "Вера", "nobody"),
+    "by": ("person", "chat", "day"),
 }
 _SAMPLE = 10  # questions
 USUAL = {"query": QUERIES[0], "msg_id": "m1", "explain": True}
@@ -247,11 +253,13 @@ def _questions(arguments: dict[str, Any], required: list[str]) -> Iterator[dict[
     """Arguments for a tool: each value of each argument beside the usual ones."""
     unknown = arguments.keys() - VALUES.keys()
     assert not unknown, f"VALUES has no value of {unknown}"
+    required = [*required, *(["query"] if "similar_to" in arguments else [])]
     usual = {name: value for name, value in USUAL.items() if name in required or (name == "explain" in arguments)}
     yield usual
     for name in arguments:
         for value in VALUES[name]:
-            yield usual | {name: value} | ({"query": "backup"} if value == "topic" else {})
+            asked = usual | {name: value} | ({"query": "backup"} if value == "topic" else {})
+            yield {key: entry for key, entry in asked.items() if (name, key) != ("similar_to", "query")}
     if "query" in arguments:
         yield usual | {"query": QUERIES[1], "chat_id": "all"} | ({"limit": 1} if "limit" in arguments else {})
     if "msg_id" in arguments:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from vkteams_daemon import times
 from vkteams_daemon.ctl import hit_numbers
 from vkteams_daemon.ctl.commands.context.conversation_view import quote_lines
-from vkteams_daemon.ctl.output import Screen, cell
+from vkteams_daemon.ctl.output import Screen, cell, one_line
 
 if TYPE_CHECKING:
     from vkteams_daemon.config import Config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -231,13 +230,17 @@ async def message_with_thread(
     chat_ids, since = await reader.visible_chats(None), reader.earliest(None)
 
     def ask(archive: Archive) -> MessageWithThread:
-        if chat_id:
-            with contextlib.suppress(NotFound):
-                return archive.message(chat_id, msg_id, chat_ids=chat_ids, since=since)
-        within = [chat_id] if chat_id else chat_ids
-        return archive.message(
-            *archive.find_message(msg_id, chat_ids=within, since=since), chat_ids=chat_ids, since=since
-        )  # fmt: skip
+        if not chat_id:
+            key = archive.find_message(msg_id, chat_ids=chat_ids, since=since)
+            return archive.message(*key, chat_ids=chat_ids, since=since)
+        try:
+            return archive.message(chat_id, msg_id, chat_ids=chat_ids, since=since)
+        except NotFound as absent:
+            try:
+                key = archive.find_message(msg_id, chat_ids=[chat_id], since=since)
+            except NotFound:
+                raise absent from None
+            return archive.message(*key, chat_ids=chat_ids, since=since)  # fmt: skip
 
     linked = await reader.ask(ask)
     middle = linked.message
