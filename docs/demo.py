@@ -61,7 +61,7 @@ def main() -> int:
             _run("vkteamsctl", "daemon", "stop")
     prompt = f"VKTEAMS_BOT_CONFIG={shlex.quote(str(config_file))} {_display(BIN / 'vkteamsctl')}"
     print(f"\nThe archive stays in {home}. Continue with your own searches, for example:\n")
-    for question in ("search text OPS-142", "search semantic 'disk ran out of space'", "database stats"):
+    for question in ("find почему встала почта", "open 1", "search text OPS-142", "database stats"):
         print(f"  {prompt} {question}")
     print("\ndocs/demo.md has eleven questions to try.")
     return 0
@@ -183,8 +183,8 @@ async def _ask_as_an_agent(question: str) -> None:
             tools = [tool.name for tool in (await client.list_tools()).tools]
             print(f"tools: {', '.join(tools)}")
             arguments = {"query": question, "limit": 2}
-            print(f"search_hybrid({json.dumps(arguments, ensure_ascii=False)})", flush=True)
-            answer = await client.call_tool("search_hybrid", arguments)
+            print(f"search({json.dumps(arguments, ensure_ascii=False)})", flush=True)
+            answer = await client.call_tool("search", arguments)
     if answer.is_error or not answer.structured_content or not answer.structured_content["hits"]:
         raise VkTeamsError("the MCP server found nothing", hint=str(answer.content))
     print(json.dumps(answer.structured_content, ensure_ascii=False, indent=2))
