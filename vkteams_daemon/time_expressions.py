@@ -49,10 +49,11 @@ _MONTHS = {
 _WEEKDAYS = {
     name: number
     for number, names in enumerate((
-        "понедельник понедельника monday mon", "вторник вторника tuesday tue tues", "среда среду среды wednesday wed",
-        "четверг четверга thursday thu thur thurs",
-        "пятница пятницу пятницы friday fri", "суббота субботу субботы saturday sat",
-        "воскресенье воскресенья sunday sun",
+        "понедельник понедельника пн monday mon", "вторник вторника вт tuesday tue tues",
+        "среда среду среды ср wednesday wed",
+        "четверг четверга чт thursday thu thur thurs",
+        "пятница пятницу пятницы пт friday fri", "суббота субботу субботы сб saturday sat",
+        "воскресенье воскресенья вс sunday sun",
     ))
     for name in names.split()
 }  # fmt: skip
@@ -112,6 +113,9 @@ _RANGE = re.compile(
     r"(?:с|со|from) (?P<first>.+) (?:по|до|to|till|until) (?P<last>.+)|between (?P<one>.+) and (?P<other>.+)"
     r"|(?P<begin>.+?)\.\.(?P<end>.+)"
 )
+_TIME_FIRST = re.compile(
+    r"(?:в |at )?(?P<time>[0-9]{1,2}:[0-9]{2}(?: [ap]m)?|утром|днем|вечером)(?: on|,)? (?P<day>.+?[^0-9].*)"
+)
 _DAYS_OF_MONTH = re.compile(r"(?:с |from )?([0-9]{1,2})(?: по | to | ?[-–] ?)([0-9]{1,2}) ([а-яa-z]+(?: [0-9]{4})?)")
 _FROM = re.compile(r"(?:начиная с|с|со|since|from) (.+)")
 _LAST_UNITS = re.compile(
@@ -123,6 +127,7 @@ _NAMED = re.compile(
     rf"(?: {_YEAR}| (?P<last>прошлого года|last year)| (?P<this>этого года|this year))?"
 )
 _SHORT = re.compile(r"([0-9]{1,6})\s*([smhdw])(?: ago)?")
+_LAST_SHORT = re.compile(r"(?:last|past|за|за последн[а-я]+) ([0-9]{1,6})\s*([smhdw])")
 _SHORT_UNITS = {"s": "second", "m": "minute", "h": "hour", "d": "day", "w": "week"}
 
 
@@ -142,7 +147,7 @@ def read(text: str, now: datetime, zone: tzinfo = UTC) -> Span | None:
     Raises:
         Ambiguous: it names several, or a time that does not exist.
     """
-    words = re.sub(r"\s+", " ", text.strip().lower().replace("ё", "е"))
+    words = re.sub(r",? +|\s+", " ", text.strip().lower().replace("ё", "е"))
     try:
         return _Reader(now.astimezone(zone)).read(words)
     except Ambiguous:
@@ -168,6 +173,8 @@ class _Reader:
         if (match := _FROM.fullmatch(words)) and (first := self.read(match[1])):
             now = self._now.astimezone(UTC)
             return Span(first.start, now) if first.start <= now else None
+        if match := _TIME_FIRST.fullmatch(words):
+            words = f"{match['day']} {match['time']}"
         for attempt in (self._ago, self._last_units, self._calendar):
             if (span := attempt(words)) is not None:
                 return span
@@ -184,6 +191,10 @@ class _Reader:
         """`2h`, `3 дня назад`, `a week ago`: a moment."""
         if words in ("now", "сейчас"):
             return self._moment(self._now)
+        if match := _LAST_SHORT.fullmatch(words):
+            return Span(
+                self._back(_SHORT_UNITS[match[2]], int(match[1])).astimezone(UTC), self._now.astimezone(UTC)
+            )  # fmt: skip
         if match := _SHORT.fullmatch(words):
             return self._moment(self._back(_SHORT_UNITS[match[2]], int(match[1])))
         if words == "полчаса назад":
@@ -387,6 +398,8 @@ class _Reader:
         """`2026-11-24`, `24.11.2026`, `24.11`, `24/11/2026`, `24 ноября 2026`, `November 24`."""
         if match := re.fullmatch(r"([0-9]{4})-?([0-9][0-9])-?([0-9][0-9])", words):
             return date(int(match[1]), int(match[2]), int(match[3]))
+        if match := re.fullmatch(r"(?:the )?([0-9]{1,2})(?:-?(?:го|е)(?: числа)?| числа|st|nd|rd|th)", words):
+            return self._day_of_month(int(match[1]))
         if match := re.fullmatch(r"([0-9]{1,2})([./])([0-9]{1,2})(?:\2([0-9]{4}|[0-9][0-9]))?", words):
             day, month = int(match[1]), int(match[3])
             if month > 12 >= day:
@@ -400,6 +413,17 @@ class _Reader:
         else:
             return None
         return self._of(int(day_text), _MONTHS[name], match["year"]) if name in _MONTHS else None
+
+    def _day_of_month(self, day: int) -> date:
+        """The last day of this number, today included."""
+        month = self._today.replace(day=1)
+        while True:
+            if (month.month == self._today.month and day > self._today.day) or day > (_next_month(month) - month).days:
+                month = (month - timedelta(days=1)).replace(day=1)
+                if month.year < self._today.year - 1:
+                    raise ValueError(day)
+                continue
+            return month.replace(day=day)
 
     def _of(self, day: int, month: int, year: str | None) -> date:
         if year:

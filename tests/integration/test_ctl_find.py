@@ -137,6 +137,8 @@ def test_weak_hits_below_a_sure_one_fold_away(capsys: pytest.CaptureFixture[str]
     assert "2 weaker ones: --all" in out
     assert "    text 1" in out and "    text 2" not in out
     assert "1 weaker one: --all" in shown([0.9, 0.05])
+    above = shown([0.05, 0.9, 0.04])
+    assert "    text 0" in above and "1 weaker one: --all" in above
     assert not any("weaker" in line for line in shown([0.3, 0.01]) + shown([0.9, 0.8]) + shown([0.9, 0.01], "semantic"))
 
 

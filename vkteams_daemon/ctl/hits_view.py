@@ -49,11 +49,15 @@ def show(screen: Screen, result: SearchResult, args: argparse.Namespace, config:
 
 
 def _without_weak(result: SearchResult) -> list[Hit]:
-    """The hits without those that are weak beside a sure one. Only the scores of a hybrid search are probabilities."""
-    best = max((hit.score for hit in result.hits), default=0.0)
-    if result.mode != "hybrid" or best < _SURE:
+    """The hits without those below a sure one that are weak. Only the scores of a hybrid search are probabilities."""
+    if result.mode != "hybrid":
         return result.hits
-    return [hit for hit in result.hits if hit.score >= best * _WEAK]
+    best, shown = 0.0, []
+    for hit in result.hits:
+        if best < _SURE or hit.score >= best * _WEAK:
+            shown.append(hit)
+        best = max(best, hit.score)
+    return shown
 
 
 def _show_hit(screen: Screen, number: int, hit: Hit, args: argparse.Namespace) -> None:
