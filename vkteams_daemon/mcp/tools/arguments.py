@@ -37,7 +37,7 @@ Mentions = Annotated[_Name | None, Field(description="A person whom it mentions.
 ReplyToUser = Annotated[_Name | None, Field(description="A person whom it answers.")]
 Format = Annotated[
     Literal["json", "transcript"],
-    Field(description="transcript: plain lines with short references, in a third of the tokens; read much with it."),
+    Field(description="transcript: plain lines with short references, in half the tokens; read much with it."),
 ]
 Edited = Annotated[bool, Field(description="Only edited messages.")]
 Sort = Annotated[Literal["best", "new"], Field(description="The best or the newest first.")]
