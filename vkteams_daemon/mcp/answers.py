@@ -45,7 +45,7 @@ class Transcript:
         """All of it as lines."""
         lines = [*self.named, f"results for: {self.showing}" if self.showing else "", self.note or "", *self.gaps]
         cut = "some texts are cut, or messages left out" if self.cut or self.left_out else ""
-        more = f"more: cursor {self.cursor}" if self.cursor else ""
+        more = f'more: "cursor":"{self.cursor}"' if self.cursor else ""
         return "\n".join(filter(None, [*lines, self.transcript, cut, more]))
 
 
