@@ -105,7 +105,13 @@ class Server(MCPServer[Reader]):
         async def lifespan(_: MCPServer[Reader]) -> AsyncIterator[Reader]:
             yield reader
 
-        tools = [_tool(search.tool("hybrid"), "search", "Find messages by words and meaning; names and times in the query rank, and leave none out.")]
+        tools = [
+            _tool(
+                search.tool("hybrid"),
+                "search",
+                "Find messages by words and meaning; names and times in the query rank, and leave none out.",
+            )
+        ]
         tools += [_tool(search.tool(mode), f"search_{mode}", text) for mode, text in _SEARCHES.items()]
         for function in (
             history.get_context, history.get_recent_messages, history.get_message, statistics.count,
