@@ -85,6 +85,11 @@ def _load(
     if not re.fullmatch(r"[A-Za-z0-9_.-]*", instance) or instance.startswith("."):
         raise ConfigError(f"--instance: {instance!r} is not a name of letters, digits, '_', '-' and '.'")
     file = find_file(path, instance, environ)
+    if instance and file is None:
+        raise ConfigError(
+            f"--instance: there is no {SYSTEM_DIRECTORY / instance}.toml, and no {instance}.toml of this user",
+            hint=f"Make it with `vkteamsctl --instance {instance} config init`.",
+        )
     text = _read(file) if file else ""
     tables = _parse(text, file) if file else {}
     sources: dict[str, str] = {}
@@ -107,7 +112,7 @@ def _load(
     source = sources.get("search.timezone") or _location(text, file, "search", "timezone")
     _check_timezone(config.search.timezone, source)
     config = msgspec.structs.replace(config, source=str(file) if file else "", instance=instance)
-    return _with_secrets(config, environ)
+    return _with_secrets(config, environ, sources)
 
 
 def masked(config: Config) -> dict[str, dict[str, Any]]:
@@ -249,12 +254,16 @@ def _location(text: str, file: Path | None, section: str, key: str) -> str:
     return ""
 
 
-def _with_secrets(config: Config, environ: Mapping[str, str]) -> Config:
+def _with_secrets(config: Config, environ: Mapping[str, str], sources: Mapping[str, str]) -> Config:
     token = config.api.token or _first_line(config.api.token_file, "api.token_file")
+    token_source = f"api.token{sources.get('api.token', '')}"
+    if not config.api.token:
+        token_source = f"api.token_file ({config.api.token_file})" if token else "the credential `token` of systemd"
     url = config.database.url or _first_line(config.database.url_file, "database.url_file")
     token, url = token or _credential(environ, "token"), url or _credential(environ, "database_url")
     return msgspec.structs.replace(
         config,
+        token_source=token_source if token else config.token_source,
         api=msgspec.structs.replace(config.api, token=token),
         database=msgspec.structs.replace(config.database, url=url),
     )

@@ -24,6 +24,7 @@
     │   ├── ApiRefused          69  the Bot API answered ok: false
     │   ├── ApiProtocolError    69  the answer cannot be read
     │   └── ApiUnreachable      69  no connection, or no answer in time
+    │       └── CertificateRefused 69  the certificate cannot be verified
     ├── StoreError              69  an operation on the database failed
     │   ├── DatabaseUnavailable 69  no connection, or the connection broke
     │   │   └── DatabaseSlow    69  the database did not finish in time
@@ -177,6 +178,10 @@ class ApiProtocolError(ApiError):
 
 class ApiUnreachable(ApiError):
     """No connection to the Bot API, or no answer in time."""
+
+
+class CertificateRefused(ApiUnreachable):
+    """The certificate of the Bot API cannot be verified."""
 
 
 class StoreError(VkTeamsError):

@@ -74,6 +74,13 @@ class Api(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     roster: Annotated[
         bool, _option("Read who is in each chat and who runs it, once a day and one request a second.", reload=True)
     ] = True
+    retention: Annotated[
+        str,
+        _option(
+            "How long the API keeps events that nobody fetches; empty: unknown. A longer outage is a gap.", reload=True,
+            form="hours, days or weeks, such as 7d", pattern=r"^([1-9][0-9]{0,4}[hdw])?\Z",
+        ),
+    ] = ""  # fmt: skip
     backoff_max: Annotated[
         float, _option("Longest wait between attempts, in seconds.", reload=True, ge=0.5, le=3600)
     ] = 60.0
@@ -170,7 +177,9 @@ class Embedding(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
         tuple[str, ...],
         _option("Names of the models that search asks together; empty: the models that `model use` chose."),
     ] = ()
-    models_dir: Annotated[str, _option("Directory of installed models; empty: models/ in state_dir.")] = ""
+    models_dir: Annotated[
+        str, _option("Directory of installed models; empty: models/ in the state directory, which instances share.")
+    ] = ""
     workers: Annotated[int, _option("Embedding threads; 0: one per core, four at most.", ge=0, le=64)] = 0
     token_budget: Annotated[int, _option("Maximum tokens in one batch of the model.", ge=64, le=65536)] = 512
     claim: Annotated[int, _option("Maximum messages one worker takes from the queue at once.", ge=1, le=10000)] = 2048
@@ -292,7 +301,13 @@ class Log(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All options, checked. `source` is the file that was read, `instance` the name given with --instance."""
+    """All options, checked.
+
+    Attributes:
+        source: the file that was read.
+        instance: the name given with --instance.
+        token_source: where the token was taken from, for messages.
+    """
 
     api: Api = Api()
     daemon: Daemon = Daemon()
@@ -307,6 +322,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     log: Log = Log()
     source: str = ""
     instance: str = ""
+    token_source: str = "api.token"
 
     @property
     def runtime_dir(self) -> Path:
@@ -342,8 +358,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def models_dir(self) -> Path:
-        """The directory that holds one directory per installed model."""
-        return Path(self.embedding.models_dir) if self.embedding.models_dir else self.state_dir / "models"
+        """The directory that holds one directory per installed model; instances share it."""
+        if self.embedding.models_dir:
+            return Path(self.embedding.models_dir)
+        own = self.state_dir / "models"
+        if not self.instance or self.daemon.state_dir or own.is_dir():
+            return own  # an instance that has models of its own keeps them
+        return own.parent.parent / "models"
 
     @property
     def _system(self) -> bool:

@@ -27,6 +27,7 @@ from vkteams_daemon.errors import (
     ApiRefused,
     ApiServerError,
     ApiUnreachable,
+    CertificateRefused,
     ConfigError,
     NotBotApi,
     PermissionRefused,
@@ -549,6 +550,32 @@ def test_a_proxy_that_refuses(listener: Listen, make: Make) -> None:
     proxy = listener(answer("", "407 Proxy Authentication Required"))
     proxied = f"http://anna:1234567890@127.0.0.1:{proxy.port}"
     _fails(make("https://corp.example", proxy=proxied).self_get, ApiUnreachable, "the proxy of api.proxy refuses")
+
+
+def test_a_proxy_is_not_blamed_on_the_url(listener: Listen, make: Make, authority: Authority) -> None:
+    """The proxy fails: its option or variable is named, and api.url is not."""
+    proxy = listener(answer("", "502 Bad Gateway"))
+    with pytest.raises(ApiUnreachable, match=r"proxy of api\.proxy refuses the connection, on the way to") as refused:
+        make("https://corp.example", proxy=proxy.url).self_get()
+    assert refused.value.hint == "Check api.proxy."
+    server = listener(SELF, tls=authority.server())  # as a proxy that opens TLS, with a certificate of its own
+    with pytest.raises(CertificateRefused) as untrusted:
+        make(server.url).self_get()
+    assert "proxy" not in untrusted.value.hint
+    page = listener(answer("<html>a proxy's page"))
+    with pytest.raises(NotBotApi) as page_refused:
+        make("http://corp.example", proxy=page.url).self_get()
+    assert page_refused.value.hint == "Check api.url and the proxy of api.proxy."
+
+
+def test_the_place_of_a_refused_token_is_named(listener: Listen) -> None:
+    server = listener(answer('{"ok":false,"description":"Invalid token"}'))
+    client = BotClient(server.url, TOKEN, token_source="api.token_file (/etc/vkteams/token)")
+    for ask in (client.self_get, lambda: client.poll(0, 1)):
+        with pytest.raises(Unauthorised) as refused:
+            ask()
+        assert refused.value.hint.endswith("put it into api.token_file (/etc/vkteams/token).")
+    client.close()
 
 
 def test_a_proxy_that_cannot_be_reached(make: Make) -> None:

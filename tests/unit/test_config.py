@@ -75,7 +75,7 @@ def test_every_option_has_its_variable(option: configuration.Option, write: Writ
     value = {"64": 64, "1.5": 1.5, "yes": True, "a, b,": ("a", "b")}.get(said, said)
     if option.name in ("api.token_file", "database.url_file"):
         said = value = str(write("secret"))
-    if option.name in ("storage.retention", "access.roster_max_age"):
+    if option.name in ("storage.retention", "access.roster_max_age", "api.retention"):
         said = value = "365d"
     if option.name == "search.timezone":
         said = value = "Europe/Moscow"
@@ -133,8 +133,36 @@ def test_instances_do_not_share_files(write: Write, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     config = load(write(""), instance="sales-1.b_2", environ={})
     assert config.instance == "sales-1.b_2"
-    for path in (config.pid_file, config.status_file, config.log_file, config.models_dir, config.state_dir):
+    for path in (config.pid_file, config.status_file, config.log_file, config.state_dir):
         assert "/sales-1.b_2" in str(path)
+
+
+def test_instances_share_the_models_unless_one_has_its_own(
+    write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    config = load(write(""), instance="sales", environ={})
+    assert config.models_dir == load(write(""), environ={}).models_dir == tmp_path / "vkteams" / "models"
+    config.state_dir.joinpath("models").mkdir(parents=True)
+    assert config.models_dir == tmp_path / "vkteams" / "sales" / "models"
+
+
+def test_an_instance_without_a_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "SYSTEM_DIRECTORY", tmp_path)
+    with pytest.raises(ConfigError, match=r"there is no .*/sales\.toml") as refused:
+        load(instance="sales", environ={"HOME": str(tmp_path)})
+    assert "--instance sales config init" in refused.value.hint
+
+
+def test_the_source_of_the_token_is_known(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t")
+    named = load(write(f"[api]\ntoken_file = '{tmp_path}/token'"), environ={})
+    assert named.token_source == f"api.token_file ({tmp_path}/token)"
+    assert load(write("[api]\ntoken = 't'"), environ={}).token_source == "api.token"
+    environ = {"VKTEAMS_BOT_API_TOKEN": "t"}
+    assert load(write(""), environ=environ).token_source == "api.token ($VKTEAMS_BOT_API_TOKEN)"
+    assert "systemd" in load(write(""), environ={"CREDENTIALS_DIRECTORY": str(tmp_path)}).token_source
 
 
 # Mistakes

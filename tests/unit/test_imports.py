@@ -54,7 +54,8 @@ INSIDE = {
         "erasure_rules": _STORE | {"schema"},
         "ingest": _STORE | {"schema", "gaps", "erasure_rules", "derive", "words"},
         "rebuild": _STORE | {"schema", "erasure_rules", "derive", "ingest", "words"},
-        "admin": _STORE | {"schema", "embedding_models", "erasure_rules", "derive", "ingest", "rebuild", "words"},
+        "admin": _STORE
+        | {"schema", "gaps", "embedding_models", "erasure_rules", "derive", "ingest", "rebuild", "words"},
         "bundled": {"connections", "database_url"},
         "backup": _STORE | {"schema", "gaps", "bundled", "derive"},
     },

@@ -29,6 +29,7 @@ from vkteams_daemon.errors import (
     NotBotApi,
     PermissionRefused,
     RateLimited,
+    Unauthorised,
     VkTeamsError,
 )
 from vkteams_daemon.system.deadlines import DEADLINES
@@ -62,6 +63,7 @@ class BotClient:
         read_margin: seconds that a poll may take beyond its own poll time; also the limit of every other call.
         ca_file: PEM file of a private certificate authority, or "".
         proxy: proxy URL, or "" for the environment's.
+        token_source: where the token was taken from, for messages.
 
     Raises:
         ConfigError: the URL, the proxy or the certificates cannot be used, be it by a variable of the environment.
@@ -77,9 +79,11 @@ class BotClient:
         read_margin: float = 15.0,
         ca_file: str = "",
         proxy: str = "",
+        token_source: str = "api.token",
     ) -> None:
         self.url = base_url(url)
         self._token = token
+        self._token_source = token_source
         self._connect_timeout = connect_timeout
         self._read_margin = read_margin
         self._sockets = Sockets()
@@ -117,14 +121,18 @@ class BotClient:
         except ApiProtocolError as error:
             raise NotBotApi(
                 f"{self.url}: what answers there is not the Bot API ({error})",
-                hint="Check api.url, and the proxy on the way.",
+                hint=self._places_to_check,
             ) from error
         user_id = _name(parse_id(answer.get("userId")))
         if user_id is None:
             raise NotBotApi(
-                f"{self.url}: what answers there is not the Bot API (self/get: no userId)", hint="Check api.url."
+                f"{self.url}: what answers there is not the Bot API (self/get: no userId)", hint=self._places_to_check
             )
         return BotInfo(user_id, _name(answer.get("nick")), _name(answer.get("firstName")))
+
+    @property
+    def _places_to_check(self) -> str:
+        return f"Check api.url and the proxy of {self._proxy.source}." if self._proxy else "Check api.url."
 
     def poll(self, last_event_id: int, poll_time: int) -> bytes:
         """The body of one events/get. The request acknowledges every event up to `last_event_id` for ever.
@@ -240,7 +248,10 @@ class BotClient:
         refused, description = _refused(body)
         if refused:
             text = description if isinstance(description, str) else ""
-            raise refusal(text.replace(self._token, "***") if self._token else text, wait)
+            error = refusal(text.replace(self._token, "***") if self._token else text, wait)
+            if isinstance(error, Unauthorised):
+                error.hint = f"Ask @metabot for the bot's token and put it into {self._token_source}."
+            raise error
         if status == 407 and self._proxy:
             raise ApiUnreachable(
                 f"{self.url}: the proxy of {self._proxy.source} asks for a user and a password",
@@ -260,7 +271,7 @@ def make_client(config: Config, limit: float = math.inf) -> BotClient:
     api = config.api
     return BotClient(
         api.url, api.token, connect_timeout=min(api.connect_timeout, limit), read_margin=min(api.read_margin, limit),
-        ca_file=api.ca_file, proxy=api.proxy,
+        ca_file=api.ca_file, proxy=api.proxy, token_source=config.token_source,
     )  # fmt: skip
 
 

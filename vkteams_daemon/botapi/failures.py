@@ -18,6 +18,7 @@ from vkteams_daemon.errors import (
     ApiProtocolError,
     ApiRefused,
     ApiUnreachable,
+    CertificateRefused,
     RateLimited,
     Unauthorised,
     VkTeamsError,
@@ -37,11 +38,12 @@ def failure(url: str, method: str, error: Exception, proxy: str = "") -> VkTeams
         return ApiMisconfigured(f"api.url: {url!r} is not a URL that can be asked")
     if isinstance(error, exceptions.SSLError):
         if re.search("certificate|doesn't match", str(error), re.IGNORECASE):
-            return ApiUnreachable(
-                f"{url}: its certificate cannot be verified",
-                hint="Set api.ca_file to the PEM file of your authority.",
-            )
-        return ApiUnreachable(f"{url}: TLS cannot be agreed on", hint="Check api.url: is it http:// there?")
+            hint = "Set api.ca_file to the PEM file of your authority."
+            if proxy:
+                hint = f"Set api.ca_file to the PEM file of your authority, or of the proxy of {proxy} if it opens TLS."
+            return CertificateRefused(f"{url}: its certificate cannot be verified", hint=hint)
+        places = f"api.url and the proxy of {proxy}: do they speak" if proxy else "api.url: is it"
+        return ApiUnreachable(f"{url}: TLS cannot be agreed on", hint=f"Check {places} http:// there?")
     if isinstance(error, exceptions.ContentDecodingError | ValueError) and not isinstance(error, exceptions.Timeout):
         return ApiProtocolError(f"{method}: the answer cannot be decoded")
     if re.search("got more than|exceeded maximum", str(error)):
@@ -52,7 +54,9 @@ def failure(url: str, method: str, error: Exception, proxy: str = "") -> VkTeams
     if isinstance(error, exceptions.ConnectTimeout):
         why = "no connection to the proxy in time"
     named = why.replace("the proxy", f"the proxy of {proxy}")
-    return ApiUnreachable(f"{url}: {named}", hint=f"Check api.url, the network and the proxy of {proxy}.")
+    if named != why:
+        return ApiUnreachable(f"{named}, on the way to {url}", hint=f"Check {proxy}.")
+    return ApiUnreachable(f"{url}: {why}", hint=f"Check the network, the proxy of {proxy}, and api.url.")
 
 
 def reason(error: BaseException) -> str:

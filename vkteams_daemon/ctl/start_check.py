@@ -1,18 +1,24 @@
 """The checks of vkteamsd's start, run beforehand by the same code.
 
-They create and start nothing, and use no network. Whether the API accepts the token, and the database the user, is
-known only when the daemon starts.
+They create and start nothing, and use no network. Whether the API accepts the token, and the database the user, only
+`try_live` asks: before a restart, which would end a healthy daemon.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from vkteams_daemon.config import Config
+from vkteams_daemon.errors import ApiError, CertificateRefused, DatabaseUnavailable, Unauthorised
+
+if TYPE_CHECKING:
+    from vkteams_daemon.daemon.status import Status
+
+_TRIAL = 5.0  # seconds for the answer of the Bot API
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +74,38 @@ def checks(config: Config, *, foreground: bool, log: bool, token: bool = True) -
     elif config.storage.save:
         server = BundledServer(config.state_dir, config.runtime_dir, config.daemon.user)
         yield Check(server.check_owner, of_rights=True)
+
+
+def try_live(config: Config, running: Status) -> None:
+    """Try what a new process would need of the network: certificate and token of the API, and the database of a URL.
+
+    What is refused would be refused at the start as well. What does not answer is no reason to leave the daemon as it
+    is, unless it answers the daemon.
+
+    Args:
+        config: that the new process would have.
+        running: the status of the daemon that runs.
+
+    Raises:
+        VkTeamsError: the new process would not work as well as the running one.
+    """
+    from vkteams_daemon.botapi.client import make_client
+    from vkteams_daemon.store.database import Database
+
+    if config.daemon.role != "embed":
+        client = make_client(config, limit=_TRIAL)
+        try:
+            client.self_get()
+        except (Unauthorised, CertificateRefused):
+            raise
+        except ApiError:
+            if running.api.state == "ok":
+                raise
+        finally:
+            client.close()
+    if config.storage.save and config.database.url:
+        try:
+            Database(config, application="vkteamsctl").connect().close()
+        except DatabaseUnavailable:
+            if running.database.state == "ok":
+                raise

@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from vkteams_daemon.botapi.client import BotClient, BotInfo, base_url, make_client
 from vkteams_daemon.config import Config
-from vkteams_daemon.daemon import retention, search_terms, word_count
+from vkteams_daemon.daemon import outages, retention, search_terms, word_count
 from vkteams_daemon.daemon.archive_measures import measure_loop
 from vkteams_daemon.daemon.polling import spool
 from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.daemon.polling.event_printer import EventPrinter
+from vkteams_daemon.daemon.polling.id_density import IdDensity
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
 from vkteams_daemon.daemon.polling.spooler import make_spooler
 from vkteams_daemon.daemon.reporter import percentiles
@@ -99,6 +100,7 @@ class BotListener:
             pulse=self._longpoll,
             observe=observe,
             warn=functools.partial(watch.warn, "polls"),
+            density=IdDensity(functools.partial(watch.warn, "ids")),
         )
 
     def start(self, threads: ThreadTable) -> None:
@@ -196,11 +198,15 @@ class BotListener:
             pulse=pulse("retention"),
         )  # fmt: skip
         measures, words, terms = pulse("measures"), pulse("words"), pulse("search-terms")
+        polls = pulse("outages")
         return {
             rhythm.pulse: lambda: rhythm.run(stopping),
             roster.pulse: lambda: roster.run(stopping),
             measures: lambda: measure_loop(
                 database, self._status.archive, state_dir, functools.partial(warn, "models"), stopping, measures
+            ),
+            polls: lambda: outages.outage_loop(
+                database, self._listening_bot, self.poller.series, lambda: self._config.api.retention, stopping, polls
             ),
             words: lambda: word_count.count_words_loop(database, stopping, words),
             terms: lambda: search_terms.refill_loop(connect, stopping, self._holds_lock, terms),

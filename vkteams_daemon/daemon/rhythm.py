@@ -16,6 +16,7 @@ from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.admin import stored_events
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.ingest import event_cursor
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Rhythm:
 
     def check(self, connection: Connection, bot_id: str) -> None:
         """Compare the present silence with the same hours of the periods before."""
-        now, last = self._clock(), stored_events.last_arrival(connection, bot_id)
+        now, last = self._clock(), event_cursor.last_arrival(connection, bot_id)
         silent = last is not None and now - last >= self._min_silence
         shifts = [self._period * number for number in range(1, PERIODS + 1)]
         if last is None or not silent or not all(

@@ -24,6 +24,7 @@ from vkteams_daemon.search import name_lookup
 from vkteams_daemon.search.history import context, conversation, counting, directory, statistics, token_budget
 from vkteams_daemon.search.history.chat_view import ChatView, Direction, chat_view
 from vkteams_daemon.search.history.export import Export
+from vkteams_daemon.search.history.person_records import PersonRecords
 from vkteams_daemon.search.history.results import By, ChatSummary, Context, Count, Kind, Statistics, UserSummary
 from vkteams_daemon.search.links import message_url
 from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageWithThread, titled
@@ -449,6 +450,24 @@ class Archive:
             deleted: whether deleted messages are included.
         """
         return Export(self._transaction, self._scope(chat_ids, user_id, since, until), deleted=deleted)
+
+    def person_records(
+        self,
+        user_id: str,
+        *,
+        chat_ids: Collection[str] | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> PersonRecords:
+        """Everything about a person but their messages: earlier texts, names, memberships, mentions; for an export.
+
+        Args:
+            user_id: the person.
+            chat_ids: only these chats; None means every chat.
+            since: only of messages sent at this moment or later (aware).
+            until: only of messages sent before this moment (aware).
+        """
+        return PersonRecords(self._transaction, user_id, self._scope(chat_ids, user_id, since, until))
 
     def statistics(
         self,

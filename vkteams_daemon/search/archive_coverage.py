@@ -28,8 +28,8 @@ _IN_PERIODS = (
 def coverage(connection: Connection, scope: Scope) -> Coverage:
     """The coverage of the archive, or of the chats of the scope; for a confined reader of what they may see.
 
-    That the API started its ids over is told to every reader: it concerns every chat. So does a gap whose chats are
-    unknown. Of a gap only the times are told, and not those before the scope's `since`.
+    A gap whose chats are unknown is told to every reader: it concerns every chat. Of a gap only the times are told, and
+    not those before the scope's `since`.
     """
     chats = None if scope.chat_ids is None else sorted(scope.chat_ids)
     begin = (scope.since if scope.confined else None) or _ALWAYS
@@ -53,8 +53,7 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
         " (SELECT count(*) FROM events WHERE error IS NOT NULL"
         "   AND occurred_at >= %(since)s"
         f"{' AND ' + scope.within_periods('chat_id', 'occurred_at') if scope.periods else ''}"
-        "   AND (%(chats)s::text[] IS NULL OR (chat_id IS NULL AND NOT %(confined)s) OR chat_id = ANY(%(chats)s))),"
-        " (SELECT coalesce(pg_catalog.sum(generation - 1), 0) FROM bots)",
+        "   AND (%(chats)s::text[] IS NULL OR (chat_id IS NULL AND NOT %(confined)s) OR chat_id = ANY(%(chats)s)))",
         {
             "chats": chats,
             "models": [model.model_id for model in models],
@@ -65,22 +64,18 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
         prepare=False,
     ).fetchone()
     assert row is not None
-    first, queued, quarantined, restarts = row
+    first, queued, quarantined = row
     gaps = (
-        *_gaps(quarantined, restarts),
+        *_unread(quarantined),
         *_missing(connection, scope),
         *_not_searched(connection, scope),
     )
     return Coverage(first, queued if models else None, tuple(model.name for model in models), gaps)
 
 
-def _gaps(quarantined: int, restarts: int) -> tuple[str, ...]:
-    gaps = []
-    if quarantined:
-        gaps.append(f"{quarantined} event{' is' if quarantined == 1 else 's are'} stored but could not be read")
-    if restarts:
-        gaps.append(f"the API started its ids over {'once' if restarts == 1 else f'{restarts} times'}: check for gaps")
-    return tuple(gaps)
+def _unread(quarantined: int) -> list[str]:
+    verb = "event is" if quarantined == 1 else "events are"
+    return [f"{quarantined} {verb} stored but could not be read"] if quarantined else []
 
 
 def _not_searched(connection: Connection, scope: Scope) -> list[str]:

@@ -123,7 +123,8 @@ class Coverage:
     models: tuple[str, ...]
     """The models whose vectors are searched."""
     gaps: tuple[str, ...] = ()
-    """One sentence for each thing that may be missing or is known to be unreadable."""
+    """One sentence for each thing that may be missing or is known to be unreadable. What the bot itself said, and what
+    was said before it came, is never there: the API does not deliver it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,13 @@ _KEEPALIVE = {
 }  # fmt: skip
 # The server's timeouts end a session: idle in a transaction, in a transaction for too long, or idle.
 _SESSION_ENDED = ("25P03", "25P04", "57P05")
+_CANNOT_WRITE = {
+    "53100": "Free disk space on the database's server.",
+    "53400": "Look into the server's log: one of its limits is reached, such as temp_file_limit.",
+    "58030": "Look at the disk of the database's server, and into its log.",
+    "25006": "Run this as root or as the daemon's user, who may write; if the server is a standby, name the"
+    " writable one in database.url.",
+}
 
 
 def build_conninfo(url: str, connect_timeout: int, application: str) -> str:
@@ -132,8 +139,8 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
     text = first_line(error)
     if isinstance(error, errors.InvalidAuthorizationSpecification | errors.InvalidPassword | errors.InvalidCatalogName):
         return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
-    if state in ("53100", "53400", "25006", "58030"):
-        return CannotWrite(f"the database cannot write: {text}", hint="Free disk space, or find the writable server.")
+    if state in _CANNOT_WRITE:
+        return CannotWrite(f"the database cannot write: {text}", hint=_CANNOT_WRITE[state])
     if state == "42501":
         return SchemaError(f"the database role lacks a right: {text}", hint="docs/schema.md lists the rights it needs.")
     if state.startswith("42"):

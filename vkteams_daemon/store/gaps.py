@@ -1,15 +1,16 @@
-"""Gaps: events that were acknowledged and are not in the archive. An administrator looks at each and dismisses it.
+"""Gaps: events that are not in the archive, or may not be. An administrator looks at each and dismisses it.
 
 A daemon remembers outside the database which cursor it has sent last (`Acknowledgements`). If the database has an
 earlier cursor when the daemon opens it, the database went back: it failed over to a server that lagged, or was restored
-from a backup. What was acknowledged meanwhile does not come again.
+from a backup. What was acknowledged meanwhile does not come again. The API forgets events as well: after a time of its
+own, and when its ids start over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import psycopg
@@ -23,6 +24,13 @@ WENT_BACK = "the database went back to an earlier state"
 RESTORED = "the archive was restored from a backup"
 NOT_SAVED = "the events were acknowledged with --no-save"
 SPOOL_LOST = "the spool was removed or damaged before its events were in the archive"
+RESTARTED = "the API started its event ids over"
+OUTAGE = "no poll was answered for longer than the API keeps events"
+POSSIBLE_OUTAGE = (
+    "possible: no poll was answered for more than a day, and how long the API keeps events is not known"
+    " ([api] retention)"
+)
+UNKNOWN_RETENTION = 86400.0  # seconds; the pause that may be a gap if nobody knows how long the API keeps events
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +140,53 @@ def add_restored(connection: Connection, backed_up_at: datetime) -> None:
     """
     for bot_id, last_event_id in connection.execute("SELECT bot_id, last_event_id FROM bots").fetchall():
         _insert(connection, bot_id, Missing(RESTORED, from_event_id=last_event_id + 1, from_time=backed_up_at))
+
+
+def add_restart(connection: Connection, bot_id: str, last_event_id: int, received_at: datetime) -> None:
+    """Store the gap of an id restart: what the server had not delivered before it does not come any more.
+
+    Args:
+        connection: in a transaction.
+        bot_id: the bot.
+        last_event_id: the cursor before.
+        received_at: when the first event with a new id arrived.
+    """
+    row = connection.execute(
+        "SELECT pg_catalog.max(received_at) FROM events WHERE bot_id = %s AND received_at < %s", (bot_id, received_at)
+    ).fetchone()
+    start = row[0] if row else None
+    _insert(connection, bot_id, Missing(RESTARTED, last_event_id + 1, None, start, received_at))
+
+
+def note_polls(
+    connection: Connection, bot_id: str, since: datetime, last: datetime, retention: float | None
+) -> Missing | None:
+    """Note when the API answered last, and store a gap if it had not answered for too long before.
+
+    Args:
+        connection: in autocommit mode.
+        bot_id: the bot that this process listens to.
+        since: the first answer of the present series; it has no long pause.
+        last: its last answer.
+        retention: seconds for which the API keeps events; None if that is not known.
+
+    Returns:
+        The gap, if there is a new one.
+    """
+    with translate_errors(), connection.transaction():
+        schema.fence(connection)
+        row = connection.execute("SELECT polled_at FROM bots WHERE bot_id = %s FOR UPDATE", (bot_id,)).fetchone()
+        if row is None:
+            return None
+        connection.execute("UPDATE bots SET polled_at = %s WHERE bot_id = %s", (last, bot_id))
+        limit = UNKNOWN_RETENTION if retention is None else retention
+        if row[0] is None or (since - row[0]).total_seconds() <= limit:
+            return None
+        if retention is None:
+            missing = Missing(POSSIBLE_OUTAGE, from_time=row[0], to_time=since)
+        else:
+            missing = Missing(OUTAGE, from_time=row[0], to_time=since - timedelta(seconds=retention))
+        return missing if _insert(connection, bot_id, missing) else None
 
 
 def _lost(connection: Connection, bot_id: str, stored: Position, sent: Position) -> Missing:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
@@ -43,9 +44,10 @@ class EventCounts:
         self._status.received += len(events)
         self._arrivals.append((arrived, len(events)))
 
-    def cursor_read(self, cursor: Cursor | None) -> None:
-        """Note the cursor that the writer has read from the database."""
+    def cursor_read(self, cursor: Cursor | None, last_arrival: datetime | None) -> None:
+        """Note the cursor and the arrival of the newest event, which the writer has read from the database."""
         self._status.last_event_id = cursor.last_event_id if cursor else None
+        self._status.last_event_at = max(filter(None, (self._status.last_event_at, last_arrival)), default=None)
 
     def failed(self, pending: PendingBatch | None) -> None:
         """Note the batch that could not be stored, if there is one."""

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Collection
 from dataclasses import replace
+from datetime import datetime
 from typing import TextIO
 
 from vkteams_daemon.botapi.chat_filter import ChatFilter
@@ -48,6 +49,7 @@ class EventPrinter:
         self._out = out or sys.stdout
         self.cursor: Cursor | None = Cursor(1, 0, 0)
         self.holds_lock = False
+        self.last_arrival: datetime | None = None
         self._acknowledged = acknowledged
         self._printed: Missing | None = None
         self._noted: Missing | None = None

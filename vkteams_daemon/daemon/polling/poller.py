@@ -29,7 +29,9 @@ from vkteams_daemon.daemon.polling.backoff import Backoff
 from vkteams_daemon.daemon.polling.clock import Clock
 from vkteams_daemon.daemon.polling.event_counts import EventCounts
 from vkteams_daemon.daemon.polling.event_printer import OutputLost
+from vkteams_daemon.daemon.polling.id_density import IdDensity
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
+from vkteams_daemon.daemon.polling.poll_series import PollSeries
 from vkteams_daemon.daemon.polling.spool import SpoolRefused
 from vkteams_daemon.daemon.polling.spooler import Spooler
 from vkteams_daemon.daemon.status import Status, Step
@@ -65,6 +67,8 @@ class Sink(Protocol):
     def cursor(self) -> Cursor | None: ...
     @property
     def holds_lock(self) -> bool: ...
+    @property
+    def last_arrival(self) -> datetime | None: ...
     def acquire(self) -> bool: ...
     def store(self, events: list[Event], limit: int | None = None) -> StoreResult: ...
     def ping(self) -> None: ...
@@ -89,6 +93,7 @@ class Poller:
         pulse: this loop's.
         observe: called with each step and the seconds it took.
         warn: called with a warning about the polls, or with None when it is over.
+        density: looks at the ids of the events.
 
     Attributes:
         ready: done when the loop listens or waits as a standby, with the note for the administrator. A permanent error
@@ -97,6 +102,7 @@ class Poller:
         last_error: the last failure of the API or the database.
         sink: the writer, once the database has been opened.
         spooler: as above.
+        series: of the answered polls.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class Poller:
         pulse: Pulse | None = None,
         observe: Callable[[Step, float], None] = lambda step, seconds: None,
         warn: Callable[[str | None], None] = lambda sentence: None,
+        density: IdDensity | None = None,
     ) -> None:
         self._client = self._client_in_use = client
         self.poll_time = poll_time
@@ -124,6 +131,8 @@ class Poller:
         self.last_error: VkTeamsError | None = None
         self.sink: Sink | None = None
         self.spooler = spooler or Spooler()
+        self.series = PollSeries()
+        self._density = density or IdDensity()
         self._store_limit = store_limit
         self._pulse = pulse or Pulse("longpoll")
         self._observe = observe
@@ -252,6 +261,8 @@ class Poller:
         self._observe("poll", arrived - polled)
         events = api_events.read(body, received_at)
         self._api.answered()
+        self.series.add(received_at)
+        self._density.add((event.event_id for event in events if event.numbered), cursor.last_event_id)
         if not events:
             if arrived - polled >= poll_time / 2:
                 self._repeat_backoff.succeeded()
@@ -355,7 +366,7 @@ class Poller:
             log.info("took over as the listener of bot %s", self._status.bot.id)
         self._standby = False
         self.spooler.lock_taken(cursor)
-        self.counts.cursor_read(cursor)
+        self.counts.cursor_read(cursor, self.sink.last_arrival if self.sink else None)
         # With a pending batch or a spool, a connection is no proof that the database also stores.
         if self._pending is None and not self.spooler.waiting:
             self._database_answered()

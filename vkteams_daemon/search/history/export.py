@@ -22,6 +22,10 @@ _AFTER = (
     "AND m.sent_at >= %(last_time)s::timestamptz AND (m.sent_at, m.chat_id, m.msg_id)"
     " > (%(last_time)s::timestamptz, %(last_chat)s::text, %(last_msg)s::text)"
 )
+_ABOUT = (
+    "m.user_id IS DISTINCT FROM %(about)s AND pg_catalog.strpos(pg_catalog.concat_ws(' ', m.text, m.parts::text),"
+    " %(about)s::text) > 0"
+)
 _COLUMNS = (
     "m.chat_id, m.msg_id, m.user_id, m.sent_at, m.edited_at, m.deleted_at, m.pinned_at, m.version, m.text, m.format,"
     " m.parts, m.reply_to_msg_id, m.forward, m.thread"
@@ -57,15 +61,24 @@ class Export:
         transaction: opens a read-only transaction.
         scope: which messages.
         deleted: whether deleted messages are included.
+        about: only messages of others that name, answer or forward this person.
     """
 
     def __init__(
-        self, transaction: Callable[[], AbstractContextManager[Connection]], scope: Scope, *, deleted: bool = False
+        self,
+        transaction: Callable[[], AbstractContextManager[Connection]],
+        scope: Scope,
+        *,
+        deleted: bool = False,
+        about: str | None = None,
     ) -> None:
         self._transaction = transaction
         self._scope = scope
         self._parameters = scope.parameters
         self._from = f"FROM messages m WHERE {scope.condition_with_deleted if deleted else scope.condition}"
+        if about is not None:
+            self._from += f" AND {_ABOUT}"
+            self._parameters = {**self._parameters, "about": about}
 
     def count(self) -> int:
         """How many messages there are."""

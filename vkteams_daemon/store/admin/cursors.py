@@ -6,14 +6,14 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 from psycopg.rows import class_row
 
 from vkteams_daemon.errors import AlreadyRunning, NotFound, UsageError
-from vkteams_daemon.store import schema
+from vkteams_daemon.store import gaps, schema
 from vkteams_daemon.store.blockers import PATIENCE
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.ingest.writer import Writer
@@ -101,7 +101,7 @@ def restart_cursor(connect: Callable[[], Connection], bot_id: str, *, patience: 
 
     Arguments and errors are those of `set_cursor`.
     """
-    return _change(connect, bot_id, "generation = generation + 1, last_event_id = 0", {}, patience)
+    return _change(connect, bot_id, "generation = generation + 1, last_event_id = 0", {}, patience, restarted=True)
 
 
 @contextlib.contextmanager
@@ -147,7 +147,13 @@ def _refusal(bot_id: str, holders: str) -> AlreadyRunning:
 
 
 def _change(
-    connect: Callable[[], Connection], bot_id: str, change: str, values: dict[str, Any], patience: float
+    connect: Callable[[], Connection],
+    bot_id: str,
+    change: str,
+    values: dict[str, Any],
+    patience: float,
+    *,
+    restarted: bool = False,
 ) -> BotCursor:
     with (
         bot_lock(connect, bot_id, patience) as epoch,
@@ -156,6 +162,9 @@ def _change(
         connection.transaction(),
     ):
         schema.fence(connection)
+        if restarted:
+            before = find_cursor(connection, bot_id)
+            gaps.add_restart(connection, bot_id, before.last_event_id, datetime.now(UTC))
         changed = connection.execute(
             f"UPDATE bots SET {change}, moves = moves + 1, updated_at = now()"
             " WHERE bot_id = %(bot)s AND epoch = %(epoch)s".encode(),

@@ -30,14 +30,6 @@ class StoredEvent:
     error: str | None
 
 
-def last_arrival(connection: psycopg.Connection[Any], bot_id: str) -> datetime | None:
-    """When the bot's newest event arrived; None without one."""
-    row = connection.execute(
-        "SELECT received_at FROM events WHERE bot_id = %s ORDER BY received_at DESC LIMIT 1", (bot_id,)
-    ).fetchone()
-    return row[0] if row else None
-
-
 def has_arrivals(
     connection: psycopg.Connection[Any], bot_id: str, since: datetime, until: datetime, count: int
 ) -> bool:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+import psycopg
 
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import FenceLost
@@ -43,6 +47,14 @@ def take_over(connection: Connection, bot_id: str, nick: str | None) -> Cursor:
         ).fetchone()
     assert row is not None
     return Cursor(*row)
+
+
+def last_arrival(connection: psycopg.Connection[Any], bot_id: str) -> datetime | None:
+    """When the bot's newest event arrived; None without one."""
+    row = connection.execute(
+        "SELECT received_at FROM events WHERE bot_id = %s ORDER BY received_at DESC LIMIT 1", (bot_id,)
+    ).fetchone()
+    return row[0] if row else None
 
 
 def fence(connection: Connection, bot_id: str, expected: Cursor) -> int:

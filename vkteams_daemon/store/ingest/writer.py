@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from operator import attrgetter
 
 from psycopg.errors import UniqueViolation
@@ -90,6 +91,7 @@ class Writer:
         self._cursor: Cursor | None = None
         self._acknowledged = acknowledged
         self._archive_id = ""
+        self.last_arrival: datetime | None = None
 
     @property
     def erase(self) -> bool:
@@ -127,6 +129,7 @@ class Writer:
             cursor = event_cursor.take_over(connection, self._bot_id, self._nick)
             self._chat_filter.threads = self._known_threads(connection)
             self._classifier.take_over(connection, cursor)
+            self.last_arrival = event_cursor.last_arrival(connection, self._bot_id)
             self._look_for_gaps(connection)
             self._cursor = cursor
             return True
@@ -302,6 +305,9 @@ class Writer:
             partial = len(part) < len(new.rows)
             if not partial:
                 after = event_cursor.after_batch(before, batch, events, restarted=new.restarted, late=bool(new.late))
+            if new.restarted and not partial:
+                arrival = min(event.received_at for event in batch)
+                gaps.add_restart(connection, self._bot_id, before.last_event_id, arrival)
             if after != before:
                 event_cursor.move(connection, self._bot_id, before, after)
         self._classifier.committed(batch, new, partial=partial)

@@ -117,7 +117,11 @@ def _restart(args: argparse.Namespace, config: Config) -> Answer:
     new = start_check.read_as_daemon(getattr(args, "config", None), getattr(args, "instance", ""), flags)
     for check in start_check.checks(new, foreground=args.foreground, log=not args.foreground):
         check.run()
-    _end(load_configuration(args), args.timeout, force=args.force)
+    running = load_configuration(args)
+    health = probe(running)
+    if health.alive and health.status:
+        start_check.try_live(new, health.status)
+    _end(running, args.timeout, force=args.force)
     return _start(args, config)
 
 

@@ -1,8 +1,9 @@
 """`vkteamsctl database export`: every message as JSON Lines, CSV or CSV for Excel, to a file or to standard output.
 
-JSON Lines have every column. CSV is for spreadsheets: one line of names, plain columns, and no cell that a spreadsheet
-takes for a formula. A text that begins like a formula gets an apostrophe in front. excel-csv is for Excel: it needs a
-byte order mark to read UTF-8, and rounds a number of more than 15 digits: such an id gets an apostrophe too.
+JSON Lines have every column, and for one person everything else about the person as well. CSV is for spreadsheets: one
+line of names, plain columns, and no cell that a spreadsheet takes for a formula. A text that begins like a formula gets
+an apostrophe in front. excel-csv is for Excel: it needs a byte order mark to read UTF-8, and rounds a number of more
+than 15 digits: such an id gets an apostrophe too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from vkteams_daemon.times import check_span, shown_span
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.history.export import Export, Exported
+    from vkteams_daemon.search.history.person_records import PersonRecords
 
 _COLUMNS = (
     "chat_id", "chat_title", "msg_id", "user_id", "author", "sent_at", "edited_at", "deleted_at", "reply_to_msg_id",
@@ -72,11 +74,16 @@ def _export(args: argparse.Namespace, config: Config) -> Answer:
     with open_archive(config) as archive:
         chats = archive.existing(args.chat_id, threads=True)
         user_id = None if args.user_id is None else archive.known_user_id(args.user_id)
+        about_person = args.format == "jsonl" and user_id is not None
         export = archive.export(
-            chat_ids=chats, user_id=user_id, since=args.since, until=args.until, deleted=args.deleted
+            chat_ids=chats, user_id=user_id, since=args.since, until=args.until, deleted=args.deleted or about_person
         )
         with _destination(args.file, overwrite=args.overwrite) as stream:
-            count = write(stream, _with_bar(export))
+            if user_id is not None and about_person:
+                records = archive.person_records(user_id, chat_ids=chats, since=args.since, until=args.until)
+                count = _write_person(stream, _with_bar(export), records)
+            else:
+                count = write(stream, _with_bar(export))
     line = f"{count} messages{f' in {args.file}' if args.file else ''}"
     return Answer(
         {"messages": count, "file": args.file}, lambda screen: screen.line(line) if args.file else None,
@@ -99,6 +106,17 @@ def _write_json_lines(stream: TextIO, messages: Iterator[Exported]) -> int:
     for message in messages:
         stream.write(json_line(message, stream))
         count += 1
+    return count
+
+
+def _write_person(stream: TextIO, messages: Iterator[Exported], records: PersonRecords) -> int:
+    """Everything about a person; each line says first what it is."""
+    count = 0
+    for message in messages:
+        stream.write(json_line({"kind": "message", **plain(message)}, stream))
+        count += 1
+    for each in records:
+        stream.write(json_line({"kind": each.kind, **plain(each.record)}, stream))
     return count
 
 

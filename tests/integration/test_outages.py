@@ -1,0 +1,101 @@
+"""Gaps that nobody has seen happen: an outage longer than the API keeps events, and ids that start over."""
+
+from __future__ import annotations
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.harness.talk import START, Talk
+from tests.harness.waiting import until
+from vkteams_daemon.botapi.events import read
+from vkteams_daemon.daemon.outages import outage_loop
+from vkteams_daemon.daemon.polling.poll_series import PollSeries
+from vkteams_daemon.daemon.watch import Pulse
+from vkteams_daemon.search.archive_coverage import coverage
+from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.store import gaps
+from vkteams_daemon.store.admin import cursors
+
+BOT = "1000000001"
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def _note(talk: Talk, since: datetime, last: datetime, retention: float | None = None) -> gaps.Missing | None:
+    with talk.connection() as connection:
+        return gaps.note_polls(connection, BOT, since, last, retention)
+
+
+def _sentences(talk: Talk, since: datetime | None = None) -> tuple[str, ...]:
+    with talk.connection() as connection:
+        return coverage(connection, Scope(since=since)).gaps
+
+
+def test_an_outage_of_more_than_a_day_is_a_possible_gap_and_said_so(talk: Talk) -> None:
+    assert _note(talk, START, START + HOUR) is None
+    assert _note(talk, START, START + 2 * HOUR) is None
+    assert _note(talk, START + DAY + HOUR, START + DAY + 2 * HOUR) is None
+    found = _note(talk, START + 5 * DAY, START + 5 * DAY)
+    assert found is not None
+    assert (found.from_time, found.to_time) == (START + DAY + 2 * HOUR, START + 5 * DAY)
+    assert _note(talk, START + 5 * DAY, START + 6 * DAY) is None
+    (sentence,) = _sentences(talk)
+    assert "possible: " in sentence and "[api] retention" in sentence
+    assert _sentences(talk, START + 7 * DAY) == (), "it does not touch the question's time"
+
+
+def test_a_known_retention_makes_a_gap_of_what_the_api_has_forgotten(talk: Talk) -> None:
+    kept = (7 * DAY).total_seconds()
+    _note(talk, START, START, kept)
+    assert _note(talk, START + 6 * DAY, START + 6 * DAY, kept) is None
+    found = _note(talk, START + 20 * DAY, START + 20 * DAY, kept)
+    assert found is not None
+    assert (found.from_time, found.to_time) == (START + 6 * DAY, START + 13 * DAY)
+    assert "possible" not in found.reason
+
+
+def test_a_pause_inside_one_series_is_none_while_the_database_was_away(talk: Talk) -> None:
+    _note(talk, START, START)
+    assert _note(talk, START, START + 9 * DAY) is None
+
+
+def test_the_loop_notes_the_series_of_the_poll_loop(talk: Talk, caplog: pytest.LogCaptureFixture) -> None:
+    talk.execute("UPDATE bots SET polled_at = %s", START)
+    series, stopping = PollSeries(), threading.Event()
+    now = datetime.now(UTC)
+    series.add(now)
+    loop = threading.Thread(
+        target=outage_loop, args=(talk.database, lambda: BOT, series, lambda: "24h", stopping, Pulse("outages"), 0.01)
+    )
+    loop.start()
+    try:
+        until(lambda: talk.rows("SELECT polled_at FROM bots") == [(now,)], 30, "the poll to be noted")
+    finally:
+        stopping.set()
+        loop.join(30)
+    assert "events of bot 1000000001 may be missing from the archive" in caplog.text
+    assert talk.rows("SELECT reason FROM gaps") == [(gaps.OUTAGE,)]
+
+
+def test_ids_that_start_over_are_a_gap_until_it_is_dismissed(talk: Talk) -> None:
+    for number in range(1, 4):
+        talk.say(str(number), "old")
+    body = {"events": [{"eventId": 2, "type": "newMessage", "payload": {
+        "msgId": "9", "chat": {"chatId": "c", "type": "group"}, "timestamp": 1, "text": "new"}}]}  # fmt: skip
+    now = datetime.now(UTC)
+    assert talk.writer.store(read(json.dumps(body).encode(), now)).restarted
+    (gap,) = talk.rows("SELECT reason, from_event_id, from_time IS NOT NULL, to_time FROM gaps")
+    assert gap == (gaps.RESTARTED, 4, True, now)
+    assert any(gaps.RESTARTED in sentence for sentence in _sentences(talk))
+    with talk.connection() as connection:
+        gaps.dismiss(connection, 1, "me")
+    assert _sentences(talk) == ()
+
+
+def test_a_restart_by_hand_is_a_gap_too(talk: Talk) -> None:
+    talk.say("1", "old")
+    talk.writer.close()
+    cursors.restart_cursor(talk.database.connect, BOT)
+    assert talk.rows("SELECT reason, from_event_id FROM gaps") == [(gaps.RESTARTED, 2)]
