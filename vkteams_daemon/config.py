@@ -32,21 +32,32 @@ from vkteams_daemon.options import (
 
 # What a URL or a conninfo string names as libpq's file of passwords, or as the key of a client's certificate.
 _URL_FILE = re.compile(r"(?:^|[\s?&])(?:passfile|sslkey)\s*=\s*'?([^\s&']+)")
+READERS = "readers.toml"
 _SECRETS = (("api.token", "api.token_file"), ("database.url", "database.url_file"))
 
 
 def find_file(explicit: str | Path | None, instance: str, environ: Mapping[str, str]) -> Path | None:
     """The file to read: that of --config, of VKTEAMS_BOT_CONFIG, the system's or the user's; None if there is none.
 
-    The user's own file comes before a system file that this user may not read.
+    The user's own file comes before a system file that this user may not read. Where neither can be read, a reader's
+    file, readers.toml beside the system's, is taken.
     """
     path = explicit or environ.get("VKTEAMS_BOT_CONFIG")
     if path:
         return Path(path)
     name = f"{instance or 'vkteamsd'}.toml"
     user = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config") / "vkteams" / name
-    files = [file for file in (SYSTEM_DIRECTORY / name, user) if file.exists()]
+    names = (SYSTEM_DIRECTORY / name, user) if instance else (SYSTEM_DIRECTORY / name, user, SYSTEM_DIRECTORY / READERS)
+    files = [file for file in names if _exists(file)]
     return next((file for file in files if os.access(file, os.R_OK)), files[0] if files else None)
+
+
+def _exists(file: Path) -> bool:
+    """Whether there is such a file; not if this user may not look."""
+    try:
+        return file.exists()
+    except OSError:
+        return False
 
 
 def load(
@@ -320,7 +331,7 @@ def exposed_files(config: Config, environ: Mapping[str, str] | None = None) -> l
     """The sentences of `exposure` for every file that holds a secret of this configuration."""
     environ = os.environ if environ is None else environ
     files = [config.api.token_file, config.database.url_file, config.mcp.tokens_file]
-    files += [unquote(name) for name in _URL_FILE.findall(config.database.url)]
+    files += [unquote(name) for name in _URL_FILE.findall(f"{config.database.url} {config.database.read_url}")]
     if directory := environ.get("CREDENTIALS_DIRECTORY"):
         files += [f"{directory}/token", f"{directory}/database_url"]
     if config.source and _holds_secret(Path(config.source)):
@@ -339,7 +350,8 @@ def _holds_secret(file: Path) -> bool:
         tables = _parse(_read(file), file)
     except (ConfigError, PermissionRefused):
         return False
-    urls = (str(tables.get(section, {}).get(key, "")) for section, key in (("database", "url"), ("api", "proxy")))
+    places = (("database", "url"), ("database", "read_url"), ("api", "proxy"))
+    urls = (str(tables.get(section, {}).get(key, "")) for section, key in places)
     return bool(tables.get("api", {}).get("token")) or any(
         "password=" in url or hide_credentials(url) != url for url in urls
     )

@@ -156,6 +156,9 @@ class Database(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     url: Annotated[str, _option("postgresql:// URL or conninfo; empty: the bundled PostgreSQL.", secret=True)] = ""
     url_file: Annotated[str, _option("File whose first line is the URL.")] = ""
+    read_url: Annotated[
+        str, _option("URL of a role that only reads, for all that asks the archive; empty: url.", secret=True)
+    ] = ""
     pool_size: Annotated[int, _option("Maximum connections of one process, besides the writer's.", ge=1, le=100)] = 4
     connect_timeout: Annotated[int, _option("Seconds for one connection attempt.", ge=1, le=120)] = 5
     write_timeout: Annotated[
@@ -225,6 +228,13 @@ class Mcp(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hosts: Annotated[
         tuple[str, ...], _option("Host names that HTTP clients may use for the server, besides its own address.")
     ] = ()
+    metrics: Annotated[
+        str,
+        _option(
+            "Address of /metrics, /livez and /readyz of the server over HTTP, such as 127.0.0.1:9188; empty: none.",
+            form="HOST:PORT", pattern=r"^(\S+:[0-9]{1,5})?\Z",
+        ),
+    ] = ""  # fmt: skip
     max_tokens: Annotated[
         int, _option("Approximate maximum tokens in one answer; a client may ask for fewer.", ge=64, le=200000)
     ] = 6000

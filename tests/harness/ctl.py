@@ -43,6 +43,7 @@ def ask(
     )
     monkeypatch.setenv("VKTEAMS_BOT_CONFIG", str(tmp_path / "d.toml"))
     monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def run(*words: str, code: int = 0, mode: str = "json") -> Any:
         capsys.readouterr()

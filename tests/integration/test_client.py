@@ -452,7 +452,7 @@ def test_a_private_authority(listener: Listen, make: Make, authority: Authority)
 
 def test_a_certificate_of_an_unknown_authority(listener: Listen, make: Make, authority: Authority) -> None:
     server = listener(SELF, tls=authority.server())
-    error = _fails(make(server.url).self_get, ApiUnreachable, "its certificate cannot be verified")
+    error = _fails(make(server.url).self_get, CertificateRefused, "its certificate cannot be verified")
     assert "api.ca_file" in error.hint
     assert server.requests == []
 
@@ -460,7 +460,7 @@ def test_a_certificate_of_an_unknown_authority(listener: Listen, make: Make, aut
 def test_a_certificate_for_another_name(listener: Listen, make: Make, authority: Authority) -> None:
     server = listener(SELF, tls=authority.server())
     url = server.url.replace("127.0.0.1", "localhost")
-    _fails(make(url, ca_file=str(authority.ca_file)).self_get, ApiUnreachable, "its certificate cannot be verified")
+    _fails(make(url, ca_file=str(authority.ca_file)).self_get, CertificateRefused, "its certificate cannot be verified")
 
 
 def test_https_to_a_plain_http_server(listener: Listen, make: Make) -> None:

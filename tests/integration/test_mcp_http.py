@@ -376,3 +376,20 @@ def test_it_ends_on_a_signal(serve: Serve, signum: signal.Signals) -> None:
     os.kill(server.process.pid, signum)
     until(lambda: server.process.poll() is not None, 30, "the end")
     assert server.process.returncode == 0
+
+
+def test_metrics_and_probes_at_an_address_of_their_own(office: Office, serve: Serve, tokens: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    office.configure(mcp={"tokens_file": str(tokens), "metrics": f"127.0.0.1:{port}"})
+    server = serve()
+
+    def get(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+            return str(answer.read().decode())
+
+    assert json.loads(get("/livez"))["passed"] and json.loads(get("/readyz"))["checks"] == {"database": "ok"}
+    server.call("search_text", token=ALL, query="сервер", chat_id=OPS)
+    assert 'vkteams_search_seconds_count{mode="text"} 1.0' in get("/metrics")
+    code, message = office.failed("mcp", "serve", "--http", "127.0.0.1:0")
+    assert code == 73 and "mcp.metrics: cannot listen on" in message

@@ -208,6 +208,8 @@ def test_what_the_person_says_afterwards_is_kept_unless_ignored(told: Talk) -> N
     _says(told, "31", "ananas, newer")
     told.event("newChatMembers", chat=told._chat(OPS), newMembers=[PERSON], addedBy=PERSON)
     told.event("newMessage", text="ananas, and no chat again", **{"from": PERSON})
+    # A reply that repeats what was never kept, and does not say whose it was.
+    told.say("33", "вот", who=PETR, at=9e6, parts=(_reply("31", "ananas, newer", author=None),))
     with told.connection() as connection:
         rosters.save(connection, OPS, moment(9e6), {"type": "group", "title": "ops", "about": None}, {ANNA: "admin"})
         rosters.save(
@@ -220,7 +222,7 @@ def test_what_the_person_says_afterwards_is_kept_unless_ignored(told: Talk) -> N
     told.writer.acquire()
     assert told.rows("SELECT ignored FROM erased_people") == [(False,)]
     _says(told, "32", "ananas, newest", later=9.1e6)
-    assert _left(told, "messages")[-1] == "32"
+    assert {"32", "33"} <= set(_left(told, "messages")) and "31" not in _left(told, "messages")
 
 
 def test_one_message_goes_for_good(told: Talk) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from tests.package.machine import Machine
 
-UNITS = ("vkteamsd.service", "vkteamsd@.service", "vkteams-backup.service", "vkteams-web.service")
+UNITS = (
+    "vkteamsd.service", "vkteamsd@.service", "vkteams-backup.service", "vkteams-web.service", "vkteams-mcp.service",
+)  # fmt: skip
 
 
 @pytest.mark.skipif(shutil.which("lintian") is None, reason="lintian is not installed")

@@ -83,7 +83,7 @@ def test_every_option_has_its_variable(option: configuration.Option, write: Writ
         said = value = "https://chat.corp.example/{chat_id}/{msg_id}"
     if option.name == "web.url":
         said = value = "https://archive.corp.example"
-    if option.name == "daemon.metrics":
+    if option.name in ("daemon.metrics", "mcp.metrics"):
         said = value = "127.0.0.1:9187"
     config = load(ROOT / "etc" / "vkteamsd.toml", environ={option.variable: said})
     assert getattr(getattr(config, option.section), option.key) == value
@@ -120,6 +120,18 @@ def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert find_file(None, "sales", environ) == own / "vkteams" / "sales.toml"
     (system / "sales.toml").touch()
     assert find_file(None, "sales", environ) == system / "sales.toml"
+
+
+def test_a_reader_without_a_file_gets_the_readers_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "SYSTEM_DIRECTORY", tmp_path)
+    environ = {"HOME": str(tmp_path / "home")}
+    (tmp_path / "readers.toml").write_text("[database]\nread_url = 'postgresql://reader@h/d'\n")
+    assert find_file(None, "", environ) == tmp_path / "readers.toml"
+    (tmp_path / "vkteamsd.toml").touch()
+    assert find_file(None, "", environ) == tmp_path / "vkteamsd.toml"
+    may_read = os.access
+    monkeypatch.setattr(os, "access", lambda file, mode: file != tmp_path / "vkteamsd.toml" and may_read(file, mode))
+    assert load(environ=environ).database.read_url == "postgresql://reader@h/d"
 
 
 @pytest.mark.parametrize("name", ["../etc", "a/b", ".hidden", "a b", "ё", "a\n", ".."])

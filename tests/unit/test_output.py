@@ -16,6 +16,7 @@ from vkteams_daemon.ctl.output import (
     Screen,
     cell,
     envelope,
+    figure,
     one_line,
     plain,
     rfc3339,
@@ -245,3 +246,18 @@ def test_text_is_cleaned_for_a_terminal_and_for_a_line() -> None:
 )  # fmt: skip
 def test_sizes(octets: int, shown: str) -> None:
     assert size(octets) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1040.2, "1040"),
+        (12345.6, "12350"),
+        (1e12, "1000000000000"),
+        (0.00001234, "0.00001234"),
+        (2.5, "2.5"),
+        (0.0, "0"),
+    ],
+)
+def test_no_figure_has_an_exponent(value: float, shown: str) -> None:
+    assert figure(value) == cell(value) == shown

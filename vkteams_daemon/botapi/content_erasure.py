@@ -86,15 +86,22 @@ def erase_event(erased: Erased, event: EventContent) -> tuple[Any, bool]:
         return None, True
     if event.quarantined or not isinstance(payload, dict):
         return (None, True) if in_source else (payload, False)
-    # The message's own time, also for an edit of it: what is erased stays so.
-    at = parse_time(payload.get("timestamp")) or event.at
-    if erased.covers_person(_user_id(payload.get("from")), at):
+    if is_theirs(erased, payload, event.at):
         return None, True
     try:
+        at = parse_time(payload.get("timestamp")) or event.at
         content = _Eraser(erased).fields(payload, event.chat_id, at)
     except RecursionError:
         return None, True
     return content, in_source or content != payload
+
+
+def is_theirs(erased: Erased, payload: Any, at: datetime) -> bool:
+    """Whether an event is caused by somebody whose words of then are erased; `at` is its time, or its arrival."""
+    if not isinstance(payload, dict):
+        return False
+    # The message's own time, also for an edit of it: what is erased stays so.
+    return erased.covers_person(_user_id(payload.get("from")), parse_time(payload.get("timestamp")) or at)
 
 
 @dataclass(slots=True)

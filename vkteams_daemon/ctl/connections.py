@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from vkteams_daemon.config import Config
+from vkteams_daemon.errors import ConfigError
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Archive
@@ -29,6 +30,11 @@ def open_database(config: Config, *, migrate: bool = False, beside: bool = False
     """The database, for a `with` block; `migrate` and `beside` as in `Database.open`."""
     from vkteams_daemon.store.database import Database
 
+    if config.database.read_url and not config.database.url:
+        raise ConfigError(
+            "this configuration only reads (database.read_url), and the command needs the daemon's",
+            hint="Run it as root or as the daemon's user, with the daemon's configuration.",
+        )
     database = Database(config, application="vkteamsctl")
     try:
         database.open(migrate=migrate, beside=beside)

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from vkteams_daemon import times
-from vkteams_daemon.ctl import hit_numbers
+from vkteams_daemon.ctl import hit_numbers, short_cursors
 from vkteams_daemon.ctl.commands.context.conversation_view import quote_lines
 from vkteams_daemon.ctl.output import Screen, cell, one_line
 
@@ -45,7 +45,7 @@ def show(screen: Screen, result: SearchResult, args: argparse.Namespace, config:
         screen.line(f"{weaker} weaker one{'' if weaker == 1 else 's'}: --all", "dim")
     screen.prose(_summary(result), "dim")
     if result.cursor:
-        screen.line(f"more: --cursor {result.cursor}", "dim")
+        screen.line(f"more: --cursor {short_cursors.shorten(result.cursor)}", "dim")
 
 
 def _without_weak(result: SearchResult) -> list[Hit]:

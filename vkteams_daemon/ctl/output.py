@@ -21,6 +21,7 @@ import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, TextIO
 
 from vkteams_daemon import times
@@ -289,10 +290,15 @@ def cell(value: Any) -> str:
     if isinstance(value, datetime):
         return f"{times.local(value):%Y-%m-%d %H:%M:%S}"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return figure(value)
     if isinstance(value, list | tuple):
         return ", ".join(cell(entry) for entry in value) or "-"
     return one_line(str(value)) or "-"
+
+
+def figure(value: float, digits: int = 4) -> str:
+    """A number with so many significant digits, as people write it: `1040`, never `1.04e+03`."""
+    return format(Decimal(f"{value:.{digits}g}"), "f")
 
 
 def size(octets: int) -> str:

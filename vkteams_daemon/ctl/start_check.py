@@ -99,7 +99,7 @@ def try_live(config: Config, running: Status) -> None:
         except (Unauthorised, CertificateRefused):
             raise
         except ApiError:
-            if running.api.state == "ok":
+            if running.api.state not in ("backoff", "unauthorized"):  # none yet: its first poll is held
                 raise
         finally:
             client.close()
@@ -107,5 +107,5 @@ def try_live(config: Config, running: Status) -> None:
         try:
             Database(config, application="vkteamsctl").connect().close()
         except DatabaseUnavailable:
-            if running.database.state == "ok":
+            if running.database.state != "down":
                 raise

@@ -34,11 +34,15 @@ class Reader:
     Args:
         config: the whole configuration.
         local: the access of clients that need no token: over stdio, or on loopback without a tokens file.
+
+    Attributes:
+        observe: called with the mode of each search and the seconds it took.
     """
 
     def __init__(self, config: Config, local: Access) -> None:
         self.config = config
         self._local = local
+        self.observe: Callable[[str, float], None] = lambda mode, seconds: None
         self._archive: Archive | None = None
         self._opening = threading.Lock()
         self._threads = anyio.CapacityLimiter(config.database.pool_size)
@@ -139,6 +143,14 @@ class Reader:
         """The tokens that an answer may have; a question may ask for less than the configuration allows."""
         limit = self.config.mcp.max_tokens
         return limit if max_tokens is None else min(max_tokens, limit)
+
+    def check_archive(self) -> None:
+        """Ask the archive something that it answers at once.
+
+        Raises:
+            VkTeamsError: it does not answer.
+        """
+        self._open_archive().existing(None)
 
     def close(self) -> None:
         """Close the archive; this releases the bundled database."""

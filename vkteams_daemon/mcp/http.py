@@ -6,11 +6,12 @@ or with the `Origin` of another web page: a web page must not make a browser ask
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
@@ -25,6 +26,9 @@ from vkteams_daemon.serving.connection_limits import MAX_CONNECTIONS
 from vkteams_daemon.serving.listening import LimitedServer, bracketed
 from vkteams_daemon.serving.refusals import Refusals
 from vkteams_daemon.serving.standard_error import end_process
+
+if TYPE_CHECKING:
+    from vkteams_daemon.mcp.metrics import McpEndpoint
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,14 @@ def url(host: str, listening: socket.socket) -> str:
     return f"http://{bracketed(host)}:{listening.getsockname()[1]}{PATH}"
 
 
-def serve(server: Server, reader: Reader, host: str, listening: socket.socket, config: Config) -> None:
+def serve(
+    server: Server,
+    reader: Reader,
+    host: str,
+    listening: socket.socket,
+    config: Config,
+    endpoint: McpEndpoint | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then end the process. If the server ends without them, the exit code says so."""
     app = server.streamable_http_app(
         streamable_http_path=PATH,
@@ -62,6 +73,8 @@ def serve(server: Server, reader: Reader, host: str, listening: socket.socket, c
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Any]:
+        if endpoint:
+            endpoint.loop = asyncio.get_running_loop()
         try:
             async with sessions(app) as state:
                 yield state

@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import pwd
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
+from vkteams_daemon.errors import ConfigError
 from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.mcp.tokens import Tokens
 from vkteams_daemon.serving import serving_log
 from vkteams_daemon.serving.audit import Audit
+
+if TYPE_CHECKING:
+    from vkteams_daemon.mcp.metrics import McpEndpoint
 
 _OPEN = ("no client would need a token", "Set mcp.tokens_file (docs/mcp.md), or listen on 127.0.0.1.")
 
@@ -31,7 +36,7 @@ def over_http(config: Config, host: str, port: int) -> None:
 
     Raises:
         UsageError: there is no such host, or the address needs a tokens file and none is configured.
-        CannotCreate: the server cannot listen on the address.
+        CannotCreate: the server cannot listen on the address, or on that of its metrics.
         ConfigError, PermissionRefused: the tokens file is wrong, unreadable, or open to other users.
     """
     from vkteams_daemon.mcp import http
@@ -42,7 +47,22 @@ def over_http(config: Config, host: str, port: int) -> None:
     secrets = serving_log.start(config)
     reader = Reader(config, Access("anybody on this machine"))
     server = Server(reader, Audit(secrets, "http"), tokens, http.url(host, listening))
-    http.serve(server, reader, host, listening, config)
+    http.serve(server, reader, host, listening, config, _endpoint(config, reader))
+
+
+def _endpoint(config: Config, reader: Reader) -> McpEndpoint | None:
+    """The metrics and probes, if an address is configured for them."""
+    if not config.mcp.metrics:
+        return None
+    try:
+        from vkteams_daemon.mcp.metrics import McpEndpoint
+    except ModuleNotFoundError as error:
+        if error.name != "prometheus_client":
+            raise
+        raise ConfigError(
+            "mcp.metrics needs the Python package prometheus_client", hint='Install it, or set mcp.metrics to "".'
+        ) from error
+    return McpEndpoint(config.mcp.metrics, reader)
 
 
 def _user() -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import psycopg
 
 from vkteams_daemon.access import Access
@@ -59,7 +60,11 @@ class Archive:
     """
 
     def __init__(self, source: Config | str) -> None:
-        self._config = source if isinstance(source, Config) else Config(database=DatabaseOptions(url=source))
+        config = source if isinstance(source, Config) else Config(database=DatabaseOptions(url=source))
+        if config.database.read_url:
+            reading = msgspec.structs.replace(config.database, url=config.database.read_url)
+            config = msgspec.structs.replace(config, database=reading)
+        self._config = config
         self._database = Database(self._config, application="vkteams-search", profile=connection_profiles.READER)
         self._opened = False
         self._visible: Visible | None = None

@@ -20,7 +20,7 @@ from psycopg.rows import class_row
 from vkteams_daemon.botapi import content_erasure
 from vkteams_daemon.botapi.content_erasure import Erased, EventContent
 from vkteams_daemon.botapi.events import Event
-from vkteams_daemon.botapi.facts import Facts, Unreadable, User, derive
+from vkteams_daemon.botapi.facts import MESSAGE_EVENTS, Facts, Unreadable, User, derive
 from vkteams_daemon.errors import NotFound
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection, translate_errors
@@ -35,6 +35,9 @@ NOT_HELD = f"(m.chat_id = ANY(ARRAY({HELD_CHATS}))) IS NOT TRUE"
 """A condition: no hold keeps the row `m`."""
 
 _PEOPLE = "SELECT user_id, CASE WHEN ignored THEN NULL ELSE erased_at END FROM erased_people"
+_ADD_MESSAGES = (
+    "INSERT INTO erased_messages (chat_id, msg_id) SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING"
+)
 _MESSAGES = "SELECT chat_id, msg_id FROM erased_messages WHERE msg_id = ANY(%s)"
 
 
@@ -82,6 +85,15 @@ class ErasureRules:
         if not self.any_erased or not events:
             return list(events)
         payloads = [_payload(event) for event in events]
+        theirs = {
+            (event.chat_id, event.subject)
+            for event, payload in zip(events, payloads, strict=True)
+            if event.type in MESSAGE_EVENTS and event.chat_id and event.subject and not is_held(event, self.held)
+            and content_erasure.is_theirs(Erased(self.people), payload, event.occurred_at)
+        }  # fmt: skip
+        if theirs:
+            # What repeats such a message later may not name its author.
+            connection.execute(_ADD_MESSAGES, [list(column) for column in zip(*sorted(theirs), strict=True)])
         erased = Erased(self.people, self._messages(connection, payloads))
         return [self._apply(erased, *pair) for pair in zip(events, payloads, strict=True)]
 

@@ -19,8 +19,9 @@ class Secrets:
         self._spellings: tuple[str, ...] = ()
 
     def learn(self, config: Config) -> None:
-        """Add the token, the database's password and the proxy's."""
+        """Add the token, the database's passwords and the proxy's."""
         secrets = {config.api.token, *_passwords(config.database.url), *_passwords(config.api.proxy)}
+        secrets.update(_passwords(config.database.read_url))
         spellings = {form for secret in secrets for form in _spellings(secret) if len(form) >= SHORTEST}
         # The longest first: a secret that is a part of another one must not leave the rest of it behind.
         self._spellings = tuple(sorted(spellings | set(self._spellings), key=lambda text: (-len(text), text)))

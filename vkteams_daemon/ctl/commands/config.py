@@ -13,15 +13,16 @@ from vkteams_daemon import config as configuration
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import start_check
 from vkteams_daemon.ctl.command_line import Noun
-from vkteams_daemon.ctl.commands import config_init
+from vkteams_daemon.ctl.commands import config_init, config_install
 from vkteams_daemon.ctl.output import Answer, Screen
 from vkteams_daemon.errors import CannotCreate, PermissionRefused, VkTeamsError
 from vkteams_daemon.options import NOT_OPTIONS
 
 
 def register(noun: Noun) -> None:
-    """Add the verbs init, show and check."""
+    """Add the verbs init, install, show and check."""
     config_init.register(noun)
+    config_install.register(noun)
     show = noun.verb(
         "show",
         "every option in force with its value and its source; secrets are masked",

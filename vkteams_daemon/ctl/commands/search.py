@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from vkteams_daemon import times
 from vkteams_daemon.config import Config
-from vkteams_daemon.ctl import argument_types, filters, hits_view
+from vkteams_daemon.ctl import argument_types, filters, hits_view, short_cursors
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_archive
 from vkteams_daemon.ctl.output import Answer
@@ -104,7 +104,7 @@ def search(args: argparse.Namespace, config: Config, query: str, mode: Mode) -> 
             limit=args.limit,
             context=args.context,
             recency=args.recency,
-            cursor=args.cursor,
+            cursor=short_cursors.expand(args.cursor),
             newest_first=args.sort == "new",
             has=args.has,
             mentions=mentions.id if mentions else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Annotated, Any
@@ -102,13 +103,16 @@ def tool(default: Mode) -> Callable[..., Awaitable[SearchResult | Transcript]]:
         like = await _like(reader, similar_to) if similar_to is not None else None
 
         async def ask(limit: int) -> SearchResult:
-            return await reader.ask(
+            asked = time.monotonic()
+            result = await reader.ask(
                 lambda archive: archive.search(
                     like.text if like else query or "", mode="semantic" if like else mode, chat_ids=chat_ids,
                     user_id=person, since=start, until=until, limit=limit, context=context, cursor=cursor,
                     has=has or (), edited=edited, newest_first=sort == "new", **people,
                 )
             )  # fmt: skip
+            reader.observe(mode, time.monotonic() - asked)
+            return result
 
         # A message is the most like itself, so one more is asked for.
         result = await ask(limit + (1 if like else 0))

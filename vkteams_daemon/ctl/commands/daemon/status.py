@@ -12,7 +12,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.commands.daemon.signals import send_signal
 from vkteams_daemon.ctl.commands.daemon.target import add_role, configuration_or_pid_file
-from vkteams_daemon.ctl.output import Answer, Screen, cell, plain, size
+from vkteams_daemon.ctl.output import Answer, Screen, cell, figure, plain, size
 from vkteams_daemon.daemon.health import DaemonHealth, probe
 from vkteams_daemon.errors import ConfigError, NotRunning, PermissionRefused
 
@@ -134,7 +134,7 @@ def _main_pairs(health: DaemonHealth, status: Status) -> list[tuple[str, Any]]:
         *([("next request", api.waits_until)] if api.waits_until else []),
         ("database", f"{cell(database.state)}{f', {database.last_error}' if database.last_error else ''}"),
         *([("waits for a lock of", database.blocked_by)] if database.blocked_by else []),
-        ("events", f"{events.saved} saved, {events.received} received, {events.per_second:g} a second"),
+        ("events", f"{events.saved} saved, {events.received} received, {figure(events.per_second)} a second"),
         ("last event", events.last_event_at),
         ("spool", f"{spooled}{f', {spool.last_error}' if spool.last_error else ''}"),
         ("embedding", f"{embedding.state}, {models or 'no model'}, {cell(embedding.queued)} queued"),

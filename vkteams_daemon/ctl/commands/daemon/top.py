@@ -23,7 +23,7 @@ from vkteams_daemon.ctl import argument_types
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.commands.daemon.status import probe_daemon, style
 from vkteams_daemon.ctl.commands.daemon.target import add_role
-from vkteams_daemon.ctl.output import Answer, cell, one_line, size
+from vkteams_daemon.ctl.output import Answer, cell, figure, one_line, size
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -172,11 +172,11 @@ def _rows(health: DaemonHealth, rates: Rates) -> list[tuple[str, str]]:
         ("api", f"{cell(api.state)}, last poll {cell(api.last_poll_at)}{_reason(api.last_error)}"),
         ("database", f"{cell(database.state)}{_reason(database.last_error)}"),
         ("events", ", ".join([f"{getattr(events, name)} {name}" for name in counts] + spooled)),
-        ("a second", f"{events.per_second:g}  {rates.bars()}"),
+        ("a second", f"{figure(events.per_second)}  {rates.bars()}"),
         ("last event", f"{cell(events.last_event_id)}, {cell(events.last_event_at)}"),
         ("embedding", f"{embedding.state}, {models or 'no model'}"),
         ("texts", f"{cell(embedding.queued)} queued, {embedding.embedded} embedded, {embedding.failed} failed"),
-        ("a second", f"{embedding.texts_per_second:g}"),
+        ("a second", figure(embedding.texts_per_second)),
         ("poll to row", _milliseconds(status.latency_ms.poll_to_row)),
         ("row to vector", _milliseconds(status.latency_ms.row_to_vector)),
         ("memory", size(status.rss_bytes)),
@@ -191,4 +191,4 @@ def _reason(error: str | None) -> str:
 def _milliseconds(latency: Percentiles) -> str:
     if latency.p50 is None or latency.p99 is None:
         return "-"
-    return f"median {latency.p50:.3g} ms, 99 of 100 within {latency.p99:.3g} ms"
+    return f"median {figure(latency.p50, 3)} ms, 99 of 100 within {figure(latency.p99, 3)} ms"

@@ -1,0 +1,72 @@
+"""The metrics and probes of the MCP server over HTTP, at an address of their own (`[mcp] metrics`)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from prometheus_client import CollectorRegistry, Histogram
+
+from vkteams_daemon.daemon.metrics.probes import Probe
+from vkteams_daemon.daemon.metrics.server import MetricsServer
+from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.mcp.archive_reader import Reader
+
+_SEARCH = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_TURN = 2.0  # seconds in which the event loop should come to a callback
+
+
+class McpEndpoint:
+    """Answers for one MCP server.
+
+    Args:
+        address: HOST:PORT, as the option has it.
+        reader: of the archive; its searches are measured from now on.
+
+    Attributes:
+        loop: the server's event loop, once it runs.
+
+    Raises:
+        CannotCreate: the address cannot be listened on.
+    """
+
+    def __init__(self, address: str, reader: Reader) -> None:
+        registry = CollectorRegistry(auto_describe=False)
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._reader = reader
+        self._search = Histogram(
+            "vkteams_search_seconds", "From a search's question to its answer.", ["mode"], registry=registry,
+            buckets=_SEARCH,
+        )  # fmt: skip
+        host, _, port = address.rpartition(":")
+        self._server = MetricsServer(
+            host.removeprefix("[").removesuffix("]"), int(port), registry,
+            {"/livez": self.live, "/readyz": self.ready}, option="mcp.metrics",
+        )  # fmt: skip
+        reader.observe = self.observe
+        self._server.start()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """The host and port that it listens on."""
+        return self._server.address
+
+    def observe(self, mode: str, seconds: float) -> None:
+        """Count one search."""
+        self._search.labels(mode).observe(seconds)
+
+    def live(self) -> Probe:
+        """Whether the event loop turns."""
+        turned = threading.Event()
+        if self.loop is not None and not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(turned.set)
+        alive = turned.wait(_TURN)
+        return Probe(alive, "serving" if alive else "stuck", () if alive else ("the event loop does not go on",))
+
+    def ready(self) -> Probe:
+        """Whether the archive answers a question."""
+        try:
+            self._reader.check_archive()
+        except VkTeamsError as error:
+            return Probe(False, "degraded", (str(error),), {"database": "down"})
+        return Probe(True, "serving", (), {"database": "ok"})
