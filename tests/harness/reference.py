@@ -44,6 +44,7 @@ class Stored:
     quarantined: bool
     with_raw: bool
     erased: bool = False
+    number: int | None = None  # the API's id, even if a hash takes its place
 
     @property
     def identity(self) -> tuple[str | None, str | None, str | None]:
@@ -166,18 +167,23 @@ class ReferenceArchive:
         runs: list[list[Stored]] = [[]]
         highest = 0
         for event in answer:
-            if event.event_id > 0:
-                if event.event_id < highest:
+            if event.number:
+                if event.number < highest:
                     runs.append([])
-                highest = event.event_id
+                highest = event.number
             runs[-1].append(event)
         return runs[0] if len(runs) == 2 and collision in runs[1] else []
 
     def _erase_deleted(self) -> None:
-        """Every event about a deleted message loses what it says."""
+        """Every event about a deleted message loses what it says, and a reply to it what it quotes."""
         deleted = {(e.chat_id, e.subject) for e in self.stored if e.type == "deletedMessage" and not e.quarantined}
         for event in self.stored:
             event.erased = event.erased or (not event.quarantined and (event.chat_id, event.subject) in deleted)
+            for message in _answered(event):
+                if (event.chat_id, message["msgId"]) in deleted and message.keys() > _QUOTE_KEYS:
+                    for key in message.keys() - _QUOTE_KEYS:
+                        del message[key]
+                    event.with_raw = False
 
     # Reading
 
@@ -214,6 +220,7 @@ class ReferenceArchive:
             source=source,
             quarantined=unreadable,
             with_raw=unreadable or wire(item) != source or not fields.keys() <= {"eventId", "type", "payload"},
+            number=self._number(item),
         )
 
     # What is derived
@@ -307,6 +314,7 @@ class ReferenceArchive:
     def _message(self, about: list[Stored]) -> tuple[Json, list[Json]]:
         """The row of a message and its earlier versions, from all events about it in their order."""
         versions: dict[tuple[datetime, str], Json] = {}
+        contents: list[Json] = []
         copies: list[Json] = []
         row: Json = dict.fromkeys(("user_id", "reply_to_msg_id", "forward", "thread", "deleted_at", "pinned_at"))
         erased = seen = False
@@ -329,9 +337,10 @@ class ReferenceArchive:
                 continue
             seen = True
             if not erased:
+                contents.append(content)
                 versions.setdefault((content["edited_at"] or _FIRST, content["text"] or ""), content)
         known = [versions[key] for key in sorted(versions)] or copies[-1:]
-        belonging = list(versions.values()) or copies[::-1]
+        belonging = contents or copies[::-1]
         for name in ("reply_to_msg_id", "forward", "thread"):
             row[name] = next((content[name] for content in belonging if content[name]), None)
         current = known[-1] if known else dict.fromkeys(("edited_at", "text", "format", "parts"))
@@ -349,6 +358,16 @@ class ReferenceArchive:
                 one |= dict.fromkeys(("text", "format", "parts"))
             row["forward"] = None
         return row, earlier
+
+
+_QUOTE_KEYS = {"msgId", "from", "timestamp"}
+
+
+def _answered(event: Stored) -> list[Json]:
+    """The messages that a message repeats because it answers them."""
+    if event.quarantined or event.type not in ("newMessage", "editedMessage"):
+        return []
+    return [part["payload"]["message"] for part in event.payload.get("parts", []) if part["type"] == "reply"]
 
 
 def _content(event: Stored) -> Json | None:

@@ -12,6 +12,7 @@ import pytest
 
 from tests.harness.batches import (
     CHAT,
+    SENT,
     batch,
     deleted,
     edited,
@@ -431,6 +432,42 @@ def test_erasing_blanks_every_one_of_many_versions(bot: Bot) -> None:
         bot.store(batch(edited(n + 1, "m", f"secret {n}", 10 * n)))
     bot.store(batch(deleted(9, "m")))
     assert bot.ask("SELECT version, text FROM message_versions ORDER BY 1") == [(n, None) for n in range(1, 5)]
+
+
+@pytest.mark.parametrize("order", ["before", "together", "after", "another bot"])
+def test_a_reply_loses_the_quote_of_an_erased_message(bot: Bot, open_bot: Callable[..., Bot], order: str) -> None:
+    quote = {"msgId": "m", "from": {"userId": "u"}, "text": "secret", "timestamp": SENT}
+    parts = [{"type": "reply", "payload": {"message": quote}}]
+    said, gone = new(1, "m", "secret"), deleted(2, "m")
+    replies = [new(3, "r", "public", parts=parts), edited(4, "r", "public again", parts=parts), new(5, "s", "other")]
+    bot.erase = True
+    if order == "before":
+        bot.store(batch(said, {**replies[0], "eventId": 2}))
+        bot.store(batch({**gone, "eventId": 3}, *replies[1:]))
+    elif order == "together":
+        bot.store(batch(said, gone, *replies))
+    else:
+        bot.store(batch(said, gone))
+        other = bot if order == "after" else open_bot("another")
+        other.erase = True
+        other.store(batch(*replies))
+    assert bot.ask("SELECT msg_id, text, reply_to_msg_id FROM messages WHERE deleted_at IS NULL ORDER BY 1") == [
+        ("r", "public again", "m"), ("s", "other", None),
+    ]  # fmt: skip
+    left = [{"type": "reply", "payload": {"message": {key: quote[key] for key in ("msgId", "timestamp", "from")}}}]
+    assert bot.ask("SELECT parts FROM messages WHERE msg_id = 'r' UNION ALL SELECT parts FROM message_versions") == [
+        (left,), (left,),
+    ]  # fmt: skip
+    everything = str([rows(bot.url, table) for table in ("events", "messages", "message_versions")])
+    assert "secret" not in everything
+    assert everything.count("public again") == 2
+    assert bot.ask("SELECT count(*) FROM messages WHERE search @@ 'secret'::tsquery") == [(0,)]
+
+
+def test_a_reply_keeps_the_quote_of_a_deleted_message_that_is_kept(bot: Bot) -> None:
+    parts = [{"type": "reply", "payload": {"message": {"msgId": "m", "text": "said"}}}]
+    bot.store(batch(new(1, "m", "said"), new(2, "r", "yes", parts=parts), deleted(3, "m")))
+    assert bot.ask("SELECT msg_id FROM messages WHERE deleted_at IS NULL AND search @@ 'said'::tsquery") == [("r",)]
 
 
 def test_late_edit_of_an_erased_message_is_erased(bot: Bot) -> None:

@@ -18,16 +18,14 @@ from typing import Any
 
 import psycopg
 
-from vkteams_daemon.botapi import content_erasure
-from vkteams_daemon.botapi.content_erasure import Erased, EventContent, MessageContent
+from vkteams_daemon.botapi.content_erasure import Erased
 from vkteams_daemon.botapi.facts import MESSAGE_EVENTS
 from vkteams_daemon.errors import NotFound
 from vkteams_daemon.store import erasure_rules, schema
 from vkteams_daemon.store.admin import word_counts
-from vkteams_daemon.store.bulk import ColumnSet
 from vkteams_daemon.store.connections import Connection, translate_errors
-from vkteams_daemon.store.derive import projection
-from vkteams_daemon.store.derive.message_fold import BEGINNING, Message, Version
+from vkteams_daemon.store.derive import projection, quotes
+from vkteams_daemon.store.derive.message_fold import BEGINNING
 from vkteams_daemon.store.derive.projection import KEYS, Key
 from vkteams_daemon.store.words.lexicon import Lexicon
 
@@ -97,17 +95,9 @@ _EVENT_PAGE = (
     " FROM events m WHERE (m.bot_id, m.generation, m.event_id) > (%(bot)s, %(generation)s, %(id)s)"
     " ORDER BY m.bot_id, m.generation, m.event_id LIMIT %(limit)s"
 )
-_EVENT_KEYS = ColumnSet((("bot_id", "text"), ("generation", "int4"), ("event_id", "int8")))
 _LOCK_EVENTS = (
-    "SELECT m.bot_id, m.generation, m.event_id, m.chat_id, m.subject, m.payload::text, m.raw,"
-    " m.error IS NOT NULL, m.occurred_at FROM {incoming} JOIN events m ON m.bot_id = incoming.bot_id"
+    f"SELECT {quotes.EVENT_CONTENT} FROM {{incoming}} JOIN events m ON m.bot_id = incoming.bot_id"
     " AND m.generation = incoming.generation AND m.event_id = incoming.event_id FOR UPDATE OF m SKIP LOCKED"
-)
-_ERASED_EVENTS = ColumnSet((*_EVENT_KEYS.columns, ("payload", "jsonb")))
-_UPDATE_EVENTS = (
-    "UPDATE events m SET payload = i.payload::jsonb, raw = NULL,"
-    " error = CASE WHEN m.error IS NOT NULL THEN 'its content was erased' END FROM (SELECT * FROM {incoming}) AS i"
-    " WHERE m.bot_id = i.bot_id AND m.generation = i.generation AND m.event_id = i.event_id"
 )
 _REPEATS = '({t}.parts @> \'[{{"type": "reply"}}]\' OR {t}.parts @> \'[{{"type": "forward"}}]\'' + (
     " OR EXISTS (SELECT FROM pg_catalog.unnest(%(users)s::text[]) AS u (id)"
@@ -306,25 +296,18 @@ class _Erasure:
 
     def _erase_events(self, keys: Sequence[tuple[Any, ...]]) -> Collection[tuple[Any, ...]]:
         """Erase what these events say of it; returns those that others have locked."""
-        erased_rows = []
         with self._connection.transaction():
             schema.fence(self._connection)
             held = erasure_rules.enter(self._connection).held
-            rows = _EVENT_KEYS.execute(self._connection, _LOCK_EVENTS, keys).fetchall()
-            for bot, generation, event_id, chat_id, subject, payload, raw, quarantined, at in rows:
-                if chat_id in held or (payload is None and raw is None):
-                    continue
-                if self._dry_run and (chat_id, subject) in self._erased.messages:
-                    continue  # counted with its message
-                parsed = _parsed(payload)
-                source = bytes(raw or b"").decode("utf-8", "replace") or ("" if parsed else payload or "")
-                event = EventContent(chat_id, subject, parsed, source, quarantined, at)
-                content, changed = content_erasure.erase_event(self._erased, event)
-                if changed:
-                    erased_rows.append((bot, generation, event_id, content))
-            if erased_rows and not self._dry_run:
-                _ERASED_EVENTS.execute(self._connection, _UPDATE_EVENTS, erased_rows, json=_to_json)
-        self.result.events += len(erased_rows)
+            rows = quotes.EVENT_KEYS.execute(self._connection, _LOCK_EVENTS, keys).fetchall()
+            left = []
+            for row in rows:
+                chat_id, subject, payload, raw = row[3:7]
+                # In a dry run, it was counted with its message.
+                counted = self._dry_run and (chat_id, subject) in self._erased.messages
+                if chat_id not in held and not counted and (payload is not None or raw is not None):
+                    left.append(row)
+            self.result.events += quotes.erase_in_events(self._connection, self._erased, left, dry_run=self._dry_run)
         seen = {row[:3] for row in rows}
         return [key for key in keys if key not in seen]
 
@@ -337,7 +320,7 @@ class _Erasure:
             chats = projection.try_lock_chats(self._connection, {chat_id for chat_id, _ in keys})
             unlocked = [key for key in keys if key[0] in chats]
             stored = projection.load_messages(self._connection, unlocked, lambda key: BEGINNING) if unlocked else {}
-            changed = [message for message in stored.values() if self._erase_content(message)]
+            changed = [message for message in stored.values() if quotes.erase_in_message(self._erased, message)]
             if changed and not self._dry_run:
                 terms = projection.SearchTerms(self._lexicon)
                 projection.save_messages(self._connection, changed, (), terms, erase=False, copy=False)
@@ -345,21 +328,6 @@ class _Erasure:
                 KEYS.execute(self._connection, _DELETE_VECTORS, [m.key for m in changed if m.to_embed])
         self.result.repeated += len(changed)
         return [key for key in keys if key[0] not in chats]
-
-    def _erase_content(self, message: Message) -> bool:
-        """Erase in all versions of a message; returns whether anything has changed."""
-        if self._erased.covers_message(message.chat_id, message.msg_id):
-            return False  # it is deleted as a whole
-        versions: list[Message | Version] = [message, *message.earlier]
-        for version in versions:
-            content = MessageContent(version.text, version.format, version.parts)
-            if isinstance(version, Message):
-                content.forward, content.thread = version.forward, version.thread
-            content = content_erasure.erase_message(self._erased, content, message.chat_id, message.sent_at)
-            version.text, version.format, version.parts = content.text, content.format, content.parts
-            if isinstance(version, Message):
-                version.forward, version.thread = content.forward, content.thread
-        return message.row != message.stored_row or bool(message.changed_version_rows)
 
 
 def _check_known(connection: Connection, user_ids: Sequence[str], messages: Sequence[Key]) -> None:
@@ -413,11 +381,3 @@ def _erase_names(connection: Connection, user_ids: list[str], result: PersonEras
 def _slices(rows: Sequence[Any]) -> Iterator[list[Any]]:
     for start in range(0, len(rows), _PAGE):
         yield list(rows[start : start + _PAGE])
-
-
-def _parsed(payload: str | None) -> Any:
-    """The payload; None if it is nested too deeply."""
-    try:
-        return None if payload is None else json.loads(payload)
-    except RecursionError:
-        return None

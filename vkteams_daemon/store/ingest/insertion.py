@@ -11,7 +11,7 @@ from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.store import erasure_rules
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import projection, quotes
 from vkteams_daemon.store.erasure_rules import ErasureRules
 from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
 from vkteams_daemon.store.ingest.event_rows import GenerationEvent
@@ -129,4 +129,7 @@ class EventInserter:
             # The transaction has locked this row before anything else.
             connection.execute("UPDATE bots SET events = events + %s WHERE bot_id = %s", (len(rows), self._bot_id))
             queued = projected.save(connection, copy=copy)
+        if self.erase:
+            answered = quotes.affected(event.facts.message for _, event in rows if event.facts.message)
+            quotes.erase_quotes(connection, answered, self._rules.held, self._lexicon)
         return Inserted(quarantined, queued)

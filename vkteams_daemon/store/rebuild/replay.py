@@ -21,7 +21,7 @@ from vkteams_daemon.errors import ApiError
 from vkteams_daemon.store import erasure_rules, schema
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection, translate_errors
-from vkteams_daemon.store.derive import kept_counts, projection
+from vkteams_daemon.store.derive import kept_counts, projection, quotes
 from vkteams_daemon.store.derive.message_fold import BEGINNING, Message, fold_all, new_message
 from vkteams_daemon.store.erasure_rules import ErasureRules
 from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
@@ -170,7 +170,11 @@ def _restore(
     projected = projection.Projection(erase=erase, held=rules.held)
     for _, event in part:
         projected.add(event)
-    return len(part), projected.save(connection, copy=True)
+    queued = projected.save(connection, copy=True)
+    if erase:
+        answered = quotes.affected(event.facts.message for _, event in part if event.facts.message)
+        quotes.erase_quotes(connection, answered, rules.held, Lexicon())
+    return len(part), queued
 
 
 def _skip(item: tuple[Key, Event], reason: str) -> tuple[int, int]:
@@ -244,6 +248,9 @@ def _rebuild(
     queued = projection.save_messages(
         connection, existing, new, terms, erase=erase, held=held, copy=len(new) >= COPY_THRESHOLD
     )
+    if erase:
+        answered = quotes.affected(fact for about in facts.values() for fact in about)
+        quotes.erase_quotes(connection, {*keys, *answered}, held, lexicon)
     result.events += events
     result.unreadable += unreadable
     result.erased += len(erased.difference(m.key for m in changed))
