@@ -10,6 +10,7 @@
 # make package-test   installs it into a small Debian of its own, and sees that it does what it should (as root)
 # make browser-test   the page in a real browser: Debian's chromium and chromium-driver
 # make oidc-test   signing in, with a real OpenID provider on loopback (npm)
+# make fuzz     bytes from outside that nobody thought of: a minute for each target; FUZZ_SECONDS=600 FUZZ="spool mcp"
 # make faults   the fault table at full size (hours); ROW='4 5' plays these rows alone, SCALE=0.3 so much of each
 
 PYTHON ?= python3
@@ -21,7 +22,11 @@ PYTEST ?= $(BIN)/python -m pytest
 # Much of a test is waiting: more of them than cores run at once. WORKERS=0 runs one after the other.
 WORKERS ?= 4
 
-.PHONY: demo options run test check lint audit bench bench-scale browser-test oidc-test faults deb package-test clean
+# Seconds for each target of the fuzzer, and the targets; none means all.
+FUZZ_SECONDS ?= 60
+FUZZ ?=
+
+.PHONY: demo options run test check lint audit bench browser-test oidc-test faults fuzz deb package-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python docs/demo.py
@@ -73,6 +78,9 @@ oidc-test: $(VENV)/.installed-test
 faults: $(VENV)/.installed-test
 	$(BIN)/python -m tests.faults $(if $(SCALE),--scale $(SCALE)) $(ROW)
 
+fuzz: $(VENV)/.installed-fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ)
+
 # The package is made from a copy of the sources, and the tests' Debian is made once: both are kept in build/package.
 deb:
 	debian/build dist
@@ -94,4 +102,9 @@ $(VENV)/.installed: setup.cfg setup.py
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) --editable '.[embedded,mcp,models,web,test]'
 	$(PIP) --no-deps mailru-im-bot==0.0.21
+	@touch $@
+
+# The fuzzer's wheel is made for each version of Python by itself, and the tests do without it.
+$(VENV)/.installed-fuzz: $(VENV)/.installed-test
+	$(PIP) --editable '.[fuzz]'
 	@touch $@

@@ -81,6 +81,12 @@ def test_a_cut_off_answer_is_refused_wherever_it_is_cut(data: st.DataObject) -> 
         split(source[:cut])
 
 
+def test_between_two_commas_is_no_element() -> None:
+    elements = split(b'{"events": [,{"a": 1}, ,{"a": 2},]}').elements
+    assert elements is not None
+    assert [element.value for element in elements] == [{"a": 1}, {"a": 2}]
+
+
 @pytest.mark.parametrize("name", FRAGMENTS)
 def test_batch_mates_of_a_hostile_element_are_untouched(name: str) -> None:
     good = json.dumps(message(1)).encode()

@@ -130,7 +130,8 @@ def _split_array(text: str, at: int, elements: list[Element]) -> int:
     while text[at] != "]":
         if sliced:
             end = _extent(text, at)
-            elements.append(_element(text[at:end].rstrip(" \t\n\r")))
+            if end > at:  # two commas have nothing between them that could be kept
+                elements.append(_element(text[at:end].rstrip(" \t\n\r")))
         else:
             try:
                 value, payload, end = _value(text, at)

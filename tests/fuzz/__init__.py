@@ -1,0 +1,1 @@
+"""Fuzzing of what comes from outside: `make fuzz`. See CONTRIBUTING.md, Properties and fuzzing."""
