@@ -53,9 +53,25 @@ def test_a_null_or_blank_optional_argument_counts_as_left_out(office: Office) ->
                     assert not answer.is_error, (tool.name, name, value, answer.content)
             for name in required:
                 for value in (None, "", "  "):
-                    assert (await client.call_tool(tool.name, needed | {name: value})).is_error, (tool.name, name)
+                    answer = await client.call_tool(tool.name, needed | {name: value})
+                    assert answer.is_error and "nobody foresaw" not in str(answer.content), (tool.name, name, value)
 
     with_client(office, look)
+
+
+def test_a_number_too_long_to_write_is_refused_and_audited(office: Office) -> None:
+    too_long = 10**5000
+
+    async def look(client: Client) -> None:
+        for value in (too_long, [too_long]):
+            answer = await client.call_tool("get_recent_messages", {"chat": value})
+            assert answer.is_error and "nobody foresaw" not in str(answer.content)
+
+    with_client(office, look)
+    assert [line["arguments"]["chat"] for line in office.audit()] == [
+        "int that cannot be shown",
+        "list that cannot be shown",
+    ]
 
 
 def test_keys_that_clients_add_are_ignored_and_audited(office: Office) -> None:

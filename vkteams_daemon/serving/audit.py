@@ -91,7 +91,10 @@ def _shown(value: Any) -> Any:
 
 def _short(value: Any) -> Any:
     """A value as the audit shows it: a number or a bool as it is, anything else as a visible text of limited length."""
-    if value is None or isinstance(value, bool | int | float):
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and value.bit_length() <= 64):
         return value
-    text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    try:
+        text = visible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    except (ValueError, RecursionError):  # a number with more digits than Python writes; lists in lists in lists
+        text = f"{type(value).__name__} that cannot be shown"
     return text if len(text) <= _MAX_VALUE else text[:_MAX_VALUE] + "…"

@@ -45,11 +45,8 @@ WHOLE_TEXT = 300
 """Characters of a text; the snippet of a text that is no longer adds nothing."""
 
 _Query = Annotated[
-    str | None,
-    AfterValidator(lambda value: value if value is None else check_said(value)),
+    Annotated[str, Field(min_length=1, max_length=2000), AfterValidator(check_said)] | None,
     Field(
-        min_length=1,
-        max_length=2000,
         description='What to look for. By words: all of them in any form, "a phrase", -without, this OR that.',
     ),
 ]
