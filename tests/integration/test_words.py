@@ -185,6 +185,12 @@ def test_refill_that_is_stopped_goes_on_later(talk: Talk) -> None:
     assert talk.rows("SELECT DISTINCT search_version FROM messages") == [(searched.VERSION,)]
 
 
+def test_the_index_of_old_terms_has_the_version_of_the_code(talk: Talk) -> None:
+    """A migration replaces the index whenever the version is raised."""
+    bound = "SELECT pg_get_expr(indpred, indrelid) FROM pg_index WHERE indexrelid = 'messages_search_version'::regclass"
+    assert talk.rows(bound) == [(f"(search_version < {searched.VERSION})",)]
+
+
 def test_upgrade_keeps_messages_searchable(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = schema.migrations()
     first = min(number for number, script in scripts.items() if "search_version" in script)
