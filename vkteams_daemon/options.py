@@ -280,8 +280,12 @@ class Oidc(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Signing in to the page by OpenID Connect."""
 
     issuer: Annotated[
-        str, _option("The issuer's URL, exactly as it names itself; empty: nobody signs in this way.")
-    ] = ""
+        str,
+        _option(
+            "The issuer's URL, exactly as it names itself; empty: nobody signs in this way.",
+            form="an http:// or https:// URL", pattern=r"^(https?://[^\s/?#]+\S*)?\Z",
+        ),
+    ] = ""  # fmt: skip
     client_id: Annotated[str, _option("The page's name at the issuer.")] = ""
     client_secret_file: Annotated[
         str, _option("File of the page's secret at the issuer; empty: a public client, by PKCE alone.")

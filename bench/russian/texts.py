@@ -141,8 +141,8 @@ def _demonstration(now: datetime) -> list[Message]:
     messages: list[Message] = []
     for line in file.read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
-        payload = event["payload"]
-        if event["type"] == "newMessage" and payload.get("text"):
+        payload = event.get("payload", {})  # the first line tells when the script is played
+        if event.get("type") == "newMessage" and payload.get("text"):
             sent_at = now - timedelta(seconds=event["ago"])
             chat, user = payload["chat"]["chatId"], payload["from"]["userId"]
             messages.append(Message(f"d{len(messages):03}", chat, user, sent_at, payload["text"]))

@@ -118,6 +118,7 @@ def test_start_of_a_standby_has_a_note(daemon: DaemonProcess) -> None:
 
 
 def test_restart(daemon: DaemonProcess) -> None:
+    daemon.environ["FAKE_SERVICE"] = "unreachable"
     first = _data(daemon, "restart")["pid"]
     second = _data(daemon, "restart")["pid"]
     assert first != second == daemon.pid

@@ -1,7 +1,8 @@
 """vkteamsd with a service that does what FAKE_SERVICE says, for tests of what surrounds the service.
 
-`ready` (the default), `standby`, `refuse`, `crash`, `fault`, `die`, `slow` (never ready until told to stop), `deaf`
-(never ready, and hears no TERM), `thread` (leaves a thread that never ends).
+`ready` (the default), `unreachable` (ready, though neither API nor database answers), `standby`, `refuse`, `crash`,
+`fault`, `die`, `slow` (never ready until told to stop), `deaf` (never ready, and hears no TERM), `thread` (leaves a
+thread that never ends).
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class FakeService:
             time.sleep(600)
         if self.mode == "thread":
             threading.Thread(target=time.sleep, args=(600,), daemon=False).start()
+        if self.mode == "unreachable":
+            self.status.api.state, self.status.database.state = "backoff", "down"
         self.status.state = "standby" if self.mode == "standby" else "listening"
         self.report()
         return "standby: another process listens to this bot" if self.mode == "standby" else ""

@@ -165,12 +165,12 @@ def test_questions_to_the_bundled_server_run_as_its_reader_role(bundled_copy: Pa
                 assert connection.execute("SELECT current_user").fetchone() == ("vkteams_reader",)
 
 
-def test_without_a_model_it_says_what_to_install(office: Office, tmp_path: Path) -> None:
+def test_without_a_model_it_says_which_one_is_missing_and_who_can_help(office: Office, tmp_path: Path) -> None:
     empty = tmp_path / "models"
     empty.mkdir()
     office.configure(embedding={"models_dir": str(empty)})
     message = refused(office, "search_semantic", query="сервер")
-    assert message.startswith("the archive's vectors are of tiny, which is not installed here. Install it")
+    assert message.startswith("the archive's vectors are of tiny, which is not installed here. That is for")
     result = asked(office, "search_hybrid", query="сервер")
     assert result["hits"] and "by their words alone" in result["note"]
 

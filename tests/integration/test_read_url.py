@@ -10,7 +10,7 @@ import pytest
 
 from tests.harness.talk import Talk
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import StoreError
+from vkteams_daemon.errors import ConfigError, StoreError
 from vkteams_daemon.options import Database
 from vkteams_daemon.search.archive import Archive
 
@@ -30,3 +30,9 @@ def test_the_reading_url_comes_before_the_writers(talk: Talk) -> None:
     config = Config(database=Database(url=talk.url, read_url="postgresql://127.0.0.1:9/no"))
     with Archive(config) as archive, pytest.raises(StoreError):
         archive.existing(None)
+
+
+def test_an_error_about_the_reading_url_names_it() -> None:
+    config = Config(database=Database(url="postgresql://127.0.0.1:9/no", read_url="mysql://anna/b"))
+    with pytest.raises(ConfigError, match=r"^database\.read_url: mysql:// is not PostgreSQL$"):
+        Archive(config)

@@ -74,6 +74,8 @@ def checks(config: Config, *, foreground: bool, log: bool, token: bool = True) -
     elif config.storage.save:
         server = BundledServer(config.state_dir, config.runtime_dir, config.daemon.user)
         yield Check(server.check_owner, of_rights=True)
+    if config.database.read_url:
+        yield Check(lambda: database_url.check(config.database.read_url, "database.read_url"))
 
 
 def try_live(config: Config, running: Status) -> None:

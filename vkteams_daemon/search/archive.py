@@ -38,7 +38,7 @@ from vkteams_daemon.search.scope import Kind as HasKind
 from vkteams_daemon.search.scope import Period, Scope, existing, with_threads
 from vkteams_daemon.search.spelling.vocabulary import Vocabulary
 from vkteams_daemon.search.visibility import NobodysChat, Visible, nobodys_chats, visible
-from vkteams_daemon.store import connection_profiles
+from vkteams_daemon.store import connection_profiles, database_url
 from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
@@ -62,6 +62,7 @@ class Archive:
     def __init__(self, source: Config | str) -> None:
         config = source if isinstance(source, Config) else Config(database=DatabaseOptions(url=source))
         if config.database.read_url:
+            database_url.check(config.database.read_url, "database.read_url")
             reading = msgspec.structs.replace(config.database, url=config.database.read_url)
             config = msgspec.structs.replace(config, database=reading)
         self._config = config

@@ -58,6 +58,18 @@ def parse(url: str) -> dict[str, str]:
     return {name: str(value) for name, value in options.items() if value is not None}
 
 
+def check(url: str, option: str) -> None:
+    """Find what libpq does not take in the URL of another option than `database.url`, before anything connects.
+
+    Raises:
+        ConfigError: something is wrong. The message names the option.
+    """
+    try:
+        check_values(parse(url))
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("database.url:", f"{option}:", 1), hint=error.hint) from None
+
+
 def check_values(options: Mapping[str, str]) -> None:
     """Find a value that libpq does not take, before anything connects.
 
