@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.harness.batches import wrong_counts
+from tests.harness.old_schema import make_archive_before
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.store import schema
@@ -73,13 +74,8 @@ def test_replay_counts_again_what_a_hand_has_changed(told: Talk) -> None:
     assert _counts(told) == right
 
 
-def test_upgrade_counts_what_is_stored(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    scripts = schema.migrations()
-    first = min(number for number, script in scripts.items() if "chat_hour_counts" in script)
-    old = {number: script for number, script in scripts.items() if number < first}
-    with monkeypatch.context() as patched:
-        patched.setattr(schema, "migrations", lambda: old)
-        schema.migrate(empty_database_url)
+def test_upgrade_counts_what_is_stored(empty_database_url: str) -> None:
+    make_archive_before(empty_database_url, "chat_hour_counts")
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         connection.execute("SET timezone = 'Asia/Kolkata'")  # half an hour beside the hours
         for number, author in enumerate([ANNA, ANNA, None, PETR]):

@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.harness.old_schema import make_archive_before
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk
 from tests.harness.waiting import until
 from vkteams_daemon.access import Access
@@ -191,13 +192,8 @@ def test_the_index_of_old_terms_has_the_version_of_the_code(talk: Talk) -> None:
     assert talk.rows(bound) == [(f"(search_version < {searched.VERSION})",)]
 
 
-def test_upgrade_keeps_messages_searchable(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    scripts = schema.migrations()
-    first = min(number for number, script in scripts.items() if "search_version" in script)
-    old = {number: script for number, script in scripts.items() if number < first}
-    with monkeypatch.context() as patched:
-        patched.setattr(schema, "migrations", lambda: old)
-        schema.migrate(empty_database_url)
+def test_upgrade_keeps_messages_searchable(empty_database_url: str) -> None:
+    make_archive_before(empty_database_url, "search_version")
     with psycopg.connect(empty_database_url, autocommit=True) as connection:
         connection.execute(
             "INSERT INTO messages (chat_id, msg_id, sent_at, received_at, text) VALUES (%s, '1', now(), now(), %s)",
