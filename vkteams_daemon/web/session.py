@@ -58,9 +58,11 @@ class Sessions:
         self._key = key
 
     def read(self, cookie: str | None) -> Session | None:
-        """The session of a cookie; None if this server has not signed it."""
+        """The session of a cookie; None if this server has not signed it, or another version with other fields has."""
         fields = self.unseal("session", cookie)
-        return None if fields is None else Session(**fields)
+        if fields is None or fields.keys() != Session.__dataclass_fields__.keys():
+            return None
+        return Session(**fields)
 
     def write(self, session: Session) -> str:
         """The cookie of a session."""
