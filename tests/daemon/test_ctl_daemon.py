@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.harness.daemon import ROOT, DaemonProcess
+from tests.harness.fork_server import python
 from tests.harness.waiting import until
 from vkteams_daemon.ctl.commands.daemon import signals, starter
 from vkteams_daemon.daemon.process.pidfile_holder import PidFileHolder, find_holder
@@ -49,10 +50,9 @@ def _shorten_grace(daemon: DaemonProcess, seconds: float) -> None:
 
 
 def _ctl(daemon: DaemonProcess, *words: str, config: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(daemon.directory / "bin" / "vkteamsctl")]
-    command += ["--config", str(daemon.config_file)] if config else []
+    program = [str(daemon.directory / "bin" / "vkteamsctl"), *(["--config", str(daemon.config_file)] if config else [])]
     return subprocess.run(
-        [*command, *words], env=daemon.environ, cwd=daemon.directory, text=True, stdin=subprocess.DEVNULL,
+        python(*program, *words), env=daemon.environ, cwd=daemon.directory, text=True, stdin=subprocess.DEVNULL,
         capture_output=True, timeout=90, check=False,
     )  # fmt: skip
 

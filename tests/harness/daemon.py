@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.harness.ctl import answer_of
+from tests.harness.fork_server import python
 from tests.harness.scale import FULL
 from tests.harness.waiting import until
 from vkteams_daemon.daemon import status as status_file
@@ -98,14 +99,13 @@ class DaemonProcess:
         self.config_file.write_text(text + "\n", encoding="utf-8")
 
     def command(self, *arguments: str) -> list[str]:
-        """The command line that starts it."""
-        program = [_script("vkteamsd")] if self.module is None else ["-m", f"tests.harness.{self.module}"]
-        return [sys.executable, *program, "--config", str(self.config_file), *arguments]
+        """The command line that starts it as a new process."""
+        return [sys.executable, *self._program(*arguments)]
 
     def start(self, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run the starter to its end; its exit code and what it said."""
         return subprocess.run(
-            self.command(*arguments), env=self.environ, cwd=self.directory, text=True,
+            python(*self._program(*arguments)), env=self.environ, cwd=self.directory, text=True,
             stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False,
         )  # fmt: skip
 
@@ -124,15 +124,15 @@ class DaemonProcess:
     def ctl(self, *arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run vkteamsctl on this daemon."""
         return subprocess.run(
-            self._ctl_command(*arguments), env=self.environ, cwd=self.directory, text=True, capture_output=True,
+            python(*self._ctl(*arguments)), env=self.environ, cwd=self.directory, text=True, capture_output=True,
             timeout=timeout, check=False,
         )  # fmt: skip
 
     def spawn_ctl(self, *arguments: str) -> subprocess.Popen[str]:
         """vkteamsctl on this daemon, as a child of the test, with pipes for what it says."""
         return subprocess.Popen(
-            self._ctl_command(*arguments), env=self.environ, cwd=self.directory, text=True, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, *self._ctl(*arguments)], env=self.environ, cwd=self.directory, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
     def answer(self, *arguments: str) -> dict[str, Any]:
@@ -149,8 +149,12 @@ class DaemonProcess:
         data: dict[str, Any] = answer_of(self.config_file, self.environ, *arguments)
         return data
 
-    def _ctl_command(self, *arguments: str) -> list[str]:
-        return [sys.executable, _script("vkteamsctl"), "--config", str(self.config_file), *arguments]
+    def _program(self, *arguments: str) -> list[str]:
+        program = [_script("vkteamsd")] if self.module is None else ["-m", f"tests.harness.{self.module}"]
+        return [*program, "--config", str(self.config_file), *arguments]
+
+    def _ctl(self, *arguments: str) -> list[str]:
+        return [_script("vkteamsctl"), "--config", str(self.config_file), *arguments]
 
     def hang(self, name: str) -> None:
         """Let something hang from now on, or from the start on; see harness/hung_vkteamsd.py for the names."""

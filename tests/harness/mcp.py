@@ -29,6 +29,7 @@ from mcp.types import CallToolResult
 from tests.harness.built_in_conversation import all_events
 from tests.harness.ctl import answer_of
 from tests.harness.daemon import ROOT
+from tests.harness.fork_server import python
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
 from vkteams_daemon import config as configuration
@@ -76,8 +77,9 @@ class Office:
         self.file.write_text(text, encoding="utf-8")
 
     def command(self, *arguments: str, script: Path = SCRIPT) -> list[str]:
-        """The command line of vkteamsctl on this archive."""
-        return [sys.executable, str(script), "--config", str(self.file), *arguments]
+        """The command line of vkteamsctl on this archive, or of a script that changes it."""
+        whole = [str(script), "--config", str(self.file), *arguments]
+        return python(*whole) if script == SCRIPT else [sys.executable, *whole]
 
     def environ(self) -> dict[str, str]:
         """The environment of its processes."""

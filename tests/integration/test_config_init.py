@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.harness.daemon import ROOT
+from tests.harness.fork_server import python
 from tests.harness.simulator import Simulator
 from vkteams_daemon import config as configuration
 
-COMMAND = [sys.executable, str(ROOT / "bin" / "vkteamsctl")]
+SCRIPT = str(ROOT / "bin" / "vkteamsctl")
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def environ(open_tmp: Path) -> dict[str, str]:
 
 def run(environ: dict[str, str], *words: str, stdin: str = "", code: int = 0) -> str:
     done = subprocess.run(
-        [*COMMAND, "config", "init", *words], env=environ, input=stdin, text=True, capture_output=True, check=False
+        python(SCRIPT, "config", "init", *words), env=environ, input=stdin, text=True, capture_output=True, check=False
     )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -50,7 +51,7 @@ def test_options_alone_write_a_configuration_that_the_daemon_takes(
     assert configuration.exposed_files(config, {}) == []
     # The system's user need not exist here, and root starts nothing without it.
     allowed = environ | {"VKTEAMS_DAEMON_ALLOW_ROOT": "true"}
-    check = subprocess.run([*COMMAND, "--config", str(file), "config", "check"], env=allowed, check=False)
+    check = subprocess.run(python(SCRIPT, "--config", str(file), "config", "check"), env=allowed, check=False)
     assert check.returncode == 0
     assert run(environ, "--file", str(file), "--token-from", "-", code=73).count("exists already") == 1
 
@@ -115,8 +116,8 @@ def test_terminal_asks_until_the_answers_are_right(
     master, slave = pty.openpty()
     file = open_tmp / "v.toml"
     process = subprocess.Popen(
-        [*COMMAND, "config", "init", "--file", str(file)], env=environ, stdin=slave, stdout=slave, stderr=slave,
-        start_new_session=True,
+        [sys.executable, SCRIPT, "config", "init", "--file", str(file)],
+        env=environ, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
     )  # fmt: skip
     os.close(slave)
     shown, read = "", 0

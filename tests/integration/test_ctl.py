@@ -21,6 +21,7 @@ import pytest
 from tests.harness.ctl import KEYS
 from tests.harness.daemon import ROOT, DaemonProcess
 from tests.harness.embedding import ROOM, Chat
+from tests.harness.fork_server import python
 from tests.harness.postgres import PostgresServer
 from tests.harness.samples import ARRIVAL, GROUP, body, event, message
 from tests.harness.talk import DEV, OPS, PETR, VERA, Talk, moment
@@ -51,7 +52,8 @@ def archive(database_url: str) -> Iterator[Chat]:
 # The command line
 
 
-PROGRAM = [sys.executable, str(ROOT / "bin" / "vkteamsctl")]
+SCRIPT = str(ROOT / "bin" / "vkteamsctl")
+PROGRAM = [sys.executable, SCRIPT]
 
 
 def _environ(**more: str) -> dict[str, str]:
@@ -62,7 +64,13 @@ def _environ(**more: str) -> dict[str, str]:
 
 def _run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*PROGRAM, *words], env=_environ(**environ), cwd="/", text=True, capture_output=True, timeout=60, check=False
+        python(SCRIPT, *words),
+        env=_environ(**environ),
+        cwd="/",
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
 
 

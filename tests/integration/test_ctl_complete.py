@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.harness.daemon import ROOT
+from tests.harness.fork_server import python
 from tests.harness.talk import OPS, Talk
 from tests.harness.waiting import until
 
@@ -22,7 +22,7 @@ def _environ(home: Path, url: str) -> dict[str, str]:
 
 def _complete(home: Path, url: str, kind: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, str(ROOT / "bin" / "vkteamsctl"), "complete", kind],
+        python(str(ROOT / "bin" / "vkteamsctl"), "complete", kind),
         env=_environ(home, url), text=True, capture_output=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")

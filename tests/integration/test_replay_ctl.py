@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import psycopg
 import pytest
 
 from tests.harness.batches import batch, edited, event, new
+from tests.harness.fork_server import python
 from vkteams_daemon.store.ingest.writer import Writer
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def archive(database_url: str) -> str:
 def _run(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VKTEAMS_")}
     return subprocess.run(
-        [sys.executable, ROOT / "bin" / "vkteamsctl", "database", "replay", *arguments],
+        python(str(ROOT / "bin" / "vkteamsctl"), "database", "replay", *arguments),
         cwd=ROOT, env=environment | {"DATABASE_URL": url, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
         timeout=100,
     )  # fmt: skip

@@ -8,18 +8,18 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.harness.fork_server import python
 from tests.harness.simulator import SimulatorClient
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, str(ROOT / "bin" / "vkteamsctl")]
+SCRIPT = str(ROOT / "bin" / "vkteamsctl")
 ENVIRON = os.environ | {"PYTHONPATH": str(ROOT), "VKTEAMS_BOT_CONFIG": "/nonexistent/vkteamsd.toml"}
 
 
@@ -28,7 +28,7 @@ class Run:
 
     def __init__(self, *arguments: str, common: tuple[str, ...] = ()) -> None:
         self.process = subprocess.Popen(
-            [*COMMAND, *common, "simulator", "run", "--port", "0", *arguments],
+            python(SCRIPT, *common, "simulator", "run", "--port", "0", *arguments),
             env=ENVIRON, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         stream = self.process.stderr if common else self.process.stdout
@@ -62,7 +62,12 @@ def run() -> Iterator[Callable[..., Run]]:
 
 def refused(*arguments: str) -> tuple[int, str]:
     process = subprocess.run(
-        [*COMMAND, "simulator", "run", *arguments], env=ENVIRON, cwd=ROOT, text=True, capture_output=True, timeout=60
+        python(SCRIPT, "simulator", "run", *arguments),
+        env=ENVIRON,
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=60,
     )
     return process.returncode, process.stderr
 
