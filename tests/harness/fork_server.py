@@ -39,7 +39,7 @@ _CLIENT = str(_ROOT / "tests" / "harness" / "fork_client.py")
 _PRELOADED = (
     "vkteams_daemon.ctl.main", "vkteams_daemon.daemon.main", "vkteams_daemon.daemon.service",
     "vkteams_daemon.mcp.serve", "vkteams_daemon.mcp.http", "vkteams_daemon.mcp.stdio", "vkteams_daemon.web.serve",
-    "vkteams_daemon.search.archive", "vkteams_daemon.store.database",
+    "vkteams_daemon.search.archive", "vkteams_daemon.store.database", "rich.logging",
 )  # fmt: skip
 # What the interpreter and the C library read once, at their start, beside the locale.
 _READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_")

@@ -96,12 +96,12 @@ def test_id_restarts_lose_and_double_nothing(database_url: str, seed: int, crash
     def drain() -> None:
         assert any(not poll() for _ in range(500)), "the cursor makes no progress"
 
-    for _ in range(50):
+    for turn in range(20):
         for _ in range(dice.randint(0, 5)):
             say(chat=OTHER if filtered and dice.random() < 0.5 else CHAT)
         for _ in range(dice.randint(1, 3)):
             poll()
-        if dice.random() < 0.1:
+        if turn == 10 or dice.random() < 0.1:
             # Far above every id after the restart, so that the server cannot take this cursor for one of its new ids.
             say(skip=1000 * (server.restarts + 1))
             drain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -41,20 +42,18 @@ def test_the_strictest_client_can_read_every_schema(office: Office) -> None:
 
 
 def test_a_null_or_blank_optional_argument_counts_as_left_out(office: Office) -> None:
+    blanks = itertools.cycle((None, "", "  "))  # most arguments belong to several tools, and get another one with each
+
     async def look(client: Client) -> None:
         for tool in (await client.list_tools()).tools:
             required = tool.input_schema.get("required", []) + (["query"] if tool.name == "search" else [])
             needed = {name: NEEDED[name] for name in required}
             plain = await client.call_tool(tool.name, needed)
             assert not plain.is_error, plain.content
-            for name in tool.input_schema["properties"].keys() - set(required):
-                for value in (None, "", "  "):
-                    answer = await client.call_tool(tool.name, needed | {name: value})
-                    assert not answer.is_error, (tool.name, name, value, answer.content)
-            for name in required:
-                for value in (None, "", "  "):
-                    answer = await client.call_tool(tool.name, needed | {name: value})
-                    assert answer.is_error and "nobody foresaw" not in str(answer.content), (tool.name, name, value)
+            for name, value in zip(sorted(tool.input_schema["properties"]), blanks, strict=False):
+                answer = await client.call_tool(tool.name, needed | {name: value})
+                assert answer.is_error is (name in required), (tool.name, name, value, answer.content)
+                assert "nobody foresaw" not in str(answer.content), (tool.name, name, value)
 
     with_client(office, look)
 

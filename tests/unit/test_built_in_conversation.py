@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -44,6 +46,14 @@ def _objects(value: Any) -> Iterator[dict[str, Any]]:
         yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from _objects(inner)
+
+
+@functools.cache
+def _said(played: float) -> list[tuple[datetime, str]]:
+    """When each text is said, played to its end at this time of the system clock."""
+    with mock.patch("vkteams_daemon.simulator.script.time.time", lambda: played):
+        events = [event for event in all_events() if event.type in ("newMessage", "editedMessage")]
+    return [(event.occurred_at, str(json.loads(event.payload or "{}").get("text"))) for event in events]
 
 
 def test_size_and_variety_are_as_promised(lines: list[Line]) -> None:
@@ -116,9 +126,7 @@ def test_time_never_goes_back(lines: list[Line]) -> None:
         ("Окна закрываю", "Wed", (16, 19)),
     ],
 )  # fmt: skip
-def test_what_is_said_of_the_hour_and_the_weekday_is_true(
-    words: str, weekday: str, hours: tuple[float, float], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_said_of_the_hour_and_the_weekday_is_true(words: str, weekday: str, hours: tuple[float, float]) -> None:
     # Whenever it is played: at this very end of its week, a second before, on a Sunday night, in another year.
     for now in (
         "2026-11-25T16:51:41+03:00",
@@ -127,13 +135,7 @@ def test_what_is_said_of_the_hour_and_the_weekday_is_true(
         "2027-03-01T00:00Z",
     ):
         played = datetime.fromisoformat(now).timestamp()
-        monkeypatch.setattr("vkteams_daemon.simulator.script.time.time", lambda played=played: played)
-        said = [event for event in all_events() if event.type in ("newMessage", "editedMessage")]
-        moments = [
-            event.occurred_at.astimezone(ZoneInfo("Europe/Moscow"))
-            for event in said
-            if words in str(json.loads(event.payload or "{}").get("text"))
-        ]
+        moments = [at.astimezone(ZoneInfo("Europe/Moscow")) for at, text in _said(played) if words in text]
         assert moments, words
         clocks = [(f"{at:%a}", at.hour + at.minute / 60 + at.second / 3600) for at in moments]
         assert any(day == weekday and hours[0] <= clock <= hours[1] for day, clock in clocks), (words, clocks)

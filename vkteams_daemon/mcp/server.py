@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import typing
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -105,26 +106,14 @@ class Server(MCPServer[Reader]):
         async def lifespan(_: MCPServer[Reader]) -> AsyncIterator[Reader]:
             yield reader
 
-        tools = [
-            _tool(
-                search.tool("hybrid"),
-                "search",
-                "Find messages by words and meaning; names and times in the query rank, and leave none out.",
-            )
-        ]
-        tools += [_tool(search.tool(mode), f"search_{mode}", text) for mode, text in _SEARCHES.items()]
-        for function in (
-            history.get_context, history.get_recent_messages, history.get_message, statistics.count,
-            statistics.get_database_stats, statistics.list_chats, statistics.list_users, statistics.daemon_status,
-        ):  # fmt: skip
-            tools.append(_tool(function))
+        tools = _tools()
         super().__init__(
             "vkteams",
             title="VK Teams archive",
             instructions=INSTRUCTIONS,
             version=__version__,
             lifespan=lifespan,
-            tools=tools,
+            tools=list(tools),
             token_verifier=tokens,
             # The SDK requires an issuer if there are tokens. Ours come from a file, so no client ever asks the issuer.
             auth=AuthSettings(issuer_url=url, resource_server_url=None) if tokens else None,  # type: ignore[arg-type]
@@ -292,6 +281,27 @@ def _times_of(arguments: dict[str, Any], configured: str) -> Iterator[None]:
             yield
         finally:
             _understood.reset(token)
+
+
+@functools.cache
+def _tools() -> tuple[ServerTool, ...]:
+    """The tools of every server. To make their schemas takes longer than a hundred calls."""
+    return (
+        _tool(
+            search.tool("hybrid"),
+            "search",
+            "Find messages by words and meaning; names and times in the query rank, and leave none out.",
+        ),
+        *(_tool(search.tool(mode), f"search_{mode}", text) for mode, text in _SEARCHES.items()),
+        _tool(history.get_context),
+        _tool(history.get_recent_messages),
+        _tool(history.get_message),
+        _tool(statistics.count),
+        _tool(statistics.get_database_stats),
+        _tool(statistics.list_chats),
+        _tool(statistics.list_users),
+        _tool(statistics.daemon_status),
+    )
 
 
 def _tool(function: Callable[..., Any], name: str = "", description: str = "") -> ServerTool:
