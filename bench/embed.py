@@ -27,8 +27,8 @@ from bench.model import ARRIVAL, in_order, one_thread, several_threads, sorted_b
 from vkteams_daemon.daemon.workers.worker import Worker
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.install import installer
-from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import Chunk, Model
+from vkteams_daemon.embedding.model_info import ModelInfo
 from vkteams_daemon.options import Embedding
 from vkteams_daemon.store import embedding_models
 from vkteams_daemon.store.database import Database

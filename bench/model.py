@@ -21,10 +21,10 @@ from pathlib import Path
 import onnxruntime
 
 from bench.archive import read_texts
-from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import model_info
 from vkteams_daemon.embedding.install import installer
-from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches, load_session, load_tokenizer
+from vkteams_daemon.embedding.model_info import ModelInfo
 
 ARRIVAL = 32  # texts in a batch in arrival order
 
@@ -37,15 +37,15 @@ def several_threads(info: ModelInfo, threads: int) -> Model:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    file = info.directory / manifest.ONNX
+    file = info.directory / model_info.ONNX
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return Model(info, load_tokenizer(info.directory / manifest.TOKENIZER), session)
+    return Model(info, load_tokenizer(info.directory / model_info.TOKENIZER), session)
 
 
 def one_thread(info: ModelInfo) -> Model:
     """The model as the daemon loads it."""
-    tokenizer = load_tokenizer(info.directory / manifest.TOKENIZER)
-    return Model(info, tokenizer, load_session(info.directory / manifest.ONNX))
+    tokenizer = load_tokenizer(info.directory / model_info.TOKENIZER)
+    return Model(info, tokenizer, load_session(info.directory / model_info.ONNX))
 
 
 def in_order(model: Model, size: int) -> Loop:

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vkteams_daemon import config as configuration
-from vkteams_daemon.daemon.health import probe
+from vkteams_daemon.daemon.health import read_health
 from vkteams_daemon.embedding.catalogue import DEFAULT_MODELS
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.search.archive import Archive
@@ -145,7 +145,7 @@ def _wait(events: int) -> None:
             # Stickers and deleted messages need no vector, so they are never in the queue.
             with_vector = sum(model.messages for model in statistics.models)
             bars.update(embedded, completed=with_vector, total=with_vector + statistics.queued or None)
-            daemon = probe(config).status
+            daemon = read_health(config).status
             stored_all = statistics.events >= events and with_vector
             if stored_all and daemon and daemon.embedding.queued == statistics.queued == 0:
                 break

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.install.convert import PrecisionChoice
 from vkteams_daemon.embedding.install.samples import sample_texts
-from vkteams_daemon.embedding.manifest import ModelInfo
+from vkteams_daemon.embedding.model_info import ModelInfo
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 NAME = "tiny"

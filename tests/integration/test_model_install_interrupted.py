@@ -15,7 +15,7 @@ import pytest
 
 from tests.harness.models import NAME, names_in
 from tests.harness.waiting import until
-from vkteams_daemon.embedding import catalogue, manifest
+from vkteams_daemon.embedding import catalogue, model_info
 from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.errors import AlreadyRunning, CannotCreate
 
@@ -95,8 +95,8 @@ def test_a_kill_while_a_model_is_replaced_loses_no_model(encoder: Path, home: Pa
     other = shutil.copytree(encoder, tmp_path / "other")
     installer.install(str(other), home, precision="fp32")
     assert names_in(home) == ["default", "other", NAME]
-    assert manifest.read(home / NAME) == before
-    manifest.check_hashes(before)
+    assert model_info.read(home / NAME) == before
+    model_info.check_hashes(before)
 
 
 def test_model_stays_when_its_successor_cannot_be_renamed(
@@ -114,7 +114,7 @@ def test_model_stays_when_its_successor_cannot_be_renamed(
     with pytest.raises(CannotCreate, match="No space left on device"):
         installer.install(str(encoder), home, precision="fp32")
     assert names_in(home) == ["default", NAME]
-    assert manifest.read(home / NAME) == before
+    assert model_info.read(home / NAME) == before
 
 
 def test_an_installation_waits_for_another(encoder: Path, home: Path) -> None:
@@ -139,5 +139,5 @@ def test_an_installation_waits_for_another(encoder: Path, home: Path) -> None:
     first_may_go.set()
     first.join(30)
     second.join(30)
-    assert manifest.read(home / NAME).precision == "int8"
+    assert model_info.read(home / NAME).precision == "int8"
     assert names_in(home) == ["default", NAME]

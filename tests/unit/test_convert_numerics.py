@@ -18,8 +18,8 @@ from vkteams_daemon.embedding.install.encoder import Encoder
 from vkteams_daemon.embedding.install.graph import FLOAT, Graph
 from vkteams_daemon.embedding.install.quantise import Int8Layers, quantise
 from vkteams_daemon.embedding.install.samples import sample_texts
-from vkteams_daemon.embedding.manifest import Pooling, Settings
 from vkteams_daemon.embedding.model import Chunk, Model
+from vkteams_daemon.embedding.model_info import Pooling, Settings
 
 Array = np.ndarray
 erf = np.vectorize(math.erf, otypes=[np.float64])

@@ -21,7 +21,7 @@ from vkteams_daemon.embedding.install.encoder import Encoder, Floats
 from vkteams_daemon.embedding.install.graph import Graph
 from vkteams_daemon.embedding.install.quantise import Int8Layers
 from vkteams_daemon.embedding.install.samples import sample_texts
-from vkteams_daemon.embedding.manifest import ModelInfo, Settings
+from vkteams_daemon.embedding.model_info import ModelInfo, Settings
 from vkteams_daemon.errors import ModelError, ModelRefused
 
 

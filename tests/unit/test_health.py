@@ -13,7 +13,7 @@ import pytest
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import status as status_file
-from vkteams_daemon.daemon.health import GRACE, probe
+from vkteams_daemon.daemon.health import GRACE, read_health
 from vkteams_daemon.daemon.process.pidfile import PidFile
 from vkteams_daemon.errors import CannotCreate, PermissionRefused, VkTeamsError
 
@@ -51,7 +51,7 @@ def _write(config: Config, *, age: float = 0.0, **changes: Any) -> None:
 )  # fmt: skip
 def test_health_of_each_state(config: Config, held: ExitStack, state: str, word: str) -> None:
     _write(config, state=state)
-    health = probe(config)
+    health = read_health(config)
     assert (health.state, health.exit_code, health.pid, health.alive) == (word, 0, os.getpid(), True)
     assert health.uptime is not None
 
@@ -68,14 +68,14 @@ def test_gap_names_events_that_wait_in_the_spool(config: Config) -> None:
 
 
 def test_without_files_the_daemon_is_not_running(config: Config) -> None:
-    health = probe(config)
+    health = read_health(config)
     assert (health.state, health.exit_code, health.pid, health.uptime) == ("not running", 3, None, None)
 
 
 def test_after_a_clean_exit_the_last_file_is_still_shown(config: Config, held: ExitStack) -> None:
     _write(config, state="stopping")
     held.close()
-    health = probe(config)
+    health = read_health(config)
     assert (health.state, health.exit_code) == ("not running", 3)
     assert health.status is not None
     assert health.uptime is None
@@ -84,7 +84,7 @@ def test_after_a_clean_exit_the_last_file_is_still_shown(config: Config, held: E
 def test_unlocked_pid_file_means_dead(config: Config) -> None:
     config.pid_file.write_text(f"{os.getppid()}\n")
     _write(config, state="listening")
-    health = probe(config)
+    health = read_health(config)
     assert (health.state, health.exit_code, health.pid) == ("dead", 1, None)
 
 
@@ -92,42 +92,42 @@ def test_starting_daemon_is_not_dead(config: Config, monkeypatch: pytest.MonkeyP
     config.pid_file.touch()
     with ExitStack() as stack:
         monkeypatch.setattr(time, "sleep", lambda _: stack.enter_context(PidFile(config.pid_file)))
-        assert probe(config).state == "starting"
+        assert read_health(config).state == "starting"
 
 
 def test_status_of_an_earlier_process_is_ignored(config: Config, held: ExitStack) -> None:
     _write(config, state="listening", pid=os.getpid() + 1)
-    health = probe(config)
+    health = read_health(config)
     assert (health.state, health.status) == ("starting", None)
 
 
 def test_lock_without_status_file_becomes_stale(config: Config, held: ExitStack) -> None:
-    assert probe(config).state == "starting"
+    assert read_health(config).state == "starting"
     old = time.time() - 15 - GRACE - 1
     os.utime(config.pid_file, (old, old))
-    assert (probe(config).state, probe(config).exit_code) == ("stale", 4)
+    assert (read_health(config).state, read_health(config).exit_code) == ("stale", 4)
 
 
 def test_old_status_file_is_stale(config: Config, held: ExitStack) -> None:
     _write(config, state="listening", age=3 * 5 + GRACE - 2)
-    assert probe(config).state == "running"
+    assert read_health(config).state == "running"
     _write(config, state="listening", age=3 * 5 + GRACE + 2)
-    health = probe(config)
+    health = read_health(config)
     assert (health.state, health.exit_code) == ("stale", 4)
     assert health.age is not None
     assert health.age > 30
     _write(config, state="listening", age=-3600)  # the clock was set back
-    assert probe(config).state == "running"
+    assert read_health(config).state == "running"
 
 
 def test_a_broken_status_file_is_unknown(config: Config, held: ExitStack) -> None:
     config.status_file.write_text("{")
-    health = probe(config)
+    health = read_health(config)
     assert (health.state, health.exit_code) == ("unknown", 4)
     assert health.error is not None
     assert "not a readable status file" in health.error
     held.close()
-    assert probe(config).state == "not running"
+    assert read_health(config).state == "not running"
 
 
 def test_unreadable_directory_is_unknown(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_unreadable_directory_is_unknown(config: Config, monkeypatch: pytest.Mon
         raise PermissionRefused("x: this user may not look there")
 
     monkeypatch.setattr("vkteams_daemon.daemon.health.find_holder", closed)
-    health = probe(config)
+    health = read_health(config)
     assert (health.state, health.exit_code, health.error) == ("unknown", 4, "x: this user may not look there")
 
 
@@ -144,7 +144,7 @@ def test_summary_counts_events_and_last_activity(config: Config, held: ExitStack
     events = status_file.Events(saved=5, duplicate=2, filtered=1, quarantined=1, last_event_at=moment)
     api = status_file.Api(state="ok", last_poll_at=moment + timedelta(seconds=30))
     _write(config, state="listening", events=events, api=api)
-    health = probe(config)
+    health = read_health(config)
     assert health.events_processed == 8
     assert health.last_activity == moment + timedelta(seconds=30)
     assert health.summary().keys() == {"status", "uptime", "events_processed", "last_activity"}

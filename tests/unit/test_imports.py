@@ -60,13 +60,13 @@ INSIDE = {
         "backup": _STORE | {"schema", "gaps", "bundled", "derive"},
     },
     "embedding": {
-        "manifest": set(),
-        "catalogue": {"manifest"},
+        "model_info": set(),
+        "catalogue": {"model_info"},
         "unigram": set(),
         "tokenizer": {"unigram"},
         "query_socket": set(),
-        "model": {"manifest", "tokenizer"},
-        "install": {"manifest", "catalogue", "tokenizer", "unigram", "model"},
+        "model": {"model_info", "tokenizer"},
+        "install": {"model_info", "catalogue", "tokenizer", "unigram", "model"},
     },
     "search": {
         "names": {"scope"},

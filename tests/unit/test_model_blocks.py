@@ -16,8 +16,8 @@ from vkteams_daemon.embedding.install.blocks import BLOCKS, BlockEncoder, write_
 from vkteams_daemon.embedding.install.convert import convert
 from vkteams_daemon.embedding.install.encoder import Encoder, Floats
 from vkteams_daemon.embedding.install.samples import sample_texts
-from vkteams_daemon.embedding.manifest import ModelInfo, Precision, Settings
 from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.embedding.model_info import ModelInfo, Precision, Settings
 from vkteams_daemon.embedding.tokenizer import load_library
 from vkteams_daemon.errors import ModelRefused
 

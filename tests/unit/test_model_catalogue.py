@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.embedding import catalogue, manifest
+from vkteams_daemon.embedding import catalogue, model_info
 from vkteams_daemon.embedding.catalogue import CATALOGUE
-from vkteams_daemon.embedding.manifest import FileRecord, ModelInfo, Settings
+from vkteams_daemon.embedding.model_info import FileRecord, ModelInfo, Settings
 from vkteams_daemon.errors import CannotCreate, ConfigError, ModelAbsent, ModelRefused
 from vkteams_daemon.options import Embedding
 
-FILES = {manifest.ONNX: FileRecord("a" * 64, 7), manifest.TOKENIZER: FileRecord("b" * 64, 9)}
+FILES = {model_info.ONNX: FileRecord("a" * 64, 7), model_info.TOKENIZER: FileRecord("b" * 64, 9)}
 INFO = ModelInfo("x", 32, 64, "mean", "int8", "", "", "f" * 64, FILES)
 
 
@@ -36,8 +36,8 @@ def test_description_is_read_as_it_was_written(
 ) -> None:
     directory = tmp_path_factory.mktemp("model")
     info = dataclasses.replace(INFO, query_prefix=text, source=text, cosine_mean=cosine, directory=directory)
-    manifest.write(info)
-    assert manifest.read(directory) == info
+    model_info.write(info)
+    assert model_info.read(directory) == info
 
 
 @pytest.mark.parametrize(
@@ -54,34 +54,34 @@ def test_description_is_read_as_it_was_written(
     ],
 )
 def test_a_broken_description_is_refused(tmp_path: Path, old: str, new: str) -> None:
-    manifest.write(dataclasses.replace(INFO, directory=tmp_path))
-    file = tmp_path / manifest.MANIFEST
+    model_info.write(dataclasses.replace(INFO, directory=tmp_path))
+    file = tmp_path / model_info.MODEL_TOML
     text = file.read_text(encoding="utf-8")
     assert old in text
     file.write_text(text.replace(old, new), encoding="utf-8")
     with pytest.raises(ModelRefused, match=r"model\.toml") as caught:
-        manifest.read(tmp_path)
+        model_info.read(tmp_path)
     assert "vkteamsctl model install" in caught.value.hint
 
 
 def test_hashes_find_a_change_that_sizes_do_not(tmp_path: Path) -> None:
-    for name in (manifest.ONNX, manifest.TOKENIZER):
+    for name in (model_info.ONNX, model_info.TOKENIZER):
         (tmp_path / name).write_bytes(b"content of a file")
-    info = dataclasses.replace(INFO, files=manifest.record_files(tmp_path), directory=tmp_path)
-    manifest.check_hashes(info)
-    (tmp_path / manifest.ONNX).write_bytes(b"content of a FILE")
-    manifest.check_sizes(info)
+    info = dataclasses.replace(INFO, files=model_info.record_files(tmp_path), directory=tmp_path)
+    model_info.check_hashes(info)
+    (tmp_path / model_info.ONNX).write_bytes(b"content of a FILE")
+    model_info.check_sizes(info)
     with pytest.raises(ModelRefused, match=r"model\.onnx: is not the file that was installed"):
-        manifest.check_hashes(info)
-    (tmp_path / manifest.ONNX).unlink()
+        model_info.check_hashes(info)
+    (tmp_path / model_info.ONNX).unlink()
     with pytest.raises(ModelRefused, match="cannot be read"):
-        manifest.check_sizes(info)
+        model_info.check_sizes(info)
 
 
 def test_fingerprint_covers_everything_that_decides_a_vector() -> None:
     base = ("w" * 64, "t" * 64, {"hidden_size": 32}, Settings(64, "mean", "q: ", "p: "))
-    same = manifest.fingerprint(*base)
-    assert re.fullmatch("[0-9a-f]{64}", same) and same == manifest.fingerprint(*base)
+    same = model_info.fingerprint(*base)
+    assert re.fullmatch("[0-9a-f]{64}", same) and same == model_info.fingerprint(*base)
     others = [
         ("x" * 64, *base[1:]),
         (base[0], "u" * 64, *base[2:]),
@@ -90,7 +90,7 @@ def test_fingerprint_covers_everything_that_decides_a_vector() -> None:
             ("max_tokens", 65), ("pooling", "cls"), ("query_prefix", ""), ("passage_prefix", ""),
         )),
     ]  # fmt: skip
-    assert len({same, *(manifest.fingerprint(*other) for other in others)}) == 1 + len(others)
+    assert len({same, *(model_info.fingerprint(*other) for other in others)}) == 1 + len(others)
 
 
 def test_every_entry_is_pinned_to_commit_and_hashes() -> None:
@@ -137,8 +137,8 @@ def test_only_installed_models_are_found_and_chosen(models_dir: Path, tmp_path: 
 def test_a_model_that_cannot_be_read_is_left_out(models_dir: Path, tmp_path: Path) -> None:
     for name in ("good", "broken", ".installing-x"):
         (tmp_path / name).mkdir()
-        manifest.write(dataclasses.replace(INFO, name=name, directory=tmp_path / name))
-    (tmp_path / "broken" / manifest.MANIFEST).write_text("name = ")
+        model_info.write(dataclasses.replace(INFO, name=name, directory=tmp_path / name))
+    (tmp_path / "broken" / model_info.MODEL_TOML).write_text("name = ")
     assert [info.name for info in catalogue.installed_models(tmp_path)] == ["good"]
     assert [info.name for info in catalogue.choose(tmp_path, ["good", "good"])] == ["good"]
     assert (tmp_path / "default").read_text() == "good\n"
@@ -150,7 +150,7 @@ def test_a_model_that_cannot_be_read_is_left_out(models_dir: Path, tmp_path: Pat
 
 def test_default_file_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "good").mkdir()
-    manifest.write(dataclasses.replace(INFO, name="good", directory=tmp_path / "good"))
+    model_info.write(dataclasses.replace(INFO, name="good", directory=tmp_path / "good"))
     (tmp_path / "default").mkdir()
     with pytest.raises(CannotCreate, match="default: cannot be written"):
         catalogue.choose(tmp_path, ["good"])

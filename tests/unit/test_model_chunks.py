@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.harness.models import SPECIAL
-from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import model_info
 from vkteams_daemon.embedding.install.samples import sample_texts
 from vkteams_daemon.embedding.model import OVERLAP, Chunk, Model, batches, load_session, load_tokenizer, windows
 from vkteams_daemon.embedding.tokenizer import load_library
@@ -24,11 +24,11 @@ def model(tiny_model_dir: Path) -> Model:
 
 
 def prefixed(directory: Path, prefix: str) -> Model:
-    info = manifest.read(directory)
-    info = manifest.ModelInfo(
+    info = model_info.read(directory)
+    info = model_info.ModelInfo(
         **{name: getattr(info, name) for name in info.__slots__} | {"passage_prefix": prefix, "query_prefix": "ask: "}
     )
-    return Model(info, load_tokenizer(directory / manifest.TOKENIZER), load_session(directory / manifest.ONNX))
+    return Model(info, load_tokenizer(directory / model_info.TOKENIZER), load_session(directory / model_info.ONNX))
 
 
 @given(length=st.integers(0, 5000), room=st.integers(4, 510))
@@ -46,7 +46,7 @@ def test_windows_cover_everything_overlap_and_fit(length: int, room: int) -> Non
 
 
 def test_a_short_text_is_one_chunk_as_the_tokenizer_gives_it(model: Model, tiny_model_dir: Path) -> None:
-    tokenizer = load_library(tiny_model_dir / manifest.TOKENIZER)
+    tokenizer = load_library(tiny_model_dir / model_info.TOKENIZER)
     for text in sample_texts():
         expected = tuple(tokenizer.encode(text).ids)
         if len(expected) <= model.max_tokens:
@@ -54,7 +54,7 @@ def test_a_short_text_is_one_chunk_as_the_tokenizer_gives_it(model: Model, tiny_
 
 
 def test_chunks_of_a_long_text_hold_all_of_it(model: Model, tiny_model_dir: Path) -> None:
-    tokenizer = load_library(tiny_model_dir / manifest.TOKENIZER)
+    tokenizer = load_library(tiny_model_dir / model_info.TOKENIZER)
     text = " ".join(sample_texts())
     chunks = model.chunks(text)
     assert len(chunks) > 50

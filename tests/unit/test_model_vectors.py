@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import model_info
 from vkteams_daemon.embedding.install.samples import sample_texts
 from vkteams_daemon.embedding.model import Chunk, Model, batches
 from vkteams_daemon.errors import ModelAbsent, ModelError, ModelRefused
@@ -98,7 +98,7 @@ def test_a_directory_without_a_model_is_absent_and_a_cut_file_refused(tmp_path: 
     for file in tiny_model_dir.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     Model.load(tmp_path)
-    onnx = tmp_path / manifest.ONNX
+    onnx = tmp_path / model_info.ONNX
     onnx.write_bytes(onnx.read_bytes()[:-100])
     with pytest.raises(ModelRefused, match=r"model\.onnx: has \d+ bytes and should have \d+"):
         Model.load(tmp_path)

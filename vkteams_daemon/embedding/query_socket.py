@@ -2,8 +2,8 @@
 
 A question of vkteamsctl then loads neither tokenizer nor graph, which takes a second and more. One connection carries
 one request and its answer, each a MessagePack object behind its length (u32, big-endian). The socket lies in the
-runtime directory. Who may read the status file may write to it, and the client asks no server but one of the daemon's
-user, root or its own user: a query is as private as the messages.
+runtime directory. Those who may read the status file may write to it. The client asks only a server of the daemon's
+user, of root or of its own user, because a query is as private as the messages.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _ask(file: Path, request: QueryRequest) -> QueryAnswer:
 
 
 def _check_server(connection: socket.socket, file: Path) -> None:
-    """Refuse a server of a user who could not be the daemon's: anyone may lay a socket where anyone may write."""
+    """Refuse a server of a user who could not be the daemon's: the directory may be open to everybody."""
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     uid = _CREDENTIALS.unpack(credentials)[1]
     directory = file.parent.stat()

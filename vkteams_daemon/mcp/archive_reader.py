@@ -23,7 +23,7 @@ from vkteams_daemon.serving.retry import retry
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Archive
-    from vkteams_daemon.search.name_lookup import Meant
+    from vkteams_daemon.search.name_lookup import NameMatch
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class Reader:
             raise ToolError(f"there is no such person among those you may see: {user_id}; list_users names them")
         return known
 
-    async def find_user(self, name: str) -> Meant:
+    async def find_user(self, name: str) -> NameMatch:
         """The person whom a name or an id means, among those whom the client may know; see `Archive.find_user`."""
         chat_ids, since = await self.visible_chats(None), self.earliest(None)
         try:
@@ -130,7 +130,7 @@ class Reader:
         chat_ids, since = await self.visible_chats(chat_id), self.earliest(None)
         return await self.ask(lambda archive: archive.find_message(msg_id, chat_ids=chat_ids, since=since))
 
-    async def find_chat(self, name: str) -> Meant:
+    async def find_chat(self, name: str) -> NameMatch:
         """The chat that a title means, among those that the client may see; see `Archive.find_chat`."""
         chat_ids, since = await self.visible_chats(None), self.earliest(None)
         return await self.ask(lambda archive: archive.find_chat(name, chat_ids=chat_ids, since=since))

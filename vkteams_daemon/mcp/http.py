@@ -17,7 +17,6 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.refusals import TellRefusals
 from vkteams_daemon.mcp.server import Server
@@ -25,7 +24,6 @@ from vkteams_daemon.mcp.sessions import BoundedSessions
 from vkteams_daemon.serving.connection_limits import MAX_CONNECTIONS
 from vkteams_daemon.serving.listening import LimitedServer, bracketed
 from vkteams_daemon.serving.refusals import Refusals
-from vkteams_daemon.serving.standard_error import end_process
 
 if TYPE_CHECKING:
     from vkteams_daemon.mcp.metrics import McpEndpoint
@@ -35,7 +33,7 @@ log = logging.getLogger(__name__)
 PATH = "/mcp"
 SESSION_IDLE = 600.0  # seconds after which a session ends that nobody uses
 MAX_SESSIONS = 1000
-MAX_SESSIONS_OF_ONE = 100  # by token, or by address where there are no tokens
+MAX_SESSIONS_OF_ONE = 100  # by token, or by address if there are no tokens
 _MAX_BODY = 256 * 1024  # bytes; the longest arguments that the tools take are some 10 KB
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
@@ -83,15 +81,7 @@ def serve(
 
     app.router.lifespan_context = lifespan
     log.info("MCP at %s", url(host, listening))
-    try:
-        running.run(sockets=[listening])
-    except (Exception, SystemExit) as error:
-        log.error("the MCP server failed: %s", error, exc_info=error)
-    refusals.flush()
-    reader.close()
-    if not running.told_to_end:
-        log.critical("the MCP server has ended, and nobody told it to")
-    end_process(0 if running.told_to_end else VkTeamsError.exit_code)
+    running.run_to_the_end("the MCP server", listening, (refusals.flush, reader.close))
 
 
 def security(names: Iterable[str]) -> TransportSecuritySettings:

@@ -22,14 +22,22 @@ from vkteams_daemon.config import Config, parse_duration
 from vkteams_daemon.errors import StoreError, UsageError
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search import name_lookup
-from vkteams_daemon.search.history import context, conversation, counting, directory, statistics, token_budget
+from vkteams_daemon.search.history import (
+    archived_messages,
+    context,
+    conversation,
+    counting,
+    directory,
+    statistics,
+    token_budget,
+)
 from vkteams_daemon.search.history.chat_view import ChatView, Direction, chat_view
 from vkteams_daemon.search.history.export import Export
 from vkteams_daemon.search.history.person_records import PersonRecords
 from vkteams_daemon.search.history.results import By, ChatSummary, Context, Count, Kind, Statistics, UserSummary
 from vkteams_daemon.search.links import message_url
 from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageWithThread, titled
-from vkteams_daemon.search.name_lookup import Meant
+from vkteams_daemon.search.name_lookup import NameMatch
 from vkteams_daemon.search.names import chat_titles
 from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Hit, Mode, SearchResult
@@ -228,7 +236,7 @@ class Archive:
             NotFound: the archive has no such message.
         """
         with self._transaction() as connection:
-            return conversation.versions(connection, chat_id, msg_id, self._scope(None))
+            return archived_messages.versions(connection, chat_id, msg_id, self._scope(None))
 
     def chat_view(
         self,
@@ -281,7 +289,7 @@ class Archive:
             has=tuple(sorted(set(has))), mentions=mentions, reply_to_user=reply_to_user,
         )  # fmt: skip
         with self._transaction() as connection:
-            return conversation.latest(connection, scope, limit, before)
+            return archived_messages.latest(connection, scope, limit, before)
 
     def count(
         self,
@@ -333,7 +341,7 @@ class Archive:
             UsageError: several of them have it.
         """
         with self._transaction() as connection:
-            return conversation.chat_of(connection, msg_id, self._scope(chat_ids, since=since), deleted=deleted)
+            return archived_messages.chat_of(connection, msg_id, self._scope(chat_ids, since=since), deleted=deleted)
 
     def find_message(
         self, text: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
@@ -345,7 +353,7 @@ class Archive:
             UsageError: several of them have it.
         """
         with self._transaction() as connection:
-            return conversation.find_message(connection, text, self._scope(chat_ids, since=since))
+            return archived_messages.find_message(connection, text, self._scope(chat_ids, since=since))
 
     def titles(self, chat_ids: Collection[str]) -> dict[str, str]:
         """The titles of these chats, a thread's with the message that it hangs on; chats without one are left out."""
@@ -368,7 +376,7 @@ class Archive:
         max_tokens: int = token_budget.DEFAULT_TOKENS,
         cost: Callable[[ArchivedMessage], int] = token_budget.line_cost,
     ) -> Context:
-        """Conversations for a reader with a token budget; where not all fits, the newest is kept.
+        """Conversations for a reader with a token budget; if not all fits, the newest is kept.
 
         Args:
             kind: `recent`, the latest messages; `topic`, the conversations that `query` touches; `user-profile`, the
@@ -508,7 +516,7 @@ class Archive:
     ) -> str:
         """A user id as the archive spells it; one that is an e-mail address is the same in any case.
 
-        A reader who may not see everything gets an id that is unknown in what they see back as it is.
+        For a reader who may not see everything, an id that is unknown in what they see comes back unchanged.
 
         Raises:
             NotFound: the archive has no such person.
@@ -517,7 +525,9 @@ class Archive:
         with self._transaction() as connection:
             return name_lookup.known_user_id(connection, user_id, self._scope(chat_ids, since=since))
 
-    def find_user(self, name: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> Meant:
+    def find_user(
+        self, name: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
+    ) -> NameMatch:
         """The person whom a name, a part of it, an e-mail or an id means; `search.name_lookup` says how.
 
         Raises:
@@ -527,7 +537,9 @@ class Archive:
         with self._transaction() as connection:
             return name_lookup.find_user(connection, name, self._scope(chat_ids, since=since))
 
-    def find_chat(self, name: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None) -> Meant:
+    def find_chat(
+        self, name: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
+    ) -> NameMatch:
         """The chat that a title, a part of it or an id means; errors are those of `find_user`."""
         with self._transaction() as connection:
             return name_lookup.find_chat(connection, name, self._scope(chat_ids, since=since))

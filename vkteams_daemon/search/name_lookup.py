@@ -26,7 +26,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Meant:
+class NameMatch:
     """The person or chat that a name was taken for."""
 
     kind: Literal["user", "chat"]
@@ -40,7 +40,7 @@ class Meant:
         return f"{self.kind} {self.typed}: {_label(self.id, self.name)}"
 
 
-def find_user(connection: Connection, name: str, scope: Scope) -> Meant:
+def find_user(connection: Connection, name: str, scope: Scope) -> NameMatch:
     """The person whom a name means.
 
     Args:
@@ -101,7 +101,7 @@ def known_user_id(connection: Connection, user_id: str, scope: Scope) -> str:
     )
 
 
-def find_chat(connection: Connection, name: str, scope: Scope) -> Meant:
+def find_chat(connection: Connection, name: str, scope: Scope) -> NameMatch:
     """The chat that a title, a part of it, an id or, for a private chat, a person's name means; see `find_user`."""
     if scope.confined:
         source = f"SELECT DISTINCT m.chat_id FROM messages m WHERE {scope.population.condition}"
@@ -115,7 +115,7 @@ def find_chat(connection: Connection, name: str, scope: Scope) -> Meant:
 
 def _choose(
     kind: Literal["user", "chat"], typed: str, names: Mapping[str, Sequence[str]], labels: Mapping[str, str | None]
-) -> Meant:
+) -> NameMatch:
     wanted = _plain(typed.removeprefix("@"))
     if not wanted:
         raise UsageError(f"the name of the {kind} is blank")
@@ -132,7 +132,7 @@ def _choose(
     for matches in ways:
         found = sorted(each for each, own in plain.items() if matches(own))
         if len(found) == 1:
-            return Meant(kind, typed, found[0], labels.get(found[0]))
+            return NameMatch(kind, typed, found[0], labels.get(found[0]))
         if found:
             listed = "; ".join(_label(each, labels.get(each)) for each in found[:_MAX_LISTED])
             more = f"; and {len(found) - _MAX_LISTED} more" if len(found) > _MAX_LISTED else ""

@@ -23,7 +23,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Call:
-    """A call that is being answered: who calls what, and the outcome so far."""
+    """A call that is being answered, and its outcome so far.
+
+    Attributes:
+        who: the reader or the visitor.
+        client: the program that an MCP client says it is; None if it does not say.
+        what: the tool, the resource, the prompt or the page.
+        arguments: as they came.
+        ignored: names of arguments that the tool does not have.
+        hits: how many hits the answer has; None if it is no search.
+        outcome: `ok`, `refused` or `cancelled`.
+        error: why it was refused.
+        started: monotonic.
+    """
 
     who: str
     client: str | None
@@ -69,7 +81,7 @@ class Audit:
         self._write(who=None, address=address, outcome="refused", count=count, error=reason)
 
     def _write(self, **fields: Any) -> None:
-        # A call is answered, whatever becomes of its line.
+        # The call is answered even if its line cannot be written.
         try:
             line = {
                 "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),

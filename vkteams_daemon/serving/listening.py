@@ -6,14 +6,19 @@ uvicorn with limits of its own; see `connection_limits`.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import signal
 import socket
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn
 
 import uvicorn
 
-from vkteams_daemon.errors import CannotCreate, UsageError
+from vkteams_daemon.errors import CannotCreate, UsageError, VkTeamsError
 from vkteams_daemon.serving.connection_limits import Refuse, limited_protocol, max_connections
+from vkteams_daemon.serving.standard_error import end_process
+
+log = logging.getLogger(__name__)
 
 _ACCEPTED = 16  # connections in one turn of the loop, before one of them can be closed
 _WAITING = 1024  # connections that the kernel keeps until then
@@ -44,7 +49,7 @@ def listen(host: str, port: int, *, refusal: tuple[str, str] | None) -> socket.s
         listening = socket.create_server(address[:2], family=family)
     except OSError as error:
         raise CannotCreate(f"--http: cannot listen on {host}:{port}: {error.strerror}") from error
-    # Its connections inherit them: a client whose machine is gone does not keep its connection, and so its session.
+    # The connections inherit these options. If a client's machine is gone, its connection ends, and so its session.
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _DEAD_AFTER // 2)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_AFTER * 1000)
@@ -69,20 +74,38 @@ class LimitedServer(uvicorn.Server):
                 proxy_headers=forwarded, server_header=False, timeout_graceful_shutdown=_GRACE,
             )
         )  # fmt: skip
-        self.told_to_end = False
+        self._told_to_end = False
 
     def take_signals(self) -> None:
         """End on SIGTERM and SIGINT. uvicorn takes the signals over, and raises them again after it has ended."""
         for signum in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signum, self._end)
 
+    def run_to_the_end(self, name: str, listening: socket.socket, close: Iterable[Callable[[], None]]) -> NoReturn:
+        """Serve until a signal, then end the process. If the server ends without one, the exit code says so.
+
+        Args:
+            name: what serves, for the log.
+            listening: the socket.
+            close: called at the end.
+        """
+        try:
+            self.run(sockets=[listening])
+        except (Exception, SystemExit) as error:
+            log.error("%s failed: %s", name, error, exc_info=error)
+        for each in close:
+            each()
+        if not self._told_to_end:
+            log.critical("%s has ended, and nobody told it to", name)
+        end_process(0 if self._told_to_end else VkTeamsError.exit_code)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listening in sockets or ():
-            listening.listen(_WAITING)  # the loop took the number that it accepts for the kernel's, too
+            listening.listen(_WAITING)  # asyncio has given the kernel `_ACCEPTED`, too
 
     def _end(self, signum: int, _: object) -> None:
-        self.told_to_end = self.should_exit = True
+        self._told_to_end = self.should_exit = True
 
 
 def bracketed(name: str) -> str:

@@ -71,14 +71,14 @@ class ErasureRules:
         people: by user id, up to which moment what they have said is erased; None: for ever.
         any_erased: whether anything must not be kept.
         held: the chats that a hold keeps, with their threads.
-        holders: who holds a chat, by chat id; without threads.
+        held_by: who holds a chat, by chat id; without threads.
     """
 
     version: int = 0
     people: dict[str, datetime | None] = field(default_factory=dict)
     any_erased: bool = False
     held: frozenset[str] = frozenset()
-    holders: dict[str, str] = field(default_factory=dict)
+    held_by: dict[str, str] = field(default_factory=dict)
 
     def applied_to(self, connection: Connection, events: Sequence[Event]) -> list[Event]:
         """These events without what must not be kept. Their keys stay, and so do the events of held chats."""
@@ -92,7 +92,7 @@ class ErasureRules:
             and content_erasure.is_theirs(Erased(self.people), payload, event.occurred_at)
         }  # fmt: skip
         if theirs:
-            # What repeats such a message later may not name its author.
+            # An event that repeats such a message later may not name its author, so the key of the message is kept.
             connection.execute(_ADD_MESSAGES, [list(column) for column in zip(*sorted(theirs), strict=True)])
         erased = Erased(self.people, self._messages(connection, payloads))
         return [self._apply(erased, *pair) for pair in zip(events, payloads, strict=True)]

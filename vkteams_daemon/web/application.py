@@ -27,12 +27,13 @@ from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.serving.audit import Audit, Call
 from vkteams_daemon.serving.listening import bracketed
 from vkteams_daemon.serving.retry import retry
-from vkteams_daemon.web import chat_page, language, search_page, today_page
+from vkteams_daemon.web import chat_page, search_page, today_page
 from vkteams_daemon.web.cookies import Cookies, local_path
-from vkteams_daemon.web.language import Language
+from vkteams_daemon.web.language import Language, choose_zone, preferred
 from vkteams_daemon.web.names import Names
 from vkteams_daemon.web.oidc import SignIn
 from vkteams_daemon.web.pages import Pages
+from vkteams_daemon.web.search_page import SearchForm, SearchPage
 from vkteams_daemon.web.session import LANGUAGES, THEMES, Session, Sessions, new_session
 from vkteams_daemon.web.sign_in import SignInPages
 from vkteams_daemon.web.visitor import Admission, Visitor
@@ -92,11 +93,11 @@ class Application:
         own = urlsplit(config.web.url).netloc
         names = [*_LOOPBACK, bracketed(host), *([own] if own else [])]
         routes = [
-            Route("/", self._asked("search", self._search)),
-            Route("/c/{chat:path}", self._asked("chat", self._chat)),
-            Route("/m/{chat}/{message:path}", self._asked("message", self._message)),
+            Route("/", self._archive_page("search", self._search)),
+            Route("/c/{chat:path}", self._archive_page("chat", self._chat)),
+            Route("/m/{chat}/{message:path}", self._archive_page("message", self._message)),
             Route("/today", self._today),
-            Route("/health", self._asked("health", self._health)),
+            Route("/health", self._archive_page("health", self._health)),
             Route("/settings", self._settings, methods=["POST"]),
             Route("/sign-out", self._sign_out, methods=["POST"]),
             Route("/static/{name}", self._file),
@@ -107,67 +108,67 @@ class Application:
         app = Starlette(routes=routes, exception_handlers={404: self._nothing_here, 405: self._nothing_here})
         self.asgi: ASGIApp = _Guard(app, {name.lower() for name in names})
 
-    def _asked(
+    def _archive_page(
         self, what: str, answer: Callable[[Request, Archive, Language, Visitor], tuple[str, dict[str, Any]]]
     ) -> Callable[[Request], Awaitable[Response]]:
         """An address that shows something of the archive: to a visitor, in their language, and audited."""
 
         async def endpoint(request: Request) -> Response:
-            tongue, session = self._language(request)
+            language, session = self._language(request)
             visitor = self._admission.visitor(request, session)
             if visitor is None and self._admission.by_oidc:
                 back = urlencode({"back": _here(request)})
                 return RedirectResponse(f"/sign-in?{back}", 303, headers={"cache-control": "no-store"})
             if visitor is None:
                 return self._page(
-                    request, "message.html", tongue, session, None, 401,
-                    title=tongue.gettext("Nobody has signed you in"),
-                    text=tongue.gettext("The archive is shown to people whom the company's proxy has signed in."),
+                    request, "message.html", language, session, None, 401,
+                    title=language.gettext("Nobody has signed you in"),
+                    text=language.gettext("The archive is shown to people whom the company's proxy has signed in."),
                 )  # fmt: skip
             call = Call(visitor.access.name, None, what, dict(request.query_params) | request.path_params)
             status = 200
             try:
                 template, shown = await self._ask(
-                    lambda archive: answer(request, archive, tongue, visitor), visitor, tongue
+                    lambda archive: answer(request, archive, language, visitor), visitor, language
                 )
-                call.hits = len(shown["found"].hits) if "found" in shown else None
+                call.hits = len(shown["page"].hits) if isinstance(shown.get("page"), SearchPage) else None
             except (NotFound, UsageError) as error:
                 call.outcome, call.error, status = "refused", str(error), 404
                 template = "message.html"
                 shown = {
-                    "title": tongue.gettext("Nothing is here for you to see"),
-                    "text": tongue.gettext("There is no such page, or it is of a chat that you are not a member of."),
+                    "title": language.gettext("Nothing is here for you to see"),
+                    "text": language.gettext("There is no such page, or it is of a chat that you are not a member of."),
                 }
             except VkTeamsError as error:
                 call.outcome, call.error, status = "refused", str(error), 503
                 log.warning("the page could not be shown: %s", error)
                 template = "message.html"
                 shown = {
-                    "title": tongue.gettext("The archive does not answer"),
-                    "text": tongue.gettext("Try again in a minute. If it stays so, tell its administrator."),
+                    "title": language.gettext("The archive does not answer"),
+                    "text": language.gettext("Try again in a minute. If it stays so, tell its administrator."),
                 }
             except Exception as error:
                 call.outcome, call.error, status = "refused", type(error).__name__, 500
                 log.exception("the page failed")
                 template = "message.html"
                 shown = {
-                    "title": tongue.gettext("The page has failed"),
-                    "text": tongue.gettext("This is a fault of the program, and its log has the reason."),
+                    "title": language.gettext("The page has failed"),
+                    "text": language.gettext("This is a fault of the program, and its log has the reason."),
                 }
             except BaseException:
                 call.outcome = "cancelled"
                 raise
             finally:
                 self._audit.write(call)
-            return self._page(request, template, tongue, session, visitor, status, **shown)
+            return self._page(request, template, language, session, visitor, status, **shown)
 
         return endpoint
 
-    async def _ask(self, question: Callable[[Archive], T], visitor: Visitor, tongue: Language) -> T:
+    async def _ask(self, question: Callable[[Archive], T], visitor: Visitor, language: Language) -> T:
         """The answer to a question, which runs in a thread of its own and sees what the visitor may see."""
 
         def ask() -> T:
-            with times.in_zone(tongue.zone):
+            with times.in_zone(language.zone):
                 return question(self._archive.seen_by(visitor.access))
 
         return await anyio.to_thread.run_sync(
@@ -175,36 +176,36 @@ class Application:
         )
 
     def _search(
-        self, request: Request, archive: Archive, tongue: Language, visitor: Visitor
+        self, request: Request, archive: Archive, language: Language, visitor: Visitor
     ) -> tuple[str, dict[str, Any]]:
-        asked = search_page.Asked.of(dict(request.query_params))
+        form = SearchForm.of(dict(request.query_params))
         chats, people = self._names.of(archive, visitor.access)
-        kinds = search_page.kind_names(tongue.gettext)
-        if asked.empty:
-            return "home.html", {"asked": asked, "chats": chats, "people": people, "kinds": kinds}
-        found = search_page.look(archive, asked, tongue)
+        kinds = search_page.kind_names(language.gettext)
+        if form.empty:
+            return "home.html", {"form": form, "chats": chats, "people": people, "kinds": kinds}
+        page = search_page.search(archive, form, language)
         threads = {chat.chat_id for chat in chats if chat.parent_msg_id}
         return "search.html", {
-            "asked": asked, "found": found, "chats": chats, "people": people, "kinds": kinds, "threads": threads,
+            "form": form, "page": page, "chats": chats, "people": people, "kinds": kinds, "threads": threads,
         }  # fmt: skip
 
     def _chat(
-        self, request: Request, archive: Archive, tongue: Language, _: Visitor
+        self, request: Request, archive: Archive, language: Language, _: Visitor
     ) -> tuple[str, dict[str, Any]]:  # fmt: skip
-        page = chat_page.read(archive, _id(request.path_params["chat"]), dict(request.query_params), tongue)
+        page = chat_page.read(archive, _id(request.path_params["chat"]), dict(request.query_params), language)
         return "chat.html", {"page": page}
 
     def _message(
-        self, request: Request, archive: Archive, tongue: Language, _: Visitor
+        self, request: Request, archive: Archive, language: Language, _: Visitor
     ) -> tuple[str, dict[str, Any]]:  # fmt: skip
         chat, message = _id(request.path_params["chat"]), _id(request.path_params["message"])
-        return "chat.html", {"page": chat_page.read_around(archive, chat, message, tongue)}
+        return "chat.html", {"page": chat_page.read_around(archive, chat, message, language)}
 
     async def _today(self, request: Request) -> Response:
         """What is new since the last look. The address says since when, so that a reload shows the same."""
         now = datetime.now(UTC)
         if today_page.parse_since(request.query_params.get("since"), now) is not None:
-            return await self._asked("today", self._news)(request)
+            return await self._archive_page("today", self._news)(request)
         session = self._cookies.session(request) or new_session()
         since = today_page.since_last_look(session.looked, now).replace(microsecond=0)
         answer = RedirectResponse(f"/today?since={since:%Y-%m-%dT%H:%M:%S}", 303, headers={"cache-control": "no-store"})
@@ -213,22 +214,22 @@ class Application:
         return answer
 
     def _news(
-        self, request: Request, archive: Archive, tongue: Language, _: Visitor
+        self, request: Request, archive: Archive, language: Language, _: Visitor
     ) -> tuple[str, dict[str, Any]]:  # fmt: skip
         now = datetime.now(UTC)
         since = today_page.parse_since(request.query_params.get("since"), now) or now - today_page.FIRST_LOOK
         return "today.html", {"since": since, "news": today_page.read(archive, since)}
 
     def _health(
-        self, request: Request, archive: Archive, tongue: Language, visitor: Visitor
+        self, request: Request, archive: Archive, language: Language, visitor: Visitor
     ) -> tuple[str, dict[str, Any]]:
-        from vkteams_daemon.daemon.health import probe
+        from vkteams_daemon.daemon.health import read_health
 
         if not visitor.administrator:
             raise NotFound("the health is for administrators")
-        # The health concerns every chat; it names no word of any.
+        # The health counts over every chat, and shows no text of any.
         nobodys = self._archive.nobodys_chats()
-        return "health.html", {"health": probe(self._config), "nobodys": nobodys}
+        return "health.html", {"health": read_health(self._config), "nobodys": nobodys}
 
     async def _settings(self, request: Request) -> Response:
         """Take over the language or the colours that a form of this page has chosen."""
@@ -266,10 +267,10 @@ class Application:
         return session, form
 
     def _not_signed_in(self, request: Request, status: int, reason: str) -> Response:
-        tongue, session = self._language(request)
-        title = tongue.gettext("Nobody has signed you in") if reason else tongue.gettext("You have signed out")
+        language, session = self._language(request)
+        title = language.gettext("Nobody has signed you in") if reason else language.gettext("You have signed out")
         return self._page(
-            request, "message.html", tongue, session, None, status, title=title, text=reason,
+            request, "message.html", language, session, None, status, title=title, text=reason,
             again="/sign-in" if self._admission.by_oidc else None,
         )  # fmt: skip
 
@@ -281,28 +282,28 @@ class Application:
         return Response(self._static[name], media_type=_STATIC[name], headers={"cache-control": age})
 
     async def _nothing_here(self, request: Request, _: Exception) -> Response:
-        tongue, session = self._language(request)
+        language, session = self._language(request)
         return self._page(
-            request, "message.html", tongue, session, self._admission.visitor(request, session), 404,
-            title=tongue.gettext("Nothing is here for you to see"),
-            text=tongue.gettext("There is no such page, or it is of a chat that you are not a member of."),
+            request, "message.html", language, session, self._admission.visitor(request, session), 404,
+            title=language.gettext("Nothing is here for you to see"),
+            text=language.gettext("There is no such page, or it is of a chat that you are not a member of."),
         )  # fmt: skip
 
     def _language(self, request: Request) -> tuple[Language, Session | None]:
         session = self._cookies.session(request)
         code = session.language if session else None
-        code = code if code in LANGUAGES else language.preferred(request.headers.get("accept-language", ""))
+        code = code if code in LANGUAGES else preferred(request.headers.get("accept-language", ""))
         return Language(
-            code, language.zone(unquote(request.cookies.get("zone", "")), self._config.search.timezone)
+            code, choose_zone(unquote(request.cookies.get("zone", "")), self._config.search.timezone)
         ), session
 
     def _page(
-        self, request: Request, template: str, tongue: Language, session: Session | None,
+        self, request: Request, template: str, language: Language, session: Session | None,
         visitor: Visitor | None, status: int, **shown: Any,
     ) -> Response:  # fmt: skip
         given = session or new_session()
         html = self._pages.render(
-            template, tongue, theme=given.theme, token=self._sessions.form_token(given), visitor=visitor,
+            template, language, theme=given.theme, token=self._sessions.form_token(given), visitor=visitor,
             here=_here(request), by_oidc=self._admission.by_oidc, **({"again": None} | shown),
         )  # fmt: skip
         answer = HTMLResponse(html, status, headers={"cache-control": "no-store", "vary": "Cookie, Accept-Language"})

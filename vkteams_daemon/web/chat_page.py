@@ -15,7 +15,7 @@ from vkteams_daemon.web import markup
 from vkteams_daemon.web.language import Language
 
 PAGE = 60  # messages
-_TOGETHER = timedelta(minutes=5)  # a later message of the same person gets their name again
+_TOGETHER = timedelta(minutes=5)  # after a longer pause, a message shows its author's name again
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,8 +101,8 @@ def preferred(accept: str) -> str:
     return next((name for _, name in sorted(wanted, key=lambda each: each[0]) if name in LANGUAGES), "en")
 
 
-def zone(name: str, configured: str) -> tzinfo:
-    """The zone of this name; where there is none of it, the one that is configured for this machine."""
+def choose_zone(name: str, configured: str) -> tzinfo:
+    """The zone of this name; if there is no such zone, the one that is configured for this machine."""
     if name and len(name) < 64:
         try:
             return times.named_zone(name)

@@ -24,8 +24,8 @@ _MAX_FILTER = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What stands in the address: every field as it was typed."""
+class SearchForm:
+    """The fields of the search form as the address has them: as they were typed."""
 
     q: str = ""
     who: str = ""
@@ -36,8 +36,8 @@ class Asked:
     n: int = PAGE
 
     @classmethod
-    def of(cls, parameters: dict[str, str]) -> Asked:
-        """The question of an address; what cannot be a value is left out."""
+    def of(cls, parameters: dict[str, str]) -> SearchForm:
+        """The form of an address; what cannot be a value is left out."""
         texts = {
             name: parameters.get(name, "").replace("\0", "").strip()[: _MAX_QUERY if name == "q" else _MAX_FILTER]
             for name in ("q", "who", "chat", "when", "has", "sort")
@@ -56,11 +56,11 @@ class Asked:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is asked."""
+        """Whether it is empty: no query and no filter."""
         return not self.q and not self.filtered
 
     def address(self, **changes: str | int) -> str:
-        """The address of this question with some fields changed."""
+        """The address of this form with some fields changed."""
         fields = {name: getattr(self, name) for name in self.__slots__} | changes
         told = {name: value for name, value in fields.items() if value and (name, value) != ("n", PAGE)}
         return f"/?{urlencode(told)}" if told else "/"
@@ -76,10 +76,10 @@ class Chip:
 
 
 @dataclass(slots=True)
-class Found:
-    """What the page shows."""
+class SearchPage:
+    """The page with the hits, or with the reason why there are none."""
 
-    asked: Asked
+    form: SearchForm
     chips: list[Chip] = field(default_factory=list)
     refusal: str | None = None
     """Why nothing was looked for."""
@@ -93,55 +93,55 @@ class Found:
     """The address with more hits."""
 
 
-def look(archive: Archive, asked: Asked, language: Language) -> Found:
-    """The answer to the question of an address."""
+def search(archive: Archive, form: SearchForm, language: Language) -> SearchPage:
+    """The page that answers a form."""
     _ = language.gettext
-    found = Found(asked)
+    page = SearchPage(form)
     try:
-        who = archive.find_user(asked.who) if asked.who else None
+        who = archive.find_user(form.who) if form.who else None
         mentioned = _("Person")
         if who:
-            found.chips.append(Chip(mentioned, who.name or who.id, asked.address(who="", n=PAGE)))
-        chat = archive.find_chat(asked.chat) if asked.chat else None
+            page.chips.append(Chip(mentioned, who.name or who.id, form.address(who="", n=PAGE)))
+        chat = archive.find_chat(form.chat) if form.chat else None
         if chat:
-            found.chips.append(Chip(_("Chat"), chat.name or chat.id, asked.address(chat="", n=PAGE)))
+            page.chips.append(Chip(_("Chat"), chat.name or chat.id, form.address(chat="", n=PAGE)))
     except NotFound as error:
         nearest = (error.hint or "").removeprefix("The nearest: ")
-        found.refusal = _("Nobody and no chat that you may see has this name.")
+        page.refusal = _("Nobody and no chat that you may see has this name.")
         if nearest != error.hint:
-            found.refusal += " " + _("The nearest: %s") % nearest
-        return found
+            page.refusal += " " + _("The nearest: %s") % nearest
+        return page
     except UsageError as error:
-        found.refusal = _("Several have this name: %s") % str(error).partition(": ")[2]
-        return found
+        page.refusal = _("Several have this name: %s") % str(error).partition(": ")[2]
+        return page
     since = until = None
-    if asked.when:
+    if form.when:
         try:
-            span = time_expressions.read(asked.when, datetime.now(UTC), language.zone)
+            span = time_expressions.read(form.when, datetime.now(UTC), language.zone)
         except time_expressions.Ambiguous:
             span = None
         if span is None:
-            found.refusal = _("“%s” is no time that can be read: write yesterday, last week, in May or 24.11.2026.") % (
-                asked.when
+            page.refusal = _("“%s” is no time that can be read: write yesterday, last week, in May or 24.11.2026.") % (
+                form.when
             )
-            return found
+            return page
         since, until = span.start, span.end if span.end > span.start else None
-        found.chips.append(Chip(_("Time"), _span(since, until, language), asked.address(when="", n=PAGE)))
-    if asked.has:
-        found.chips.append(Chip(_("Kind"), kind_names(_)[asked.has], asked.address(has="", n=PAGE)))
+        page.chips.append(Chip(_("Time"), _span(since, until, language), form.address(when="", n=PAGE)))
+    if form.has:
+        page.chips.append(Chip(_("Kind"), kind_names(_)[form.has], form.address(has="", n=PAGE)))
     chats = archive.existing([chat.id], threads=True) if chat else None
     user = who.id if who else None
-    if asked.q:
-        result = _search(archive, asked, chats, user, since, until)
-        _take(found, result, asked, language)
-    elif asked.has:
-        found.refusal = _("Write a word as well: files and links are looked for among the messages that have it.")
+    if form.q:
+        result = _search(archive, form, chats, user, since, until)
+        _take(page, result, form, language)
+    elif form.has:
+        page.refusal = _("Write a word as well: files and links are looked for among the messages that have it.")
     else:
-        messages = archive.latest(chat_ids=chats, user_id=user, since=since, until=until, limit=asked.n + 1)[::-1]
+        messages = archive.latest(chat_ids=chats, user_id=user, since=since, until=until, limit=form.n + 1)[::-1]
         titles = _titles(archive, messages)
-        found.hits = [_as_hit(message, titles) for message in messages[: asked.n]]
-        found.more = asked.address(n=asked.n + PAGE) if len(messages) > asked.n < MAX_HITS else None
-    return found
+        page.hits = [_as_hit(message, titles) for message in messages[: form.n]]
+        page.more = form.address(n=form.n + PAGE) if len(messages) > form.n < MAX_HITS else None
+    return page
 
 
 def kind_names(gettext: Callable[[str], str]) -> dict[str, str]:
@@ -155,34 +155,34 @@ def kind_names(gettext: Callable[[str], str]) -> dict[str, str]:
 
 def _search(
     archive: Archive,
-    asked: Asked,
+    form: SearchForm,
     chats: list[str] | None,
     user: str | None,
     since: datetime | None,
     until: datetime | None,
 ) -> SearchResult:
     return archive.search(
-        asked.q, chat_ids=chats, user_id=user, since=since, until=until, limit=asked.n,
-        has=(cast(Kind, asked.has),) if asked.has else (), newest_first=asked.sort == "new",
+        form.q, chat_ids=chats, user_id=user, since=since, until=until, limit=form.n,
+        has=(cast(Kind, form.has),) if form.has else (), newest_first=form.sort == "new",
     )  # fmt: skip
 
 
-def _take(found: Found, result: SearchResult, asked: Asked, language: Language) -> None:
-    found.hits, found.showing, found.relaxed = result.hits, result.showing, result.relaxed
+def _take(page: SearchPage, result: SearchResult, form: SearchForm, language: Language) -> None:
+    page.hits, page.showing, page.relaxed = result.hits, result.showing, result.relaxed
     if result.note:
-        found.notes.append(note_in(language, result.note))
+        page.notes.append(note_in(language, result.note))
     coverage: Coverage = result.coverage
     if coverage.without_vector:
-        found.notes.append(
+        page.notes.append(
             language.ngettext(
                 "%(number)s message cannot be found by its meaning yet.",
                 "%(number)s messages cannot be found by their meaning yet.", coverage.without_vector,
             )
         )  # fmt: skip
-    found.gaps = [note_in(language, gap) for gap in coverage.gaps]
-    found.since = coverage.archived_since
-    if result.cursor and asked.n < MAX_HITS:
-        found.more = asked.address(n=min(asked.n + PAGE, MAX_HITS))
+    page.gaps = [note_in(language, gap) for gap in coverage.gaps]
+    page.since = coverage.archived_since
+    if result.cursor and form.n < MAX_HITS:
+        page.more = form.address(n=min(form.n + PAGE, MAX_HITS))
 
 
 def _span(since: datetime, until: datetime | None, language: Language) -> str:

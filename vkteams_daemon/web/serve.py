@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 
 from vkteams_daemon.config import Config
-from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.serving import serving_log
 from vkteams_daemon.serving.audit import Audit
 from vkteams_daemon.serving.listening import LimitedServer, bracketed, listen
 from vkteams_daemon.serving.refusals import Refusals
-from vkteams_daemon.serving.standard_error import end_process
 from vkteams_daemon.web.application import Application
 from vkteams_daemon.web.oidc import SignIn
 from vkteams_daemon.web.session import Sessions, read_key
@@ -45,12 +43,4 @@ def serve(config: Config, host: str, port: int) -> None:
     running = LimitedServer(application.asgi, refusals.count, lifespan=False, forwarded=False)
     running.take_signals()
     log.info("the page is at http://%s:%d/", bracketed(host), listening.getsockname()[1])
-    try:
-        running.run(sockets=[listening])
-    except (Exception, SystemExit) as error:
-        log.error("the page failed: %s", error, exc_info=error)
-    refusals.flush()
-    archive.close()
-    if not running.told_to_end:
-        log.critical("the page has ended, and nobody told it to")
-    end_process(0 if running.told_to_end else VkTeamsError.exit_code)
+    running.run_to_the_end("the page", listening, (refusals.flush, archive.close))

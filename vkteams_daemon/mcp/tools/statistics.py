@@ -26,7 +26,7 @@ from vkteams_daemon.mcp.tools.arguments import (
     UserId,
     UserName,
 )
-from vkteams_daemon.mcp.tools.chat_choice import ALL, people_meant, reader_of
+from vkteams_daemon.mcp.tools.chat_choice import ALL, reader_of, resolve_people
 from vkteams_daemon.search.history.results import By, Count, Statistics
 from vkteams_daemon.search.history.token_budget import TokenBudget
 from vkteams_daemon.times import check_span
@@ -74,7 +74,7 @@ async def count(
         user_id = (await reader.find_user(user)).id
     elif user_id is not None:
         user_id = await reader.known_user_id(user_id)
-    people, _ = await people_meant(reader, mentions, reply_to_user)
+    people, _ = await resolve_people(reader, mentions, reply_to_user)
     start = reader.earliest(since)
     return await reader.ask(
         lambda archive: archive.count(
@@ -140,10 +140,10 @@ def _page(entries: list[E], offset: int, limit: int, max_tokens: int) -> tuple[l
 
 async def daemon_status(ctx: Ctx) -> DaemonReport:
     """How the daemon is that fills the archive, and so how far what you find is the present."""
-    from vkteams_daemon.daemon.health import probe
+    from vkteams_daemon.daemon.health import read_health
 
     reader = reader_of(ctx)
-    health = await anyio.to_thread.run_sync(probe, reader.config)
+    health = await anyio.to_thread.run_sync(read_health, reader.config)
     if reader.access.restricted:
         # The other fields count and date the events of every chat.
         return DaemonReport(health.state, health.pid, health.uptime, None, None, health.age, None)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from vkteams_daemon.botapi import message_parts, text_format
 from vkteams_daemon.botapi.text_format import Run
 from vkteams_daemon.errors import NotFound
-from vkteams_daemon.search.history import conversation
+from vkteams_daemon.search.history import archived_messages
 from vkteams_daemon.search.messages import ArchivedMessage, MessageKey, MessageVersion
 from vkteams_daemon.search.names import chat_titles, names, visible_chat
 from vkteams_daemon.search.scope import Scope
@@ -178,7 +178,7 @@ def _shown(connection: Connection, chat_id: str, keys: Sequence[MessageKey], sco
     ids = [msg_id for _, msg_id in keys]
     parameters = {**scope.parameters, "chat": chat_id, "messages": ids}
     # The scope has chosen the keys already.
-    messages = conversation.read_by(
+    messages = archived_messages.read_by(
         connection, scope,
         "SELECT %(chat)s::text AS chat_id, k.msg_id FROM pg_catalog.unnest(%(messages)s::text[]) AS k (msg_id)",
         parameters, answered=True,
@@ -263,7 +263,7 @@ def _answered(
     wanted = {message.reply_to_msg_id for message in messages if message.reply_to_msg_id}
     if not wanted:
         return {}
-    read = conversation.read(connection, [(chat_id, msg_id) for msg_id in wanted], scope)
+    read = archived_messages.read(connection, [(chat_id, msg_id) for msg_id in wanted], scope)
     return {
         message.msg_id: Answered(
             message.msg_id, message.author, message.text or ", ".join(message.files), archived=True

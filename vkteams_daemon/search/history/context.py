@@ -1,4 +1,4 @@
-"""Context for a reader with a token budget: conversations in their order; where not all fits, the newest is kept.
+"""Context for a reader with a token budget: conversations in their order; if not all fits, the newest is kept.
 
 Kinds: `recent`, the latest messages; `topic`, the conversations that a query touches; `user-profile`, the messages of
 one person and where they stand; `around`, the thread and the neighbours of one message.
@@ -13,8 +13,9 @@ from typing import Any
 
 from vkteams_daemon import times
 from vkteams_daemon.errors import NotFound
+from vkteams_daemon.search.history.archived_messages import latest, read
 from vkteams_daemon.search.history.context_kind import RECENT, require_argument
-from vkteams_daemon.search.history.conversation import latest, neighbours, read, thread, thread_beginnings
+from vkteams_daemon.search.history.conversation import neighbours, thread, thread_beginnings
 from vkteams_daemon.search.history.results import Context, Conversation, Kind, Place, Profile
 from vkteams_daemon.search.history.token_budget import MIN_TOKENS, TokenBudget
 from vkteams_daemon.search.messages import ArchivedMessage, MessageKey

@@ -2,95 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime, timedelta
-from typing import Any
+from collections.abc import Collection, Sequence
+from datetime import timedelta
 
-from vkteams_daemon.botapi import message_parts
-from vkteams_daemon.botapi.message_parts import QuotedMessage
-from vkteams_daemon.errors import NotFound, UsageError
-from vkteams_daemon.search import reference
-from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageVersion, Quote
-from vkteams_daemon.search.names import names
+from vkteams_daemon.errors import NotFound
+from vkteams_daemon.search.history.archived_messages import beyond_filters, read, read_by
+from vkteams_daemon.search.messages import ArchivedMessage
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
 _MAX_STEPS = 40  # along replies, in each direction
 _MAX_LINKED = 200  # messages that replies link
-_MAX_BEGINNING = 60  # characters of the message that a thread hangs on, where it stands for the thread
+_MAX_BEGINNING = 60  # characters of the message that a thread hangs on, if it stands for the thread
 _MAX_IN_THREADS = 40  # messages of the threads that hang on them
-
-
-def chat_of(connection: Connection, msg_id: str, scope: Scope, *, deleted: bool = False) -> str:
-    """The chat that has this message; with `deleted` also if the message was deleted.
-
-    Raises:
-        NotFound: no chat of the scope has it.
-        UsageError: several chats have it.
-    """
-    rows = connection.execute(
-        # Chat by chat, so that each is one access to the primary key.
-        "SELECT m.chat_id FROM chats c JOIN messages m ON m.chat_id = c.chat_id AND m.msg_id = %(message)s"
-        f" WHERE {scope.condition_with_deleted if deleted else scope.condition} ORDER BY m.chat_id LIMIT 10".encode(),
-        {**scope.parameters, "message": msg_id},
-        prepare=False,
-    )
-    chat_ids = [str(chat_id) for (chat_id,) in rows]
-    if not chat_ids:
-        raise NotFound(f"the archive has no message {msg_id}")
-    if len(chat_ids) > 1:
-        raise UsageError(f"several chats have a message {msg_id}", hint=f"Name one of {', '.join(chat_ids)}.")
-    return chat_ids[0]
-
-
-def find_message(connection: Connection, text: str, scope: Scope) -> MessageKey:
-    """The message that a msg_id, or a reference of a transcript, means.
-
-    Raises:
-        NotFound: the scope has no such message.
-        UsageError: several messages have this id, or this reference.
-    """
-    try:
-        return chat_of(connection, text, scope), text
-    except NotFound:
-        day = reference.day_of(text)
-        if day is None:
-            raise
-    rows = connection.execute(
-        f"SELECT m.chat_id, m.msg_id FROM messages m WHERE {scope.condition}"
-        " AND m.sent_at >= %(day)s::timestamptz AND m.sent_at < %(next_day)s::timestamptz".encode(),
-        {**scope.parameters, "day": day, "next_day": day + timedelta(days=1)},
-        prepare=False,
-    )
-    found = [(chat_id, msg_id) for chat_id, msg_id in rows if reference.is_of(text, chat_id, msg_id)]
-    if not found:
-        raise NotFound(f"the archive has no message {text}")
-    if len(found) > 1:
-        raise UsageError(f"several messages have the reference {text}", hint="Name the message by its msg_id.")
-    return found[0]
-
-
-def latest(
-    connection: Connection, scope: Scope, limit: int, before: tuple[datetime, str, str] | None = None
-) -> list[ArchivedMessage]:
-    """The newest messages of the scope, oldest first.
-
-    Args:
-        connection: any connection to the archive.
-        scope: which messages.
-        limit: most messages.
-        before: sent_at, chat_id and msg_id of a message; only messages before it.
-    """
-    earlier = "AND (m.sent_at, m.chat_id, m.msg_id) < (%(sent_at)s, %(chat)s, %(message)s)" if before else ""
-    sent_at, chat_id, msg_id = before or (None, None, None)
-    return _read(
-        connection,
-        scope,
-        f"SELECT m.chat_id, m.msg_id FROM messages m WHERE {scope.condition} {earlier}"
-        " ORDER BY m.sent_at DESC, m.chat_id DESC, m.msg_id DESC LIMIT %(limit)s",
-        {**scope.parameters, "limit": limit, "sent_at": sent_at, "chat": chat_id, "message": msg_id},
-    )
 
 
 def thread(connection: Connection, chat_id: str, msg_id: str, scope: Scope) -> list[ArchivedMessage]:
@@ -104,7 +28,7 @@ def thread(connection: Connection, chat_id: str, msg_id: str, scope: Scope) -> l
         NotFound: the archive has no such message, or it was deleted, or it lies outside the scope.
     """
     # Every part names the chat, so that one shard can answer if messages are distributed by chat.
-    linked = _read(
+    linked = read_by(
         connection,
         scope,
         "WITH RECURSIVE up AS ("
@@ -153,7 +77,7 @@ def neighbours(
     """
     messages: list[ArchivedMessage] = []
     for order, comparison in (("DESC", "<"), ("ASC", ">")):
-        side = _read(
+        side = read_by(
             connection,
             scope,
             f"SELECT m.chat_id, m.msg_id FROM messages m WHERE m.chat_id = %(chat)s AND {scope.condition}"
@@ -172,86 +96,6 @@ def neighbours(
     return sorted(messages, key=lambda message: abs(message.sent_at - middle.sent_at))
 
 
-def read(
-    connection: Connection, keys: Collection[MessageKey], scope: Scope, *, answered: bool = False
-) -> list[ArchivedMessage]:
-    """These messages, oldest first; deleted ones and those outside the scope are left out.
-
-    Args:
-        connection: any connection to the archive.
-        keys: the messages.
-        scope: which of them may be seen.
-        answered: whether the words that a message answers come with it even if that message is archived.
-    """
-    return _read(
-        connection,
-        scope,
-        "SELECT m.chat_id, m.msg_id FROM unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
-        f" JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id WHERE {scope.condition}",
-        {**scope.parameters, "chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
-        answered=answered,
-    )
-
-
-def read_answered(connection: Connection, keys: Collection[MessageKey], scope: Scope) -> list[ArchivedMessage]:
-    """These messages, oldest first, each with the words that it answers, as archived, or else as it repeats them."""
-    messages = read(connection, keys, scope, answered=True)
-    wanted = {(one.chat_id, one.reply_to_msg_id) for one in messages if one.reply_to_msg_id}
-    archived = {one.key: one for one in read(connection, wanted, _beyond_filters(scope))} if wanted else {}
-    return [_with_answered(one, archived.get((one.chat_id, one.reply_to_msg_id or ""))) for one in messages]
-
-
-def _with_answered(message: ArchivedMessage, answered: ArchivedMessage | None) -> ArchivedMessage:
-    if answered is None:
-        return message
-    text = answered.text if answered.own_text is None else answered.own_text or answered.text
-    quote = Quote(
-        "reply", answered.author, text, answered.user_id, answered.msg_id, answered.sent_at, answered.files
-    )  # fmt: skip
-    others = [one for one in message.quotes if one.kind != "reply" or one.depth > 0]
-    return replace(message, quotes=(quote, *others))
-
-
-def _beyond_filters(scope: Scope) -> Scope:
-    """What the reader of a question may see: its filters choose hits, and not what these answer or hang on."""
-    return replace(scope.population, arrived=None) if scope.confined else Scope()
-
-
-def versions(connection: Connection, chat_id: str, msg_id: str, scope: Scope) -> MessageHistory:
-    """Every text of a message, also of a deleted one.
-
-    Raises:
-        NotFound: the archive has no such message, or it lies outside the scope.
-    """
-    row = connection.execute(
-        "SELECT m.user_id, m.sent_at, m.deleted_at, m.version, coalesce(m.text, ''), coalesce(m.edited_at, m.sent_at)"
-        " FROM messages m WHERE m.chat_id = %(chat)s AND m.msg_id = %(message)s"
-        f" AND {scope.condition_with_deleted}".encode(),
-        {**scope.parameters, "chat": chat_id, "message": msg_id},
-        prepare=False,
-    ).fetchone()
-    if row is None:
-        raise NotFound(f"the archive has no message {msg_id} in chat {chat_id}")
-    user_id, sent_at, deleted_at, number, text, written_at = row
-    earlier = connection.execute(
-        "SELECT version, coalesce(text, ''), coalesce(edited_at, %s), replaced_at FROM message_versions"
-        " WHERE chat_id = %s AND msg_id = %s ORDER BY version",
-        (sent_at, chat_id, msg_id),
-    )
-    texts = [*(MessageVersion(*each) for each in earlier), MessageVersion(number, text, written_at, None)]
-    author = names(connection, [user_id], scope).get(user_id, user_id) if user_id else None
-    return MessageHistory(chat_id, msg_id, user_id, author, sent_at, deleted_at, texts)
-
-
-def _parent(connection: Connection, chat_id: str, scope: Scope) -> list[ArchivedMessage]:
-    """The message that the chat hangs on, if the chat is a thread."""
-    keys = connection.execute(
-        "SELECT parent_chat_id, parent_msg_id FROM chats WHERE chat_id = %s AND parent_msg_id IS NOT NULL",
-        (chat_id,),
-    ).fetchall()
-    return read(connection, [(parent, msg_id) for parent, msg_id in keys], scope) if keys else []
-
-
 def thread_beginnings(connection: Connection, chat_ids: Collection[str], scope: Scope) -> dict[str, str]:
     """For each of these chats that is a thread: the beginning of the message that it hangs on; "" if unknown."""
     rows = connection.execute(
@@ -261,7 +105,7 @@ def thread_beginnings(connection: Connection, chat_ids: Collection[str], scope: 
     ).fetchall()
     if not rows:
         return {}
-    visible = _beyond_filters(scope)
+    visible = beyond_filters(scope)
     parents = {
         parent.key: parent for parent in read(connection, [(chat, message) for _, chat, message in rows], visible)
     }
@@ -269,6 +113,15 @@ def thread_beginnings(connection: Connection, chat_ids: Collection[str], scope: 
         thread: _beginning(parents[chat, message].text) if (chat, message) in parents else ""
         for thread, chat, message in rows
     }
+
+
+def _parent(connection: Connection, chat_id: str, scope: Scope) -> list[ArchivedMessage]:
+    """The message that the chat hangs on, if the chat is a thread."""
+    keys = connection.execute(
+        "SELECT parent_chat_id, parent_msg_id FROM chats WHERE chat_id = %s AND parent_msg_id IS NOT NULL",
+        (chat_id,),
+    ).fetchall()
+    return read(connection, [(parent, msg_id) for parent, msg_id in keys], scope) if keys else []
 
 
 def _beginning(text: str) -> str:
@@ -285,7 +138,7 @@ def _threads(connection: Connection, linked: Sequence[ArchivedMessage], scope: S
     threads = [chat_id for (chat_id,) in rows]
     if not threads:
         return []
-    return _read(
+    return read_by(
         connection,
         scope,
         # By each thread's own index: threads are short, and may lie far back.
@@ -320,104 +173,3 @@ def _known_by_quote(messages: Sequence[ArchivedMessage]) -> list[ArchivedMessage
                 )  # fmt: skip
                 quoted.setdefault(quote.msg_id, one)
     return list(quoted.values())
-
-
-def _read(
-    connection: Connection, scope: Scope, keys: str, parameters: dict[str, Any], *, answered: bool = False
-) -> list[ArchivedMessage]:
-    """The messages that a query of keys (chat_id, msg_id) yields, oldest first.
-
-    Args:
-        connection: any connection to the archive.
-        scope: which messages may be seen.
-        keys: the query.
-        parameters: of the query.
-        answered: whether the words that a message answers come with it even if that message is archived.
-    """
-    rows = connection.execute(
-        f"WITH wanted AS MATERIALIZED ({keys})"
-        " SELECT m.chat_id, m.msg_id, m.user_id, m.sent_at, coalesce(m.text, ''), m.reply_to_msg_id,"
-        " m.edited_at IS NOT NULL, m.parts, m.format"
-        " FROM wanted w JOIN messages m ON m.chat_id = w.chat_id AND m.msg_id = w.msg_id"
-        " ORDER BY m.sent_at, m.chat_id, m.msg_id".encode(),
-        parameters,
-        prepare=False,
-    ).fetchall()
-    quotes = {row[:2]: found for row in rows if row[7] and (found := message_parts.quotes(row[7]))}
-    archived = _archived(connection, scope, quotes)
-    quotes = {
-        key: [quote for quote in found if _is_shown(quote, archived.get((key[0], quote.msg_id or "")), answered)]
-        for key, found in quotes.items()
-    }
-    people = {row[2] for row in rows if row[2]}
-    people.update(user_id for row in rows for user_id in message_parts.mentioned_ids(row[4]))
-    people.update(quote.user_id for found in quotes.values() for quote in found if quote.user_id)
-    known = names(connection, people, scope)
-    return [_message(row, quotes.get(row[:2], []), known) for row in rows]
-
-
-def _message(row: tuple[Any, ...], quotes: list[QuotedMessage], known: dict[str, str]) -> ArchivedMessage:
-    chat_id, msg_id, user_id, sent_at, text, reply_to_msg_id, edited, parts, text_format = row
-    if not parts and not text_format:
-        return ArchivedMessage(
-            chat_id, msg_id, user_id, known.get(user_id, user_id), sent_at, message_parts.with_names(text, known),
-            reply_to_msg_id, edited,
-        )  # fmt: skip
-    beside = message_parts.beside_text(parts, text_format)
-    shown = {**{user: name for user, name in beside.mentioned if name}, **known}
-    for quote in quotes:
-        shown.update((user, name) for user, name in quote.beside.mentioned if name and user not in shown)
-    own = message_parts.own_text(text, parts)
-    kinds = (part.get("type") for part in parts or () if isinstance(part, dict)) if isinstance(parts, list) else ()
-    return ArchivedMessage(
-        chat_id, msg_id, user_id, known.get(user_id, user_id), sent_at, message_parts.with_names(text, shown),
-        reply_to_msg_id, edited,
-        parts=tuple(dict.fromkeys(kind for kind in kinds if isinstance(kind, str))),
-        quotes=tuple(
-            Quote(
-                quote.kind, quote.name or known.get(quote.user_id or "", quote.user_id),
-                message_parts.with_names(quote.text, shown), quote.user_id, quote.msg_id, quote.sent_at,
-                quote.beside.files, quote.depth,
-            )
-            for quote in quotes
-        ),
-        own_text=message_parts.with_names(own, shown) if own != text else None,
-        files=beside.files,
-    )  # fmt: skip
-
-
-def _is_shown(quote: QuotedMessage, deleted: bool | None, answered: bool) -> bool:
-    """Whether a quote comes with its message; `deleted` is None if the archive does not have the quoted message."""
-    if quote.kind == "forward" or deleted is None:
-        return True
-    return answered and not deleted
-
-
-def _archived(
-    connection: Connection, scope: Scope, quotes: Mapping[MessageKey, Sequence[QuotedMessage]]
-) -> dict[MessageKey, bool]:
-    """Those of the answered messages that the archive has within the scope, and whether they were deleted."""
-    keys = {
-        (chat_id, quote.msg_id)
-        for (chat_id, _), found in quotes.items()
-        for quote in found
-        if quote.kind == "reply" and quote.msg_id
-    }
-    if not keys:
-        return {}
-    visible = _beyond_filters(scope)
-    rows = connection.execute(
-        "SELECT m.chat_id, m.msg_id, m.deleted_at IS NOT NULL FROM unnest(%(chats)s::text[], %(messages)s::text[])"
-        " AS k (chat_id, msg_id) JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id"
-        f" WHERE {visible.condition_with_deleted}".encode(),
-        {**visible.parameters, "chats": [chat_id for chat_id, _ in keys], "messages": [msg_id for _, msg_id in keys]},
-        prepare=False,
-    )
-    return {(chat_id, msg_id): deleted for chat_id, msg_id, deleted in rows}
-
-
-def read_by(
-    connection: Connection, scope: Scope, keys: str, parameters: dict[str, Any], *, answered: bool = False
-) -> list[ArchivedMessage]:
-    """The messages that a query of keys yields, oldest first, deleted ones too; the query has the scope's condition."""
-    return _read(connection, scope, keys, parameters, answered=answered)

@@ -9,7 +9,7 @@ from typing import cast
 
 from vkteams_daemon.search.archive_coverage import coverage
 from vkteams_daemon.search.cursor import Cursor
-from vkteams_daemon.search.history import conversation
+from vkteams_daemon.search.history import archived_messages, conversation
 from vkteams_daemon.search.messages import ArchivedMessage, MessageKey
 from vkteams_daemon.search.names import chat_titles
 from vkteams_daemon.search.question import MAX_HITS, Question
@@ -51,7 +51,7 @@ def answer(
     so_far = earlier + len(ranked)
     more = len(rest) > question.limit and so_far < MAX_HITS
     messages = {
-        message.key: message for message in conversation.read_answered(connection, [r.key for r in ranked], scope)
+        message.key: message for message in archived_messages.read_answered(connection, [r.key for r in ranked], scope)
     }
     ranked = [one for one in ranked if one.key in messages]
     texts = [messages[one.key].text for one in ranked]

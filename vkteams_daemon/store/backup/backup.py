@@ -13,7 +13,7 @@ from psycopg import sql
 from vkteams_daemon import __version__
 from vkteams_daemon.store import gaps
 from vkteams_daemon.store.backup import client_programs, container
-from vkteams_daemon.store.backup.container import BackedUpModel, BotCursor, Manifest
+from vkteams_daemon.store.backup.container import BackedUpCursor, BackedUpModel, Manifest
 from vkteams_daemon.store.backup.copy_progress import Progress, watch_copies
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.schema import schema_version
@@ -92,7 +92,7 @@ def describe(connection: Connection, schema: str) -> Manifest:
         created_at=moment.astimezone(UTC) if isinstance(moment, datetime) else datetime.now(UTC),
         program=__version__, schema_version=schema_version(connection), schema=schema,
         archive_id=gaps.archive_id(connection), server=connection.info.server_version, vector=vector, tables=rows,
-        bots=[BotCursor(bot_id=row[0], generation=row[1], last_event_id=row[2]) for row in bots],
+        bots=[BackedUpCursor(bot_id=row[0], generation=row[1], last_event_id=row[2]) for row in bots],
         models=[BackedUpModel(name=row[0], fingerprint=row[1], state=row[2]) for row in models],
     )  # fmt: skip
 

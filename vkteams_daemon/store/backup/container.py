@@ -26,7 +26,7 @@ PART = 4 << 20  # bytes of one part of the dump
 _MANIFEST, _CONFIGURATION, _DUMP, _COMPLETE = "manifest.json", "vkteamsd.toml", "archive.dump.", "complete.json"
 
 
-class BotCursor(msgspec.Struct, frozen=True, kw_only=True):
+class BackedUpCursor(msgspec.Struct, frozen=True, kw_only=True):
     """A bot's cursor at the moment of the backup."""
 
     bot_id: str
@@ -68,7 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     server: int
     vector: str
     tables: dict[str, int]
-    bots: list[BotCursor]
+    bots: list[BackedUpCursor]
     models: list[BackedUpModel]
 
 

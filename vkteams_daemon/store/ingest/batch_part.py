@@ -5,8 +5,8 @@ covers it. So the writer classifies the whole batch in each transaction, stores 
 cursor. The last part moves the cursor.
 
 After a crash the API delivers the answer again, perhaps only the beginning of it. The stored parts must not change what
-the writer concludes from it. Nothing else shows that ids are late but that they are new. So the first late event of the
-answer is stored last.
+the writer concludes from it. Late ids are recognised only by events that are not stored yet. So the first late event of
+the answer is stored last.
 """
 
 from __future__ import annotations

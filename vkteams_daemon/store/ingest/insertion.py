@@ -13,7 +13,7 @@ from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import projection, quotes
 from vkteams_daemon.store.erasure_rules import ErasureRules
-from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
+from vkteams_daemon.store.ingest import event_rows, refused_rows, trial
 from vkteams_daemon.store.ingest.event_rows import GenerationEvent
 from vkteams_daemon.store.words.lexicon import Lexicon
 
@@ -51,9 +51,9 @@ class EventInserter:
         """
         before, rules = self._rules, erasure_rules.refresh(connection, version, self._rules)
         self._rules = rules
-        for chat_id in rules.holders.keys() - before.holders.keys():
-            log.info("%s holds the chat %s: nothing of it is erased", rules.holders[chat_id], chat_id)
-        for chat_id in before.holders.keys() - rules.holders.keys():
+        for chat_id in rules.held_by.keys() - before.held_by.keys():
+            log.info("%s holds the chat %s: nothing of it is erased", rules.held_by[chat_id], chat_id)
+        for chat_id in before.held_by.keys() - rules.held_by.keys():
             log.info("the hold of the chat %s is lifted", chat_id)
         if before.version:
             for user_id in rules.people.keys() - before.people.keys():
@@ -86,18 +86,18 @@ class EventInserter:
         def quarantine(row: GenerationEvent, reason: str) -> Inserted:
             return insert([(row[0], event_rows.as_quarantined(row[1], reason))])
 
-        probed: set[str | None] = set()
+        tried: set[str | None] = set()
 
-        def insert_probe(row: GenerationEvent) -> None:
-            if row[1].type not in probed:
-                for event in probe.events_like(row[1].type):
+        def insert_trial(row: GenerationEvent) -> None:
+            if row[1].type not in tried:
+                for event in trial.events_like(row[1].type):
                     insert([(row[0], event)])
-                probed.add(row[1].type)
+                tried.add(row[1].type)
 
         # Lock all chats at once. If each part locked its own, two bots could wait for each other.
         chats = {event.chat_id for _, event in rows if event.chat_id}
-        projection.lock_chats(connection, {*chats, probe.CHAT})
-        parts = refused_rows.insert_or_quarantine(connection, rows, insert, quarantine, insert_probe)
+        projection.lock_chats(connection, {*chats, trial.CHAT})
+        parts = refused_rows.insert_or_quarantine(connection, rows, insert, quarantine, insert_trial)
         return Inserted(sum(part.quarantined for part in parts), sum(part.queued for part in parts))
 
     def _insert(

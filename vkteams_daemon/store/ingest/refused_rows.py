@@ -39,7 +39,7 @@ def insert_or_quarantine(
     items: Sequence[Item],
     insert: Callable[[Sequence[Item]], Result],
     quarantine: Callable[[Item, str], Result],
-    probe: Callable[[Item], object],
+    trial: Callable[[Item], object],
 ) -> list[Result]:
     """Insert the items. A part that fails is halved until the culprits are alone; the culprits are quarantined.
 
@@ -48,7 +48,7 @@ def insert_or_quarantine(
         items: in order; every inserted part keeps the order.
         insert: writes a part of the items, inside a savepoint.
         quarantine: writes one refused item in a form that the database accepts; gets the reason as well.
-        probe: writes a harmless item of the same kind, in a savepoint that is rolled back.
+        trial: writes a harmless item of the same kind, in a savepoint that is rolled back.
 
     Returns:
         The results of `insert` and `quarantine`, in the order of the items.
@@ -65,12 +65,12 @@ def insert_or_quarantine(
             raise
         failure = error
     if len(items) == 1:
-        _check_harmless(connection, lambda: probe(items[0]))
+        _check_harmless(connection, lambda: trial(items[0]))
         return [quarantine(items[0], _reason(failure))]
     half = len(items) // 2
     return [
-        *insert_or_quarantine(connection, items[:half], insert, quarantine, probe),
-        *insert_or_quarantine(connection, items[half:], insert, quarantine, probe),
+        *insert_or_quarantine(connection, items[:half], insert, quarantine, trial),
+        *insert_or_quarantine(connection, items[half:], insert, quarantine, trial),
     ]
 
 

@@ -24,7 +24,7 @@ from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import kept_counts, projection, quotes
 from vkteams_daemon.store.derive.message_fold import BEGINNING, Message, fold_all, new_message
 from vkteams_daemon.store.erasure_rules import ErasureRules
-from vkteams_daemon.store.ingest import event_rows, probe, refused_rows
+from vkteams_daemon.store.ingest import event_rows, refused_rows, trial
 from vkteams_daemon.store.ingest.event_rows import Key
 from vkteams_daemon.store.rebuild import people_replay
 from vkteams_daemon.store.words.lexicon import Lexicon
@@ -92,13 +92,13 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
                 rules = erasure_rules.enter(connection)
                 # Lock the chats before the rows of the events, in the same order as erasure does.
                 chats = {event.chat_id for _, event in readable if event.chat_id}
-                projection.lock_chats(connection, {*chats, probe.CHAT})
+                projection.lock_chats(connection, {*chats, trial.CHAT})
                 counts = refused_rows.insert_or_quarantine(
                     connection,
                     readable,
                     partial(_restore, connection, erase, rules),
                     _skip,
-                    partial(_restore_probe, connection, erase, rules),
+                    partial(_restore_trial, connection, erase, rules),
                 )
             result.readable += sum(count for count, _ in counts)
             result.queued += sum(queued for _, queued in counts)
@@ -125,13 +125,13 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
             with connection.transaction():
                 schema.fence(connection)
                 held = erasure_rules.enter(connection).held
-                projection.lock_chats(connection, {*(chat_id for chat_id, _ in keys), probe.CHAT})
+                projection.lock_chats(connection, {*(chat_id for chat_id, _ in keys), trial.CHAT})
                 refused_rows.insert_or_quarantine(
                     connection,
                     keys,
                     partial(_rebuild, connection, erase, held, result, lexicon),
                     lambda key, reason: None,
-                    lambda key: _rebuild_probe(connection, erase),
+                    lambda key: _rebuild_trial(connection, erase),
                 )
             progress(min(result.events, total // 2), total)
         _recount(connection)
@@ -141,7 +141,7 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
 
 
 def _recount(connection: Connection) -> None:
-    """Count the messages of every chat again, for counts that a hand has changed."""
+    """Count the messages of every chat again, in case somebody has changed the counts by hand."""
     for chat_id in kept_counts.chats_to_count(connection):
         with connection.transaction():
             schema.fence(connection)
@@ -182,20 +182,20 @@ def _skip(item: tuple[Key, Event], reason: str) -> tuple[int, int]:
     return 0, 0
 
 
-def _restore_probe(connection: Connection, erase: bool, rules: ErasureRules, item: tuple[Key, Event]) -> None:
+def _restore_trial(connection: Connection, erase: bool, rules: ErasureRules, item: tuple[Key, Event]) -> None:
     """Quarantine harmless events like this one, and restore them."""
     bot_id, generation, _ = item[0]
-    for event in probe.events_like(item[1].type):
-        quarantined_event = event_rows.as_quarantined(event, "probe")
+    for event in trial.events_like(item[1].type):
+        quarantined_event = event_rows.as_quarantined(event, "trial")
         event_rows.insert(connection, bot_id, [(generation, quarantined_event)], copy=False)
         _restore(connection, erase, rules, [((bot_id, generation, event.event_id), event)])
 
 
-def _rebuild_probe(connection: Connection, erase: bool) -> None:
+def _rebuild_trial(connection: Connection, erase: bool) -> None:
     """Rebuild a harmless message from events that edit and delete it."""
-    for event in (*probe.events_like("editedMessage"), probe.events_like("deletedMessage")[-1]):
-        event_rows.insert(connection, probe.CHAT, [(1, event)], copy=False)
-        _rebuild(connection, erase, (), ReplayResult(), Lexicon(), [(probe.CHAT, probe.MESSAGE)])
+    for event in (*trial.events_like("editedMessage"), trial.events_like("deletedMessage")[-1]):
+        event_rows.insert(connection, trial.CHAT, [(1, event)], copy=False)
+        _rebuild(connection, erase, (), ReplayResult(), Lexicon(), [(trial.CHAT, trial.MESSAGE)])
 
 
 def _rebuild(

@@ -22,7 +22,7 @@ from vkteams_daemon.ctl.commands.daemon.status import style
 from vkteams_daemon.ctl.commands.daemon.target import add_role, configuration_or_pid_file, load_configuration
 from vkteams_daemon.ctl.output import Answer, Screen, cell
 from vkteams_daemon.daemon import arguments
-from vkteams_daemon.daemon.health import probe
+from vkteams_daemon.daemon.health import read_health
 from vkteams_daemon.errors import AlreadyRunning, NotRunning, VkTeamsError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _add_stop_options(verb: argparse.ArgumentParser) -> None:
 def _start(args: argparse.Namespace, _: Config) -> Answer:
     systemd.refuse_start(args, "start")
     note = starter.run(_vkteamsd_arguments(args), foreground=args.foreground)
-    health = probe(load_configuration(args))
+    health = read_health(load_configuration(args))
 
     def render(screen: Screen) -> None:
         screen.line(f"vkteamsd is {health.state}, process {cell(health.pid)}", style(health.state))
@@ -118,7 +118,7 @@ def _restart(args: argparse.Namespace, config: Config) -> Answer:
     for check in start_check.checks(new, foreground=args.foreground, log=not args.foreground):
         check.run()
     running = load_configuration(args)
-    health = probe(running)
+    health = read_health(running)
     if health.alive and health.status:
         start_check.try_live(new, health.status)
     _end(running, args.timeout, force=args.force)

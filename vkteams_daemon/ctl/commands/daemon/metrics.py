@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl.command_line import Noun
-from vkteams_daemon.ctl.commands.daemon.status import probe_daemon
+from vkteams_daemon.ctl.commands.daemon.status import read_daemon_health
 from vkteams_daemon.ctl.commands.daemon.target import add_role
 from vkteams_daemon.ctl.output import Answer
 from vkteams_daemon.errors import CannotCreate
@@ -34,7 +34,7 @@ def _metrics(args: argparse.Namespace, _: Config) -> Answer:
 
     from vkteams_daemon.daemon.metrics.families import StatusCollector
 
-    health = probe_daemon(args)
+    health = read_daemon_health(args)
     if health.state == "unknown":
         return Answer(
             {"status": health.state}, None, health.exit_code, f"the daemon's state is unknown: {health.error}"

@@ -13,7 +13,7 @@ from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.commands.daemon.signals import send_signal
 from vkteams_daemon.ctl.commands.daemon.target import add_role, configuration_or_pid_file
 from vkteams_daemon.ctl.output import Answer, Screen, cell, figure, plain, size
-from vkteams_daemon.daemon.health import DaemonHealth, probe
+from vkteams_daemon.daemon.health import DaemonHealth, read_health
 from vkteams_daemon.errors import ConfigError, NotRunning, PermissionRefused
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ def register(noun: Noun) -> None:
         add_role(verb)
 
 
-def probe_daemon(args: argparse.Namespace) -> DaemonHealth:
+def read_daemon_health(args: argparse.Namespace) -> DaemonHealth:
     """The health of the daemon. If the configuration is wrong or unreadable, the health says so."""
     try:
         config, error = configuration_or_pid_file(args)
     except (ConfigError, PermissionRefused) as refusal:
         return DaemonHealth("unknown", None, None, None, f"{refusal}. {refusal.hint}")
-    health = probe(config)
+    health = read_health(config)
     if error is None:
         return health
     if health.alive and (health.status is None or health.state == "stale"):
@@ -66,7 +66,7 @@ def style(state: str) -> str:
 
 
 def _status(args: argparse.Namespace, _: Config) -> Answer:
-    health = probe_daemon(args)
+    health = read_daemon_health(args)
     answer = _answer(health, full=False)
     if not args.check or answer.exit_code:
         return answer
@@ -84,7 +84,7 @@ def _reason_to_look(health: DaemonHealth) -> str | None:
 
 
 def _stats(args: argparse.Namespace, _: Config) -> Answer:
-    health = probe_daemon(args)
+    health = read_daemon_health(args)
     if not health.alive:
         return _answer(health, full=True)
     config, _error = configuration_or_pid_file(args)
@@ -92,7 +92,7 @@ def _stats(args: argparse.Namespace, _: Config) -> Answer:
     pid = send_signal(config, signal.SIGUSR1)
     deadline = time.monotonic() + STATS_TIMEOUT
     while time.monotonic() < deadline:
-        health = probe(config)
+        health = read_health(config)
         if not health.alive or (health.status and (before is None or health.status.updated_at > before)):
             return _answer(health, full=True)
         time.sleep(0.02)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import argument_types
 from vkteams_daemon.ctl.command_line import Noun
-from vkteams_daemon.ctl.commands.daemon.status import probe_daemon, style
+from vkteams_daemon.ctl.commands.daemon.status import read_daemon_health, style
 from vkteams_daemon.ctl.commands.daemon.target import add_role
 from vkteams_daemon.ctl.output import Answer, cell, figure, one_line, size
 from vkteams_daemon.errors import UsageError
@@ -55,7 +55,7 @@ def register(noun: Noun) -> None:
 def _top(args: argparse.Namespace, _: Config) -> Answer:
     if getattr(args, "output", "table") != "table":
         raise UsageError("daemon top is for people", hint="Programs can use `vkteamsctl --output json daemon status`.")
-    _run(lambda: probe_daemon(args), args.interval)
+    _run(lambda: read_daemon_health(args), args.interval)
     return Answer(None, lambda screen: None)
 
 
@@ -84,12 +84,12 @@ class Rates:
         return "".join(_BARS[max(1, min(8, round(8 * rate / maximum)))] for rate in self.samples)
 
 
-def _run(probe: Callable[[], DaemonHealth], interval: float) -> None:
+def _run(read_health: Callable[[], DaemonHealth], interval: float) -> None:
     """Show the daemon until a key quits.
 
     Args:
-        probe: the health of the daemon now.
-        interval: seconds between two probes.
+        read_health: gives the health of the daemon now.
+        interval: seconds between two readings.
 
     Raises:
         UsageError: standard input or output is not a terminal, or the terminal cannot be drawn on.
@@ -107,7 +107,7 @@ def _run(probe: Callable[[], DaemonHealth], interval: float) -> None:
         Live(console=console, screen=True, auto_refresh=False) as live,
     ):
         while True:
-            health = probe()
+            health = read_health()
             if health.status is not None:
                 rates.add(health.status)
             live.update(_page(health, rates, interval), refresh=True)

@@ -121,22 +121,19 @@ def _write_person(stream: TextIO, messages: Iterator[Exported], records: PersonR
 
 
 def _write_csv(stream: TextIO, messages: Iterator[Exported]) -> int:
-    rows = csv.writer(stream, lineterminator="\n")
-    rows.writerow(_COLUMNS)
-    count = 0
-    for message in messages:
-        rows.writerow([csv_cell(getattr(message, name)) for name in _COLUMNS])
-        count += 1
-    return count
+    return _write_rows(csv.writer(stream, lineterminator="\n"), messages, csv_cell)
 
 
 def _write_excel_csv(stream: TextIO, messages: Iterator[Exported]) -> int:
     stream.write("\ufeff")
-    rows = csv.writer(stream, lineterminator="\r\n")
+    return _write_rows(csv.writer(stream, lineterminator="\r\n"), messages, excel_cell)
+
+
+def _write_rows(rows: Any, messages: Iterator[Exported], cell: Callable[[Any], str]) -> int:
     rows.writerow(_COLUMNS)
     count = 0
     for message in messages:
-        rows.writerow([excel_cell(getattr(message, name)) for name in _COLUMNS])
+        rows.writerow([cell(getattr(message, name)) for name in _COLUMNS])
         count += 1
     return count
 

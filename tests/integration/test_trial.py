@@ -27,7 +27,7 @@ from vkteams_daemon.botapi.facts import MessageFact
 from vkteams_daemon.errors import StoreError
 from vkteams_daemon.store.derive import message_fold
 from vkteams_daemon.store.derive.message_fold import Message
-from vkteams_daemon.store.ingest import probe
+from vkteams_daemon.store.ingest import trial
 from vkteams_daemon.store.ingest.insertion import EventInserter
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.rebuild import replay
@@ -88,8 +88,8 @@ def connection(archive: Archive) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.mark.parametrize("kind", [*_KINDS, None])
-def test_probe_events_can_be_read_and_end_with_the_type(kind: str | None) -> None:
-    events = probe.events_like(kind)
+def test_trial_events_can_be_read_and_end_with_the_type(kind: str | None) -> None:
+    events = trial.events_like(kind)
     assert [e.error for e in events] == [None] * len(events)
     assert len({e.event_id for e in events}) == len(events)
     assert not any(e.numbered for e in events)
@@ -120,7 +120,7 @@ def test_fault_of_this_program_that_meets_every_event_of_a_type_quarantines_noth
     insert = EventInserter._insert
 
     def faulty(self: EventInserter, connection: Any, part: Any, *rest: Any, **options: Any) -> Any:
-        if any(e.type == kind or e.type == "vkteamsProbe" for _, e in part):
+        if any(e.type == kind or e.type == "vkteamsTrial" for _, e in part):
             raise TypeError("no such thing")
         return insert(self, connection, part, *rest, **options)
 
@@ -135,7 +135,7 @@ def test_fault_of_this_program_that_meets_every_event_of_a_type_quarantines_noth
 
 
 @pytest.mark.parametrize("kind", _KINDS)
-def test_event_that_alone_cannot_be_written_is_quarantined_and_the_probe_leaves_nothing(
+def test_event_that_alone_cannot_be_written_is_quarantined_and_the_trial_leaves_nothing(
     archive: Archive, connection: psycopg.Connection[Any], kind: str
 ) -> None:
     before = archive.content()

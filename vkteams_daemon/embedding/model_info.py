@@ -22,7 +22,7 @@ from vkteams_daemon.errors import CannotCreate, ModelAbsent, ModelRefused
 
 ONNX = "model.onnx"
 TOKENIZER = "tokenizer.json"
-MANIFEST = "model.toml"
+MODEL_TOML = "model.toml"
 IDS, MASK = "input_ids", "attention_mask"  # the inputs of the graph in model.onnx
 
 Pooling = Literal["mean", "cls"]
@@ -66,7 +66,7 @@ class ModelInfo:
             one fingerprint share their vectors.
         files: each file of the directory except model.toml, by name.
         source: where it was installed from.
-        revision: the commit of the source, where it has one.
+        revision: the commit of the source, if it has one.
         weights: the form that the source has them in; a model's weights in four bits are not its full ones.
         guess: what of its settings was guessed, as a sentence; empty if nothing was.
         cosine_mean: mean cosine of the int8 and fp32 vectors of the sample texts; None for fp32.
@@ -100,7 +100,7 @@ def read(directory: Path) -> ModelInfo:
         ModelAbsent: there is none.
         ModelRefused: it cannot be read, or is not complete.
     """
-    file = directory / MANIFEST
+    file = directory / MODEL_TOML
     try:
         table = tomllib.loads(file.read_text(encoding="utf-8"))
         info = msgspec.convert({**table, "directory": directory}, ModelInfo, dec_hook=_path)
@@ -127,9 +127,9 @@ def write(info: ModelInfo) -> None:
     for name, entry in sorted(files.items()):
         lines += ["", f"[files.{_toml(name)}]", f'sha256 = "{entry["sha256"]}"', f"size = {entry['size']}"]
     try:
-        (info.directory / MANIFEST).write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
+        (info.directory / MODEL_TOML).write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
     except OSError as error:
-        raise CannotCreate(f"{info.directory / MANIFEST}: cannot be written: {error.strerror}") from error
+        raise CannotCreate(f"{info.directory / MODEL_TOML}: cannot be written: {error.strerror}") from error
 
 
 def record_files(directory: Path) -> dict[str, FileRecord]:

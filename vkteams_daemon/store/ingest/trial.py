@@ -1,4 +1,4 @@
-"""Harmless events, written as a trial where an event cannot be written, and rolled back.
+"""The trial write: when an event cannot be written, harmless events are written and rolled back.
 
 If such an event cannot be written either, the fault is this program's or the database's, and not the event's.
 """
@@ -12,14 +12,14 @@ from typing import Any
 from vkteams_daemon.botapi import events
 from vkteams_daemon.botapi.events import Event
 
-CHAT = "vkteams-probe"
-MESSAGE = "vkteams-probe"
+CHAT = "vkteams-trial"
+MESSAGE = "vkteams-trial"
 _SENT = 1_700_000_000  # Unix seconds
-_USER = {"userId": "vkteams-probe", "firstName": "Probe"}
-_CHAT = {"chatId": CHAT, "type": "group", "title": "Probe"}
-_ORIGINAL: dict[str, Any] = {"msgId": MESSAGE, "chat": _CHAT, "from": _USER, "timestamp": _SENT, "text": "probe"}
-_EDIT = _ORIGINAL | {"text": "probe, edited", "editedTimestamp": _SENT + 60}
-_SECOND_EDIT = _ORIGINAL | {"text": "probe, edited again", "editedTimestamp": _SENT + 120}
+_USER = {"userId": "vkteams-trial", "firstName": "Trial"}
+_CHAT = {"chatId": CHAT, "type": "group", "title": "Trial"}
+_ORIGINAL: dict[str, Any] = {"msgId": MESSAGE, "chat": _CHAT, "from": _USER, "timestamp": _SENT, "text": "trial"}
+_EDIT = _ORIGINAL | {"text": "trial, edited", "editedTimestamp": _SENT + 60}
+_SECOND_EDIT = _ORIGINAL | {"text": "trial, edited again", "editedTimestamp": _SENT + 120}
 _MESSAGE_KEY: dict[str, Any] = {"msgId": MESSAGE, "chat": _CHAT, "timestamp": _SENT}
 _NEW, _EDITED = ("newMessage", _ORIGINAL), ("editedMessage", _EDIT)
 # An event about a message reads the stored row, so the events that make that row come first.
@@ -31,12 +31,12 @@ _SEQUENCES: dict[str | None, tuple[tuple[str, dict[str, Any]], ...]] = {
     "unpinnedMessage": (_NEW, ("pinnedMessage", _ORIGINAL), ("unpinnedMessage", _MESSAGE_KEY)),
     "newChatMembers": (("newChatMembers", {"chat": _CHAT, "newMembers": [_USER], "addedBy": _USER}),),
     "leftChatMembers": (("leftChatMembers", {"chat": _CHAT, "leftMembers": [_USER], "removedBy": _USER}),),
-    "changedChatInfo": (("changedChatInfo", {"chat": _CHAT, "new": "Probe", "old": "probe", "changedBy": _USER}),),
+    "changedChatInfo": (("changedChatInfo", {"chat": _CHAT, "new": "Trial", "old": "trial", "changedBy": _USER}),),
     "callbackQuery": (
-        ("callbackQuery", {"queryId": MESSAGE, "from": _USER, "callbackData": "probe", "message": _ORIGINAL}),
+        ("callbackQuery", {"queryId": MESSAGE, "from": _USER, "callbackData": "trial", "message": _ORIGINAL}),
     ),
 }
-_ANY: tuple[tuple[str, dict[str, Any]], ...] = (("vkteamsProbe", {"chat": _CHAT}),)
+_ANY: tuple[tuple[str, dict[str, Any]], ...] = (("vkteamsTrial", {"chat": _CHAT}),)
 
 
 def events_like(event_type: str | None) -> list[Event]:
