@@ -1,7 +1,7 @@
 """vkteams-daemon: keeps every event of VK Teams chats in PostgreSQL and makes them searchable.
 
-For other programs: `BotClient` speaks with the Bot API, `Archive` answers from the archive, `Service` is the daemon
-without its manners. They are imported when they are first asked for; docs/library.md shows each at work.
+For other programs: `BotClient` speaks with the Bot API, `Archive` answers from the archive, `Service` runs the daemon's
+work inside another program. They are imported when they are first asked for; docs/library.md shows each at work.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ _SECRETS = (("api.token", "api.token_file"), ("database.url", "database.url_file
 def find_file(explicit: str | Path | None, instance: str, environ: Mapping[str, str]) -> Path | None:
     """The file to read: that of --config, of VKTEAMS_BOT_CONFIG, the system's or the user's; None if there is none.
 
-    The user's own file comes before a system file that this user may not read. Where neither can be read, a reader's
+    The user's own file comes before a system file that this user may not read. If neither can be read, a reader's
     file, readers.toml beside the system's, is taken.
     """
     path = explicit or environ.get("VKTEAMS_BOT_CONFIG")

@@ -9,8 +9,8 @@
     ├── NotFound                69  the archive does not have what the command names
     ├── CannotCreate            73  a file or directory cannot be created
     ├── PermissionRefused       77  this user may not do that
-    ├── AlreadyRunning          75  another daemon holds the PID file
-    ├── ErasureRefused          69  an erasure would go by a wrong clock, or take too much
+    ├── AlreadyRunning          75  another process holds what this one needs
+    ├── ErasureRefused          69  an erasure would go by a wrong clock, take too much, or miss what waits in the spool
     ├── BackupDamaged           65  a file is no backup, or not a whole one
     ├── NotRunning              69  the command needs a running daemon
     ├── DaemonUnproven           4  the process that holds the PID file is not proven to be vkteamsd
@@ -73,7 +73,7 @@ class ModelAbsent(ConfigError):
 
 
 class NotFound(VkTeamsError):
-    """The archive does not have the chat, message or event that the command names."""
+    """The archive does not have what the command names: a chat, a message, a person, a gap."""
 
     exit_code = 69
 
@@ -91,7 +91,10 @@ class PermissionRefused(VkTeamsError):
 
 
 class AlreadyRunning(VkTeamsError):
-    """Another daemon holds the PID file's lock; `pid` is its process, or None if it could not be read."""
+    """Another process holds what this one needs: the PID file, a bot's lock, the lock of an installation.
+
+    `pid` is its number, or None if that is not known.
+    """
 
     exit_code = 75
 
@@ -101,7 +104,7 @@ class AlreadyRunning(VkTeamsError):
 
 
 class ErasureRefused(VkTeamsError):
-    """An erasure by age was not begun: a clock is wrong, or it would take too much at once."""
+    """An erasure was not begun: a clock is wrong, it would take too much at once, or miss what waits in the spool."""
 
     exit_code = 69
 

@@ -435,7 +435,7 @@ class _Reader:
         return Span(self._at(start, 0), self._at(end, 0))
 
     def _at(self, day: date, hour: int) -> datetime:
-        """The moment at which this hour of the day begins; where the clocks skip it, the moment at which they do."""
+        """The moment at which this hour of the day begins; if the clocks skip it, the moment at which they do."""
         day += timedelta(days=hour // 24)
         return datetime.combine(day, time(hour % 24, tzinfo=self._now.tzinfo)).astimezone(UTC)
 

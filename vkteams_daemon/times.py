@@ -66,7 +66,7 @@ def choose_zone(configured: str) -> tzinfo:
 
 
 def zone() -> tzinfo:
-    """The reader's zone; this machine's where nobody has set another."""
+    """The reader's zone; this machine's if nobody has set another."""
     return _zone.get() or SystemZone()
 
 

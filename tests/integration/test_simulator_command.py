@@ -139,4 +139,4 @@ def test_a_port_in_use_is_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         code, message = refused("--port", str(port))
-    assert (code, message) == (73, f"vkteamsctl: 127.0.0.1:{port} cannot be listened on: Address already in use\n")
+    assert (code, message) == (73, f"vkteamsctl: cannot listen on 127.0.0.1:{port}: Address already in use\n")

@@ -57,8 +57,8 @@ class Element(Struct, frozen=True, gc=False):
     Attributes:
         value: the parsed element. With an error, only its eventId and type, as far as they can be read.
         json: text that jsonb accepts, equal to `value`; "" with an error.
-        payload: the part of `json` that is the value of its `payload`; None where it has none.
-        raw: the element's bytes as received, where `json` differs from them; otherwise None.
+        payload: the part of `json` that is the value of its `payload`; None if it has none.
+        raw: the element's bytes as received, if `json` differs from them; otherwise None.
         error: why the element cannot be read, or None.
     """
 
@@ -70,7 +70,7 @@ class Element(Struct, frozen=True, gc=False):
 
 
 class Body(Struct, frozen=True, gc=False):
-    """An answer: the elements of `events` (None where it has no such array) and the other fields (`ok`, …)."""
+    """An answer: the elements of `events` (None if it has no such array) and the other fields (`ok`, …)."""
 
     fields: dict[str, Any]
     elements: list[Element] | None
@@ -113,7 +113,7 @@ def split(body: bytes) -> Body:
 
 
 def _field(text: str, at: int, key: str, fields: dict[str, Any]) -> int:
-    """Read one top-level field into `fields`, or skip it where it cannot be read; return where it ends."""
+    """Read one top-level field into `fields`, or skip it if it cannot be read; returns where it ends."""
     end = _extent(text, at)
     try:
         # The scanner gets a slice: for an error it counts the lines of all the text before.

@@ -66,7 +66,7 @@ class BotClient:
         token_source: where the token was taken from, for messages.
 
     Raises:
-        ConfigError: the URL, the proxy or the certificates cannot be used, be it by a variable of the environment.
+        ConfigError: the URL, the proxy or the certificates cannot be used; a variable of the environment may name them.
         PermissionRefused: this user may not read the certificates.
     """
 
@@ -323,12 +323,12 @@ def _refused(body: bytes) -> tuple[bool, Any]:
 
 
 def _name(text: Any) -> str | None:
-    """A name as a log and a database take it; None where the value is no text or has no printable character."""
+    """A name as a log and a database take it; None if the value is no text or has no printable character."""
     return printable(text) or None if isinstance(text, str) else None
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds to wait according to a Retry-After header, an hour at most; None where it is missing or wrong.
+    """Seconds to wait according to a Retry-After header, an hour at most; None if it is missing or wrong.
 
     It is a number of seconds or an HTTP date (RFC 9110, 10.2.3).
     """

@@ -39,7 +39,7 @@ class Erased:
         object.__setattr__(self, "_msg_ids", frozenset(msg_id for _, msg_id in self.messages))
 
     def covers_person(self, user_id: str | None, at: datetime | None) -> bool:
-        """Whether what this person said at a moment is erased. A moment that nobody knows may be any."""
+        """Whether what this person said at a moment is erased. Without a moment, it is if anything of theirs is."""
         if user_id is None or user_id not in self.people:
             return False
         until = self.people[user_id]
@@ -58,8 +58,8 @@ class EventContent:
 
     Attributes:
         chat_id, subject: of the event.
-        payload: its payload; None where it has none or cannot be read.
-        source: its bytes, where they are stored beside the payload; otherwise "".
+        payload: its payload; None if it has none or cannot be read.
+        source: its bytes, if they are stored beside the payload; otherwise "".
         quarantined: whether it could not be read.
         at: its own time, or its arrival.
     """
@@ -97,7 +97,7 @@ def erase_event(erased: Erased, event: EventContent) -> tuple[Any, bool]:
 
 
 def is_theirs(erased: Erased, payload: Any, at: datetime) -> bool:
-    """Whether an event is caused by somebody whose words of then are erased; `at` is its time, or its arrival."""
+    """Whether an event comes from a person whose words of that time are erased; `at` is its time, or its arrival."""
     if not isinstance(payload, dict):
         return False
     # The message's own time, also for an edit of it: what is erased stays so.

@@ -27,13 +27,13 @@ class Event(Struct, frozen=True, gc=False):
 
     Attributes:
         event_id: the API's id, above zero. If that cannot be used, a negative hash of the event.
-        type: the API's name of its type; None where it has none.
-        chat_id, user_id: its chat and its author; None where unknown.
+        type: the API's name of its type; None if it has none.
+        chat_id, user_id: its chat and its author; None if unknown.
         subject: distinguishes it from another event with the same id: its msgId, its queryId, or the members' ids.
         occurred_at: its own time, or its arrival.
-        json: the whole event as text that jsonb accepts; "" where there is no such text.
-        payload: the part of `json` that is its payload; None where it has none.
-        raw: its bytes as received, where `json` lacks something of them; otherwise None.
+        json: the whole event as text that jsonb accepts; "" if there is no such text.
+        payload: the part of `json` that is its payload; None if it has none.
+        raw: its bytes as received, if `json` lacks something of them; otherwise None.
         error: why it is quarantined, or None.
         facts: the facts that are derived from it.
     """

@@ -1,6 +1,6 @@
 """The format of a text: which of its characters are bold, a link, code, …
 
-The API gives offsets and lengths. They count UTF-16 units or characters; where these differ, the mentions tell which,
+The API gives offsets and lengths. They count UTF-16 units or characters; if these differ, the mentions tell which,
 because each of them begins with `@[`. Like `message_parts`, this module ignores values of a wrong type.
 """
 

@@ -1,4 +1,4 @@
-"""Types of arguments: each reads one word of the command line, and raises UsageError where it cannot.
+"""Types of arguments: each reads one word of the command line, and raises UsageError if it cannot.
 
 The parser adds the name of the option to the error. `vkteams_daemon.times` has the type of ages.
 """
@@ -52,7 +52,7 @@ def read_times(args: argparse.Namespace) -> None:
     """Read every time of the command line, in the person's zone.
 
     Raises:
-        UsageError: a time is none there, or could be several, such as an hour that the clocks show twice.
+        UsageError: a text names no time there, or several, such as an hour that the clocks show twice.
     """
     for name, value in vars(args).items():
         if isinstance(value, WrittenTime):

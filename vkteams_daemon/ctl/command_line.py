@@ -176,10 +176,10 @@ def build(noun: str | None) -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str], noun: str | None) -> argparse.Namespace:
-    """The command that the arguments say; `find` takes every word that is no option's.
+    """The parsed arguments. `find` takes every word that does not belong to an option.
 
     Raises:
-        UsageError: they say none.
+        UsageError: they are no command.
     """
     args, rest = build(noun).parse_known_args(arguments)
     if noun == "find":
@@ -191,7 +191,7 @@ def parse(arguments: Sequence[str], noun: str | None) -> argparse.Namespace:
 
 
 def _take_words(args: argparse.Namespace, rest: Sequence[str]) -> list[str]:
-    """Add the words that stand behind the options, if all do; what is no word stays.
+    """Add the words behind the options to the words to find. Returns what is no word.
 
     Words that stand before the options as well are refused: they are the rest of a value without quotes.
     """

@@ -29,7 +29,7 @@ from vkteams_daemon.ctl import pager
 from vkteams_daemon.system.text import terminal_safe, terminal_safe_json
 
 MODES = ("table", "json", "jsonl", "quiet")
-_WIDTH = 80  # letters of a line where nothing else says how wide it is
+_WIDTH = 80  # letters of a line if nothing else says how wide it is
 _MARKS = ("\ue000", "\ue001")  # before and after a marked word while a text is wrapped: private, and one letter wide
 _MIN_FREE_WIDTH = 16  # letters; a column of free text gets no narrower than this
 

@@ -1,4 +1,4 @@
-"""Shows a long answer through the person's pager: PAGER, otherwise less, where there is one."""
+"""Shows a long answer through the person's pager: PAGER, otherwise less, if it is installed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Short names for the cursors that people pass back: the long ones stay in a file of the user's cache.
 
-Programs get the cursor itself (`--output json`). Where the cache cannot be written, people get it too.
+Programs get the cursor itself (`--output json`). If the cache cannot be written, people get it too.
 """
 
 from __future__ import annotations

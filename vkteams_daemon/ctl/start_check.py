@@ -18,7 +18,7 @@ from vkteams_daemon.errors import ApiError, CertificateRefused, DatabaseUnavaila
 if TYPE_CHECKING:
     from vkteams_daemon.daemon.status import Status
 
-_TRIAL = 5.0  # seconds for the answer of the Bot API
+_API_TIMEOUT = 5.0  # seconds for the answer of the Bot API
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ def checks(config: Config, *, foreground: bool, log: bool, token: bool = True) -
 def try_live(config: Config, running: Status) -> None:
     """Try what a new process would need of the network: certificate and token of the API, and the database of a URL.
 
-    What is refused would be refused at the start as well. What does not answer is no reason to leave the daemon as it
-    is, unless it answers the daemon.
+    A refusal would come at the start as well. A part that does not answer is no reason against a restart, unless it
+    answers the running daemon.
 
     Args:
         config: that the new process would have.
@@ -95,7 +95,7 @@ def try_live(config: Config, running: Status) -> None:
     from vkteams_daemon.store.database import Database
 
     if config.daemon.role != "embed":
-        client = make_client(config, limit=_TRIAL)
+        client = make_client(config, limit=_API_TIMEOUT)
         try:
             client.self_get()
         except (Unauthorised, CertificateRefused):

@@ -1,6 +1,6 @@
 """Files of the user's cache directory: what this user has seen of an archive. Their mode is 0600.
 
-Where they cannot be read or written, everything works without them.
+If they cannot be read or written, everything works without them.
 """
 
 from __future__ import annotations

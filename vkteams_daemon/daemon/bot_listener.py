@@ -116,7 +116,7 @@ class BotListener:
         threads.start(keeper, lambda: self._keep_session(keeper))
 
     def apply(self, config: Config, client: BotClient | None) -> None:
-        """Put a configuration in force that was read again, with a client for a new token."""
+        """Put in force a configuration that was read again, with a client for a new token."""
         self._config = config
         self.poller.poll_time = config.api.poll_time
         self.poller.set_backoff_max(config.api.backoff_max)

@@ -38,10 +38,10 @@ def outage_loop(
     The daemon does not wait for this thread when it stops.
 
     Args:
-        database: open, or not yet.
+        database: may not be open yet.
         bot_id: the bot that this process listens to; None while it does not listen.
         series: of the poll loop.
-        retention: the present value of the option: `7d`, or "" where it is not known.
+        retention: the present value of the option: `7d`, or "" if it is not known.
         stopping: ends the loop.
         pulse: of the loop.
         interval: seconds between two notes.

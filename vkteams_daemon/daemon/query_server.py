@@ -1,7 +1,7 @@
 """The thread that answers at the query socket: the vectors of a query, by the models that the workers have loaded.
 
-It answers one request after the other, so that it takes at most one core from the workers. A client that is silent is
-left after a moment. Whatever fails here, the client loads the model itself.
+It answers one request after the other, so that it takes at most one core from the workers. It drops a client that
+stays silent. If anything fails here, the client loads the model itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WAITING = 16  # connections that the system keeps until their turn
 CLIENT_LIMIT = 0.5  # seconds that a client may take for its request, and for taking the answer
 ANSWER_LIMIT = 30.0  # seconds after which an answer is overdue
 ACCEPT_INTERVAL = 0.5  # seconds; the longest time until a stop is noticed
-RETRY_INTERVAL = 10.0  # seconds until the socket is made again where it could not be made or was removed
+RETRY_INTERVAL = 10.0  # seconds until the socket is made again if it could not be made, or was removed
 
 
 class QueryServer:

@@ -35,7 +35,7 @@ class Rhythm:
         database: open, or not yet.
         bot_id: the bot that this process listens to; None while it does not listen.
         warn: called with the warning, or with None while nothing is wrong.
-        reconnect: called once for each silence: a connection to the API may be what is deaf.
+        reconnect: called once for each silence, because the connection to the API may be the cause.
         period: the length of the rhythm.
         min_silence: a shorter silence is never wrong.
         clock: the time of the day.

@@ -36,7 +36,7 @@ class RosterReader:
     """Runs in a thread of its own, with a connection to the API of its own.
 
     Args:
-        database: open, or not yet.
+        database: may not be open yet.
         make_client: makes the client; called anew after a failure.
         may_ask: whether this process listens and the API answers.
         wanted: whether rosters are wanted now.

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAIN_LIMIT = 30.0  # seconds after which the main thread is overdue, which waits for signals
+MAIN_LIMIT = 30.0  # seconds after which the main thread, which waits for signals, is overdue
 SIGNAL_POLL = 0.5  # seconds; the longest time until the main thread notices a signal
 STOP_GRACE = 2.5  # seconds that a stop waits for the open transaction
 STOP_LIMIT = 4.0  # seconds after which a stop abandons every thread that still runs
@@ -320,7 +320,7 @@ class Service:
         return self._listener.state if self._listener else "starting"
 
     def _apply_config(self, config: Config, client: BotClient | None) -> None:
-        """Put a configuration in force that was read again."""
+        """Put in force a configuration that was read again."""
         self.config = config
         if self._listener:
             self._listener.apply(config, client)

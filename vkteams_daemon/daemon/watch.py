@@ -32,7 +32,7 @@ class Pulse:
     """The sign of life of one loop.
 
     Args:
-        name: the loop's, as in the glossary: `longpoll`, `keeper`.
+        name: the loop's, as in docs/architecture.md: `longpoll`, `keeper`.
         repair: called once when the loop is overdue, from the thread that watches; it must not wait.
         vital: whether the service manager must restart a process in which this loop is overdue. Only the loops without
             which nothing is archived are vital: a restart ends what the others do, and the spool needs none of them.
@@ -144,7 +144,7 @@ class Watch:
         Args:
             key: what the warning is about.
             sentence: for the status file; it may hold figures that change.
-            logged: for the log, where it differs.
+            logged: for the log, if it differs.
         """
         if sentence is None:
             if self._warnings.pop(key, None) is not None:

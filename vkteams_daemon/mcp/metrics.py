@@ -27,7 +27,7 @@ class McpEndpoint:
         loop: the server's event loop, once it runs.
 
     Raises:
-        CannotCreate: the address cannot be listened on.
+        CannotCreate: this process cannot listen on the address.
     """
 
     def __init__(self, address: str, reader: Reader) -> None:

@@ -59,7 +59,7 @@ class TellRefusals:
         await self._app(scope, receive, answer)
 
     def _sentence(self, scope: Scope, message: Message) -> str | None:
-        """What is wrong with the request; None where the answer says so itself."""
+        """What is wrong with the request; None if the answer says so itself."""
         headers, status = Headers(scope=scope), message["status"]
         if status == HTTPStatus.UNAUTHORIZED:
             return _WRONG_TOKEN if "authorization" in headers else _NO_TOKEN

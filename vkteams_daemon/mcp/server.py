@@ -343,8 +343,9 @@ def _bare_schema(argument: dict[str, Any]) -> dict[str, Any]:
 
 
 def _plain_schema(argument: dict[str, Any], tool: str = "") -> dict[str, Any]:
-    """The schema of an argument as the strictest client takes it: one type and no null; and short, so without what a
-    text is too short or too long for: the server says that where it is.
+    """The schema of an argument as the strictest client takes it: one type, and no null.
+
+    To be short, it leaves out the limits of a text's length. The server checks them, and its error names them.
     """
     types = [option for option in argument.get("anyOf", []) if option.get("type") != "null"]
     merged = {**(types[0] if len(types) == 1 else {}), **argument}

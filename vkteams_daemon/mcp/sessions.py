@@ -1,6 +1,6 @@
 """Bounds the sessions of one client, so that nobody who may connect keeps the others out.
 
-The SDK bounds only the sessions of all clients: whoever opens that many keeps everybody out until they end.
+The SDK bounds only the sessions of all clients: one client that opens that many keeps the others out until they end.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Session:
         client: whose it is.
         scope: of the request that opened it.
         used_at: when its last call began or ended; monotonic.
-        calls: that run now. An open stream of events is no call.
+        calls: how many run now. An open stream of events is no call.
     """
 
     client: str
@@ -38,7 +38,7 @@ class BoundedSessions:
     """The application, with a bound of the sessions of a client.
 
     A client that opens one too many loses the one that it has not used for longest; the same goes for all clients
-    together. A session in which a call runs is never taken. Whoever lost a session connects again.
+    together. A session in which a call runs is never ended. A client that has lost a session connects again.
 
     Args:
         app: the application.

@@ -7,7 +7,7 @@
     08:43 bKq7zP0 Пётр → Анна: Вижу, смотрю.
     bKqa71X завёл OPS-142
 
-A person is named by the first word of the name where nobody else in it has that word. A line without a time and an
+A person is named by the first word of the name if nobody else in it has that word. A line without a time and an
 author goes on from the line above: the same minute, the same author. The texts are what people wrote; no line of a text
 can be taken for a line of the transcript, because further lines are indented.
 """

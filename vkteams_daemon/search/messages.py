@@ -35,7 +35,7 @@ class Quote:
     """The id of the message that they come from."""
     sent_at: datetime | None = None
     files: tuple[str, ...] = ()
-    """The names of its files, where the API gives them."""
+    """The names of its files, if the API gives them."""
     depth: int = 0
     """How many quotes they stand in: 1 for a forward within a forward."""
 
@@ -70,7 +70,7 @@ class ArchivedMessage:
     own_text: str | None = None
     """The author's own words, if `text` has words of others as well; empty if it only forwards."""
     files: tuple[str, ...] = ()
-    """The names of its files, where the API gives them."""
+    """The names of its files, if the API gives them."""
     known_by_quote: bool = False
     """Whether it is known only because another message repeats it. It is not archived itself, and search finds the
     message that repeats it."""
@@ -96,7 +96,7 @@ class MessageVersion:
 
 @dataclass(frozen=True, slots=True)
 class MessageHistory:
-    """What a message said, the current text last; of a deleted message, too, where its text is kept."""
+    """What a message said, the current text last; of a deleted message, too, if its text is kept."""
 
     chat_id: str
     msg_id: str

@@ -28,7 +28,7 @@ class RetrieverScore:
     name: str
     """`text`, `semantic`, `conversation` (found beside another hit), `wish`, or `recency`.
 
-    Where several models are asked, `semantic` is what they say together, and `semantic MODEL` what one of them says.
+    If several models are asked, `semantic` is what they say together, and `semantic MODEL` what one of them says.
     """
     rank: int
     """The message's place in the retriever's list, from 1."""
@@ -98,7 +98,7 @@ class Hit:
     own_text: str | None = None
     """The author's own words, if `text` has words of others as well; empty if it only forwards."""
     files: tuple[str, ...] = ()
-    """The names of its files, where the API gives them."""
+    """The names of its files, if the API gives them."""
     legs: tuple[RetrieverScore, ...] = ()
     """What each retriever says of the message."""
     context: tuple[ArchivedMessage, ...] = ()

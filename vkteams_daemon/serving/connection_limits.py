@@ -31,8 +31,8 @@ def max_connections() -> int:
 def limited_protocol(most: int, refuse: Refuse) -> type[asyncio.Protocol]:
     """The protocol of uvicorn with these limits.
 
-    Where there are too many connections, the oldest one goes that is not being answered. So clients that ask are never
-    kept out by those that only connect.
+    If there are too many connections, the oldest one that is not being answered is closed. So clients that only connect
+    never keep out those that ask.
 
     Args:
         most: connections at once; from one address half of them. A proxy's clients share its address.

@@ -1,4 +1,4 @@
-"""A limit of the log that no client can lift: of each kind of line ten a minute, with the number of those left out."""
+"""Limits the log to ten lines of each kind a minute, and says how many are left out. So no client can fill it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asks again where a connection of the pool died with a server that has restarted since.
+"""Asks again if a connection of the pool has died with a server that has restarted since.
 
 The pool's own check (`check=`) sleeps between two dead connections, each time twice as long: after a restart the first
 question would wait for seconds.

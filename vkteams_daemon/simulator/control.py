@@ -11,11 +11,11 @@ from vkteams_daemon.simulator.event_log import Draft
 from vkteams_daemon.simulator.parameters import Parameters, Refused
 from vkteams_daemon.simulator.response import Response, refusal, success
 
-LOG_LIMIT = 1000  # log entries in one answer, where the request has no `limit`
+LOG_LIMIT = 1000  # log entries in one answer, if the request has no `limit`
 
 
 def respond(bot: SimulatedBot, command: str, path: str, parameters: Parameters, body: bytes) -> Response:
-    """Carry out a request; status 400 with a description where it makes no sense."""
+    """Carry out a request; status 400 with a description if it makes no sense."""
     action = ACTIONS.get(f"{command} {path.rstrip('/')}")
     if action is None:
         return refusal(f"there are {', '.join(ACTIONS)}", 404)

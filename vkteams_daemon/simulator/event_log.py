@@ -54,7 +54,7 @@ class Event:
     late: bool = False
 
     def to_json(self) -> Any:
-        """The event as an object, or its text where it is not JSON."""
+        """The event as an object, or its text if it is not JSON."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
@@ -277,7 +277,7 @@ class EventLog:
         self._trim()
 
     def _trim(self) -> None:
-        """Drop the oldest entries where the log is bounded; entries of unread events stay."""
+        """Drop the oldest entries if the log is bounded; entries of unread events stay."""
         if self._keep is None or len(self._entries) <= self._trim_at:
             return
         excess = max(0, len(self._entries) - self._keep)

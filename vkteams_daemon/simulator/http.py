@@ -43,7 +43,7 @@ class Simulator(SimulatedBot):
         """Listen. After `stop`, it starts again on the same port and has kept its state.
 
         Raises:
-            CannotCreate: the address cannot be listened on.
+            CannotCreate: this process cannot listen on the address.
         """
         self.open()
         self._server = Server(self, self.host, self.port)
@@ -86,7 +86,7 @@ class Server(http.server.ThreadingHTTPServer):
             super().__init__((host, port), Connection)
         except (OSError, OverflowError) as error:
             reason = error.strerror if isinstance(error, OSError) else "there is no such port"
-            raise CannotCreate(f"{host}:{port} cannot be listened on: {reason}") from error
+            raise CannotCreate(f"cannot listen on {host}:{port}: {reason}") from error
 
     def server_bind(self) -> None:
         """Bind without the look-up of the host's own name that http.server does."""

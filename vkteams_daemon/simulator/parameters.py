@@ -42,7 +42,7 @@ class Parameters:
         return value
 
     def optional(self, name: str) -> str | None:
-        """The first value; None where it is missing or empty."""
+        """The first value; None if it is missing or empty."""
         return next(iter(self.values.get(name, ())), None) or None
 
     def all(self, name: str) -> list[str]:
@@ -61,7 +61,7 @@ class Parameters:
         return number
 
     def count(self, name: str, default: int) -> int:
-        """A whole number from 0 on, or `default` where it is missing.
+        """A whole number from 0 on, or `default` if it is missing.
 
         Raises:
             Refused: it is not a whole number, or is negative.
@@ -86,7 +86,7 @@ class Parameters:
         return value
 
     def json(self, name: str, kind: type) -> Any:
-        """A value parsed as JSON of this type; None where it is missing.
+        """A value parsed as JSON of this type; None if it is missing.
 
         Raises:
             Refused: it is not JSON, or of another type.
@@ -109,7 +109,7 @@ class Parameters:
 
 
 def whole_number(text: str) -> int | None:
-    """The whole number that the text spells; None where it spells none, or one of more than 40 characters."""
+    """The whole number that the text spells; None if it spells none, or one of more than 40 characters."""
     digits = text.removeprefix("-")
     return int(text) if digits.isascii() and digits.isdigit() and len(text) <= 40 else None
 

@@ -20,7 +20,7 @@ class Response:
     Attributes:
         status, body, type, headers: as HTTP names them; `type` is the Content-Type.
         delay: seconds before the response is sent.
-        content_length: the Content-Length to send, where it is not the length of the body. The connection is closed
+        content_length: the Content-Length to send, if it is not the length of the body. The connection is closed
             after the body.
         pace: bytes at a time and seconds between them, or None for everything at once.
         disconnect: end the connection by an RST or a FIN and send nothing, or "" to send the response.

@@ -158,7 +158,7 @@ class ScriptPlayer:
         return Draft(line.type, payload)
 
     def _find(self, message: dict[str, Any], chat_id: str | None) -> dict[str, Any]:
-        """The earlier message of that chat with the same msgId; empty where there is none."""
+        """The earlier message of that chat with the same msgId; empty if there is none."""
         return self._messages.get((chat_id, str(message.get("msgId"))), {})
 
     def _remember(self, payload: dict[str, Any]) -> None:

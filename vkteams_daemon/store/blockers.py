@@ -1,7 +1,7 @@
 """Finds who holds a lock that a session waits for, and ends those of our own sessions whose client has fallen silent.
 
 A process that is stopped (SIGSTOP, a suspended machine) or cut off keeps its session and its locks. The server's idle
-timers are not armed in the middle of a COPY, nor after every pipeline. So whoever waits for a lock looks for itself.
+timers are not armed in the middle of a COPY, nor after every pipeline. So a process that waits for a lock looks itself.
 
 `SilentSessions` looks once and remembers what it saw. `LockWatch` is the thread that looks, over a connection of its
 own, while a statement of this process takes long.
@@ -55,7 +55,7 @@ _OF_ADVISORY = (
     " AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())"
     " AND (l.classid::bigint << 32 | l.objid::bigint) = "
 )
-# Whoever has locked rows of a table in a transaction holds this lock of the table as well.
+# A transaction that has locked rows of a table holds this lock of the table as well.
 _OF_ROW_LOCKS = (
     "SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.granted"
     " AND l.mode = 'RowShareLock' AND l.pid <> pg_catalog.pg_backend_pid()"

@@ -56,7 +56,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """Events that are gone: their ids and times of arrival from … to, and their chats; None where unknown."""
+    """Events that are gone: their ids and times of arrival from … to, and their chats; None if unknown."""
 
     reason: str
     from_event_id: int | None = None
@@ -235,7 +235,7 @@ def list_gaps(connection: psycopg.Connection[Any], *, dismissed: bool = False) -
 
 
 def dismiss(connection: Connection, gap_id: int, by: str) -> None:
-    """Dismiss a gap: answers and health do not tell it any more.
+    """Dismiss a gap: answers and health leave it out from now on.
 
     Args:
         connection: in autocommit mode.

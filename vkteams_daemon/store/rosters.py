@@ -42,7 +42,7 @@ _END = (
     " AND NOT EXISTS (SELECT FROM chat_members m WHERE m.chat_id = r.chat_id AND m.user_id = r.user_id"
     "  AND m.joined_at >= %(at)s AND m.left_at IS NULL)"
 )
-# Whoever is in the first list was a member before, for a time that nobody knows. A new member of a later list joined
+# The members in the first list were members before, for a time that nobody knows. A new member of a later list joined
 # when an event says so, or at the latest when the list was asked for.
 _BEGIN = (
     "INSERT INTO roster_members (chat_id, user_id, since, role)"

@@ -44,8 +44,8 @@ def replace_when_whole(path: Path, mode: int, *, writer: str = "") -> Iterator[B
     Args:
         path: the file; a symbolic link of this name is replaced and not followed.
         mode: permission bits, less those that the umask takes away.
-        writer: distinguishes processes that may write the same file at once (the process number, say). Where there is
-            one writer at a time, "" lets it reuse the temporary file that a killed predecessor left behind.
+        writer: distinguishes processes that may write the same file at once (the process number, say). If there is one
+            writer at a time, "" lets it reuse the temporary file that a killed predecessor left behind.
 
     Raises:
         OSError: the directory or the disk does not take it; the old file is as it was, and no temporary file remains.

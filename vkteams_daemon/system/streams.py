@@ -44,7 +44,7 @@ def write_stdout(text: str) -> None:
 
 
 def write_stderr(text: str) -> None:
-    """Write the text to standard error and flush it; where that fails, only the exit code tells of the error."""
+    """Write the text to standard error and flush it; if that fails, only the exit code tells of the error."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -47,7 +47,10 @@ def terminal_safe(text: str) -> str:
 
 
 def terminal_safe_json(value: Any, stream: TextIO, indent: int | None = None) -> str:
-    """The value as JSON for that stream; what could steer a terminal is escaped, and ASCII where it takes no UTF-8."""
+    """The value as JSON for that stream. What could steer a terminal is escaped.
+
+    If the stream takes no UTF-8, everything but ASCII is escaped.
+    """
     utf8 = (getattr(stream, "encoding", None) or "utf-8").lower().replace("-", "") == "utf8"
     text = json.dumps(value, ensure_ascii=not utf8, indent=indent)
     # json.dumps escapes C0 only.

@@ -67,7 +67,7 @@ class Owner:
         name: in the system's list of users.
         uid: its number.
         gid: its group's number.
-        impersonated: whether this process is root and acts for that user; False where it is that user itself.
+        impersonated: whether this process is root and acts for that user; False if it is that user itself.
     """
 
     name: str
@@ -167,9 +167,9 @@ class Owner:
             raise CannotCreate(f"{directory}: cannot be made: {reason}") from error
 
     def _make_as_owner(self, directory: Path, mode: int) -> bool:
-        """Make the directory with the owner's rights where it is missing; False where root has to make it.
+        """Make the directory with the owner's rights if it is missing; False if root has to make it.
 
-        Root may do so safely: where the owner cannot write, the owner cannot have laid a link.
+        Root may do so safely: the owner cannot have laid a link in a place where the owner cannot write.
         """
         try:
             with self.acting():

@@ -17,7 +17,7 @@ class AttemptLimit:
         self._attempts: dict[str, deque[float]] = {}
 
     def is_reached(self, address: str) -> bool:
-        """Count an attempt; whether there were too many of this address."""
+        """Count an attempt. Returns whether this address has made too many."""
         now = time.monotonic()
         if len(self._attempts) >= _MOST_ADDRESSES and address not in self._attempts:
             self._attempts = {each: times for each, times in self._attempts.items() if times[-1] > now - PERIOD}

@@ -1,4 +1,4 @@
-"""Makes HTML of what people wrote. Every text is hostile: it is escaped, and no character of it turns others around."""
+"""Makes HTML of what people wrote. Every text is hostile: it is escaped, and its invisible characters are removed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HUES = 12
 
 
 def plain(text: str | None, limit: int = MAX_SHOWN) -> Markup:
-    """A text without its invisible characters, cut where it is too long."""
+    """A text without its invisible characters, cut if it is too long."""
     return escape(_cut(visible(text or ""), limit))
 
 
@@ -40,7 +40,7 @@ def formatted(runs: Iterable[Run], limit: int) -> Markup:
             continue
         piece = escape(_cut(text, left))
         left -= len(text)
-        # A quote is shown by its looks: the browser would add marks of its own.
+        # A quote becomes a span with a style, because a browser puts quotation marks around <q>.
         for style, element in _ELEMENTS:
             if style in run.styles:
                 element = "span" if element == "q" else "code" if element == "pre" else element

@@ -102,7 +102,7 @@ class SignIn:
 
         Args:
             attempt: what was remembered.
-            query: what the issuer has added to our address.
+            query: the parameters that the issuer has added to our address.
 
         Raises:
             SignInRefused: the issuer or we do not accept it.
@@ -152,7 +152,7 @@ class SignIn:
         return dict(token.claims)
 
     def _user_info(self, access_token: str, subject: Any) -> dict[str, Any]:
-        """What the issuer says of the person beside the token; many an ID token holds no more than an id."""
+        """What the issuer says of the person beside the token: the ID tokens of many issuers hold only an id."""
         info = _get(self._endpoint("userinfo_endpoint"), {"Authorization": f"Bearer {access_token}"})
         if not subject or info.get("sub") != subject:
             raise SignInRefused("the issuer tells of another person than the token")

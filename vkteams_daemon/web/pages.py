@@ -9,8 +9,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from vkteams_daemon.options import Web
 from vkteams_daemon.search import links
-from vkteams_daemon.web import chat_page, language, markup
-from vkteams_daemon.web.language import Language
+from vkteams_daemon.web import chat_page, markup
+from vkteams_daemon.web.language import Language, translations
 from vkteams_daemon.web.session import LANGUAGES
 
 
@@ -25,9 +25,9 @@ class Pages:
     def __init__(self, options: Web, version: str) -> None:
         self._environments = {code: _environment(code, options, version) for code in LANGUAGES}
 
-    def render(self, template: str, tongue: Language, **shown: Any) -> str:
+    def render(self, template: str, language: Language, **shown: Any) -> str:
         """The HTML of a page."""
-        return self._environments[tongue.code].get_template(template).render(tongue=tongue, **shown)
+        return self._environments[language.code].get_template(template).render(language=language, **shown)
 
 
 def _environment(code: str, options: Web, version: str) -> Environment:
@@ -35,7 +35,7 @@ def _environment(code: str, options: Web, version: str) -> Environment:
         loader=PackageLoader("vkteams_daemon.web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True, extensions=["jinja2.ext.i18n"], auto_reload=False,
     )  # fmt: skip
-    catalogue = language.translations(code)
+    catalogue = translations(code)
     environment.install_gettext_callables(  # type: ignore[attr-defined]
         catalogue.gettext, catalogue.ngettext, newstyle=True
     )

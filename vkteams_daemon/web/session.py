@@ -101,7 +101,7 @@ def new_session() -> Session:
 
 
 def read_key(file: Path) -> bytes:
-    """The key of the file, which is made if it is absent; where that fails, a key for this run."""
+    """The key of the file, which is made if it is absent; if that fails, a key for this run."""
     try:
         return _read(file)
     except OSError:

@@ -1,7 +1,7 @@
 """Who is asking: the person whom a reverse proxy has signed in, or a user of this machine.
 
-A header that names a person is believed from the addresses of the trusted proxies alone. Where the page is open on
-loopback, a request that a proxy has passed on is no request of a user of this machine.
+A header that names a person is believed from the addresses of the trusted proxies alone. If the page is open on
+loopback, a request that a proxy has passed on does not count as one of a user of this machine.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def register(noun: Noun) -> None:
         add_options(verb)
         verb.set_defaults(recency=None, deleted=False)
     text.add_argument(
-        "--deleted", action="store_true", help="only deleted messages, where their text is kept (storage.on_delete)"
+        "--deleted", action="store_true", help="only deleted messages, if their text is kept (storage.on_delete)"
     )
     hybrid.add_argument(
         "--recency", metavar="AGE", type=times.parse_age, help="a message of this age counts half: 12h, 30d"

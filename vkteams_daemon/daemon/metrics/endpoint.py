@@ -25,7 +25,7 @@ class Endpoint:
         durations: what the daemon's loops report to.
 
     Raises:
-        CannotCreate: the address cannot be listened on.
+        CannotCreate: this process cannot listen on the address.
     """
 
     def __init__(self, address: str, status: Callable[[], Status], alive: Callable[[], bool]) -> None:

@@ -1,4 +1,4 @@
-"""The health probes, /livez and /readyz: whether the daemon lives, and whether it does its work."""
+"""The probes /livez and /readyz: whether the daemon lives, and whether it does its work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _READY = ("listening", "standby", "embedding")
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The answer of a health probe.
+    """The answer of a probe.
 
     Attributes:
         passed: answered as 200; otherwise as 503.

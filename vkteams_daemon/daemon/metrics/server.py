@@ -36,7 +36,7 @@ class MetricsServer:
         option: the option that named the address, for the error.
 
     Raises:
-        CannotCreate: the address cannot be listened on.
+        CannotCreate: this process cannot listen on the address.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The file that remembers which cursor was sent last: what the API has forgotten for good, whatever the database says.
 
-It is written before a cursor is sent for the first time. So after a crash it is never behind what was acknowledged. A
-file that cannot be written or read stops nothing: without it, only a database that goes back is not noticed.
+It is written before a cursor is sent for the first time. So after a crash it is never behind what was acknowledged. If
+the file cannot be written or read, the daemon goes on. Then it does not notice a database that goes back.
 
 The file has two slots (`system/slots.py`), because it is written for each move of the cursor. The content is JSON.
 """
@@ -78,7 +78,7 @@ class AcknowledgedFile:
             self._write()
 
     def spool_lost(self, missing: Missing) -> None:
-        """The spool does not have this any more; what `note_spooled` has noted is over. Never raises."""
+        """Note that the spool has lost this. It replaces what `note_spooled` has noted. Never raises."""
         self._content.spooled = None
         self._content.unsaved = [*self._content.unsaved, missing]
         self._write()

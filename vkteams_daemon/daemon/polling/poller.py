@@ -54,10 +54,10 @@ log = logging.getLogger(__name__)
 
 STANDBY_INTERVAL = 1.0  # seconds between two attempts to take a lock that another process holds
 LOCK_GRACE = 1.0  # seconds that the server may need to notice that the process before this one has ended
-STEP_LIMIT = 60.0  # seconds after which a step is overdue in which the loop waits for nobody
+STEP_LIMIT = 60.0  # seconds; a step in which the loop waits for nobody is overdue after that
 RIVAL_SIGNS = 10  # polls in a row that end at once and empty, after which somebody else is suspected
 REPEAT_MAX = 5.0  # seconds; the longest wait while the API repeats stored events, or does not hold the poll
-PERMANENT = (ConfigError, SchemaError, Unauthorised)  # of the API's answers, only the one that no proxy gives
+PERMANENT = (ConfigError, SchemaError, Unauthorised)  # any other error of the API may come from a proxy on the way
 
 
 class Sink(Protocol):
@@ -400,7 +400,7 @@ class Poller:
             return 0.0
         lock_lost = self.sink is not None and not self.sink.holds_lock
         if isinstance(error, ApiUnreachable) and lock_lost and self._poll_needs_lock:
-            return 0.0  # the keeper ended the poll because the lock is lost
+            return 0.0  # the thread `keeper` ended the poll because the lock is lost
         return self._api.failed(error)
 
     def _spool_failed(self, error: SpoolRefused) -> float:

@@ -86,7 +86,7 @@ class Spool:
         Args:
             events: in the order of the answer, which arrived at one time.
             generation: the one they were polled under.
-            last_event_id: what they were polled with.
+            last_event_id: the lastEventId of their poll.
 
         Raises:
             SpoolRefused: the ids do not ascend, the file is full, or the disk does not take it; the spool is as it was.
@@ -119,7 +119,7 @@ class Spool:
         self.last_event_id, self.generation, self.until = max(ids), generation, line.received_at
 
     def next_batch(self) -> PendingBatch | None:
-        """The events that go into the database next, of one generation; None where nothing waits.
+        """The events that go into the database next, of one generation; None if nothing waits.
 
         Raises:
             SpoolRefused: the disk does not give them.
@@ -145,11 +145,11 @@ class Spool:
 
     @property
     def is_last_batch(self) -> bool:
-        """Whether nothing waits behind the last `next_batch`."""
+        """Whether the last `next_batch` ends where the file ends."""
         return self._batch_end >= self.size
 
     def discard_batch(self) -> None:
-        """Discard the last `next_batch`, which is committed. When nothing waits any more, the file goes."""
+        """Discard the last `next_batch`, which is committed. Remove the file when nothing waits in it any more."""
         self._drained = self._batch_end
         self.events = max(0, self.events - self._batch_events)
         if not self.waiting:
@@ -186,7 +186,7 @@ class Spool:
         return descriptor
 
     def _write(self, descriptor: int, record: bytes) -> None:
-        """Append a record and wait for the disk; where that fails the file is cut back."""
+        """Append a record and wait for the disk. If that fails, cut the file back."""
         at = self.size
         try:
             rest = memoryview(record)
@@ -195,7 +195,7 @@ class Spool:
                 at, rest = at + written, rest[written:]
             os.fsync(descriptor)
         except BaseException:
-            # What cannot be cut now is written over next time, or is cut as torn by the next process.
+            # If it cannot be cut now, the next record overwrites the rest, or the next process cuts it as torn.
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, self.size)
             raise
@@ -220,7 +220,7 @@ class Spool:
             log.warning("%d events wait in the spool %s since %s", self.events, self.path, self.since)
 
     def _scan(self) -> str:
-        """Count what waits, and cut a torn end; why the file is no spool of this bot, or an empty string."""
+        """Count what waits, and cut a torn end. Returns why the file is no spool of this bot; empty if it is one."""
         assert self._descriptor is not None
         size = os.fstat(self._descriptor).st_size
         self.size = size
@@ -257,12 +257,12 @@ class Spool:
         return spool_records.read(self._descriptor, start, self.size) if self._descriptor is not None else iter(())
 
     def _finish(self) -> None:
-        """Everything is stored: the file goes, or stays beside where it was damaged."""
+        """Everything is stored: remove the file, or put it aside if a part of it is damaged."""
         if self.damaged:
             self._put_aside(f"{self.damaged} bytes in it are damaged")
             return
         with contextlib.suppress(OSError):
-            # Where it comes back after a power cut, its events are recognised as stored.
+            # If the file comes back after a power cut, the writer recognises its events as stored.
             self.path.unlink(missing_ok=True)
             files.fsync_path(self.path.parent)
         self.close()

@@ -73,7 +73,7 @@ def encode(content: bytes) -> bytes:
 
 
 def read(descriptor: int, start: int, size: int) -> Iterator[Record]:
-    """The whole records of a file of this size, from `start` on; what is damaged between them is passed over."""
+    """The whole records of a file of this size, from `start` on. Damaged bytes between them are passed over."""
     while start < size:
         record = _record_at(descriptor, start, size)
         if record is None:

@@ -167,7 +167,7 @@ class Spooler:
 
         Args:
             pending: a batch that was polled and is not committed.
-            last_event_id: what it was polled with.
+            last_event_id: the lastEventId of its poll.
 
         Raises:
             SpoolRefused: the spool takes none of it.
@@ -210,7 +210,7 @@ class Spooler:
         self._batch = self._batch.after(part)
         if self._batch is None:
             if self.acknowledged and self.spool.is_last_batch and not self.spool.damaged:
-                # Before the file goes: whoever finds the note and no file finds a loss.
+                # Remove the note before the file: a note without a file means a loss.
                 self.acknowledged.note_spooled(None)
             self.spool.discard_batch()
             self._look_for_loss()
@@ -227,7 +227,7 @@ class Spooler:
             self._on_change()
 
     def _look_for_loss(self) -> None:
-        """Compare the spool with what it was noted to have. What it has lost becomes a gap at the next take-over."""
+        """Compare the spool with the note of what it holds. What it has lost becomes a gap at the next take-over."""
         noted = self.acknowledged.spooled if self.acknowledged else None
         if noted is None or self.acknowledged is None or self.spool is None:
             return

@@ -66,7 +66,7 @@ def _by_day(
     newest = last.astimezone(zone).date()
     count = min((newest - first.astimezone(zone).date()).days + 1, _MAX_DAYS)
     days = [newest - timedelta(days=count - 1 - n) for n in range(count)]
-    # Midnight of the zone; where the clocks skip it, the moment at which they do.
+    # Midnight of the zone; if the clocks skip it, the moment at which they do.
     starts = [datetime(day.year, day.month, day.day, tzinfo=zone) for day in days]
     rows = _rows(
         connection,

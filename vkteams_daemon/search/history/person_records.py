@@ -32,7 +32,7 @@ _ROWS: dict[Kind, str] = {
         "SELECT pg_catalog.to_jsonb(t), pg_catalog.concat_ws(' ', t.chat_id, t.since::text) FROM roster_members t"
         " WHERE t.user_id = %(person)s AND {chats}"
     ),
-    # What they did beside writing: buttons that they have pressed, and whatever else an event has them as author of.
+    # What they did beside writing: buttons that they have pressed, and any other event whose author they are.
     "event": (
         "SELECT pg_catalog.to_jsonb(t) - 'raw', pg_catalog.concat_ws(' ', t.bot_id, t.generation::text,"
         " pg_catalog.lpad(t.event_id::text, 20, '0')) FROM events t WHERE t.user_id = %(person)s AND t.type <> ALL"

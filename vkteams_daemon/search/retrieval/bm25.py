@@ -28,12 +28,12 @@ CANDIDATES = 1500
 _K1 = 0.6
 _B = 0.5
 _COUNT_LIMIT = 2000
-"""How far a word is counted that the table `words` does not hold."""
+"""The count at which counting stops for a word that the table `words` does not hold."""
 _CONFINED_COUNT_LIMIT = 50_000
-"""How far the messages, and those with a word, are counted within the scope of a confined reader."""
+"""The count at which counting stops for what a confined reader may see: all messages, and those with a word."""
 
 _COPY = 0.75
-"""What a word counts that the message only forwards or repeats: an original ranks before its copies, of any length."""
+"""The weight of a word that a message only forwards or repeats: an original ranks before its copies of any length."""
 
 _ONE_LEXEME = re.compile(r"^'((?:[^'\\]|''|\\\\)+)'$")
 

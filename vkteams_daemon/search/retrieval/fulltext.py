@@ -61,7 +61,7 @@ def search_text(
 
     Args:
         connection: any connection to the archive.
-        text: in web search syntax; no text is a syntax error. A query of stop words alone finds nothing.
+        text: in web search syntax; every text can be read. A query of stop words alone finds nothing.
         scope: where to look.
         limit: most messages.
         vocabulary: reads the archive's words; called only if the query finds nothing.

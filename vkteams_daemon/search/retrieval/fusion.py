@@ -43,8 +43,8 @@ A larger value gains no success on the training half and costs nDCG.
 
 # The weights of the evidence in the logarithm of the odds, see `relevance`.
 _BIAS = -5.0
-# Of the BM25 score, squared. A hit by one common word says nothing, and two rare words in one message are no chance:
-# with the score itself, a common word hides what was meant.
+# Of the BM25 score, squared. A hit by one common word says nothing; two rare words in one message are no coincidence.
+# With the score itself, hits by a common word would come before the message that was meant.
 _WORDS = 0.4
 _MEANING = 8.0
 _WISH = 1.5

@@ -37,7 +37,7 @@ class Nearest:
 
     Attributes:
         ranked: best first; by one model with their cosines, by several with how far they stand out.
-        stand_out: how far a message stands out, up to 1, by key; of the ranked messages and of others that were asked.
+        stand_out: how far a message stands out, up to 1, by key; of the ranked messages and of the others.
         guess: whether no model understands the query, so that all this is little more than a guess.
         note: says so; None if the ranking is no weaker than usual.
     """
@@ -69,7 +69,7 @@ def by_meaning(
         limit: most messages.
         ef_search: see `search_semantic`.
         wished: a part of the scope whose nearest messages are ranked as well.
-        others: messages that are not looked for, of which `stand_out` is asked too.
+        others: messages that were found otherwise; `stand_out` has them as well.
     """
     if not encoders or not text:
         return Nearest()

@@ -188,7 +188,7 @@ def _tsquery(term: Term, cut: Tokens, others: Sequence[str | None], lexemes: Lex
         return quoted(negative[0])
     if any(not form.startswith("--") for form in forms):
         forms = [form for form in forms if not form.startswith("--") or ("." in term.typed and len(steps) == 2)]
-    # Without its stop word, `1с` would be every 1.
+    # `1с` without its stop word would find every 1.
     alternatives = [phrase] if phrase and (all(steps) or not forms) else []
     return " | ".join(dict.fromkeys([*alternatives, *map(quoted, forms)]))
 

@@ -21,7 +21,7 @@ from vkteams_daemon.search.spelling.correction import corrected, embedding_query
 from vkteams_daemon.search.spelling.vocabulary import ReadVocabulary
 from vkteams_daemon.store.connections import Connection
 
-_ASKED_OF_MEANING = 30  # hits by words whose cosines are read, where their vectors are not among the nearest
+_ASKED_OF_MEANING = 30  # hits by words whose cosines are read, if their vectors are not among the nearest
 
 _NO_VECTOR = "no message has a vector of a model that is installed here"
 _WORDS_ALONE = f"These were found by their words alone: {_NO_VECTOR}."

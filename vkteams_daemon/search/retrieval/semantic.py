@@ -95,7 +95,7 @@ def cosines(
 def _nearest(
     connection: Connection, vector: Vector, model: StoredModel, scope: Scope, ef_search: int
 ) -> _NearestNeighbours:
-    # Where pgvector has a schema of its own, another role might have made such an operator in ours, which comes first.
+    # pgvector may have a schema of its own. Another role might make such an operator in ours, which comes first.
     schema = _vector_schemas.get(connection)
     if schema is None:
         [(schema,)] = connection.execute(_VECTOR_SCHEMA.encode()).fetchall()

@@ -69,7 +69,7 @@ _NAMELESS = (
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """What a query wishes for; each wish that is empty is none.
+    """What a query wishes for. An empty attribute is no wish.
 
     Attributes:
         authors: user ids of the people whom it names; any of them grants the wish.

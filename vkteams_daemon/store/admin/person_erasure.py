@@ -111,7 +111,7 @@ _MESSAGE_PAGE = (
 _DELETE_VECTORS = (
     "DELETE FROM embeddings e USING {incoming} WHERE e.chat_id = incoming.chat_id AND e.msg_id = incoming.msg_id"
 )
-# What a hold keeps names them still.
+# A name stays if a hold keeps a chat in which the person spoke, or the person's own chat.
 _NAMES = (
     "UPDATE users u SET first_name = NULL, last_name = NULL, nick = NULL WHERE u.user_id = ANY(%(users)s)"
     " AND (u.first_name, u.last_name, u.nick) IS DISTINCT FROM (NULL, NULL, NULL)"
@@ -295,7 +295,7 @@ class _Erasure:
         return tuple(KEYS.execute(self._connection, _COUNTS, keys).fetchone())
 
     def _erase_events(self, keys: Sequence[tuple[Any, ...]]) -> Collection[tuple[Any, ...]]:
-        """Erase what these events say of it; returns those that others have locked."""
+        """Erase what must not be kept of these events; returns those that others have locked."""
         with self._connection.transaction():
             schema.fence(self._connection)
             held = erasure_rules.enter(self._connection).held
@@ -312,7 +312,7 @@ class _Erasure:
         return [key for key in keys if key not in seen]
 
     def _erase_repeated(self, keys: Sequence[Key]) -> Collection[Key]:
-        """Take out of messages of others what repeats it; returns those that others have locked."""
+        """Erase what messages of others repeat of erased ones; returns those that others have locked."""
         with self._connection.transaction():
             schema.fence(self._connection)
             held = erasure_rules.enter(self._connection).held
@@ -324,7 +324,7 @@ class _Erasure:
             if changed and not self._dry_run:
                 terms = projection.SearchTerms(self._lexicon)
                 projection.save_messages(self._connection, changed, (), terms, erase=False, copy=False)
-                # The worker replaces a vector when it comes to it; until then the old one would tell of the old text.
+                # The worker makes a new vector later. Until then the old one would still find the erased words.
                 KEYS.execute(self._connection, _DELETE_VECTORS, [m.key for m in changed if m.to_embed])
         self.result.repeated += len(changed)
         return [key for key in keys if key[0] not in chats]

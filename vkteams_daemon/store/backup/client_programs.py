@@ -71,7 +71,7 @@ def command(program: Path, conninfo: str, *arguments: str) -> tuple[list[str], d
     """
     parameters = conninfo_to_dict(conninfo)
     password = parameters.pop("password", None)
-    # As one of ours, so that a backup that was stopped is ended where others wait for it, see `blockers`.
+    # With a name of ours: a stopped backup is ended if others wait for it, see `blockers`.
     parameters["application_name"] = application_name(program)
     environment = {name: value for name, value in os.environ.items() if name != "PGPASSWORD"}
     if password:

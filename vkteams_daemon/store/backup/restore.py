@@ -125,7 +125,7 @@ def _load(program: Path, conninfo: str, reader: BackupReader) -> None:
 def _feed(pipe: IO[bytes], first: bytes, parts: Iterator[bytes]) -> None:
     """Give the dump to pg_restore, its last part only when the backup has proved whole: pg_restore commits after it.
 
-    If pg_restore has ended, it has left its reason, unless the backup itself is damaged.
+    If pg_restore has ended early, read the rest of the backup: if it is damaged, that is the reason.
     """
     held = first
     try:

@@ -1,4 +1,4 @@
-"""The bundled PostgreSQL's data directory and server processes: makes, starts, probes and signals them.
+"""The bundled PostgreSQL's data directory and server processes: makes, starts, observes and signals them.
 
 A data directory is made under another name and renamed, so an existing one is complete. A kernel lock on `server.lock`,
 which the server's processes inherit, tells whether a server lives. A process number could be another program's. The
@@ -108,7 +108,7 @@ class Cluster:
         self._log_sizes: dict[Path, int] = {}  # bytes before the server was started
 
     def ensure_data(self, programs: Path, timeout: float) -> None:
-        """Make the data directory where there is none.
+        """Make the data directory if there is none.
 
         Args:
             programs: the directory of initdb and postgres.
@@ -138,7 +138,7 @@ class Cluster:
         self._make_data(programs, timeout)
 
     def start(self, programs: Path, socket_directory: Path) -> bool:
-        """Start the server, to listen in this directory; False where processes of an earlier server still live.
+        """Start the server, to listen in this directory; False if processes of an earlier server still live.
 
         It returns at once: `alive` tells whether the server is still starting, `postmaster` whether it is ready.
         """
@@ -208,10 +208,10 @@ class Cluster:
             os.close(process)
 
     def _remove_stale(self, lock_file: Path) -> None:
-        """Remove a dead server's lock file where PostgreSQL would not do so itself.
+        """Remove a dead server's lock file if PostgreSQL would not do so itself.
 
-        PostgreSQL takes any living process of the number in it for a server, and an empty file for a server that is
-        just starting.
+        PostgreSQL believes that a server lives if any process has the number in the file. It takes an empty file for a
+        server that is just starting.
         """
         with self._owner.acting():
             try:

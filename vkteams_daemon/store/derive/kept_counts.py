@@ -1,8 +1,8 @@
 """Keeps the counts of messages, edits, deletions and earlier versions, by chat and person, and by chat and hour.
 
-Whoever writes or deletes messages passes the old and the new row of each to `CountChanges`, in the same transaction and
-under the locks of the chats. So the counts agree with `messages` whenever a transaction ends, and two bots in one chat
-do not wait for each other's counts but for the chat.
+Code that writes or deletes messages passes the old and the new row of each to `CountChanges`, in the same transaction
+and under the locks of the chats. So the counts agree with `messages` whenever a transaction ends. Two bots in one chat
+wait for the lock of the chat, and never for each other's counts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Erases what replies repeat of messages that their authors have deleted (`[storage] on_delete = "erase"`).
 
 The API puts the answered message into a reply, so its words are in the rows and the events of the reply as well. A
-forward is left alone: it is a message of whoever forwards.
+forward is left alone: it is a message of the person who forwards.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def erase_quotes(connection: Connection, keys: Collection[Key], held: Collection
 
 
 def erase_in_message(erased: Erased, message: Message) -> bool:
-    """Erase in all versions of a message what repeats something; returns whether anything has changed."""
+    """Erase in all versions of a message what repeats erased words; returns whether anything has changed."""
     if erased.covers_message(message.chat_id, message.msg_id):
         return False  # it is erased as a whole
     versions: list[Message | Version] = [message, *message.earlier]

@@ -1,8 +1,8 @@
 """Derives chats, users and members again from the stored events, in the order of their arrival.
 
 The rows are built in staging tables beside the daemon, and merged into the real ones at the end. An erased event may
-have said anything, and what it said is only in the real rows. So they are certain of what was said after the last
-erased event; whatever was said before only fills what they do not know.
+have said anything, and what it said is only in the real rows. So the staged rows are certain only of what was said
+after the last erased event. What was said before fills only what the real rows do not know.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ _CREATE_STAGING = "; ".join(
 
 
 def _settle(table: str, key: str, *columns: str) -> str:
-    """Where events were erased: a column is what is certain, else what the real row says, else what is left says.
+    """The statement that settles a staged table if events were erased.
 
+    A column gets what is certain, else what the real row says, else what the remaining events say.
     If that changes nothing, the row has not changed since `seen_at` either.
     """
     values = [f"coalesce(c.{column}, r.{column}, s.{column})" for column in columns]

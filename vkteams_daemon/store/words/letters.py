@@ -25,7 +25,7 @@ MARKS = "\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\u3099
 _INVISIBLE = re.compile(f"[{INVISIBLE}]")
 # NFKC would make letters of some signs: №5 is not No5.
 _SIGNS = str.maketrans(dict.fromkeys("№™℠©®ªº", " ") | dict.fromkeys("‐‑‒–−﹘﹣－", "-") | dict.fromkeys("’ʼ‘`´", "'"))
-# The marks of European letters. A breve is a part of й, and a mark of any other letter.
+# The marks of European letters, which folding drops. A breve stays on и, because it makes й.
 _DROPPED_MARKS = re.compile(
     "[\u0300-\u0305\u0307-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]|(?<![иИ])\u0306"
 )
@@ -85,7 +85,7 @@ def readings(word: str) -> list[str]:
 
 
 def alike(word: str) -> str | None:
-    """The word in the letters of the other script that look the same; None unless every letter has such a one.
+    """The word in the letters of the other script that look the same; None if a letter has no such twin.
 
     Args:
         word: of letters and digits, folded, in its own case.

@@ -32,7 +32,7 @@ _STEM = (
     " FROM pg_catalog.unnest(%b::text[]) AS word"
 )
 
-# For one lexeme: the bytes that a tsvector has before its only place.
+# What stands between a lexeme's letters and its only place: the end of the string, and the number of places.
 _ONCE = b"\0\0\1"
 _STOP_WORD = b""
 
@@ -40,9 +40,9 @@ _STOP_WORD = b""
 class Lexemes(dict[str, Any]):
     """What the index holds of each word, see `lexemes_of`.
 
-    A value is what a tsvector has before the only place of a lexeme: bytes for a word of one lexeme, no bytes for a
-    stop word (the, и), a list of bytes for a word that can be read in several ways. A word that is no key is its own
-    lexeme: a number, an emoji.
+    A value is the bytes with which a tsvector begins the entry of a lexeme that occurs once: all but its place. A stop
+    word (the, и) has no bytes. A word that can be read in several ways has a list of bytes. A word that is no key is
+    its own lexeme: a number, an emoji.
     """
 
     def __missing__(self, word: str) -> bytes:
@@ -121,7 +121,7 @@ def _places(weight: int) -> tuple[bytes, ...]:
 
 
 def _short_vector(tokens: Tokens, weight: int, lexemes: Lexemes) -> SearchVector | None:
-    """The same for one text of at most `_MAX_PLACES` words: most messages."""
+    """The tsvector of one text of at most `_MAX_PLACES` words, which most messages are."""
     table = _places(weight)
     places: dict[bytes, bytes] = {}
     repeated: dict[bytes, bytes] = {}  # places but the first of each lexeme that has several
@@ -146,7 +146,7 @@ def _short_vector(tokens: Tokens, weight: int, lexemes: Lexemes) -> SearchVector
 
 
 def _long_vector(texts: Sequence[tuple[Tokens, int]], lexemes: Lexemes) -> SearchVector | None:
-    """The same for any texts."""
+    """The tsvector of any texts."""
     places: dict[bytes, bytearray] = {}
     disordered = False
     start = 0

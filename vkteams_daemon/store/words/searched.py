@@ -11,7 +11,7 @@ from vkteams_daemon.store.words.tokens import Tokens, tokens
 VERSION = 2
 """The version of what is searched and of how words are folded; `messages.search_version` has it.
 
-Raise it, and replace the index `messages_search_version` in a migration, when a stored vector would be another one now.
+Raise it, and replace the index `messages_search_version` in a migration, when a stored message would get other terms.
 """
 
 OWN, FORWARDED, REPEATED = 0, 1, 2

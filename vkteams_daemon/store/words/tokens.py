@@ -49,7 +49,7 @@ class Tokens(NamedTuple):
     """The words of a text in their order, and their other forms.
 
     Attributes:
-        spans: begin and end of each word in the folded text; empty unless it was looked at closely.
+        spans: begin and end of each word in the folded text; empty unless `tokens_of_folded` has cut it.
     """
 
     words: list[str]

@@ -83,7 +83,7 @@ def _depth(message: ArchivedMessage, by_id: Mapping[str, ArchivedMessage]) -> in
 
 
 def _arrow(message: ArchivedMessage, by_id: Mapping[str, ArchivedMessage]) -> str:
-    """An arrow to the author of the message that this one answers; empty where it answers none."""
+    """An arrow to the author of the message that this one answers; empty if it answers none."""
     if message.reply_to_msg_id is None:
         return ""
     other = by_id.get(message.reply_to_msg_id)

@@ -72,7 +72,8 @@ def running_daemon(config: Config) -> Iterator[RunningDaemon]:
         except ProcessLookupError:
             continue
         try:
-            # Asked after opening, and looked at once more: what was found out is about the descriptor's process.
+            # The descriptor is open before `doubt` asks, and the holder is looked up again after it. So the answer is
+            # about the descriptor's process.
             try:
                 reason = doubt(config.pid_file, process.pid)
             except PermissionRefused:

@@ -38,7 +38,7 @@ def register(noun: Noun) -> None:
     )
     erase.add_argument("--user-id", metavar="ID", action="append", help="this person; may be repeated")
     erase.add_argument("--message", metavar="CHAT/ID", nargs="+", action="extend", help="these messages")
-    erase.add_argument("--ignore", action="store_true", help="keep nothing either that the person says from now on")
+    erase.add_argument("--ignore", action="store_true", help="keep nothing of what the person says from now on, either")
     erase.add_argument("--no-ignore", action="store_true", help="keep again what the person says from now on")
     erase.add_argument("--dry-run", action="store_true", help="only count what would be erased")
     erase.add_argument("--yes", action="store_true", help="confirm: what is erased cannot be restored")

@@ -21,8 +21,9 @@ def register(noun: Noun) -> None:
         "vkteamsctl database gaps --dismiss 1",
     )
     gaps.add_argument(
-        "--dismiss", metavar="ID", type=argument_types.positive, help="answers and health tell this gap no more"
-    )
+        "--dismiss", metavar="ID", type=argument_types.positive,
+        help="leave this gap out of answers and health from now on",
+    )  # fmt: skip
     gaps.add_argument("--all", action="store_true", help="list dismissed gaps as well")
 
 

@@ -47,7 +47,12 @@ def count(config: Config, concerns: Callable[[Event], bool]) -> SpoolCounts:
 
 
 def wait(config: Config, concerns: Callable[[Event], bool], which: str) -> SpoolCounts:
-    """Wait until nothing waits in the spool that the erasure would miss; `which` says what that is, after "are".
+    """Wait until nothing waits in the spool that the erasure would miss.
+
+    Args:
+        config: the daemon's.
+        concerns: whether the erasure concerns an event.
+        which: what these events are, for the error: "about them", for example.
 
     Raises:
         ErasureRefused: nobody stores it.
