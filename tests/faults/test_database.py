@@ -50,7 +50,7 @@ def _went(daemon: DaemonProcess, times: int) -> None:
 def test_server_killed_and_restarted_under_load(
     daemon: DaemonProcess, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer, mode: str
 ) -> None:
-    count = scaled(f"restarts of the database ({mode})", full=50, quick=4)
+    count = scaled(f"restarts of the database ({mode})", full=50, quick=2)
     with Traffic(simulator, rate=50):
         for _ in range(count):
             seen = simulator.state()["acknowledged"]
@@ -72,7 +72,7 @@ def test_every_session_terminated_again_and_again(
     daemon: DaemonProcess, simulator: Simulator, durable_oracle: Oracle, durable_server: PostgresServer
 ) -> None:
     with Traffic(simulator, rate=50):
-        for _ in range(scaled("terminations of every session", full=50, quick=6)):
+        for _ in range(scaled("terminations of every session", full=50, quick=3)):
             seen = simulator.state()["acknowledged"]
             durable_server.terminate_backends()
             until(lambda seen=seen: simulator.state()["acknowledged"] > seen, 60, "acknowledgements afterwards")

@@ -47,7 +47,7 @@ def test_kills_at_random_lose_and_double_nothing(
     vkteamsd: Make, simulator: Simulator, durable_oracle: Oracle, models_dir: Path
 ) -> None:
     oracle = durable_oracle
-    count = scaled("kill -9 of the daemon at random", full=200, quick=15)
+    count = scaled("kill -9 of the daemon at random", full=200, quick=8)
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url, options={"embedding.models_dir": str(models_dir)})
     chance = random.Random(8)
     pause = threading.Event()

@@ -108,7 +108,7 @@ def test_kills_while_spooling(
         wait_acknowledged(simulator, 10)
         durable_server.stop("immediate")
         _spooled(daemon, 5)
-        for _ in range(scaled("kill -9 while spooling", full=100, quick=5)):
+        for _ in range(scaled("kill -9 while spooling", full=100, quick=3)):
             daemon.kill9()
             done = daemon.start()
             assert done.returncode == 0, done.stderr
@@ -129,7 +129,7 @@ def test_kills_while_the_spool_goes_in(
     chance = random.Random(19)
     daemon.started()
     with Traffic(simulator, rate=50):
-        for _ in range(scaled("kill -9 while the spool goes in", full=50, quick=3)):
+        for _ in range(scaled("kill -9 while the spool goes in", full=50, quick=2)):
             durable_server.stop("immediate")
             _spooled(daemon, 30)
             durable_server.start()

@@ -183,7 +183,7 @@ STRANGE = (
 
 def test_strange_arguments_reach_neither_the_database_nor_the_log(office: Office) -> None:
     example = {"query": "сервер", "chat_id": "681869378@chat.agent", "msg_id": "7576336249029481622"}
-    count = scaled("strange values of each argument, others each time", full=len(STRANGE), quick=5)
+    count = scaled("strange values of each argument, others each time", full=len(STRANGE), quick=3)
 
     async def look(client: Client) -> list[str]:
         messages = []

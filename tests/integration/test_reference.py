@@ -276,7 +276,7 @@ def model_url(database_url: str) -> Iterator[str]:
 @pytest.mark.timeout(20_000 if FULL else 120)
 def test_the_tables_hold_what_the_reference_model_says(model_url: str) -> None:
     @settings(
-        max_examples=scaled("stories that are compared with the reference model", full=5_000, quick=40),
+        max_examples=scaled("stories that are compared with the reference model", full=5_000, quick=20),
         derandomize=not FULL, print_blob=True, suppress_health_check=list(HealthCheck),
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
     )  # fmt: skip

@@ -242,8 +242,8 @@ def _use_everything(url: str, model: WatchedModel) -> None:
     with _database(url) as database, database.connect() as connection:
         embedding_models.register(connection, model.name, model.fingerprint, model.dims)
         assert writer.acquire()
-        writer.store(batch(*(new(number, text=f"the server db-{number} answers") for number in range(1, 301))))
-        writer.store(batch(edited(301, "m7", "the server answers"), deleted(302, "m8"), new(303, chat="x@chat.agent")))
+        writer.store(batch(*(new(number, text=f"the server db-{number} answers") for number in range(1, 61))))
+        writer.store(batch(edited(61, "m7", "the server answers"), deleted(62, "m8"), new(63, chat="x@chat.agent")))
         writer.close()
         worker = Worker(database, lambda _: model, WorkerStats())
         while worker.round() or worker.maintain(idle=True):

@@ -106,10 +106,10 @@ def test_minus_excludes_a_word_and_the_answer_says_so_when_it_finds_nothing(arch
 
 
 def test_whole_of_a_long_message_is_searched(archive: Archive, talk: Talk) -> None:
-    talk.say("1", " ".join(f"слово{n}" for n in range(25_000)) + " концовкаальфа OPS-142")
+    talk.say("1", " ".join(f"слово{n}" for n in range(15_000)) + " концовкаальфа OPS-142")
     assert ids(archive, "концовкаальфа") == ["1"]
     assert ids(archive, "OPS-142") == ["1"]
-    assert ids(archive, "слово24999") == ["1"]
+    assert ids(archive, "слово14999") == ["1"]
     assert not archive.search("слово1", mode="text").coverage.gaps
 
 

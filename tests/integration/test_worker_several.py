@@ -169,7 +169,7 @@ def test_claims_of_a_killed_worker_are_free_at_once(chat: Chat, model: WatchedMo
 
 
 def test_killed_workers_embed_each_message_once(chat: Chat, model: WatchedModel, start: Start) -> None:
-    kills = scaled("kills of an embedding worker", full=50, quick=6)
+    kills = scaled("kills of an embedding worker", full=50, quick=3)
     chat.register(model)
     chat.say(*(f"message number {n}" for n in range(4 * kills)))
     survivor = start(claim=3)

@@ -17,6 +17,7 @@ from tests.harness.batches import batch, deleted, edited, new, record_lookups
 from tests.harness.disk import small_disk
 from tests.harness.postgres import PostgresServer
 from tests.harness.proxy import Proxy
+from tests.harness.scale import scaled
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import CannotWrite, DatabaseUnavailable, FenceLost, StoreError
@@ -291,12 +292,12 @@ def test_kills_at_random_moments(archive: Archive) -> None:
     """As the poller does it: a batch is kept until it is known to be committed, and offered again."""
     chance = random.Random(7)
     writer, done = archive.holder(), threading.Event()
-    kills = 0
+    kills, wanted = 0, scaled("kills of the writer's session", full=100, quick=15)
 
     def kill() -> None:
         nonlocal kills
         with psycopg.connect(archive.url, autocommit=True) as connection:
-            while not done.wait(chance.uniform(0.001, 0.3)):
+            while not done.wait(chance.uniform(0.001, 0.2)):
                 row = connection.execute(
                     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                     " WHERE datname = current_database() AND pid <> pg_backend_pid() AND usename = current_user"
@@ -307,7 +308,7 @@ def test_kills_at_random_moments(archive: Archive) -> None:
     killer.start()
     try:
         at, deadline = 1, time.monotonic() + 90
-        while (at < 600 or kills < 30) and time.monotonic() < deadline:
+        while (at < 600 or kills < wanted) and time.monotonic() < deadline:
             try:
                 if not writer.holds_lock and not writer.acquire():
                     continue
@@ -326,7 +327,7 @@ def test_kills_at_random_moments(archive: Archive) -> None:
     acquire(writer)
     cursor, ids = archive.state()
     assert ids == list(range(1, cursor + 1)), "lost or doubled"
-    assert kills >= 30, f"only {kills} kills"
+    assert kills >= wanted, f"only {kills} kills"
     assert archive.execute("SELECT count(*) FROM messages") == [(cursor,)]
 
 
