@@ -167,7 +167,7 @@ class Database(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     patience: Annotated[
         float,
         _option(
-            "Seconds that one waits for a lock whose holder is silent, then its session is ended; alike on every host.",
+            "Seconds to wait for a lock whose holder is silent; then its session is ended. The same on every host.",
             ge=1, le=600,
         ),
     ] = 10.0  # fmt: skip

@@ -128,7 +128,7 @@ def serve(full_status: Status) -> Iterator[Callable[..., MetricsServer]]:
 
     def start(*, alive: bool = True, status: Status = full_status) -> MetricsServer:
         answers = {"/livez": lambda: probes.live(status, alive=alive), "/readyz": lambda: probes.ready(status)}
-        servers.append(MetricsServer("127.0.0.1", 0, registry_of(status), answers))
+        servers.append(MetricsServer("127.0.0.1:0", registry_of(status), answers))
         servers[-1].start()
         return servers[-1]
 
@@ -210,4 +210,4 @@ def test_connections_that_send_nothing_end_and_shut_nobody_out(
 def test_a_taken_port_names_the_option(serve: Callable[..., MetricsServer]) -> None:
     host, port = serve().address
     with pytest.raises(CannotCreate, match=rf"daemon.metrics: cannot listen on {host}:{port}: Address already in use"):
-        MetricsServer(host, port, registry_of(None), {})
+        MetricsServer(f"{host}:{port}", registry_of(None), {})

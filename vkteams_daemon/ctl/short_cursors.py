@@ -12,8 +12,10 @@ import os
 import re
 from pathlib import Path
 
+from vkteams_daemon.ctl import user_cache
 from vkteams_daemon.system import files
 
+_FILE = "cursors.json"
 _MOST = 100  # cursors that are remembered, the newest
 _NAME = re.compile(r"[0-9a-f]{6}")
 
@@ -21,7 +23,7 @@ _NAME = re.compile(r"[0-9a-f]{6}")
 def shorten(cursor: str) -> str:
     """The short name of a cursor; the cursor itself if the cache cannot be written."""
     name = hashlib.sha256(cursor.encode()).hexdigest()[:6]
-    path = _path()
+    path = user_cache.file(_FILE, os.environ)
     if path is None:
         return cursor
     known = _read(path)
@@ -38,16 +40,8 @@ def shorten(cursor: str) -> str:
 
 def expand(text: str | None) -> str | None:
     """The cursor that a short name stands for; any other text as it is."""
-    path = _path() if text and _NAME.fullmatch(text) else None
+    path = user_cache.file(_FILE, os.environ) if text and _NAME.fullmatch(text) else None
     return _read(path).get(text or "", text) if path else text
-
-
-def _path() -> Path | None:
-    base = os.environ.get("XDG_CACHE_HOME")
-    home = os.environ.get("HOME")
-    if not base and not home:
-        return None
-    return (Path(base) if base else Path(home or "") / ".cache") / "vkteams" / "cursors.json"
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Files of the user's cache directory: what this user has seen of an archive. Their mode is 0600.
+"""Files of the user's cache directory, with mode 0600: what this user has seen of an archive.
 
 If they cannot be read or written, everything works without them.
 """

@@ -1,8 +1,9 @@
 """Listens to one bot: makes the poller and the bot's writer, and runs the loops beside them.
 
 Threads: `longpoll` polls. `keeper` keeps the writer's session alive and ends a poll whose lock is lost. `rhythm` looks
-whether the bot is deaf. `roster` asks who is in the chats. `measures` measures the archive's gaps and bytes. `words`
-counts its words. `search-terms` makes index terms again after an upgrade. `retention` erases old messages and events.
+whether the bot is deaf. `roster` asks who is in the chats. `outages` notes when the API answered. `measures` measures
+the archive's gaps and bytes. `words` counts its words. `search-terms` makes index terms again after an upgrade.
+`retention` erases old messages and events.
 """
 
 from __future__ import annotations

@@ -38,11 +38,8 @@ class McpEndpoint:
             "vkteams_search_seconds", "From a search's question to its answer.", ["mode"], registry=registry,
             buckets=_SEARCH,
         )  # fmt: skip
-        host, _, port = address.rpartition(":")
-        self._server = MetricsServer(
-            host.removeprefix("[").removesuffix("]"), int(port), registry,
-            {"/livez": self.live, "/readyz": self.ready}, option="mcp.metrics",
-        )  # fmt: skip
+        answers = {"/livez": self.live, "/readyz": self.ready}
+        self._server = MetricsServer(address, registry, answers, option="mcp.metrics")
         reader.observe = self.observe
         self._server.start()
 

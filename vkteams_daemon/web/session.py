@@ -115,12 +115,18 @@ def read_key(file: Path) -> bytes:
     except FileExistsError:  # another process was quicker, or the file is unreadable or too short
         pass
     except OSError as error:
-        log.info("%s cannot be written (%s): browsers lose their language when the page restarts", file, error.strerror)
+        log.info(
+            "%s cannot be written (%s): browsers lose their sign-in and their settings when the page restarts",
+            file,
+            error.strerror,
+        )
         return key
     try:
         return _read(file)
     except OSError as error:
-        log.warning("%s cannot be read (%s): browsers lose their language when the page restarts", file, error)
+        log.warning(
+            "%s cannot be read (%s): browsers lose their sign-in and their settings when the page restarts", file, error
+        )
         return key
 
 

@@ -32,8 +32,7 @@ class Endpoint:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(StatusCollector(status))
         self.durations = Durations(registry)
-        host, _, port = address.rpartition(":")
-        self._server = MetricsServer(host.removeprefix("[").removesuffix("]"), int(port), registry, {
+        self._server = MetricsServer(address, registry, {
             "/livez": lambda: probes.live(status(), alive=alive()),
             "/readyz": lambda: probes.ready(status()),
         })  # fmt: skip

@@ -30,7 +30,7 @@ class MetricsServer:
     """The server, in threads of its own: one that listens, and one for each connection.
 
     Args:
-        host, port: the address to listen on. Port 0 takes a free one.
+        address: HOST:PORT, as the option has it. Port 0 takes a free one.
         registry: the metrics.
         probes: the answer of each path of a probe.
         option: the option that named the address, for the error.
@@ -41,8 +41,7 @@ class MetricsServer:
 
     def __init__(
         self,
-        host: str,
-        port: int,
+        address: str,
         registry: CollectorRegistry,
         probes: dict[str, Callable[[], Probe]],
         *,
@@ -50,11 +49,12 @@ class MetricsServer:
     ) -> None:
         self._metrics = make_wsgi_app(registry)
         self._probes = probes
+        host, _, port = address.rpartition(":")
         try:
-            self._server = _Server(host, port)
+            self._server = _Server(host.removeprefix("[").removesuffix("]"), int(port))
         except OSError as error:
             raise CannotCreate(
-                f"{option}: cannot listen on {host}:{port}: {error.strerror}",
+                f"{option}: cannot listen on {address}: {error.strerror}",
                 hint=f'Set {option} to a free address of this machine, or to "".',
             ) from error
         self._server.set_app(self._answer)
