@@ -261,6 +261,41 @@ def test_query_that_finds_something_is_not_corrected(archive: Archive, talk: Tal
     assert (answer.hits[0].msg_id, answer.showing, answer.relaxed) == ("1", None, False)
 
 
+@pytest.mark.parametrize("mode", BY_WORDS)
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [
+        ("почта встала", "почта"),  # стало is a guess: it may be another word
+        ("почта cnfkj", "стало"),  # the same keys are no guess; of equal weights the newer message comes first
+        ("почта stalo", "стало"),
+        ("почта стали", "стало"),
+    ],
+)
+def test_guessed_word_counts_less_than_a_typed_one(
+    archive: Archive, talk: Talk, mode: Mode, query: str, first: str
+) -> None:
+    talk.say("почта", "почта ушла", who=PETR)
+    talk.say("стало", "тихо стало", chat=DEV, at=1000)
+    assert ids(archive, query, mode)[0] == first
+
+
+@pytest.mark.parametrize("mode", BY_WORDS)
+def test_form_that_the_stemmer_missed_is_no_correction(archive: Archive, talk: Talk, mode: Mode) -> None:
+    talk.say("1", "письма не доходят")
+    talk.say("2", "лис видели", chat=DEV, at=60)
+    answer = archive.search("писем", mode=mode)
+    assert ([hit.msg_id for hit in answer.hits], answer.showing) == (["1"], None)
+
+
+def test_common_words_count_for_little_before_the_words_are_counted(archive: Archive, talk: Talk) -> None:
+    """Of the twenty messages neither the server's statistics nor the table of words knows."""
+    talk.say("both", "сервер и принтер на месте")
+    for n in range(19):
+        text = "сервер" if n < 2 else "принтер" if n < 4 else "кабель" if n == 4 else f"обед{n}"
+        talk.say(str(n), f"{text} на месте", at=60 * (n + 1))
+    assert ids(archive, "кабель сервер принтер", "hybrid")[0] == "both"
+
+
 def test_answer_is_relaxed_if_no_message_holds_all_words(archive: Archive, talk: Talk) -> None:
     talk.say("1", "принтер сломался")
     talk.say("2", "принтер куплен", at=1)

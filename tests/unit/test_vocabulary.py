@@ -6,7 +6,7 @@ import pytest
 
 from vkteams_daemon.search.spelling.vocabulary import Vocabulary, max_typos
 
-WORDS = Vocabulary({"сервер": 40, "север": 3, "сервиз": 2, "принтер": 7, "server": 9, "ерш": 1, "му": 1})
+WORDS = Vocabulary({"сервер": 40, "север": 3, "сервиз": 2, "принтер": 7, "server": 9})
 
 
 @pytest.mark.parametrize("typed", ["сервир", "серер", "серверр", "севрер", "зервер"])
@@ -27,6 +27,19 @@ def test_short_words_allow_no_typos() -> None:
     assert WORDS.near("ма", 1) == []
 
 
-def test_form_that_the_stemmer_cut_elsewhere_is_found() -> None:
-    assert [near.word for near in WORDS.forms("ершову", "ершов")] == ["ерш"]
-    assert [near.word for near in WORDS.forms("мусю", "мус")] == ["му"]
+@pytest.mark.parametrize(
+    ("typed", "stem", "word"),
+    [
+        ("ершову", "ершов", "ерш"), ("мусю", "мус", "му"), ("писем", "пис", "письм"), ("ошибки", "ошибк", "ошибок"),
+        ("взять", "взят", "взял"), ("окупится", "окуп", "окупа"),
+    ],
+)  # fmt: skip
+def test_form_that_the_stemmer_cut_elsewhere_is_found(typed: str, stem: str, word: str) -> None:
+    assert [(near.word, near.distance) for near in Vocabulary({word: 1}).forms(typed, stem)] == [(word, 0)]
+
+
+@pytest.mark.parametrize(
+    ("typed", "stem", "word"), [("встала", "встал", "стал"), ("month", "month", "mon"), ("ангры", "ангр", "ан")]
+)
+def test_another_word_is_no_form(typed: str, stem: str, word: str) -> None:
+    assert Vocabulary({word: 1}).forms(typed, stem) == []

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from vkteams_daemon import time_expressions, times
-from vkteams_daemon.search.retrieval.wishes import is_form, named_kinds, named_time
+from vkteams_daemon.search.retrieval.wishes import named_kinds, named_time
+from vkteams_daemon.search.spelling.forms import is_form
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 

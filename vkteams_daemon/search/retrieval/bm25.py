@@ -28,12 +28,15 @@ CANDIDATES = 1500
 _K1 = 0.6
 _B = 0.5
 _COUNT_LIMIT = 2000
-"""The count at which counting stops for a word that the table `words` does not hold."""
+"""The count at which counting stops for a word that the table `words` does not hold, and for a young archive."""
 _CONFINED_COUNT_LIMIT = 50_000
 """The count at which counting stops for what a confined reader may see: all messages, and those with a word."""
 
 _COPY = 0.75
 """The weight of a word that a message only forwards or repeats: an original ranks before its copies of any length."""
+
+_GUESSED = 0.5
+"""What a word counts that the program took for a mistyped one."""
 
 _ONE_LEXEME = re.compile(r"^'((?:[^'\\]|''|\\\\)+)'$")
 
@@ -102,9 +105,13 @@ def _score(
 
 def weighted_terms(connection: Connection, query: Query, scope: Scope) -> list[WeightedTerm]:
     """The query's terms with their weights, the rarest first."""
-    tsqueries = list(dict.fromkeys(term.tsquery for term in query.terms))
-    if not tsqueries:
+    shares: dict[str, float] = {}
+    for term in query.terms:
+        share = _GUESSED if term.guessed else 1.0
+        shares[term.tsquery] = max(share, shares.get(term.tsquery, 0.0))
+    if not shares:
         return []
+    tsqueries = list(shares)
     counts = document_frequencies(connection, tsqueries, scope)
     total = max(_message_count(connection, scope), *counts)
 
@@ -112,7 +119,7 @@ def weighted_terms(connection: Connection, query: Query, scope: Scope) -> list[W
         return math.log(1 + (total - count + 0.5) / (count + 0.5))
 
     terms = [
-        WeightedTerm(tsquery, count, rarity(count) / rarity(min(1, count)))
+        WeightedTerm(tsquery, count, shares[tsquery] * rarity(count) / rarity(min(1, count)))
         for tsquery, count in zip(tsqueries, counts, strict=True)
     ]
     return sorted(terms, key=lambda term: term.messages)
@@ -155,9 +162,11 @@ def _message_count(connection: Connection, scope: Scope) -> float:
             prepare=False,
         ).fetchone()
     else:
+        # Until an archive is some hours old, the server and the table of words know of none of its messages, or of few.
         row = connection.execute(
             "SELECT greatest((SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass::oid),"
-            " (SELECT messages FROM words_counted), 1)::float8"
+            " (SELECT messages FROM words_counted),"
+            f" (SELECT count(*) FROM (SELECT FROM messages LIMIT {_COUNT_LIMIT}) AS few), 1)::float8".encode()
         ).fetchone()
     assert row is not None
     return float(row[0])

@@ -35,7 +35,8 @@ class Term:
         phrase: whether its words must follow one another.
         excluded: whether messages that hold it are left out.
         tsquery: finds it, in PostgreSQL's notation; "" for a stop word, which is never looked for (the, и).
-        correction: the word that is looked for in its place; None if it is looked for as typed.
+        correction: the word that is looked for in its place; None if it is looked for as typed, or in other forms.
+        guessed: whether that word is one within a few typos: it may be another word.
     """
 
     typed: str
@@ -43,6 +44,7 @@ class Term:
     excluded: bool = False
     tsquery: str = ""
     correction: str | None = None
+    guessed: bool = False
 
     @property
     def word(self) -> str:

@@ -18,6 +18,7 @@ from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.names import visible_chat
 from vkteams_daemon.search.retrieval.query import Query
 from vkteams_daemon.search.scope import HAS, Kind, Scope, with_threads
+from vkteams_daemon.search.spelling.forms import MIN_STEM, is_form
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.words.letters import fold
 from vkteams_daemon.time_expressions import Span
@@ -33,14 +34,6 @@ _ROUGHLY = 6  # "a month ago" is right to a sixth of a month
 _SHORTEST = timedelta(hours=1)
 
 _NEWEST = 20  # messages that are looked at for their file alone
-
-# The endings of names and of the words that titles are made of, in Russian cases and in both numbers.
-_ENDING_LIST = (
-    "а я о е и ы у ю й ь ой ей ий ый ая яя ою ею ом ем ым им ам ям ов ев ах ях ами ями их ых ого его ому ему ую юю"
-    " ия ии ию ией ье ью s"
-)
-_ENDINGS = frozenset(["", *_ENDING_LIST.split()])
-_MIN_STEM = 3
 
 # The words for a kind of file, and the rest of a `FileKind`.
 _TYPES_OF_FILE: tuple[tuple[str, Kind, str], ...] = (
@@ -169,21 +162,12 @@ def read_wishes(connection: Connection, query: Query, scope: Scope, now: datetim
     names = [
         word
         for word in dict.fromkeys(rest)
-        if len(word) >= _MIN_STEM and word.isalpha() and word in known
+        if len(word) >= MIN_STEM and word.isalpha() and word in known
         if not named_kinds([word])
     ]
     if not names:
         return Wishes(kinds=kinds, span=span)
     return Wishes(_authors(connection, names, scope), _chats(connection, names, scope), kinds, span)
-
-
-def is_form(word: str, name: str) -> bool:
-    """Whether a word is a name, or a form of it in another case: both folded and in lower case."""
-    if word == name:
-        return True
-    same = next((n for n, (one, other) in enumerate(zip(word, name, strict=False)) if one != other), None)
-    longest = min(len(word), len(name)) if same is None else same
-    return any(word[length:] in _ENDINGS and name[length:] in _ENDINGS for length in range(longest, _MIN_STEM - 1, -1))
 
 
 def named_kinds(words: Sequence[str]) -> tuple[FileKind, ...]:
@@ -224,20 +208,20 @@ def _authors(connection: Connection, words: Sequence[str], scope: Scope) -> froz
     if scope.confined:
         return frozenset()
     begins = " OR ".join(
-        f"pg_catalog.translate(pg_catalog.lower(pg_catalog.left({column}, {_MIN_STEM})), 'ё'::text, 'е'::text)"
+        f"pg_catalog.translate(pg_catalog.lower(pg_catalog.left({column}, {MIN_STEM})), 'ё'::text, 'е'::text)"
         " = ANY(%(begins)s::text[])"
         for column in ("first_name", "last_name")
     )
     rows = connection.execute(
         f"SELECT user_id, first_name, last_name FROM users WHERE {begins}".encode(),
-        {"begins": sorted({word[:_MIN_STEM] for word in words})},
+        {"begins": sorted({word[:MIN_STEM] for word in words})},
     )
     return frozenset(user_id for user_id, *names in rows if _names_any(words, filter(None, names)))
 
 
 def _chats(connection: Connection, words: Sequence[str], scope: Scope) -> frozenset[str]:
     """The chats whose titles have one of the words, and their threads."""
-    begins = "|".join(sorted({word[:_MIN_STEM] for word in words}))
+    begins = "|".join(sorted({word[:MIN_STEM] for word in words}))
     rows = connection.execute(
         "SELECT chat_id, title FROM chats WHERE pg_catalog.translate(pg_catalog.lower(title), 'ё'::text, 'е'::text)"
         f" ~ %(begins)s::text AND {visible_chat('chat_id', scope)}".encode(),
@@ -249,7 +233,7 @@ def _chats(connection: Connection, words: Sequence[str], scope: Scope) -> frozen
 
 
 def _names_any(words: Sequence[str], names: Iterable[str]) -> bool:
-    parts = {part for name in names for part in _WORD.findall(fold(name).lower()) if len(part) >= _MIN_STEM}
+    parts = {part for name in names for part in _WORD.findall(fold(name).lower()) if len(part) >= MIN_STEM}
     return any(is_form(word, part) for word in words for part in parts)
 
 

@@ -1,7 +1,8 @@
 """Spelling correction: other readings of words that the archive does not hold, or never holds together.
 
 A word is unknown if no message holds it. Its reading in the other keyboard layout or in the other script takes its
-place if the archive knows that reading. Otherwise the archive's words within a few typos take its place.
+place if the archive knows that reading. Otherwise other forms of it do, which are no correction, and if the archive has
+none, its words within a few typos: these are guesses, and count less than what was typed.
 """
 
 from __future__ import annotations
@@ -112,10 +113,12 @@ def _correct(term: Term, typed: _Reading, others: list[_Reading], vocabulary: Vo
     near = _nearest([typed, *others[: 1 + _SPELLINGS_WITH_TYPOS]], vocabulary, wider)
     if not near and not known_others:
         return term
-    word = known_others[0].text if known_others else near[0].word
-    return replace(
-        term, tsquery=_any([*(reading.tsquery for reading in known_others), *_quoted(near)]), correction=word
-    )
+    tsquery = _any([*(reading.tsquery for reading in known_others), *_quoted(near)])
+    if known_others:
+        return replace(term, tsquery=tsquery, correction=known_others[0].text)
+    if not near[0].distance:
+        return replace(term, tsquery=tsquery)
+    return replace(term, tsquery=tsquery, correction=near[0].word, guessed=True)
 
 
 def _nearest(readings: Sequence[_Reading], vocabulary: Vocabulary, wider: bool) -> list[NearWord]:

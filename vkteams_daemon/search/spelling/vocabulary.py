@@ -10,6 +10,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import OSA, Prefix
 
 from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.search.spelling.forms import may_be_form, stems
 from vkteams_daemon.store.connections import Connection
 
 UNCOUNTED = 2000
@@ -18,7 +19,6 @@ MAX_CONFINED = 20_000
 """How many of the newest messages are counted for a reader who may not see every message."""
 
 _MAX_NEAR = 50  # words of one length
-_ENDING = 3  # letters that a form of a word may have beyond its stem
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class NearWord:
     """A word of the archive near to another one.
 
     Attributes:
-        distance: optimal string alignment: letters to replace, add, drop, or swap with their neighbour.
+        distance: optimal string alignment: letters to replace, add, drop, or swap with their neighbour; 0 for a form.
         messages: how many messages hold it.
     """
 
@@ -85,10 +85,18 @@ class Vocabulary:
         return sorted(near, key=lambda n: (n.distance, -Prefix.similarity(word, n.word), -n.messages))
 
     def forms(self, typed: str, stem: str) -> list[NearWord]:
-        """Words that may be this one in a form that the stemmer cut elsewhere: Ершов is ерш, Ершову is ершов."""
-        beginnings = [typed[:end] for end in range(max(2, len(typed) - _ENDING), len(typed) + 1)]
+        """Words that are this one in a form that the stemmer cut elsewhere, see `spelling.forms`.
+
+        Args:
+            typed: the word, folded and in lower case.
+            stem: what the stemmer makes of it.
+        """
+        found = dict.fromkeys([*stems(typed), *stems(stem)])
+        near = [other.word for other in self.near(stem, max_typos(stem)) if may_be_form(typed, other.word)]
         return [
-            NearWord(word, 1, self._messages[word]) for word in beginnings if word != stem and word in self._messages
+            NearWord(word, 0, self._messages[word])
+            for word in dict.fromkeys([*found, *near])
+            if word != stem and word in self._messages
         ]
 
 
