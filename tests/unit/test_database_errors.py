@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+
 import psycopg
 import pytest
 
-from vkteams_daemon.errors import ConfigError, DatabaseUnavailable
-from vkteams_daemon.store.connections import as_store_error
+from vkteams_daemon.errors import ConfigError, DatabaseUnavailable, SchemaError, VkTeamsError
+from vkteams_daemon.store.connections import as_store_error, connect
 
 
 @pytest.mark.parametrize("place", ["127.0.0.1", "/nowhere"])
@@ -38,3 +43,67 @@ def test_permanent_connection_failure_is_a_config_error(options: str, message: s
     error = as_store_error(refused.value)
     assert isinstance(error, ConfigError)
     assert str(error) == message
+
+
+@pytest.fixture
+def server() -> Iterator[Refusing]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        made = Refusing(listening)
+        threading.Thread(target=made.run, daemon=True).start()
+        yield made
+
+
+class Refusing:
+    """A server that refuses every connection with one message, in its own language."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self.conninfo = f"host=127.0.0.1 port={listening.getsockname()[1]} user=x dbname=y passfile=/dev/null"
+        self.message = b""
+        self._listening = listening
+
+    def run(self) -> None:
+        while True:
+            try:
+                client, _ = self._listening.accept()
+            except OSError:
+                return
+            with client, client.makefile("rb") as stream:
+                for _ in range(3):  # an SSLRequest, a GSSENCRequest, the StartupMessage
+                    (length,) = struct.unpack(">I", stream.read(4))
+                    if length != 8:
+                        break
+                    stream.read(4)
+                    client.sendall(b"N")
+                client.sendall(self.message)
+
+    def refuse(self, code: str) -> None:
+        fields = {"S": "\u0412\u0410\u0416\u041d\u041e", "V": "FATAL", "C": code, "M": '\u043d\u0435\u0442 C "00000"'}
+        text = b"".join(key.encode() + value.encode() + b"\0" for key, value in fields.items()) + b"\0"
+        self.message = b"E" + struct.pack(">I", len(text) + 4) + text
+
+    def ask_for_password(self) -> None:
+        self.message = b"R" + struct.pack(">II", 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("28P01", ConfigError), ("28000", ConfigError), ("3D000", ConfigError), ("42501", SchemaError),
+        ("53300", DatabaseUnavailable), ("57P03", DatabaseUnavailable), ("57P01", DatabaseUnavailable),
+    ],
+)  # fmt: skip
+def test_a_refusal_in_any_language_is_known_by_its_code(server: Refusing, code: str, kind: type[VkTeamsError]) -> None:
+    server.refuse(code)
+    with pytest.raises(psycopg.OperationalError) as refused:
+        connect(server.conninfo, None)
+    assert refused.value.sqlstate == code
+    error = as_store_error(refused.value)
+    assert type(error) is kind
+    assert "\u043d\u0435\u0442" in str(error)
+
+
+def test_a_password_that_is_wanted_and_not_given_is_a_config_error(server: Refusing) -> None:
+    server.ask_for_password()
+    with pytest.raises(psycopg.OperationalError) as refused:
+        connect(server.conninfo, None)
+    assert isinstance(as_store_error(refused.value), ConfigError)

@@ -38,7 +38,8 @@ _STORE = {"connections", "bulk", "connection_profiles", "blockers"}
 INSIDE = {
     "store": {
         "database_url": set(),
-        "connections": {"database_url"},
+        "refusal": set(),
+        "connections": {"database_url", "refusal"},
         "bulk": {"connections"},
         "connection_profiles": {"connections"},
         "blockers": {"connections", "bundled"},

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
-from psycopg import conninfo, errors
+from psycopg import conninfo
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from vkteams_daemon.errors import CannotWrite, ConfigError, DatabaseUnavailable, SchemaError, StoreError
-from vkteams_daemon.store import database_url
+from vkteams_daemon.store import database_url, refusal
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Pool = ConnectionPool[Connection]
@@ -43,6 +43,7 @@ _KEEPALIVE = {
 }  # fmt: skip
 # The server's timeouts end a session: idle in a transaction, in a transaction for too long, or idle.
 _SESSION_ENDED = ("25P03", "25P04", "57P05")
+_REFUSED = ("28000", "28P01", "3D000")  # no such role, right or password; no such database
 _CANNOT_WRITE = {
     "53100": "Free disk space on the database's server.",
     "53400": "Look into the server's log: one of its limits is reached, such as temp_file_limit.",
@@ -79,7 +80,11 @@ def connect(conninfo: str, prepare: Callable[[Connection], None] | None) -> Conn
         conninfo: from `build_conninfo`.
         prepare: sets the session up, see `connection_profiles`; None if the caller does.
     """
-    connection = psycopg.connect(conninfo, autocommit=True)
+    try:
+        connection = psycopg.connect(conninfo, autocommit=True)
+    except psycopg.OperationalError as error:
+        error.sqlstate = error.sqlstate or refusal.sqlstate(conninfo)
+        raise
     try:
         if prepare:
             prepare(connection)
@@ -137,7 +142,8 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
     """The StoreError or ConfigError for this error of the driver."""
     state = getattr(error, "sqlstate", None) or ""
     text = first_line(error)
-    if isinstance(error, errors.InvalidAuthorizationSpecification | errors.InvalidPassword | errors.InvalidCatalogName):
+    needs_password = isinstance(error, psycopg.Error) and bool(error.pgconn and error.pgconn.needs_password)
+    if state in _REFUSED or needs_password:
         return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
     if state in _CANNOT_WRITE:
         return CannotWrite(f"the database cannot write: {text}", hint=_CANNOT_WRITE[state])
@@ -145,12 +151,8 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
         return SchemaError(f"the database role lacks a right: {text}", hint="docs/schema.md lists the rights it needs.")
     if state.startswith("42"):
         return SchemaError(f"the schema does not fit this version: {text}", hint="Run `vkteamsctl database migrate`.")
-    if not state and "password authentication failed" in text:
-        return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
     if not state and re.search(database_url.WRONG_VALUE, text):
         return ConfigError(f"database.url: {text.removeprefix('connection is bad: ')}")
-    if not state and re.search(r'(database|role) ".*" does not exist', text):
-        return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
     if state.startswith("40"):
         return StoreError(f"the database asks to try again: {text}")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout) or state in _SESSION_ENDED:

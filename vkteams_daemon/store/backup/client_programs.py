@@ -73,7 +73,8 @@ def command(program: Path, conninfo: str, *arguments: str) -> tuple[list[str], d
     password = parameters.pop("password", None)
     # With a name of ours: a stopped backup is ended if others wait for it, see `blockers`.
     parameters["application_name"] = application_name(program)
-    environment = {name: value for name, value in os.environ.items() if name != "PGPASSWORD"}
+    # `failure` reads its messages, so they must not be in the language of the one who calls it.
+    environment = {name: value for name, value in os.environ.items() if name != "PGPASSWORD"} | {"LC_ALL": "C"}
     if password:
         environment["PGPASSWORD"] = str(password)
     return [str(program), "--dbname", make_conninfo("", **parameters), *arguments], environment

@@ -12,6 +12,7 @@ from pathlib import Path
 from vkteams_daemon.system.user import Owner
 
 DATABASE = "vkteams"
+_NOT_READY = "57P03"  # the server starts, or stops
 PORT = "5432"  # no network port: only a part of the socket's name
 SOCKET = f".s.PGSQL.{PORT}"
 
@@ -59,7 +60,7 @@ def accepts_connections(conninfo: str, data: Path) -> bool:
         with connect(build_conninfo(conninfo, 2, "vkteams"), None) as connection:
             row = connection.execute("SHOW data_directory").fetchone()
     except psycopg.OperationalError as error:
-        return "FATAL" in str(error) and "the database system is" not in str(error)
+        return error.sqlstate not in (None, _NOT_READY)
     return row is not None and Path(row[0]).resolve() == data.resolve()
 
 
