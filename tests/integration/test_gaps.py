@@ -22,7 +22,7 @@ from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.store import gaps
 from vkteams_daemon.store.admin import cursors
-from vkteams_daemon.store.gaps import RESTARTED, Gap, Missing
+from vkteams_daemon.store.gaps import RESTARTED, Gap, Missing, Polls
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.schema import migrate
 from vkteams_daemon.system.slots import SlotFile
@@ -190,8 +190,13 @@ def test_another_archive_is_no_gap(host: Host, empty_database_url: str) -> None:
     migrate(empty_database_url)
     new_archive = Host(empty_database_url, host.directory)
     new_archive.acquire()
+    now = datetime.now(UTC)
+    host.acknowledged.note_polls(Polls(now, now))
+    new_archive.open()
+    new_archive.acquire()
     new_archive.say(60)
     assert new_archive.gaps() == []
+    assert new_archive.acknowledged.polls is None, "what was polled for the first archive is missing in this one"
     new_archive.close()
     _go_back(host, moves=True)
     host.open()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +14,8 @@ from tests.harness.talk import START, Talk
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.daemon.outages import outage_loop
+from vkteams_daemon.daemon.polling import poll_series
+from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.daemon.polling.poll_series import PollSeries
 from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.search.archive_coverage import coverage
@@ -23,9 +27,16 @@ BOT = "1000000001"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
-def _note(talk: Talk, since: datetime, last: datetime, retention: float | None = None) -> gaps.Missing | None:
+Pause = tuple[datetime, datetime]
+
+
+def _note(
+    talk: Talk, first: datetime, last: datetime, retention: float | None = None, pauses: tuple[Pause, ...] = ()
+) -> gaps.Missing | None:
     with talk.connection() as connection:
-        return gaps.note_polls(connection, BOT, since, last, retention)
+        found = gaps.note_polls(connection, BOT, gaps.Polls(first, last, pauses), retention)
+    assert len(found) <= 1
+    return found[0] if found else None
 
 
 def _sentences(talk: Talk, since: datetime | None = None) -> tuple[str, ...]:
@@ -59,6 +70,40 @@ def test_a_known_retention_makes_a_gap_of_what_the_api_has_forgotten(talk: Talk)
 def test_a_pause_inside_one_series_is_none_while_the_database_was_away(talk: Talk) -> None:
     _note(talk, START, START)
     assert _note(talk, START, START + 9 * DAY) is None
+
+
+def test_a_restart_while_the_database_was_away_is_no_gap_and_a_long_pause_there_is_one(
+    talk: Talk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was polled meanwhile is known from the state directory."""
+    clock = [0.0]
+    monkeypatch.setattr(poll_series, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def process(start: datetime, hours: int) -> PollSeries:
+        series, acknowledged = PollSeries(), AcknowledgedFile(tmp_path, BOT)
+        if acknowledged.polls:
+            series.resume(acknowledged.polls)
+        for minute in range(0, 60 * hours + 1, 5):
+            series.add(start + timedelta(minutes=minute))
+            clock[0] += 300
+            assert series.polls
+            acknowledged.note_polls(series.polls)
+        return series
+
+    _note(talk, START, START)
+    process(START, 30)
+    clock[0] = 0.0  # the machine was restarted as well
+    polls = process(START + timedelta(hours=30, minutes=3), 30).polls
+    assert polls
+    assert _note(talk, polls.first, polls.last, pauses=polls.pauses) is None
+    pause = polls.last, polls.last + 3 * DAY
+    series = process(pause[1], 1)
+    assert series.polls
+    found = _note(talk, series.polls.first, series.polls.last, pauses=series.polls.pauses)
+    assert found is not None
+    assert (found.from_time, found.to_time) == pause
+    series.noted(series.polls)
+    assert (series.polls.first, series.polls.pauses) == (pause[1], ())
 
 
 def test_the_loop_notes_the_series_of_the_poll_loop(talk: Talk, caplog: pytest.LogCaptureFixture) -> None:

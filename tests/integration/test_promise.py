@@ -96,7 +96,7 @@ class Api:
 class Disk:
     """The disk below the spool: it knows what would be there after a power cut.
 
-    It stands in the place of the modules `os` and `files` in the module of the spool.
+    It stands in the place of the modules `os`, `files` and `plain_file` in the module of the spool.
 
     Attributes:
         durable: the bytes of each file that would certainly be there.
@@ -118,6 +118,9 @@ class Disk:
         descriptor = os.open(path, flags, mode)
         self._descriptors.add(descriptor)
         return descriptor
+
+    def open_plain(self, path: Path, flags: int) -> int:
+        return self.open(path, flags)
 
     def close(self, descriptor: int) -> None:
         self._descriptors.discard(descriptor)
@@ -266,6 +269,7 @@ class Promise(RuleBasedStateMachine):
             self._patch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: self.now))
         self._patch.setattr(spool_module, "os", self.disk)
         self._patch.setattr(spool_module, "files", self.disk)
+        self._patch.setattr(spool_module, "plain_file", self.disk)
         self.process: Listener | None = None
 
     # What the machine itself is asked
@@ -450,6 +454,8 @@ class Promise(RuleBasedStateMachine):
         stored = [row[0] for row in self.admin.execute("SELECT event_id FROM events ORDER BY event_id")]
         assert stored == sorted(self.api.issued)
         assert self.api.acknowledged == len(stored)
+        # What was late in the spool, because another process went on, has lowered no cursor and begun no generation.
+        assert self.admin.execute("SELECT generation, last_event_id FROM bots").fetchall() == [(1, len(stored))]
         assert list(self.directory.glob("*.spool*")) == []
         if not self.erased:
             self._compare()

@@ -354,8 +354,8 @@ def test_generation_opened_by_hand_stores_old_ids_again_and_messages_once(bot: B
 
 
 def test_filter_drops_other_chats_and_the_cursor_passes(open_bot: Callable[..., Bot]) -> None:
-    bot = open_bot(chat_ids=["ours"])
-    outcome = bot.store(batch(new(1, chat="ours"), new(2, chat="theirs"), new(9, chat="theirs")))
+    bot = open_bot(chat_ids=["Ours@corp.example"])
+    outcome = bot.store(batch(new(1, chat="ours@Corp.example"), new(2, chat="theirs"), new(9, chat="theirs")))
     assert (outcome.saved, outcome.filtered) == (1, 2)
     assert bot.last == 9
     assert bot.ids() == [1]
@@ -363,12 +363,12 @@ def test_filter_drops_other_chats_and_the_cursor_passes(open_bot: Callable[..., 
 
 
 def test_thread_follows_its_parent_through_the_filter(open_bot: Callable[..., Bot]) -> None:
-    topic = {"chatId": "ours", "messageId": 7, "type": "message"}
-    bot = open_bot(chat_ids=["ours"])
+    topic = {"chatId": "1@chat.agent", "messageId": 7, "type": "message"}
+    bot = open_bot(chat_ids=["1@Chat.Agent"])
     bot.store(batch(new(1, chat="thread", parent_topic=topic), new(2, chat="thread"), new(3, chat="other")))
     assert bot.ids() == [1, 2]
     bot.close()
-    again = open_bot(chat_ids=["ours"])
+    again = open_bot(chat_ids=["1@CHAT.AGENT"])
     again.store(batch(new(4, chat="thread")))
     assert again.ids() == [1, 2, 4], "it is known from the database"
 

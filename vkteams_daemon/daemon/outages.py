@@ -33,33 +33,34 @@ def outage_loop(
     pulse: Pulse,
     interval: float = INTERVAL,
 ) -> None:
-    """Note the polls until `stopping` is set. Without the database the next note tells of the same series.
+    """Note the polls until `stopping` is set. Without the database the next note tells of the same polls.
 
     The daemon does not wait for this thread when it stops.
 
     Args:
         database: may not be open yet.
         bot_id: the bot that this process listens to; None while it does not listen.
-        series: of the poll loop.
+        series: the polls of the poll loop.
         retention: the present value of the option: `7d`, or "" if it is not known.
         stopping: ends the loop.
         pulse: of the loop.
         interval: seconds between two notes.
     """
     while not stopping.wait(interval):
-        bot, since, last = bot_id(), series.since, series.last
-        if bot is None or since is None or last is None:
+        bot, polls = bot_id(), series.polls
+        if bot is None or polls is None:
             continue
         kept_for = parse_duration(retention()) if retention() else None
         try:
             with pulse.turn(_LIMIT), database.connection() as connection:
-                found = gaps.note_polls(connection, bot, since, last, kept_for)
+                found = gaps.note_polls(connection, bot, polls, kept_for)
         except VkTeamsError as error:
             log.debug("the polls are not noted: %s", error)
             continue
-        if found is not None:
+        series.noted(polls)
+        for each in found:
             log.error(
                 "events of bot %s may be missing from the archive: %s; see `vkteamsctl database gaps`",
                 bot,
-                found.reason,
+                each.reason,
             )

@@ -63,7 +63,7 @@ class RosterReader:
         self._make_client = make_client
         self._may_ask = may_ask
         self._wanted = wanted
-        self._chat_ids = list(chat_ids) or None
+        self._chat_ids = [chat_id.lower() for chat_id in chat_ids] or None
         self._clock = clock
         self.pulse = pulse or Pulse("roster")
         self._client: BotClient | None = None

@@ -55,6 +55,20 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Polls:
+    """The polls of a host that the API has answered.
+
+    Attributes:
+        first, last: the first and the last answer.
+        pauses: the long pauses between them, each with the answers before and after it.
+    """
+
+    first: datetime
+    last: datetime
+    pauses: tuple[tuple[datetime, datetime], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Missing:
     """Events that are gone: their ids and times of arrival from … to, and their chats; None if unknown."""
 
@@ -158,35 +172,39 @@ def add_restart(connection: Connection, bot_id: str, last_event_id: int, receive
     _insert(connection, bot_id, Missing(RESTARTED, last_event_id + 1, None, start, received_at))
 
 
-def note_polls(
-    connection: Connection, bot_id: str, since: datetime, last: datetime, retention: float | None
-) -> Missing | None:
-    """Note when the API answered last, and store a gap if it had not answered for too long before.
+def note_polls(connection: Connection, bot_id: str, polls: Polls, retention: float | None) -> list[Missing]:
+    """Note when the API answered last, and store a gap for each time in which it had not answered for too long.
 
     Args:
         connection: in autocommit mode.
         bot_id: the bot that this process listens to.
-        since: the first answer of the present series; it has no long pause.
-        last: its last answer.
+        polls: of this host; some of them may be noted already.
         retention: seconds for which the API keeps events; None if that is not known.
 
     Returns:
-        The gap, if there is a new one.
+        The gaps that are new.
     """
     with translate_errors(), connection.transaction():
         schema.fence(connection)
         row = connection.execute("SELECT polled_at FROM bots WHERE bot_id = %s FOR UPDATE", (bot_id,)).fetchone()
         if row is None:
-            return None
-        connection.execute("UPDATE bots SET polled_at = %s WHERE bot_id = %s", (last, bot_id))
-        limit = UNKNOWN_RETENTION if retention is None else retention
-        if row[0] is None or (since - row[0]).total_seconds() <= limit:
-            return None
-        if retention is None:
-            missing = Missing(POSSIBLE_OUTAGE, from_time=row[0], to_time=since)
-        else:
-            missing = Missing(OUTAGE, from_time=row[0], to_time=since - timedelta(seconds=retention))
-        return missing if _insert(connection, bot_id, missing) else None
+            return []
+        connection.execute("UPDATE bots SET polled_at = %s WHERE bot_id = %s", (polls.last, bot_id))
+        if row[0] is None:
+            return []
+        # Another host may have polled until then.
+        pauses = [(max(begin, row[0]), end) for begin, end in ((row[0], polls.first), *polls.pauses)]
+        missing = [_outage(begin, end, retention) for begin, end in pauses]
+        return [each for each in missing if each is not None and _insert(connection, bot_id, each)]
+
+
+def _outage(begin: datetime, end: datetime, retention: float | None) -> Missing | None:
+    """The gap of a pause between two polls; None if it was not too long."""
+    if (end - begin).total_seconds() <= (UNKNOWN_RETENTION if retention is None else retention):
+        return None
+    if retention is None:
+        return Missing(POSSIBLE_OUTAGE, from_time=begin, to_time=end)
+    return Missing(OUTAGE, from_time=begin, to_time=end - timedelta(seconds=retention))
 
 
 def _lost(connection: Connection, bot_id: str, stored: Position, sent: Position) -> Missing:

@@ -20,7 +20,8 @@ _DUE = (
     "SELECT c.chat_id FROM chats c LEFT JOIN rosters r USING (chat_id)"
     " WHERE (r.chat_id IS NULL OR r.tried_at < %(before)s OR (r.tried_at < %(changed_before)s AND EXISTS"
     "  (SELECT FROM chat_members m WHERE m.chat_id = c.chat_id AND greatest(m.joined_at, m.left_at) > r.tried_at)))"
-    " AND (%(chats)s::text[] IS NULL OR c.chat_id = ANY(%(chats)s) OR c.parent_chat_id = ANY(%(chats)s))"
+    " AND (%(chats)s::text[] IS NULL OR pg_catalog.lower(c.chat_id) = ANY(%(chats)s)"
+    " OR pg_catalog.lower(c.parent_chat_id) = ANY(%(chats)s))"
     " ORDER BY r.tried_at NULLS FIRST, c.seen_at DESC LIMIT 1"
 )
 _SAVE_CHAT = (
@@ -84,7 +85,7 @@ def next_due(
     Args:
         connection: in autocommit mode.
         before: the moment.
-        chat_ids: only these chats and their threads; None for every chat.
+        chat_ids: only these chats, in lower case, and their threads; None for every chat.
         changed_before: the moment for a chat in which somebody has joined or left since; by default the same.
     """
     parameters = {"before": before, "changed_before": changed_before or before, "chats": chat_ids}

@@ -17,20 +17,23 @@ from urllib.parse import quote
 
 import msgspec
 
-from vkteams_daemon.store.gaps import Missing, Position
+from vkteams_daemon.store.gaps import Missing, Polls, Position
 from vkteams_daemon.system.slots import SlotFile
 
 log = logging.getLogger(__name__)
 
 SUFFIX = ".acknowledged"
+_POLLS_INTERVAL = 60.0  # seconds between two notes of the polls
 
 
 class _Content(msgspec.Struct, kw_only=True):
-    """The file: the last cursor sent for each archive, what only the spool has, and what no archive got."""
+    """The file: the last cursor sent for each archive, what only the spool has, what no archive got, and the polls."""
 
     archives: dict[str, Position] = {}
     spooled: Missing | None = None
     unsaved: list[Missing] = []
+    archive: str = ""  # where the polls go, the last one that was used
+    polls: Polls | None = None
 
 
 class AcknowledgedFile:
@@ -61,6 +64,8 @@ class AcknowledgedFile:
 
     def remember(self, archive_id: str, position: Position) -> None:
         """Remember a cursor, before it is sent. Never raises."""
+        if archive_id != self._content.archive:
+            self._content.archive, self._content.polls = archive_id, None  # what another archive got is missing here
         known = self.position(archive_id)
         if known is None or replace(known, at=position.at) != position or self._failure:
             self._content.archives[archive_id] = replace(position, at=datetime.now(UTC))
@@ -97,6 +102,22 @@ class AcknowledgedFile:
         """Forget what `unsaved` has returned: it is in the archive's table of gaps now."""
         if self._content.unsaved:
             self._content.unsaved = []
+            self._write()
+
+    @property
+    def polls(self) -> Polls | None:
+        """The answered polls of this host for the archive in use; None if it has noted none."""
+        return self._content.polls
+
+    def note_polls(self, polls: Polls) -> None:
+        """Note the answered polls, once a minute: without the database nobody else does. Never raises."""
+        known = self._content.polls
+        if (
+            known is None
+            or (polls.last - known.last).total_seconds() >= _POLLS_INTERVAL
+            or polls.pauses[-1:] != (known.pauses[-1:])
+        ):
+            self._content.polls = polls
             self._write()
 
     def _read(self) -> _Content:

@@ -239,6 +239,9 @@ class Poller:
             self._lock_taken()
         if self.spooler.waiting:
             return self._drain(sink)
+        if self.spooler.lost:
+            assert isinstance(sink, Writer), "only a writer has a spool"
+            sink.note_gaps()
         if self._pending is not None:
             return self._store(sink, self._pending)
         sink.ping()  # the lock may have been lost during a pause, so check it before the next poll
@@ -261,7 +264,10 @@ class Poller:
         self._observe("poll", arrived - polled)
         events = api_events.read(body, received_at)
         self._api.answered()
+        if self.series.polls is None and self.spooler.acknowledged and (earlier := self.spooler.acknowledged.polls):
+            self.series.resume(earlier)
         self.series.add(received_at)
+        self.spooler.polled(self.series.polls)
         self._density.add((event.event_id for event in events if event.numbered), cursor.last_event_id)
         if not events:
             if arrived - polled >= poll_time / 2:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.daemon.polling import spool_records
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
@@ -203,7 +204,7 @@ class Spool:
     def _open(self) -> None:
         """Take up the file that an earlier process has left behind."""
         try:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._descriptor = plain_file.open_plain(self.path, os.O_RDWR | os.O_NOFOLLOW)
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             reason = self._scan()
         except BlockingIOError as error:
@@ -302,7 +303,10 @@ def read_waiting(directory: Path) -> Iterator[Event]:
         OSError: a spool cannot be read.
     """
     for path in sorted(directory.glob(f"*{SUFFIX}")):
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        with (
+            contextlib.suppress(FileNotFoundError),
+            os.fdopen(plain_file.open_plain(path, os.O_RDONLY), "rb") as file,
+        ):
             size = os.fstat(file.fileno()).st_size
             for record in spool_records.read(file.fileno(), 0, size):
                 with contextlib.suppress(ApiError):  # the daemon puts such a file aside

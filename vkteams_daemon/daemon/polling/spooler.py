@@ -19,7 +19,7 @@ from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.daemon.polling.pending_batch import PendingBatch
 from vkteams_daemon.daemon.polling.spool import Spool, SpoolRefused
 from vkteams_daemon.daemon.status import Spool as SpoolStatus
-from vkteams_daemon.store.gaps import SPOOL_LOST, Missing
+from vkteams_daemon.store.gaps import SPOOL_LOST, Missing, Polls
 from vkteams_daemon.store.ingest.event_cursor import Cursor
 
 log = logging.getLogger(__name__)
@@ -147,6 +147,16 @@ class Spooler:
         spooling_in = self._down_since + self.after - now
         return min(wait, spooling_in) if self.after and self.position and spooling_in > 0 else wait
 
+    def polled(self, polls: Polls | None) -> None:
+        """Note outside the database when the API has answered."""
+        if self.acknowledged is not None and polls is not None:
+            self.acknowledged.note_polls(polls)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the spool has lost events, and the archive does not know of it yet."""
+        return self.acknowledged is not None and bool(self.acknowledged.unsaved())
+
     def database_answered(self) -> None:
         """The database stores events."""
         self._down_since = None
@@ -227,7 +237,7 @@ class Spooler:
             self._on_change()
 
     def _look_for_loss(self) -> None:
-        """Compare the spool with the note of what it holds. What it has lost becomes a gap at the next take-over."""
+        """Compare the spool with the note of what it holds. What it has lost becomes a gap, see `lost`."""
         noted = self.acknowledged.spooled if self.acknowledged else None
         if noted is None or self.acknowledged is None or self.spool is None:
             return

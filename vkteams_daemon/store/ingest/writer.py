@@ -134,6 +134,15 @@ class Writer:
             self._cursor = cursor
             return True
 
+    def note_gaps(self) -> None:
+        """Store the gaps that this host knows of, as a take-over does.
+
+        Raises:
+            DatabaseUnavailable: the connection broke; what was not stored stays known.
+        """
+        with self._session.exclusive(reconnect=False) as connection:
+            self._look_for_gaps(connection)
+
     def before_poll(self, cursor: Cursor) -> None:
         """Remember a cursor outside the database. The poll loop calls this before it sends the cursor."""
         if self._acknowledged is not None:
@@ -261,9 +270,9 @@ class Writer:
         if not self._chat_filter.chat_ids:
             return set()
         rows = connection.execute(
-            "SELECT chat_id FROM chats WHERE parent_chat_id = ANY(%s)", (list(self._chat_filter.chat_ids),)
+            "SELECT chat_id, parent_chat_id FROM chats WHERE parent_chat_id IS NOT NULL"
         ).fetchall()
-        return {row[0] for row in rows}
+        return {chat_id for chat_id, parent in rows if self._chat_filter.chooses(parent)}
 
     def _filter(self, connection: Connection, batch: Sequence[Event]) -> list[Event]:
         """The events that the chat filter keeps. Another bot's process may have learned meanwhile of a thread."""
@@ -271,10 +280,10 @@ class Writer:
         if len(events) == len(batch):
             return events
         rows = connection.execute(
-            "SELECT chat_id FROM chats WHERE chat_id = ANY(%s) AND parent_chat_id = ANY(%s)",
-            (list({event.chat_id for event in batch if event.chat_id}), list(self._chat_filter.chat_ids)),
+            "SELECT chat_id, parent_chat_id FROM chats WHERE chat_id = ANY(%s) AND parent_chat_id IS NOT NULL",
+            (list({event.chat_id for event in batch if event.chat_id}),),
         ).fetchall()
-        self._chat_filter.threads.update(row[0] for row in rows)
+        self._chat_filter.threads.update(chat_id for chat_id, parent in rows if self._chat_filter.chooses(parent))
         return self._chat_filter.apply(batch)
 
     def _commit(
