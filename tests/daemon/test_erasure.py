@@ -30,11 +30,11 @@ def test_nothing_is_left_of_a_person(
     oracle.wait()
     vectors = "SELECT count(*) FROM embeddings"
     until(lambda: oracle.rows(vectors) == [(2,)], 30, "two vectors")
-    done = daemon.ask("database", "erase", "--user-id", ANNA, "--ignore", "--yes")["done"]
+    done = daemon.ask("database", "erase", "--user-id", ANNA.title(), "--ignore", "--yes")["done"]
     assert (done["messages"], done["vectors"]) == (1, 1)
     simulator.say(OPS, ANNA, "rosebud again")
     simulator.say(OPS, PETR, "his again")
-    daemon.ask("database", "hold", OPS)
+    daemon.ask("database", "hold", OPS.upper())
     simulator.say(OPS, PETR, "held")
     oracle.wait()
     assert sorted(oracle.stored()) == sorted(oracle.issued()) and oracle.ahead == []

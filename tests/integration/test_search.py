@@ -18,6 +18,7 @@ from vkteams_daemon.errors import ModelAbsent, NotFound, UsageError
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.results import MODES, Mode, SearchResult
+from vkteams_daemon.store import erasure_rules
 
 BY_WORDS: tuple[Mode, ...] = ("text", "hybrid")
 
@@ -132,6 +133,24 @@ def test_user_id_that_is_an_e_mail_address_is_the_same_in_any_case(archive: Arch
     assert archive.known_user_id("odd@corp.example") == "odd@corp.example"
     with pytest.raises(UsageError, match="several people have the id ODD@"):
         archive.known_user_id("ODD@corp.example")
+
+
+def test_chat_id_that_is_an_e_mail_address_is_the_same_in_any_case(archive: Archive, talk: Talk) -> None:
+    talk.say("0", "сервер")
+    talk.say("1", "сервер упал", who=ANNA, chat=ANNA)
+    talk.say("2", "сервер поднят", chat="odd@corp.example", at=1)
+    assert archive.existing([OPS.upper(), ANNA.title()]) == [OPS, ANNA]
+    with talk.connection() as connection:
+        assert erasure_rules.spelled_people(connection, [ANNA.title(), "x@y"]) == [ANNA, "x@y"]
+    assert archive.existing(["ODD@corp.example"]) == ["odd@corp.example"]
+    talk.say("3", "и ещё раз", chat="Odd@corp.example", at=2)
+    assert archive.existing(["Odd@corp.example"]) == ["Odd@corp.example"]
+    for unknown in ("ODD@corp.example", "no@body.example"):
+        with pytest.raises(NotFound, match=f"the archive has no chat {unknown}"):
+            archive.existing([unknown])
+    # A reader whose time begins later learns no spelling of a chat that fell silent before.
+    with pytest.raises(NotFound, match=f"the archive has no chat {ANNA.title()}"):
+        archive.existing([ANNA.title()], since=moment(100))
 
 
 def test_confined_reader_learns_no_spelling_from_other_chats(archive: Archive, talk: Talk) -> None:

@@ -208,6 +208,21 @@ def with_threads(connection: Connection, chat_ids: Collection[str], since: datet
     return [chat_id for (chat_id,) in rows]
 
 
+def spelled_chats(connection: Connection, chat_ids: Collection[str]) -> list[str]:
+    """The ids of chats as the archive spells them; unknown ones as they are.
+
+    The id of a private chat may be an e-mail address, which is the same in any case.
+    """
+    rows = connection.execute(
+        "SELECT coalesce((SELECT c.chat_id FROM chats c WHERE c.chat_id = typed.id),"
+        " (SELECT pg_catalog.min(c.chat_id) FROM chats c WHERE pg_catalog.strpos(typed.id, '@'::text) > 0"
+        "  AND pg_catalog.lower(c.chat_id) = pg_catalog.lower(typed.id) HAVING count(*) = 1), typed.id)"
+        " FROM pg_catalog.unnest(%s::text[]) WITH ORDINALITY AS typed (id, place) ORDER BY typed.place",
+        (list(chat_ids),),
+    )
+    return [row[0] for row in rows]
+
+
 def existing(
     connection: Connection,
     chat_ids: Collection[str] | None,
@@ -224,6 +239,8 @@ def existing(
     """
     if chat_ids is None:
         return None
+    if since is None:  # otherwise the refusal of a chat that is not seen would tell its spelling
+        chat_ids = spelled_chats(connection, chat_ids)
     unknown_chat = connection.execute(
         "SELECT chat_id FROM pg_catalog.unnest(%(chats)s::text[]) AS c (chat_id)"
         " WHERE (%(since)s::timestamptz IS NOT NULL"

@@ -224,6 +224,22 @@ def list_holds(connection: Connection, *, lifted: bool = False) -> list[Hold]:
         return cursor.fetchall()
 
 
+def spelled_people(connection: Connection, user_ids: Sequence[str]) -> list[str]:
+    """The ids of people as the archive spells them; unknown ones as they are.
+
+    An id that is an e-mail address is the same person in any case, so it stands for all spellings that the archive has.
+    """
+    rows = connection.execute(
+        "SELECT typed.id, ARRAY(SELECT k.user_id FROM (SELECT user_id FROM users UNION SELECT user_id"
+        "  FROM roster_members UNION SELECT user_id FROM erased_people) AS k WHERE k.user_id = typed.id"
+        "  OR (pg_catalog.strpos(typed.id, '@'::text) > 0"
+        "   AND pg_catalog.lower(k.user_id) = pg_catalog.lower(typed.id)) ORDER BY 1)"
+        " FROM pg_catalog.unnest(%s::text[]) WITH ORDINALITY AS typed (id, place) ORDER BY typed.place",
+        (list(user_ids),),
+    ).fetchall()
+    return list(dict.fromkeys(spelling for typed, known in rows for spelling in known or [typed]))
+
+
 def list_people(connection: Connection) -> list[ErasedPerson]:
     """The people whose words were erased, the newest first."""
     with translate_errors(), connection.cursor(row_factory=class_row(ErasedPerson)) as cursor:

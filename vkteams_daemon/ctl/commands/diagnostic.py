@@ -252,10 +252,12 @@ def _bot(config: Config, limit: float = math.inf) -> tuple[BotInfo, str]:
 
 
 def _events(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.search.scope import spelled_chats
     from vkteams_daemon.store.admin import stored_events
 
     with open_connection(config) as connection:
-        rows = stored_events.last_events(connection, limit=args.limit, chat_id=args.chat_id, event_type=args.type)
+        (chat_id,) = spelled_chats(connection, [args.chat_id]) if args.chat_id else (None,)
+        rows = stored_events.last_events(connection, limit=args.limit, chat_id=chat_id, event_type=args.type)
 
     def render(screen: Screen) -> None:
         if not rows:

@@ -36,7 +36,9 @@ def register(noun: Noun) -> None:
         _erase,
         "vkteamsctl database erase --user-id a.ivanova@corp.example --dry-run",
     )
-    erase.add_argument("--user-id", metavar="ID", action="append", help="this person; may be repeated")
+    erase.add_argument(
+        "--user-id", metavar="ID", action="append", help="this person, an e-mail address in any case; may be repeated"
+    )
     erase.add_argument("--message", metavar="CHAT/ID", nargs="+", action="extend", help="these messages")
     erase.add_argument("--ignore", action="store_true", help="keep nothing of what the person says from now on, either")
     erase.add_argument("--no-ignore", action="store_true", help="keep again what the person says from now on")
@@ -45,6 +47,7 @@ def register(noun: Noun) -> None:
 
 
 def _erase(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.search.scope import spelled_chats
     from vkteams_daemon.store import erasure_rules
     from vkteams_daemon.store.admin import person_erasure
 
@@ -59,6 +62,9 @@ def _erase(args: argparse.Namespace, config: Config) -> Answer:
             rows = erasure_rules.list_people(connection)
         return Answer({"rows": rows}, lambda screen: _list(screen, rows), ids=[row.user_id for row in rows])
     with open_connection(config) as connection:
+        people = erasure_rules.spelled_people(connection, people)
+        chats = spelled_chats(connection, [chat_id for chat_id, _ in messages])
+        messages = [(chat_id, msg_id) for chat_id, (_, msg_id) in zip(chats, messages, strict=True)]
         if args.no_ignore:
             for user_id in people:
                 erasure_rules.stop_ignoring(connection, user_id)

@@ -30,9 +30,7 @@ def _hold(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store import erasure_rules
 
     with open_connection(config) as connection:
-        if args.chat:
-            existing(connection, args.chat, threads=False)
-        for chat_id in args.chat:
+        for chat_id in existing(connection, args.chat, threads=False) or ():
             erasure_rules.hold(connection, chat_id, login_name())
         rows = erasure_rules.list_holds(connection, lifted=args.all)
 
@@ -49,10 +47,12 @@ def _hold(args: argparse.Namespace, config: Config) -> Answer:
 
 
 def _lift(args: argparse.Namespace, config: Config) -> Answer:
+    from vkteams_daemon.search.scope import spelled_chats
     from vkteams_daemon.store import erasure_rules
 
     with open_connection(config) as connection:
-        for chat_id in args.chat:
+        chats = spelled_chats(connection, args.chat)
+        for chat_id in chats:
             erasure_rules.lift(connection, chat_id, login_name())
-    sentence = f"{', '.join(args.chat)}: retention and other erasures take it again"
-    return Answer({"lifted": args.chat}, lambda screen: screen.line(sentence))
+    sentence = f"{', '.join(chats)}: retention and other erasures take it again"
+    return Answer({"lifted": chats}, lambda screen: screen.line(sentence))
