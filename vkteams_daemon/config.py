@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.errors import ConfigError, PermissionRefused
 from vkteams_daemon.options import (
     ALIASES,
@@ -146,7 +147,7 @@ def parse_duration(duration: str) -> float:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return plain_file.read_text(file)
     except PermissionError as error:
         raise PermissionRefused(f"{file}: this user may not read it") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -294,7 +295,7 @@ def _first_line(file: str, name: str) -> str:
     if not file:
         return ""
     try:
-        line = Path(file).read_text(encoding="utf-8-sig").partition("\n")[0].strip()
+        line = plain_file.read_text(Path(file)).partition("\n")[0].strip()
     except PermissionError as error:
         raise PermissionRefused(f"{name}: this user may not read {file}") from error
     except (OSError, UnicodeDecodeError) as error:

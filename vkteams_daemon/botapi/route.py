@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import urllib3
 from requests import utils
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.errors import ConfigError, PermissionRefused
 
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # in the HTTP library's order
@@ -85,6 +86,7 @@ def _environment_proxy(url: str) -> Proxy | None:
 def _check_file(source: str, file: str) -> None:
     try:
         if not Path(file).is_dir():
+            os.close(plain_file.open_plain(Path(file), os.O_RDONLY))
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
         elif source == "api.ca_file":
             raise IsADirectoryError(None, "it is a directory")

@@ -12,6 +12,7 @@ import os
 import re
 from pathlib import Path
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.ctl import user_cache
 from vkteams_daemon.system import files
 
@@ -47,7 +48,7 @@ def expand(text: str | None) -> str | None:
 def _read(path: Path) -> dict[str, str]:
     known: dict[str, str] = {}
     with contextlib.suppress(OSError, ValueError):
-        content = json.loads(path.read_bytes())
+        content = json.loads(plain_file.read(path))
         if isinstance(content, dict):
             known = {str(name): str(cursor) for name, cursor in content.items()}
     return known

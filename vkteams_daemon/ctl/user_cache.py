@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.config import Config
 from vkteams_daemon.system import files
 
@@ -21,7 +22,7 @@ def read(name: str, config: Config) -> Any:
     """What was written for this archive; None if that was nothing, or for another archive."""
     path = file(name, os.environ)
     try:
-        kept = json.loads(path.read_bytes().decode("utf-8", "surrogatepass")) if path else None
+        kept = json.loads(plain_file.read(path).decode("utf-8", "surrogatepass")) if path else None
         return kept["value"] if kept and kept["archive"] == _archive(config) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,6 +12,7 @@ from typing import Literal
 
 import msgspec
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.errors import CannotCreate, PermissionRefused, VkTeamsError
 from vkteams_daemon.system import files
 
@@ -222,7 +223,7 @@ def read(path: Path) -> Status | None:
         VkTeamsError: the file cannot be read, or is not a status file.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Status)
+        return msgspec.json.decode(plain_file.read(path), type=Status)
     except FileNotFoundError:
         return None
     except PermissionError as error:
@@ -230,4 +231,5 @@ def read(path: Path) -> Status | None:
             f"{path}: this user may not read the status file", hint="Become root or join the group _vkteams."
         ) from error
     except (OSError, msgspec.DecodeError) as error:
-        raise VkTeamsError(f"{path}: is not a readable status file: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise VkTeamsError(f"{path}: is not a readable status file: {reason}") from error

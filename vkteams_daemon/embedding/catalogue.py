@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import model_info
 from vkteams_daemon.embedding.model_info import ModelInfo, Settings
@@ -253,7 +254,7 @@ def names_in_use(models_dir: Path) -> tuple[str, ...]:
     """The names that the last `model use` chose in this directory; errors as of `chosen_names`."""
     file = models_dir / DEFAULT
     try:
-        names = file.read_text(encoding="utf-8").split("\n")
+        names = plain_file.read_text(file).split("\n")
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except PermissionError as error:

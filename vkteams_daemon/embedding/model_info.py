@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.errors import CannotCreate, ModelAbsent, ModelRefused
 
 ONNX = "model.onnx"
@@ -102,7 +104,7 @@ def read(directory: Path) -> ModelInfo:
     """
     file = directory / MODEL_TOML
     try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
+        table = tomllib.loads(plain_file.read_text(file))
         info = msgspec.convert({**table, "directory": directory}, ModelInfo, dec_hook=_path)
     except FileNotFoundError as error:
         raise ModelAbsent(f"{directory}: holds no model") from error
@@ -173,7 +175,7 @@ def sha256(file: Path) -> str:
         ModelRefused: it cannot be read.
     """
     try:
-        with file.open("rb") as stream:
+        with os.fdopen(plain_file.open_plain(file, os.O_RDONLY), "rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise ModelRefused(f"{file}: cannot be read: {error.strerror}") from error

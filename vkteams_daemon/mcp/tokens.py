@@ -21,6 +21,7 @@ from typing import Annotated, Any
 from mcp.server.auth.provider import AccessToken
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.access import TOOLS, Access
 from vkteams_daemon.config import exposure
 from vkteams_daemon.errors import ConfigError, PermissionRefused, VkTeamsError
@@ -145,7 +146,7 @@ def read_tokens(file: Path) -> dict[bytes, Access]:
 
 def _tables(file: Path) -> dict[str, Any]:
     try:
-        with file.open("rb") as opened:
+        with os.fdopen(plain_file.open_plain(file, os.O_RDONLY), "rb") as opened:
             mode = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
             if sentence := exposure(file, mode):
                 raise PermissionRefused(sentence, hint=f"Run `chmod 600 {file}`, or 640.")

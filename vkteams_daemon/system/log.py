@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import CannotCreate
 from vkteams_daemon.system.redaction import Secrets
@@ -176,10 +177,10 @@ class LogFile(logging.handlers.WatchedFileHandler):
 
     def _open(self) -> TextIOWrapper:
         path = Path(self.baseFilename)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
         if stat.S_IMODE(path.parent.stat().st_mode) & 0o022:
             flags |= os.O_NOFOLLOW  # another user could have made a link there
-        descriptor = os.open(path, flags, 0o640)
+        descriptor = plain_file.open_plain(path, flags, 0o640)  # the reader of a FIFO could stop the daemon
         if self._streams:
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)

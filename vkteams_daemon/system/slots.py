@@ -16,6 +16,7 @@ import struct
 import zlib
 from pathlib import Path
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.system import files
 
 MIN_SLOT = 4096  # bytes; a page of the file's cache, so that one slot is never written with the other
@@ -44,7 +45,7 @@ class SlotFile:
             ValueError: no slot of it is valid.
         """
         try:
-            stored = self.path.read_bytes()
+            stored = plain_file.read(self.path)
         except FileNotFoundError:
             return None
         size = len(stored) // 2
@@ -65,7 +66,7 @@ class SlotFile:
         while size < len(slot):
             size *= 2
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = plain_file.open_plain(self.path, os.O_RDWR | os.O_NOFOLLOW)
         except OSError:
             self._create(slot, size)
         else:

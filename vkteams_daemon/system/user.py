@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused
 from vkteams_daemon.system import files
 
@@ -186,14 +187,14 @@ class Owner:
         content = text.encode()
         with self.acting():
             with contextlib.suppress(OSError):
-                if file.read_bytes() == content:
+                if plain_file.read(file) == content:
                     return
             files.atomic_write(file, content, mode)
 
     def open_file(self, file: Path, flags: int) -> int:
         """Open the file as the owner (a new one gets mode 0600); returns a descriptor that no child inherits."""
         with self.acting():
-            return os.open(file, flags | os.O_CLOEXEC, 0o600)
+            return plain_file.open_plain(file, flags)
 
 
 def choose_owner(user: str) -> Owner:

@@ -21,6 +21,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.errors import ConfigError, PermissionRefused, VkTeamsError
 from vkteams_daemon.options import Oidc
 
@@ -259,8 +260,9 @@ def _read(file: str, option: str, forbidden: int) -> str:
     try:
         if stat.S_IMODE(path.stat().st_mode) & forbidden:
             raise PermissionRefused(f"{file}: other users may read or change it", hint=f"Run `chmod o= {file}`.")
-        return path.read_text(encoding="utf-8")
+        return plain_file.read_text(path)
     except PermissionError as error:
         raise PermissionRefused(f"{file}: this user may not read it") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{option}: {file} cannot be read") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"{option}: {file} cannot be read: {reason}") from error

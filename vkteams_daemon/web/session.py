@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vkteams_daemon import plain_file
+
 log = logging.getLogger(__name__)
 
 _KEY_BYTES = 32
@@ -131,7 +133,7 @@ def read_key(file: Path) -> bytes:
 
 
 def _read(file: Path) -> bytes:
-    key = file.read_bytes()
+    key = plain_file.read(file)
     if len(key) < _KEY_BYTES:
         raise OSError(f"it has {len(key)} bytes")
     return key

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vkteams_daemon import config as configuration
+from vkteams_daemon import plain_file
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import start_check
 from vkteams_daemon.ctl.command_line import Noun
@@ -45,7 +46,7 @@ def _show(args: argparse.Namespace, config: Config) -> Answer:
         text = config_template.toml()
         return Answer({"template": text}, lambda screen: screen.line(text.rstrip()))
     values = configuration.masked(config)
-    file = tomllib.loads(Path(config.source).read_text(encoding="utf-8")) if config.source else {}
+    file = tomllib.loads(plain_file.read_text(Path(config.source))) if config.source else {}
     flags = ["daemon.pid_file"] if hasattr(args, "pid_file") else []
     rows = [
         {

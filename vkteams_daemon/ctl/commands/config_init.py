@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from vkteams_daemon import config as configuration
+from vkteams_daemon import plain_file
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.output import Answer, Screen
@@ -124,7 +125,7 @@ def _target(args: argparse.Namespace) -> Path:
 def _is_unused(file: Path, token_file: Path) -> bool:
     """Whether a configuration names nothing but the place of a token that is not there: as the package installs it."""
     try:
-        tables = tomllib.loads(file.read_text(encoding="utf-8"))
+        tables = tomllib.loads(plain_file.read_text(file))
     except (OSError, ValueError):
         return False
     values = {(section, key): value for section, table in tables.items() for key, value in dict(table).items()}

@@ -11,13 +11,13 @@ import errno
 import fcntl
 import logging
 import os
-import stat
 import threading
 import time
 from pathlib import Path
 
 import lockfile
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.daemon.process.pidfile_holder import PidFileHolder, find_holder, own_files, read_pid
 from vkteams_daemon.errors import AlreadyRunning, CannotCreate, PermissionRefused
 
@@ -180,18 +180,19 @@ class PidFile(lockfile.LockBase):  # type: ignore[misc]
         raise CannotCreate(f"{self.file}: the PID file is replaced again and again")
 
     def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            descriptor = os.open(self.file, flags, 0o644)
+            descriptor = plain_file.open_plain(self.file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise self._refused("is not a plain file") from error
             raise self._cannot_create(error) from error
-        file = os.fstat(descriptor)
-        is_plain = stat.S_ISREG(file.st_mode)
-        if not is_plain or file.st_uid not in (0, os.geteuid()):
+        if os.fstat(descriptor).st_uid not in (0, os.geteuid()):
             os.close(descriptor)
-            reason = "belongs to another user" if is_plain else "is not a plain file"
-            raise PermissionRefused(f"{self.file}: the PID file {reason}", hint="Remove it, or set daemon.pid_file.")
+            raise self._refused("belongs to another user")
         return descriptor
+
+    def _refused(self, reason: str) -> PermissionRefused:
+        return PermissionRefused(f"{self.file}: the PID file {reason}", hint="Remove it, or set daemon.pid_file.")
 
     def _write_pid(self, descriptor: int) -> None:
         try:

@@ -18,6 +18,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.errors import CannotCreate, CannotWrite, DatabaseUnavailable, SchemaError, StoreError
 from vkteams_daemon.store.bundled.listener import DATABASE, PORT, SOCKET
 from vkteams_daemon.store.bundled.programs import MAJOR
@@ -180,7 +181,7 @@ class Cluster:
         """
         with self._owner.acting():
             try:
-                lines = (self.data / "postmaster.pid").read_text().split("\n")
+                lines = plain_file.read_text(self.data / "postmaster.pid").split("\n")
                 pid = int(lines[0])
                 # A zombie has no working directory any more.
                 if not Path(f"/proc/{pid}/cwd").samefile(self.data) or user_of(pid) != self._owner.uid:
@@ -215,7 +216,7 @@ class Cluster:
         """
         with self._owner.acting():
             try:
-                os.kill(abs(int(lock_file.read_text().partition("\n")[0])), 0)
+                os.kill(abs(int(plain_file.read_text(lock_file).partition("\n")[0])), 0)
             except (FileNotFoundError, ProcessLookupError):
                 return
             except (ValueError, PermissionError):
@@ -258,6 +259,7 @@ class Cluster:
             "unix_socket_permissions": "0770", "fsync": "on", "full_page_writes": "on",
             "hba_file": self.data / "pg_hba.conf", "ident_file": self.data / "pg_ident.conf",
             "logging_collector": "on", "log_directory": self.log, "cluster_name": "vkteams",
+            "lc_messages": "C",  # `last_message` reads the log
         }  # fmt: skip
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         out = self._owner.open_file(self.log / "start.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

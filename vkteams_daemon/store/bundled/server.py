@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.errors import CannotCreate, DatabaseUnavailable, PermissionRefused
 from vkteams_daemon.store.bundled import listener, programs
 from vkteams_daemon.store.bundled.cluster import READER, ROLE, Cluster
@@ -307,7 +308,7 @@ class BundledServer:
         """The directory that the server listened in last; the configured one if none is recorded."""
         with owner.acting() if owner else contextlib.nullcontext():
             try:
-                return Path((self._home / "socket").read_text(encoding="utf-8").strip())
+                return Path(plain_file.read_text(self._home / "socket").strip())
             except (OSError, UnicodeDecodeError):
                 return self._runtime / "postgresql"
 
