@@ -54,7 +54,8 @@ def read_text(path: Path) -> str:
         OSError: as of `open_plain`.
         UnicodeDecodeError: it is not UTF-8.
     """
-    return read(path).decode("utf-8-sig")
+    # Not "utf-8-sig": Python would look for that codec's file, which the user in force may not be able to read.
+    return read(path).decode("utf-8").removeprefix("\ufeff")
 
 
 def _kind(mode: int) -> str:
