@@ -18,7 +18,7 @@ from vkteams_daemon.daemon.polling import spool
 from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.daemon.polling.spool import Spool
 from vkteams_daemon.daemon.process.pidfile import PidFile
-from vkteams_daemon.embedding import manifest
+from vkteams_daemon.embedding import model_info
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.mcp import tokens
 from vkteams_daemon.system.log import LogFile
@@ -82,7 +82,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "acknowledged": ("1.acknowledged", lambda path: AcknowledgedFile(path.parent, "1")),
     "spool": ("1.spool", lambda path: Spool(path.parent, "1", max_bytes=1000)),
     "spool beside the daemon": ("1.spool", lambda path: list(spool.read_waiting(path.parent))),
-    "model": ("model.toml", lambda path: manifest.read(path.parent)),
+    "model": ("model.toml", lambda path: model_info.read(path.parent)),
 }  # fmt: skip
 
 
