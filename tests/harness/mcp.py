@@ -14,7 +14,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,8 +77,7 @@ class Office:
 
     def command(self, *arguments: str, script: Path = SCRIPT) -> list[str]:
         """The command line of vkteamsctl on this archive, or of a script that changes it."""
-        whole = [str(script), "--config", str(self.file), *arguments]
-        return python(*whole) if script == SCRIPT else [sys.executable, *whole]
+        return python(str(script), "--config", str(self.file), *arguments)
 
     def environ(self) -> dict[str, str]:
         """The environment of its processes."""
