@@ -48,7 +48,8 @@ def main() -> None:
     status = server.recv(4, socket.MSG_WAITALL)
     code = os.waitstatus_to_exitcode(int.from_bytes(status, "big")) if status else 70
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
