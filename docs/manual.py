@@ -16,9 +16,9 @@ from typing import Any
 if __name__ == "__main__":  # run from anywhere, with the project's own docs/ beside the package
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from docs import commands
-from docs.commands import Command, Flag
 from vkteams_daemon import __version__
+from vkteams_daemon.ctl import command_lines as commands
+from vkteams_daemon.ctl.command_lines import Command, Flag
 from vkteams_daemon.daemon import main as daemon
 from vkteams_daemon.options import SECTIONS, options
 

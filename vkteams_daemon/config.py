@@ -22,6 +22,9 @@ from vkteams_daemon import plain_file
 from vkteams_daemon.errors import ConfigError, PermissionRefused
 from vkteams_daemon.options import (
     ALIASES,
+    DEFAULT_USER,
+    READERS,
+    READERS_GROUP,
     SECTIONS,
     SYSTEM_DIRECTORY,
     Config,
@@ -33,23 +36,21 @@ from vkteams_daemon.options import (
 
 # What a URL or a conninfo string names as libpq's file of passwords, or as the key of a client's certificate.
 _URL_FILE = re.compile(r"(?:^|[\s?&])(?:passfile|sslkey)\s*=\s*'?([^\s&']+)")
-READERS = "readers.toml"
 _SECRETS = (("api.token", "api.token_file"), ("database.url", "database.url_file"))
 
 
 def find_file(explicit: str | Path | None, instance: str, environ: Mapping[str, str]) -> Path | None:
     """The file to read: that of --config, of VKTEAMS_BOT_CONFIG, the system's or the user's; None if there is none.
 
-    The user's own file comes before a system file that this user may not read. If neither can be read, a reader's
-    file, readers.toml beside the system's, is taken.
+    The user's own file comes before a system file that this user may not read. Where neither can be read, the file of
+    the same name is taken that the system has for readers.
     """
     path = explicit or environ.get("VKTEAMS_BOT_CONFIG")
     if path:
         return Path(path)
     name = f"{instance or 'vkteamsd'}.toml"
     user = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config") / "vkteams" / name
-    names = (SYSTEM_DIRECTORY / name, user) if instance else (SYSTEM_DIRECTORY / name, user, SYSTEM_DIRECTORY / READERS)
-    files = [file for file in names if _exists(file)]
+    files = [file for file in (SYSTEM_DIRECTORY / name, user, SYSTEM_DIRECTORY / READERS / name) if _exists(file)]
     return next((file for file in files if os.access(file, os.R_OK)), files[0] if files else None)
 
 
@@ -149,7 +150,8 @@ def _read(file: Path) -> str:
     try:
         return plain_file.read_text(file)
     except PermissionError as error:
-        raise PermissionRefused(f"{file}: this user may not read it") from error
+        hint = f"To search, join the group {READERS_GROUP}." if file.parent == SYSTEM_DIRECTORY else ""
+        raise PermissionRefused(f"{file}: this user may not read it", hint=hint) from error
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError(f"{file}: cannot be read: {reason}") from error
@@ -340,9 +342,38 @@ def exposed_files(config: Config, environ: Mapping[str, str] | None = None) -> l
     sentences = []
     for file in dict.fromkeys(filter(None, files)):
         with contextlib.suppress(OSError):
-            if sentence := exposure(Path(file), Path(file).stat().st_mode):
+            status = Path(file).stat()
+            if sentence := exposure(Path(file), status.st_mode):
                 sentences.append(f"{sentence}; run `chmod 640 {file}`")
+            elif sentence := _group_exposure(Path(file), status, config.daemon.user or DEFAULT_USER):
+                if Path(file).parent == SYSTEM_DIRECTORY / READERS:
+                    continue  # what the readers share, such as the password of the role that only reads
+                sentences.append(sentence)
     return sentences
+
+
+def _group_exposure(file: Path, status: os.stat_result, daemon_user: str) -> str | None:
+    """Which people may read a secret through its file's group, as a sentence; None if only the daemon's user may.
+
+    People who search are members of another group. Whoever has the token can acknowledge events away.
+    """
+    import grp
+    import pwd
+
+    if not status.st_mode & 0o040:
+        return None
+    try:
+        group = grp.getgrgid(status.st_gid)
+    except KeyError:
+        return None
+    accounts = pwd.getpwall()
+    trusted = {account.pw_name for account in accounts if account.pw_uid in (0, os.geteuid(), status.st_uid)}
+    members = {*group.gr_mem, *(account.pw_name for account in accounts if account.pw_gid == status.st_gid)}
+    people = sorted(members - trusted - {daemon_user})
+    if not people and group.gr_name != READERS_GROUP:
+        return None
+    whom = f"the group {group.gr_name}" + (f" ({', '.join(people[:5])}{', …' * (len(people) > 5)})" if people else "")
+    return f"{file}: {whom} may read it; put people who search into the group {READERS_GROUP} instead"
 
 
 def _holds_secret(file: Path) -> bool:

@@ -18,6 +18,12 @@ import msgspec
 
 SYSTEM_DIRECTORY = Path("/etc/vkteams")
 """The directory of the system's configuration. A process that reads a file of it works with the system's daemon."""
+DEFAULT_USER = "_vkteams"
+"""The user that root starts the daemon as, where the configuration names none."""
+READERS_GROUP = "vkteams-readers"
+"""The group of the people who may search the system's archive and see its health, and nothing else."""
+READERS = "readers"
+"""The directory in it for those people: configurations of the same names, without a secret, readable for the group."""
 
 # The form of a bot's token, its colon perhaps percent-encoded; and a URL with a password, which a path may have cut to
 # one slash.
@@ -383,7 +389,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def _system(self) -> bool:
         """Whether this is the system's daemon: root runs it, or its configuration is a file in /etc/vkteams."""
-        return os.geteuid() == 0 or Path(self.source).parent == SYSTEM_DIRECTORY
+        return os.getuid() == 0 or Path(self.source).parent in (SYSTEM_DIRECTORY, SYSTEM_DIRECTORY / READERS)
 
     @property
     def _stem(self) -> str:

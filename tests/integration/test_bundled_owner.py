@@ -19,9 +19,14 @@ import pytest
 
 from tests.harness.bundled import CLOSED, ServerUser, as_user
 from tests.harness.temporary import SERVER_USER, servers
+from vkteams_daemon import options
+from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ConfigError, DatabaseUnavailable, PermissionRefused
+from vkteams_daemon.store import database_url
 from vkteams_daemon.store.bundled.cluster import Cluster
 from vkteams_daemon.store.bundled.server import BundledServer
+from vkteams_daemon.store.connections import make_pool
+from vkteams_daemon.store.database import Database
 from vkteams_daemon.system import user
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -279,6 +284,46 @@ def test_group_member_reads_and_only_reads(bundled_base: Path, make_server: Make
         return row, reader.running()
 
     assert as_user(OTHER, read, groups=_groups()) == (("vkteams_reader", "hello"), share.running())
+
+
+def test_reader_of_the_runtime_directorys_group_needs_no_right_to_the_state(
+    bundled_base: Path, open_tmp: Path, make_server: Make
+) -> None:
+    (open_tmp / "run").mkdir()
+    os.chown(open_tmp / "run", pwd.getpwnam(OWNER).pw_uid, grp.getgrnam(OTHER).gr_gid)
+    (open_tmp / "run").chmod(0o2750)
+    state = bundled_base / "state"
+    (state / "postgresql/socket").unlink(missing_ok=True)
+    make_server(state, open_tmp / "run").acquire()
+    before = stat.S_IMODE(state.stat().st_mode)
+
+    def read() -> tuple[str, bool]:
+        conninfo = BundledServer(state, open_tmp / "run").acquire()
+        with psycopg.connect(conninfo) as session:
+            row = session.execute("SELECT current_user::text").fetchone()
+        return (row[0] if row else ""), f"requirepeer={OWNER}" in conninfo
+
+    state.chmod(0o700)
+    try:
+        assert as_user(OTHER, read, groups=(OTHER,)) == ("vkteams_reader", True)
+    finally:
+        state.chmod(before)
+
+
+def test_root_asks_the_administrators_server_as_the_daemons_user(bundled_base: Path, make_server: Make) -> None:
+    conninfo = make_server(bundled_base / "state", bundled_base / "run").acquire()
+    url = psycopg.conninfo.make_conninfo(conninfo, user="vkteams_reader")
+    question = "SELECT pg_catalog.current_setting('application_name'), system_user"
+    config = Config(database=options.Database(url=url), daemon=options.Daemon(user=OWNER))
+    with contextlib.closing(Database(config, application="test")) as database:
+        pool = make_pool(lambda: database.conninfo, lambda _: None, size=1, timeout=9, name="t", owner=database.owner)
+        with contextlib.closing(pool), contextlib.closing(database.connect(None)) as alone, pool.connection() as pooled:
+            for connection in (alone, pooled):
+                assert connection.execute(question).fetchone() == ("test", f"peer:{OWNER}")
+    assert os.geteuid() == os.getegid() == 0
+    (home := bundled_base / "home").mkdir(exist_ok=True)
+    (home / ".pgpass").touch()
+    assert database_url.home_files(home) == {"passfile": str(home / ".pgpass")}
 
 
 def test_reader_cannot_take_the_owners_role_or_another_database(bundled_base: Path, make_server: Make) -> None:

@@ -28,12 +28,15 @@ def test_the_units_name_the_programs_of_the_environment(environment: Path, ask: 
     data = ask("config", "install", "--systemd", "--root", str(tmp_path / "root"))
     texts = {Path(path).name: Path(path).read_text() for path in data["written"]}
     assert sorted(texts) == [
-        "vkteams-backup.service", "vkteams-backup.timer", "vkteams-mcp.service", "vkteams-web.service", "vkteamsd",
-        "vkteamsd.service", "vkteamsd@.service",
+        "_vkteamsctl", "vkteams-backup.service", "vkteams-backup.timer", "vkteams-mcp.service", "vkteams-web.service",
+        "vkteamsctl", "vkteamsd", "vkteamsd.conf", "vkteamsd.service", "vkteamsd@.service",
     ]  # fmt: skip
+    rotation = (tmp_path / "root/etc/logrotate.d/vkteamsd").read_text()
+    assert f"|| {environment}/bin/vkteamsctl --config /dev/null" in rotation
+    assert "complete -F _vkteams vkteamsctl vkteamsd" in texts["vkteamsd"] == texts["vkteamsctl"]
+    assert texts["_vkteamsctl"].startswith("#compdef vkteamsctl vkteamsd\n")
     assert f"ExecStart={environment}/bin/vkteamsd --instance %i" in texts["vkteamsd@.service"]
     assert f"ExecStart={environment}/bin/vkteamsctl mcp serve --http" in texts["vkteams-mcp.service"]
-    assert f"|| {environment}/bin/vkteamsctl --config /dev/null" in texts["vkteamsd"]
     assert not any("/usr/sbin/vkteams" in text or "/usr/bin/vkteams" in text for text in texts.values())
 
 

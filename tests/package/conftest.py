@@ -60,7 +60,7 @@ def disks(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[l
         made.write("/root/install.log", said)
         # There is no init there that would say at which run level services may start.
         made.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 0\n", 0o755)
-        made.done("useradd --create-home anna && useradd --create-home --groups _vkteams boris")
+        made.done("useradd --create-home anna && useradd --create-home --groups vkteams-readers boris")
         made.close()
         # The layer is read from now on, never written.
         yield [made.layer, ROOT]
@@ -79,7 +79,7 @@ def configured(disks: list[Path], tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def bare(disks: list[Path], tmp_path: Path) -> Iterator[Machine]:
-    """A machine with the package, as the installation left it; anna is a user, boris one in the group _vkteams."""
+    """A machine with the package, as the installation left it; anna is a user, boris a reader."""
     with machine(disks, tmp_path / "machine") as made:
         yield made
 

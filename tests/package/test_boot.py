@@ -71,4 +71,4 @@ def test_the_runtime_directory_is_made_again_after_a_boot(service: Service) -> N
     machine = service.simulated().machine
     machine.done("rm -rf /run/vkteams")
     machine.done("service vkteamsd start")
-    assert machine.done("stat -c '%a %U %G' /run/vkteams").strip() == "750 _vkteams _vkteams"
+    assert machine.done("stat -c '%a %U %G' /run/vkteams").strip() == "2750 _vkteams vkteams-readers"

@@ -30,6 +30,8 @@ def test_an_installation_starts_nothing_and_says_what_is_missing(bare: Machine) 
     for path, wanted in {
         "/etc/vkteams/vkteamsd.toml": "640 root _vkteams",
         "/etc/default/vkteamsd": "640 root _vkteams",
+        "/etc/vkteams/readers": "750 root vkteams-readers",
+        "/etc/vkteams/readers/vkteamsd.toml": "640 root vkteams-readers",
         "/var/lib/vkteams": "750 _vkteams _vkteams",
         "/var/log/vkteams": "750 _vkteams _vkteams",
     }.items():
@@ -109,7 +111,7 @@ def test_a_purge_leaves_nothing(service: Service) -> None:
     machine.done("apt-get purge -y vkteams-daemon")
     assert machine.run("grep -l -e vkteamsd -e postgres /proc/[0-9]*/comm").stdout == ""
     for file in ("passwd", "group", "shadow", "gshadow"):
-        assert "_vkteams" not in machine.read(f"/etc/{file}")
+        assert "vkteams" not in machine.read(f"/etc/{file}")
     assert not machine.exists("/run/vkteams")
     before, after = _files(ROOT), _files(machine.root)
     changed = {path for path in before.keys() & after.keys() if before[path] != after[path]}

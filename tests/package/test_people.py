@@ -1,13 +1,16 @@
-"""Who may do what: the group _vkteams, everybody else, and people with daemons of their own."""
+"""Who may do what: the group vkteams-readers, everybody else, and people with daemons of their own."""
 
 from __future__ import annotations
+
+import shutil
+from pathlib import Path
 
 from tests.package.machine import Machine
 from tests.package.service import TOKEN, Service
 
 
 def test_the_group_may_ask_and_search_and_nothing_else(service: Service) -> None:
-    machine = service.started().machine
+    machine = service.configured("sales", 8082).simulated(8082).started().machine
     service.say("отчёт за квартал готов")
     service.wait_archived("отчёт за квартал готов", "отчёт")
     status = machine.run("vkteamsctl daemon status", user="boris")
@@ -16,6 +19,36 @@ def test_the_group_may_ask_and_search_and_nothing_else(service: Service) -> None
     stop = machine.run("vkteamsctl daemon stop", user="boris")
     assert stop.returncode == 77 and "belongs to another user" in stop.stdout
     assert machine.run("service vkteamsd status").returncode == 0
+    machine.done("install -m 640 -o root -g vkteams-readers /dev/null /etc/vkteams/readers/sales.toml")
+    assert service.hits("отчёт", user="boris", options="--instance sales") == [], "an instance has readers too"
+    assert "vkteamsd is running" in machine.run("vkteamsctl --instance sales daemon status", user="boris").stdout
+    _sees_no_secret(machine)
+    refused = machine.run("vkteamsctl database replay --all --yes", user="boris")
+    assert refused.returncode != 0 and "permission denied" not in refused.stdout, refused.stdout
+
+
+def test_members_of_the_old_group_become_readers_with_an_upgrade(service: Service, later: Path) -> None:
+    machine = service.simulated().machine
+    machine.done("deluser boris vkteams-readers && delgroup --system vkteams-readers && adduser boris _vkteams")
+    machine.done("install -d -m 750 -o _vkteams -g _vkteams /run/vkteams /run/vkteams/postgresql")
+    machine.done("cat /etc/vkteams/token", user="boris")
+    shutil.copy(later, machine.root / "root" / "later.deb")
+    said = machine.done("apt-get install -y -o Dpkg::Options::=--force-confold /root/later.deb")
+    assert "boris may search the archive as before" in said
+    machine.done("service vkteamsd start")
+    service.say("отчёт за квартал готов")
+    service.wait_archived("отчёт за квартал готов", "отчёт")
+    assert service.hits("отчёт", user="boris") == ["отчёт за квартал готов"]
+    _sees_no_secret(machine)
+
+
+def _sees_no_secret(machine: Machine) -> None:
+    for look in ("/etc/vkteams/token", "/etc/vkteams/vkteamsd.toml", "/var/lib/vkteams", "/var/log/vkteams"):
+        assert machine.run(f"ls -d {look} && {{ cat {look} || ls {look}/; }}", user="boris").returncode != 0, look
+    assert "may read it" not in machine.done("vkteamsctl config check")
+    machine.done("adduser --quiet anna _vkteams")
+    assert "the group _vkteams (anna) may read it" in machine.done("vkteamsctl config check").replace("\n", " ")
+    machine.done("deluser --quiet anna _vkteams")
 
 
 def test_everybody_else_is_refused_in_one_sentence(service: Service) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import grp
 import os
 import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -125,13 +127,16 @@ def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_reader_without_a_file_gets_the_readers_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configuration, "SYSTEM_DIRECTORY", tmp_path)
     environ = {"HOME": str(tmp_path / "home")}
-    (tmp_path / "readers.toml").write_text("[database]\nread_url = 'postgresql://reader@h/d'\n")
-    assert find_file(None, "", environ) == tmp_path / "readers.toml"
+    (tmp_path / "readers").mkdir()
+    for name in ("vkteamsd", "sales"):
+        file = tmp_path / "readers" / f"{name}.toml"
+        file.write_text(f"[database]\nread_url = 'postgresql://reader@h/{name}'\n")
+        assert find_file(None, "" if name == "vkteamsd" else name, environ) == file
     (tmp_path / "vkteamsd.toml").touch()
     assert find_file(None, "", environ) == tmp_path / "vkteamsd.toml"
     may_read = os.access
     monkeypatch.setattr(os, "access", lambda file, mode: file != tmp_path / "vkteamsd.toml" and may_read(file, mode))
-    assert load(environ=environ).database.read_url == "postgresql://reader@h/d"
+    assert load(environ=environ).database.read_url == "postgresql://reader@h/vkteamsd"
 
 
 @pytest.mark.parametrize("name", ["../etc", "a/b", ".hidden", "a b", "ё", "a\n", ".."])
@@ -142,7 +147,7 @@ def test_an_instance_is_a_name(name: str) -> None:
 def test_instances_do_not_share_files(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/r")
     monkeypatch.setenv("XDG_STATE_HOME", "/s")
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
     config = load(write(""), instance="sales-1.b_2", environ={})
     assert config.instance == "sales-1.b_2"
     for path in (config.pid_file, config.status_file, config.log_file, config.state_dir):
@@ -153,7 +158,7 @@ def test_instances_share_the_models_unless_one_has_its_own(
     write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
     config = load(write(""), instance="sales", environ={})
     assert config.models_dir == load(write(""), environ={}).models_dir == tmp_path / "vkteams" / "models"
     config.state_dir.joinpath("models").mkdir(parents=True)
@@ -423,7 +428,7 @@ def test_secret_in_the_place_of_another_option_is_not_repeated(tmp_path: Path, o
         assert hidden not in f"{refusal.value} {refusal.value.hint}"
 
 
-def test_every_file_with_a_secret_is_held_to_one_rule(tmp_path: Path) -> None:
+def test_every_file_with_a_secret_is_held_to_one_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     token, url, tokens, credential = (tmp_path / name for name in ("t", "u", "tokens", "token"))
     for file in (token, url, tokens, credential):
         file.write_text("x\n")
@@ -443,6 +448,14 @@ def test_every_file_with_a_secret_is_held_to_one_rule(tmp_path: Path) -> None:
     for file in files:
         file.chmod(0o640)
     assert exposed() == []
+    with monkeypatch.context() as patch:
+        group = SimpleNamespace(gr_name="_vkteams", gr_mem=["_vkteams", "boris"])
+        patch.setattr(grp, "getgrgid", lambda _: group)
+        assert exposed() == [str(file) for file in files], "whoever may search had the token, too"
+        group.gr_mem = ["_vkteams"]
+        assert exposed() == []
+        group.gr_name = "vkteams-readers"
+        assert exposed() == [str(file) for file in files], "whoever joins it"
     password, key = tmp_path / "pgpass", tmp_path / "client.key"
     for file in (password, key):
         file.touch()

@@ -14,7 +14,7 @@ from vkteams_daemon.options import Config
 @pytest.fixture
 def somebody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     """An ordinary user's environment, with a home, and /etc/vkteams in a directory of the test."""
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
     monkeypatch.setattr(config, "SYSTEM_DIRECTORY", tmp_path / "etc")
     (tmp_path / "etc").mkdir()
     own = tmp_path / "home" / ".config" / "vkteams"
@@ -23,7 +23,7 @@ def somebody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
 
 
 def test_a_file_of_the_system_means_the_systems_directories_for_every_user(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
     main = Config(source="/etc/vkteams/vkteamsd.toml")
     assert main.pid_file == Path("/run/vkteams/vkteamsd.pid")
     assert main.state_dir == Path("/var/lib/vkteams")
@@ -34,7 +34,7 @@ def test_a_file_of_the_system_means_the_systems_directories_for_every_user(monke
 
 
 def test_a_users_own_file_keeps_to_the_users_directories(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/12345")
     own = Config(source="/home/somebody/.config/vkteams/vkteamsd.toml")
     assert own.pid_file == Path("/run/user/12345/vkteams/vkteamsd.pid")

@@ -47,6 +47,9 @@ def test_packaged_configuration_is_valid(tmp_path: Path) -> None:
         config = load(tmp_path / name, environ={})
         assert config.api.token == "1.2.3:4"
     assert config.database.url.startswith("postgresql:"), "the commented lines were read"
+    readers = tmp_path / "readers.toml"
+    readers.write_text(re.sub(r"(?m)^#(?=\w)", "", (DEBIAN / "readers.toml").read_text()))
+    assert load(readers, environ={}).database.read_url.startswith("postgresql:")
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from typing import get_args
 
 import pytest
 
-from docs import commands
 from tests.harness.daemon import ROOT
 from vkteams_daemon import config_template, errors
 from vkteams_daemon.ctl import command_line as ctl
+from vkteams_daemon.ctl import command_lines as commands
 from vkteams_daemon.ctl.output import MODES
 from vkteams_daemon.daemon import arguments
 from vkteams_daemon.daemon.health import State

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from docs import commands, completion, manual
+from docs import manual
+from vkteams_daemon.ctl import command_lines as commands
+from vkteams_daemon.ctl import completion
 from vkteams_daemon.ctl.command_line import COMMANDS, NOUNS
 from vkteams_daemon.options import options
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import stat
@@ -221,6 +222,25 @@ def test_what_the_daemons_user_may_not_use_is_found_beforehand(
         privileges.check_rights(config, NOBODYS)
     os.chown(place, NOBODY.pw_uid, NOBODY.pw_gid)
     privileges.check_rights(config, NOBODYS)
+
+
+@as_root
+def test_what_root_makes_for_the_status_is_the_readers_and_so_is_what_is_made_in_it(
+    open_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers = grp.getgrnam("daemon").gr_gid  # neither root nor nobody is a member
+    monkeypatch.setattr(privileges, "readers_group", lambda: readers)
+    config = msgspec.structs.replace(
+        _config(runtime_dir=str(open_tmp / "run/sales"), state_dir=str(open_tmp / "state")), instance="sales"
+    )
+    privileges.make_directories(config, NOBODYS)
+    NOBODYS.make_directory(open_tmp / "run/sales/postgresql", 0o750)
+    for name in ("run", "run/sales", "run/sales/postgresql"):
+        made = (open_tmp / name).stat()
+        assert (made.st_uid, made.st_gid, stat.S_IMODE(made.st_mode)) == (NOBODY.pw_uid, readers, 0o2750), name
+    made = (open_tmp / "state").stat()
+    assert (made.st_gid, stat.S_IMODE(made.st_mode)) == (NOBODY.pw_gid, 0o750)
+    assert privileges.exposed_directories(config) == []
 
 
 @as_root

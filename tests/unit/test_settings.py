@@ -33,10 +33,10 @@ def test_every_path_is_absolute_before_the_directory_changes(directory: Path) ->
 
 def test_unset_paths_stay_those_of_the_starting_user(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (directory / "d.toml").write_text("")
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "getuid", lambda: 0)
     settings = Settings("d.toml", "sales", {}, {})
     assert settings.read().pid_file == Path("/run/vkteams/sales/vkteamsd.pid")
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
     assert settings.read_again() == settings.read_again()
     assert settings.read_again().pid_file == Path("/run/vkteams/sales/vkteamsd.pid")
     assert settings.read_again().log_file == Path("/var/log/vkteams/sales/vkteamsd.log")

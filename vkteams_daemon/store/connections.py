@@ -17,6 +17,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from vkteams_daemon.errors import CannotWrite, ConfigError, DatabaseUnavailable, SchemaError, StoreError
 from vkteams_daemon.store import database_url, refusal
+from vkteams_daemon.system.user import Owner
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Pool = ConnectionPool[Connection]
@@ -53,10 +54,11 @@ _CANNOT_WRITE = {
 }
 
 
-def build_conninfo(url: str, connect_timeout: int, application: str) -> str:
+def build_conninfo(url: str, connect_timeout: int, application: str, owner: Owner | None = None) -> str:
     """The conninfo string for this URL or conninfo string. Our time limits are added where it sets none.
 
-    An application_name of the URL is put behind ours.
+    An application_name of the URL is put behind ours. If root connects as another user, libpq takes the files of that
+    user's home.
 
     Raises:
         ConfigError: libpq does not understand it.
@@ -67,24 +69,28 @@ def build_conninfo(url: str, connect_timeout: int, application: str) -> str:
         **_KEEPALIVE,
     }  # fmt: skip
     options = database_url.parse(url)
+    if owner is not None:
+        defaults |= database_url.home_files(owner.home)
     if name := options.get("application_name"):
         # Other processes know our sessions by the beginning of the name, see `blockers`.
         options["application_name"] = f"{application} {name}"
     return conninfo.make_conninfo("", **{**defaults, **options})
 
 
-def connect(conninfo: str, prepare: Callable[[Connection], None] | None) -> Connection:
+def connect(conninfo: str, prepare: Callable[[Connection], None] | None, owner: Owner | None = None) -> Connection:
     """Open a connection in autocommit mode.
 
     Args:
         conninfo: from `build_conninfo`.
         prepare: sets the session up, see `connection_profiles`; None if the caller does.
+        owner: whom the server is to see; None is the user of this process.
     """
-    try:
-        connection = psycopg.connect(conninfo, autocommit=True)
-    except psycopg.OperationalError as error:
-        error.sqlstate = error.sqlstate or refusal.sqlstate(conninfo)
-        raise
+    with owner.connecting() if owner else contextlib.nullcontext():
+        try:
+            connection = psycopg.connect(conninfo, autocommit=True)
+        except psycopg.OperationalError as error:
+            error.sqlstate = error.sqlstate or refusal.sqlstate(conninfo)
+            raise
     try:
         if prepare:
             prepare(connection)
@@ -95,7 +101,13 @@ def connect(conninfo: str, prepare: Callable[[Connection], None] | None) -> Conn
 
 
 def make_pool(
-    conninfo: Callable[[], str], prepare: Callable[[Connection], None], *, size: int, timeout: float, name: str
+    conninfo: Callable[[], str],
+    prepare: Callable[[Connection], None],
+    *,
+    size: int,
+    timeout: float,
+    name: str,
+    owner: Owner | None = None,
 ) -> Pool:
     """Open a pool of connections as `connect` makes them.
 
@@ -105,10 +117,18 @@ def make_pool(
         size: most connections.
         timeout: seconds that a caller waits for a connection.
         name: of its threads.
+        owner: whom the server is to see; None is the user of this process.
     """
+
+    class OwnersConnection(psycopg.Connection[tuple[Any, ...]]):
+        @classmethod
+        def connect(cls, *args: Any, **kwargs: Any) -> Any:
+            with owner.connecting() if owner else contextlib.nullcontext():
+                return super().connect(*args, **kwargs)
+
     return ConnectionPool(
-        conninfo, kwargs={"autocommit": True}, configure=prepare, min_size=0, max_size=size, max_idle=60,
-        timeout=timeout, reconnect_timeout=5, name=name, open=True,
+        conninfo, connection_class=OwnersConnection, kwargs={"autocommit": True}, configure=prepare, min_size=0,
+        max_size=size, max_idle=60, timeout=timeout, reconnect_timeout=5, name=name, open=True,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from vkteams_daemon.store.blockers import LockWatch
 from vkteams_daemon.store.connection_profiles import MAINTENANCE, WORKER, Profile
 from vkteams_daemon.store.connections import Connection, Pool, build_conninfo, translate_errors
 from vkteams_daemon.store.schema import apply_migrations, check_version
+from vkteams_daemon.system.user import daemon_user
 
 
 class Database:
@@ -28,6 +29,7 @@ class Database:
         profile: of the pooled connections.
 
     Attributes:
+        owner: whom the server is to see where root asks; None is the user of this process.
         initialising: whether `open` is creating the bundled database now. That happens once and takes several seconds.
     """
 
@@ -37,6 +39,8 @@ class Database:
         self._config = config
         self._profile = profile
         self._url = url or config.database.url
+        # Root asks a server of the administrator's as the daemon does; the bundled one knows root.
+        self.owner = daemon_user(config.daemon.user) if self._url else None
         self._application = application
         self.initialising = False
         self._bundled_server: Any = None
@@ -44,7 +48,7 @@ class Database:
         self._closed = False
         # The watch uses a conninfo that is known to work. It must never wait for the bundled server to start.
         self._locks = LockWatch(
-            lambda: connections.connect(self.conninfo, MAINTENANCE.apply), patience=config.database.patience
+            lambda: connections.connect(self.conninfo, MAINTENANCE.apply, self.owner), patience=config.database.patience
         )
 
     @property
@@ -101,6 +105,7 @@ class Database:
                 size=self._config.database.pool_size,
                 timeout=self._config.database.connect_timeout + 5,
                 name=self._application,
+                owner=self.owner,
             )
 
     def close(self) -> None:
@@ -134,7 +139,7 @@ class Database:
         """
         if self._closed or not self._url:
             raise DatabaseUnavailable("the database is not open")
-        return build_conninfo(self._url, self._config.database.connect_timeout, self._application)
+        return build_conninfo(self._url, self._config.database.connect_timeout, self._application, self.owner)
 
     @property
     def pool(self) -> Pool:
@@ -164,7 +169,7 @@ class Database:
 
     def _connect(self, profile: Profile | None) -> Connection:
         with translate_errors():
-            return connections.connect(self._current_conninfo(), functools.partial(self._prepare, profile))
+            return connections.connect(self._current_conninfo(), functools.partial(self._prepare, profile), self.owner)
 
     @contextlib.contextmanager
     def _environment_blamed(self) -> Iterator[None]:

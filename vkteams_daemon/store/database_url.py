@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import psycopg
 from psycopg import conninfo, pq
@@ -21,6 +22,7 @@ _NUMBERS = (
 # libpq sends these to the server when it connects. No keyword of a conninfo string stands for them.
 _STARTUP_VARIABLES = ("PGDATESTYLE", "PGTZ", "PGGEQO")
 _NEVER_EMPTY = {"sslcertmode": "allow", "min_protocol_version": "3.0", "max_protocol_version": "3.0"}
+_HOME_CERTIFICATES = {"cert": "postgresql.crt", "key": "postgresql.key", "rootcert": "root.crt", "crl": "root.crl"}
 # What other programs write into a URL, and how libpq wants it.
 _FOREIGN_PARAMETERS = {
     "schema": "Write options=-csearch_path%3DSCHEMA.",
@@ -90,6 +92,19 @@ def check_values(options: Mapping[str, str]) -> None:
         variables = blamed_variables(options, message)
         where = f" ({', '.join(variables)} in the environment)" if variables else ""
         raise ConfigError(f"database.url: {message.strip().removeprefix('connection is bad: ')}{where}")
+
+
+def home_files(home: Path) -> dict[str, str]:
+    """The files of this home directory that libpq would find if it were the user's own, by keyword."""
+    files = {
+        "passfile": home / ".pgpass",
+        **{f"ssl{name}": home / ".postgresql" / file for name, file in _HOME_CERTIFICATES.items()},
+    }
+    return {
+        keyword: str(file)
+        for keyword, file in files.items()
+        if file.exists() and not os.environ.get(f"PG{keyword.upper()}")
+    }
 
 
 def blamed_variables(options: Mapping[str, str], message: str) -> list[str]:

@@ -14,11 +14,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import grp
 import os
 import pwd
 import signal
+import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +29,9 @@ from typing import Any
 
 from vkteams_daemon import plain_file
 from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused
+from vkteams_daemon.options import DEFAULT_USER, READERS_GROUP
 from vkteams_daemon.system import files
 
-DEFAULT_USER = "_vkteams"
 # As README.md and the Debian package make it. No other user is taken unless it is named: `nobody`, for example, may run
 # other programs, and they could read the archive.
 ADD_USER = f"Make it with `adduser --system --group --no-create-home {DEFAULT_USER}`, or name a user in [daemon] user."
@@ -39,6 +42,9 @@ _INHERITED_VARIABLES = ("PATH", "TZ", "LD_LIBRARY_PATH")
 _MAY_WRITE = '[ -w "$1" ] && { [ ! -d "$1" ] || [ -x "$1" ]; }'
 _FIRST_CLOSED = 'for d; do cd "$d" 2>/dev/null || { printf %s "$d"; exit 1; }; done'
 
+
+_connecting = threading.Lock()
+_connections_begun = 0  # by threads that are in `Owner.connecting` now
 
 # The programs that threads of this process wait for in `Owner.run`.
 _running: set[subprocess.Popen[str]] = set()
@@ -76,12 +82,20 @@ class Owner:
     gid: int
     impersonated: bool
 
+    @property
+    def home(self) -> Path:
+        """The home directory in the system's list of users."""
+        return Path(pwd.getpwuid(self.uid).pw_dir)
+
     @contextlib.contextmanager
-    def acting(self) -> Iterator[None]:
+    def acting(self, group: int | None = None) -> Iterator[None]:
         """Give this thread the owner's rights to files for the length of the block.
 
         Only the thread's file system identity changes (setfsuid(2)), so other threads keep root's rights. The kernel
         takes root's file capabilities away meanwhile.
+
+        Args:
+            group: the number of a group of the owner, in place of the primary one.
 
         Raises:
             PermissionRefused: this root may not act as another user.
@@ -90,11 +104,42 @@ class Owner:
             yield
             return
         before = _identity()
-        _assume(self.uid, self.gid)
+        _assume(self.uid, self.gid if group is None else group)
         try:
             yield
         finally:
             _assume(*before)
+
+    @contextlib.contextmanager
+    def connecting(self) -> Iterator[None]:
+        """Give the whole process the owner's rights for the length of the block, which opens a connection.
+
+        A server asks the kernel who connects (peer authentication), and the kernel answers with the effective user.
+        Several threads may be in such a block at once, for one owner.
+        """
+        global _connections_begun
+        if not self.impersonated:
+            yield
+            return
+        with _connecting:
+            if not _connections_begun:
+                os.setegid(self.gid)
+                os.seteuid(self.uid)
+            _connections_begun += 1
+        try:
+            yield
+        finally:
+            with _connecting:
+                _connections_begun -= 1
+                if not _connections_begun:
+                    os.seteuid(0)
+                    os.setegid(0)
+
+    def rights(self) -> dict[str, Any]:
+        """The arguments of `subprocess.Popen` with which a program runs as the owner."""
+        if not self.impersonated:
+            return {}
+        return {"user": self.uid, "group": self.gid, "extra_groups": os.getgrouplist(self.name, self.gid)}
 
     def popen(
         self, command: Sequence[str | Path], *, pass_fds: Sequence[int] = (), **streams: Any
@@ -105,14 +150,11 @@ class Owner:
             PermissionError: the owner may not run it.
             PermissionRefused: this root may not become another user.
         """
-        rights: dict[str, Any] = {}
-        if self.impersonated:
-            rights = {"user": self.uid, "group": self.gid, "extra_groups": os.getgrouplist(self.name, self.gid)}
         environment = {name: os.environ[name] for name in _INHERITED_VARIABLES if name in os.environ}
         try:
             return subprocess.Popen(
                 [str(part) for part in command], cwd="/", env=environment, umask=0o077, start_new_session=True,
-                pass_fds=pass_fds, text=True, errors="replace", **rights, **streams,
+                pass_fds=pass_fds, text=True, errors="replace", **self.rights(), **streams,
             )  # fmt: skip
         except subprocess.SubprocessError as error:
             raise PermissionRefused(f"this process may not become {self.name}: {error}") from error
@@ -151,8 +193,16 @@ class Owner:
             return os.access(path, os.W_OK | os.X_OK if path.is_dir() else os.W_OK)
         return self.run(["/bin/sh", "-c", _MAY_WRITE, "sh", path])[0] == 0
 
-    def make_directory(self, directory: Path, mode: int) -> None:
+    def make_directory(self, directory: Path, mode: int, group: int | None = None) -> None:
         """Make this directory with this mode for the owner, and its ancestors; an existing one stays as it is.
+
+        In a directory whose set-group-ID bit is set, the new one has its group and the bit too, as with mkdir(1).
+
+        Args:
+            directory: the directory.
+            mode: its mode.
+            group: the number of its group where root has to make it; the set-group-ID bit is set then. None is the
+                owner's own group.
 
         Raises:
             CannotCreate: it cannot be made.
@@ -162,7 +212,8 @@ class Owner:
                 if not os.access(parent, os.F_OK) and not self._make_as_owner(parent, 0o755):
                     _make_and_rename(parent, 0o755, os.geteuid(), os.getegid())
             if not self._make_as_owner(directory, mode):
-                _make_and_rename(directory, mode, self.uid, self.gid)
+                shared = mode if group is None else mode | stat.S_ISGID
+                _make_and_rename(directory, shared, self.uid, self.gid if group is None else group)
         except OSError as error:
             reason = "something else of this name is in the way" if error.errno == errno.EEXIST else error.strerror
             raise CannotCreate(f"{directory}: cannot be made: {reason}") from error
@@ -172,8 +223,10 @@ class Owner:
 
         Root may do so safely: the owner cannot have laid a link in a place where the owner cannot write.
         """
+        inherited = _inherited_group(directory)
         try:
-            with self.acting():
+            # Without this group the kernel would drop the set-group-ID bit again.
+            with self.acting(inherited):
                 if not directory.is_dir():
                     _make_and_rename(directory, mode, self.uid, self.gid)
         except PermissionError:
@@ -215,6 +268,21 @@ def choose_owner(user: str) -> Owner:
     return Owner(entry.pw_name, entry.pw_uid, entry.pw_gid, impersonated=True)
 
 
+def daemon_user(name: str) -> Owner | None:
+    """The user whom a daemon that root starts becomes, for what root asks in its place; None where this is no root.
+
+    Args:
+        name: `[daemon] user`.
+
+    Raises:
+        ConfigError: there is no user of this name.
+    """
+    if os.getuid() != 0:
+        return None
+    entry = find_user(name)
+    return Owner(entry.pw_name, entry.pw_uid, entry.pw_gid, impersonated=True) if entry and entry.pw_uid else None
+
+
 def find_user(name: str) -> pwd.struct_passwd | None:
     """The entry of this user; for "" that of the default user, or None if it does not exist.
 
@@ -226,6 +294,14 @@ def find_user(name: str) -> pwd.struct_passwd | None:
     except KeyError:
         if name:
             raise ConfigError(f"daemon.user: there is no user {name!r}", hint=ADD_USER) from None
+        return None
+
+
+def readers_group() -> int | None:
+    """The number of the group of those who may search the system's archive; None if it does not exist."""
+    try:
+        return grp.getgrnam(READERS_GROUP).gr_gid
+    except KeyError:
         return None
 
 
@@ -250,8 +326,19 @@ def owner_of_uid(uid: int) -> Owner:
     return Owner(entry.pw_name, uid, entry.pw_gid, impersonated=os.geteuid() == 0)
 
 
+def _inherited_group(directory: Path) -> int | None:
+    """The group that a new directory takes over from a parent with the set-group-ID bit; None without the bit."""
+    try:
+        parent = directory.parent.stat()
+    except OSError:
+        return None
+    return parent.st_gid if parent.st_mode & stat.S_ISGID else None
+
+
 def _make_and_rename(directory: Path, mode: int, uid: int, gid: int) -> None:
     """Make the directory under another name and rename it: no process ever sees it with the wrong owner or mode."""
+    if (inherited := _inherited_group(directory)) is not None:
+        mode, gid = mode | stat.S_ISGID, inherited
     fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
         if (fresh.stat().st_uid, fresh.stat().st_gid) != (uid, gid):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from vkteams_daemon.config import Config
@@ -10,6 +11,7 @@ from vkteams_daemon.serving import serving_log
 from vkteams_daemon.serving.audit import Audit
 from vkteams_daemon.serving.listening import LimitedServer, bracketed, listen
 from vkteams_daemon.serving.refusals import Refusals
+from vkteams_daemon.system.user import daemon_user
 from vkteams_daemon.web.application import Application
 from vkteams_daemon.web.oidc import SignIn
 from vkteams_daemon.web.session import Sessions, read_key
@@ -36,7 +38,9 @@ def serve(config: Config, host: str, port: int) -> None:
     listening = listen(host, port, refusal=_OPEN if admission.needs_loopback else None)
     audit = Audit(serving_log.start(config), "http", face="web")
     archive = Archive(config)
-    sessions = Sessions(read_key(config.state_dir / "cookie.key"))
+    owner = daemon_user(config.daemon.user)
+    with owner.acting() if owner else contextlib.nullcontext():  # else the unit could not read what root has made
+        sessions = Sessions(read_key(config.state_dir / "cookie.key"))
     refusals = Refusals(audit)
     application = Application(config, archive, admission, sessions, audit, host, sign_in)
     # The address of the connection decides who is believed, so no header may replace it.

@@ -20,7 +20,7 @@ from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_archive
 from vkteams_daemon.ctl.output import Answer, Screen, one_line
 from vkteams_daemon.errors import VkTeamsError
-from vkteams_daemon.options import SYSTEM_DIRECTORY
+from vkteams_daemon.options import READERS, SYSTEM_DIRECTORY
 
 _PATIENCE = 0.2  # seconds that a person waits for a completion
 _MAX_AGE = 60.0  # seconds after which the names are read again
@@ -46,7 +46,7 @@ def _complete(args: argparse.Namespace, config: Config) -> Answer:
 
 def _instances(config: Config) -> list[str]:
     user = Path(os.environ.get("XDG_CONFIG_HOME") or Path(os.environ.get("HOME", "/")) / ".config") / "vkteams"
-    files = [file for place in (SYSTEM_DIRECTORY, user) for file in place.glob("*.toml")]
+    files = [file for place in (SYSTEM_DIRECTORY, SYSTEM_DIRECTORY / READERS, user) for file in place.glob("*.toml")]
     return sorted({file.stem for file in files} - {"vkteamsd", "mcp-tokens"})
 
 

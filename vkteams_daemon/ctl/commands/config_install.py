@@ -1,4 +1,4 @@
-"""`vkteamsctl config install`: the units and the log rotation of the package, for a virtual environment."""
+"""`vkteamsctl config install`: what the package installs beside the program, for a virtual environment."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.output import Answer, Screen
 from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused, UsageError
+from vkteams_daemon.options import DEFAULT_USER, READERS_GROUP
 from vkteams_daemon.system import files
-from vkteams_daemon.system.user import ADD_USER, DEFAULT_USER
+from vkteams_daemon.system.user import ADD_USER, readers_group
 
 _UNITS = "etc/systemd/system"
 _PLACES = {
     "vkteamsd.service": _UNITS, "vkteamsd@.service": _UNITS, "vkteams-mcp.service": _UNITS,
     "vkteams-web.service": _UNITS, "vkteams-backup.service": _UNITS, "vkteams-backup.timer": _UNITS,
-    "vkteamsd.logrotate": "etc/logrotate.d",
+    "vkteamsd.logrotate": "etc/logrotate.d", "vkteamsd.tmpfiles": "etc/tmpfiles.d",
 }  # fmt: skip
+_SUFFIXES = {".logrotate": "", ".tmpfiles": ".conf"}
+_BASH, _ZSH = "usr/local/share/bash-completion/completions", "usr/local/share/zsh/site-functions"
 _HIDDEN = ("/home", "/root", "/run/user")  # the units do not see what is below (ProtectHome)
 
 
@@ -28,12 +31,12 @@ def register(noun: Noun) -> None:
     """Add the verb install."""
     install = noun.verb(
         "install",
-        "install the systemd units and the log rotation for a virtual environment",
+        "install units, log rotation and completion for a virtual environment",
         _install,
         "vkteamsctl config install --systemd",
         needs_config=False,
     )
-    install.add_argument("--systemd", action="store_true", help="the units of systemd, and the log rotation")
+    install.add_argument("--systemd", action="store_true", help="the units of systemd, log rotation and completion")
     install.add_argument("--root", metavar="DIR", default="/", help="write below this directory (/)")
     install.add_argument("--overwrite", action="store_true", help="replace files that were changed")
 
@@ -50,6 +53,7 @@ def _install(args: argparse.Namespace, _: Config) -> Answer:
             hint="Make the virtual environment elsewhere, such as in /opt/vkteams.",
         )
     texts = {place: _text(name, programs) for name, place in _targets(Path(args.root)).items()}
+    texts |= _completions(Path(args.root))
     changed = [path for path, text in texts.items() if path.exists() and path.read_text(encoding="utf-8") != text]
     if changed and not args.overwrite:
         raise CannotCreate(f"{changed[0]} exists already and differs", hint="Keep it, or add --overwrite.")
@@ -68,13 +72,33 @@ def _install(args: argparse.Namespace, _: Config) -> Answer:
             screen.line(f"written: {path}")
         if not _has_user():
             screen.line(f"There is no user {DEFAULT_USER}. {ADD_USER}", "yellow")
+        if readers_group() is None:
+            screen.line(
+                f"There is no group {READERS_GROUP}, whose members may search. Make it with"
+                f" `addgroup --system {READERS_GROUP} && adduser {DEFAULT_USER} {READERS_GROUP}`.",
+                "yellow",
+            )
         screen.line("Next: systemctl daemon-reload, then systemctl enable --now vkteamsd")
 
     return Answer({"written": written, "user": _has_user()}, render)
 
 
 def _targets(root: Path) -> dict[str, Path]:
-    return {name: root / place / name.removesuffix(".logrotate") for name, place in _PLACES.items()}
+    return {
+        name: root / place / (Path(name).stem + _SUFFIXES.get(Path(name).suffix, Path(name).suffix))
+        for name, place in _PLACES.items()
+    }
+
+
+def _completions(root: Path) -> dict[Path, str]:
+    from vkteams_daemon.ctl import completion
+
+    bash = completion.bash()
+    return {
+        root / _BASH / "vkteamsctl": bash,
+        root / _BASH / "vkteamsd": bash,
+        root / _ZSH / "_vkteamsctl": completion.zsh(),
+    }
 
 
 def _text(name: str, programs: Path) -> str:

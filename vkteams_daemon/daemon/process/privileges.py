@@ -16,7 +16,8 @@ from pathlib import Path
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import CannotCreate, PermissionRefused
-from vkteams_daemon.system.user import ADD_USER, DEFAULT_USER, Owner, find_user
+from vkteams_daemon.options import DEFAULT_USER
+from vkteams_daemon.system.user import ADD_USER, Owner, find_user, readers_group
 
 
 def choose_user(config: Config) -> Owner:
@@ -196,9 +197,15 @@ def program_directories() -> list[Path]:
 
 
 def status_group(owner: Owner) -> int | None:
-    """The group `_vkteams`, which may read the status file of a daemon that stays root; None if it does not exist."""
+    """The group that may read the status file of a daemon that stays root; None if there is none.
+
+    A daemon that is no root needs none: its runtime directory gives its group to the files in it.
+    """
+    if owner.uid != 0:
+        return None
     entry = find_user("")
-    return entry.pw_gid if entry and owner.uid == 0 else None
+    group = readers_group()
+    return group if group is not None else entry.pw_gid if entry else None
 
 
 def _directories(config: Config, log: bool) -> Iterator[Path]:
@@ -260,7 +267,9 @@ def _make_directory(directory: Path, config: Config, owner: Owner) -> None:
     mode = 0o700 if _writable_by_others(directory.parent) else 0o750
     if owner.uid == 0 and directory == config.state_dir and not config.database.url:
         mode |= 0o011  # the bundled PostgreSQL does not run as root, and its own directory is below this one
-    owner.make_directory(directory, mode)
+    # What root makes for searching and for the status is open to the readers: the PID file, the status, the sockets.
+    readers = owner.impersonated and directory in (config.runtime_dir, config.runtime_dir.parent)
+    owner.make_directory(directory, mode, readers_group() if readers else None)
     _refuse_foreign_paths(directory, owner)  # the directory may have appeared since the first check
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import query_socket
-from vkteams_daemon.errors import ModelAbsent
+from vkteams_daemon.errors import ModelAbsent, PermissionRefused
 from vkteams_daemon.store.embedding_models import StoredModel
 
 if TYPE_CHECKING:
@@ -51,12 +51,13 @@ class QueryEncoderCache:
 
         Raises:
             ModelAbsent: an encoder is required, and no model is installed, or none of the active ones.
+            PermissionRefused: one is required, the daemon gives none, and this user may not read the models.
         """
         try:
             if not active:
                 _check_chosen(self._config)
             return self._encoders(active)
-        except ModelAbsent:
+        except (ModelAbsent, PermissionRefused):
             if required:
                 raise
             return []
@@ -73,14 +74,21 @@ class QueryEncoderCache:
             missing = fingerprints - self._loaded.keys()
         sockets = self._sockets() if missing else {}
         encoders = []
+        closed: PermissionRefused | None = None
         for stored in active:
             if stored.fingerprint in missing and stored.fingerprint in sockets:
                 ask = partial(self._ask, sockets[stored.fingerprint], stored)
                 encoders.append(QueryEncoder(stored, ask))
-            elif model := self._load(stored):
+                continue
+            try:
+                model = self._load(stored)
+            except PermissionRefused as error:  # a reader has the models of the daemon alone
+                closed = PermissionRefused(f"{error}, and no running daemon has them loaded", hint="Start vkteamsd.")
+                continue
+            if model:
                 encoders.append(QueryEncoder(stored, partial(_encode, model)))
         if active and not encoders:
-            raise _absent(active)
+            raise closed or _absent(active)
         return encoders
 
     def _sockets(self) -> dict[str, Path]:

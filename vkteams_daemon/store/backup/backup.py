@@ -17,6 +17,7 @@ from vkteams_daemon.store.backup.container import BackedUpCursor, BackedUpModel,
 from vkteams_daemon.store.backup.copy_progress import Progress, watch_copies
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.schema import schema_version
+from vkteams_daemon.system.user import Owner
 
 _TABLES = (
     "SELECT c.relname::text FROM pg_catalog.pg_class c WHERE c.relnamespace = ("
@@ -26,7 +27,12 @@ _TABLES = (
 
 
 def make(
-    connect: Callable[[], Connection], conninfo: str, out: BinaryIO, configuration: str, progress: Progress
+    connect: Callable[[], Connection],
+    conninfo: str,
+    out: BinaryIO,
+    configuration: str,
+    progress: Progress,
+    owner: Owner | None = None,
 ) -> Manifest:
     """Write a backup of the archive as it is now.
 
@@ -36,6 +42,7 @@ def make(
         out: where to; only written to, in order.
         configuration: without secrets.
         progress: called with the rows that are done and all rows.
+        owner: whom the server is to see; None is the user of this process.
 
     Raises:
         ConfigError: no pg_dump fits the server.
@@ -50,9 +57,10 @@ def make(
             program, conninfo, "--format=custom", "--no-owner", "--no-privileges", "--no-comments", "--no-publications",
             "--no-subscriptions", "--strict-names", f"--schema={_pattern(schema)}", f"--snapshot={snapshot}",
         )  # fmt: skip
+        rights = owner.rights() if owner else {}
         with (
             tempfile.TemporaryFile() as errors,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment) as dump,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, **rights) as dump,
         ):
             assert dump.stdout is not None
             described: list[Manifest] = []

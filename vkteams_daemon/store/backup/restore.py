@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 import tempfile
@@ -19,6 +20,7 @@ from vkteams_daemon.store.backup.backup import describe
 from vkteams_daemon.store.backup.container import BackupReader, Manifest
 from vkteams_daemon.store.backup.copy_progress import Progress, watch_copies
 from vkteams_daemon.store.connections import Connection, translate_errors
+from vkteams_daemon.system.user import Owner
 
 _LEFT_OUT = re.compile(r"\d+; \d+ \d+ (SCHEMA|EXTENSION|COMMENT|ACL) ")
 _OURS_CONNECTED = (
@@ -27,7 +29,10 @@ _OURS_CONNECTED = (
 )
 
 
-def restore(connect: Callable[[], Connection], conninfo: str, reader: BackupReader, progress: Progress) -> Manifest:
+def restore(
+    connect: Callable[[], Connection], conninfo: str, reader: BackupReader, progress: Progress,
+    owner: Owner | None = None,
+) -> Manifest:  # fmt: skip
     """Restore a backup, bring its schema up to date, and store the gap that it leaves.
 
     Args:
@@ -35,6 +40,7 @@ def restore(connect: Callable[[], Connection], conninfo: str, reader: BackupRead
         conninfo: of the database, for pg_restore.
         reader: the backup, of which only the manifest has been read.
         progress: called with the rows that are done and all rows.
+        owner: whom the server is to see; None is the user of this process.
 
     Returns:
         The manifest of the archive as it is now.
@@ -59,7 +65,7 @@ def restore(connect: Callable[[], Connection], conninfo: str, reader: BackupRead
         _clear(connection)
         total = sum(manifest.tables.values())
         with watch_copies(connect, client_programs.application_name(program), lambda: total, progress):
-            _load(program, conninfo, reader)
+            _load(program, conninfo, reader, owner)
         there = describe(connection, manifest.schema)
         if there.tables != manifest.tables:
             raise StoreError("the restored tables have other rows than the backup names")
@@ -99,17 +105,20 @@ def _clear(connection: Connection) -> None:
             connection.execute(sql.SQL("DROP {} IF EXISTS {} CASCADE").format(sql.SQL(kind), sql.Identifier(name)))
 
 
-def _load(program: Path, conninfo: str, reader: BackupReader) -> None:
+def _load(program: Path, conninfo: str, reader: BackupReader, owner: Owner | None) -> None:
     parts = reader.parts()
     first = next(parts, b"")
     with tempfile.NamedTemporaryFile() as contents, tempfile.TemporaryFile() as errors:
         contents.write(_table_of_contents(program, first))
         contents.flush()
+        if owner:
+            os.fchown(contents.fileno(), owner.uid, -1)
         command, environment = client_programs.command(
             program, conninfo, "--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges",
             f"--use-list={contents.name}",
         )  # fmt: skip
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors, env=environment) as process:
+        rights = owner.rights() if owner else {}
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=errors, env=environment, **rights) as process:
             assert process.stdin is not None
             try:
                 _feed(process.stdin, first, parts)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from vkteams_daemon import plain_file
 from vkteams_daemon.errors import CannotCreate, DatabaseUnavailable, PermissionRefused
+from vkteams_daemon.options import READERS_GROUP
 from vkteams_daemon.store.bundled import listener, programs
 from vkteams_daemon.store.bundled.cluster import READER, ROLE, Cluster
 from vkteams_daemon.store.bundled.programs import MAJOR
@@ -317,10 +318,13 @@ class BundledServer:
         if listener.listener_pid(directory) is None:
             raise DatabaseUnavailable(
                 "the bundled PostgreSQL belongs to another user, and does not run or is closed to this one",
-                hint="Start vkteamsd, or join its user's group.",
+                hint=f"Start vkteamsd, or join the group {READERS_GROUP}.",
             )
-        with contextlib.suppress(OSError, PermissionRefused):
-            peer = owner_of_uid(self._home.stat().st_uid).name
+        # The directory of the socket tells whose server it is where the files of the database are closed.
+        for place in (self._home, directory):
+            with contextlib.suppress(OSError, PermissionRefused):
+                peer = owner_of_uid(place.stat().st_uid).name
+                break
         return listener.conninfo(directory, READER, peer)
 
 

@@ -87,8 +87,9 @@ def _backup(args: argparse.Namespace, config: Config) -> Answer:
                 _encrypted(file, args.age, args.gpg) as out,
             ):
                 manifest = backup.make(
-                    lambda: database.connect(MAINTENANCE), database.conninfo, out, config_template.changed(config), bar
-                )
+                    lambda: database.connect(MAINTENANCE), database.conninfo, out, config_template.changed(config), bar,
+                    database.owner,
+                )  # fmt: skip
         except OSError as error:
             raise CannotCreate(f"{path}: the backup cannot be written: {error.strerror}") from error
     files.fsync_path(path.parent)
@@ -112,7 +113,9 @@ def _restore(args: argparse.Namespace, config: Config) -> Answer:
         open_database(config, migrate=True, beside=True) as database,
         progress.Bar("restore", "rows") as bar,
     ):
-        restored = restore.restore(lambda: database.connect(MAINTENANCE), database.conninfo, reader, bar)
+        restored = restore.restore(
+            lambda: database.connect(MAINTENANCE), database.conninfo, reader, bar, database.owner
+        )
         backed_up = reader.manifest
     data = {**container.summary(backed_up), "schema_version": restored.schema_version}
     age = _age(backed_up.created_at)

@@ -1,4 +1,7 @@
-"""Writes the bash and zsh completions of vkteamsd and vkteamsctl into a directory: python docs/completion.py DIR."""
+"""The completions of vkteamsd and vkteamsctl for bash and zsh, made from their argument parsers.
+
+`python -m vkteams_daemon.ctl.completion DIR` writes both files into a directory.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-if __name__ == "__main__":  # run from anywhere, with the project's own docs/ beside the package
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from docs import commands
-from docs.commands import Command, Flag
+from vkteams_daemon.ctl import command_lines as commands
+from vkteams_daemon.ctl.command_lines import Command, Flag
 
 # What vkteamsctl offers for the value of an option, or for the argument of a verb of this noun.
 _KINDS = {
@@ -19,7 +19,7 @@ _KINDS = {
 }  # fmt: skip
 _ARGUMENT_KINDS = {"model": "models"}
 
-_BASH = """# Completion for vkteamsctl and vkteamsd; made from their argument parsers by docs/completion.py.
+_BASH = """# Completion for vkteamsctl and vkteamsd; made from their argument parsers.
 _vkteams_names() {
     # Offer names that vkteamsctl knows; it answers at once or not at all.
     local name wanted=${cur//\\\\/}
@@ -62,7 +62,7 @@ complete -F _vkteams vkteamsctl vkteamsd
 """
 
 _ZSH = """#compdef vkteamsctl vkteamsd
-# Completion for vkteamsctl and vkteamsd; made from their argument parsers by docs/completion.py.
+# Completion for vkteamsctl and vkteamsd; made from their argument parsers.
 
 _vkteams_names() {
     local -a names
@@ -76,7 +76,7 @@ _vkteamsd() {
 }
 
 _vkteamsctl() {
-    local curcontext=$curcontext state line
+    local curcontext=$curcontext state line noun
     local -a global nouns verbs
     global=(
 @GLOBAL@
@@ -84,18 +84,26 @@ _vkteamsctl() {
     nouns=(
 @NOUNS@
     )
-    _arguments -C $global '1:noun:->noun' '2:verb:->verb' '*::rest:->rest'
+    _arguments -C $global '1:noun:->noun' '*::rest:->rest'
     case $state in
-        noun) _describe noun nouns ;;
-        verb)
-            case $line[1] in
+        noun) _describe noun nouns; return ;;
+        rest) ;;
+        *) return ;;
+    esac
+    # $words begins with the noun now, and _arguments takes the first word for the command.
+    noun=$words[1]
+    case $noun in
+@SHORTCUTS@
 @VERBS@
-            esac
-            _describe verb verbs ;;
-        rest)
-            case "$line[1] $line[2]" in
+    esac
+    if (( CURRENT == 2 )); then
+        _arguments $global '1:verb:{_describe verb verbs}'
+        return
+    fi
+    shift words
+    (( CURRENT-- ))
+    case "$noun $words[1]" in
 @RESTS@
-            esac ;;
     esac
 }
 
@@ -110,10 +118,11 @@ def bash() -> str:
     """The file for bash-completion's directory."""
     shared = commands.global_flags()
     names = [name for flag in shared if flag.value for name in flag.names]
-    values, words = [], []
+    values: list[str] = []
+    words: list[str] = []
     nouns = list(commands.nouns())
     shortcuts = list(commands.shortcuts())
-    first = [command.name for command in (*shortcuts, *nouns)]
+    first = [*(command.name for command in shortcuts), *(noun.name for noun in nouns)]
     words.append(_bash_words(" ", [*first, *_names(shared), "--help", "--version"]))
     for command in shortcuts:
         # Every word behind such a command is an argument, so the verb may be anything.
@@ -144,19 +153,21 @@ def zsh() -> str:
     """The file `_vkteamsctl` for a directory of $fpath."""
     nouns = list(commands.nouns())
     shortcuts = list(commands.shortcuts())
-    verbs, rests = [], []
-    described = [f"        {_zsh_quoted(f'{each.name}:{each.help}')}" for each in (*shortcuts, *nouns)]
+    shorts, verbs, rests = [], [], []
+    helps = [*((each.name, each.help) for each in shortcuts), *((each.name, each.help) for each in nouns)]
+    described = [f"        {_zsh_quoted(f'{name}:{help}')}" for name, help in helps]
     for command in shortcuts:
-        specs = " ".join(_zsh_specs(command.flags))
-        rests.append(f"                '{command.name} '*) _arguments $global {specs} ;;")
+        specs = " ".join([*_zsh_specs(command.flags), "'*:word: '"])
+        shorts.append(f"        {command.name}) _arguments $global {specs}; return ;;")
     for noun in nouns:
         listed = " ".join(_zsh_quoted(f"{verb.name}:{verb.help}") for verb in noun.verbs)
-        verbs.append(f"                {noun.name}) verbs=({listed}) ;;")
+        verbs.append(f"        {noun.name}) verbs=({listed}) ;;")
         rests += [_zsh_rest(noun.name, verb) for verb in noun.verbs]
     return (
         _ZSH.replace("@DAEMON@", " \\\n".join(f"        {spec}" for spec in _zsh_specs(commands.daemon().flags)))
         .replace("@GLOBAL@", "\n".join(f"        {spec}" for spec in _zsh_specs(commands.global_flags())))
         .replace("@NOUNS@", "\n".join(described))
+        .replace("@SHORTCUTS@", "\n".join(shorts))
         .replace("@VERBS@", "\n".join(verbs))
         .replace("@RESTS@", "\n".join(rests))
     )
@@ -192,12 +203,12 @@ def _zsh_rest(noun: str, verb: Command) -> str:
     specs = [*_zsh_specs(verb.flags)]
     if kind := _ARGUMENT_KINDS.get(noun):
         specs += [_zsh_quoted(f"*:{argument.name}:{{_vkteams_names {kind}}}") for argument in verb.arguments[:1]]
-        return f"                '{noun} {verb.name}') _arguments $global {' '.join(specs)} ;;"
-    specs += [
-        _zsh_quoted(f"{number}:{argument.name.strip('[]…').lower()}:({' '.join(argument.choices)})")
-        for number, argument in enumerate(verb.arguments, 1)
-    ]
-    return f"                '{noun} {verb.name}') _arguments $global {' '.join(specs)} ;;"
+        return f"        '{noun} {verb.name}') _arguments $global {' '.join(specs)} ;;"
+    for number, argument in enumerate(verb.arguments, 1):
+        name = argument.name.strip("[]… ").partition(" ")[0]
+        action = "_files" if name == "FILE" else f"({' '.join(argument.choices)})"
+        specs.append(_zsh_quoted(f"{number}:{name.lower()}:{action}"))
+    return f"        '{noun} {verb.name}') _arguments $global {' '.join(specs)} ;;"
 
 
 def _zsh_specs(flags: Iterable[Flag]) -> Iterator[str]:
