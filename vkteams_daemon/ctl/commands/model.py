@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vkteams_daemon.config import Config
+from vkteams_daemon.ctl import progress
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_connection
 from vkteams_daemon.ctl.output import Answer, Screen
@@ -142,7 +143,7 @@ def _install(args: argparse.Namespace, config: Config) -> Answer:
     installed = [
         installer.install(
             model, config.models_dir, precision=args.precision, origin=args.source,
-            progress=_write_line if terminal else None,
+            progress=_write_line if terminal else None, download=lambda: progress.Bar("download", "bytes"),
         )
         for model in args.models or DEFAULT_MODELS
     ]  # fmt: skip

