@@ -14,6 +14,7 @@ import msgspec
 
 from vkteams_daemon import plain_file
 from vkteams_daemon.errors import CannotCreate, PermissionRefused, VkTeamsError
+from vkteams_daemon.options import READERS_GROUP
 from vkteams_daemon.system import files
 
 State = Literal["starting", "listening", "standby", "embedding", "degraded", "stopping"]
@@ -228,7 +229,7 @@ def read(path: Path) -> Status | None:
         return None
     except PermissionError as error:
         raise PermissionRefused(
-            f"{path}: this user may not read the status file", hint="Become root or join the group _vkteams."
+            f"{path}: this user may not read the status file", hint=f"Become root or join the group {READERS_GROUP}."
         ) from error
     except (OSError, msgspec.DecodeError) as error:
         reason = getattr(error, "strerror", None) or error

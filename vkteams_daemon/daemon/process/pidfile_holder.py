@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vkteams_daemon.errors import PermissionRefused
+from vkteams_daemon.options import READERS_GROUP
 from vkteams_daemon.system.processes import name_of, user_of
 
 PROGRAM = "vkteamsd"  # the name that daemon/main.py gives its process
@@ -59,7 +60,7 @@ def find_holder(path: Path) -> PidFileHolder | None:
         return None
     except PermissionError as error:
         raise PermissionRefused(
-            f"{path}: this user may not look there", hint="Become root or join the group _vkteams."
+            f"{path}: this user may not look there", hint=f"Become root or join the group {READERS_GROUP}."
         ) from error
     if not stat.S_ISREG(file.st_mode):
         return None
