@@ -18,9 +18,11 @@ def test_it_listens_and_archives_what_is_said(service: Service) -> None:
     assert status["status"] == "running"
     uid = service.machine.done(f"stat -c %U /proc/{service.pid()}").strip()
     assert uid == "_vkteams"
-    groups = service.machine.done(f"grep -E '^(Gid|Groups)' /proc/{service.pid()}/status; getent group _vkteams")
-    gid = groups.rpartition("_vkteams:x:")[2].partition(":")[0]
-    assert set(groups.replace(":", " ").split("_vkteams")[0].split()) == {"Gid", "Groups", gid}, "nothing of root's"
+    groups = service.machine.done(f"grep -E '^(Gid|Groups)' /proc/{service.pid()}/status").replace(":", " ").split()
+    own = [
+        service.machine.done(f"getent group {name} | cut -d : -f 3").strip() for name in ("_vkteams", "vkteams-readers")
+    ]
+    assert set(groups) == {"Gid", "Groups", *own}, "nothing of root's"
     assert "events.saved" in service.machine.done("vkteamsctl daemon stats")
 
 
