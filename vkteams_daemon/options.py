@@ -210,7 +210,7 @@ class Search(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Access(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What people see of the chats in which they are members."""
+    """What people see of the chats in which they are members, and the audit of who has asked what."""
 
     history: Annotated[
         Literal["joined", "whole"],
@@ -223,6 +223,17 @@ class Access(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
             form="hours, days or weeks, such as 3d", pattern=r"^[1-9][0-9]{0,4}[hdw]\Z",
         ),
     ] = "3d"  # fmt: skip
+    audit_dir: Annotated[
+        str,
+        _option("Directory of the audit of page and MCP server, a file a day (docs/web.md); empty: standard error."),
+    ] = ""
+    audit_retention: Annotated[
+        str,
+        _option(
+            "Erase the audit's files that are older than this; empty: never.",
+            form="days or weeks, such as 90d", pattern=r"^([1-9][0-9]{0,4}[dw])?\Z",
+        ),
+    ] = "90d"  # fmt: skip
 
 
 class Mcp(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import date
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk, moment
+from vkteams_daemon import times
 from vkteams_daemon.ctl.commands.database.stats import bar
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.store.admin.maintenance import TABLES
@@ -118,6 +121,20 @@ def test_lists_are_bounded(talk: Talk, archive: Archive) -> None:
     assert (s.chats, s.users) == (40, 40)
     assert (len(s.busiest), len(s.authors), len(s.days)) == (20, 20, 30)
     assert s.days[-1].day == date(2027, 1, 2)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Moscow", "America/St_Johns", "Asia/Kolkata", "Pacific/Apia"])
+def test_a_day_is_one_of_the_readers_zone(talk: Talk, archive: Archive, zone: str) -> None:
+    """Whether the hours of the archive are added up, or its messages counted: some zones begin a day within an hour."""
+    local = ZoneInfo(zone)
+    minutes = (0, 15 * 60 + 10, 18 * 60 + 40, 21 * 60 + 5, 23 * 60 + 50, 26 * 60, 5 * 24 * 60)
+    for n, at in enumerate(minutes):
+        talk.say(f"{n}", "x", at=at)
+    wanted = Counter(moment(at).astimezone(local).date() for at in minutes)
+    with times.in_zone(local):
+        for found in (archive.statistics(), archive.statistics(since=moment(-1)), archive.statistics(chat_ids=[OPS])):
+            assert {day.day: day.messages for day in found.days} == wanted
+            assert [day.day for day in found.days] == sorted(wanted)
 
 
 @pytest.mark.parametrize(

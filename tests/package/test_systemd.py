@@ -49,6 +49,9 @@ def test_the_hardened_unit_archives_and_embeds(systemd: Service, tmp_path: Path)
     systemd.say("сервер упал ночью", "печенье на кухне")
     systemd.wait_archived("сервер упал ночью", "сервер")
     until(lambda: (systemd.status()["file"]["embedding"]["embedded"] or 0) >= 2, 60.0, "two vectors", interval=0.2)
+    assert made.done("stat -c '%a %U %G' /run/vkteams").strip() == "2750 _vkteams vkteams-readers"
+    found = made.done("vkteamsctl --output json search semantic сервер", user="boris")
+    assert "сервер упал ночью" in found, "the running daemon gives a reader the vector"
     status = made.read(f"/proc/{systemd.pid()}/status")
     assert "NoNewPrivs:\t1" in status and "Seccomp:\t2" in status and "CapEff:\t0000000000000000" in status
 

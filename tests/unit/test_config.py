@@ -77,7 +77,7 @@ def test_every_option_has_its_variable(option: configuration.Option, write: Writ
     value = {"64": 64, "1.5": 1.5, "yes": True, "a, b,": ("a", "b")}.get(said, said)
     if option.name in ("api.token_file", "database.url_file"):
         said = value = str(write("secret"))
-    if option.name in ("storage.retention", "access.roster_max_age", "api.retention"):
+    if option.name in ("storage.retention", "access.roster_max_age", "access.audit_retention", "api.retention"):
         said = value = "365d"
     if option.name == "search.timezone":
         said = value = "Europe/Moscow"

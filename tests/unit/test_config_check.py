@@ -46,6 +46,7 @@ WRONG = {
     "api.url": "ftp://x", "api.token_file": "/nonexistent", "api.ca_file": "/nonexistent", "api.proxy": SOCKS,
     "daemon.user": "nosuch", "daemon.metrics": "hidden", "storage.retention": "hidden", "database.url": "mysql://anna/b",
     "database.url_file": "/nonexistent", "search.timezone": "hidden", "access.roster_max_age": "hidden",
+    "access.audit_retention": "hidden",
     "api.retention": "hidden", "database.read_url": "mysql://anna/b", "mcp.metrics": "hidden",
     "web.url": "hidden", "web.message_link": "hidden", "web.user_header": "no header",
     "oidc.issuer": "hidden",
@@ -54,7 +55,7 @@ WRONG = {
 ANY_TEXT = {
     "api.token", "daemon.runtime_dir", "daemon.state_dir", "daemon.pid_file", "daemon.status_file", "daemon.log_file",
     "embedding.models_dir", "mcp.tokens_file", "oidc.client_id", "oidc.client_secret_file", "oidc.claim",
-    "oidc.users_file",
+    "oidc.users_file", "access.audit_dir",
 }  # fmt: skip
 ENVIRONMENT = {
     "HTTPS_PROXY": SOCKS, "https_proxy": SOCKS, "ALL_PROXY": SOCKS, "all_proxy": "ftp://anna:hidden@x:1",

@@ -81,7 +81,7 @@ def serve(
 
     app.router.lifespan_context = lifespan
     log.info("MCP at %s", url(host, listening))
-    running.run_to_the_end("the MCP server", listening, (refusals.flush, reader.close))
+    running.run_to_the_end("the MCP server", listening, (refusals.flush, server.audit.close, reader.close))
 
 
 def security(names: Iterable[str]) -> TransportSecuritySettings:

@@ -15,6 +15,7 @@ from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.mcp.tokens import Tokens
 from vkteams_daemon.serving import serving_log
 from vkteams_daemon.serving.audit import Audit
+from vkteams_daemon.serving.audit_files import open_audit
 
 if TYPE_CHECKING:
     from vkteams_daemon.mcp.metrics import McpEndpoint
@@ -28,7 +29,7 @@ def over_stdio(config: Config) -> None:
 
     secrets = serving_log.start(config)
     reader = Reader(config, Access(f"user {_user()}"))
-    stdio.serve(Server(reader, Audit(secrets, "stdio")), reader)
+    stdio.serve(Server(reader, Audit(secrets, "stdio", out=open_audit(config))), reader)
 
 
 def over_http(config: Config, host: str, port: int) -> None:
@@ -46,7 +47,7 @@ def over_http(config: Config, host: str, port: int) -> None:
     listening = listen(host, port, refusal=None if tokens else _OPEN)
     secrets = serving_log.start(config)
     reader = Reader(config, Access("anybody on this machine"))
-    server = Server(reader, Audit(secrets, "http"), tokens, http.url(host, listening))
+    server = Server(reader, Audit(secrets, "http", out=open_audit(config)), tokens, http.url(host, listening))
     http.serve(server, reader, host, listening, config, _endpoint(config, reader))
 
 

@@ -31,21 +31,23 @@ def serve(server: Server, reader: Reader) -> None:
     except* Exception as errors:
         log.error("the MCP server failed", exc_info=errors)
         code = VkTeamsError.exit_code
+    server.audit.close()
     end_process(code)
 
 
 async def _serve(server: Server, reader: Reader) -> None:
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_end_on_signal, reader)
+        tasks.start_soon(_end_on_signal, server, reader)
         await server.run_stdio_async()
         tasks.cancel_scope.cancel()
     await _close(reader)
 
 
-async def _end_on_signal(reader: Reader) -> None:
+async def _end_on_signal(server: Server, reader: Reader) -> None:
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for _ in signals:
             await _close(reader)
+            server.audit.close()
             end_process(0)
 
 

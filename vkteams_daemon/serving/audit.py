@@ -1,4 +1,4 @@
-"""The audit: one JSON line on standard error for every call, also for a refused or cancelled one."""
+"""The audit: one JSON line for every call, also for a refused or cancelled one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from io import TextIOBase
 from typing import Any
 
+from vkteams_daemon.serving.background_text import BackgroundText
 from vkteams_daemon.system.redaction import Secrets
 from vkteams_daemon.system.text import visible
 
@@ -55,12 +57,14 @@ class Audit:
         secrets: the secrets that no line may hold.
         transport: `stdio` or `http`.
         face: what is asked: `mcp` or `web`.
+        out: where the lines go; None is standard error.
     """
 
-    def __init__(self, secrets: Secrets, transport: str, face: str = "mcp") -> None:
+    def __init__(self, secrets: Secrets, transport: str, face: str = "mcp", out: TextIOBase | None = None) -> None:
         self._secrets = secrets
         self._transport = transport
         self._face = face
+        self._out = out
 
     def write(self, call: Call) -> None:
         """Write the line of a call that is over."""
@@ -76,6 +80,11 @@ class Audit:
             error=call.error,
         )
 
+    def close(self) -> None:
+        """Wait until the lines are written, for a second at most."""
+        if isinstance(self._out, BackgroundText):
+            self._out.end()
+
     def write_refusals(self, reason: str, address: str, count: int) -> None:
         """Write one line for so many requests or connections from an address that did not become calls."""
         self._write(who=None, address=address, outcome="refused", count=count, error=reason)
@@ -89,8 +98,9 @@ class Audit:
                 "transport": self._transport,
                 **{name: _shown(value) for name, value in fields.items()},
             }
-            sys.stderr.write(self._secrets.hide(json.dumps(line, ensure_ascii=False)) + "\n")
-            sys.stderr.flush()
+            out = self._out or sys.stderr
+            out.write(self._secrets.hide(json.dumps(line, ensure_ascii=False)) + "\n")
+            out.flush()
         except Exception:
             log.exception("an audit line could not be written")
 

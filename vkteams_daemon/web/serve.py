@@ -9,6 +9,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.serving import serving_log
 from vkteams_daemon.serving.audit import Audit
+from vkteams_daemon.serving.audit_files import open_audit
 from vkteams_daemon.serving.listening import LimitedServer, bracketed, listen
 from vkteams_daemon.serving.refusals import Refusals
 from vkteams_daemon.system.user import daemon_user
@@ -36,7 +37,7 @@ def serve(config: Config, host: str, port: int) -> None:
     admission = Admission(config.web, config.oidc)
     sign_in = SignIn(config.oidc, config.web.url) if admission.by_oidc else None
     listening = listen(host, port, refusal=_OPEN if admission.needs_loopback else None)
-    audit = Audit(serving_log.start(config), "http", face="web")
+    audit = Audit(serving_log.start(config), "http", face="web", out=open_audit(config))
     archive = Archive(config)
     owner = daemon_user(config.daemon.user)
     with owner.acting() if owner else contextlib.nullcontext():  # else the unit could not read what root has made
@@ -47,4 +48,4 @@ def serve(config: Config, host: str, port: int) -> None:
     running = LimitedServer(application.asgi, refusals.count, lifespan=False, forwarded=False)
     running.take_signals()
     log.info("the page is at http://%s:%d/", bracketed(host), listening.getsockname()[1])
-    running.run_to_the_end("the page", listening, (refusals.flush, archive.close))
+    running.run_to_the_end("the page", listening, (refusals.flush, audit.close, archive.close))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
-from vkteams_daemon import times
+from vkteams_daemon.search.history.days import days_between
 from vkteams_daemon.search.history.results import By, Count, Group
 from vkteams_daemon.search.names import chat_titles, names
 from vkteams_daemon.search.retrieval.query import read
@@ -13,7 +13,6 @@ from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
 _COLUMNS = {"person": "m.user_id", "chat": "m.chat_id"}
-_MAX_DAYS = 20_000  # thresholds of one statement; older messages than so many days are one group
 
 
 def count(connection: Connection, scope: Scope, query: str | None, by: By | None, limit: int) -> Count:
@@ -62,20 +61,15 @@ def _by_day(
     connection: Connection, condition: str, values: dict[str, Any], first: datetime, last: datetime, limit: int
 ) -> tuple[list[Group], int]:
     """The newest days of the reader's zone with messages, oldest first, and how many days there are."""
-    zone = times.zone()
-    newest = last.astimezone(zone).date()
-    count = min((newest - first.astimezone(zone).date()).days + 1, _MAX_DAYS)
-    days = [newest - timedelta(days=count - 1 - n) for n in range(count)]
-    # Midnight of the zone; if the clocks skip it, the moment at which they do.
-    starts = [datetime(day.year, day.month, day.day, tzinfo=zone) for day in days]
+    days = days_between(first, last)
     rows = _rows(
         connection,
         "SELECT pg_catalog.width_bucket(m.sent_at, %(starts)s::timestamptz[]) AS day, count(*),"
         f" pg_catalog.count(*) OVER () FROM messages m WHERE {condition} GROUP BY 1 ORDER BY 1 DESC LIMIT %(groups)s",
-        {**values, "starts": starts, "groups": limit},
+        {**values, "starts": days.starts, "groups": limit},
     )
     groups = [
-        Group(days[place - 1].isoformat() if place else f"before {days[0].isoformat()}", n)
+        Group(days.dates[place - 1].isoformat() if place else f"before {days.dates[0].isoformat()}", n)
         for place, n, _ in reversed(rows)
     ]
     return groups, rows[0][2]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from vkteams_daemon.search.history.days import Days, days_between
 from vkteams_daemon.search.history.results import ChatStatistics, DayStatistics, Lag, UserStatistics
 from vkteams_daemon.search.names import chat_titles, names
 from vkteams_daemon.search.scope import Scope
@@ -14,14 +15,17 @@ from vkteams_daemon.store.connections import Connection
 _TOP = 20  # chats, and authors
 _DAYS = 30
 _LAG_SAMPLE = 1000  # newest messages whose lag is measured
-_DAY = "(sent_at AT TIME ZONE 'UTC')::date"
+# The place of a moment's day among the days of the reader's zone, 1 for the oldest; 0 before it.
+_STARTS = "(%(days)s::timestamptz[])"
+_DAY = f"pg_catalog.width_bucket(sent_at, {_STARTS})"
 # When the oldest of the newest days with messages began: one look at the index for each day.
 _NEWEST_DAYS = (
-    "WITH RECURSIVE d (day, n) AS (SELECT (pg_catalog.max(hour) AT TIME ZONE 'UTC')::date, 1 FROM chat_hour_counts"
-    " UNION ALL SELECT (SELECT (pg_catalog.max(hour) AT TIME ZONE 'UTC')::date FROM chat_hour_counts"
-    "  WHERE hour < (d.day::timestamp AT TIME ZONE 'UTC')), n + 1 FROM d"
-    f"  WHERE n < {_DAYS} AND day IS NOT NULL)"
-    " SELECT pg_catalog.min(day)::timestamp AT TIME ZONE 'UTC' FROM d"
+    f"WITH RECURSIVE d (day, n) AS (SELECT pg_catalog.width_bucket(pg_catalog.max(hour), {_STARTS}), 1"
+    "  FROM chat_hour_counts"
+    f" UNION ALL SELECT (SELECT pg_catalog.width_bucket(pg_catalog.max(hour), {_STARTS}) FROM chat_hour_counts"
+    f"  WHERE hour < {_STARTS}[d.day]), n + 1 FROM d"
+    f"  WHERE n < {_DAYS} AND day > 0)"
+    f" SELECT pg_catalog.min({_STARTS}[day]) FROM d"
 )
 _ALL, _CHAT, _USER, _DATE = 7, 3, 5, 6  # the value of grouping(chat, user, day) for each set
 
@@ -100,8 +104,10 @@ class MessageCounts:
 
 def message_counts(connection: Connection, part: CountedPart) -> MessageCounts:
     """Count the messages of this part."""
-    counted = _kept(part) if part.scope.chats_alone else _counted(part)
-    rows = connection.execute(counted.encode(), part.values, prepare=False).fetchall()
+    days = _days(connection)
+    kept = part.scope.chats_alone and days.begin_with_an_hour
+    values = {**part.values, "days": days.starts}
+    rows = connection.execute((_kept if kept else _counted)(part).encode(), values, prepare=False).fetchall()
     groups: dict[int, list[tuple[Any, ...]]] = {_ALL: [], _CHAT: [], _USER: [], _DATE: []}
     for group, *row in rows:
         groups[group].append(tuple(row))
@@ -112,8 +118,18 @@ def message_counts(connection: Connection, part: CountedPart) -> MessageCounts:
         messages, edited, deleted, versions, chats, users, first, last,
         by_chat=[ChatStatistics(c, titles.get(c), n, e, d, last) for c, n, e, d, _, last, *_ in groups[_CHAT]],
         by_user=[UserStatistics(u, authors.get(u), n, e, d, last) for u, n, e, d, _, last, *_ in groups[_USER]],
-        by_day=[DayStatistics(day, n, e, d) for _, n, e, d, _, _, day, *_ in reversed(groups[_DATE])],
+        by_day=[
+            DayStatistics(days.dates[day - 1], n, e, d)
+            for _, n, e, d, _, _, day, *_ in reversed(groups[_DATE])
+            if day
+        ],
     )  # fmt: skip
+
+
+def _days(connection: Connection) -> Days:
+    """The days of the whole archive. Those in which the reader may see nothing have no row in the answer."""
+    row = connection.execute(b"SELECT pg_catalog.min(sent_at), pg_catalog.max(sent_at) FROM messages").fetchone()
+    return days_between(*row) if row and row[0] else Days([], [])
 
 
 def _counted(part: CountedPart) -> str:
@@ -125,7 +141,7 @@ def _counted(part: CountedPart) -> str:
         " pg_catalog.min(sent_at) AS first,"
         f"  pg_catalog.max(sent_at) AS last FROM messages {part.where('sent_at')}"
         f"  GROUP BY GROUPING SETS ((), (chat_id), (user_id), ({_DAY})))"
-        " SELECT g, NULL::text, n, edited, deleted, first, last, NULL::date,"
+        " SELECT g, NULL::text, n, edited, deleted, first, last, NULL::int4,"
         f"  (SELECT count(*) FROM c WHERE g = {_CHAT}),"
         f"  (SELECT count(*) FROM c WHERE g = {_USER} AND user_id IS NOT NULL), coalesce(versions, 0)"
         f"  FROM c WHERE g = {_ALL}"
@@ -157,13 +173,14 @@ def _kept(part: CountedPart) -> str:
         f"WITH c AS MATERIALIZED (SELECT * FROM chat_user_counts {chats}),"
         f" by_chat AS (SELECT chat_id, {sums} FROM c GROUP BY chat_id),"
         f" by_user AS (SELECT user_id, {sums} FROM c WHERE user_id <> '' GROUP BY user_id)"
-        f" SELECT {_ALL}, NULL::text, {', '.join(map(total.format, columns))}, {first}, {last}, NULL::date,"
+        f" SELECT {_ALL}, NULL::text, {', '.join(map(total.format, columns))}, {first}, {last}, NULL::int4,"
         f"  (SELECT count(*) FROM by_chat), (SELECT count(*) FROM by_user), {total.format('versions')} FROM c"
         f" UNION ALL SELECT {_CHAT}, t.*, NULL, {newest.format('chat_id')}, NULL, 0, 0, 0"
         f"  FROM (SELECT * FROM by_chat ORDER BY messages DESC, chat_id LIMIT {_TOP}) AS t"
         f" UNION ALL SELECT {_USER}, t.*, NULL, {newest.format('user_id')}, NULL, 0, 0, 0"
         f"  FROM (SELECT * FROM by_user ORDER BY messages DESC, user_id LIMIT {_TOP}) AS t"
-        f" UNION ALL (SELECT {_DATE}, NULL, {sums}, NULL, NULL, (hour AT TIME ZONE 'UTC')::date AS day, 0, 0, 0"
+        f" UNION ALL (SELECT {_DATE}, NULL, {sums}, NULL, NULL,"
+        f"  pg_catalog.width_bucket(hour, {_STARTS}) AS day, 0, 0, 0"
         f"  FROM chat_hour_counts {chats or f'WHERE hour >= ({_NEWEST_DAYS})'}"
         f"  GROUP BY day ORDER BY day DESC LIMIT {_DAYS})"
     )

@@ -187,7 +187,7 @@ class UserStatistics:
 
 @dataclass(frozen=True, slots=True)
 class DayStatistics:
-    """A day (UTC) and the messages that were sent on it."""
+    """A day of the reader's zone and the messages that were sent on it."""
 
     day: date
     messages: int

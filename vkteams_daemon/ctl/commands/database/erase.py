@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _UNREACHED = (
     "backups, and exports that were made before",
     "the server's own files, until `vkteamsctl database maintenance` has run and the write-ahead log is recycled",
+    "the audit of page and MCP server, which names who has asked for what, until access.audit_retention ends",
     "what others say of the person in words of their own",
     "the ids, which stay as keys: on many installations the id of a person is an e-mail address",
 )

@@ -68,7 +68,7 @@ def _show(screen: Screen, s: Statistics) -> None:
         screen, ("author", *head),
         [(u.name or u.user_id, u.messages, u.edited, u.deleted) for u in s.authors],
     )  # fmt: skip
-    _chart(screen, ("day (UTC)", *head), [(d.day.isoformat(), d.messages, d.edited, d.deleted) for d in s.days])
+    _chart(screen, ("day", *head), [(d.day.isoformat(), d.messages, d.edited, d.deleted) for d in s.days])
     if s.tables:
         rows: list[tuple[Any, ...]] = [("database", None, None, s.sizes["database"])]
         for table in s.tables:
