@@ -107,6 +107,7 @@ def test_an_instance_takes_its_token_from_systemd(systemd: Service) -> None:
     made.done("install -m 600 /dev/stdin /etc/vkteams/sales.token", stdin=f"{TOKEN}\n")
     made.done("systemctl stop vkteamsd && systemctl start vkteamsd@sales")
     assert _property(made, "MainPID", "vkteamsd@sales") == str(systemd.pid("sales"))
+    assert made.done("stat -c '%a %U %G' /run/vkteams/sales/postgresql").strip() == "2750 _vkteams vkteams-readers"
     systemd.say("для продаж")
     systemd.wait_archived("для продаж", "продаж", options="--instance sales")
 

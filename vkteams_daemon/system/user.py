@@ -17,10 +17,10 @@ import errno
 import grp
 import os
 import pwd
+import secrets
 import signal
 import stat
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -339,11 +339,14 @@ def _make_and_rename(directory: Path, mode: int, uid: int, gid: int) -> None:
     """Make the directory under another name and rename it: no process ever sees it with the wrong owner or mode."""
     if (inherited := _inherited_group(directory)) is not None:
         mode, gid = mode | stat.S_ISGID, inherited
-    fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    fresh = directory.parent / f".{directory.name}.{secrets.token_hex(8)}"
+    fresh.mkdir(mode & 0o777)
     try:
         if (fresh.stat().st_uid, fresh.stat().st_gid) != (uid, gid):
             os.chown(fresh, uid, gid, follow_symlinks=False)
-        fresh.chmod(mode)
+        # systemd's RestrictSUIDSGID= refuses to set the bit, which a new directory inherits by itself.
+        if stat.S_IMODE(fresh.stat().st_mode) != mode:
+            fresh.chmod(mode)
         fresh.rename(directory)
     except OSError:
         fresh.rmdir()
