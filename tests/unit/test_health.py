@@ -57,14 +57,14 @@ def test_health_of_each_state(config: Config, held: ExitStack, state: str, word:
 
 
 def test_gap_names_events_that_wait_in_the_spool(config: Config) -> None:
-    assert status_file.read_gap(config.status_file) is None, "no file"
+    assert status_file.read_backlog(config.status_file) is None, "no file"
     config.status_file.write_bytes(b"{")
-    assert status_file.read_gap(config.status_file) is None, "no status file"
+    assert status_file.read_backlog(config.status_file) is None, "no status file"
     _write(config)
-    assert status_file.read_gap(config.status_file) is None
+    assert status_file.read_backlog(config.status_file) is None
     _write(config, spool=status_file.Spool(events=1))
-    assert status_file.read_gap(config.status_file) == "1 event waits in the daemon's spool and cannot be found yet"
-    assert status_file.read_gap(config.status_file, restricted=True) is None
+    assert status_file.read_backlog(config.status_file) == "1 event waits in the daemon's spool and cannot be found yet"
+    assert status_file.read_backlog(config.status_file, restricted=True) is None
 
 
 def test_without_files_the_daemon_is_not_running(config: Config) -> None:

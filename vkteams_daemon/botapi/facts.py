@@ -1,4 +1,4 @@
-"""Derives facts about chats, users, messages and members from an event. Only this module knows the payloads' shapes.
+"""Derives facts about chats, users, messages and members from the payload of an event.
 
 `derive` is a pure function of type, payload and arrival, so that all facts can be derived again from stored events. It
 ignores values of a wrong type. An event is `Unreadable` only if it lacks a field that it needs.
@@ -63,7 +63,7 @@ class MessageFact(Struct, frozen=True, gc=False):
         at: the arrival of the event.
         sent_at: the message's own time, or `at`.
         content: set by newMessage, editedMessage and pinnedMessage; otherwise None.
-        quoted: the content is the copy in a pinnedMessage. It fills a gap, and never makes a version.
+        quoted: the content is the copy in a pinnedMessage. It fills in what is missing, and never makes a version.
     """
 
     chat_id: str

@@ -33,7 +33,7 @@ def outage_loop(
     pulse: Pulse,
     interval: float = INTERVAL,
 ) -> None:
-    """Note the polls until `stopping` is set. Without the database the next note tells of the same polls.
+    """Note the polls until `stopping` is set. If the database does not answer, the next note covers the same polls.
 
     The daemon does not wait for this thread when it stops.
 

@@ -64,7 +64,7 @@ class QueryServer:
                 with self._listen() as listener:
                     self._answer_all(listener, stopping)
             except OSError as error:
-                log.info("questions load their models themselves: %s cannot be used: %s", self._file, error)
+                log.info("searches load the models themselves: %s cannot be used: %s", self._file, error)
                 stopping.wait(RETRY_INTERVAL)
         with contextlib.suppress(OSError):
             self._file.unlink()

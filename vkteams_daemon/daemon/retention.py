@@ -24,8 +24,8 @@ from vkteams_daemon.store.rebuild import erasure
 log = logging.getLogger(__name__)
 
 DAY = 86400.0
-REPRIEVE = DAY  # seconds from such a reload to the first erasure
-SHARES = 24  # an age of less than so many days is applied this often within the age
+REPRIEVE = DAY  # seconds from a reload that sets or shortens the age to the first erasure by it
+SHARES = 24  # an age of fewer than 24 days is applied 24 times within its own length, a longer age once a day
 RETRY_INTERVAL = 3600.0  # seconds after a failure, or if other sessions have locked some of the rows
 CHECK_INTERVAL = 10.0  # seconds between two checks whether an erasure is due, or the configured age has changed
 BATCH_LIMIT = 300.0  # seconds after which a batch of the erasure, or the count before it, is overdue

@@ -27,7 +27,7 @@ def refill_loop(
     pulse: Pulse,
     interval: float = INTERVAL,
 ) -> None:
-    """Make them until every message has new terms; after an error of the database, try again.
+    """Make index terms until every message has new ones; after an error of the database, try again.
 
     A batch is followed by a pause of the same length, so that the writer and searches keep half of the server.
 

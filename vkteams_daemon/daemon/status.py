@@ -72,7 +72,7 @@ class Spool(msgspec.Struct, kw_only=True):
     last_error: str | None = None
 
     @property
-    def gap(self) -> str | None:
+    def backlog(self) -> str | None:
         """One sentence on what the archive does not have yet; None if nothing waits."""
         if not self.events:
             return None
@@ -196,7 +196,7 @@ def write(status: Status, path: Path, *, group: int | None = None) -> None:
         raise CannotCreate(f"{path}: the status file cannot be written: {error.strerror}") from error
 
 
-def read_gap(path: Path, *, restricted: bool = False) -> str | None:
+def read_backlog(path: Path, *, restricted: bool = False) -> str | None:
     """One sentence on what the daemon of this status file has received and the archive does not have yet, or None.
 
     Args:
@@ -211,7 +211,7 @@ def read_gap(path: Path, *, restricted: bool = False) -> str | None:
     if status is None:
         return None
     if not restricted:
-        return status.spool.gap
+        return status.spool.backlog
     down = status.database.state == "down"
     return "the daemon cannot reach its database, so the newest messages may be missing" if down else None
 

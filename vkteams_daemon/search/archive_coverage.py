@@ -28,8 +28,8 @@ _IN_PERIODS = (
 def coverage(connection: Connection, scope: Scope) -> Coverage:
     """The coverage of the archive, or of the chats of the scope; for a confined reader of what they may see.
 
-    A gap whose chats are unknown is told to every reader: it concerns every chat. Of a gap only the times are told, and
-    not those before the scope's `since`.
+    A gap whose chats are unknown is reported to every reader, because it concerns every chat. Of a gap a reader learns
+    only the times, and not those before the scope's `since`.
     """
     chats = None if scope.chat_ids is None else sorted(scope.chat_ids)
     begin = (scope.since if scope.confined else None) or _ALWAYS

@@ -145,8 +145,8 @@ def _daemon(health: DaemonHealth, problems: list[str]) -> dict[str, Any]:
 def _spool(config: Config, health: DaemonHealth, problems: list[str]) -> dict[str, Any]:
     """What waits in the spool, as the daemon says, and the spools that were put aside."""
     spool = health.status.spool if health.status else Spool()
-    if spool.gap:
-        problems.append(f"spool: {spool.gap}")
+    if spool.backlog:
+        problems.append(f"spool: {spool.backlog}")
     if spool.last_error:
         problems.append(f"spool: {spool.last_error}")
     aside = sorted(str(path) for path in config.state_dir.glob("*.spool.aside-*"))

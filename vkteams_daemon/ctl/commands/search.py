@@ -12,7 +12,7 @@ from vkteams_daemon.ctl import argument_types, filters, hits_view, short_cursors
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_archive
 from vkteams_daemon.ctl.output import Answer
-from vkteams_daemon.daemon.status import read_gap
+from vkteams_daemon.daemon.status import read_backlog
 from vkteams_daemon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def search(args: argparse.Namespace, config: Config, query: str, mode: Mode) -> 
             deleted=args.deleted,
         )
     result = replace(result, named=named)
-    if gap := read_gap(config.status_file):
-        result = replace(result, coverage=replace(result.coverage, gaps=(*result.coverage.gaps, gap)))
+    if backlog := read_backlog(config.status_file):
+        result = replace(result, coverage=replace(result.coverage, gaps=(*result.coverage.gaps, backlog)))
     return Answer(
         result,
         lambda screen: hits_view.show(screen, result, args, config),

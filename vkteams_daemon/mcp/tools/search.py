@@ -11,7 +11,7 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import AfterValidator, Field
 
-from vkteams_daemon.daemon.status import read_gap
+from vkteams_daemon.daemon.status import read_backlog
 from vkteams_daemon.mcp import transcript
 from vkteams_daemon.mcp.answers import Transcript
 from vkteams_daemon.mcp.archive_reader import Reader
@@ -163,5 +163,5 @@ def _fit(hits: list[Hit], budget: TokenBudget) -> list[Hit]:
 
 def _visible_coverage(reader: Reader, coverage: Coverage) -> Coverage:
     """The coverage, with what waits in the daemon's spool."""
-    gap = read_gap(reader.config.status_file, restricted=reader.access.restricted)
-    return replace(coverage, gaps=(*coverage.gaps, gap)) if gap else coverage
+    backlog = read_backlog(reader.config.status_file, restricted=reader.access.restricted)
+    return replace(coverage, gaps=(*coverage.gaps, backlog)) if backlog else coverage

@@ -159,7 +159,7 @@ def topic(connection: Connection, hits: Sequence[Hit], scope: Scope, budget: Tok
         if middle is None:
             continue
         linked = thread(connection, *hit.key, scope)
-        near = neighbours(connection, middle, scope, each_way=_EACH_WAY, gap=_SILENCE)
+        near = neighbours(connection, middle, scope, each_way=_EACH_WAY, silence=_SILENCE)
         _join(groups, _Group(hit.chat_id, _distinct([middle, *linked, *near])), hits)
     # All hits take their place before the messages around them.
     for matching in (True, False):

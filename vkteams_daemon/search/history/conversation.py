@@ -64,7 +64,7 @@ def neighbours(
     scope: Scope,
     *,
     each_way: int,
-    gap: timedelta | None = None,
+    silence: timedelta | None = None,
 ) -> list[ArchivedMessage]:
     """The messages of the chat just before and just after this one, nearest first.
 
@@ -73,7 +73,7 @@ def neighbours(
         middle: the message itself; it is left out.
         scope: which messages may be seen.
         each_way: most messages before, and most after.
-        gap: a silence longer than this ends the conversation; None for no such end.
+        silence: a longer silence ends the conversation; None for no such end.
     """
     messages: list[ArchivedMessage] = []
     for order, comparison in (("DESC", "<"), ("ASC", ">")):
@@ -92,7 +92,7 @@ def neighbours(
             },
         )
         side.sort(key=lambda message: (message.sent_at, message.msg_id), reverse=order == "DESC")
-        messages += _until_silence(middle, side, gap)
+        messages += _until_silence(middle, side, silence)
     return sorted(messages, key=lambda message: abs(message.sent_at - middle.sent_at))
 
 
@@ -151,11 +151,11 @@ def _threads(connection: Connection, linked: Sequence[ArchivedMessage], scope: S
 
 
 def _until_silence(
-    middle: ArchivedMessage, side: Sequence[ArchivedMessage], gap: timedelta | None
+    middle: ArchivedMessage, side: Sequence[ArchivedMessage], silence: timedelta | None
 ) -> list[ArchivedMessage]:
     last = middle.sent_at
     for count, message in enumerate(side):
-        if gap is not None and abs(message.sent_at - last) > gap:
+        if silence is not None and abs(message.sent_at - last) > silence:
             return list(side[:count])
         last = message.sent_at
     return list(side)
