@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
 
 from hypothesis import settings
+
+from vkteams_daemon.system import garbage
 
 pytest_plugins = [
     "tests.harness.scale",
@@ -37,3 +40,11 @@ time.tzset()
 
 # A shell that starts the tests in the background ignores Ctrl-C for them, and so for every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+garbage.collect_rarely()
+
+
+def pytest_collection_finish() -> None:
+    """Exempt a million objects that stay until the end: the program collects after each attempt that fails."""
+    gc.collect()
+    garbage.exempt_present()
