@@ -52,7 +52,7 @@ from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.rebuild import replay
 from vkteams_daemon.system import text as texts
 from vkteams_daemon.system.redaction import Secrets
-from vkteams_daemon.system.slots import SlotFile
+from vkteams_daemon.system.slot_file import SlotFile
 
 BOT = "1000000001"
 

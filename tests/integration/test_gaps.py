@@ -25,7 +25,7 @@ from vkteams_daemon.store.admin import cursors
 from vkteams_daemon.store.gaps import RESTARTED, Gap, Missing, Polls
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.schema import migrate
-from vkteams_daemon.system.slots import SlotFile
+from vkteams_daemon.system.slot_file import SlotFile
 
 BOT = "1000000001"
 _LATER = datetime.now(UTC) + timedelta(days=1)

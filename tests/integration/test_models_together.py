@@ -17,8 +17,8 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.status import Status
 from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.daemon.workers.pool import WorkerPool
-from vkteams_daemon.daemon.workers.turns import take_turns
 from vkteams_daemon.daemon.workers.worker import Worker
+from vkteams_daemon.daemon.workers.worker_loop import take_turns
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.model import Chunk, Model

@@ -15,7 +15,7 @@ from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.oracle import Oracle
 from tests.harness.talk import ANNA, OPS, Talk
 from tests.harness.waiting import until
-from vkteams_daemon.daemon.workers.turns import take_turns
+from vkteams_daemon.daemon.workers.worker_loop import take_turns
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.errors import SchemaNewer, VkTeamsError
 from vkteams_daemon.simulator import Simulator

@@ -23,7 +23,7 @@ from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.derive import projection
 from vkteams_daemon.store.rebuild import search_terms
-from vkteams_daemon.store.words import searched
+from vkteams_daemon.store.words import searched_texts
 
 
 @pytest.fixture
@@ -183,13 +183,13 @@ def test_refill_that_is_stopped_goes_on_later(talk: Talk) -> None:
     with talk.connection() as connection:
         assert search_terms.refill(connection, pause=lambda: True) == 300
         assert search_terms.refill(connection) == 0
-    assert talk.rows("SELECT DISTINCT search_version FROM messages") == [(searched.VERSION,)]
+    assert talk.rows("SELECT DISTINCT search_version FROM messages") == [(searched_texts.VERSION,)]
 
 
 def test_the_index_of_old_terms_has_the_version_of_the_code(talk: Talk) -> None:
     """A migration replaces the index whenever the version is raised."""
     bound = "SELECT pg_get_expr(indpred, indrelid) FROM pg_index WHERE indexrelid = 'messages_search_version'::regclass"
-    assert talk.rows(bound) == [(f"(search_version < {searched.VERSION})",)]
+    assert talk.rows(bound) == [(f"(search_version < {searched_texts.VERSION})",)]
 
 
 def test_upgrade_keeps_messages_searchable(empty_database_url: str) -> None:

@@ -12,8 +12,8 @@ from tests.harness.embedding import Chat, WatchedModel
 from tests.harness.models import write_encoder
 from tests.harness.waiting import until
 from vkteams_daemon.daemon.workers import worker
-from vkteams_daemon.daemon.workers.turns import take_turns
 from vkteams_daemon.daemon.workers.worker import Stopped
+from vkteams_daemon.daemon.workers.worker_loop import take_turns
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.model import Chunk, Model

@@ -19,7 +19,7 @@ from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.status import new as new_status
-from vkteams_daemon.daemon.workers import pool, turns
+from vkteams_daemon.daemon.workers import pool, worker_loop
 from vkteams_daemon.daemon.workers import worker_stats as counting
 from vkteams_daemon.daemon.workers.pool import WorkerPool
 from vkteams_daemon.daemon.workers.worker import Worker
@@ -49,14 +49,14 @@ def fragile(tiny_model_dir: Path) -> WatchedModel:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers try again soon."""
-    monkeypatch.setattr(turns, "BACKOFF_MAX", 0.05)
+    monkeypatch.setattr(worker_loop, "BACKOFF_MAX", 0.05)
 
 
 @contextlib.contextmanager
 def running(worker: Worker, stop: threading.Event) -> Iterator[threading.Thread]:
     """The worker at its loop, in a thread; afterwards it is stopped."""
     wake = threading.Event()
-    thread = threading.Thread(target=turns.take_turns, args=([worker], wake, 0.05, stop))
+    thread = threading.Thread(target=worker_loop.take_turns, args=([worker], wake, 0.05, stop))
     thread.start()
     try:
         yield thread
@@ -290,7 +290,7 @@ class _Clock(threading.Event):
 
 def test_a_thousand_failures_make_no_wait_longer_than_the_longest(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, attempts = _Clock(), 0
-    monkeypatch.setattr(turns, "time", clock)
+    monkeypatch.setattr(worker_loop, "time", clock)
     monkeypatch.setattr(gc, "collect", lambda: 0)  # a thousand times all objects of the test process
 
     def load(failed: Model | None) -> Model:
@@ -301,10 +301,10 @@ def test_a_thousand_failures_make_no_wait_longer_than_the_longest(monkeypatch: p
         raise ModelError("there is none")
 
     worker = Worker(Database(Config()), load, WorkerStats(), stop=clock)
-    turns.take_turns([worker], threading.Event(), 1.0, clock)
+    worker_loop.take_turns([worker], threading.Event(), 1.0, clock)
     assert attempts == 1100
-    assert max(clock.waits) <= turns.BACKOFF_MAX
-    assert clock.now > 1000 * turns.BACKOFF_MAX / 2
+    assert max(clock.waits) <= worker_loop.BACKOFF_MAX
+    assert clock.now > 1000 * worker_loop.BACKOFF_MAX / 2
 
 
 def test_workers_whose_model_could_not_be_read_start_later(

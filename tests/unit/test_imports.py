@@ -38,8 +38,8 @@ _STORE = {"connections", "bulk", "connection_profiles", "blockers"}
 INSIDE = {
     "store": {
         "database_url": set(),
-        "refusal": set(),
-        "connections": {"database_url", "refusal"},
+        "connection_refusal": set(),
+        "connections": {"database_url", "connection_refusal"},
         "bulk": {"connections"},
         "connection_profiles": {"connections"},
         "blockers": {"connections", "bundled"},

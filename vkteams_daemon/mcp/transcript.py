@@ -21,8 +21,8 @@ from itertools import groupby
 from vkteams_daemon import times
 from vkteams_daemon.search.history.token_budget import tokens
 from vkteams_daemon.search.messages import ArchivedMessage, Quote, titled
-from vkteams_daemon.search.reference import reference
 from vkteams_daemon.search.results import Hit
+from vkteams_daemon.search.short_reference import reference
 from vkteams_daemon.system.text import visible
 
 _MAX_QUOTE = 300  # characters of a quote

@@ -9,7 +9,7 @@ from vkteams_daemon.search.results import Coverage
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.embedding_models import active_models
-from vkteams_daemon.store.words import searched
+from vkteams_daemon.store.words import searched_texts
 from vkteams_daemon.store.words.lexicon import CUT
 
 _ALWAYS = datetime.min.replace(tzinfo=UTC)
@@ -82,7 +82,8 @@ def _not_searched(connection: Connection, scope: Scope) -> list[str]:
     """What search by words does not find although it is there, as sentences."""
     visible = scope.population if scope.confined else Scope(scope.chat_ids)
     row = connection.execute(
-        f"SELECT (SELECT count(*) FROM messages m WHERE m.search_version < {searched.VERSION} AND {visible.condition}),"
+        f"SELECT (SELECT count(*) FROM messages m WHERE m.search_version < {searched_texts.VERSION}"
+        f" AND {visible.condition}),"
         f" (SELECT count(*) FROM messages m WHERE m.search @@ %(cut)s::tsquery AND {visible.condition})".encode(),
         {**visible.parameters, "cut": f"'{CUT}'"},
         prepare=False,

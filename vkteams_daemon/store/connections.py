@@ -16,7 +16,7 @@ from psycopg.pq import Format
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from vkteams_daemon.errors import CannotWrite, ConfigError, DatabaseUnavailable, SchemaError, StoreError
-from vkteams_daemon.store import database_url, refusal
+from vkteams_daemon.store import connection_refusal, database_url
 from vkteams_daemon.system.user import Owner
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -89,7 +89,7 @@ def connect(conninfo: str, prepare: Callable[[Connection], None] | None, owner: 
         try:
             connection = psycopg.connect(conninfo, autocommit=True)
         except psycopg.OperationalError as error:
-            error.sqlstate = error.sqlstate or refusal.sqlstate(conninfo)
+            error.sqlstate = error.sqlstate or connection_refusal.sqlstate(conninfo)
             raise
     try:
         if prepare:

@@ -15,7 +15,7 @@ from vkteams_daemon.search.messages import ArchivedMessage
 from vkteams_daemon.search.results import Coverage, Hit, SearchResult
 from vkteams_daemon.search.scope import KINDS, Kind
 from vkteams_daemon.web.language import Language
-from vkteams_daemon.web.notes import note_in
+from vkteams_daemon.web.note_translation import note_in
 
 PAGE = 20  # hits of the first page, and of each further one
 MAX_HITS = 500

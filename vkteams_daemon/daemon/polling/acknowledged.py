@@ -3,7 +3,7 @@
 It is written before a cursor is sent for the first time. So after a crash it is never behind what was acknowledged. If
 the file cannot be written or read, the daemon goes on. Then it does not notice a database that goes back.
 
-The file has two slots (`system/slots.py`), because it is written for each move of the cursor. The content is JSON.
+The file has two slots (`system/slot_file.py`), because it is written for each move of the cursor. The content is JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import quote
 import msgspec
 
 from vkteams_daemon.store.gaps import Missing, Polls, Position
-from vkteams_daemon.system.slots import SlotFile
+from vkteams_daemon.system.slot_file import SlotFile
 
 log = logging.getLogger(__name__)
 

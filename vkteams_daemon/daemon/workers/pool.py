@@ -110,8 +110,8 @@ class WorkerPool:
             self._stats = {"": WorkerStats(observe=self._observe)}
             log.info("no model is installed: messages are kept without vectors (vkteamsctl model install)")
             return
-        from vkteams_daemon.daemon.workers.turns import take_turns
         from vkteams_daemon.daemon.workers.worker import Worker
+        from vkteams_daemon.daemon.workers.worker_loop import take_turns
 
         if not self._stats.keys() >= set(names):
             self._stats = {name: WorkerStats(model=name, observe=self._observe) for name in names}

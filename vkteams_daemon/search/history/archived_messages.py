@@ -10,7 +10,7 @@ from typing import Any
 from vkteams_daemon.botapi import message_parts
 from vkteams_daemon.botapi.message_parts import QuotedMessage
 from vkteams_daemon.errors import NotFound, UsageError
-from vkteams_daemon.search import reference
+from vkteams_daemon.search import short_reference
 from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageVersion, Quote
 from vkteams_daemon.search.names import names
 from vkteams_daemon.search.scope import Scope
@@ -49,7 +49,7 @@ def find_message(connection: Connection, text: str, scope: Scope) -> MessageKey:
     try:
         return chat_of(connection, text, scope), text
     except NotFound:
-        day = reference.day_of(text)
+        day = short_reference.day_of(text)
         if day is None:
             raise
     rows = connection.execute(
@@ -58,7 +58,7 @@ def find_message(connection: Connection, text: str, scope: Scope) -> MessageKey:
         {**scope.parameters, "day": day, "next_day": day + timedelta(days=1)},
         prepare=False,
     )
-    found = [(chat_id, msg_id) for chat_id, msg_id in rows if reference.is_of(text, chat_id, msg_id)]
+    found = [(chat_id, msg_id) for chat_id, msg_id in rows if short_reference.is_of(text, chat_id, msg_id)]
     if not found:
         raise NotFound(f"the archive has no message {text}")
     if len(found) > 1:

@@ -23,7 +23,7 @@ CANDIDATES = 1000
 """How many of the newest matches are ranked."""
 
 # A message's own words, those that it repeats, those that it forwards; so an original ranks before its copies. The
-# server's order is D, C, B, A (store.words.searched).
+# server's order is D, C, B, A (store.words.searched_texts).
 _WEIGHTS = "'{1.0, 0.5, 0.25, 1.0}'::float4[]"
 
 _BEST_FIRST = "score DESC, sent_at DESC, chat_id, msg_id"

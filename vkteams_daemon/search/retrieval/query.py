@@ -214,7 +214,7 @@ def lexemes_in(tsquery: str) -> list[str]:
 
 
 def own_words(tsquery: str) -> str:
-    """The same tsquery for a message's own words alone (weight D, see `store.words.searched`)."""
+    """The same tsquery for a message's own words alone (weight D, see `store.words.searched_texts`)."""
     return _LEXEME.sub(r"\g<0>:D", tsquery)
 
 

@@ -30,7 +30,7 @@ from vkteams_daemon.store.derive.message_fold import (
     versions_needed_since,
 )
 from vkteams_daemon.store.derive.people import People
-from vkteams_daemon.store.words import searched
+from vkteams_daemon.store.words import searched_texts
 from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, search_vector
 
 Key = tuple[str, str]  # chat_id, msg_id
@@ -240,7 +240,7 @@ class SearchTerms:
 
     def __init__(self, lexicon: Lexicon) -> None:
         self._lexicon = lexicon
-        self._texts: dict[str, searched.Texts] = {}  # of contents that are a text alone
+        self._texts: dict[str, searched_texts.Texts] = {}  # of contents that are a text alone
         self._words: set[str] = set()
         self._lexemes = Lexemes()
 
@@ -257,12 +257,12 @@ class SearchTerms:
         """The tsvector of a message whose content was added."""
         return search_vector(self._texts_of(message), self._lexemes)
 
-    def _texts_of(self, content: Content | Message) -> searched.Texts:
+    def _texts_of(self, content: Content | Message) -> searched_texts.Texts:
         if content.text is None or content.parts is not None or content.format is not None:
-            return searched.texts(content.text, content.parts, content.format)
+            return searched_texts.texts(content.text, content.parts, content.format)
         texts = self._texts.get(content.text)
         if texts is None:
-            texts = self._texts[content.text] = searched.texts(content.text, None, None)
+            texts = self._texts[content.text] = searched_texts.texts(content.text, None, None)
         return texts
 
 
@@ -362,7 +362,7 @@ def save_messages(
         for message in new:
             row = message.row
             counts.add(row)
-            yield (*row, terms.vector(message), searched.VERSION)
+            yield (*row, terms.vector(message), searched_texts.VERSION)
             if message.earlier:
                 versions.extend(message.version_rows)
             if message.to_embed:
@@ -377,7 +377,7 @@ def save_messages(
         if message.stored_row is not None:
             counts.add(message.stored_row, -1)
     terms.learn(connection)
-    changed = [(*m.row, terms.vector(m), searched.VERSION) for m in to_update]
+    changed = [(*m.row, terms.vector(m), searched_texts.VERSION) for m in to_update]
     # COPY refuses a stored key, but nobody else can add one now: other transactions wait for the locks of the chats.
     if copy:
         MESSAGES.copy(connection, "messages", rows(), json=_to_json)

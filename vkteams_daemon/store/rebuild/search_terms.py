@@ -13,13 +13,13 @@ from vkteams_daemon.store import schema
 from vkteams_daemon.store.bulk import ColumnSet
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
-from vkteams_daemon.store.words import searched
+from vkteams_daemon.store.words import searched_texts
 from vkteams_daemon.store.words.lexicon import Lexicon, search_vector, words_of
 
 Progress = Callable[[int, int], None]  # called with the messages done so far, and their total
 
 _BATCH = 200
-_OLD = f"search_version < {searched.VERSION}"
+_OLD = f"search_version < {searched_texts.VERSION}"
 _PAGE = (
     f"SELECT sent_at, chat_id, msg_id FROM messages WHERE {_OLD} AND (sent_at, chat_id, msg_id) < (%s, %s, %s)"
     f" ORDER BY sent_at DESC, chat_id DESC, msg_id DESC LIMIT {_BATCH}"
@@ -31,8 +31,8 @@ _LOCK = (
 )
 _ROWS = ColumnSet((("chat_id", "text"), ("msg_id", "text"), ("search", "tsvector")))
 _UPDATE = (
-    f"UPDATE messages m SET search = i.search, search_version = {searched.VERSION} FROM (SELECT * FROM {{incoming}})"
-    " AS i WHERE m.chat_id = i.chat_id AND m.msg_id = i.msg_id"
+    f"UPDATE messages m SET search = i.search, search_version = {searched_texts.VERSION}"
+    " FROM (SELECT * FROM {incoming}) AS i WHERE m.chat_id = i.chat_id AND m.msg_id = i.msg_id"
 )
 
 
@@ -76,7 +76,7 @@ def _fill(connection: Connection, lexicon: Lexicon, keys: list[tuple[str, str]])
         if not unlocked:
             return 0
         rows = projection.KEYS.execute(connection, _LOCK, unlocked).fetchall()
-        texts = {(chat_id, msg_id): searched.texts(*content) for chat_id, msg_id, *content in rows}
+        texts = {(chat_id, msg_id): searched_texts.texts(*content) for chat_id, msg_id, *content in rows}
         lexemes = lexicon.lexemes(connection, set().union(*map(words_of, texts.values())))
         if texts:
             _ROWS.execute(connection, _UPDATE, [(*key, search_vector(each, lexemes)) for key, each in texts.items()])

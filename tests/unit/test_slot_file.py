@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vkteams_daemon.system.slots import MIN_SLOT, SlotFile
+from vkteams_daemon.system.slot_file import MIN_SLOT, SlotFile
 
 
 def content(path: Path) -> bytes | None:
