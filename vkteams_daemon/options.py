@@ -245,6 +245,14 @@ class Mcp(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hosts: Annotated[
         tuple[str, ...], _option("Host names that HTTP clients may use for the server, besides its own address.")
     ] = ()
+    url: Annotated[
+        str,
+        _option(
+            "Address of the server over HTTP for clients; with oidc.issuer they sign their person in there.",
+            form="an http:// or https:// URL without a query", pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?\Z",
+        ),
+    ] = ""  # fmt: skip
+    audience: Annotated[str, _option("Audience that the issuer's access tokens must have; empty: mcp.url.")] = ""
     metrics: Annotated[
         str,
         _option(
@@ -294,7 +302,7 @@ class Web(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Oidc(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Signing in to the page by OpenID Connect."""
+    """Signing in by OpenID Connect, to the page and to the MCP server over HTTP."""
 
     issuer: Annotated[
         str,

@@ -47,7 +47,7 @@ WRONG = {
     "daemon.user": "nosuch", "daemon.metrics": "hidden", "storage.retention": "hidden", "database.url": "mysql://anna/b",
     "database.url_file": "/nonexistent", "search.timezone": "hidden", "access.roster_max_age": "hidden",
     "access.audit_retention": "hidden",
-    "api.retention": "hidden", "database.read_url": "mysql://anna/b", "mcp.metrics": "hidden",
+    "api.retention": "hidden", "database.read_url": "mysql://anna/b", "mcp.metrics": "hidden", "mcp.url": "hidden",
     "web.url": "hidden", "web.message_link": "hidden", "web.user_header": "no header",
     "oidc.issuer": "hidden",
 }  # fmt: skip
@@ -55,7 +55,7 @@ WRONG = {
 ANY_TEXT = {
     "api.token", "daemon.runtime_dir", "daemon.state_dir", "daemon.pid_file", "daemon.status_file", "daemon.log_file",
     "embedding.models_dir", "mcp.tokens_file", "oidc.client_id", "oidc.client_secret_file", "oidc.claim",
-    "oidc.users_file", "access.audit_dir",
+    "oidc.users_file", "access.audit_dir", "mcp.audience",
 }  # fmt: skip
 ENVIRONMENT = {
     "HTTPS_PROXY": SOCKS, "https_proxy": SOCKS, "ALL_PROXY": SOCKS, "all_proxy": "ftp://anna:hidden@x:1",

@@ -16,10 +16,11 @@ from joserfc.jwk import KeySet, RSAKey
 
 from vkteams_daemon.errors import ConfigError, PermissionRefused
 from vkteams_daemon.options import Oidc
+from vkteams_daemon.serving.issuer import SignInRefused
 from vkteams_daemon.web import attempt_limit
 from vkteams_daemon.web.attempt_limit import AttemptLimit
 from vkteams_daemon.web.cookies import local_path
-from vkteams_daemon.web.oidc import SignIn, SignInRefused
+from vkteams_daemon.web.oidc import SignIn
 
 ISSUER = "https://sso.corp.example"
 KEY = RSAKey.generate_key(2048, {"kid": "one"})
@@ -28,8 +29,8 @@ OTHER = RSAKey.generate_key(2048, {"kid": "one"})
 
 def _sign_in(**options: Any) -> SignIn:
     made = SignIn(Oidc(issuer=ISSUER, client_id="page", **options), "https://archive.corp.example")
-    made._metadata = (time.monotonic(), {"issuer": ISSUER, "jwks_uri": "https://sso.corp.example/keys"})
-    made._keys = (time.monotonic(), KeySet([KEY]))
+    made.issuer._metadata = (time.monotonic(), {"issuer": ISSUER, "jwks_uri": "https://sso.corp.example/keys"})
+    made.issuer._keys = (time.monotonic(), KeySet([KEY]))
     return made
 
 
@@ -50,7 +51,7 @@ def _token(claims: dict[str, Any], key: Any = KEY, alg: str = "RS256") -> str:
 
 def test_a_good_token_names_a_person() -> None:
     sign_in = _sign_in()
-    assert sign_in._user(sign_in._claims(_token(_claims()), "n")) == "p.petrov@corp.example"
+    assert sign_in.issuer.user(sign_in._claims(_token(_claims()), "n")) == "p.petrov@corp.example"
 
 
 @pytest.mark.parametrize(
@@ -96,16 +97,16 @@ def test_a_token_of_another_key_or_none_is_refused() -> None:
 def test_a_token_that_names_nobody_is_refused(options: dict[str, Any], changed: dict[str, Any], why: str) -> None:
     sign_in = _sign_in(**options)
     with pytest.raises(SignInRefused, match=why):
-        sign_in._user(_claims(**changed))
+        sign_in.issuer.user(_claims(**changed))
 
 
 def test_options_choose_the_claim_and_the_mapping(tmp_path: Path) -> None:
     users = tmp_path / "users.toml"
     users.write_text('[users]\n"p.petrov@corp.example" = "123456"\n')
     users.chmod(0o644)
-    assert _sign_in(users_file=str(users))._user(_claims()) == "123456"
-    assert _sign_in(claim="vkid")._user(_claims(vkid="Id", email_verified=False)) == "Id"
-    assert _sign_in(require_verified=False)._user(_claims(email_verified=False)) == "p.petrov@corp.example"
+    assert _sign_in(users_file=str(users)).issuer.user(_claims()) == "123456"
+    assert _sign_in(claim="vkid").issuer.user(_claims(vkid="Id", email_verified=False)) == "Id"
+    assert _sign_in(require_verified=False).issuer.user(_claims(email_verified=False)) == "p.petrov@corp.example"
 
 
 @pytest.mark.parametrize(

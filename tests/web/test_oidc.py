@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
+import anyio.to_thread
 import pytest
 import requests
+from mcp import Client
+from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider
+from mcp.client.streamable_http import create_mcp_http_client, streamable_http_client
+from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 
-from tests.harness.mcp import Office
+from tests.harness.mcp import HttpServer, Office, structured
 from tests.harness.waiting import until
 from tests.harness.web import Page, free_port
 
@@ -101,6 +108,20 @@ class Person:
             form = {"prompt": prompt[1], "login": name, "password": "any"}
             answer = self.session.post(action[1], form, allow_redirects=False, timeout=30)
         return answer
+
+    def until_back(self, url: str, name: str, back: str) -> str:
+        """Open an address of the issuer and sign in there; the address that it leads back to."""
+        answer = self.session.get(url, allow_redirects=False, timeout=30)
+        while not answer.headers.get("location", "").startswith(back):
+            if answer.is_redirect:
+                answer = self._follow(answer)
+                continue
+            action = re.search(r'<form[^>]* action="([^"]+)"', answer.text)
+            prompt = re.search(r'name="prompt" value="(\w+)"', answer.text)
+            assert action and prompt, answer.text[:2000]
+            form = {"prompt": prompt[1], "login": name, "password": "any"}
+            answer = self.session.post(action[1], form, allow_redirects=False, timeout=30)
+        return str(answer.headers["location"])
 
     def _follow(self, answer: requests.Response) -> requests.Response:
         address = requests.compat.urljoin(answer.url, answer.headers["location"])  # type: ignore[attr-defined]
@@ -197,3 +218,88 @@ def test_who_signs_in_is_audited_and_no_secret_is_told(signed: tuple[Page, Issue
     said = page.office.said.read_text()
     assert '"who": "p.petrov@corp.example", "client": null, "call": "sign-in"' in said
     assert "a secret of the page" not in said and "code=" not in said
+
+
+class Storage:
+    """What the official MCP client keeps of a sign-in."""
+
+    def __init__(self) -> None:
+        self.tokens: OAuthToken | None = None
+        self.client: OAuthClientInformationFull | None = None
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self.tokens
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self.tokens = tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return self.client
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        self.client = client_info
+
+
+@pytest.fixture(scope="module")
+def mcp_server(
+    signed: tuple[Page, Issuer], page_url: str, tmp_path_factory: pytest.TempPathFactory, models_dir: Path
+) -> Iterator[HttpServer]:
+    """The MCP server that takes the issuer's tokens."""
+    port = free_port()
+    office = Office(tmp_path_factory.mktemp("mcp"), page_url, models_dir)
+    office.configure(mcp={"url": f"http://127.0.0.1:{port}/mcp"}, oidc={"issuer": signed[1].url})
+    server = HttpServer(office, f"127.0.0.1:{port}")
+    yield server
+    server.end()
+
+
+def _ask_as(server: HttpServer, name: str, storage: Storage) -> dict[str, Any]:
+    """The chats that the official client is told after its person has signed in; it finds the issuer by itself."""
+    back = "http://127.0.0.1:9/callback"
+    came: list[str] = []
+
+    async def redirect(url: str) -> None:
+        person = Person.__new__(Person)
+        person.session = requests.Session()
+        came.append(await anyio.to_thread.run_sync(person.until_back, url, name, back))
+
+    async def callback() -> AuthorizationCodeResult:
+        query = parse_qs(urlsplit(came[-1]).query)
+        return AuthorizationCodeResult(
+            code=query["code"][0], state=query["state"][0], iss=query.get("iss", [None])[0]
+        )  # fmt: skip
+
+    metadata = OAuthClientMetadata(
+        redirect_uris=[back], client_name="a client", scope="openid email",  # type: ignore[list-item]
+        token_endpoint_auth_method="none",
+    )  # fmt: skip
+
+    async def ask() -> dict[str, Any]:
+        auth = OAuthClientProvider(server.url, metadata, storage, redirect, callback)
+        async with (
+            create_mcp_http_client(auth=auth) as http,
+            Client(streamable_http_client(server.url, http_client=http)) as client,
+        ):
+            return structured(await client.call_tool("list_chats", {}))
+
+    return asyncio.run(ask())
+
+
+def test_the_official_mcp_client_signs_in_by_itself_and_sees_its_persons_chats(mcp_server: HttpServer) -> None:
+    storage = Storage()
+    chats = [chat["chat_id"] for chat in _ask_as(mcp_server, "P.Petrov", storage)["chats"]]
+    assert OPS in chats
+    assert "p.petrov@corp.example" in {line["who"] for line in mcp_server.office.audit()}
+    assert storage.tokens and storage.tokens.access_token not in mcp_server.office.said.read_text()
+    assert _ask_as(mcp_server, "stranger", Storage())["chats"] == []
+
+
+def test_a_token_of_the_page_and_an_unverified_person_are_refused_by_mcp(mcp_server: HttpServer) -> None:
+    storage = Storage()
+    with pytest.raises(BaseException):  # noqa: B017  the client gives up in a group of errors
+        _ask_as(mcp_server, "unverified", storage)
+    assert storage.tokens, "the issuer gave it a token"
+    refused = requests.post(
+        mcp_server.url, json={}, headers={"Authorization": f"Bearer {storage.tokens.access_token}"}, timeout=30
+    )
+    assert refused.status_code == 401 and "resource_metadata=" in refused.headers["www-authenticate"]

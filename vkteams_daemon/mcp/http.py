@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.applications import Starlette
@@ -43,6 +44,23 @@ def url(host: str, listening: socket.socket) -> str:
     return f"http://{bracketed(host)}:{listening.getsockname()[1]}{PATH}"
 
 
+def make_app(server: Server, host: str, config: Config, refusals: Refusals) -> Starlette:
+    """The application of the server, with its limits."""
+    names = [host, *config.mcp.hosts, *filter(None, [urlsplit(config.mcp.url).hostname])]
+    app = server.streamable_http_app(
+        streamable_http_path=PATH,
+        transport_security=security(names),
+        host=host,
+        session_idle_timeout=SESSION_IDLE,
+        max_sessions=MAX_SESSIONS + MAX_CONNECTIONS,  # those that are being opened count as well
+        max_request_body_size=_MAX_BODY,
+    )
+    by_token = bool(config.mcp.tokens_file or config.mcp.url)
+    app.add_middleware(BoundedSessions, tokens=by_token, most=MAX_SESSIONS, most_of_one=MAX_SESSIONS_OF_ONE)
+    app.add_middleware(TellRefusals, path=PATH, refusals=refusals)
+    return app
+
+
 def serve(
     server: Server,
     reader: Reader,
@@ -52,21 +70,17 @@ def serve(
     endpoint: McpEndpoint | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then end the process. If the server ends without them, the exit code says so."""
-    app = server.streamable_http_app(
-        streamable_http_path=PATH,
-        transport_security=security([host, *config.mcp.hosts]),
-        host=host,
-        session_idle_timeout=SESSION_IDLE,
-        max_sessions=MAX_SESSIONS + MAX_CONNECTIONS,  # those that are being opened count as well
-        max_request_body_size=_MAX_BODY,
-    )
     refusals = Refusals(server.audit)
-    app.add_middleware(
-        BoundedSessions, tokens=config.mcp.tokens_file != "", most=MAX_SESSIONS, most_of_one=MAX_SESSIONS_OF_ONE
-    )
-    app.add_middleware(TellRefusals, path=PATH, refusals=refusals)
+    app = make_app(server, host, config, refusals)
     running = LimitedServer(app, refusals.count, lifespan=True)
     running.take_signals()
+    end_with_sessions(app, running.end, endpoint)
+    log.info("MCP at %s", url(host, listening))
+    running.run_to_the_end("the MCP server", listening, (refusals.flush, server.audit.close, reader.close))
+
+
+def end_with_sessions(app: Starlette, end: Callable[[], None], endpoint: McpEndpoint | None) -> None:
+    """Let the server end with the sessions of the application: without them every request would fail."""
     sessions = app.router.lifespan_context
 
     @contextlib.asynccontextmanager
@@ -77,11 +91,9 @@ def serve(
             async with sessions(app) as state:
                 yield state
         finally:
-            running.should_exit = True  # uvicorn would go on without the sessions, and every request would fail
+            end()
 
     app.router.lifespan_context = lifespan
-    log.info("MCP at %s", url(host, listening))
-    running.run_to_the_end("the MCP server", listening, (refusals.flush, server.audit.close, reader.close))
 
 
 def security(names: Iterable[str]) -> TransportSecuritySettings:

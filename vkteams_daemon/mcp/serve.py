@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,16 +12,23 @@ from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ConfigError
 from vkteams_daemon.mcp.archive_reader import Reader
+from vkteams_daemon.mcp.issuer_tokens import open_issuer_tokens
 from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.mcp.tokens import Tokens
 from vkteams_daemon.serving import serving_log
 from vkteams_daemon.serving.audit import Audit
 from vkteams_daemon.serving.audit_files import open_audit
+from vkteams_daemon.serving.beside import Beside
+from vkteams_daemon.serving.refusals import Refusals
 
 if TYPE_CHECKING:
     from vkteams_daemon.mcp.metrics import McpEndpoint
 
-_OPEN = ("no client would need a token", "Set mcp.tokens_file (docs/mcp.md), or listen on 127.0.0.1.")
+METADATA = "/.well-known/oauth-protected-resource"
+_OPEN = (
+    "no client would need a token",
+    "Set mcp.tokens_file, or mcp.url and oidc.issuer (docs/mcp.md), or listen on 127.0.0.1.",
+)
 
 
 def over_stdio(config: Config) -> None:
@@ -43,12 +51,56 @@ def over_http(config: Config, host: str, port: int) -> None:
     from vkteams_daemon.mcp import http
     from vkteams_daemon.serving.listening import listen
 
-    tokens = Tokens(Path(config.mcp.tokens_file)) if config.mcp.tokens_file else None
-    listening = listen(host, port, refusal=None if tokens else _OPEN)
-    secrets = serving_log.start(config)
-    reader = Reader(config, Access("anybody on this machine"))
-    server = Server(reader, Audit(secrets, "http", out=open_audit(config)), tokens, http.url(host, listening))
+    clients = _Clients(config)
+    listening = listen(host, port, refusal=None if clients.verifier else _OPEN)
+    audit = Audit(serving_log.start(config), "http", out=open_audit(config))
+    reader, server = clients.server(audit, http.url(host, listening))
     http.serve(server, reader, host, listening, config, _endpoint(config, reader))
+
+
+def beside(config: Config, host: str, url: str, audit: Audit, end: Callable[[], None]) -> Beside:
+    """The server over HTTP as a part of another server, such as that of the page.
+
+    Args:
+        config: the whole configuration.
+        host: the name on which the other server listens.
+        url: its address.
+        audit: writes a line for every call.
+        end: ends the other server.
+
+    Raises:
+        ConfigError, PermissionRefused: clients would need no token, or an option or a file of it is wrong. A proxy in
+            front of the page would otherwise open the whole archive to everybody.
+    """
+    from vkteams_daemon.mcp import http
+
+    clients = _Clients(config)
+    if clients.verifier is None:
+        raise ConfigError(
+            "beside the page, the MCP server needs to know its clients",
+            hint="Set mcp.tokens_file, or mcp.url and oidc.issuer (docs/mcp.md).",
+        )
+    reader, server = clients.server(audit, f"{url}{http.PATH}")
+    refusals = Refusals(audit)
+    app = http.make_app(server, host, config, refusals)
+    http.end_with_sessions(app, end, _endpoint(config, reader))
+    return Beside(app, (http.PATH, METADATA), (refusals.flush, reader.close))
+
+
+class _Clients:
+    """The clients over HTTP, by the tokens of the file and of the issuer."""
+
+    def __init__(self, config: Config) -> None:
+        file = Tokens(Path(config.mcp.tokens_file)) if config.mcp.tokens_file else None
+        by_issuer = open_issuer_tokens(config, file)
+        self._config = config
+        self._issuer = (config.oidc.issuer, config.mcp.url) if by_issuer else None
+        self.verifier = by_issuer or file
+
+    def server(self, audit: Audit, url: str) -> tuple[Reader, Server]:
+        """The server at this address, and its reader of the archive."""
+        reader = Reader(self._config, Access("anybody on this machine"))
+        return reader, Server(reader, audit, self.verifier, url, issuer=self._issuer)
 
 
 def _endpoint(config: Config, reader: Reader) -> McpEndpoint | None:

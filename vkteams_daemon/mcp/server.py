@@ -99,9 +99,18 @@ class Server(MCPServer[Reader]):
         audit: writes a line for every call.
         tokens: the clients that may use the server over HTTP; None admits every client that can reach it.
         url: the server's address, if it is served over HTTP.
+        issuer: whose tokens are taken, and the address at which clients reach this server; None takes none.
     """
 
-    def __init__(self, reader: Reader, audit: Audit, tokens: TokenVerifier | None = None, url: str = "") -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        audit: Audit,
+        tokens: TokenVerifier | None = None,
+        url: str = "",
+        *,
+        issuer: tuple[str, str] | None = None,
+    ) -> None:
         @contextlib.asynccontextmanager
         async def lifespan(_: MCPServer[Reader]) -> AsyncIterator[Reader]:
             yield reader
@@ -115,8 +124,7 @@ class Server(MCPServer[Reader]):
             lifespan=lifespan,
             tools=list(tools),
             token_verifier=tokens,
-            # The SDK requires an issuer if there are tokens. Ours come from a file, so no client ever asks the issuer.
-            auth=AuthSettings(issuer_url=url, resource_server_url=None) if tokens else None,  # type: ignore[arg-type]
+            auth=_auth_settings(issuer, url) if tokens else None,
         )
         self._reader = reader
         self.audit = audit
@@ -240,6 +248,16 @@ class Server(MCPServer[Reader]):
             raise
         finally:
             self.audit.write(call)
+
+
+def _auth_settings(issuer: tuple[str, str] | None, url: str) -> AuthSettings:
+    """What the SDK tells clients of the issuer. The verifier checks the audience itself."""
+    if issuer is None:
+        # The SDK requires an issuer if there are tokens. Those of the file need none, so no client ever asks it.
+        return AuthSettings(issuer_url=url, resource_server_url=None)  # type: ignore[arg-type]
+    return AuthSettings(
+        issuer_url=issuer[0], resource_server_url=issuer[1], validate_token_resource=False,  # type: ignore[arg-type]
+    )  # fmt: skip
 
 
 class _AnswerMetadata(FuncMetadata):

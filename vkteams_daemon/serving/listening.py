@@ -99,6 +99,10 @@ class LimitedServer(uvicorn.Server):
             log.critical("%s has ended, and nobody told it to", name)
         end_process(0 if self._told_to_end else VkTeamsError.exit_code)
 
+    def end(self) -> None:
+        """End soon, without having been told to by a signal."""
+        self.should_exit = True
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listening in sockets or ():

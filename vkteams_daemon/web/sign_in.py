@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from vkteams_daemon.serving.audit import Audit, Call
+from vkteams_daemon.serving.issuer import SignInRefused
 from vkteams_daemon.web.attempt_limit import AttemptLimit
 from vkteams_daemon.web.cookies import Cookies, local_path
-from vkteams_daemon.web.oidc import Attempt, SignIn, SignInRefused
+from vkteams_daemon.web.oidc import Attempt, SignIn
 from vkteams_daemon.web.session import new_session
 from vkteams_daemon.web.visitor import Admission
 

@@ -6,6 +6,25 @@ const issuer = `http://127.0.0.1:${port}`;
 const provider = new Provider(issuer, {
   clients: [{ client_id: "page", client_secret: "a secret of the page for tests", redirect_uris: [redirect] }],
   claims: { openid: ["sub"], email: ["email", "email_verified"], profile: ["name"] },
+  // As the MCP server needs it: access tokens that are signed for a resource and name the person; clients register alone.
+  features: {
+    registration: { enabled: true },
+    resourceIndicators: {
+      enabled: true,
+      defaultResource: () => undefined,
+      useGrantedResource: () => true,
+      getResourceServerInfo: (_, resource) => ({
+        scope: "openid email offline_access",
+        audience: resource,
+        accessTokenFormat: "jwt",
+        jwt: { sign: { alg: "RS256" } },
+      }),
+    },
+  },
+  extraTokenClaims: async (_, token) => ({
+    email: `${token.accountId}@Corp.example`,
+    email_verified: !String(token.accountId).startsWith("unverified"),
+  }),
   cookies: { keys: ["a key for tests"] },
   findAccount: async (_, id) => ({
     accountId: id,

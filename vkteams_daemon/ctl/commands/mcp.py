@@ -24,7 +24,7 @@ def register(noun: Noun) -> None:
         "--http",
         metavar="HOST:PORT",
         type=argument_types.address,
-        help="serve over HTTP; an address that is not loopback needs mcp.tokens_file",
+        help="serve over HTTP; an address that is not loopback needs mcp.tokens_file or mcp.url",
     )
 
 

@@ -11,7 +11,7 @@ from vkteams_daemon.ctl.output import Answer
 from vkteams_daemon.errors import ConfigError
 
 _ADDRESS = ("127.0.0.1", 8088)
-_PACKAGES = ("starlette", "uvicorn", "h11", "jinja2", "babel", "anyio", "authlib", "joserfc")
+_PACKAGES = ("starlette", "uvicorn", "h11", "jinja2", "babel", "anyio", "authlib", "joserfc", "mcp")
 
 
 def register(noun: Noun) -> None:
@@ -30,16 +30,21 @@ def register(noun: Noun) -> None:
         default=_ADDRESS,
         help="where to listen (127.0.0.1:8088); not on loopback alone if people sign in",
     )
+    serve.add_argument("--mcp", action="store_true", help="answer agents at /mcp, too (docs/mcp.md)")
 
 
 def _serve(args: argparse.Namespace, config: Config) -> Answer:
     try:
         from vkteams_daemon.web.serve import serve
+
+        if args.mcp:
+            from vkteams_daemon.mcp.serve import beside as make_beside
     except ModuleNotFoundError as error:
         if error.name not in _PACKAGES:
             raise
+        extra = "mcp" if error.name == "mcp" else "web"
         raise ConfigError(
-            f"the page needs the Python package {error.name}", hint="Install vkteams-daemon with the extra `web`."
+            f"the page needs the Python package {error.name}", hint=f"Install vkteams-daemon with the extra `{extra}`."
         ) from error
-    serve(config, *args.http)
+    serve(config, *args.http, make_beside=make_beside if args.mcp else None)
     return Answer(None)
