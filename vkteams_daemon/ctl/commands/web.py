@@ -46,5 +46,6 @@ def _serve(args: argparse.Namespace, config: Config) -> Answer:
         raise ConfigError(
             f"the page needs the Python package {error.name}", hint=f"Install vkteams-daemon with the extra `{extra}`."
         ) from error
-    serve(config, *args.http, make_beside=make_beside if args.mcp else None)
+    host, port = args.http
+    serve(config, host, port, make_beside if args.mcp else None)
     return Answer(None)
