@@ -24,6 +24,7 @@ class Access:
         tools: only these tools, and the resources that give the same answers; None is every tool.
         since: only messages that were sent from this moment on (aware); None is every message.
         user: only the chats in which this person is a member, by their rosters, and this person's own private chat.
+        administrator: whether the reader sees the health of the archive, of every chat; no more messages than others.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Access:
     tools: frozenset[str] | None = None
     since: datetime | None = None
     user: str | None = None
+    administrator: bool = False
 
     def may_use(self, tool: str) -> bool:
         """Whether the reader may call this tool."""

@@ -57,12 +57,12 @@ class Answer:
 class Page:
     """`vkteamsctl web serve` as a process of its own."""
 
-    def __init__(self, office: Office, address: str = "127.0.0.1:0") -> None:
+    def __init__(self, office: Office, address: str = "127.0.0.1:0", *options: str) -> None:
         self.office = office
         before = office.said.stat().st_size if office.said.exists() else 0
         with office.said.open("a", encoding="utf-8") as said:
             self.process = subprocess.Popen(
-                office.command("web", "serve", "--http", address), env=office.environ() | {"TZ": "UTC"},
+                office.command("web", "serve", "--http", address, *options), env=office.environ() | {"TZ": "UTC"},
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said,
             )  # fmt: skip
         self.url = until(lambda: self._announced(before), 60, "the page's word where it is")

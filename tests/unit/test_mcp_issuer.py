@@ -117,6 +117,9 @@ def test_options_map_people_and_the_file_works_beside_the_issuer(tmp_path: Path)
     users.write_text('[users]\n"p.petrov@corp.example" = "123456"\n')
     verified = _verified(_token(), _issuer(users_file=str(users)))
     assert verified is not None and verified.token == "123456"
+    tokens = IssuerTokens(_issuer(), URL, None, frozenset({"p.petrov@corp.example"}))
+    boss = anyio.run(tokens.verify_token, _token())
+    assert boss is not None and boss.claims is not None and boss.claims["access"].administrator
     file = tmp_path / "tokens.toml"
     file.write_text('[tokens.bot]\ntoken = "a.dotted.token-of-the-file"\n')
     file.chmod(0o600)

@@ -67,10 +67,11 @@ def signed(page_url: str, tmp_path_factory: pytest.TempPathFactory, models_dir: 
     users.chmod(0o600)
     office.configure(
         web={"url": f"http://127.0.0.1:{port}"},
+        mcp={"url": f"http://127.0.0.1:{port}/mcp"},
         oidc={"issuer": issuer.url, "client_id": "page", "client_secret_file": str(secret),
               "users_file": str(users), "admins": ["s.zhukov@corp.example"]},
     )  # fmt: skip
-    page = Page(office, f"127.0.0.1:{port}")
+    page = Page(office, f"127.0.0.1:{port}", "--mcp")
     yield page, issuer
     page.end()
     issuer.end()
@@ -253,7 +254,7 @@ def mcp_server(
     server.end()
 
 
-def _ask_as(server: HttpServer, name: str, storage: Storage) -> dict[str, Any]:
+def _ask_as(url: str, name: str, storage: Storage) -> dict[str, Any]:
     """The chats that the official client is told after its person has signed in; it finds the issuer by itself."""
     back = "http://127.0.0.1:9/callback"
     came: list[str] = []
@@ -275,10 +276,10 @@ def _ask_as(server: HttpServer, name: str, storage: Storage) -> dict[str, Any]:
     )  # fmt: skip
 
     async def ask() -> dict[str, Any]:
-        auth = OAuthClientProvider(server.url, metadata, storage, redirect, callback)
+        auth = OAuthClientProvider(url, metadata, storage, redirect, callback)
         async with (
             create_mcp_http_client(auth=auth) as http,
-            Client(streamable_http_client(server.url, http_client=http)) as client,
+            Client(streamable_http_client(url, http_client=http)) as client,
         ):
             return structured(await client.call_tool("list_chats", {}))
 
@@ -287,19 +288,28 @@ def _ask_as(server: HttpServer, name: str, storage: Storage) -> dict[str, Any]:
 
 def test_the_official_mcp_client_signs_in_by_itself_and_sees_its_persons_chats(mcp_server: HttpServer) -> None:
     storage = Storage()
-    chats = [chat["chat_id"] for chat in _ask_as(mcp_server, "P.Petrov", storage)["chats"]]
+    chats = [chat["chat_id"] for chat in _ask_as(mcp_server.url, "P.Petrov", storage)["chats"]]
     assert OPS in chats
     assert "p.petrov@corp.example" in {line["who"] for line in mcp_server.office.audit()}
     assert storage.tokens and storage.tokens.access_token not in mcp_server.office.said.read_text()
-    assert _ask_as(mcp_server, "stranger", Storage())["chats"] == []
+    assert _ask_as(mcp_server.url, "stranger", Storage())["chats"] == []
 
 
 def test_a_token_of_the_page_and_an_unverified_person_are_refused_by_mcp(mcp_server: HttpServer) -> None:
     storage = Storage()
     with pytest.raises(BaseException):  # noqa: B017  the client gives up in a group of errors
-        _ask_as(mcp_server, "unverified", storage)
+        _ask_as(mcp_server.url, "unverified", storage)
     assert storage.tokens, "the issuer gave it a token"
     refused = requests.post(
         mcp_server.url, json={}, headers={"Authorization": f"Bearer {storage.tokens.access_token}"}, timeout=30
     )
     assert refused.status_code == 401 and "resource_metadata=" in refused.headers["www-authenticate"]
+
+
+def test_one_process_serves_the_page_and_mcp(signed: tuple[Page, Issuer]) -> None:
+    page, _ = signed
+    assert OPS in [chat["chat_id"] for chat in _ask_as(f"{page.url}mcp", "p.petrov", Storage())["chats"]]
+    assert Person(page).sign_in("p.petrov").status_code == 200
+    said = page.office.said.read_text()
+    for line in ('"audit": "mcp", "transport": "http", "who": "p.petrov@corp.example"', '"audit": "web"'):
+        assert line in said

@@ -28,9 +28,13 @@ class IssuerTokens:
         issuer: signs the tokens.
         audience: for whom the issuer's tokens must be.
         file: the tokens of the file; None without one.
+        administrators: VK Teams ids of the people who see the health of the archive.
     """
 
-    def __init__(self, issuer: Issuer, audience: str, file: Tokens | None) -> None:
+    def __init__(
+        self, issuer: Issuer, audience: str, file: Tokens | None, administrators: frozenset[str] = frozenset()
+    ) -> None:
+        self._administrators = administrators
         self._issuer = issuer
         self._audience = audience
         self._file = file
@@ -52,11 +56,12 @@ class IssuerTokens:
         claims = self._issuer.claims(token, self._audience)
         user = self._issuer.user(claims)
         client = claims.get("client_id") or claims.get("azp")
+        access = Access(user, user=user, administrator=user in self._administrators)
         # The SDK gets the person's id in place of the token, so nothing beyond this point can log the token.
         return AccessToken(
             token=user, client_id=str(client or user), scopes=[], expires_at=int(claims["exp"]),
             subject=str(claims.get("sub", user)),
-            claims={"access": Access(user, user=user), "iss": self._issuer.name},
+            claims={"access": access, "iss": self._issuer.name},
         )  # fmt: skip
 
 
@@ -70,4 +75,5 @@ def open_issuer_tokens(config: Config, file: Tokens | None) -> IssuerTokens | No
         return None
     if not config.oidc.issuer:
         raise ConfigError("mcp.url: it is for tokens of an issuer, and oidc.issuer is not set")
-    return IssuerTokens(Issuer(config.oidc), config.mcp.audience or config.mcp.url, file)
+    administrators = frozenset({*config.oidc.admins, *config.web.administrators})
+    return IssuerTokens(Issuer(config.oidc), config.mcp.audience or config.mcp.url, file, administrators)

@@ -144,11 +144,11 @@ async def daemon_status(ctx: Ctx) -> DaemonReport:
 
     reader = reader_of(ctx)
     health = await anyio.to_thread.run_sync(read_health, reader.config)
-    if reader.access.restricted:
+    if reader.access.restricted and not reader.access.administrator:
         # The other fields count and date the events of every chat.
         return DaemonReport(health.state, health.pid, health.uptime, None, None, health.age, None)
     file = msgspec.to_builtins(health.status)
-    if file and not reader.is_local:
+    if file and not (reader.is_local or reader.access.administrator):
         # The errors of the API and of the database may name hosts, ports and roles.
         for section in file.values():
             for key in ("last_error", "blocked_by"):
