@@ -83,7 +83,7 @@ def test_every_option_has_its_variable(option: configuration.Option, write: Writ
         said = value = "Europe/Moscow"
     if option.name == "web.message_link":
         said = value = "https://chat.corp.example/{chat_id}/{msg_id}"
-    if option.name in ("web.url", "oidc.issuer"):
+    if option.name in ("web.url", "mcp.url", "oidc.issuer"):
         said = value = "https://archive.corp.example"
     if option.name in ("daemon.metrics", "mcp.metrics"):
         said = value = "127.0.0.1:9187"

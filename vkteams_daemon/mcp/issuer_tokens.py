@@ -65,14 +65,12 @@ class IssuerTokens:
         )  # fmt: skip
 
 
-def open_issuer_tokens(config: Config, file: Tokens | None) -> IssuerTokens | None:
-    """The verifier of the issuer's tokens; None where the server takes none.
+def open_issuer_tokens(config: Config, file: Tokens | None) -> IssuerTokens:
+    """The verifier of the issuer's tokens, for a configuration with `[mcp] url`.
 
     Raises:
         ConfigError, PermissionRefused: an option or a file of it is wrong.
     """
-    if not config.mcp.url:
-        return None
     if not config.oidc.issuer:
         raise ConfigError("mcp.url: it is for tokens of an issuer, and oidc.issuer is not set")
     administrators = frozenset({*config.oidc.admins, *config.web.administrators})

@@ -12,7 +12,6 @@ from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ConfigError
 from vkteams_daemon.mcp.archive_reader import Reader
-from vkteams_daemon.mcp.issuer_tokens import open_issuer_tokens
 from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.mcp.tokens import Tokens
 from vkteams_daemon.serving import serving_log
@@ -22,6 +21,7 @@ from vkteams_daemon.serving.beside import Beside
 from vkteams_daemon.serving.refusals import Refusals
 
 if TYPE_CHECKING:
+    from vkteams_daemon.mcp.issuer_tokens import IssuerTokens
     from vkteams_daemon.mcp.metrics import McpEndpoint
 
 METADATA = "/.well-known/oauth-protected-resource"
@@ -92,7 +92,7 @@ class _Clients:
 
     def __init__(self, config: Config) -> None:
         file = Tokens(Path(config.mcp.tokens_file)) if config.mcp.tokens_file else None
-        by_issuer = open_issuer_tokens(config, file)
+        by_issuer = _issuer_tokens(config, file)
         self._config = config
         self._issuer = (config.oidc.issuer, config.mcp.url) if by_issuer else None
         self.verifier = by_issuer or file
@@ -101,6 +101,21 @@ class _Clients:
         """The server at this address, and its reader of the archive."""
         reader = Reader(self._config, Access("anybody on this machine"))
         return reader, Server(reader, audit, self.verifier, url, issuer=self._issuer)
+
+
+def _issuer_tokens(config: Config, file: Tokens | None) -> IssuerTokens | None:
+    """The verifier of the issuer's tokens, if some are taken; only then its libraries are loaded."""
+    if not config.mcp.url:
+        return None
+    try:
+        from vkteams_daemon.mcp.issuer_tokens import open_issuer_tokens
+    except ModuleNotFoundError as error:
+        if error.name != "joserfc":
+            raise
+        raise ConfigError(
+            "mcp.url needs the Python package joserfc", hint='Install it, or set mcp.url to "".'
+        ) from error
+    return open_issuer_tokens(config, file)
 
 
 def _endpoint(config: Config, reader: Reader) -> McpEndpoint | None:
