@@ -14,6 +14,7 @@ import pytest
 
 from tests.harness.mcp import Office, asked
 from tests.harness.web import ADMIN, HOSTILE_CHAT, PETR, STRANGER, Answer, Page
+from vkteams_daemon.daemon import status as status_file
 
 OPS = "681869378@chat.agent"
 FLAT = "684120415@chat.agent"
@@ -93,6 +94,23 @@ def test_a_page_without_a_way_to_sign_in_does_not_start(office: Office) -> None:
     office.configure(web={"open_on_loopback": True})
     code, said = office.failed("web", "serve", "--http", "0.0.0.0:0")
     assert code == 64 and "nobody would have to sign in" in said
+
+
+def test_what_waits_for_the_database_is_told(page: Page) -> None:
+    """Without its number, which depends on chats that the reader may not see."""
+    status = status_file.new("1.0", "all")
+    status.database = status_file.Database(state="down")
+    status.spool = status_file.Spool(events=3, bytes=999)
+    path = page.office.directory / "run" / "vkteamsd.status.json"
+    path.parent.mkdir(exist_ok=True)
+    status_file.write(status, path)
+    try:
+        assert "The archive cannot reach its database" in _find(page, q="backup").words
+        russian = page.get("/?q=backup", PETR, Accept_Language="ru").words
+        assert "У архива нет связи с базой данных; самых новых сообщений может не хватать." in russian
+    finally:
+        path.unlink()
+    assert "cannot reach" not in _find(page, q="backup").words
 
 
 def test_every_question_is_audited(page: Page) -> None:

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vkteams_daemon import times
 from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.status import read_backlog
 from vkteams_daemon.errors import NotFound, UsageError, VkTeamsError
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.serving.audit import Audit, Call
@@ -31,6 +32,7 @@ from vkteams_daemon.web import chat_page, search_page, today_page
 from vkteams_daemon.web.cookies import Cookies, local_path
 from vkteams_daemon.web.language import Language, choose_zone, preferred
 from vkteams_daemon.web.names import Names
+from vkteams_daemon.web.note_translation import note_in
 from vkteams_daemon.web.oidc import SignIn
 from vkteams_daemon.web.pages import Pages
 from vkteams_daemon.web.search_page import SearchForm, SearchPage
@@ -184,6 +186,8 @@ class Application:
         if form.empty:
             return "home.html", {"form": form, "chats": chats, "people": people, "kinds": kinds}
         page = search_page.search(archive, form, language)
+        if backlog := read_backlog(self._config.status_file, restricted=visitor.access.restricted):
+            page.gaps.append(note_in(language, backlog))
         threads = {chat.chat_id for chat in chats if chat.parent_msg_id}
         return "search.html", {
             "form": form, "page": page, "chats": chats, "people": people, "kinds": kinds, "threads": threads,
