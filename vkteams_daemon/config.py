@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -125,7 +126,35 @@ def _load(
     source = sources.get("search.timezone") or _location(text, file, "search", "timezone")
     _check_timezone(config.search.timezone, source)
     config = msgspec.structs.replace(config, source=str(file) if file else "", instance=instance)
+    _check_files(config)
     return _with_secrets(config, environ, sources)
+
+
+def _check_files(config: Config) -> None:
+    """Refuse a file that the daemon would write in the place of another one: its status would replace the token."""
+    written = {
+        "daemon.pid_file": config.pid_file, "daemon.status_file": config.status_file,
+        "daemon.log_file": config.log_file,
+    }  # fmt: skip
+    read = {
+        "the configuration": config.source, "api.token_file": config.api.token_file, "api.ca_file": config.api.ca_file,
+        "database.url_file": config.database.url_file, "mcp.tokens_file": config.mcp.tokens_file,
+        "oidc.client_secret_file": config.oidc.client_secret_file, "oidc.users_file": config.oidc.users_file,
+    }  # fmt: skip
+    known = {_identity(Path(file)): name for name, file in read.items() if file}
+    for name, path in written.items():
+        other = known.setdefault(_identity(path), name)
+        if other != name:
+            raise ConfigError(f"{name}: {path} is the file of {other} too", hint="Give each a file of its own.")
+
+
+def _identity(path: Path) -> object:
+    """What is equal for two names of one file. A device such as /dev/null may stand for several."""
+    try:
+        about = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    return object() if stat.S_ISCHR(about.st_mode) else (about.st_dev, about.st_ino)
 
 
 def masked(config: Config) -> dict[str, dict[str, Any]]:

@@ -305,6 +305,7 @@ def test_a_hold_keeps_a_chat_from_every_erasure(told: Talk) -> None:
     kept = told.rows("SELECT t::text FROM messages t WHERE chat_id = %s ORDER BY 1", OPS)
     done = _erase(told, ANNA)
     assert (done.messages, done.held) == (1, 2)  # only that of her private chat
+    assert told.rows("SELECT first_name FROM users WHERE user_id = %s", ANNA) == [("Анна",)], "what is kept names her"
     with told.connection() as connection:
         counted = erasure.count_expired(connection, moment(100))
         by_age = erasure.erase(connection, moment(100))
@@ -315,10 +316,14 @@ def test_a_hold_keeps_a_chat_from_every_erasure(told: Talk) -> None:
     told.writer.erase = True
     told.delete("11")
     told.delete("60", chat=DEV)
+    # The writer has read the holds before this thread began.
+    told.say("61", "in a later thread", who=VERA, at=9, chat="7@chat.agent", below=(OPS, "12"))
+    told.delete("61", chat="7@chat.agent")
     with told.connection() as connection:
         replay.everything(connection, erase=True)
     assert told.rows("SELECT text FROM messages WHERE deleted_at IS NOT NULL ORDER BY msg_id") == [
-        ("сиреневый туман",), ("ananas, deleted\nananas, deleted",)[:0] or ("ananas, deleted",), ("in a thread",)
+        ("сиреневый туман",), ("ananas, deleted\nananas, deleted",)[:0] or ("ananas, deleted",), ("in a thread",),
+        ("in a later thread",),
     ]  # fmt: skip
     # What another bot delivers late is kept too.
     told.edit("1", "сирень, held", at=20)

@@ -146,6 +146,20 @@ def test_refusal_of_every_row_stores_nothing(archive: Archive) -> None:
     assert archive.state() == (0, [])
 
 
+@pytest.mark.parametrize("count", [3, 300], ids=["pipeline", "COPY"])
+def test_events_that_the_database_drops_without_an_error_are_not_acknowledged(archive: Archive, count: int) -> None:
+    """Somebody's trigger, meant to keep the table small or free of repetitions, drops rows."""
+    writer = archive.holder()
+    archive.execute(
+        "CREATE FUNCTION dropping() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER dropping BEFORE INSERT ON events FOR EACH ROW WHEN (NEW.event_id = 2)"
+        " EXECUTE FUNCTION dropping()"
+    )
+    with pytest.raises(StoreError, match=f"the database has taken {count - 1} of {count} events without an error"):
+        writer.store(batch(*(new(n) for n in range(1, count + 1))))
+    assert archive.state() == (0, [])
+
+
 def test_fenced_holder_cannot_commit(archive: Archive) -> None:
     late = archive.holder()
     late.store(batch(new(1)))

@@ -39,6 +39,30 @@ def _refused(expected: str, *arguments: Any, **settings: Any) -> ConfigError:
     return caught.value
 
 
+# Files
+
+
+@pytest.mark.parametrize("option", ["daemon.pid_file", "daemon.status_file", "daemon.log_file"])
+def test_no_file_is_written_in_the_place_of_another(write: Write, tmp_path: Path, option: str) -> None:
+    """The status would replace the token."""
+    source = write("")
+    file, link = tmp_path / "file", tmp_path / "link"
+    link.symlink_to(file)
+    others = ["api.token_file", "api.ca_file", "database.url_file", "mcp.tokens_file", "oidc.client_secret_file",
+              "oidc.users_file", "daemon.pid_file", "daemon.status_file", "daemon.log_file"]  # fmt: skip
+    for make in (lambda: None, lambda: file.write_text("secret", encoding="utf-8")):
+        make()
+        for other in others:
+            if other != option:
+                with pytest.raises(ConfigError, match=r"is the file of .* too") as caught:
+                    load(source, environ={}, flags={option: str(file), other: str(link)})
+                assert option in str(caught.value) and other in str(caught.value)
+    with pytest.raises(ConfigError, match=f"{option}: .* is the file of the configuration too"):
+        load(source, environ={}, flags={option: str(source)})
+    null = {"VKTEAMS_BOT_CONFIG": "/dev/null"}
+    assert load(environ=null, flags={"daemon.log_file": "/dev/null"}).log_file == Path("/dev/null")
+
+
 # Which source overrides which
 
 

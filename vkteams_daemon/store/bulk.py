@@ -56,17 +56,20 @@ class ColumnSet:
         rows: Iterable[Sequence[Any]],
         *,
         json: Callable[[Any], str] = str,
-    ) -> None:
-        """Add the rows with COPY. The table must have none of their keys, and the connection must not be in a pipeline.
+    ) -> Any:
+        """Add the rows with COPY; returns the cursor.
 
-        Pass an iterator that makes the rows: the server then takes in the first rows while the next are made.
+        The table must have none of their keys, and the connection must not be in a pipeline. Pass an iterator that
+        makes the rows: the server then takes in the first rows while the next are made.
         """
         names = ", ".join(name for name, _ in self.columns)
-        with connection.cursor().copy(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
+        cursor = connection.cursor()
+        with cursor.copy(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)".encode()) as copy:
             copy.set_types(["text" if kind == "jsonb" else kind for _, kind in self.columns])
             # The binary form of jsonb is a version byte, followed by the text.
             for row in self._serialised(rows, lambda value: "\1" + json(value)):
                 copy.write_row(row)
+        return cursor
 
     def _serialised(self, rows: Iterable[Sequence[Any]], json: Callable[[Any], str]) -> Iterable[Sequence[Any]]:
         places = [place for place, (_, kind) in enumerate(self.columns) if kind == "jsonb"]

@@ -72,13 +72,15 @@ def _same_json(one: bytes, other: bytes) -> bool:
         return False
 
 
-def insert(connection: Connection, bot_id: str, batch: Iterable[GenerationEvent], copy: bool) -> None:
-    """Insert events that are not stored yet. With `copy` the connection must not be in a pipeline."""
+def insert(connection: Connection, bot_id: str, batch: Iterable[GenerationEvent], copy: bool) -> Any:
+    """Insert events that are not stored yet; returns the cursor.
+
+    With `copy` the connection must not be in a pipeline.
+    """
     rows = (_row((bot_id, generation, event.event_id), event) for generation, event in batch)
     if copy:
-        EVENTS.copy(connection, "events", rows)
-    else:
-        EVENTS.execute(connection, _INSERT, rows)
+        return EVENTS.copy(connection, "events", rows)
+    return EVENTS.execute(connection, _INSERT, rows)
 
 
 def restore(connection: Connection, events: Sequence[tuple[Key, Event]]) -> None:

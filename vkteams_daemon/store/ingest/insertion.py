@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.errors import StoreError
 from vkteams_daemon.store import erasure_rules
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
@@ -125,10 +126,15 @@ class EventInserter:
 
         # A small batch goes in a pipeline, to save round trips. COPY is not possible in a pipeline.
         with contextlib.nullcontext() if copy else connection.pipeline():
-            event_rows.insert(connection, self._bot_id, project_and_yield(), copy)
+            inserted = event_rows.insert(connection, self._bot_id, project_and_yield(), copy)
             # The transaction has locked this row before anything else.
             connection.execute("UPDATE bots SET events = events + %s WHERE bot_id = %s", (len(rows), self._bot_id))
             queued = projected.save(connection, copy=copy)
+        if inserted.rowcount != len(rows):  # in a pipeline it is known only now
+            raise StoreError(
+                f"the database has taken {inserted.rowcount} of {len(rows)} events without an error, so none is stored",
+                hint="Somebody has put a trigger or a rule on the table events: remove it.",
+            )
         if self.erase:
             answered = quotes.affected(event.facts.message for _, event in rows if event.facts.message)
             quotes.erase_quotes(connection, answered, self._rules.held, self._lexicon)
