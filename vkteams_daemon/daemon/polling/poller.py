@@ -149,6 +149,7 @@ class Poller:
         self._pending: PendingBatch | None = None
         self._refused_since: float | None = None
         self._standby = False
+        self._failed = False  # whether the last turn has failed
         self._poll_needs_lock = True
         self._api = ApiAvailability(status.api, Backoff(backoff_max), on_change)
         self._database = DatabaseAvailability(status.database, Backoff(backoff_max), on_change)
@@ -189,19 +190,23 @@ class Poller:
             wait = self._turn()
             if wait is None:
                 return
-            if wait and not self._stop.is_set():
+            if self._failed and not self._stop.is_set():
                 # A failed attempt leaves exceptions and their frames in reference cycles, 50 KB each time. `garbage`
-                # has made the collector rare, and nothing else would start it while attempts fail.
+                # has made the collector rare, and nothing else would start it while attempts fail. While events go to
+                # the spool, no wait follows.
                 gc.collect()
+            if wait and not self._stop.is_set():
                 self._wake.wait(wait)
                 self._wake.clear()
 
     def _turn(self) -> float | None:
         """One turn of the loop; returns the seconds to wait before the next, or None if the loop ends."""
         self._pulse.busy(STEP_LIMIT)
+        self._failed = True
         try:
             wait = self._spool_cycle() if self.spooler.active else self._cycle()
             self._fault_backoff.succeeded()
+            self._failed = False
         except ApiError as error:
             wait = self._api_failed(error)
         except SpoolRefused as error:
