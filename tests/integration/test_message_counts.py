@@ -26,8 +26,10 @@ def told(talk: Talk) -> Iterator[Talk]:
     for number in range(40):
         who = [ANNA, PETR, VERA, None][number % 7 % 4]
         talk.say(str(number), f"text {number}", at=-number * 1300, who=who, chat=DEV if number % 3 else OPS)
+    talk.many(["at the hour", "between", "at the next hour", "between"], seconds=1800, chat=DEV)
     for number in range(0, 40, 4):
         talk.edit(str(number), "another text", at=5000 + number, chat=DEV if number % 3 else OPS)
+    talk.edit("4", "a third text", at=5100, chat=DEV)
     for number in range(0, 40, 5):
         talk.delete(str(number), chat=DEV if number % 3 else OPS)
     yield talk

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from vkteams_daemon import plain_file
 from vkteams_daemon.config import Config, parse_duration
 from vkteams_daemon.errors import CannotCreate
 from vkteams_daemon.serving.background_text import BackgroundText
@@ -103,7 +104,7 @@ class AuditFiles:
         self.close()
         path = self._directory / _NAME.format(day)
         with self._acting():
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, _MODE)
+            self._file = plain_file.open_plain(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, _MODE)
         self._day = day
         self.erase_old()
 
