@@ -123,7 +123,7 @@ def test_lists_are_bounded(talk: Talk, archive: Archive) -> None:
     assert s.days[-1].day == date(2027, 1, 2)
 
 
-@pytest.mark.parametrize("zone", ["UTC", "Europe/Moscow", "America/St_Johns", "Asia/Kolkata", "Pacific/Apia"])
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Moscow", "America/St_Johns"])
 def test_a_day_is_one_of_the_readers_zone(talk: Talk, archive: Archive, zone: str) -> None:
     """Whether the hours of the archive are added up, or its messages counted: some zones begin a day within an hour."""
     local = ZoneInfo(zone)

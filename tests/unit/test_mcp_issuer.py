@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 from joserfc import jwt
-from joserfc.jwk import KeySet, RSAKey
+from joserfc.jwk import ECKey, KeySet
 from mcp.server.auth.provider import AccessToken
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
@@ -32,7 +32,7 @@ from vkteams_daemon.system.redaction import Secrets
 
 ISSUER = "https://sso.corp.example"
 URL = "https://archive.corp.example/mcp"
-KEY, NEW_KEY = (RSAKey.generate_key(2048, {"kid": name}) for name in ("one", "two"))
+KEY, NEW_KEY = (ECKey.generate_key("P-256", {"kid": name}) for name in ("one", "two"))
 
 
 def _issuer(**options: Any) -> Issuer:
@@ -42,7 +42,7 @@ def _issuer(**options: Any) -> Issuer:
     return made
 
 
-def _token(key: RSAKey = KEY, alg: str = "RS256", **changed: Any) -> str:
+def _token(key: ECKey = KEY, alg: str = "ES256", **changed: Any) -> str:
     now = int(time.time())
     claims = {"iss": ISSUER, "aud": URL, "exp": now + 300, "iat": now, "sub": "1", "client_id": "claude",
               "email": "P.Petrov@corp.example", "email_verified": True}  # fmt: skip
@@ -98,7 +98,7 @@ def test_a_token_of_no_known_key_or_without_a_signature_is_refused(monkeypatch: 
     monkeypatch.setattr(issuer_module, "_get", lambda url, *_: asked.append(url))
     unsigned = base64.urlsafe_b64encode(b'{"alg":"none"}').decode().rstrip("=")
     claims = _token().split(".")[1]
-    same_name = RSAKey.generate_key(2048, {"kid": "one"})
+    same_name = ECKey.generate_key("P-256", {"kid": "one"})
     for token in (_token(NEW_KEY), _token(same_name), f"{unsigned}.{claims}.", "a.b.c", "", "a token of a file"):
         assert _verified(token) is None
     assert asked == [], "whoever sends tokens does not make the server ask for keys again and again"

@@ -233,8 +233,12 @@ def test_what_root_makes_for_the_status_is_the_readers_and_so_is_what_is_made_in
     config = msgspec.structs.replace(
         _config(runtime_dir=str(open_tmp / "run/sales"), state_dir=str(open_tmp / "state")), instance="sales"
     )
-    privileges.make_directories(config, NOBODYS)
-    NOBODYS.make_directory(open_tmp / "run/sales/postgresql", 0o750)
+    before = os.umask(0o077)  # of a careful root
+    try:
+        privileges.make_directories(config, NOBODYS)
+        NOBODYS.make_directory(open_tmp / "run/sales/postgresql", 0o750)
+    finally:
+        os.umask(before)
     for name in ("run", "run/sales", "run/sales/postgresql"):
         made = (open_tmp / name).stat()
         assert (made.st_uid, made.st_gid, stat.S_IMODE(made.st_mode)) == (NOBODY.pw_uid, readers, 0o2750), name
