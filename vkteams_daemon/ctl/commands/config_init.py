@@ -25,6 +25,7 @@ from vkteams_daemon.ctl.output import Answer, Screen
 from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused, UsageError, VkTeamsError
 from vkteams_daemon.options import SYSTEM_DIRECTORY, hide_credentials
 from vkteams_daemon.system import files, streams
+from vkteams_daemon.system.user import daemon_user
 
 _GROUP = "_vkteams"
 _API_TIMEOUT = 10.0  # seconds
@@ -229,9 +230,10 @@ def _try_database(config: Config) -> str:
     from vkteams_daemon.store.connections import build_conninfo, connect, translate_errors
     from vkteams_daemon.store.schema import created_objects, schema_version
 
-    conninfo = build_conninfo(config.database.url, config.database.connect_timeout, "vkteamsctl")
-    with translate_errors(), connect(conninfo, MAINTENANCE.apply) as connection:
-        server_check.check_session(connection, lambda: connect(conninfo, MAINTENANCE.apply))
+    owner = daemon_user(config.daemon.user)  # the daemon will connect, and not root
+    conninfo = build_conninfo(config.database.url, config.database.connect_timeout, "vkteamsctl", owner)
+    with translate_errors(), connect(conninfo, MAINTENANCE.apply, owner) as connection:
+        server_check.check_session(connection, lambda: connect(conninfo, MAINTENANCE.apply, owner))
         server_check.check_writable(connection)
         if schema_version(connection):
             return "the database holds an archive, which goes on"
