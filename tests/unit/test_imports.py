@@ -274,8 +274,9 @@ def test_daemon_status_loads_nothing_heavy(tmp_path: Path) -> None:
     assert not loaded & _HEAVY
 
 
-def test_questions_without_a_search_load_no_arrays() -> None:
-    loaded = _loaded("import vkteams_daemon.search.archive")
+def test_questions_load_no_arrays() -> None:
+    """A running daemon gives a search its vectors."""
+    loaded = _loaded("import vkteams_daemon.search.archive, vkteams_daemon.search.retrieval.answer")
     assert "psycopg" in loaded
     assert not loaded & {"numpy", "onnxruntime", "tokenizers", "requests"}
 

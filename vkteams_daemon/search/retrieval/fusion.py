@@ -21,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-import numpy as np
 from rapidfuzz import fuzz
 
 from vkteams_daemon.search.messages import MessageKey
@@ -154,15 +153,17 @@ def _select(
     limit: int,
 ) -> list[Ranked]:
     index = {one.key: n for n, one in enumerate(candidates)}
-    probability = np.array([one.score for one in candidates])
+    # Python's lists, because numpy takes longer to import than all of this takes.
+    probability = [one.score for one in candidates]
     # For each candidate, how likely it belongs to no conversation that is in the answer already.
-    other = np.ones(len(candidates))
+    other = [1.0] * len(candidates)
     miss = 1.0  # how likely nothing in the answer is relevant
     answer: list[Ranked] = []
     texts: list[str] = []
     for _ in range(len(candidates)):
-        best = int(np.argmax(probability * (1 + FIRST * miss * other)))
-        one, likely = candidates[best], float(probability[best])
+        gains = [p * (1 + FIRST * miss * o) for p, o in zip(probability, other, strict=True)]
+        best = gains.index(max(gains))
+        one, likely = candidates[best], probability[best]
         probability[best] = -1.0
         if _repeats(lines[one.key].text, texts):
             continue
@@ -170,7 +171,7 @@ def _select(
         answer.append(one)
         if len(answer) == limit:
             break
-        miss *= 1 - likely * float(other[best])
+        miss *= 1 - likely * other[best]
         for key, together in _conversation(one.key, neighbourhoods).items():
             if key in index:
                 other[index[key]] *= 1 - together

@@ -73,7 +73,7 @@ def by_meaning(
     """
     if not encoders or not text:
         return Nearest()
-    vectors = {encoder: vector for encoder in encoders if (vector := encoder.vector(text)).any()}
+    vectors = {encoder: vector for encoder in encoders if any(vector := encoder.vector(text))}
     if not vectors:
         return Nearest(note=_UNREADABLE.format(" and ".join(encoder.stored.name for encoder in encoders)))
     weights = {encoder: catalogue.weight(encoder.stored.name, text) for encoder in vectors}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ from vkteams_daemon.errors import ModelAbsent, PermissionRefused
 from vkteams_daemon.store.embedding_models import StoredModel
 
 if TYPE_CHECKING:
-    from vkteams_daemon.embedding.model import Model, Vectors
+    from vkteams_daemon.embedding.model import Model
+    from vkteams_daemon.search.retrieval.semantic import Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +31,7 @@ class QueryEncoder:
     """
 
     stored: StoredModel
-    vector: Callable[[str], Vectors]
+    vector: Callable[[str], Vector]
 
 
 class QueryEncoderCache:
@@ -96,14 +99,12 @@ class QueryEncoderCache:
         files = [query_socket.path(self._config, role) for role in ("embed", "all")]
         return {fingerprint: file for file in files for fingerprint in query_socket.loaded(file)}
 
-    def _ask(self, file: Path, stored: StoredModel, text: str) -> Vectors:
+    def _ask(self, file: Path, stored: StoredModel, text: str) -> Vector:
         """The vector that the daemon gives; if it gives none any more, the model is loaded here."""
-        import numpy as np  # here, because the archive's other questions do not need it
-
         content = query_socket.vector(file, stored.fingerprint, text)
         if content is not None and len(content) == 4 * stored.dims:
-            vector = np.frombuffer(content, "<f4").astype(np.float32)
-            if np.isfinite(vector).all():
+            vector = struct.unpack(f"<{stored.dims}f", content)
+            if all(map(math.isfinite, vector)):
                 return vector
         model = self._load(stored)
         if model is None:
@@ -124,8 +125,8 @@ class QueryEncoderCache:
             return self._loaded[stored.fingerprint]
 
 
-def _encode(model: Model, text: str) -> Vectors:
-    vector: Vectors = model.embed_texts([text], query=True)[0]
+def _encode(model: Model, text: str) -> Vector:
+    vector: Vector = model.embed_texts([text], query=True)[0]
     return vector
 
 

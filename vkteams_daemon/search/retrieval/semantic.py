@@ -13,11 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
-
-import numpy as np
-import numpy.typing as npt
 
 from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.results import Ranked, RetrieverScore
@@ -25,7 +22,11 @@ from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.embedding_models import StoredModel
 
-Vector = Sequence[float] | npt.NDArray[np.float32]
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Vector = Sequence[float] | npt.NDArray[np.float32]
 
 EXACT = 5000
 """Up to this many messages are compared one by one: no slower than a filtered walk through the index, and exact."""
