@@ -22,7 +22,7 @@ from vkteams_daemon.embedding import model_info
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.mcp import tokens
 from vkteams_daemon.system.log import LogFile
-from vkteams_daemon.web import oidc, session
+from vkteams_daemon.web import session
 
 PACKAGE = Path(config.__file__).parent
 # Who may open files otherwise: what the kernel shows, what the package brings, a new file, the command line's file.
@@ -74,7 +74,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "credential": ("token", lambda path: config.load(None, environ={
         "VKTEAMS_BOT_CONFIG": "/dev/null", "CREDENTIALS_DIRECTORY": str(path.parent)})),
     "tokens file": ("tokens.toml", tokens.read_tokens),
-    "users file": ("users.toml", lambda path: oidc._read_users(str(path))),
+    "users file": ("users.toml", lambda path: issuer._read_users(str(path))),
     "key of the page": ("web.key", session.read_key),
     "status file": ("vkteamsd.status.json", status.read),
     "PID file": ("vkteamsd.pid", lambda path: PidFile(path).acquire()),
