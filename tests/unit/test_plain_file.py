@@ -21,6 +21,7 @@ from vkteams_daemon.daemon.process.pidfile import PidFile
 from vkteams_daemon.embedding import model_info
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.mcp import tokens
+from vkteams_daemon.serving import issuer
 from vkteams_daemon.system.log import LogFile
 from vkteams_daemon.web import session
 
