@@ -18,6 +18,7 @@ pytest_plugins = [
     "tests.harness.temporary",
     "tests.harness.postgres",
     "tests.harness.bundled",
+    "tests.harness.cluster",
     "tests.harness.proxy",
     "tests.harness.listener",
     "tests.harness.simulator",

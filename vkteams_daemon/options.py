@@ -165,6 +165,9 @@ class Database(Section, frozen=True, kw_only=True, forbid_unknown_fields=True):
     read_url: Annotated[
         str, _option("URL of a role that only reads, for all that asks the archive; empty: url.", secret=True)
     ] = ""
+    distributed: Annotated[
+        bool, _option("The archive lies on several machines (Citus); a new one is made so. See docs/scaling.md.")
+    ] = False
     pool_size: Annotated[int, _option("Maximum connections of one process, besides the writer's.", ge=1, le=100)] = 4
     connect_timeout: Annotated[int, _option("Seconds for one connection attempt.", ge=1, le=120)] = 5
     write_timeout: Annotated[

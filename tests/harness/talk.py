@@ -34,10 +34,10 @@ def moment(minutes: float) -> datetime:
 class Talk:
     """Chats in which people say things, each in a batch of its own; the test chooses the message ids."""
 
-    def __init__(self, url: str, start: datetime = START) -> None:
+    def __init__(self, url: str, start: datetime = START, *, distributed: bool = False) -> None:
         self.url = url
         self.start = start
-        self.database = Database(Config(database=DatabaseOptions(url=url)))
+        self.database = Database(Config(database=DatabaseOptions(url=url, distributed=distributed)))
         self.database.open(migrate=False)
         self.writer = Writer(self.database.connect, "1000000001", nick="opsbot")
         assert self.writer.acquire()

@@ -26,8 +26,10 @@ def open_archive(config: Config) -> Archive:
 
 
 @contextlib.contextmanager
-def open_database(config: Config, *, migrate: bool = False, beside: bool = False) -> Iterator[Database]:
-    """The database, for a `with` block; `migrate` and `beside` as in `Database.open`."""
+def open_database(
+    config: Config, *, migrate: bool = False, beside: bool = False, distribute: bool = False
+) -> Iterator[Database]:
+    """The database, for a `with` block; `migrate`, `beside` and `distribute` as in `Database.open`."""
     from vkteams_daemon.store.database import Database
 
     if config.database.read_url and not config.database.url:
@@ -37,7 +39,7 @@ def open_database(config: Config, *, migrate: bool = False, beside: bool = False
         )
     database = Database(config, application="vkteamsctl")
     try:
-        database.open(migrate=migrate, beside=beside)
+        database.open(migrate=migrate, beside=beside, distribute=distribute)
         yield database
     finally:
         database.close()
@@ -51,7 +53,7 @@ def open_connection(
 
     Args:
         config: checked.
-        migrate: bring the schema up to date first.
+        migrate: bring the schema up to date first, and distribute an archive that is to be distributed.
         beside: whether that may make an archive beside one that this role has in another schema.
         maintenance: whether the connection is for vacuum and index builds, which must have no time limits.
     """
@@ -60,7 +62,7 @@ def open_connection(
 
     profile = connection_profiles.MAINTENANCE if maintenance else connection_profiles.WORKER
     with (
-        open_database(config, migrate=migrate, beside=beside) as database,
+        open_database(config, migrate=migrate, beside=beside, distribute=migrate) as database,
         translate_errors(),
         database.connect(profile) as connection,
     ):

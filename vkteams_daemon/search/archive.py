@@ -74,7 +74,10 @@ class Archive:
             reading = msgspec.structs.replace(config.database, url=config.database.read_url)
             config = msgspec.structs.replace(config, database=reading)
         self._config = config
-        self._database = Database(self._config, application="vkteams-search", profile=connection_profiles.READER)
+        self._database = Database(
+            self._config, application="vkteams-search", profile=connection_profiles.READER,
+            any_layout=not isinstance(source, Config),
+        )  # fmt: skip
         self._opened = False
         self._visible: Visible | None = None
         self._lock = threading.Lock()

@@ -37,23 +37,28 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
     models = active_models(connection)
     # With several models, a message may wait for more than one.
     waiting = "*" if len(models) < 2 else "DISTINCT (chat_id, msg_id)"
-    row = connection.execute(
-        "SELECT"
-        # A confined reader learns nothing of the time before `since`: neither what was said, nor what waits or failed.
+    # A confined reader learns nothing of the time before `since`: neither what was said, nor what waits or failed.
+    first = (
+        "SELECT pg_catalog.min(sent_at) FROM messages WHERE sent_at >= %(since)s"
+        if chats is None
         # Chat by chat, so that each minimum is the first entry of an index.
-        " (SELECT pg_catalog.min(first) FROM (SELECT pg_catalog.min(sent_at) AS first FROM messages"
-        "   WHERE %(chats)s::text[] IS NULL AND sent_at >= %(since)s"
-        "   UNION ALL SELECT (SELECT pg_catalog.min(sent_at) FROM messages m"
-        f"   WHERE m.chat_id = c.chat_id AND m.sent_at >= %(since)s{periods})"
-        "   FROM pg_catalog.unnest(%(chats)s::text[]) AS c (chat_id)) AS firsts),"
+        else "SELECT pg_catalog.min((SELECT pg_catalog.min(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id"
+        f" AND m.sent_at >= %(since)s{periods})) FROM (SELECT chat_id FROM chat_user_counts"
+        " WHERE chat_id = ANY(%(chats)s) GROUP BY chat_id) AS c"
+    )
+    visible = (
+        " AND (chat_id, msg_id) IN (SELECT m.chat_id, m.msg_id FROM messages m WHERE m.sent_at >= %(since)s"
+        f" AND (%(chats)s::text[] IS NULL OR m.chat_id = ANY(%(chats)s)){periods})"
+    )
+    row = connection.execute(
+        f"SELECT ({first}),"
         f" (SELECT count({waiting}) FROM embedding_queue q WHERE model_id = ANY(%(models)s) AND kind = 'message'"
-        "   AND (%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s)) AND (NOT %(confined)s OR EXISTS"
-        "    (SELECT FROM messages m WHERE m.chat_id = q.chat_id AND m.msg_id = q.msg_id AND m.sent_at >= %(since)s"
-        f"    {periods}))),"
+        f"   AND (%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s)){visible if scope.confined else ''}),"
         " (SELECT count(*) FROM events WHERE error IS NOT NULL"
         "   AND occurred_at >= %(since)s"
         f"{' AND ' + scope.within_periods('chat_id', 'occurred_at') if scope.periods else ''}"
-        "   AND (%(chats)s::text[] IS NULL OR (chat_id IS NULL AND NOT %(confined)s) OR chat_id = ANY(%(chats)s)))",
+        "   AND (%(chats)s::text[] IS NULL OR (chat_id IS NULL AND NOT %(confined)s)"
+        "    OR chat_id = ANY(%(chats)s)))".encode(),
         {
             "chats": chats,
             "models": [model.model_id for model in models],
@@ -64,13 +69,13 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
         prepare=False,
     ).fetchone()
     assert row is not None
-    first, queued, quarantined = row
+    first_at, queued, quarantined = row
     gaps = (
         *_unread(quarantined),
         *_missing(connection, scope),
         *_not_searched(connection, scope),
     )
-    return Coverage(first, queued if models else None, tuple(model.name for model in models), gaps)
+    return Coverage(first_at, queued if models else None, tuple(model.name for model in models), gaps)
 
 
 def _unread(quarantined: int) -> list[str]:

@@ -5,12 +5,13 @@ A confined reader gets what the messages that they may see say: a name that only
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from vkteams_daemon.botapi import facts
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.distribution import is_distributed
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +56,57 @@ def chat_titles(connection: Connection, chat_ids: Iterable[str], scope: Scope) -
     """
     ids = list(chat_ids)
     rows = connection.execute(
-        "SELECT c.chat_id, coalesce(nullif(c.title, ''), p.title) FROM chats c"
-        f" LEFT JOIN chats p ON p.chat_id = c.parent_chat_id AND {visible_chat('p.chat_id', scope)}"
-        " WHERE c.chat_id = ANY(%(ids)s)".encode(),
-        {**scope.parameters, "ids": ids},
-    )
-    titles = {chat_id: title for chat_id, title in rows if title}
+        "SELECT chat_id, nullif(title, ''), parent_chat_id FROM chats WHERE chat_id = ANY(%s)", (ids,)
+    ).fetchall()
+    titles = {chat_id: title for chat_id, title, _ in rows if title}
+    if parents := visible_chats(connection, {row[2] for row in rows if row[2] and not row[1]}, scope):
+        found = connection.execute("SELECT chat_id, title FROM chats WHERE chat_id = ANY(%s)", (sorted(parents),))
+        parent_titles = {chat_id: title for chat_id, title in found if title}
+        titles |= {row[0]: parent_titles[row[2]] for row in rows if not row[1] and row[2] in parent_titles}
     # A private chat has no title. Its id is the user id of the other person.
     return names(connection, [chat_id for chat_id in ids if chat_id not in titles], scope) | titles
 
 
-def visible_chat(column: str, scope: Scope) -> str:
-    """The condition that a confined reader may know of the chat in this column; its parameters are the scope's."""
-    if not scope.confined:
-        return "true"
+def visible_chats(connection: Connection, chat_ids: Collection[str], scope: Scope) -> set[str]:
+    """Those of these chats of which the reader may know: of a confined scope, those with a message within it."""
+    if not scope.confined or not chat_ids:
+        return set(chat_ids)
+    asked = set(chat_ids) if scope.chat_ids is None else set(chat_ids).intersection(scope.chat_ids)
+    if not asked:
+        return set()
     since = " AND m.sent_at >= %(since)s" if scope.since else ""
     since += f" AND {scope.within_periods()}" if scope.periods else ""
-    chats = f"{column} = ANY(%(chat_ids)s) AND " if scope.chat_ids is not None else ""
-    return f"{chats}EXISTS (SELECT FROM messages m WHERE m.chat_id = {column}{since})"
+    rows = connection.execute(
+        # From the counts, so that one machine answers for a chat: each is one access to an index.
+        "SELECT c.chat_id FROM (SELECT chat_id FROM chat_user_counts WHERE chat_id = ANY(%(asked)s) GROUP BY chat_id)"
+        f" AS c WHERE EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id{since})".encode(),
+        {**scope.parameters, "asked": sorted(asked)},
+        prepare=False,
+    )
+    return {chat_id for (chat_id,) in rows}
 
 
 def _people_as_seen(connection: Connection, user_ids: list[str], scope: Scope) -> dict[str, Person]:
     """People as the events of their newest messages within the scope describe them; the newest known value wins."""
+    order = "m.sent_at DESC, m.chat_id, m.msg_id"
+    if is_distributed(connection):
+        # Citus has no such join as the other query. This one reads all messages of these people.
+        newest = (
+            "SELECT user_id, chat_id, msg_id FROM (SELECT m.user_id, m.chat_id, m.msg_id,"
+            f" row_number() OVER (PARTITION BY m.user_id ORDER BY {order}) AS place FROM messages m"
+            f" WHERE m.user_id = ANY(%(ids)s::text[]) AND {scope.population.condition}) AS m WHERE place <= {_NEWEST}"
+        )
+    else:
+        newest = (
+            "SELECT u.user_id, n.chat_id, n.msg_id FROM pg_catalog.unnest(%(ids)s::text[]) AS u (user_id)"
+            " CROSS JOIN LATERAL (SELECT m.chat_id, m.msg_id FROM messages m"
+            f"  WHERE m.user_id = u.user_id AND {scope.population.condition}"
+            f"  ORDER BY {order} LIMIT {_NEWEST}) AS n"
+        )
     rows = connection.execute(
-        "SELECT u.user_id, e.type, e.payload, e.received_at"
-        " FROM pg_catalog.unnest(%(ids)s::text[]) AS u (user_id)"
-        " CROSS JOIN LATERAL (SELECT m.chat_id, m.msg_id FROM messages m"
-        f"  WHERE m.user_id = u.user_id AND {scope.population.condition}"
-        f"  ORDER BY m.sent_at DESC, m.chat_id, m.msg_id LIMIT {_NEWEST}) AS newest"
-        " JOIN events e ON e.chat_id = newest.chat_id AND e.subject = newest.msg_id"
-        " WHERE e.user_id = u.user_id AND e.error IS NULL AND e.payload IS NOT NULL"
+        f"WITH newest AS MATERIALIZED ({newest}) SELECT n.user_id, e.type, e.payload, e.received_at"
+        " FROM newest n JOIN events e ON e.chat_id = n.chat_id AND e.subject = n.msg_id"
+        " WHERE e.user_id = n.user_id AND e.error IS NULL AND e.payload IS NOT NULL"
         " ORDER BY e.received_at, e.bot_id, e.event_id".encode(),
         {**scope.population.parameters, "ids": user_ids},
         prepare=False,

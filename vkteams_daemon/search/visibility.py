@@ -17,14 +17,16 @@ from vkteams_daemon.search.scope import Period, Scope, with_threads
 from vkteams_daemon.store.connections import Connection
 
 # A thread has a parent. If that is not known yet, its first and its newest message still say that they stand in a
-# thread.
-_IS_THREAD = (
-    "(c.parent_chat_id IS NOT NULL OR EXISTS (SELECT FROM messages t WHERE t.chat_id = c.chat_id"
-    " AND t.sent_at = (SELECT pg_catalog.min(sent_at) FROM messages f WHERE f.chat_id = c.chat_id)"
-    " AND t.thread IS NOT NULL)"
-    " OR EXISTS (SELECT FROM messages t WHERE t.chat_id = c.chat_id"
-    " AND t.sent_at = (SELECT pg_catalog.max(sent_at) FROM messages l WHERE l.chat_id = c.chat_id)"
-    " AND t.thread IS NOT NULL))"
+# thread. From the counts, so that one machine answers for a chat, if the archive has several.
+_EDGES = (
+    "SELECT c.chat_id, (SELECT pg_catalog.min(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id),"
+    " (SELECT pg_catalog.max(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id)"
+    " FROM (SELECT chat_id FROM chat_user_counts WHERE chat_id = ANY(%(chats)s) GROUP BY chat_id) AS c"
+)
+_IN_THREADS = (
+    "SELECT DISTINCT m.chat_id FROM unnest(%(edge_chats)s::text[], %(edges)s::timestamptz[])"
+    " AS e (chat_id, sent_at) JOIN messages m ON m.chat_id = e.chat_id AND m.sent_at = e.sent_at"
+    " WHERE m.thread IS NOT NULL"
 )
 # `r` is the chat's roster, as far as there is one.
 _TRUSTED = (
@@ -37,7 +39,7 @@ _MEMBERSHIPS = (
     "SELECT c.chat_id, CASE WHEN pg_catalog.isfinite(m.since) THEN m.since END, m.until FROM roster_members m"
     " JOIN rosters r ON r.chat_id = m.chat_id"
     " JOIN chats c ON c.chat_id = m.chat_id"
-    f" WHERE m.user_id = %(user)s AND {_TRUSTED} AND NOT {_IS_THREAD}"
+    f" WHERE m.user_id = %(user)s AND {_TRUSTED} AND c.parent_chat_id IS NULL"
     " AND EXISTS (SELECT FROM roster_members p WHERE p.chat_id = m.chat_id AND p.user_id = m.user_id"
     "  AND p.until IS NULL)"
     " AND NOT EXISTS (SELECT FROM chat_members l WHERE l.chat_id = m.chat_id AND l.user_id = m.user_id"
@@ -47,16 +49,12 @@ _MEMBERSHIPS = (
 _PRIVATE = "SELECT chat_id FROM chats WHERE chat_id = %(user)s AND type = 'private'"
 _THREADS = "SELECT chat_id, parent_chat_id FROM chats WHERE parent_chat_id = ANY(%(chats)s) ORDER BY 1"
 _NOBODYS = (
-    "SELECT c.chat_id, CASE WHEN t.is_thread THEN 'its parent is unknown' WHEN r.chat_id IS NULL OR r.read_at IS NULL"
+    "SELECT c.chat_id, CASE WHEN r.chat_id IS NULL OR r.read_at IS NULL"
     "  AND r.refused IS NULL THEN 'its roster was never read' WHEN r.refused IS NOT NULL THEN 'its roster is refused: '"
     "  || r.refused WHEN r.read_at < now() - %(max_age)s::interval THEN 'its roster is too old'"
-    "  ELSE 'a bot has left it' END"
-    f" FROM chats c CROSS JOIN LATERAL (SELECT {_IS_THREAD} AS is_thread) AS t"
-    " LEFT JOIN rosters r ON r.chat_id = c.chat_id"
-    # A chat without messages has nothing to show.
-    " WHERE c.type IS DISTINCT FROM 'private' AND c.parent_chat_id IS NULL"
-    f" AND (t.is_thread OR {_TRUSTED} IS NOT TRUE)"
-    " AND EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id) ORDER BY 1"
+    f"  ELSE 'a bot has left it' END, {_TRUSTED} IS TRUE"
+    " FROM chats c LEFT JOIN rosters r ON r.chat_id = c.chat_id"
+    " WHERE c.type IS DISTINCT FROM 'private' AND c.parent_chat_id IS NULL ORDER BY 1"
 )
 
 
@@ -104,6 +102,8 @@ def visible(connection: Connection, access: Access, *, history: str, roster_max_
     if access.user is None:
         return Visible(chats, access.since)
     rows = _rows(connection, _MEMBERSHIPS, user=access.user, max_age=roster_max_age)
+    _, in_threads = _known_threads(connection, {chat_id for chat_id, _, _ in rows})
+    rows = [row for row in rows if row[0] not in in_threads]
     whole = {chat_id for chat_id, since, until in rows if until is None and (history == "whole" or since is None)}
     periods: dict[str, list[tuple[datetime | None, datetime | None]]] = {}
     for chat_id, since, until in rows:
@@ -130,17 +130,35 @@ def _speaking(connection: Connection, scope: Scope) -> list[str]:
     """The chats of the scope that have a message in it."""
     rows = _rows(
         connection,
-        "SELECT c.chat_id FROM pg_catalog.unnest(%(chat_ids)s::text[]) AS c (chat_id)"
-        " WHERE EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id"
+        "SELECT c.chat_id FROM (SELECT chat_id FROM chat_user_counts WHERE chat_id = ANY(%(chat_ids)s)"
+        " GROUP BY chat_id) AS c WHERE EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id"
         f" AND {scope.condition_with_deleted})",
         **scope.parameters,
     )
     return [chat_id for (chat_id,) in rows]
 
 
+def _known_threads(connection: Connection, chat_ids: Collection[str]) -> tuple[set[str], set[str]]:
+    """Those of these chats that have messages, and those whose first or newest message stands in a thread."""
+    edges = _rows(connection, _EDGES, chats=sorted(chat_ids)) if chat_ids else []
+    speaking = {chat_id for chat_id, first, _ in edges if first is not None}
+    ends = [(chat_id, at) for chat_id, *both in edges for at in both if at is not None]
+    if not ends:
+        return speaking, set()
+    found = _rows(connection, _IN_THREADS, edge_chats=[end[0] for end in ends], edges=[end[1] for end in ends])
+    return speaking, {chat_id for (chat_id,) in found}
+
+
 def nobodys_chats(connection: Connection, roster_max_age: timedelta) -> list[NobodysChat]:
     """The chats with messages that no person may see, and why; private chats are no such chats."""
-    return [NobodysChat(*row) for row in _rows(connection, _NOBODYS, max_age=roster_max_age)]
+    rows = _rows(connection, _NOBODYS, max_age=roster_max_age)
+    # A chat without messages has nothing to show.
+    speaking, in_threads = _known_threads(connection, [row[0] for row in rows])
+    return [
+        NobodysChat(chat_id, "its parent is unknown" if chat_id in in_threads else reason)
+        for chat_id, reason, trusted in rows
+        if chat_id in speaking and (chat_id in in_threads or not trusted)
+    ]
 
 
 def _rows(connection: Connection, sql: str, **parameters: Any) -> list[tuple[Any, ...]]:

@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
-from vkteams_daemon.store.connections import Connection
+import psycopg
+
+from vkteams_daemon.store.connections import Connection, first_line
 
 COPY_THRESHOLD = 200  # rows; with fewer rows, arrays in a pipeline are faster than the round trip of COPY
+
+
+class CopyRefused(psycopg.DataError):
+    """Another machine of a Citus cluster refuses rows of a COPY. Its answer does not tell the kind of the refusal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,18 @@ class ColumnSet:
 
         The table must have none of their keys, and the connection must not be in a pipeline. Pass an iterator that
         makes the rows: the server then takes in the first rows while the next are made.
+
+        Raises:
+            CopyRefused: see there.
         """
+        try:
+            return self._copy(connection, table, rows, json)
+        except psycopg.errors.InternalError_ as error:
+            raise CopyRefused(first_line(error)) from error
+
+    def _copy(
+        self, connection: Connection, table: str, rows: Iterable[Sequence[Any]], json: Callable[[Any], str]
+    ) -> Any:
         names = ", ".join(name for name, _ in self.columns)
         cursor = connection.cursor()
         with cursor.copy(f"COPY {table} ({names}) FROM STDIN (FORMAT BINARY)".encode()) as copy:

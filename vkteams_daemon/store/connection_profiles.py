@@ -23,7 +23,11 @@ WIRE = {
     "session_replication_role": "origin",
 }  # fmt: skip
 # The server must notice within seconds that a client on the network is gone (tcp(7)).
-_COMMON = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+_COMMON = {
+    "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3",
+    # Of Citus: a SET LOCAL holds on the other machines as well.
+    "citus.propagate_set_commands": "local",
+}  # fmt: skip
 _NO_LIMITS = dict.fromkeys(
     (
         "statement_timeout", "lock_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout",

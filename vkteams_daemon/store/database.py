@@ -11,7 +11,7 @@ import psycopg
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ConfigError, DatabaseUnavailable, StoreError, VkTeamsError
-from vkteams_daemon.store import connections, database_url, server_check
+from vkteams_daemon.store import connections, database_url, distribution, server_check
 from vkteams_daemon.store.blockers import LockWatch
 from vkteams_daemon.store.connection_profiles import MAINTENANCE, WORKER, Profile
 from vkteams_daemon.store.connections import Connection, Pool, build_conninfo, translate_errors
@@ -27,6 +27,7 @@ class Database:
         url: replaces the URL of the configuration.
         application: the application_name of the connections.
         profile: of the pooled connections.
+        any_layout: whether it may be distributed or not, whatever the configuration says.
 
     Attributes:
         owner: whom the server is to see where root asks; None is the user of this process.
@@ -34,9 +35,16 @@ class Database:
     """
 
     def __init__(
-        self, config: Config, *, url: str | None = None, application: str = "vkteams", profile: Profile = WORKER
+        self,
+        config: Config,
+        *,
+        url: str | None = None,
+        application: str = "vkteams",
+        profile: Profile = WORKER,
+        any_layout: bool = False,
     ) -> None:
         self._config = config
+        self._layout = None if any_layout else config.database.distributed
         self._profile = profile
         self._url = url or config.database.url
         # Root asks a server of the administrator's as the daemon does; the bundled one knows root.
@@ -61,12 +69,13 @@ class Database:
         """The sessions that block this process for long and are not ours to end; "" if there are none."""
         return self._locks.foreign
 
-    def open(self, *, migrate: bool = True, beside: bool = False) -> None:
+    def open(self, *, migrate: bool = True, beside: bool = False, distribute: bool = False) -> None:
         """Start the bundled server if it is used, check or migrate the schema, and open the pool.
 
         Args:
             migrate: apply missing migrations. If False, an old schema raises SchemaError.
             beside: whether a new archive may stand beside one that this role has in another schema.
+            distribute: whether an archive on one server is distributed now if `[database] distributed` is set.
 
         Raises:
             DatabaseUnavailable: no connection; try again later.
@@ -95,9 +104,15 @@ class Database:
                 if migrate:
                     server_check.check_writable(connection)
             if migrate:
-                apply_migrations(connection, beside=beside, patience=self.patience)
+                distributed = self._config.database.distributed
+                apply_migrations(
+                    connection, beside=beside, distributed=distributed, move=distribute, patience=self.patience
+                )
             else:
                 check_version(connection)
+                if self._layout is not None:
+                    with translate_errors():
+                        distribution.check(connection, self._layout)
         if self._pool is None:
             self._pool = connections.make_pool(
                 self._current_conninfo,

@@ -6,9 +6,10 @@ becomes active when they are complete. Models that are not chosen any more stay 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import psycopg
 from psycopg.rows import class_row, tuple_row
@@ -25,15 +26,19 @@ _HNSW = "m = 6, ef_construction = 80"
 # A writer that reads the models later waits for this lock for a moment, and then sees the model.
 _WAIT_FOR_WRITERS = "LOCK TABLE embedding_queue IN SHARE MODE"
 _PAGE = 5000  # messages a transaction
-_ENQUEUE_PAGE = (
-    "WITH page AS MATERIALIZED (SELECT chat_id, msg_id, sent_at, deleted_at IS NULL AND text <> '' AS searchable"
-    " FROM messages WHERE (chat_id, msg_id) > (%(chat)s, %(msg)s) ORDER BY chat_id, msg_id LIMIT %(limit)s),"
-    " enqueued AS (INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at, not_before)"
-    " SELECT p.chat_id, p.msg_id, %(model)s, 'message', p.sent_at, clock_timestamp() FROM page p WHERE p.searchable"
-    " AND NOT EXISTS (SELECT FROM embeddings e WHERE e.chat_id = p.chat_id AND e.msg_id = p.msg_id"
-    " AND e.model_id = %(model)s AND e.kind = 'message') ORDER BY p.chat_id, p.msg_id"
-    " ON CONFLICT DO NOTHING RETURNING 1)"
-    " SELECT (SELECT count(*) FROM enqueued), chat_id, msg_id FROM page ORDER BY chat_id DESC, msg_id DESC LIMIT 1"
+# Three statements: the queue and the messages may lie on different machines.
+_MESSAGES_PAGE = (
+    "SELECT chat_id, msg_id, sent_at, coalesce(deleted_at IS NULL AND text <> '', false) FROM messages"
+    " WHERE (chat_id, msg_id) > (%s, %s) ORDER BY chat_id, msg_id LIMIT %s"
+)
+_EMBEDDED = (
+    "SELECT e.chat_id, e.msg_id FROM unnest(%s::text[], %s::text[]) AS k (chat_id, msg_id) JOIN embeddings e"
+    " ON e.chat_id = k.chat_id AND e.msg_id = k.msg_id AND e.model_id = %s AND e.kind = 'message'"
+)
+_ENQUEUE = (
+    "INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at, not_before)"
+    " SELECT k.chat_id, k.msg_id, %s, 'message', k.sent_at, clock_timestamp()"
+    " FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS k (chat_id, msg_id, sent_at) ON CONFLICT DO NOTHING"
 )
 _MODELS_LOCK = "pg_catalog.hashtextextended('vkteams models ' || current_schema()::text, 0::bigint)"
 # A lock of its own: the registration of a model must not wait for the build of an index. Nor must the build wait for
@@ -153,15 +158,26 @@ def enqueue_missing(connection: Connection, model_id: int) -> int:
             schema.fence(connection)
             connection.execute(_WAIT_FOR_WRITERS)
         count = 0
-        position: dict[str, str | int] = {"model": model_id, "chat": "", "msg": "", "limit": _PAGE}
+        last = ("", "")
         while True:
             with connection.transaction():
                 schema.fence(connection)
-                page = connection.execute(_ENQUEUE_PAGE.encode(), position).fetchone()
+                page = connection.execute(_MESSAGES_PAGE.encode(), (*last, _PAGE)).fetchall()
+                count += _enqueue(connection, model_id, [row[:3] for row in page if row[3]])
             if not page:
                 return count
-            enqueued, position["chat"], position["msg"] = page
-            count += enqueued
+            last = page[-1][:2]
+
+
+def _enqueue(connection: Connection, model_id: int, messages: Sequence[tuple[Any, ...]]) -> int:
+    """Queue those of these messages (chat_id, msg_id, sent_at) that have no vector of the model; returns how many."""
+    if not messages:
+        return 0
+    keys = [list(column) for column in zip(*messages, strict=True)][:2]
+    embedded = set(connection.execute(_EMBEDDED.encode(), (*keys, model_id)).fetchall())
+    missing = [message for message in messages if message[:2] not in embedded]
+    columns = [list(column) for column in zip(*missing, strict=True)]
+    return connection.execute(_ENQUEUE.encode(), (model_id, *columns)).rowcount if missing else 0
 
 
 def mark_worked(connection: Connection, model_id: int) -> None:
@@ -173,7 +189,7 @@ def mark_worked(connection: Connection, model_id: int) -> None:
     """
     with translate_errors(), connection.transaction():
         schema.fence(connection)
-        connection.execute("UPDATE embedding_models SET worked_at = clock_timestamp() WHERE model_id = %s", (model_id,))
+        connection.execute("UPDATE embedding_models SET worked_at = now() WHERE model_id = %s", (model_id,))
 
 
 def idle_models(connection: Connection, patience: float) -> list[IdleModel]:
@@ -365,13 +381,29 @@ def model_statistics(connection: Connection) -> list[ModelStatistics]:
     """The numbers of every model, the active ones first."""
     with translate_errors():
         rows = connection.execute(
-            f"SELECT {_MODEL_COLUMNS},"
-            " (SELECT count(*) FROM embeddings e WHERE e.model_id = m.model_id AND e.kind = 'message' AND e.chunk = 0),"
-            " (SELECT count(*) FROM embedding_queue q WHERE q.model_id = m.model_id AND q.not_before < 'infinity'),"
-            " (SELECT count(*) FROM embedding_queue q WHERE q.model_id = m.model_id AND q.not_before = 'infinity')"
-            " FROM embedding_models m ORDER BY state = 'active' DESC, state = 'building' DESC, model_id".encode()
+            f"SELECT {_MODEL_COLUMNS} FROM embedding_models"
+            " ORDER BY state = 'active' DESC, state = 'building' DESC, model_id".encode()
         ).fetchall()
-    return [ModelStatistics(StoredModel(*r[:5]), r[5], r[6], r[7], has_index(connection, r[0])) for r in rows]
+        vectors: dict[int, int] = dict(
+            connection.execute(
+                "SELECT model_id, count(*) FROM embeddings WHERE kind = 'message' AND chunk = 0 GROUP BY model_id"
+            ).fetchall()
+        )
+        queued = {
+            model_id: (waiting, parked)
+            for model_id, waiting, parked in connection.execute(
+                "SELECT model_id, count(*) FILTER (WHERE not_before < 'infinity'),"
+                " count(*) FILTER (WHERE not_before = 'infinity') FROM embedding_queue GROUP BY model_id"
+            )
+        }
+    models = [StoredModel(*row) for row in rows]
+    return [
+        ModelStatistics(
+            model, vectors.get(model.model_id, 0), *queued.get(model.model_id, (0, 0)),
+            has_index(connection, model.model_id),
+        )
+        for model in models
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pgvector import HalfVector
 from pgvector.psycopg.halfvec import register_halfvec_info
 from psycopg.types import TypeInfo
 
-from vkteams_daemon.store import schema
+from vkteams_daemon.store import distribution, schema
 from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import projection
@@ -35,6 +35,17 @@ _GENERIC_PLANS = "DISCARD PLANS; SET LOCAL plan_cache_mode = force_generic_plan"
 _HALFVEC = (
     "SELECT t.oid, t.typarray FROM pg_catalog.pg_type t JOIN pg_catalog.pg_extension e"
     " ON e.extnamespace = t.typnamespace AND e.extname = 'vector' WHERE t.typname = 'halfvec'"
+)
+# One row for each hash: a short text may be stored ten thousand times.
+_ONE_OF_EACH = (
+    "SELECT hashes.text_hash, e.embedding FROM pg_catalog.unnest(%(hashes)b::bytea[]) AS hashes (text_hash)"
+    " CROSS JOIN LATERAL (SELECT embedding FROM embeddings e WHERE e.model_id = %(model)s"
+    " AND e.text_hash = hashes.text_hash LIMIT 1) AS e"
+)
+# Citus has no such join. Each shard reads all rows of a hash, and so would one server, which has them all.
+_ONE_OF_EACH_DISTRIBUTED = (
+    "SELECT DISTINCT ON (text_hash) text_hash, embedding FROM embeddings WHERE model_id = %(model)s"
+    " AND text_hash = ANY(%(hashes)b::bytea[])"
 )
 
 
@@ -104,15 +115,18 @@ def claim(connection: Connection, model_id: int, limit: int) -> list[Claim]:
     """Lock up to `limit` due rows of this model's queue until the transaction ends; the newest come first."""
     connection.execute(_CUSTOM_PLANS)
     rows = connection.execute(
-        "SELECT q.chat_id, q.msg_id, q.kind,"
-        " CASE WHEN m.chat_id IS NOT NULL AND m.deleted_at IS NULL THEN coalesce(m.text, '') END, q.attempts,"
+        "SELECT q.chat_id, q.msg_id, q.kind, q.attempts,"
         " CASE WHEN q.not_before = '-infinity' THEN extract(epoch FROM clock_timestamp() - q.enqueued_at)::float8 END"
-        " FROM embedding_queue q LEFT JOIN messages m USING (chat_id, msg_id)"
-        " WHERE q.model_id = %s AND q.not_before <= clock_timestamp()"
-        " ORDER BY q.enqueued_at DESC LIMIT %s FOR UPDATE OF q SKIP LOCKED",
+        " FROM embedding_queue q WHERE q.model_id = %s AND q.not_before <= clock_timestamp()"
+        " ORDER BY q.enqueued_at DESC LIMIT %s FOR UPDATE SKIP LOCKED",
         (model_id, limit),
     ).fetchall()
-    return [Claim(*row) for row in rows]
+    # Read apart: rows of the queue can only be locked where they lie, and the messages may lie on other machines.
+    texts = _texts(connection, [(chat_id, msg_id) for chat_id, msg_id, *_ in rows])
+    return [
+        Claim(chat_id, msg_id, kind, texts.get((chat_id, msg_id)), attempts, age)
+        for chat_id, msg_id, kind, attempts, age in rows
+    ]
 
 
 def keep_alive(connection: Connection) -> None:
@@ -122,16 +136,10 @@ def keep_alive(connection: Connection) -> None:
 
 def stored_vectors(connection: Connection, model_id: int, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
     """The stored vectors of this model for these text hashes, by hash."""
-    # One row for each hash: a short text may be stored ten thousand times.
+    statement = _ONE_OF_EACH_DISTRIBUTED if distribution.is_distributed(connection) else _ONE_OF_EACH
     rows = (
         connection.cursor(binary=True)
-        .execute(
-            "SELECT hashes.text_hash, e.embedding FROM pg_catalog.unnest(%b::bytea[]) AS hashes (text_hash)"
-            " CROSS JOIN LATERAL"
-            " (SELECT embedding FROM embeddings e WHERE e.model_id = %s AND e.text_hash = hashes.text_hash"
-            " LIMIT 1) AS e",
-            (list(hashes), model_id),
-        )
+        .execute(statement.encode(), {"hashes": list(hashes), "model": model_id})
         .fetchall()
     )
     return {bytes(text_hash): _as_float16(vector) for text_hash, vector in rows}
@@ -238,18 +246,23 @@ def _lock_unchanged(
     A message that another transaction has locked counts as changed. SHARE keeps the writer from editing and deleting
     the messages, KEY SHARE only keeps rows from being deleted.
     """
-    with_text = [claim for claim in claims if claim.text is not None]
-    if not with_text:
-        return set()
-    rows = connection.execute(
-        "SELECT claimed.place FROM unnest(%b::text[], %b::text[], %b::text[]) WITH ORDINALITY"
-        " AS claimed (chat_id, msg_id, text, place)"
-        " JOIN messages m ON m.chat_id = claimed.chat_id AND m.msg_id = claimed.msg_id"
-        " AND coalesce(m.text, '') = claimed.text"
-        f" WHERE m.deleted_at IS NULL FOR {lock} OF m SKIP LOCKED".encode(),
-        ([c.chat_id for c in with_text], [c.msg_id for c in with_text], [c.text for c in with_text]),
-    ).fetchall()
-    return {with_text[place - 1].key for (place,) in rows}
+    of_chats: dict[str, list[Claim]] = {}
+    for claim in claims:
+        if claim.text is not None:
+            of_chats.setdefault(claim.chat_id, []).append(claim)
+    # Chat by chat: rows of several machines cannot be locked in one statement.
+    with connection.pipeline():
+        locked = [
+            connection.execute(
+                "SELECT m.chat_id, m.msg_id FROM unnest(%b::text[], %b::text[]) AS claimed (msg_id, text)"
+                " JOIN messages m ON m.chat_id = %s AND m.msg_id = claimed.msg_id"
+                " AND coalesce(m.text, '') = claimed.text"
+                f" WHERE m.deleted_at IS NULL FOR {lock} OF m SKIP LOCKED".encode(),
+                ([c.msg_id for c in of_chat], [c.text for c in of_chat], chat_id),
+            )
+            for chat_id, of_chat in of_chats.items()
+        ]
+        return {(chat_id, msg_id) for rows in locked for chat_id, msg_id in rows}
 
 
 def _lock_without_message(connection: Connection, claims: Sequence[Claim]) -> list[Claim]:
@@ -262,13 +275,20 @@ def _lock_without_message(connection: Connection, claims: Sequence[Claim]) -> li
     # A transaction that writes to a chat holds the chat's lock until its commit. So once we have the lock, we see the
     # message that it wrote.
     locked_chats = projection.try_lock_chats(connection, {claim.chat_id for claim in claims})
+    there = _texts(connection, [claim.key for claim in claims])
+    return [claim for claim in claims if claim.key not in there and claim.chat_id in locked_chats]
+
+
+def _texts(connection: Connection, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """The texts of those of these messages that are there and not deleted, by key."""
+    if not keys:
+        return {}
     rows = connection.execute(
-        "SELECT claimed.place FROM unnest(%b::text[], %b::text[]) WITH ORDINALITY AS claimed (chat_id, msg_id, place)"
-        " WHERE NOT EXISTS (SELECT FROM messages m WHERE m.chat_id = claimed.chat_id AND m.msg_id = claimed.msg_id"
-        " AND m.deleted_at IS NULL)",
-        ([c.chat_id for c in claims], [c.msg_id for c in claims]),
+        "SELECT m.chat_id, m.msg_id, coalesce(m.text, '') FROM unnest(%b::text[], %b::text[]) AS k (chat_id, msg_id)"
+        " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id WHERE m.deleted_at IS NULL",
+        ([key[0] for key in keys], [key[1] for key in keys]),
     ).fetchall()
-    return [claim for (place,) in rows if (claim := claims[place - 1]).chat_id in locked_chats]
+    return {(chat_id, msg_id): text for chat_id, msg_id, text in rows}
 
 
 _CLAIM_KEYS = "unnest(%b::text[], %b::text[], %b::text[]) AS claimed (chat_id, msg_id, kind)"

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from vkteams_daemon.errors import DatabaseUnavailable, SchemaError, SchemaNewer
-from vkteams_daemon.store import blockers, server_check
+from vkteams_daemon.store import blockers, distribution, server_check
 from vkteams_daemon.store.connection_profiles import MAINTENANCE
 from vkteams_daemon.store.connections import Connection, build_conninfo, connect, translate_errors
 
@@ -118,7 +118,13 @@ def _newer(version: int, latest: int) -> SchemaNewer:
 
 
 def apply_migrations(
-    connection: Connection, *, lock_timeout: float = 60.0, beside: bool = False, patience: float = blockers.PATIENCE
+    connection: Connection,
+    *,
+    lock_timeout: float = 60.0,
+    beside: bool = False,
+    distributed: bool | None = None,
+    move: bool = False,
+    patience: float = blockers.PATIENCE,
 ) -> list[int]:
     """Apply the missing migrations, each in its own transaction. Other processes wait until the first has applied them.
 
@@ -126,9 +132,12 @@ def apply_migrations(
         connection: in autocommit mode.
         lock_timeout: seconds to wait for another process that migrates.
         beside: whether a new archive may stand beside one that this role has in another schema.
+        distributed: whether a new archive is distributed, and an older one must be; None if it stays as it is.
+        move: whether an older one that should be distributed and is not is distributed now.
         patience: seconds after which another process that migrates and has fallen silent is ended.
 
     Raises:
+        ConfigError: the archive is distributed and should not be, or the reverse.
         SchemaError: the server or its schema does not fit, or is newer than this program.
         DatabaseUnavailable: another process has migrated for longer than `lock_timeout`.
 
@@ -137,7 +146,13 @@ def apply_migrations(
     """
     applied = []
     with translate_errors():
-        if schema_version(connection) == max(migrations()):
+        version = schema_version(connection)
+        move = bool(distributed) and (move or not version) and not distribution.is_distributed(connection)
+        if move:
+            distribution.check_server(connection)
+        elif distributed is not None and version:
+            distribution.check(connection, distributed)
+        if version == max(migrations()) and not move:
             return []
         _lock_migrations(connection, lock_timeout, patience)
         try:
@@ -157,6 +172,8 @@ def apply_migrations(
                     connection.execute(script.encode())
                     connection.execute("INSERT INTO schema_version (version) VALUES (%s)", (number,))
                 applied.append(number)
+            if move or distribution.is_distributed(connection):
+                distribution.distribute(connection)
         finally:
             if not connection.closed and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
                 connection.execute(f"SELECT pg_catalog.pg_advisory_unlock({_MIGRATION_LOCK})".encode())

@@ -171,13 +171,14 @@ def read_by(
         parameters: of the query.
         answered: whether the words that a message answers come with it even if that message is archived.
     """
+    # The keys first: a query that names one chat is answered by one machine, if the archive has several.
+    wanted = connection.execute(keys.encode(), parameters, prepare=False).fetchall()
     rows = connection.execute(
-        f"WITH wanted AS MATERIALIZED ({keys})"
-        " SELECT m.chat_id, m.msg_id, m.user_id, m.sent_at, coalesce(m.text, ''), m.reply_to_msg_id,"
-        " m.edited_at IS NOT NULL, m.parts, m.format"
-        " FROM wanted w JOIN messages m ON m.chat_id = w.chat_id AND m.msg_id = w.msg_id"
-        " ORDER BY m.sent_at, m.chat_id, m.msg_id".encode(),
-        parameters,
+        "SELECT m.chat_id, m.msg_id, m.user_id, m.sent_at, coalesce(m.text, ''), m.reply_to_msg_id,"
+        " m.edited_at IS NOT NULL, m.parts, m.format FROM unnest(%s::text[], %s::text[]) AS w (chat_id, msg_id)"
+        " JOIN messages m ON m.chat_id = w.chat_id AND m.msg_id = w.msg_id"
+        " ORDER BY m.sent_at, m.chat_id, m.msg_id",
+        ([chat_id for chat_id, _ in wanted], [msg_id for _, msg_id in wanted]),
         prepare=False,
     ).fetchall()
     quotes = {row[:2]: found for row in rows if row[7] and (found := message_parts.quotes(row[7]))}

@@ -12,7 +12,7 @@ from vkteams_daemon.botapi.text_format import Run
 from vkteams_daemon.errors import NotFound
 from vkteams_daemon.search.history import archived_messages
 from vkteams_daemon.search.messages import ArchivedMessage, MessageKey, MessageVersion
-from vkteams_daemon.search.names import chat_titles, names, visible_chat
+from vkteams_daemon.search.names import chat_titles, names, visible_chats
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
@@ -163,13 +163,12 @@ def _side(
 
 def _chat(connection: Connection, chat_id: str, scope: Scope) -> tuple[str | None, MessageKey | None]:
     row = connection.execute(
-        f"SELECT c.type, c.parent_chat_id, c.parent_msg_id, {visible_chat('c.parent_chat_id', scope)} FROM chats c"
-        " WHERE c.chat_id = %(chat)s".encode(),
-        {**scope.parameters, "chat": chat_id},
-        prepare=False,
+        "SELECT type, parent_chat_id, parent_msg_id FROM chats WHERE chat_id = %s", (chat_id,)
     ).fetchone()
-    kind, parent, msg_id, seen = row or (None, None, None, False)
-    return kind, (parent, msg_id) if parent and msg_id and seen else None
+    kind, parent, msg_id = row or (None, None, None)
+    if not parent or not msg_id or not visible_chats(connection, [parent], scope):
+        return kind, None
+    return kind, (parent, msg_id)
 
 
 def _shown(connection: Connection, chat_id: str, keys: Sequence[MessageKey], scope: Scope) -> list[ShownMessage]:

@@ -141,11 +141,11 @@ def _threads(connection: Connection, linked: Sequence[ArchivedMessage], scope: S
     return read_by(
         connection,
         scope,
-        # By each thread's own index: threads are short, and may lie far back.
-        "SELECT m.chat_id, m.msg_id FROM pg_catalog.unnest(%(threads)s::text[]) AS t (chat_id) CROSS JOIN LATERAL"
-        " (SELECT m.chat_id, m.msg_id, m.sent_at FROM messages m"
-        f"  WHERE m.chat_id = t.chat_id AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {_MAX_IN_THREADS}) AS m"
-        f" ORDER BY m.sent_at DESC, m.msg_id DESC LIMIT {_MAX_IN_THREADS}",
+        # Threads are short, and may lie far back: by the index of their chats. Not by that of the time, which the
+        # limit alone would lead to.
+        "WITH said AS MATERIALIZED (SELECT m.chat_id, m.msg_id, m.sent_at FROM messages m"
+        f"  WHERE m.chat_id = ANY(%(threads)s::text[]) AND {scope.condition})"
+        f" SELECT chat_id, msg_id FROM said ORDER BY sent_at DESC, msg_id DESC LIMIT {_MAX_IN_THREADS}",
         {**scope.parameters, "threads": threads},
     )
 

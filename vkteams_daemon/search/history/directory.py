@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from vkteams_daemon.search.history.results import ChatSummary, UserSummary
-from vkteams_daemon.search.names import Person, chat_titles, people, visible_chat
+from vkteams_daemon.search.names import Person, chat_titles, people, visible_chats
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.distribution import is_distributed
 
 _MEMBERS = (
     "SELECT DISTINCT user_id FROM roster_members WHERE until IS NULL AND chat_id = ANY(%(chat_ids)s) ORDER BY user_id"
@@ -19,12 +20,11 @@ def chats(connection: Connection, scope: Scope, limit: int | None = None) -> lis
 
     A confined reader gets only the chats with a message that they may see.
     """
-    parent, join = visible_chat("c.parent_chat_id", scope), "INNER" if scope.confined else "LEFT"
+    join = "INNER" if scope.confined else "LEFT"
     rows = _rows(
         connection,
         f"WITH counts AS MATERIALIZED ({_counts(scope, 'chat_id', 'user_id')})"
-        f" SELECT c.chat_id, c.type, CASE WHEN {parent} THEN c.parent_chat_id END,"
-        f" CASE WHEN {parent} THEN c.parent_msg_id END, coalesce(s.messages, 0), coalesce(s.others, 0),"
+        " SELECT c.chat_id, c.type, c.parent_chat_id, c.parent_msg_id, coalesce(s.messages, 0), coalesce(s.others, 0),"
         f" s.first, s.last FROM chats c {join} JOIN counts s ON s.chat_id = c.chat_id"
         " WHERE (%(chat_ids)s::text[] IS NULL OR c.chat_id = ANY(%(chat_ids)s))"
         " ORDER BY s.last DESC NULLS LAST, c.chat_id LIMIT %(limit)s",
@@ -32,7 +32,11 @@ def chats(connection: Connection, scope: Scope, limit: int | None = None) -> lis
         limit,
     )
     titles = chat_titles(connection, [row[0] for row in rows], scope)
-    return [ChatSummary(row[0], titles.get(row[0]), *row[1:]) for row in rows]
+    seen = visible_chats(connection, {row[2] for row in rows if row[2]}, scope)
+    return [
+        ChatSummary(chat_id, titles.get(chat_id), kind, *((parent, msg_id) if parent in seen else (None, None)), *rest)
+        for chat_id, kind, parent, msg_id, *rest in rows
+    ]
 
 
 def users(connection: Connection, scope: Scope, limit: int | None = None, *, silent: bool = False) -> list[UserSummary]:
@@ -48,7 +52,7 @@ def users(connection: Connection, scope: Scope, limit: int | None = None, *, sil
     """
     rows = _rows(
         connection,
-        f"WITH counts AS MATERIALIZED ({_counts(scope, 'user_id', 'chat_id')})"
+        f"WITH counts AS MATERIALIZED ({_counts(scope, 'user_id', 'chat_id', edges=not is_distributed(connection))})"
         " SELECT coalesce(u.user_id, s.user_id), coalesce(s.messages, 0), coalesce(s.others, 0),"
         f" s.first, s.last FROM (SELECT * FROM counts WHERE user_id IS NOT NULL) AS s"
         f" {'LEFT' if scope.narrows else 'FULL'} JOIN users u ON u.user_id = s.user_id"
@@ -70,10 +74,17 @@ def users(connection: Connection, scope: Scope, limit: int | None = None, *, sil
     ]
 
 
-def _counts(scope: Scope, by: str, other: str) -> str:
-    """A query that counts messages by one column, and for each of its values the distinct values of the other one."""
+def _counts(scope: Scope, by: str, other: str, *, edges: bool = True) -> str:
+    """A query that counts messages by one column, and for each of its values the distinct values of the other one.
+
+    Args:
+        scope: what is counted.
+        by: the column.
+        other: the other one.
+        edges: whether one machine knows when the first and the last message of each value was sent.
+    """
     # An index has the first and the last message of a chat, and of a person in the whole archive.
-    if scope.chats_alone and (by == "chat_id" or scope.chat_ids is None):
+    if edges and scope.chats_alone and (by == "chat_id" or scope.chat_ids is None):
         edge = f"(SELECT pg_catalog.{{}}(sent_at) FROM messages m WHERE m.{by} = c.{by} AND m.deleted_at IS NULL)"
         chats = "" if scope.chat_ids is None else " AND chat_id = ANY(%(chat_ids)s)"
         return (

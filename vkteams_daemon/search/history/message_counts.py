@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -18,14 +19,12 @@ _LAG_SAMPLE = 1000  # newest messages whose lag is measured
 # The place of a moment's day among the days of the reader's zone, 1 for the oldest; 0 before it.
 _STARTS = "(%(days)s::timestamptz[])"
 _DAY = f"pg_catalog.width_bucket(sent_at, {_STARTS})"
-# When the oldest of the newest days with messages began: one look at the index for each day.
-_NEWEST_DAYS = (
-    f"WITH RECURSIVE d (day, n) AS (SELECT pg_catalog.width_bucket(pg_catalog.max(hour), {_STARTS}), 1"
-    "  FROM chat_hour_counts"
-    f" UNION ALL SELECT (SELECT pg_catalog.width_bucket(pg_catalog.max(hour), {_STARTS}) FROM chat_hour_counts"
-    f"  WHERE hour < {_STARTS}[d.day]), n + 1 FROM d"
-    f"  WHERE n < {_DAYS} AND day > 0)"
-    f" SELECT pg_catalog.min({_STARTS}[day]) FROM d"
+_LOOK_BACK = 40  # days; among them the newest days with messages are looked for first, then further back
+# From the counts, so that one machine answers for a chat: each edge is one access to an index.
+_EDGES = (
+    "SELECT c.chat_id, (SELECT pg_catalog.min(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id),"
+    " (SELECT pg_catalog.max(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id)"
+    " FROM (SELECT chat_id FROM chat_user_counts WHERE chat_id = ANY(%(chats)s) GROUP BY chat_id) AS c"
 )
 _ALL, _CHAT, _USER, _DATE = 7, 3, 5, 6  # the value of grouping(chat, user, day) for each set
 
@@ -69,8 +68,8 @@ class CountedPart:
     @staticmethod
     def _message(table: str, column: str, times: list[str]) -> str:
         return (
-            f"EXISTS (SELECT FROM messages m WHERE m.chat_id = {table}.chat_id AND m.msg_id = {table}.{column}"
-            f" AND {' AND '.join(times)})"
+            f"({table}.chat_id, {table}.{column}) IN (SELECT m.chat_id, m.msg_id FROM messages m"
+            f" WHERE {' AND '.join(times)})"
         )
 
     def _since(self, moment: str) -> list[str]:
@@ -105,9 +104,11 @@ class MessageCounts:
 def message_counts(connection: Connection, part: CountedPart) -> MessageCounts:
     """Count the messages of this part."""
     days = _days(connection)
-    kept = part.scope.chats_alone and days.begin_with_an_hour
-    values = {**part.values, "days": days.starts}
-    rows = connection.execute((_kept if kept else _counted)(part).encode(), values, prepare=False).fetchall()
+    if part.scope.chats_alone and days.begin_with_an_hour:
+        rows = _kept_rows(connection, part, days)
+    else:
+        values = {**part.values, "days": days.starts}
+        rows = connection.execute(_counted(part).encode(), values, prepare=False).fetchall()
     groups: dict[int, list[tuple[Any, ...]]] = {_ALL: [], _CHAT: [], _USER: [], _DATE: []}
     for group, *row in rows:
         groups[group].append(tuple(row))
@@ -135,12 +136,16 @@ def _days(connection: Connection) -> Days:
 def _counted(part: CountedPart) -> str:
     """The query that reads each message of this part once."""
     return (
-        f"WITH c AS MATERIALIZED (SELECT grouping(chat_id, user_id, {_DAY}) AS g, chat_id, user_id, {_DAY} AS day,"
-        "  count(*) AS n, pg_catalog.count(edited_at) AS edited, pg_catalog.count(deleted_at) AS deleted,"
-        "  pg_catalog.sum(greatest(version - 1, 0))::bigint AS versions,"
-        " pg_catalog.min(sent_at) AS first,"
-        f"  pg_catalog.max(sent_at) AS last FROM messages {part.where('sent_at')}"
-        f"  GROUP BY GROUPING SETS ((), (chat_id), (user_id), ({_DAY})))"
+        # First each machine groups what it has. Citus cannot group by sets over several machines.
+        f"WITH groups AS MATERIALIZED (SELECT chat_id, user_id, {_DAY} AS day, count(*) AS n,"
+        "  pg_catalog.count(edited_at) AS edited, pg_catalog.count(deleted_at) AS deleted,"
+        "  pg_catalog.sum(greatest(version - 1, 0)) AS versions, pg_catalog.min(sent_at) AS first,"
+        f"  pg_catalog.max(sent_at) AS last FROM messages {part.where('sent_at')} GROUP BY 1, 2, 3),"
+        " c AS MATERIALIZED (SELECT grouping(chat_id, user_id, day) AS g, chat_id, user_id, day,"
+        "  coalesce(pg_catalog.sum(n), 0)::bigint AS n, coalesce(pg_catalog.sum(edited), 0)::bigint AS edited,"
+        "  coalesce(pg_catalog.sum(deleted), 0)::bigint AS deleted, pg_catalog.sum(versions)::bigint AS versions,"
+        "  pg_catalog.min(first) AS first, pg_catalog.max(last) AS last FROM groups"
+        "  GROUP BY GROUPING SETS ((), (chat_id), (user_id), (day)))"
         " SELECT g, NULL::text, n, edited, deleted, first, last, NULL::int4,"
         f"  (SELECT count(*) FROM c WHERE g = {_CHAT}),"
         f"  (SELECT count(*) FROM c WHERE g = {_USER} AND user_id IS NOT NULL), coalesce(versions, 0)"
@@ -154,36 +159,59 @@ def _counted(part: CountedPart) -> str:
     )
 
 
-def _kept(part: CountedPart) -> str:
-    """The query for the same rows from the kept counts, for a part that is whole chats; some lack first and last."""
+def _kept_rows(connection: Connection, part: CountedPart, days: Days) -> list[tuple[Any, ...]]:
+    """The same rows from the kept counts, for a part that is whole chats."""
     chats = part.where("")
-    if part.scope.chat_ids is None:
-        first, last = (f"(SELECT pg_catalog.{edge}(sent_at) FROM messages)" for edge in ("min", "max"))
-    else:
-        first, last = (
-            f"(SELECT pg_catalog.{edge}((SELECT pg_catalog.{edge}(sent_at) FROM messages m"
-            " WHERE m.chat_id = b.chat_id)) FROM by_chat b)"
-            for edge in ("min", "max")
-        )
     columns = ("messages", "edited", "deleted")
     sums = ", ".join(f"pg_catalog.sum({column})::bigint AS {column}" for column in columns)
     total = "coalesce(pg_catalog.sum({}), 0)::bigint"
-    newest = f"(SELECT pg_catalog.max(sent_at) FROM messages m {chats or 'WHERE true'} AND m.{{0}} = t.{{0}})"
-    return (
+
+    def rows(query: str, **values: Any) -> list[tuple[Any, ...]]:
+        return connection.execute(query.encode(), part.values | values, prepare=False).fetchall()
+
+    counted = rows(
         f"WITH c AS MATERIALIZED (SELECT * FROM chat_user_counts {chats}),"
         f" by_chat AS (SELECT chat_id, {sums} FROM c GROUP BY chat_id),"
         f" by_user AS (SELECT user_id, {sums} FROM c WHERE user_id <> '' GROUP BY user_id)"
-        f" SELECT {_ALL}, NULL::text, {', '.join(map(total.format, columns))}, {first}, {last}, NULL::int4,"
+        f" SELECT {_ALL}, NULL::text, {', '.join(map(total.format, columns))},"
         f"  (SELECT count(*) FROM by_chat), (SELECT count(*) FROM by_user), {total.format('versions')} FROM c"
-        f" UNION ALL SELECT {_CHAT}, t.*, NULL, {newest.format('chat_id')}, NULL, 0, 0, 0"
+        f" UNION ALL SELECT {_CHAT}, t.*, 0, 0, 0"
         f"  FROM (SELECT * FROM by_chat ORDER BY messages DESC, chat_id LIMIT {_TOP}) AS t"
-        f" UNION ALL SELECT {_USER}, t.*, NULL, {newest.format('user_id')}, NULL, 0, 0, 0"
+        f" UNION ALL SELECT {_USER}, t.*, 0, 0, 0"
         f"  FROM (SELECT * FROM by_user ORDER BY messages DESC, user_id LIMIT {_TOP}) AS t"
-        f" UNION ALL (SELECT {_DATE}, NULL, {sums}, NULL, NULL,"
-        f"  pg_catalog.width_bucket(hour, {_STARTS}) AS day, 0, 0, 0"
-        f"  FROM chat_hour_counts {chats or f'WHERE hour >= ({_NEWEST_DAYS})'}"
-        f"  GROUP BY day ORDER BY day DESC LIMIT {_DAYS})"
     )
+    top_chats = [row[1] for row in counted if row[0] == _CHAT]
+    top_users = [row[1] for row in counted if row[0] == _USER]
+    edges = {chat_id: times for chat_id, *times in rows(_EDGES, chats=top_chats)} if top_chats else {}
+    if part.scope.chat_ids is None:
+        [ends] = rows("SELECT pg_catalog.min(sent_at), pg_catalog.max(sent_at) FROM messages")
+    else:
+        times = rows(_EDGES)
+        ends = (min((t[1] for t in times if t[1]), default=None), max((t[2] for t in times if t[2]), default=None))
+    # Each person apart: one access to an index.
+    newest = f"SELECT pg_catalog.max(sent_at) FROM messages {chats or 'WHERE true'} AND user_id = %(user)s"
+    last = {user_id: rows(newest, user=user_id)[0][0] for user_id in top_users}
+    found: list[tuple[Any, ...]] = []
+    for group, each, *numbers, chat_count, user_count, versions in counted:
+        first, newest_at = ends if group == _ALL else (None, edges[each][1] if group == _CHAT else last[each])
+        found.append((group, each, *numbers, first, newest_at, None, chat_count, user_count, versions))
+    by_day = (
+        f"SELECT {_DATE}, NULL, {sums}, NULL, NULL, pg_catalog.width_bucket(hour, {_STARTS}) AS day, 0, 0, 0"
+        f" FROM chat_hour_counts {chats or 'WHERE true'} AND hour >= %(begin)s GROUP BY day ORDER BY day DESC"
+        f" LIMIT {_DAYS}"
+    )
+    return found + _newest_days(days, lambda begin: rows(by_day, begin=begin, days=days.starts))
+
+
+def _newest_days(days: Days, rows: Callable[[datetime], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+    """The newest days that have messages: those of the last weeks, and further back if these are too few."""
+    back = _LOOK_BACK
+    while days.starts:
+        found = rows(days.starts[-min(back, len(days.starts))])
+        if len(found) == _DAYS or back >= len(days.starts):
+            return found
+        back *= 8
+    return []
 
 
 def lag(connection: Connection, part: CountedPart) -> Lag:

@@ -131,32 +131,41 @@ def document_frequencies(connection: Connection, tsqueries: Sequence[str], scope
     0 is exact. A count that the table `words` does not hold is exact up to its limit.
     """
     if scope.confined:
-        rows = connection.execute(
-            "SELECT (SELECT count(*) FROM (SELECT FROM messages m"
-            f" WHERE m.search @@ t.q::tsquery AND {scope.population.condition} LIMIT {_CONFINED_COUNT_LIMIT}) AS few)"
-            " FROM pg_catalog.unnest(%(tsqueries)s::text[]) WITH ORDINALITY AS t (q, place) ORDER BY t.place".encode(),
-            {**scope.population.parameters, "tsqueries": list(tsqueries)},
-            prepare=False,
-        )
-        return [int(count) for (count,) in rows]
+        return _bounded_counts(connection, tsqueries, scope.population, _CONFINED_COUNT_LIMIT)
     lexemes = [match[1].replace("''", "'") if (match := _ONE_LEXEME.match(q)) else None for q in tsqueries]
     rows = connection.execute(
-        # A bounded count instead of EXISTS: for EXISTS the planner would read the table until it finds a match.
-        "SELECT coalesce(w.messages, (SELECT count(*) FROM (SELECT FROM messages m"
-        f" WHERE m.search @@ t.q::tsquery AND m.deleted_at IS NULL LIMIT {_COUNT_LIMIT}) AS few))"
-        " FROM unnest(%s::text[], %s::text[]) WITH ORDINALITY AS t (q, lexeme, place)"
-        " LEFT JOIN words w ON w.word = t.lexeme ORDER BY t.place".encode(),
-        (list(tsqueries), lexemes),
-        prepare=False,
+        "SELECT word, messages FROM words WHERE word = ANY(%s)", ([lexeme for lexeme in lexemes if lexeme],)
     )
-    return [int(count) for (count,) in rows]
+    counted: dict[str | None, int] = dict(rows.fetchall())
+    unknown = [q for q, lexeme in zip(tsqueries, lexemes, strict=True) if lexeme not in counted]
+    bounded = dict(zip(unknown, _bounded_counts(connection, unknown, Scope(), _COUNT_LIMIT), strict=True))
+    return [bounded[q] if q in bounded else counted[lexeme] for q, lexeme in zip(tsqueries, lexemes, strict=True)]
+
+
+def _bounded_counts(connection: Connection, tsqueries: Sequence[str], scope: Scope, limit: int) -> list[int]:
+    """How many messages of the scope each tsquery finds, counted up to a limit."""
+    if not tsqueries:
+        return []
+    # A bounded count instead of EXISTS: for EXISTS the planner would read the table until it finds a match.
+    counts = ", ".join(
+        f"(SELECT count(*) FROM (SELECT 1 FROM messages m WHERE m.search @@ %(query{n})s::tsquery"
+        f" AND {scope.condition} LIMIT {limit}) AS few)"
+        for n in range(len(tsqueries))
+    )
+    row = connection.execute(
+        f"SELECT {counts}".encode(),
+        {**scope.parameters, **{f"query{n}": q for n, q in enumerate(tsqueries)}},
+        prepare=False,
+    ).fetchone()
+    assert row is not None
+    return [int(count) for count in row]
 
 
 def _message_count(connection: Connection, scope: Scope) -> float:
     """About how many messages the archive has or, for a confined reader, how many they may see, up to a limit."""
     if scope.confined:
         row = connection.execute(
-            f"SELECT greatest(count(*), 1)::float8 FROM (SELECT FROM messages m WHERE {scope.population.condition}"
+            f"SELECT greatest(count(*), 1)::float8 FROM (SELECT 1 FROM messages m WHERE {scope.population.condition}"
             f" LIMIT {_CONFINED_COUNT_LIMIT}) AS few".encode(),
             scope.population.parameters,
             prepare=False,
@@ -164,9 +173,10 @@ def _message_count(connection: Connection, scope: Scope) -> float:
     else:
         # Until an archive is some hours old, the server and the table of words know of none of its messages, or of few.
         row = connection.execute(
-            "SELECT greatest((SELECT reltuples FROM pg_class WHERE oid = 'messages'::regclass::oid),"
-            " (SELECT messages FROM words_counted),"
-            f" (SELECT count(*) FROM (SELECT FROM messages LIMIT {_COUNT_LIMIT}) AS few), 1)::float8".encode()
+            # Before the first count of words the archive is small. The planner's estimate would depend on the moment,
+            # and on a cluster there is none.
+            "SELECT greatest(coalesce((SELECT messages FROM words_counted),"
+            " (SELECT pg_catalog.sum(messages - deleted) FROM chat_user_counts)::bigint), 1)::float8"
         ).fetchone()
     assert row is not None
     return float(row[0])

@@ -17,6 +17,7 @@ from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.names import people
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.distribution import is_distributed
 
 REACH = 40
 """How many messages are read before a hit, and after it."""
@@ -90,28 +91,53 @@ def neighbourhoods(connection: Connection, keys: Sequence[MessageKey], scope: Sc
     """
     if not keys:
         return {}
-    side = (
-        f"SELECT {_COLUMNS} FROM messages m WHERE m.chat_id = h.chat_id AND {scope.condition}"
-        " AND (m.sent_at, m.msg_id) {comparison} (h.sent_at, h.msg_id)"
-        f" ORDER BY m.sent_at {{order}}, m.msg_id {{order}} LIMIT {REACH}"
+    hits = (
+        "SELECT m.chat_id, m.msg_id, m.sent_at FROM unnest(%(chats)s::text[], %(messages)s::text[]) AS k"
+        " (chat_id, msg_id) JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id"
     )
-    rows = connection.execute(
-        "WITH hits AS MATERIALIZED (SELECT m.chat_id, m.msg_id, m.sent_at FROM"
-        " unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
-        " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id)"
-        " SELECT h.chat_id, h.msg_id, n.* FROM hits h CROSS JOIN LATERAL ("
-        f" (SELECT {_COLUMNS} FROM messages m WHERE m.chat_id = h.chat_id AND m.msg_id = h.msg_id)"
-        f" UNION ALL ({side.format(comparison='<', order='DESC')})"
-        f" UNION ALL ({side.format(comparison='>', order='ASC')})) AS n".encode(),
-        {**scope.parameters, "chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
-        prepare=False,
-    ).fetchall()
+    parameters = {**scope.parameters, "chats": [key[0] for key in keys], "messages": [key[1] for key in keys]}
+    if is_distributed(connection):
+        # Citus has no such join as the other query: each hit apart, which its own machine answers.
+        around = _around(scope, "%(chat)s::text", "%(message)s::text", "%(at)s::timestamptz")
+        found = connection.execute(hits.encode(), parameters, prepare=False).fetchall()
+        with connection.pipeline():
+            answers = [
+                connection.execute(
+                    f"SELECT %(chat)s::text, %(message)s::text, n.* FROM ({around}) AS n".encode(),
+                    {**scope.parameters, "chat": chat_id, "message": msg_id, "at": sent_at},
+                    prepare=False,
+                )
+                for chat_id, msg_id, sent_at in found
+            ]
+            rows = [row for answer in answers for row in answer]
+    else:
+        around = _around(scope, "h.chat_id", "h.msg_id", "h.sent_at")
+        rows = connection.execute(
+            f"WITH hits AS MATERIALIZED ({hits}) SELECT h.chat_id, h.msg_id, n.* FROM hits h"
+            f" CROSS JOIN LATERAL ({around}) AS n".encode(),
+            parameters,
+            prepare=False,
+        ).fetchall()
     names = _names(connection, {row[4] for row in rows if row[4]}, scope)
     by_hit: dict[MessageKey, list[tuple[Any, ...]]] = {}
     for chat_id, msg_id, *row in rows:
         by_hit.setdefault((chat_id, msg_id), []).append(tuple(row))
     # In the order of the keys: the server's order of rows depends on its plan, and with it the last bit of a score.
     return {key: _lines(sorted(by_hit[key], key=lambda row: (row[3], row[1])), names) for key in keys if key in by_hit}
+
+
+def _around(scope: Scope, chat: str, message: str, moment: str) -> str:
+    """The query for one message, named by three expressions, and for its neighbours within the scope."""
+    side = (
+        f"SELECT {_COLUMNS} FROM messages m WHERE m.chat_id = {chat} AND {scope.condition}"
+        f" AND (m.sent_at, m.msg_id) {{comparison}} ({moment}, {message})"
+        f" ORDER BY m.sent_at {{order}}, m.msg_id {{order}} LIMIT {REACH}"
+    )
+    return (
+        f"(SELECT {_COLUMNS} FROM messages m WHERE m.chat_id = {chat} AND m.msg_id = {message})"
+        f" UNION ALL ({side.format(comparison='<', order='DESC')})"
+        f" UNION ALL ({side.format(comparison='>', order='ASC')})"
+    )
 
 
 def lines(connection: Connection, keys: Sequence[MessageKey]) -> dict[MessageKey, Line]:

@@ -119,7 +119,7 @@ class _NearestNeighbours:
         if not self.scope.narrows:
             return False
         most = EXACT_CONFINED if self.scope.confined else EXACT
-        sql = f"SELECT count(*) FROM (SELECT FROM messages m WHERE {self.scope.condition} LIMIT {most + 1}) AS few"
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM messages m WHERE {self.scope.condition} LIMIT {most + 1}) AS few"
         return int(self._rows(sql)[0][0]) <= most
 
     def exact(self, limit: int) -> list[Ranked]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from vkteams_daemon import time_expressions, times
 from vkteams_daemon.search.messages import MessageKey
-from vkteams_daemon.search.names import visible_chat
+from vkteams_daemon.search.names import visible_chats
 from vkteams_daemon.search.retrieval.query import Query
 from vkteams_daemon.search.scope import HAS, Kind, Scope, with_threads
 from vkteams_daemon.search.spelling.forms import MIN_STEM, is_form
@@ -224,11 +224,11 @@ def _chats(connection: Connection, words: Sequence[str], scope: Scope) -> frozen
     begins = "|".join(sorted({word[:MIN_STEM] for word in words}))
     rows = connection.execute(
         "SELECT chat_id, title FROM chats WHERE pg_catalog.translate(pg_catalog.lower(title), 'ё'::text, 'е'::text)"
-        f" ~ %(begins)s::text AND {visible_chat('chat_id', scope)}".encode(),
-        {**scope.parameters, "begins": rf"\m({begins})"},
+        " ~ %s::text",
+        (rf"\m({begins})",),
         prepare=False,
     )
-    chats = [chat_id for chat_id, title in rows if _names_any(words, [title])]
+    chats = visible_chats(connection, [chat_id for chat_id, title in rows if _names_any(words, [title])], scope)
     return frozenset(with_threads(connection, chats, scope.since)) if chats else frozenset()
 
 

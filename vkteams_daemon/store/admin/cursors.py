@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-from psycopg.rows import class_row
+from psycopg.rows import tuple_row
 
 from vkteams_daemon.errors import AlreadyRunning, NotFound, UsageError
 from vkteams_daemon.store import gaps, schema
@@ -46,14 +46,20 @@ class BotCursor:
 
 def list_cursors(connection: psycopg.Connection[Any]) -> list[BotCursor]:
     """The cursor of every bot of this archive."""
-    with connection.cursor(row_factory=class_row(BotCursor)) as cursor:
-        cursor.execute(
-            "SELECT b.bot_id, b.nick, b.generation, b.last_event_id, b.epoch, b.updated_at,"
-            " (SELECT pg_catalog.max(e.event_id) FROM events e WHERE e.bot_id = b.bot_id AND e.generation ="
-            " b.generation)"
-            " AS highest_stored FROM bots b ORDER BY b.bot_id"
-        )
-        return cursor.fetchall()
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        bots = cursor.execute(
+            "SELECT bot_id, nick, generation, last_event_id, epoch, updated_at FROM bots ORDER BY bot_id"
+        ).fetchall()
+        cursors = []
+        for bot_id, nick, generation, last_event_id, epoch, updated_at in bots:
+            # Each bot apart: one access to the primary key.
+            row = cursor.execute(
+                "SELECT pg_catalog.max(event_id) FROM events WHERE bot_id = %s AND generation = %s",
+                (bot_id, generation),
+            ).fetchone()
+            highest = row[0] if row else None
+            cursors.append(BotCursor(bot_id, nick, generation, last_event_id, epoch, updated_at, highest))
+    return cursors
 
 
 def find_cursor(connection: psycopg.Connection[Any], bot_id: str | None) -> BotCursor:

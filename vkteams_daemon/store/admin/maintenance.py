@@ -115,16 +115,19 @@ def plan(connection: Connection) -> MaintenancePlan:
             " AND n_dead_tup > 0 ORDER BY n_dead_tup DESC",
             (list(TABLES),),
         ).fetchall()
-        retired = connection.execute(
-            "SELECT m.name FROM embedding_models m WHERE state = 'retired'"
-            " AND EXISTS (SELECT FROM embeddings e WHERE e.model_id = m.model_id) ORDER BY model_id"
-        ).fetchall()
+        retired = [
+            name
+            for model_id, name in connection.execute(
+                "SELECT model_id, name FROM embedding_models WHERE state = 'retired' ORDER BY model_id"
+            ).fetchall()
+            if connection.execute("SELECT 1 FROM embeddings WHERE model_id = %s LIMIT 1", (model_id,)).fetchone()
+        ]
         states = index_states(connection)
         return MaintenancePlan(
             dict(dead),
             [index for index in states if not index.valid],
             [index for index in states if index.valid and index.grown],
-            [name for (name,) in retired],
+            retired,
             _collation_has_changed(connection),
         )
 

@@ -40,18 +40,13 @@ _to_json = functools.partial(json.dumps, ensure_ascii=False)
 _MESSAGE_TYPES = ", ".join(f"'{kind}'" for kind in sorted(MESSAGE_EVENTS))
 _NOT_HELD = erasure_rules.NOT_HELD
 
-_NOBODY = (
-    "SELECT u.id FROM pg_catalog.unnest(%s::text[]) AS u (id)"
-    " WHERE NOT EXISTS (SELECT FROM users t WHERE t.user_id = u.id)"
-    " AND NOT EXISTS (SELECT FROM messages t WHERE t.user_id = u.id)"
-    " AND NOT EXISTS (SELECT FROM roster_members t WHERE t.user_id = u.id)"
-    " AND NOT EXISTS (SELECT FROM erased_people t WHERE t.user_id = u.id)"
+_KNOWN_PERSON = " UNION ALL ".join(
+    f"(SELECT 1 FROM {table} WHERE user_id = %(user)s LIMIT 1)"
+    for table in ("users", "messages", "roster_members", "erased_people")
 )
-_NO_MESSAGE = (
-    "SELECT k.chat_id, k.msg_id FROM (SELECT * FROM {incoming}) AS k"
-    " WHERE NOT EXISTS (SELECT FROM events t WHERE t.chat_id = k.chat_id AND t.subject = k.msg_id)"
-    " AND NOT EXISTS (SELECT FROM messages t WHERE t.chat_id = k.chat_id AND t.msg_id = k.msg_id)"
-    " AND NOT EXISTS (SELECT FROM erased_messages t WHERE t.chat_id = k.chat_id AND t.msg_id = k.msg_id)"
+_KNOWN_MESSAGE = " UNION ALL ".join(
+    f"(SELECT 1 FROM {table} WHERE chat_id = %(chat)s AND {column} = %(message)s LIMIT 1)"
+    for table, column in (("events", "subject"), ("messages", "msg_id"), ("erased_messages", "msg_id"))
 )
 _ADD_PERSON = (
     "INSERT INTO erased_people AS p (user_id, erased_at, erased_by, ignored)"
@@ -91,13 +86,14 @@ _EVENT_PAGE = (
     " OR m.user_id = ANY(%(users)s::text[])"
     " OR EXISTS (SELECT FROM pg_catalog.unnest(%(users)s::text[]) AS u (id)"
     "  WHERE pg_catalog.strpos(m.payload::text, pg_catalog.btrim(pg_catalog.to_json(u.id)::text, '\"')) > 0)"
-    " OR EXISTS (SELECT FROM erased_messages k WHERE k.msg_id = m.subject AND k.chat_id = m.chat_id))"
+    " OR ((m.subject, m.chat_id) IN (SELECT k.msg_id, k.chat_id FROM erased_messages k)) IS TRUE)"
     " FROM events m WHERE (m.bot_id, m.generation, m.event_id) > (%(bot)s, %(generation)s, %(id)s)"
     " ORDER BY m.bot_id, m.generation, m.event_id LIMIT %(limit)s"
 )
 _LOCK_EVENTS = (
-    f"SELECT {quotes.EVENT_CONTENT} FROM {{incoming}} JOIN events m ON m.bot_id = incoming.bot_id"
-    " AND m.generation = incoming.generation AND m.event_id = incoming.event_id FOR UPDATE OF m SKIP LOCKED"
+    f"SELECT {quotes.EVENT_CONTENT} FROM unnest(%s::int[], %s::bigint[]) AS k (generation, event_id)"
+    " JOIN events m ON m.bot_id = %s AND m.generation = k.generation AND m.event_id = k.event_id"
+    " FOR UPDATE OF m SKIP LOCKED"
 )
 _REPEATS = '({t}.parts @> \'[{{"type": "reply"}}]\' OR {t}.parts @> \'[{{"type": "forward"}}]\'' + (
     " OR EXISTS (SELECT FROM pg_catalog.unnest(%(users)s::text[]) AS u (id)"
@@ -115,14 +111,15 @@ _DELETE_VECTORS = (
 _NAMES = (
     "UPDATE users u SET first_name = NULL, last_name = NULL, nick = NULL WHERE u.user_id = ANY(%(users)s)"
     " AND (u.first_name, u.last_name, u.nick) IS DISTINCT FROM (NULL, NULL, NULL)"
-    " AND NOT EXISTS (SELECT FROM messages m WHERE m.user_id = u.user_id AND"
-    f" m.chat_id = ANY(ARRAY({erasure_rules.HELD_CHATS})))",
-    f"UPDATE chats m SET title = NULL WHERE m.chat_id = ANY(%(users)s) AND m.title IS NOT NULL AND {_NOT_HELD}",
-    f"DELETE FROM rosters m WHERE m.chat_id = ANY(%(users)s) AND {_NOT_HELD}",
+    " AND u.user_id <> ALL(%(named)s)",
+    "UPDATE chats m SET title = NULL WHERE m.chat_id = ANY(%(users)s) AND m.title IS NOT NULL"
+    " AND m.chat_id <> ALL(%(held)s)",
+    "DELETE FROM rosters m WHERE m.chat_id = ANY(%(users)s) AND m.chat_id <> ALL(%(held)s)",
 )
+_NAMED_IN_HELD = "SELECT DISTINCT user_id FROM messages WHERE user_id = ANY(%(users)s) AND chat_id = ANY(%(held)s)"
 _MEMBERSHIPS = (
-    f"DELETE FROM chat_members m WHERE m.user_id = ANY(%(users)s) AND {_NOT_HELD}",
-    f"DELETE FROM roster_members m WHERE m.user_id = ANY(%(users)s) AND {_NOT_HELD}",
+    "DELETE FROM chat_members m WHERE m.user_id = ANY(%(users)s) AND m.chat_id <> ALL(%(held)s)",
+    "DELETE FROM roster_members m WHERE m.user_id = ANY(%(users)s) AND m.chat_id <> ALL(%(held)s)",
 )
 
 
@@ -299,7 +296,11 @@ class _Erasure:
         with self._connection.transaction():
             schema.fence(self._connection)
             held = erasure_rules.enter(self._connection).held
-            rows = quotes.EVENT_KEYS.execute(self._connection, _LOCK_EVENTS, keys).fetchall()
+            rows = []
+            # Bot by bot: rows of several machines cannot be locked in one statement.
+            for bot in sorted({key[0] for key in keys}):
+                ids = [list(column) for column in zip(*(key[1:] for key in keys if key[0] == bot), strict=True)]
+                rows += self._connection.execute(_LOCK_EVENTS.encode(), (*ids, bot)).fetchall()
             left = []
             for row in rows:
                 chat_id, subject, payload, raw = row[3:7]
@@ -331,15 +332,15 @@ class _Erasure:
 
 
 def _check_known(connection: Connection, user_ids: Sequence[str], messages: Sequence[Key]) -> None:
-    row = connection.execute(_NOBODY.encode(), (list(user_ids),)).fetchone()
-    if row is not None:
-        raise NotFound(
-            f"the archive knows nobody with the id {row[0]}",
-            hint="`vkteamsctl context users` lists people and their ids.",
-        )
-    row = KEYS.execute(connection, _NO_MESSAGE, messages).fetchone() if messages else None
-    if row is not None:
-        raise NotFound(f"the archive has no message {row[1]} of chat {row[0]}")
+    for user_id in user_ids:
+        if connection.execute(_KNOWN_PERSON.encode(), {"user": user_id}).fetchone() is None:
+            raise NotFound(
+                f"the archive knows nobody with the id {user_id}",
+                hint="`vkteamsctl context users` lists people and their ids.",
+            )
+    for chat_id, msg_id in messages:
+        if connection.execute(_KNOWN_MESSAGE.encode(), {"chat": chat_id, "message": msg_id}).fetchone() is None:
+            raise NotFound(f"the archive has no message {msg_id} of chat {chat_id}")
 
 
 def _erased(
@@ -370,10 +371,12 @@ def _count_held(connection: Connection, user_ids: list[str], messages: Sequence[
 def _erase_names(connection: Connection, user_ids: list[str], result: PersonErasureResult, *, dry_run: bool) -> None:
     with connection.transaction():
         schema.fence(connection)
+        values = {"users": user_ids, "held": list(erasure_rules.enter(connection).held)}
+        named = [user_id for (user_id,) in connection.execute(_NAMED_IN_HELD.encode(), values)]
         for statement in _NAMES:
-            result.names += connection.execute(statement.encode(), {"users": user_ids}).rowcount
+            result.names += connection.execute(statement.encode(), {**values, "named": named}).rowcount
         for statement in _MEMBERSHIPS:
-            result.memberships += connection.execute(statement.encode(), {"users": user_ids}).rowcount
+            result.memberships += connection.execute(statement.encode(), values).rowcount
         if dry_run:
             raise psycopg.Rollback
 

@@ -73,7 +73,8 @@ def _is_due(connection: Connection) -> bool:
     estimate = row[0] if row else 0
     if estimate < counted_messages + MIN_MESSAGES:
         row = connection.execute(
-            "SELECT count(*) FROM (SELECT FROM messages LIMIT %s) AS first_messages", (counted_messages + MIN_MESSAGES,)
+            "SELECT count(*) FROM (SELECT 1 FROM messages LIMIT %s) AS first_messages",
+            (counted_messages + MIN_MESSAGES,),
         ).fetchone()
         estimate = row[0] if row and counted_messages < 10 * MIN_MESSAGES else estimate
     return bool(estimate >= counted_messages + max(MIN_MESSAGES, GROWTH * counted_messages))

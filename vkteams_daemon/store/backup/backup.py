@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from psycopg import sql
 
 from vkteams_daemon import __version__
-from vkteams_daemon.store import gaps
+from vkteams_daemon.store import distribution, gaps
 from vkteams_daemon.store.backup import client_programs, container
 from vkteams_daemon.store.backup.container import BackedUpCursor, BackedUpModel, Manifest
 from vkteams_daemon.store.backup.copy_progress import Progress, watch_copies
@@ -50,6 +50,7 @@ def make(
         OSError: `out` does not take it.
     """
     with translate_errors(), connect() as connection:
+        distribution.refuse(connection, "a backup", "Back up each machine with the tools of PostgreSQL.")
         program = client_programs.find("pg_dump", connection.info.server_version // 10000)
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot, schema = _one(connection, "SELECT pg_catalog.pg_export_snapshot(), current_schema()::text")

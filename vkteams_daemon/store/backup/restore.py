@@ -14,7 +14,7 @@ from typing import IO
 from psycopg import sql
 
 from vkteams_daemon.errors import AlreadyRunning, BackupDamaged, SchemaError, SchemaNewer, StoreError
-from vkteams_daemon.store import gaps, schema
+from vkteams_daemon.store import distribution, gaps, schema
 from vkteams_daemon.store.backup import client_programs
 from vkteams_daemon.store.backup.backup import describe
 from vkteams_daemon.store.backup.container import BackupReader, Manifest
@@ -60,6 +60,11 @@ def restore(
             hint="Upgrade vkteams-daemon.",
         )
     with translate_errors(), connect() as connection:
+        distribution.refuse(
+            connection,
+            "restoring a backup",
+            "Restore it to one server, then set database.distributed and run `vkteamsctl database migrate`.",
+        )
         _check_place(connection, manifest)
         program = client_programs.find("pg_restore", manifest.server // 10000)
         _clear(connection)
@@ -88,8 +93,8 @@ def _check_place(connection: Connection, manifest: Manifest) -> None:
     if connection.execute(_OURS_CONNECTED).fetchone():
         raise AlreadyRunning("vkteamsd is connected to this database", hint="Stop it first.")
     row = connection.execute(
-        "SELECT (SELECT count(*) FROM (SELECT FROM events LIMIT 1) AS one),"
-        " (SELECT count(*) FROM (SELECT FROM messages LIMIT 1) AS one)"
+        "SELECT (SELECT count(*) FROM (SELECT 1 FROM events LIMIT 1) AS one),"
+        " (SELECT count(*) FROM (SELECT 1 FROM messages LIMIT 1) AS one)"
     ).fetchone()
     if row and any(row):
         raise SchemaError(

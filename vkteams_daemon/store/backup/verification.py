@@ -8,6 +8,7 @@ from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive.kept_counts import COUNTED
 
 # Each check counts the rows that are wrong. One that reads a whole table reads it once, along its keys.
+_WAITING = "WITH q AS MATERIALIZED (SELECT chat_id, msg_id, model_id FROM embedding_queue)"
 _CHECKS: tuple[tuple[str, str, str], ...] = (
     (
         "cursors",
@@ -25,9 +26,11 @@ _CHECKS: tuple[tuple[str, str, str], ...] = (
     (
         "messages",
         "every message that an event announces is there, unless it was erased",
-        "SELECT count(*) FROM events e WHERE e.type = 'newMessage' AND e.error IS NULL AND e.chat_id IS NOT NULL"
-        " AND e.subject IS NOT NULL AND e.payload IS NOT NULL AND NOT EXISTS (SELECT FROM messages m"
-        " WHERE m.chat_id = e.chat_id AND m.msg_id = e.subject)",
+        # Events and messages may lie on different machines, and so may messages and the queue: hence the lists first.
+        "WITH e AS MATERIALIZED (SELECT chat_id, subject, count(*) AS n FROM events WHERE type = 'newMessage'"
+        " AND error IS NULL AND chat_id IS NOT NULL AND subject IS NOT NULL AND payload IS NOT NULL GROUP BY 1, 2)"
+        " SELECT coalesce(pg_catalog.sum(e.n), 0)::bigint FROM e LEFT JOIN messages m"
+        " ON m.chat_id = e.chat_id AND m.msg_id = e.subject WHERE m.chat_id IS NULL",
     ),
     (
         "chats",
@@ -49,21 +52,21 @@ _CHECKS: tuple[tuple[str, str, str], ...] = (
     (
         "missing vectors",
         "every text has its vectors, or waits for them",
-        "SELECT count(*) FROM embedding_models model CROSS JOIN messages m WHERE model.state = 'active'"
+        f"{_WAITING} SELECT count(*) FROM embedding_models model CROSS JOIN messages m WHERE model.state = 'active'"
         " AND m.deleted_at IS NULL AND m.text <> ''"
         " AND NOT EXISTS (SELECT FROM embeddings e WHERE e.chat_id = m.chat_id AND e.msg_id = m.msg_id"
         "  AND e.model_id = model.model_id)"
-        " AND NOT EXISTS (SELECT FROM embedding_queue q WHERE q.chat_id = m.chat_id AND q.msg_id = m.msg_id"
+        " AND NOT EXISTS (SELECT FROM q WHERE q.chat_id = m.chat_id AND q.msg_id = m.msg_id"
         "  AND q.model_id = model.model_id)",
     ),
     (
         "old vectors",
         "no vector is older than its text, unless the message waits for new ones",
-        "SELECT count(*) FROM (SELECT v.chat_id, v.msg_id, pg_catalog.max(v.replaced_at) AS replaced_at"
+        f"{_WAITING} SELECT count(*) FROM (SELECT v.chat_id, v.msg_id, pg_catalog.max(v.replaced_at) AS replaced_at"
         " FROM message_versions v GROUP BY v.chat_id, v.msg_id) AS v JOIN embeddings e USING (chat_id, msg_id)"
         " JOIN embedding_models model ON model.model_id = e.model_id AND model.state = 'active'"
         " WHERE e.kind = 'message' AND e.embedded_at < v.replaced_at"
-        " AND NOT EXISTS (SELECT FROM embedding_queue q WHERE q.chat_id = e.chat_id AND q.msg_id = e.msg_id"
+        " AND NOT EXISTS (SELECT FROM q WHERE q.chat_id = e.chat_id AND q.msg_id = e.msg_id"
         "  AND q.model_id = e.model_id)",
     ),
     (

@@ -6,6 +6,7 @@ reads a row and writes it back, and two bots may see one chat. So the advisory l
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -36,7 +37,6 @@ from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, search_vector
 Key = tuple[str, str]  # chat_id, msg_id
 
 KEYS = ColumnSet((("chat_id", "text"), ("msg_id", "text")))
-_KEYS_SINCE = ColumnSet((*KEYS.columns, ("since", "timestamptz")))
 QUEUE = ColumnSet((*KEYS.columns, ("model_id", "int4"), ("kind", "text")))
 MESSAGES = ColumnSet((
     ("chat_id", "text"), ("msg_id", "text"), ("user_id", "text"), ("sent_at", "timestamptz"),
@@ -56,12 +56,11 @@ _LOAD = f"SELECT {', '.join('m.' + c for c in COLUMNS)} FROM {{incoming}} JOIN m
 # A bot may edit one message for years. Load only the versions from a moment on, and the one before, because its
 # replaced_at may change.
 _LOAD_VERSIONS = (
-    "SELECT v.chat_id, v.msg_id, v.version, v.edited_at, v.text, v.format, v.parts FROM {incoming}"
-    " CROSS JOIN LATERAL (SELECT coalesce((SELECT w.version FROM message_versions w WHERE w.chat_id = incoming.chat_id"
-    f"   AND w.msg_id = incoming.msg_id AND coalesce(w.edited_at, '{BEGINNING.isoformat()}') < incoming.since"
-    "   ORDER BY w.version DESC LIMIT 1), 1) AS first) AS f"
-    " JOIN message_versions v ON v.chat_id = incoming.chat_id AND v.msg_id = incoming.msg_id AND v.version >= f.first"
-    " ORDER BY v.chat_id, v.msg_id, v.version"
+    "SELECT v.chat_id, v.msg_id, v.version, v.edited_at, v.text, v.format, v.parts FROM message_versions v"
+    " WHERE v.chat_id = %(chat)s AND v.msg_id = %(message)s AND v.version >= coalesce((SELECT w.version"
+    "  FROM message_versions w WHERE w.chat_id = %(chat)s AND w.msg_id = %(message)s"
+    f"  AND coalesce(w.edited_at, '{BEGINNING.isoformat()}') < %(since)s::timestamptz"
+    "  ORDER BY w.version DESC LIMIT 1), 1) ORDER BY v.version"
 )
 _STORED_COLUMNS = tuple(name for name, _ in MESSAGES.columns)
 _UPSERT_MESSAGES = (
@@ -101,37 +100,28 @@ _ERASE_EVENTS = (
     " AND (e.payload IS NOT NULL OR e.raw IS NOT NULL)"
 )
 # An event that says nothing about the message itself, such as a reaction, may repeat what an erased message said.
-_ERASE_EVENTS_OF_ERASED = (
-    "UPDATE events e SET payload = NULL, raw = NULL FROM {incoming} JOIN messages m ON m.chat_id = incoming.chat_id"
+_ERASED = (
+    "SELECT m.chat_id, m.msg_id FROM {incoming} JOIN messages m ON m.chat_id = incoming.chat_id"
     " AND m.msg_id = incoming.msg_id WHERE m.deleted_at IS NOT NULL AND m.text IS NULL AND m.parts IS NULL"
-    " AND e.chat_id = incoming.chat_id AND e.subject = incoming.msg_id"
-    " AND (e.payload IS NOT NULL OR e.raw IS NOT NULL)"
 )
 _DELETE_MESSAGES = (
     "DELETE FROM messages m USING {incoming} WHERE m.chat_id = incoming.chat_id AND m.msg_id = incoming.msg_id"
     f" RETURNING {', '.join('m.' + c for c in COLUMNS)}"
 )
+# Rows of several machines cannot be locked in one statement. So each statement names one chat, or one bot.
 _LOCK_MESSAGES = (
-    "SELECT m.chat_id, m.msg_id FROM {incoming} JOIN messages m ON m.chat_id = incoming.chat_id"
-    " AND m.msg_id = incoming.msg_id ORDER BY m.chat_id, m.msg_id FOR UPDATE OF m SKIP LOCKED"
+    "SELECT m.chat_id, m.msg_id FROM messages m WHERE m.chat_id = %s AND m.msg_id = ANY(%s) ORDER BY m.msg_id"
+    " FOR UPDATE SKIP LOCKED"
 )
 # SKIP LOCKED leaves out the locked rows. What exists and was left out belongs to another transaction.
-_LOCKED_VECTORS = (
-    "WITH k AS MATERIALIZED (SELECT * FROM {incoming}),"
-    " free AS MATERIALIZED (SELECT e.chat_id, e.msg_id, e.model_id, e.kind, e.chunk FROM k"
-    " JOIN embeddings e ON e.chat_id = k.chat_id AND e.msg_id = k.msg_id FOR UPDATE OF e SKIP LOCKED)"
-    " SELECT DISTINCT e.chat_id, e.msg_id FROM k JOIN embeddings e ON e.chat_id = k.chat_id"
-    " AND e.msg_id = k.msg_id LEFT JOIN free f ON f.chat_id = e.chat_id AND f.msg_id = e.msg_id"
-    " AND f.model_id = e.model_id AND f.kind = e.kind AND f.chunk = e.chunk WHERE f.chunk IS NULL"
+_VECTORS = (
+    "SELECT e.chat_id, e.msg_id, e.model_id, e.kind, e.chunk FROM embeddings e WHERE e.chat_id = %s"
+    " AND e.msg_id = ANY(%s)"
 )
-_LOCKED_EVENTS = (
-    "WITH k AS MATERIALIZED (SELECT * FROM {incoming}),"
-    " free AS MATERIALIZED (SELECT e.bot_id, e.generation, e.event_id FROM k"
-    " JOIN events e ON e.chat_id = k.chat_id AND e.subject = k.msg_id"
-    " WHERE e.payload IS NOT NULL OR e.raw IS NOT NULL FOR UPDATE OF e SKIP LOCKED)"
-    " SELECT DISTINCT e.chat_id, e.subject FROM k JOIN events e ON e.chat_id = k.chat_id"
-    " AND e.subject = k.msg_id LEFT JOIN free f ON f.bot_id = e.bot_id AND f.generation = e.generation"
-    " AND f.event_id = e.event_id WHERE (e.payload IS NOT NULL OR e.raw IS NOT NULL) AND f.event_id IS NULL"
+_EVENTS = (
+    "SELECT e.chat_id, e.subject, e.generation, e.event_id"
+    " FROM unnest(%s::text[], %s::text[]) AS k (chat_id, msg_id) JOIN events e ON e.bot_id = %s"
+    " AND e.chat_id = k.chat_id AND e.subject = k.msg_id WHERE (e.payload IS NOT NULL OR e.raw IS NOT NULL)"
 )
 # The chats share 1,024 lock keys, so that a batch with many chats cannot fill the server's lock table.
 _LOCK_CHATS = (
@@ -220,8 +210,9 @@ class Projection:
             held=self._held,
             copy=copy and len(new) >= COPY_THRESHOLD,
         )
-        if self._mentioned:
-            KEYS.execute(connection, _ERASE_EVENTS_OF_ERASED, sorted(self._mentioned))
+        mentioned = KEYS.execute(connection, _ERASED, sorted(self._mentioned)).fetchall() if self._mentioned else []
+        if mentioned:
+            KEYS.execute(connection, _ERASE_EVENTS, mentioned)
         return queued
 
     def _since(self, key: Key) -> datetime:
@@ -280,11 +271,15 @@ def load_messages(
     for row in KEYS.execute(connection, _LOAD, keys):
         message = Message(**dict(zip(COLUMNS, row, strict=True)))
         messages[message.key] = message
-    edited = [(*key, since(key)) for key, message in messages.items() if message.version > 1]
+    edited = [key for key, message in messages.items() if message.version > 1]
     versions: dict[Key, list[Version]] = {}
     unloaded: dict[Key, int] = {}
-    if edited:
-        for chat_id, msg_id, number, *content in _KEYS_SINCE.execute(connection, _LOAD_VERSIONS, edited):
+    with connection.pipeline() if edited else contextlib.nullcontext():
+        loaded = [
+            connection.execute(_LOAD_VERSIONS.encode(), {"chat": key[0], "message": key[1], "since": since(key)})
+            for key in edited
+        ]
+        for chat_id, msg_id, number, *content in (row for rows in loaded for row in rows):
             versions.setdefault((chat_id, msg_id), []).append(Version(*content))
             unloaded.setdefault((chat_id, msg_id), number - 1)
     for key, message in messages.items():
@@ -315,11 +310,10 @@ def delete_messages(connection: Connection, keys: Sequence[Key]) -> int:
     Returns:
         How many messages were deleted.
     """
-    free = list(KEYS.execute(connection, _LOCK_MESSAGES, keys))
-    for lock in (_LOCKED_VECTORS, _LOCKED_EVENTS):
-        if free:
-            locked = set(KEYS.execute(connection, lock, free))
-            free = [key for key in free if key not in locked]
+    free = _lock_messages(connection, keys)
+    if free:
+        locked = _locked_by_others(connection, free)
+        free = [key for key in free if key not in locked]
     if free:
         KEYS.execute(connection, _DELETE_FROM_QUEUE, free)
         KEYS.execute(connection, _ERASE_EVENTS, free)
@@ -328,6 +322,38 @@ def delete_messages(connection: Connection, keys: Sequence[Key]) -> int:
             counts.add(row, -1)
         counts.save(connection)
     return len(free)
+
+
+def _lock_messages(connection: Connection, keys: Sequence[Key]) -> list[Key]:
+    """Lock those of these messages that exist and that no other transaction has locked; returns them."""
+    with connection.pipeline():
+        locked = [connection.execute(_LOCK_MESSAGES.encode(), of_chat) for of_chat in by_chat(keys)]
+        return [(chat_id, msg_id) for rows in locked for chat_id, msg_id in rows]
+
+
+def _locked_by_others(connection: Connection, keys: Sequence[Key]) -> set[Key]:
+    """Lock the vectors and the events of these messages; returns the messages of which others have locked some."""
+    bots = connection.execute("SELECT bot_id FROM bots ORDER BY bot_id").fetchall()
+    columns = [list(column) for column in zip(*keys, strict=True)]
+    questions: list[tuple[str, tuple[Any, ...]]] = [(_VECTORS, of_chat) for of_chat in by_chat(keys)]
+    questions += [(_EVENTS, (*columns, bot_id)) for (bot_id,) in bots]
+    with connection.pipeline():
+        answers = [
+            (
+                connection.execute(f"{query} FOR UPDATE OF e SKIP LOCKED".encode(), values),
+                connection.execute(query.encode(), values),
+            )
+            for query, values in questions
+        ]
+        return {row[:2] for locked, there in answers for row in set(there.fetchall()) - set(locked.fetchall())}
+
+
+def by_chat(keys: Iterable[Key]) -> list[tuple[str, list[str]]]:
+    """The chats of these messages, each with its message ids."""
+    chats: dict[str, list[str]] = {}
+    for chat_id, msg_id in keys:
+        chats.setdefault(chat_id, []).append(msg_id)
+    return sorted(chats.items())
 
 
 def save_messages(

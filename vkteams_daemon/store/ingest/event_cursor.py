@@ -40,8 +40,9 @@ def take_over(connection: Connection, bot_id: str, nick: str | None) -> Cursor:
     with connection.transaction():
         schema.fence(connection)
         row = connection.execute(
+            # The default of updated_at is the time. Citus refuses its function in the update.
             "INSERT INTO bots AS b (bot_id, nick, epoch) VALUES (%s, %s, 1) ON CONFLICT (bot_id) DO UPDATE"
-            " SET epoch = b.epoch + 1, nick = coalesce(excluded.nick, b.nick), updated_at = now()"
+            " SET epoch = b.epoch + 1, nick = coalesce(excluded.nick, b.nick), updated_at = excluded.updated_at"
             " RETURNING generation, last_event_id, epoch, moves",
             (bot_id, nick),
         ).fetchone()

@@ -18,8 +18,9 @@ from psycopg.errors import UniqueViolation
 from vkteams_daemon.botapi.chat_filter import ChatFilter
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import FenceLost
-from vkteams_daemon.store import gaps, schema
+from vkteams_daemon.store import distribution, gaps, schema
 from vkteams_daemon.store.blockers import PATIENCE
+from vkteams_daemon.store.bulk import CopyRefused
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.ingest import batch_part, event_cursor, refused_rows
 from vkteams_daemon.store.ingest.classification import Classifier
@@ -126,6 +127,7 @@ class Writer:
             if not self._session.try_lock(connection, self._bot_id):
                 self._look_for_gaps(connection)
                 return False
+            distribution.settle(connection)  # else the cursor could cover events that are not visible yet
             cursor = event_cursor.take_over(connection, self._bot_id, self._nick)
             self._chat_filter.threads = self._known_threads(connection)
             self._classifier.take_over(connection, cursor)
@@ -174,7 +176,7 @@ class Writer:
             except Exception as error:
                 if not refused_rows.is_refusal(error):
                     raise
-                if isinstance(error, UniqueViolation):
+                if isinstance(error, UniqueViolation | CopyRefused):
                     self._inserter.expect_new = False
                 # Savepoints cost time and refusals are rare, so the first attempt has none and this one has them.
                 after, result = self._commit(connection, batch, before, self._inserter.insert_or_quarantine, limit)

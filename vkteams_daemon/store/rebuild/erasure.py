@@ -51,12 +51,11 @@ _EVENT_PAGE = (
 # Skip an event that another transaction has locked, because that transaction may wait for an event that we have locked.
 # The next call takes it.
 _ERASE_EVENTS = (
-    "WITH unlocked_events AS (SELECT m.bot_id, m.generation, m.event_id"
-    " FROM unnest(%s::text[], %s::int[], %s::bigint[])"
-    " AS page (bot_id, generation, event_id) JOIN events m USING (bot_id, generation, event_id)"
-    f" WHERE {erasure_rules.NOT_HELD} FOR UPDATE OF m SKIP LOCKED)"
-    " UPDATE events e SET payload = NULL, raw = NULL FROM unlocked_events u WHERE e.bot_id = u.bot_id"
-    " AND e.generation = u.generation AND e.event_id = u.event_id"
+    "SELECT m.generation, m.event_id FROM unnest(%s::int[], %s::bigint[]) AS page (generation, event_id)"
+    " JOIN events m ON m.bot_id = %s AND m.generation = page.generation AND m.event_id = page.event_id"
+    " WHERE (m.chat_id = ANY(%s)) IS NOT TRUE FOR UPDATE OF m SKIP LOCKED",
+    "UPDATE events e SET payload = NULL, raw = NULL FROM unnest(%s::int[], %s::bigint[]) AS page (generation, event_id)"
+    " WHERE e.bot_id = %s AND e.generation = page.generation AND e.event_id = page.event_id",
 )
 _COUNT_EXPIRED_MESSAGES = f"SELECT count(*) FROM messages m WHERE {_EXPIRED_MESSAGE}"
 _COUNT = (
@@ -149,7 +148,7 @@ def check_share(connection: Connection, before: datetime) -> None:
         expired = row[0]
         # Count no further than needed: normally a day's messages expire, and the archive holds many times as many.
         row = connection.execute(
-            "SELECT count(*) FROM (SELECT FROM messages LIMIT %s) AS m", (MAX_SHARE * expired,)
+            "SELECT count(*) FROM (SELECT 1 FROM messages LIMIT %s) AS m", (MAX_SHARE * expired,)
         ).fetchone()
     total = row[0] if row else 0
     if total < MAX_SHARE * expired:
@@ -243,7 +242,19 @@ def _delete_messages(connection: Connection, page: Sequence[tuple[Any, ...]]) ->
 
 
 def _erase_events(connection: Connection, page: Sequence[tuple[Any, ...]]) -> int:
-    columns = [list(column) for column in zip(*page, strict=True)][1:]
+    lock, empty = _ERASE_EVENTS
+    erased = 0
     with connection.transaction():
         schema.fence(connection)
-        return connection.execute(_ERASE_EVENTS.encode(), columns).rowcount
+        held = list(erasure_rules.enter(connection).held)
+        # Bot by bot: rows of several machines cannot be locked in one statement.
+        for bot_id in sorted({row[1] for row in page}):
+            keys = [row[2:4] for row in page if row[1] == bot_id]
+            unlocked = connection.execute(lock.encode(), (*_columns(keys), bot_id, held)).fetchall()
+            if unlocked:
+                erased += connection.execute(empty.encode(), (*_columns(unlocked), bot_id)).rowcount
+    return erased
+
+
+def _columns(keys: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*keys, strict=True)]

@@ -45,7 +45,9 @@ def _settle(table: str, key: str, *columns: str) -> str:
     return (
         f"UPDATE {_STAGED}{table} AS s SET {assignments},"
         f" seen_at = CASE WHEN {changed} THEN greatest(r.seen_at, s.seen_at) ELSE r.seen_at END"
-        f" FROM {table} AS r LEFT JOIN {_CERTAIN}{table} AS c ON c.{key} = r.{key} WHERE r.{key} = s.{key}"
+        # OFFSET: Citus reads the table first, and does not try to join its copies with the temporary ones.
+        f" FROM (SELECT * FROM {table} OFFSET 0) AS r LEFT JOIN {_CERTAIN}{table} AS c ON c.{key} = r.{key}"
+        f" WHERE r.{key} = s.{key}"
     )
 
 

@@ -24,10 +24,10 @@ _PAGE = (
     f"SELECT sent_at, chat_id, msg_id FROM messages WHERE {_OLD} AND (sent_at, chat_id, msg_id) < (%s, %s, %s)"
     f" ORDER BY sent_at DESC, chat_id DESC, msg_id DESC LIMIT {_BATCH}"
 )
+# Chat by chat: rows of several machines cannot be locked in one statement.
 _LOCK = (
-    "SELECT m.chat_id, m.msg_id, m.text, m.parts, m.format FROM {incoming} JOIN messages m"
-    f" ON m.chat_id = incoming.chat_id AND m.msg_id = incoming.msg_id WHERE m.{_OLD}"
-    " ORDER BY m.chat_id, m.msg_id FOR NO KEY UPDATE OF m SKIP LOCKED"
+    "SELECT m.chat_id, m.msg_id, m.text, m.parts, m.format FROM messages m WHERE m.chat_id = %s AND m.msg_id = ANY(%s)"
+    f" AND m.{_OLD} ORDER BY m.msg_id FOR NO KEY UPDATE SKIP LOCKED"
 )
 _ROWS = ColumnSet((("chat_id", "text"), ("msg_id", "text"), ("search", "tsvector")))
 _UPDATE = (
@@ -75,7 +75,9 @@ def _fill(connection: Connection, lexicon: Lexicon, keys: list[tuple[str, str]])
         unlocked = [key for key in keys if key[0] in chats]
         if not unlocked:
             return 0
-        rows = projection.KEYS.execute(connection, _LOCK, unlocked).fetchall()
+        with connection.pipeline():
+            locked = [connection.execute(_LOCK.encode(), of_chat) for of_chat in projection.by_chat(unlocked)]
+            rows = [row for answer in locked for row in answer]
         texts = {(chat_id, msg_id): searched_texts.texts(*content) for chat_id, msg_id, *content in rows}
         lexemes = lexicon.lexemes(connection, set().union(*map(words_of, texts.values())))
         if texts:

@@ -157,10 +157,8 @@ def _verify_backup(args: argparse.Namespace, config: Config) -> tuple[Manifest, 
         daemon = msgspec.structs.replace(
             config.daemon, state_dir=str(scratch / "state"), runtime_dir=str(scratch / "run")
         )
-        database = Database(
-            msgspec.structs.replace(config, daemon=daemon, database=msgspec.structs.replace(config.database, url="")),
-            application="vkteamsctl",
-        )
+        bundled = msgspec.structs.replace(config.database, url="", distributed=False)
+        database = Database(msgspec.structs.replace(config, daemon=daemon, database=bundled), application="vkteamsctl")
         try:
             with _opened(args.file, args.identity) as reader, progress.Bar("verify", "rows") as bar:
                 database.open(migrate=True)

@@ -1,0 +1,278 @@
+"""An archive on a Citus cluster: its layout, its answers beside those of one server, and what it survives.
+
+The tests that need a cluster are skipped unless VKTEAMS_TEST_CITUS_URL names a coordinator (tests/harness/cluster.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness.batches import DERIVED, rows
+from tests.harness.cluster import ClusterDatabase, distributed, needs_cluster, on
+from tests.harness.daemon import DaemonProcess
+from tests.harness.oracle import Oracle
+from tests.harness.postgres import PostgresServer
+from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
+from tests.harness.traffic import Traffic
+from tests.harness.waiting import until
+from vkteams_daemon.access import Access
+from vkteams_daemon.config import Config
+from vkteams_daemon.daemon.workers.worker import Worker, WorkerStats
+from vkteams_daemon.embedding.model import Model
+from vkteams_daemon.errors import ConfigError, VkTeamsError
+from vkteams_daemon.options import Embedding
+from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.simulator import Simulator
+from vkteams_daemon.store import embedding_models
+from vkteams_daemon.store.admin import maintenance, person_erasure
+from vkteams_daemon.store.backup import verification
+from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.distribution import BY_BOT, BY_CHAT, EVERYWHERE
+from vkteams_daemon.store.rebuild import erasure, replay
+
+_THREAD = "thread-1@chat.agent"
+_WORDS = [
+    "сервер",
+    "упал",
+    "почта",
+    "не",
+    "работает",
+    "договор",
+    "оплата",
+    "счёт",
+    "таблица",
+    "отпуск",
+    "деплой",
+    "release",
+    "wiki",
+    "jira",
+    "ошибка",
+]
+_LAYOUT = (
+    "SELECT p.logicalrelid::text, p.partmethod, coalesce(column_to_column_name(p.logicalrelid, p.partkey), '')"
+    " FROM pg_dist_partition p"
+)
+
+_QUESTIONS: list[dict[str, Any]] = [
+    *({"query": query, "mode": mode} for mode in ("text", "semantic", "hybrid") for query in (
+        "сервер", "упал сервер", '"не работает"', "wiki OR jira", "ошибка -деплой", "ашибка", "почему упал сервер",
+        "ghbdtn", "потому что диск", "таблица от Петра",
+    )),
+    {"query": "сервер", "chat_ids": [DEV]}, {"query": "сервер", "user_id": PETR},
+    {"query": "сервер", "since": moment(30), "until": moment(90)}, {"query": "сервер", "newest_first": True},
+    {"query": "диск", "reply_to_user": VERA}, {"query": "смотрите", "has": ["image"]},
+    {"query": "диск", "edited": True}, {"query": "ответ", "chat_ids": [_THREAD]},
+    {"query": "сервер", "context": 2, "limit": 3}, {"query": "отпуск release", "limit": 50},
+]  # fmt: skip
+
+
+def _converse(talk: Talk) -> None:
+    """Everything that hangs on messages: versions, replies, threads, files, members, deletions."""
+    talk.many([f"{' '.join(_WORDS[(7 * i + 3 * k) % 15] for k in range(4))} {i}" for i in range(250)])
+    talk.many(
+        [" ".join(_WORDS[(4 * i + 2 * k) % 15] for k in range(5)) for i in range(40)], chat=DEV, who=PETR, first=900
+    )
+    talk.say("a1", "кто знает почему упал сервер", who=VERA)
+    talk.say("a2", "потому что диск", answers="a1", at=2, who=PETR)
+    talk.edit("a2", "потому что диск полон", at=3)
+    talk.edit("a2", "потому что диск полон, почистил", at=4)
+    talk.say("t1", "ответ в треде", chat=_THREAD, below=(OPS, "a1"), at=5)
+    talk.say("f1", "смотрите", parts=({"type": "file", "payload": {"fileId": "x", "type": "image"}},), at=6)
+    talk.say("p1", "личное", chat=ANNA, at=6)
+    talk.say("d1", "это удалят", at=7)
+    talk.say("d2", "ответ на удалённое", answers="d1", at=8)
+    talk.writer.erase = True
+    talk.delete("d1")
+    talk.writer.erase = False
+    talk.event("newChatMembers", chat={"chatId": OPS, "type": "group"}, newMembers=[{"userId": PETR}, {"userId": VERA}])
+    talk.event("leftChatMembers", chat={"chatId": OPS, "type": "group"}, leftMembers=[{"userId": VERA}])
+
+
+def _embed(talk: Talk, model: Model) -> None:
+    with talk.database.connection() as connection:
+        registered = embedding_models.register(connection, model.name, model.fingerprint, model.dims)
+        embedding_models.enqueue_missing(connection, registered.model_id)
+    worker = Worker(talk.database, lambda _: model, WorkerStats())
+    while worker.round() or worker.maintain(idle=True):
+        pass
+
+
+@pytest.fixture(scope="module")
+def both(postgres_server: PostgresServer, cluster_url: str, tiny_model_dir: Path) -> Iterator[dict[str, Talk]]:
+    """The same conversation on one server and on the cluster, with vectors."""
+    model = Model.load(tiny_model_dir)
+    with postgres_server.fresh() as url:
+        talks = {"one server": Talk(url), "cluster": Talk(cluster_url, distributed=True)}
+        for talk in talks.values():
+            _converse(talk)
+            _embed(talk, model)
+        yield talks
+        for talk in talks.values():
+            talk.close()
+
+
+def _refused(database: Database, why: str, *, migrate: bool) -> None:
+    with contextlib.closing(database), pytest.raises(ConfigError, match=why):
+        database.open(migrate=migrate)
+
+
+def _archive(talk: Talk, models_dir: Path) -> Archive:
+    config = talk.database._config
+    return Archive(Config(database=config.database, embedding=Embedding(models_dir=str(models_dir))))
+
+
+def test_an_archive_on_one_server_is_refused_if_it_is_configured_as_distributed(database_url: str) -> None:
+    for migrate in (True, False):
+        _refused(distributed(database_url), "and the archive lies on one server", migrate=migrate)
+
+
+def test_a_server_without_citus_gets_no_distributed_archive(empty_database_url: str) -> None:
+    _refused(distributed(empty_database_url), "this database has no extension citus", migrate=True)
+
+
+@needs_cluster
+def test_a_distributed_archive_lies_as_documented_and_is_refused_if_not_configured_so(cluster_url: str) -> None:
+    layout = {table: (method, column) for table, method, column in on(cluster_url, _LAYOUT)}
+    assert layout == (
+        dict.fromkeys(EVERYWHERE, ("n", ""))
+        | dict.fromkeys(BY_BOT, ("h", "bot_id"))
+        | dict.fromkeys(BY_CHAT, ("h", "chat_id"))
+    )
+    for migrate in (True, False):
+        database = distributed(cluster_url, wanted=False)
+        _refused(database, "the archive is distributed over several machines", migrate=migrate)
+
+
+@needs_cluster
+def test_the_cluster_derives_the_same_rows(both: dict[str, Talk]) -> None:
+    one, other = both["one server"], both["cluster"]
+    for table in DERIVED:
+        columns = _without_times(one, table)
+        assert rows(other.url, table, columns) == rows(one.url, table, columns), table
+
+
+@needs_cluster
+def test_forty_questions_are_answered_alike(both: dict[str, Talk], models_dir: Path) -> None:
+    assert len(_QUESTIONS) == 40
+    with _archive(both["one server"], models_dir) as one, _archive(both["cluster"], models_dir) as other:
+        found = 0
+        for question in _QUESTIONS:
+            answers = [archive.search(**question) for archive in (one, other)]
+            expected, hits = ([(hit.chat_id, hit.msg_id, round(hit.score, 4)) for hit in a.hits] for a in answers)
+            assert hits == expected, question
+            assert answers[0].showing == answers[1].showing
+            found += len(hits)
+        assert found > 200
+
+
+@needs_cluster
+def test_other_questions_are_answered_alike(both: dict[str, Talk], models_dir: Path) -> None:
+    accesses = [
+        Access("all"), Access("chat", chats=frozenset([OPS])), Access("time", since=moment(3)),
+        Access("both", chats=frozenset([OPS, DEV]), since=moment(1)), Access("member", user=ANNA),
+    ]  # fmt: skip
+    asked: list[Callable[[Archive], Any]] = [
+        lambda a: [m.msg_id for m in a.thread(OPS, "a2")],
+        lambda a: a.chats(),
+        lambda a: a.users(),
+        lambda a: a.context("почему упал сервер").conversations,
+        lambda a: a.count("сервер"),
+        lambda a: a.chat_view(OPS).messages,
+        lambda a: a.existing([OPS], threads=True),
+        lambda a: [m.msg_id for m in a.latest(limit=20)],
+        lambda a: (s := a.statistics(), s.messages, s.authors, s.days, s.busiest)[1:],
+        lambda a: (s := a.statistics(since=moment(5)), s.messages, s.authors, s.days, s.busiest)[1:],
+        lambda a: a.nobodys_chats(),
+    ]
+    with _archive(both["one server"], models_dir) as one, _archive(both["cluster"], models_dir) as other:
+        for access in accesses:
+            for number, question in enumerate(asked):
+                answers = []
+                for archive in (one, other):
+                    try:
+                        answers.append(repr(question(archive.seen_by(access))))
+                    except VkTeamsError as error:  # the same refusal for the same reader
+                        answers.append(f"{type(error).__name__}: {error}")
+                assert answers[0] == answers[1], (access.name, number)
+
+
+@needs_cluster
+def test_what_maintains_an_archive_runs_on_the_cluster(both: dict[str, Talk]) -> None:
+    talk = both["cluster"]
+    with talk.database.connect() as connection:
+        assert replay.everything(connection, erase=False).messages == 0
+        assert [check.name for check in verification.verify(connection) if check.wrong] == []
+    with talk.database.connect(None) as connection:
+        assert maintenance.maintain(connection)
+    for each in both.values():
+        with each.database.connect() as connection:
+            person_erasure.erase(connection, [VERA], by="test")
+            each.erased = erasure.erase(connection, moment(100), [OPS])  # type: ignore[attr-defined]
+    assert both["cluster"].erased == both["one server"].erased  # type: ignore[attr-defined]
+    with talk.database.connect() as connection:
+        assert [check.name for check in verification.verify(connection) if check.wrong] == []
+
+
+@needs_cluster
+@pytest.mark.timeout(240)
+def test_kills_and_moved_shards_lose_and_double_nothing(
+    cluster: ClusterDatabase, vkteamsd: Callable[..., DaemonProcess], simulator: Simulator, models_dir: Path
+) -> None:
+    database = ClusterDatabase(cluster.url)
+    oracle = Oracle(simulator, database.url)
+    daemon = vkteamsd(
+        api_url=simulator.url, database_url=database.url,
+        options={"embedding.models_dir": str(models_dir), "database.distributed": True},
+    )  # fmt: skip
+    pause = threading.Event()
+    try:
+        with Traffic(simulator, rate=20):
+            daemon.started()
+            for _ in range(3):
+                pause.wait(1.5)
+                daemon.kill9()
+                daemon.started()
+            moved = _move_shards(database)
+            pause.wait(1)
+        oracle.wait(90)
+        daemon.stop()
+        oracle.check()
+        assert moved == {"events", "messages"}
+        until(lambda: oracle.rows("SELECT count(*) FROM pg_prepared_xacts")[0][0] == 0, 60, "no transaction in doubt")
+    finally:
+        oracle.close()
+        daemon.close()
+        database.drop()
+
+
+def _move_shards(database: ClusterDatabase) -> set[str]:
+    """Move a shard of the events and one of the messages that hold rows to the other worker; the tables moved."""
+    moved = set()
+    for table in ("events", "messages"):
+        [(shard, host, port)] = on(
+            database.url,
+            "SELECT s.shardid, s.nodename, s.nodeport FROM citus_shards s WHERE s.table_name = %s::regclass"
+            " ORDER BY s.shard_size DESC LIMIT 1",
+            table,
+        )
+        to = next(worker for worker in database.workers if worker != (host, port))
+        on(database.url, "SELECT citus_move_shard_placement(%s, %s, %s, %s, %s)", shard, host, port, *to)
+        moved.add(table)
+    return moved
+
+
+def _without_times(talk: Talk, table: str) -> str:
+    """The columns that do not say when a row was written."""
+    columns = talk.rows(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = %s AND table_schema = 'public'"
+        " AND NOT column_name = ANY(%s) ORDER BY ordinal_position",
+        table,
+        ["received_at", "replaced_at", "first_seen_at", "seen_at", "deleted_at", "joined_at", "left_at"],
+    )
+    return ", ".join(name for (name,) in columns)
