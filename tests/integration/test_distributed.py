@@ -99,7 +99,8 @@ def _embed(talk: Talk, model: Model) -> None:
         registered = embedding_models.register(connection, model.name, model.fingerprint, model.dims)
         embedding_models.enqueue_missing(connection, registered.model_id)
     worker = Worker(talk.database, lambda _: model, WorkerStats())
-    while worker.round() or worker.maintain(idle=True):
+    # Without the index, which answers nearly, so that both answer exactly.
+    while worker.round():
         pass
 
 
@@ -165,7 +166,7 @@ def test_forty_questions_are_answered_alike(both: dict[str, Talk], models_dir: P
         for question in _QUESTIONS:
             answers = [archive.search(**question) for archive in (one, other)]
             expected, hits = ([(hit.chat_id, hit.msg_id, round(hit.score, 4)) for hit in a.hits] for a in answers)
-            assert hits == expected, question
+            assert hits == expected, (question, [h.hits[:2] for h in answers])
             assert answers[0].showing == answers[1].showing
             found += len(hits)
         assert found > 200
@@ -203,8 +204,10 @@ def test_other_questions_are_answered_alike(both: dict[str, Talk], models_dir: P
 
 
 @needs_cluster
-def test_what_maintains_an_archive_runs_on_the_cluster(both: dict[str, Talk]) -> None:
+def test_what_maintains_an_archive_runs_on_the_cluster(both: dict[str, Talk], tiny_model_dir: Path) -> None:
     talk = both["cluster"]
+    model = Model.load(tiny_model_dir)
+    Worker(talk.database, lambda _: model, WorkerStats()).maintain(idle=True)
     with talk.database.connect() as connection:
         assert replay.everything(connection, erase=False).messages == 0
         assert [check.name for check in verification.verify(connection) if check.wrong] == []

@@ -34,7 +34,7 @@ ALLOWED = dict.fromkeys(_MODULES, _MODULES) | {
     "ctl": _GROUND | {"botapi", "simulator", "store", "embedding", "search", "daemon", "mcp", "web"},
 }
 # What the parts of a folder may import of that folder, beside themselves.
-_STORE = {"connections", "bulk", "connection_profiles", "blockers"}
+_STORE = {"connections", "bulk", "connection_profiles", "blockers", "distribution"}
 INSIDE = {
     "store": {
         "database_url": set(),
@@ -43,6 +43,7 @@ INSIDE = {
         "bulk": {"connections"},
         "connection_profiles": {"connections"},
         "blockers": {"connections", "bundled"},
+        "distribution": {"connections"},
         "server_check": {"connections"},
         "schema": _STORE | {"server_check"},
         "database": _STORE | {"database_url", "server_check", "schema", "bundled"},

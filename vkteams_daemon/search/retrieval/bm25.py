@@ -171,10 +171,9 @@ def _message_count(connection: Connection, scope: Scope) -> float:
             prepare=False,
         ).fetchone()
     else:
-        # Until an archive is some hours old, the server and the table of words know of none of its messages, or of few.
+        # Before the first count of words the archive is small. The planner's estimate would depend on the moment, and on
+        # a cluster there is none.
         row = connection.execute(
-            # Before the first count of words the archive is small. The planner's estimate would depend on the moment,
-            # and on a cluster there is none.
             "SELECT greatest(coalesce((SELECT messages FROM words_counted),"
             " (SELECT pg_catalog.sum(messages - deleted) FROM chat_user_counts)::bigint), 1)::float8"
         ).fetchone()
