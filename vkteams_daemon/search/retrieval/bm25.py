@@ -171,8 +171,8 @@ def _message_count(connection: Connection, scope: Scope) -> float:
             prepare=False,
         ).fetchone()
     else:
-        # Before the first count of words the archive is small. The planner's estimate would depend on the moment, and on
-        # a cluster there is none.
+        # Before the first count of words the archive is small. The planner's estimate would depend on the moment, and
+        # on a cluster there is none.
         row = connection.execute(
             "SELECT greatest(coalesce((SELECT messages FROM words_counted),"
             " (SELECT pg_catalog.sum(messages - deleted) FROM chat_user_counts)::bigint), 1)::float8"
