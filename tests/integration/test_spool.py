@@ -369,7 +369,10 @@ def test_a_spool_that_was_lost_is_a_gap(
     caplog: pytest.LogCaptureFixture,
     loss: str,
 ) -> None:
-    away(3, stored=2).close()
+    one = away(2, stored=2)
+    emit_event(simulator, 4)  # a record of its own
+    wait_acknowledged(simulator, simulator.state()["issued"])
+    one.close()
     stored, spooled = oracle.stored(), spooled_ids(tmp_path)
     (spool,) = _files(oracle)
     if loss == "removed":
@@ -394,8 +397,13 @@ def test_a_spool_that_was_lost_is_a_gap(
     assert len(_gaps(oracle)) == 1
 
 
-def test_a_damaged_record_of_the_spool_is_a_gap(listening: Make, away: Make, oracle: Oracle, tmp_path: Path) -> None:
-    away(3, stored=2).close()
+def test_a_damaged_record_of_the_spool_is_a_gap(
+    listening: Make, away: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path
+) -> None:
+    one = away(2, stored=2)
+    emit_event(simulator, 4)  # a record of its own
+    wait_acknowledged(simulator, simulator.state()["issued"])
+    one.close()
     stored, spooled = oracle.stored(), spooled_ids(tmp_path)
     (spool,) = _files(oracle)
     content = bytearray(spool.read_bytes())
