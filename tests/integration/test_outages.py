@@ -52,6 +52,8 @@ def test_an_outage_of_more_than_a_day_is_a_possible_gap_and_said_so(talk: Talk) 
     assert found is not None
     assert (found.from_time, found.to_time) == (START + DAY + 2 * HOUR, START + 5 * DAY)
     assert _note(talk, START + 5 * DAY, START + 6 * DAY) is None
+    other_host_polled = ((START + DAY, START + 6 * DAY + HOUR),)
+    assert _note(talk, START, START + 7 * DAY, pauses=other_host_polled) is None
     (sentence,) = _sentences(talk)
     assert "possible: " in sentence and "[api] retention" in sentence
     assert _sentences(talk, START + 7 * DAY) == (), "it does not touch the question's time"

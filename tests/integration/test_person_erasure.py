@@ -129,6 +129,9 @@ def test_none_of_the_words_and_names_is_in_any_row(told: Talk) -> None:
     # The vectors of the other messages whose text has changed are made again.
     assert _left(told, "embeddings") == ["12"]
     assert _left(told, "embedding_queue") == ["10", "12", "14"]
+    # Nor in a reply that comes later and does not name her.
+    told.say("15", "и что?", who=VERA, at=9, parts=(_reply("1", "сирень отцвела", author=None),))
+    assert _seen(told, HERS) == []
 
 
 def test_a_second_call_changes_nothing_and_a_rebuild_brings_nothing_back(told: Talk) -> None:
