@@ -99,9 +99,9 @@ def test_remaining_queue_row_does_not_halve_a_batch(
     copied: list[str] = []
     copy = ColumnSet.copy
 
-    def counted(self: ColumnSet, connection: Connection, table: str, rows: Any, **more: Any) -> None:
+    def counted(self: ColumnSet, connection: Connection, table: str, rows: Any, **more: Any) -> Any:
         copied.append(table)
-        copy(self, connection, table, rows, **more)
+        return copy(self, connection, table, rows, **more)
 
     monkeypatch.setattr(ColumnSet, "copy", counted)
     with other.transaction():
