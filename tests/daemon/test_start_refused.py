@@ -234,11 +234,11 @@ def test_it_runs_as_a_module_too() -> None:
     assert done.stdout.startswith("vkteamsd ")
 
 
-@pytest.mark.parametrize("mode", ["slow", "deaf"])
+@pytest.mark.parametrize("mode", ["slow", "deaf", "untold"])
 def test_a_daemon_that_is_stopped_while_it_starts(vkteamsd: Make, mode: str) -> None:
     """Nobody waits without bound for a process that shows no life."""
     daemon = vkteamsd(fake=mode)
-    daemon.environ["SILENCE"] = "3"
+    daemon.environ |= {"SILENCE": "3", "END_TIMEOUT": "2"}
     starter = daemon.spawn()
     if mode == "slow":
         until(lambda: daemon.pid, 30, "the daemon's lock")

@@ -1,8 +1,8 @@
 """vkteamsd with a service that does what FAKE_SERVICE says, for tests of what surrounds the service.
 
 `ready` (the default), `unreachable` (ready, though neither API nor database answers), `standby`, `refuse`, `crash`,
-`fault`, `die`, `slow` (never ready until told to stop), `deaf` (never ready, and hears no TERM), `thread` (leaves a
-thread that never ends).
+`fault`, `die`, `slow` (never ready until told to stop), `deaf` (never ready, and hears no TERM), `untold` (stops when
+it has the lock and its starter does not know yet which process has), `thread` (leaves a thread that never ends).
 """
 
 from __future__ import annotations
@@ -98,6 +98,15 @@ class FakeService:
                 log.debug("the level is now %s", self.toggle_debug())
 
 
+class UntoldPipe(detach.Pipe):
+    def running(self) -> None:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        super().running()
+
+
 if __name__ == "__main__":
     detach.SILENCE = float(os.environ.get("SILENCE", detach.SILENCE))
+    detach.END_TIMEOUT = float(os.environ.get("END_TIMEOUT", detach.END_TIMEOUT))
+    if os.environ.get("FAKE_SERVICE") == "untold":
+        detach.Pipe = UntoldPipe  # type: ignore[misc]
     sys.exit(main(service=FakeService))

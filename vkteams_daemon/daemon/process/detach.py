@@ -238,7 +238,11 @@ class _VerdictReader:
         deadline = time.monotonic() + END_TIMEOUT
         while self._daemon is None:
             if self._next_message(deadline) is None:
-                return True  # the process died, or never got the lock
+                # It may have been stopped before it told which process it is. It holds the pipe then.
+                if not self._ended:
+                    self._daemon = self._find_daemon()
+                if self._daemon is None:
+                    return True  # the process died, or never got the lock
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._daemon, signal.SIGTERM)
         with contextlib.suppress(Interrupted):  # a second stop signal ends the wait
@@ -248,6 +252,16 @@ class _VerdictReader:
             signal.pidfd_send_signal(self._daemon, signal.SIGKILL)
         select.select([self._daemon], [], [])
         return False
+
+    def _find_daemon(self) -> int | None:
+        """A pidfd of the process that holds the other end of the pipe; None if there is none."""
+        pipe = f"pipe:[{os.fstat(self._descriptor).st_ino}]"
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                if process.name.isdigit() and int(process.name) != os.getpid():
+                    if any(str(file.readlink()) == pipe for file in (process / "fd").iterdir()):
+                        return os.pidfd_open(int(process.name))
+        return None
 
     def _next_message(self, deadline: float) -> dict[str, Any] | None:
         """The next line of the pipe; None at its end, or at the deadline."""
