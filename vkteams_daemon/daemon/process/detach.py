@@ -258,9 +258,9 @@ class _VerdictReader:
         pipe = f"pipe:[{os.fstat(self._descriptor).st_ino}]"
         for process in Path("/proc").iterdir():
             with contextlib.suppress(OSError):  # it has ended, or is another user's
-                if process.name.isdigit() and int(process.name) != os.getpid():
-                    if any(str(file.readlink()) == pipe for file in (process / "fd").iterdir()):
-                        return os.pidfd_open(int(process.name))
+                other = process.name.isdigit() and int(process.name) != os.getpid()
+                if other and any(str(file.readlink()) == pipe for file in (process / "fd").iterdir()):
+                    return os.pidfd_open(int(process.name))
         return None
 
     def _next_message(self, deadline: float) -> dict[str, Any] | None:
