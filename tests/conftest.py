@@ -31,10 +31,6 @@ pytest_plugins = [
     "tests.harness.web",
 ]
 
-# No database of examples: the checkout may belong to another user. No deadline: the machine may be busy.
-settings.register_profile("tests", database=None, deadline=None)
-settings.load_profile("tests")
-
 # A date is a day of the reader's zone; a test that is about zones sets its own.
 os.environ["TZ"] = "UTC"
 time.tzset()
@@ -49,3 +45,15 @@ def pytest_collection_finish() -> None:
     """Exempt a million objects that stay until the end: the program collects after each attempt that fails."""
     gc.collect()
     garbage.exempt_present()
+
+
+def pytest_configure() -> None:
+    """Set how Hypothesis works."""
+    from tests.harness.scale import scaled
+
+    # No database of examples: the checkout may belong to another user. No deadline: the machine may be busy.
+    settings.register_profile(
+        "tests", database=None, deadline=None,
+        max_examples=scaled("examples of each property, if it names no number", full=100, quick=40),
+    )  # fmt: skip
+    settings.load_profile("tests")

@@ -9,6 +9,7 @@ import pytest
 
 from tests.harness.daemon import TOKEN, DaemonProcess
 from tests.harness.oracle import Oracle
+from tests.harness.scale import scaled
 from tests.harness.simulator import wait_polled
 from tests.harness.traffic import Traffic, emit_event
 from tests.harness.waiting import until
@@ -18,6 +19,7 @@ from vkteams_daemon.simulator.faults import FAULTS
 Make = Callable[..., DaemonProcess]
 OPTIONS = {"api.backoff_max": 2.0, "api.poll_time": 2, "api.read_margin": 2.0, "api.connect_timeout": 2.0}
 
+TIMES = scaled("times that each fault of the API is played", full=3, quick=2)
 # How each of the simulator's faults is played here; one that is added there fails a test until it is named here.
 PLAYED: dict[str, dict[str, Any]] = {name: {} for name in FAULTS} | {
     "answer": {"body": '{"ok": true, "events": "none"}'},
@@ -35,8 +37,8 @@ def test_nothing_is_lost_when_the_api_fails(vkteamsd: Make, simulator: Simulator
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=OPTIONS).started()
     with Traffic(simulator, rate=20):
         until(lambda: simulator.state()["acknowledged"] > 10, 30, "some traffic")
-        simulator.faults(fault, 3, "events/get", **PLAYED[fault])
-        until(lambda: sum(f["played"] for f in simulator.fault_list.to_json()) == 3, 60, "three times the fault")
+        simulator.faults(fault, TIMES, "events/get", **PLAYED[fault])
+        until(lambda: sum(f["played"] for f in simulator.fault_list.to_json()) == TIMES, 60, "each time of the fault")
         seen = simulator.state()["acknowledged"]
         until(lambda: simulator.state()["acknowledged"] > seen, 60, "acknowledgements afterwards")
     daemon.wait_state("listening")
@@ -44,7 +46,7 @@ def test_nothing_is_lost_when_the_api_fails(vkteamsd: Make, simulator: Simulator
     oracle.check()
     text = daemon.log_text()
     assert "Traceback" not in text
-    assert text.count("the Bot API fails") <= (0 if fault in _HARMLESS else 3), text
+    assert text.count("the Bot API fails") <= (0 if fault in _HARMLESS else TIMES), text
     assert TOKEN not in text
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -277,3 +278,23 @@ def test_full_disk_under_pip_is_reported_as_such(
     with indexed[1], pytest.raises(CannotCreate, match="cannot be written: No space left on device"):
         installer.install("small", home)
     assert names_in(home) == []
+
+
+def test_the_size_of_what_arrives_is_read_while_directories_vanish(tmp_path: Path) -> None:
+    """As pip's do: it unpacks into directories of its own and removes them."""
+    done = threading.Event()
+
+    def come_and_go() -> None:
+        while not done.is_set():
+            (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+            (tmp_path / "a" / "b" / "c" / "file").write_bytes(b"x" * 10)
+            shutil.rmtree(tmp_path / "a")
+
+    writer = threading.Thread(target=come_and_go)
+    writer.start()
+    try:
+        sizes = {sources._largest(tmp_path) for _ in range(300)}
+    finally:
+        done.set()
+        writer.join(20)
+    assert sizes <= {0, 10}

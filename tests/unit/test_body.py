@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from tests.harness.hostile import FRAGMENTS
 from tests.harness.samples import body, joined, message
+from tests.harness.scale import scaled
 from vkteams_daemon.botapi.body import MAX_DEPTH, Element, split
 from vkteams_daemon.errors import ApiProtocolError
+
+EXAMPLES = scaled("examples of a property of events and messages", full=300, quick=100)
 
 
 def _elements(*sources: bytes) -> list[Element]:
@@ -72,7 +75,7 @@ def test_an_incomplete_answer_is_refused(source: bytes, message: str) -> None:
         split(source)
 
 
-@settings(max_examples=200)
+@settings(max_examples=EXAMPLES)
 @given(st.data())
 def test_a_cut_off_answer_is_refused_wherever_it_is_cut(data: st.DataObject) -> None:
     source = body(message(1, 'a "quoted" \\ word'), message(2), message(3))

@@ -16,6 +16,8 @@ from tests.harness.scale import scaled
 from vkteams_daemon.botapi.events import Event, hashed_id, read
 from vkteams_daemon.errors import ApiError, ApiProtocolError, ApiRefused, RateLimited, Unauthorised
 
+EXAMPLES = scaled("examples of a property of events and messages", full=300, quick=100)
+
 
 def _one(element: dict[str, Any] | bytes) -> Event:
     (only,) = read(body(element), ARRIVAL)
@@ -181,7 +183,7 @@ def test_hostile_events_do_not_damage_their_batch(hostile: Hostile) -> None:
         assert result.raw == hostile.source
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.binary(max_size=200) | st.text(st.sampled_from('{}[]",:\\u0a1 \x00'), max_size=200).map(str.encode))
 def test_any_bytes_are_read_or_refused(source: bytes) -> None:
     try:

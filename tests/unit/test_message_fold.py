@@ -10,8 +10,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.scale import scaled
 from vkteams_daemon.botapi.facts import Content, MessageFact
 from vkteams_daemon.store.derive.message_fold import Message, fold_all, new_message
+
+EXAMPLES = scaled("examples of a property of events and messages", full=300, quick=100)
 
 SENT = datetime(2025, 11, 24, 16, 0, tzinfo=UTC)
 KEY = ("chat", "1")
@@ -161,7 +164,7 @@ def stories(draw: st.DrawFn) -> list[MessageFact]:
     return draw(st.permutations(facts or [fact(0)]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(stories(), st.data())
 def test_any_order_and_any_batches_end_in_the_same_rows(story: list[MessageFact], data: st.DataObject) -> None:
     other = data.draw(st.permutations(story))
@@ -171,7 +174,7 @@ def test_any_order_and_any_batches_end_in_the_same_rows(story: list[MessageFact]
     assert one.version_rows == two.version_rows
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(stories(), st.data())
 def test_copy_changes_nothing_once_the_message_is_known(story: list[MessageFact], data: st.DataObject) -> None:
     copied = fact(50, content("copied", data.draw(st.sampled_from([None, 15.0]))), quoted=True)
@@ -182,7 +185,7 @@ def test_copy_changes_nothing_once_the_message_is_known(story: list[MessageFact]
         assert with_it.version_rows == without.version_rows
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(stories(), st.data())
 def test_versions_are_numbered_in_order(story: list[MessageFact], data: st.DataObject) -> None:
     message = result(story)

@@ -9,8 +9,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.harness.scale import scaled
 from vkteams_daemon.botapi.facts import Membership
 from vkteams_daemon.store.derive import people
+
+EXAMPLES = scaled("examples of a property of events and messages", full=300, quick=100)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 Table = dict[Any, tuple[Any, ...]]
@@ -45,7 +48,7 @@ _names = st.sampled_from([None, "a", "b"])
 _seen = st.lists(st.tuples(st.sampled_from("xyz"), _names, _names), max_size=20)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(_seen, st.lists(st.integers(0, 20), max_size=4))
 def test_rows_do_not_depend_on_the_batches(seen: list[tuple[str, Any, Any]], cuts: list[int]) -> None:
     events = [(key, (key, one, two), at(n)) for n, (key, one, two) in enumerate(seen)]

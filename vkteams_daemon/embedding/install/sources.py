@@ -183,10 +183,11 @@ def _run_pip(command: Sequence[str], temporary: Path, size: int, download: Downl
 def _largest(directory: Path) -> int:
     """The size of the largest file below a directory that another process writes in."""
     largest = 0
-    for path in directory.rglob("*"):
-        with contextlib.suppress(OSError):
-            status = path.lstat()
-            largest = max(largest, status.st_size if stat.S_ISREG(status.st_mode) else 0)
+    for place, _, files in os.walk(directory):  # which passes over directories that vanish meanwhile
+        for file in files:
+            with contextlib.suppress(OSError):
+                status = Path(place, file).lstat()
+                largest = max(largest, status.st_size if stat.S_ISREG(status.st_mode) else 0)
     return largest
 
 
