@@ -4,6 +4,7 @@ import grp
 import os
 import pwd
 import stat
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,12 @@ import msgspec
 import pytest
 
 from tests.harness.daemon import ROOT
+from tests.harness.waiting import until
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.process import privileges
 from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused
 from vkteams_daemon.system import user
-from vkteams_daemon.system.user import Owner
+from vkteams_daemon.system.user import Owner, choose_owner
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 NOBODY = pwd.getpwnam("nobody")
@@ -289,3 +291,23 @@ def test_the_home_of_the_starting_user_is_left_behind() -> None:
     owner = Owner("nobody", NOBODY.pw_uid, NOBODY.pw_gid, impersonated=True)
     privileges.adopt_home(owner, environ)
     assert environ == {"HOME": NOBODY.pw_dir, "USER": "nobody", "LOGNAME": "nobody", "TZ": "UTC"}
+
+
+@as_root
+def test_a_connection_as_the_owner_leaves_a_thread_its_identity() -> None:
+    """seteuid(2) changes every thread of the process, also one that acts as the owner with files just then."""
+    owner, connecting = choose_owner("nobody"), threading.Event()
+
+    def connect() -> None:
+        with owner.connecting():
+            assert os.geteuid() == owner.uid
+            connecting.set()
+
+    with owner.acting():
+        other = threading.Thread(target=connect)
+        other.start()
+        until(lambda: user._rights._waiters, 20, "the connection that waits")  # type: ignore[attr-defined]
+        assert not connecting.is_set() and os.geteuid() == 0
+        assert user._identity() == (owner.uid, owner.gid)
+    other.join(20)
+    assert connecting.is_set() and os.geteuid() == 0 and user._identity() == (0, 0)

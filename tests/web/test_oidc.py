@@ -100,29 +100,25 @@ class Person:
         """Sign in at the issuer, up to its redirect to our page, which is not followed."""
         answer = self.get(path)
         while not answer.headers.get("location", "").partition("?")[0].endswith("/signed-in"):
-            if answer.is_redirect:
-                answer = self._follow(answer)
-                continue
-            action = re.search(r'<form[^>]* action="([^"]+)"', answer.text)
-            prompt = re.search(r'name="prompt" value="(\w+)"', answer.text)
-            assert action and prompt, answer.text[:2000]
-            form = {"prompt": prompt[1], "login": name, "password": "any"}
-            answer = self.session.post(action[1], form, allow_redirects=False, timeout=30)
+            answer = self._next(answer, name)
         return answer
 
     def until_back(self, url: str, name: str, back: str) -> str:
         """Open an address of the issuer and sign in there; the address that it leads back to."""
         answer = self.session.get(url, allow_redirects=False, timeout=30)
         while not answer.headers.get("location", "").startswith(back):
-            if answer.is_redirect:
-                answer = self._follow(answer)
-                continue
-            action = re.search(r'<form[^>]* action="([^"]+)"', answer.text)
-            prompt = re.search(r'name="prompt" value="(\w+)"', answer.text)
-            assert action and prompt, answer.text[:2000]
-            form = {"prompt": prompt[1], "login": name, "password": "any"}
-            answer = self.session.post(action[1], form, allow_redirects=False, timeout=30)
+            answer = self._next(answer, name)
         return str(answer.headers["location"])
+
+    def _next(self, answer: requests.Response, name: str) -> requests.Response:
+        """Follow the issuer's redirect, or fill in its form as this person."""
+        if answer.is_redirect:
+            return self._follow(answer)
+        action = re.search(r'<form[^>]* action="([^"]+)"', answer.text)
+        prompt = re.search(r'name="prompt" value="(\w+)"', answer.text)
+        assert action and prompt, answer.text[:2000]
+        form = {"prompt": prompt[1], "login": name, "password": "any"}
+        return self.session.post(action[1], form, allow_redirects=False, timeout=30)
 
     def _follow(self, answer: requests.Response) -> requests.Response:
         address = requests.compat.urljoin(answer.url, answer.headers["location"])  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ import signal
 import stat
 import subprocess
 import threading
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,10 @@ _MAY_WRITE = '[ -w "$1" ] && { [ ! -d "$1" ] || [ -x "$1" ]; }'
 _FIRST_CLOSED = 'for d; do cd "$d" 2>/dev/null || { printf %s "$d"; exit 1; }; done'
 
 
-_connecting = threading.Lock()
-_connections_begun = 0  # by threads that are in `Owner.connecting` now
+# `Owner.acting` changes the identity of one thread, `Owner.connecting` that of all: so one waits for the other.
+_rights = threading.Condition()
+_acting: Counter[int] = Counter()  # blocks of `acting` that are open now, by thread
+_connections_begun = 0  # blocks of `connecting` that are open now
 
 # The programs that threads of this process wait for in `Owner.run`.
 _running: set[subprocess.Popen[str]] = set()
@@ -103,12 +106,23 @@ class Owner:
         if not self.impersonated:
             yield
             return
-        before = _identity()
-        _assume(self.uid, self.gid if group is None else group)
+        thread = threading.get_ident()
+        with _rights:
+            _rights.wait_for(lambda: not _connections_begun or thread in _acting)
+            _acting[thread] += 1
         try:
-            yield
+            before = _identity()
+            _assume(self.uid, self.gid if group is None else group)
+            try:
+                yield
+            finally:
+                _assume(*before)
         finally:
-            _assume(*before)
+            with _rights:
+                _acting[thread] -= 1
+                if not _acting[thread]:
+                    del _acting[thread]
+                _rights.notify_all()
 
     @contextlib.contextmanager
     def connecting(self) -> Iterator[None]:
@@ -121,7 +135,9 @@ class Owner:
         if not self.impersonated:
             yield
             return
-        with _connecting:
+        with _rights:
+            assert threading.get_ident() not in _acting, "it would wait for itself"
+            _rights.wait_for(lambda: not _acting)
             if not _connections_begun:
                 os.setegid(self.gid)
                 os.seteuid(self.uid)
@@ -129,11 +145,12 @@ class Owner:
         try:
             yield
         finally:
-            with _connecting:
+            with _rights:
                 _connections_begun -= 1
                 if not _connections_begun:
                     os.seteuid(0)
                     os.setegid(0)
+                    _rights.notify_all()
 
     def rights(self) -> dict[str, Any]:
         """The arguments of `subprocess.Popen` with which a program runs as the owner."""
