@@ -59,12 +59,14 @@ class Refusing:
     def __init__(self, listening: socket.socket) -> None:
         self.conninfo = f"host=127.0.0.1 port={listening.getsockname()[1]} user=x dbname=y passfile=/dev/null"
         self.message = b""
+        self.asked = 0
         self._listening = listening
 
     def run(self) -> None:
         while True:
             try:
                 client, _ = self._listening.accept()
+                self.asked += 1
             except OSError:
                 return
             with client, client.makefile("rb") as stream:
@@ -77,7 +79,12 @@ class Refusing:
                 client.sendall(self.message)
 
     def refuse(self, code: str) -> None:
-        fields = {"S": "\u0412\u0410\u0416\u041d\u041e", "V": "FATAL", "C": code, "M": '\u043d\u0435\u0442 C "00000"'}
+        fields = {
+            "S": "\u0412\u0410\u0416\u041d\u041e",
+            "V": "FATAL",
+            "C": code,
+            "M": f'\u043d\u0435\u0442 {code} C "00000"',
+        }
         text = b"".join(key.encode() + value.encode() + b"\0" for key, value in fields.items()) + b"\0"
         self.message = b"E" + struct.pack(">I", len(text) + 4) + text
 
@@ -100,6 +107,15 @@ def test_a_refusal_in_any_language_is_known_by_its_code(server: Refusing, code: 
     error = as_store_error(refused.value)
     assert type(error) is kind
     assert "\u043d\u0435\u0442" in str(error)
+
+
+def test_a_server_that_refuses_again_and_again_is_asked_for_its_code_once(server: Refusing) -> None:
+    server.refuse("53300")
+    for _ in range(5):
+        with pytest.raises(psycopg.OperationalError) as refused:
+            connect(server.conninfo, None)
+        assert refused.value.sqlstate == "53300"
+    assert server.asked == 5 + 1
 
 
 def test_a_password_that_is_wanted_and_not_given_is_a_config_error(server: Refusing) -> None:

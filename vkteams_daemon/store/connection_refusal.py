@@ -25,8 +25,28 @@ _WAIT_FOR: dict[int, int] = {
 }
 
 
-def sqlstate(conninfo: str) -> str | None:
-    """The code with which the server refuses this connection now; None if it gives none, or takes the connection."""
+# The codes of the refusals so far. A server that refuses for days is asked once: each trace leaves 5 KB behind, because
+# psycopg does not close the stream that it makes for libpq.
+_known: dict[str, str] = {}
+_MAX_KNOWN = 100
+
+
+def sqlstate(conninfo: str, refusal: str) -> str | None:
+    """The code with which the server refuses a connection; None if it gives none, or takes the connection now.
+
+    Args:
+        conninfo: of the connection.
+        refusal: the text of the failed attempt. The same text has the same code.
+    """
+    if refusal not in _known and (code := _trace(conninfo)):
+        if len(_known) >= _MAX_KNOWN:
+            _known.clear()
+        _known[refusal] = code
+    return _known.get(refusal)
+
+
+def _trace(conninfo: str) -> str | None:
+    """The code with which the server refuses this connection now."""
     deadline = time.monotonic() + _LIMIT
     connection: abc.PGconn | None = None
     trace = os.memfd_create("trace", os.MFD_CLOEXEC)

@@ -89,7 +89,7 @@ def connect(conninfo: str, prepare: Callable[[Connection], None] | None, owner: 
         try:
             connection = psycopg.connect(conninfo, autocommit=True)
         except psycopg.OperationalError as error:
-            error.sqlstate = error.sqlstate or connection_refusal.sqlstate(conninfo)
+            error.sqlstate = error.sqlstate or connection_refusal.sqlstate(conninfo, str(error))
             raise
     try:
         if prepare:
