@@ -65,8 +65,9 @@ def told(talk: Talk) -> Iterator[Talk]:
     talk.say("14", "nul \0 in it", who=PETR, at=7, parts=(_forward("1", "ananas \0 raw"),))
     with talk.connection() as connection:
         names = {"type": "private", "title": "Анна Иванова", "about": "сирень"}
-        rosters.save(connection, ANNA, moment(0), names, {ANNA: "member"})
-        rosters.save(connection, OPS, moment(0), {"type": "group", "title": "ops", "about": None}, {ANNA: "admin"})
+        rosters.save(connection, ANNA, moment(0), names, {ANNA: "member"}, bot_id="1000000001")
+        group = {"type": "group", "title": "ops", "about": None}
+        rosters.save(connection, OPS, moment(0), group, {ANNA: "admin"}, bot_id="1000000001")
     talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')")
     talk.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 1, 'message', 0, 'h', '[1,0]' FROM messages")
     talk.execute("INSERT INTO embedding_queue SELECT chat_id, msg_id, 1, 'message' FROM messages")
@@ -214,10 +215,9 @@ def test_what_the_person_says_afterwards_is_kept_unless_ignored(told: Talk) -> N
     # A reply that repeats what was never kept, and does not say whose it was.
     told.say("33", "вот", who=PETR, at=9e6, parts=(_reply("31", "ananas, newer", author=None),))
     with told.connection() as connection:
-        rosters.save(connection, OPS, moment(9e6), {"type": "group", "title": "ops", "about": None}, {ANNA: "admin"})
-        rosters.save(
-            connection, ANNA, moment(9e6), {"type": "private", "title": "Анна Иванова", "about": ""}, {ANNA: "member"}
-        )
+        group, private = ({"type": kind, "title": "Анна Иванова", "about": ""} for kind in ("group", "private"))
+        rosters.save(connection, OPS, moment(9e6), {**group, "title": "ops"}, {ANNA: "admin"}, bot_id="1000000001")
+        rosters.save(connection, ANNA, moment(9e6), private, {ANNA: "member"}, bot_id="1000000001")
     assert _seen(told, HERS) == []
     assert told.rows("SELECT FROM roster_members WHERE user_id = %s", ANNA) == []
     with told.connection() as connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -15,15 +16,19 @@ from tests.harness.talk import ANNA, OPS, PETR, VERA, Talk
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient
 from vkteams_daemon.botapi.roster import read_roster
+from vkteams_daemon.ctl.commands.database.roster import RequestBar
 from vkteams_daemon.daemon import roster
 from vkteams_daemon.daemon.roster import RosterReader
-from vkteams_daemon.errors import ApiProtocolError, ApiRefused
+from vkteams_daemon.errors import ApiProtocolError, ApiRefused, RateLimited
 from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.simulator.methods import PAGE
 from vkteams_daemon.store import rosters
+from vkteams_daemon.store.admin import person_erasure
+from vkteams_daemon.store.connections import Connection
 
 NOW = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
+BOT, OTHER_BOT = "1000000001", "1000000002"
 CHAT = {"type": "group", "title": "Ops", "about": None}
 
 
@@ -37,7 +42,7 @@ def periods(talk: Talk, chat_id: str = OPS) -> list[tuple[Any, ...]]:
 
 def save(talk: Talk, at: datetime, *users: str, **roles: str) -> None:
     with talk.connection() as connection:
-        rosters.save(connection, OPS, at, CHAT, dict.fromkeys(users, "member") | roles)
+        rosters.save(connection, OPS, at, CHAT, dict.fromkeys(users, "member") | roles, bot_id=BOT)
 
 
 def test_membership_is_kept_as_periods(talk: Talk) -> None:
@@ -94,7 +99,7 @@ def test_list_never_ends_a_membership_over_a_newer_event(talk: Talk) -> None:
 def test_refusal_ends_nothing_and_says_why(talk: Talk) -> None:
     save(talk, NOW, ANNA)
     with talk.connection() as connection:
-        rosters.save_refusal(connection, OPS, NOW + HOUR, "the Bot API refused the request: no rights")
+        rosters.save_refusal(connection, OPS, NOW + HOUR, "the Bot API refused the request: no rights", bot_id=BOT)
         (known,) = rosters.list_rosters(connection)
     assert (known.members, known.read_at, known.tried_at) == (1, NOW, NOW + HOUR)
     assert known.refused
@@ -109,13 +114,14 @@ def test_chat_that_was_never_asked_for_comes_first_and_none_before_its_time(talk
     talk.say("2", "text", chat="7@chat.agent")
     talk.say("3", "below", chat="8@chat.agent", below=(OPS, "1"))
     with talk.connection() as connection:
-        assert rosters.next_due(connection, NOW, ["9@chat.agent"]) is None
+        assert due(connection, NOW, ["9@chat.agent"]) == []
         save(talk, NOW, ANNA)
-        assert {rosters.next_due(connection, NOW, [OPS])} == {"8@chat.agent"}, "a thread of the chat"
+        assert due(connection, NOW, [OPS]) == ["8@chat.agent"], "a thread of the chat"
         for chat_id in ("7@chat.agent", "8@chat.agent"):
-            rosters.save_refusal(connection, chat_id, NOW + HOUR, "no")
-        assert rosters.next_due(connection, NOW, None) is None
-        assert rosters.next_due(connection, NOW + timedelta(minutes=1), None) == OPS
+            rosters.save_refusal(connection, chat_id, NOW + HOUR, "no", bot_id=BOT)
+        assert due(connection, NOW) == []
+        assert due(connection, NOW + timedelta(minutes=1)) == [OPS]
+        assert due(connection, NOW + 2 * HOUR)[0] == OPS, "longest ago"
 
 
 def test_chat_that_somebody_joined_or_left_is_due_soon(talk: Talk) -> None:
@@ -123,19 +129,74 @@ def test_chat_that_somebody_joined_or_left_is_due_soon(talk: Talk) -> None:
     save(talk, NOW, ANNA)
     day, minute = NOW - 24 * HOUR, NOW + timedelta(minutes=1)
 
-    def due() -> str | None:
+    def now_due() -> list[str]:
         with talk.connection() as connection:
-            return rosters.next_due(connection, day, None, changed_before=minute)
+            return due(connection, day, changed_before=minute)
 
-    assert due() is None
+    assert now_due() == []
     _event(talk, VERA, joined_at=NOW + timedelta(seconds=5))
-    assert due() == OPS
+    assert now_due() == [OPS]
     save(talk, NOW + timedelta(seconds=30), ANNA, VERA)
-    assert due() is None
+    assert now_due() == []
     _event(talk, ANNA, left_at=NOW + timedelta(seconds=40))
-    assert due() == OPS
+    assert now_due() == [OPS]
     save(talk, minute, VERA)
-    assert due() is None, "it was read a moment ago"
+    assert now_due() == [], "it was read a moment ago"
+
+
+def test_bot_that_may_not_see_a_chat_leaves_it_to_the_one_that_may(talk: Talk) -> None:
+    talk.say("1", "text")
+    with talk.connection() as connection:
+
+        def refuse(at: datetime, bot_id: str) -> None:
+            rosters.save_refusal(connection, OPS, at, "no such chat", bot_id=bot_id)
+
+        def bots(at: datetime) -> list[str]:
+            return [bot for bot in (BOT, OTHER_BOT) if due(connection, at - 24 * HOUR, bot_id=bot)]
+
+        assert bots(NOW) == [BOT, OTHER_BOT]
+        refuse(NOW, OTHER_BOT)
+        assert bots(NOW) == [BOT], "the other bot has not asked yet, and does so at once"
+        save(talk, NOW, ANNA)
+        assert bots(NOW) == []
+        assert bots(NOW + 25 * HOUR) == [BOT], "the chat is of the bot that has read it"
+        assert bots(NOW + 49 * HOUR) == [BOT, OTHER_BOT], "until that one does not run any more"
+        refuse(NOW + 49 * HOUR, OTHER_BOT)
+        assert bots(NOW + 49 * HOUR) == [BOT]
+        refuse(NOW + 49 * HOUR, BOT)
+        assert bots(NOW + 49 * HOUR) == [], "both were refused"
+        assert bots(NOW + 74 * HOUR) == [BOT, OTHER_BOT]
+        refuse(NOW + 74 * HOUR, OTHER_BOT)
+        assert bots(NOW + 74 * HOUR) == [BOT], "a new round: whoever comes first does not keep the other one away"
+
+
+def test_two_who_read_the_first_list_at_once_take_turns(talk: Talk) -> None:
+    """The older list is stored last: it neither ends a membership nor brings one back."""
+    with talk.connection() as first:
+        first.execute("BEGIN")
+        first.execute("INSERT INTO rosters (chat_id, tried_at, read_at) VALUES (%s, %s, %s)", (OPS, NOW, NOW + HOUR))
+        thread = threading.Thread(target=save, args=(talk, NOW, PETR))
+        thread.start()
+        waits = (
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        until(lambda: talk.rows(waits) == [(True,)], 30, "the second waits")
+        first.execute("COMMIT")
+        thread.join(30)
+    assert periods(talk) == []
+
+
+def test_private_chat_of_an_ignored_person_is_never_due(talk: Talk) -> None:
+    """No roster of it is kept, so it would be asked for again and again, and no other chat's would be."""
+    talk.say("1", "hello", chat=ANNA)
+    with talk.connection() as connection:
+        assert due(connection, NOW) == [ANNA]
+        person_erasure.erase(connection, [ANNA], by="root", ignore=True)
+        assert due(connection, NOW) == []
+
+
+def due(connection: Connection, before: datetime, chats: list[str] | None = None, **more: Any) -> list[str]:
+    return [one.chat_id for one in rosters.list_due(connection, before, chats, **{"bot_id": BOT, **more})]
 
 
 @pytest.fixture
@@ -190,8 +251,17 @@ def test_list_that_is_not_whole_is_no_roster(answers: dict[str, Any], reason: st
 
 
 def test_strange_members_are_left_out() -> None:
-    members = [None, 7, {}, {"userId": None}, {"userId": "x" * 300}, {"userId": "a\0b"}, {"userId": 42, "admin": "yes"}]
-    answers = Answers(getInfo={"type": 7, "title": ["x"], "about": "a\0"}, getMembers={"members": members},
+    members = [
+        None,
+        7,
+        {},
+        {"userId": None},
+        {"userId": "x" * 300},
+        {"userId": "a\0b"},
+        {"userId": "\ud83d"},
+        {"userId": 42, "admin": "yes"},
+    ]
+    answers = Answers(getInfo={"type": 7, "title": ["x"], "about": "a\0\udc00"}, getMembers={"members": members},
                       getAdmins={"admins": [{"userId": "boss", "creator": True}, "x"]})  # fmt: skip
     read = read_roster(answers, OPS)
     assert read.members == {"42": "member", "boss": "creator"}
@@ -208,13 +278,13 @@ def test_reader_asks_for_every_chat_and_not_while_it_may_not(
     simulator.say(OPS, ANNA, "text")
     may, stopping, looks = False, threading.Event(), 0
 
-    def may_ask() -> bool:
+    def listening_bot() -> str | None:
         nonlocal looks
         looks += 1
-        return may
+        return BOT if may else None
 
     reader = RosterReader(
-        talk.database, lambda: BotClient(simulator.url, simulator.token), may_ask, lambda: True, clock=lambda: NOW
+        talk.database, lambda: BotClient(simulator.url, simulator.token), listening_bot, lambda: True, clock=lambda: NOW
     )
     thread = threading.Thread(target=reader.run, args=(stopping,))
     thread.start()
@@ -231,6 +301,87 @@ def test_reader_asks_for_every_chat_and_not_while_it_may_not(
         stopping.set()
         thread.join(30)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def ask_now(
+    ask: Callable[..., Any], simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """`vkteamsctl database roster` at the simulator, without the pauses."""
+    monkeypatch.setattr(roster, "PACE", 0.0)
+    monkeypatch.setenv("VKTEAMS_API_URL", simulator.url)
+    monkeypatch.setenv("VKTEAMS_API_TOKEN", simulator.token)
+    return lambda *words, **more: ask("database", "roster", *words, **more)
+
+
+def test_command_asks_now_for_every_chat_or_for_those_named(
+    talk: Talk, simulator: Simulator, ask_now: Callable[..., Any]
+) -> None:
+    talk.say("1", "text")
+    talk.say("2", "text", chat="7@chat.agent")
+    simulator.say(OPS, ANNA, "text")
+    data = ask_now()
+    assert sorted(data["asked"]) == [OPS, "7@chat.agent"]
+    assert [(row["chat_id"], row["members"], row["refused"] is None) for row in data["rows"]] == [
+        (OPS, 2, True), ("7@chat.agent", 0, False),
+    ]  # fmt: skip
+    assert ask_now("--chat-id", OPS)["asked"] == [OPS], "as often as somebody asks"
+    assert ask_now("--chat-id", "9@chat.agent", code=69)
+    assert "asked for 2 chats" in ask_now(mode="table")
+
+
+def test_command_leaves_what_another_bot_reads_and_what_the_daemon_has_read_meanwhile(
+    talk: Talk, simulator: Simulator, ask_now: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk.say("1", "text")
+    talk.say("2", "text", chat="7@chat.agent")
+    now, chat = datetime.now(UTC), {"type": "group", "title": "Ops", "about": None}
+    with talk.connection() as connection:
+        rosters.save(connection, OPS, now, chat, {ANNA: "member"}, bot_id=OTHER_BOT)
+    read_chat = roster.read_chat
+
+    def read_and_be_overtaken(*args: Any, **more: Any) -> str | None:
+        with talk.connection() as connection:
+            later = datetime.now(UTC)
+            rosters.save(connection, "6@chat.agent", later, chat, {ANNA: "member"}, bot_id=BOT)
+        return read_chat(*args, **more)
+
+    talk.say("3", "text", chat="6@chat.agent")
+    with talk.connection() as connection:
+        rosters.save(connection, "6@chat.agent", now - HOUR, chat, {ANNA: "member"}, bot_id=BOT)
+    monkeypatch.setattr(roster, "read_chat", read_and_be_overtaken)
+    assert ask_now()["asked"] == ["7@chat.agent"]
+
+
+def test_command_that_cannot_go_on_says_how_far_it_came(
+    talk: Talk, simulator: Simulator, ask_now: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk.say("1", "text")
+    talk.say("2", "text", chat="7@chat.agent")
+
+    def call(self: BotClient, method: str, **params: Any) -> dict[str, Any]:
+        if params.get("chatId") == OPS:
+            raise RateLimited("the Bot API asks to slow down")
+        return {"type": "private", "userId": BOT}
+
+    monkeypatch.setattr(BotClient, "call", call)
+    error = ask_now(code=75, mode="table")
+    assert "slow down" in error
+    assert "Chats asked for: 1; run it again for the others." in error
+    monkeypatch.setenv("VKTEAMS_API_ROSTER", "false")
+    assert "api.roster is false" in ask_now(code=78, mode="table")
+
+
+def test_bar_knows_how_many_requests_are_still_to_come() -> None:
+    shown: list[tuple[int, int]] = []
+    chats = [rosters.DueRoster(OPS, False, 250), rosters.DueRoster(ANNA, True, 1), rosters.DueRoster("7", None, 0)]
+    bar = RequestBar(lambda done, total: shown.append((done, total)), chats)
+    bar.begin(OPS)
+    for _ in range(6):  # a page more than the last time
+        bar.count()
+    bar.begin(ANNA)
+    bar.begin("7")
+    assert shown == [(0, 9), *((n, 9) for n in range(1, 6)), (6, 10), (6, 10), (6, 9)]
 
 
 def test_daemon_reads_the_roster_and_ctl_lists_silent_members(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from vkteams_daemon.errors import ApiProtocolError
 
 Role = Literal["member", "admin", "creator"]
 
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # a text column takes neither NUL nor lone surrogates
 MAX_MEMBERS = 100_000  # of one chat; an endless list must not fill the memory
 
 
@@ -82,7 +84,7 @@ def _role(member: dict[str, Any]) -> Role:
 
 def _user_id(value: Any) -> str | None:
     user_id = parse_id(value.get("userId")) if isinstance(value, dict) else None
-    return user_id if user_id and len(user_id) <= MAX_ID and "\0" not in user_id else None
+    return user_id if user_id and len(user_id) <= MAX_ID and not _UNSTORABLE.search(user_id) else None
 
 
 def _list(answer: dict[str, Any], name: str) -> list[Any]:
@@ -98,4 +100,4 @@ def _list(answer: dict[str, Any], name: str) -> list[Any]:
 
 
 def _text(value: Any) -> str | None:
-    return value.replace("\0", "") or None if isinstance(value, str) else None
+    return _UNSTORABLE.sub("", value) or None if isinstance(value, str) else None

@@ -188,7 +188,7 @@ class BotListener:
             database, self._listening_bot, functools.partial(warn, "events"), self._reconnect, pulse=pulse("rhythm")
         )
         roster = RosterReader(
-            database, lambda: make_client(self._config), lambda: self._listening_bot() is not None,
+            database, lambda: make_client(self._config), self._listening_bot,
             lambda: self._config.api.roster, chat_ids=self._config.storage.chat_ids, pulse=pulse("roster"),
         )  # fmt: skip
         state_dir = self._config.state_dir

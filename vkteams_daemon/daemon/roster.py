@@ -32,13 +32,44 @@ RETRY_INTERVAL = 60.0  # seconds after the API has failed
 STEP_LIMIT = 300.0  # seconds after which a request, or a step in the database, is overdue
 
 
+def read_chat(
+    database: Database, client: BotClient, chat_id: str, at: datetime, pause: Callable[[], None], *, bot_id: str
+) -> str | None:
+    """Ask for the roster of a chat and store it. Without one, store why; returns that reason.
+
+    Args:
+        database: open.
+        client: used by this thread alone.
+        chat_id: the chat.
+        at: the time now.
+        pause: called before every request but the first.
+        bot_id: the bot of the client.
+
+    Raises:
+        ApiError: the API has failed; nothing is stored.
+        StoreError: the database has failed.
+    """
+    try:
+        roster = read_roster(client, chat_id, pause)
+    except (ApiRefused, ApiProtocolError) as error:
+        # A refusal stands for a day. What cannot be read may be a proxy's page, so it is tried again in an hour.
+        tried = at if isinstance(error, ApiRefused) else at - AGE + UNREADABLE
+        with database.connection() as connection:
+            rosters.save_refusal(connection, chat_id, tried, str(error), bot_id=bot_id)
+        return str(error)
+    chat = {"type": roster.type, "title": roster.title, "about": roster.about}
+    with database.connection() as connection:
+        rosters.save(connection, chat_id, at, chat, roster.members, bot_id=bot_id)
+    return None
+
+
 class RosterReader:
     """Runs in a thread of its own, with a connection to the API of its own.
 
     Args:
         database: may not be open yet.
         make_client: makes the client; called anew after a failure.
-        may_ask: whether this process listens and the API answers.
+        listening_bot: the bot, while this process listens to it and the API answers; otherwise None.
         wanted: whether rosters are wanted now.
         chat_ids: only these chats and their threads; empty for every chat.
         clock: the time of the day.
@@ -52,7 +83,7 @@ class RosterReader:
         self,
         database: Database,
         make_client: Callable[[], BotClient],
-        may_ask: Callable[[], bool],
+        listening_bot: Callable[[], str | None],
         wanted: Callable[[], bool],
         *,
         chat_ids: tuple[str, ...] = (),
@@ -61,7 +92,7 @@ class RosterReader:
     ) -> None:
         self._database = database
         self._make_client = make_client
-        self._may_ask = may_ask
+        self._listening_bot = listening_bot
         self._wanted = wanted
         self._chat_ids = [chat_id.lower() for chat_id in chat_ids] or None
         self._clock = clock
@@ -73,11 +104,12 @@ class RosterReader:
         pause = CHECK_INTERVAL
         while not stopping.wait(pause):
             pause = CHECK_INTERVAL
-            if not self._wanted() or not self._may_ask():
+            bot_id = self._listening_bot()
+            if not self._wanted() or bot_id is None:
                 continue
             try:
                 with self.pulse.turn(STEP_LIMIT):
-                    if self._read_next(stopping):
+                    if self._read_next(bot_id, stopping):
                         pause = PACE
             except StoppedEarly:
                 return
@@ -95,12 +127,14 @@ class RosterReader:
         if self._client:
             self._client.abort()
 
-    def _read_next(self, stopping: threading.Event) -> bool:
+    def _read_next(self, bot_id: str, stopping: threading.Event) -> bool:
         """Read the roster that is due first; returns whether there was one."""
         now = self._clock()
         with self._database.connection() as connection:
-            chat_id = rosters.next_due(connection, now - AGE, self._chat_ids, changed_before=now - CHANGED_AGE)
-        if chat_id is None:
+            due = rosters.list_due(
+                connection, now - AGE, self._chat_ids, bot_id=bot_id, changed_before=now - CHANGED_AGE, limit=1
+            )
+        if not due:
             return False
 
         def pause() -> None:
@@ -109,15 +143,5 @@ class RosterReader:
             self.pulse.busy(STEP_LIMIT)
 
         self._client = self._client or self._make_client()
-        try:
-            roster = read_roster(self._client, chat_id, pause)
-        except (ApiRefused, ApiProtocolError) as error:
-            # A refusal stands for a day. What cannot be read may be a proxy's page, so it is tried again in an hour.
-            tried = now if isinstance(error, ApiRefused) else now - AGE + UNREADABLE
-            with self._database.connection() as connection:
-                rosters.save_refusal(connection, chat_id, tried, str(error))
-            return True
-        chat = {"type": roster.type, "title": roster.title, "about": roster.about}
-        with self._database.connection() as connection:
-            rosters.save(connection, chat_id, now, chat, roster.members)
+        read_chat(self._database, self._client, due[0].chat_id, now, pause, bot_id=bot_id)
         return True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from psycopg.rows import class_row
@@ -16,23 +16,35 @@ from psycopg.rows import class_row
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection, translate_errors
 
+# A chat belongs to the bot that has read it, until that bot is late. A chat that was refused to
+# one bot is due for each other one. Of an ignored person's private chat no roster is kept.
 _DUE = (
-    "SELECT c.chat_id FROM chats c LEFT JOIN rosters r USING (chat_id)"
-    " WHERE (r.chat_id IS NULL OR r.tried_at < %(before)s OR (r.tried_at < %(changed_before)s AND EXISTS"
-    "  (SELECT FROM chat_members m WHERE m.chat_id = c.chat_id AND greatest(m.joined_at, m.left_at) > r.tried_at)))"
+    "SELECT c.chat_id, coalesce(r.type, c.type) = 'private' AS private, (SELECT count(*) FROM roster_members m"
+    "  WHERE m.chat_id = c.chat_id AND m.until IS NULL) AS members"
+    " FROM chats c LEFT JOIN rosters r USING (chat_id)"
+    " WHERE (r.chat_id IS NULL OR (r.refused IS NOT NULL AND %(bot)s::text <> ALL(r.refused_to))"
+    "  OR ((r.refused IS NOT NULL OR coalesce(r.read_by = %(bot)s::text, true) OR r.tried_at < %(others_before)s)"
+    "   AND (r.tried_at < %(before)s OR (r.tried_at < %(changed_before)s AND EXISTS"
+    "    (SELECT FROM chat_members m WHERE m.chat_id = c.chat_id"
+    "     AND greatest(m.joined_at, m.left_at) > r.tried_at)))))"
+    " AND NOT EXISTS (SELECT FROM erased_people p WHERE p.user_id = c.chat_id AND p.ignored)"
     " AND (%(chats)s::text[] IS NULL OR pg_catalog.lower(c.chat_id) = ANY(%(chats)s)"
     " OR pg_catalog.lower(c.parent_chat_id) = ANY(%(chats)s))"
-    " ORDER BY r.tried_at NULLS FIRST, c.seen_at DESC LIMIT 1"
+    " ORDER BY r.tried_at NULLS FIRST, c.seen_at DESC LIMIT %(limit)s"
 )
+# Two who read the first list at the same time take turns.
+_BEGIN_CHAT = "INSERT INTO rosters (chat_id, tried_at) VALUES (%(chat)s, %(at)s) ON CONFLICT DO NOTHING"
 _SAVE_CHAT = (
-    "INSERT INTO rosters (chat_id, type, title, about, tried_at, read_at, refused)"
-    " VALUES (%(chat)s, %(type)s, %(title)s, %(about)s, %(at)s, %(at)s, NULL)"
-    " ON CONFLICT (chat_id) DO UPDATE SET type = excluded.type, title = excluded.title, about = excluded.about,"
-    " tried_at = excluded.tried_at, read_at = excluded.read_at, refused = NULL"
+    "UPDATE rosters SET type = %(type)s, title = %(title)s, about = %(about)s, tried_at = %(at)s, read_at = %(at)s,"
+    " read_by = %(bot)s, refused = NULL, refused_to = '{}' WHERE chat_id = %(chat)s"
 )
 _SAVE_REFUSAL = (
-    "INSERT INTO rosters (chat_id, tried_at, refused) VALUES (%(chat)s, %(at)s, %(reason)s)"
-    " ON CONFLICT (chat_id) DO UPDATE SET tried_at = excluded.tried_at, refused = excluded.refused"
+    "INSERT INTO rosters AS r (chat_id, tried_at, refused, refused_to)"
+    " VALUES (%(chat)s, %(at)s, %(reason)s, ARRAY[%(bot)s::text])"
+    " ON CONFLICT (chat_id) DO UPDATE SET tried_at = excluded.tried_at, refused = excluded.refused,"
+    # The second refusal to a bot begins a new round, in which the others ask again.
+    " refused_to = CASE WHEN %(bot)s::text = ANY(r.refused_to) THEN excluded.refused_to"
+    "  ELSE r.refused_to OPERATOR(pg_catalog.||) excluded.refused_to END"
 )
 # Somebody who joined after the list was asked for may be missing in it.
 _END = (
@@ -77,21 +89,48 @@ class Roster:
     members: int
 
 
-def next_due(
-    connection: Connection, before: datetime, chat_ids: list[str] | None, *, changed_before: datetime | None = None
-) -> str | None:
-    """The chat whose roster was never asked for, or longest ago and before a moment; None if none is due.
+@dataclass(frozen=True, slots=True)
+class DueRoster:
+    """A chat whose roster is due.
+
+    Attributes:
+        private: whether it is a private chat; None if its type is unknown.
+        members: present members by the last list.
+    """
+
+    chat_id: str
+    private: bool | None
+    members: int
+
+
+def list_due(
+    connection: Connection,
+    before: datetime,
+    chat_ids: list[str] | None,
+    *,
+    bot_id: str,
+    changed_before: datetime | None = None,
+    others_before: datetime | None = None,
+    limit: int | None = None,
+) -> list[DueRoster]:
+    """The chats whose roster this bot has to read: those never asked for, then those asked for longest ago.
 
     Args:
         connection: in autocommit mode.
-        before: the moment.
+        before: what was asked for before this moment is due.
         chat_ids: only these chats, in lower case, and their threads; None for every chat.
+        bot_id: the bot that will ask.
         changed_before: the moment for a chat in which somebody has joined or left since; by default the same.
+        others_before: the moment for a chat that another bot has read; by default a day before `before`.
+        limit: the most chats.
     """
-    parameters = {"before": before, "changed_before": changed_before or before, "chats": chat_ids}
-    with translate_errors():
-        row = connection.execute(_DUE.encode(), parameters, prepare=False).fetchone()
-    return row[0] if row else None
+    parameters = {
+        "before": before, "changed_before": changed_before or before,
+        "others_before": others_before or before - timedelta(days=1),
+        "chats": chat_ids, "bot": bot_id, "limit": limit,
+    }  # fmt: skip
+    with translate_errors(), connection.cursor(row_factory=class_row(DueRoster)) as cursor:
+        return cursor.execute(_DUE.encode(), parameters, prepare=False).fetchall()
 
 
 def save(
@@ -100,6 +139,8 @@ def save(
     at: datetime,
     chat: Mapping[str, str | None],
     members: Mapping[str, str],
+    *,
+    bot_id: str,
 ) -> None:
     """Store a complete roster, without the people of whom nothing is kept (`database erase --ignore`).
 
@@ -109,32 +150,34 @@ def save(
         at: when the list was asked for.
         chat: its type, title and about.
         members: the role of each member, by user id.
+        bot_id: the bot that has asked.
     """
     parameters: dict[str, Any] = {
-        "chat": chat_id, "at": at,
+        "chat": chat_id, "at": at, "bot": bot_id,
         "type": chat["type"], "title": chat["title"], "about": chat["about"],
     }  # fmt: skip
     with translate_errors(), connection.transaction():
         schema.fence(connection)
-        row = connection.execute("SELECT read_at FROM rosters WHERE chat_id = %s FOR UPDATE", (chat_id,)).fetchone()
         ignored = {row[0] for row in connection.execute("SELECT user_id FROM erased_people WHERE ignored").fetchall()}
         if chat_id in ignored:
             return
+        connection.execute(_BEGIN_CHAT.encode(), parameters)
+        row = connection.execute("SELECT read_at FROM rosters WHERE chat_id = %s FOR UPDATE", (chat_id,)).fetchone()
+        read_at = row[0] if row else None
+        if read_at is not None and read_at > at:
+            return  # somebody else has read a newer list
         kept = {user_id: role for user_id, role in members.items() if user_id not in ignored}
-        parameters |= {"users": list(kept), "roles": list(kept.values())}
-        parameters["first"] = row is None or row[0] is None
-        if row is not None and row[0] is not None and row[0] > at:
-            return  # another bot in this chat has read a newer list
+        parameters |= {"users": list(kept), "roles": list(kept.values()), "first": read_at is None}
         connection.execute(_SAVE_CHAT.encode(), parameters)
         connection.execute(_END.encode(), parameters)
         connection.execute(_BEGIN.encode(), parameters)
 
 
-def save_refusal(connection: Connection, chat_id: str, at: datetime, reason: str) -> None:
-    """Store why a chat has no new roster. The members that are known stay."""
+def save_refusal(connection: Connection, chat_id: str, at: datetime, reason: str, *, bot_id: str) -> None:
+    """Store why this bot got no new roster of a chat. The members that are known stay."""
     with translate_errors(), connection.transaction():
         schema.fence(connection)
-        connection.execute(_SAVE_REFUSAL.encode(), {"chat": chat_id, "at": at, "reason": reason})
+        connection.execute(_SAVE_REFUSAL.encode(), {"chat": chat_id, "at": at, "reason": reason, "bot": bot_id})
 
 
 def list_rosters(connection: Connection, chat_ids: list[str] | None = None) -> list[Roster]:

@@ -13,6 +13,7 @@ from vkteams_daemon.ctl.commands.database import (
     hold,
     maintenance,
     quarantine,
+    roster,
     schema,
     stats,
 )
@@ -20,5 +21,5 @@ from vkteams_daemon.ctl.commands.database import (
 
 def register(noun: Noun) -> None:
     """Add every verb."""
-    for verbs in (schema, stats, export, backup, quarantine, cleanup, erase, hold, maintenance, cursor, gaps):
+    for verbs in (schema, stats, export, backup, quarantine, cleanup, erase, hold, roster, maintenance, cursor, gaps):
         verbs.register(noun)
