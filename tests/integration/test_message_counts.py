@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -12,9 +15,14 @@ import pytest
 from tests.harness.batches import wrong_counts
 from tests.harness.old_schema import make_archive_before
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
+from vkteams_daemon import times
 from vkteams_daemon.search.archive import Archive
+from vkteams_daemon.search.history import activity
+from vkteams_daemon.search.scope import Period, Scope
+from vkteams_daemon.search.visibility import Visible
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.admin import person_erasure
+from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.rebuild import erasure, replay
 
 BEGINNING = datetime(1980, 1, 1, tzinfo=UTC)
@@ -51,6 +59,59 @@ def test_kept_counts_answer_as_counting_does(told: Talk) -> None:
             kept_chats, counted_chats = archive.chats(chat_ids=chats), archive.chats(chat_ids=chats, since=BEGINNING)
             assert kept_chats == counted_chats
             assert archive.users(chat_ids=chats) == archive.users(chat_ids=chats, since=BEGINNING)
+
+
+def test_the_pulse_counts_each_message_that_the_reader_sees_once(told: Talk) -> None:
+    limited = (Period(DEV, moment(-26_100.5), moment(-1)), Period(DEV, moment(10), None))
+    readers = (
+        None, Visible(frozenset([OPS])), Visible(frozenset([OPS, DEV]), periods=limited),
+        Visible(frozenset([OPS, DEV]), since=moment(-30_000.5)),
+    )  # fmt: skip
+    with told.connection() as connection:
+        for visible, zone in itertools.product(readers, ("UTC", "Europe/Moscow", "Asia/Kolkata")):
+            with times.in_zone(ZoneInfo(zone)), connection.transaction():
+                _check_activity(connection, visible, ZoneInfo(zone))
+
+
+def _check_activity(connection: Connection, visible: Visible | None, zone: ZoneInfo) -> None:
+    days, end = activity.last_days(30, moment(6000))
+    assert (len(days.dates), days.dates[-1]) == (30, date(2026, 11, 28))
+    scope = Scope(since=days.starts[0], until=end)
+    scope = visible.narrow(scope) if visible else scope
+    shown = activity.activity(connection, scope, days)
+    messages = [
+        (chat, user, sent.astimezone(zone))
+        for chat, user, sent in connection.execute(
+            f"SELECT chat_id, user_id, sent_at FROM messages m WHERE {scope.condition}".encode(), scope.parameters
+        )
+    ]
+    assert len(messages) > 5
+    by_day = Counter(sent.date() for *_, sent in messages)
+    assert shown.days == [by_day[day] for day in shown.dates]
+    assert sum(map(sum, shown.hours)) == shown.messages == len(messages)
+    assert all(shown.hours[sent.weekday()][sent.hour] for *_, sent in messages)
+    assert {chat.chat_id: chat.messages for chat in shown.chats} == Counter(chat for chat, *_ in messages)
+    assert all(sum(chat.days) == chat.messages for chat in shown.chats)
+    assert {each.user_id: each.messages for each in shown.people} == Counter(user for _, user, _ in messages if user)
+
+
+def test_the_pulse_says_how_soon_others_answered(talk: Talk) -> None:
+    talk.say("1", "who has the key?")
+    talk.say("2", "I ask again", at=1, answers="1")
+    talk.say("3", "here", at=3, who=PETR, answers="1")
+    talk.say("4", "and here", at=500, who=VERA, answers="1")
+    talk.say("5", "nobody knows", at=10, who=PETR, chat=DEV)
+    talk.say("6", "an answer", at=11, who=VERA, chat=DEV, answers="5")
+    talk.say("7", "it is gone", at=12, chat=DEV, answers="5")
+    talk.delete("6", chat=DEV)
+    with times.in_zone(UTC), talk.connection() as connection, connection.transaction():
+        days, end = activity.last_days(7, moment(0))
+        scope = Scope(since=days.starts[0], until=end)
+        shown = activity.activity(connection, scope, days)
+        confined = Visible(frozenset([DEV]), since=moment(10.5)).narrow(scope)
+        assert activity.activity(connection, confined, days).answers.messages == 0, "the question is not seen"
+    assert (shown.answers.messages, shown.answers.median, shown.answers.waits) == (2, 150.0, [0, 2, 0, 0, 0, 0])
+    assert {chat: answers.median for chat, answers in shown.answers_by_chat.items()} == {OPS: 180.0, DEV: 120.0}
 
 
 def test_erasure_and_retention_lower_the_counts(told: Talk) -> None:

@@ -377,6 +377,8 @@ PATHS = [
       for chat in (OPS, DEV, THREAD, LONE_THREAD, OLD_THREAD, ORPHAN, LEFT, PETR, VERA, "1@chat.agent")
       for place in ("", "?day=2026-01-01", "?before=m3", "?after=o1")),
     *(f"/m/{chat}/{msg_id}" for chat in (OPS, DEV, THREAD) for msg_id in ("m1", "m2", "m5", "t1", "h1", "o1", "none")),
+    "/activity?days=365", *(f"/activity?days=90&chat={quote(chat)}" for chat in ("Экспл", DEV, "Hidden", THREAD, VERA)),
+    *(f"/activity/{name}.svg?days=365" for name in ("days", "hours", "chats", "people", "answers")),
     "/health", f"/today?since={(datetime.now(UTC) - timedelta(days=30)).isoformat(timespec='seconds')[:19]}",
 ]  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
 import re
 import subprocess
@@ -9,6 +11,7 @@ from datetime import datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 
@@ -57,7 +60,9 @@ def _open(page: Page, link: str, user: str = PETR) -> Answer:
 # Who may see what
 
 
-@pytest.mark.parametrize("path", ["/", "/?q=backup", f"/c/{OPS}", "/m/a/b", "/health"])
+@pytest.mark.parametrize(
+    "path", ["/", "/?q=backup", f"/c/{OPS}", "/m/a/b", "/health", "/activity", "/activity/days.svg"]
+)
 def test_without_a_sign_in_nothing_is_shown(page: Page, path: str) -> None:
     answer = page.get(path, None)
     assert answer.status == 401 and "signed in" in answer.words
@@ -82,7 +87,14 @@ def test_a_member_sees_the_chats_in_which_they_are(page: Page) -> None:
 
 
 def test_the_health_is_for_administrators(page: Page) -> None:
-    assert page.get("/health", ADMIN).status == 200
+    health = page.get("/health", ADMIN)
+    assert health.status == 200 and "Half of the messages are stored within" in health.words
+    assert "Nothing is known to be missing." in health.words
+    (address,) = {attributes["src"] for tag, attributes in Tags(health.text).tags if tag == "img"} - {
+        next(attributes["src"] for tag, attributes in Tags(health.text).tags if tag == "img")
+    }
+    assert page.get(str(address), ADMIN).headers["Content-Type"] == "image/svg+xml"
+    assert page.get(str(address), PETR).status == 404
     assert 'href="/health"' in page.get("/", ADMIN).text and 'href="/health"' not in page.get("/").text
 
 
@@ -361,10 +373,72 @@ def test_what_is_new_since_the_last_look(page: Page) -> None:
         assert page.get(f"/today?since={quote(wrong)}").status == 303
 
 
+# The activity
+
+
+@pytest.fixture
+def activity(page: Page) -> Answer:
+    answer = page.get("/activity?days=365")
+    assert answer.status == 200
+    return answer
+
+
+def _pictures(answer: Answer) -> list[str]:
+    addresses = [attributes.get("src") or attributes.get("srcset") for tag, attributes in Tags(answer.text).tags
+                 if tag in ("img", "source")]  # fmt: skip
+    return [address for address in addresses if address and address.startswith("/activity/")]
+
+
+def test_each_picture_is_an_image_without_script_and_reference_and_has_its_table(page: Page, activity: Answer) -> None:
+    pictures = _pictures(activity)
+    assert {urlsplit(address).path for address in pictures} == {
+        f"/activity/{name}.svg" for name in ("days", "hours", "chats", "people", "answers")
+    }
+    assert activity.text.count("<table>") == activity.text.count('<img src="/activity/') == 5
+    assert all(
+        attributes["alt"]
+        for tag, attributes in Tags(activity.text).tags
+        if tag == "img" and "activity" in str(attributes["src"])
+    )
+    one_of_each = {urlsplit(address).path: address for address in pictures}.values()
+    for address in (*one_of_each, pictures[0], "/health/lag.svg?dark=1"):
+        answer = page.get(address, ADMIN)
+        assert (answer.status, answer.headers["Content-Type"]) == (200, "image/svg+xml")
+        root = ElementTree.fromstring(answer.text)
+        sheets = [each.text or "" for each in root.iter() if each.tag.endswith("}style")]
+        assert not {each.tag.partition("}")[2] for each in root.iter()} - {
+            "svg", "defs", "style", "g", "path", "rect", "circle", "line", "text", "tspan",
+        }  # fmt: skip
+        names = {name for each in root.iter() for name in each.attrib}
+        assert not [name for name in names if name.startswith("on") or "href" in name or name in ("style", "src")]
+        assert not re.search(r"url\(|@import|https?:(?!//www\.w3\.org/)|<!--|<\?(?!xml version)", answer.text)
+        assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b]", answer.text)
+        (sheet,) = sheets
+        digest = base64.b64encode(hashlib.sha256(sheet.encode()).digest()).decode()
+        assert answer.headers.get_all("Content-Security-Policy") == [f"default-src 'none'; style-src 'sha256-{digest}'"]
+
+
+def test_the_pulse_counts_what_the_visitor_sees(page: Page, activity: Answer) -> None:
+    (total,) = page.office.rows(
+        "SELECT count(*) FROM messages m WHERE deleted_at IS NULL AND (chat_id IN (SELECT chat_id FROM roster_members"
+        " WHERE user_id = %s) OR chat_id IN (SELECT t.chat_id FROM chats t JOIN roster_members r"
+        " ON r.chat_id = t.parent_chat_id WHERE r.user_id = %s) OR chat_id = %s)", PETR, PETR, PETR,
+    )[0]  # fmt: skip
+    assert f"{total:,} messages" in activity.words
+    assert "Эксплуатация" in activity.words and "Анна Иванова" in activity.words
+    one = page.get(f"/activity?days=365&chat={quote('Эксплуатация')}")
+    assert "Эксплуатация" in one.words and f"{total:,} messages" not in one.words
+    assert "Nothing was said in this time that you may see." in page.get("/activity", STRANGER).words
+    assert "Nobody and no chat" in page.get(f"/activity?chat={OPS}", STRANGER).words
+    assert page.get(f"/activity/days.svg?chat={OPS}", STRANGER).status == 404 == page.get("/activity/none.svg").status
+
+
 # Hostile content
 
 
-@pytest.mark.parametrize("path", ["/", f"/c/{HOSTILE_CHAT}", "/?q=zloydey", "/?q=zloydey&chat=zloydey&n=100"])
+@pytest.mark.parametrize(
+    "path", ["/", f"/c/{HOSTILE_CHAT}", "/?q=zloydey", "/?q=zloydey&chat=zloydey&n=100", "/activity?days=365"]
+)
 @pytest.mark.parametrize("user", [PETR, ADMIN])
 def test_no_text_becomes_a_tag_an_attribute_or_a_link_that_does_harm(page: Page, path: str, user: str) -> None:
     answer = page.get(path, user)
@@ -376,9 +450,10 @@ def test_no_text_becomes_a_tag_an_attribute_or_a_link_that_does_harm(page: Page,
     assert {tag for tag, _ in parsed.tags} <= allowed | {
         "img", "span", "form", "input", "button", "label", "details", "summary", "div", "select", "option", "datalist",
         "section", "article", "h1", "h2", "p", "ul", "ol", "li", "time", "bdi", "mark", "aside", "blockquote", "figure",
-        "figcaption", "strong", "em", "u", "s", "code", "kbd", "dialog", "dl", "dt", "dd",
+        "figcaption", "picture", "source", "table", "thead", "tbody", "tr", "th", "td", "strong", "em", "u", "s",
+        "code", "kbd", "dialog", "dl", "dt", "dd",
     }  # fmt: skip
-    assert len([tag for tag, _ in parsed.tags if tag == "img"]) == 1
+    assert len([tag for tag, _ in parsed.tags if tag == "img"]) == (6 if "activity" in path else 1)
     for _, attributes in parsed.tags:
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
         for name in ("href", "src", "action"):
@@ -400,7 +475,7 @@ def test_each_hostile_message_has_its_own_address(page: Page) -> None:
 # For those who do not see it
 
 
-@pytest.mark.parametrize("path", ["/", "/?q=backup&who=Анна", f"/c/{OPS}"])
+@pytest.mark.parametrize("path", ["/", "/?q=backup&who=Анна", f"/c/{OPS}", "/activity"])
 def test_fields_have_labels_and_the_page_has_landmarks(page: Page, path: str) -> None:
     answer = page.get(quote(path, safe="/?=&@"))
     parsed = Tags(answer.text)

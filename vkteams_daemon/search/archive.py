@@ -23,18 +23,22 @@ from vkteams_daemon.errors import StoreError, UsageError
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search import name_lookup
 from vkteams_daemon.search.history import (
+    activity,
     archived_messages,
     context,
     conversation,
     counting,
     directory,
+    message_counts,
     statistics,
     token_budget,
 )
+from vkteams_daemon.search.history.activity import Activity
 from vkteams_daemon.search.history.chat_view import ChatView, Direction, chat_view
 from vkteams_daemon.search.history.export import Export
+from vkteams_daemon.search.history.message_counts import CountedPart, DayLag
 from vkteams_daemon.search.history.person_records import PersonRecords
-from vkteams_daemon.search.history.results import By, ChatSummary, Context, Count, Kind, Statistics, UserSummary
+from vkteams_daemon.search.history.results import By, ChatSummary, Context, Count, Kind, Lag, Statistics, UserSummary
 from vkteams_daemon.search.links import message_url
 from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageWithThread, titled
 from vkteams_daemon.search.name_lookup import NameMatch
@@ -51,6 +55,7 @@ from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.embedding_models import active_models
+from vkteams_daemon.store.gaps import Gap, list_gaps
 from vkteams_daemon.store.rosters import Roster, list_rosters
 
 _MAX_VOCABULARY_AGE = 60.0  # seconds after which the archive's words are read again
@@ -125,11 +130,27 @@ class Archive:
         """The periods of a chat that the reader may see; none if the reader may see all of it."""
         return [period for period in (self._visible.periods if self._visible else ()) if period.chat_id == chat_id]
 
+    @property
+    def seen(self) -> Visible | None:
+        """What the reader may see, to compare; None is everything."""
+        return self._visible
+
     def nobodys_chats(self) -> list[NobodysChat]:
         """The chats that no person sees through a roster, and why; for administrators."""
         age = timedelta(seconds=parse_duration(self._config.access.roster_max_age))
         with self._transaction() as connection:
             return nobodys_chats(connection, age)
+
+    def gaps(self) -> list[Gap]:
+        """The gaps that nobody has dismissed, the newest first; for administrators."""
+        with self._transaction() as connection:
+            return list_gaps(connection)
+
+    def lag(self, days: int) -> tuple[Lag, list[DayLag]]:
+        """How far the archive lagged behind with the newest messages, and on each of these days; for administrators."""
+        span, _ = activity.last_days(days, datetime.now(UTC))
+        with self._transaction() as connection:
+            return message_counts.lag(connection, CountedPart(Scope())), message_counts.lag_by_day(connection, span)
 
     def search(
         self,
@@ -328,6 +349,17 @@ class Archive:
         )  # fmt: skip
         with self._transaction() as connection:
             return counting.count(connection, scope, query, by, limit)
+
+    def activity(self, *, days: int, chat_ids: Collection[str] | None = None) -> Activity:
+        """How much was said, when, where and by whom, and how soon it was answered.
+
+        Args:
+            days: how many days of the reader's zone, today the last, at most `activity.MAX_DAYS`.
+            chat_ids: only these chats; None means every chat.
+        """
+        span, end = activity.last_days(min(days, activity.MAX_DAYS), datetime.now(UTC))
+        with self._transaction() as connection:
+            return activity.activity(connection, self._scope(chat_ids, since=span.starts[0], until=end), span)
 
     def chat_of(
         self,

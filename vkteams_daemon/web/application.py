@@ -28,7 +28,9 @@ from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.serving.audit import Audit, Call
 from vkteams_daemon.serving.listening import bracketed
 from vkteams_daemon.serving.retry import retry
-from vkteams_daemon.web import chat_page, search_page, today_page
+from vkteams_daemon.web import activity_page, chat_page, health_page, search_page, today_page
+from vkteams_daemon.web.activity_page import ActivityForm, ActivityPages
+from vkteams_daemon.web.charts import Charts, Picture
 from vkteams_daemon.web.cookies import Cookies, local_path
 from vkteams_daemon.web.language import Language, choose_zone, preferred
 from vkteams_daemon.web.names import Names
@@ -46,8 +48,9 @@ log = logging.getLogger(__name__)
 
 _MAX_FORM = 4096  # bytes
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+_POLICY = "content-security-policy"
 _HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
+    _POLICY: "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
     " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
@@ -91,6 +94,7 @@ class Application:
         version = hashlib.sha256(b"".join(self._static.values())).hexdigest()[:12]
         self._pages = Pages(config.web, version)
         self._names = Names()
+        self._activity_pages = ActivityPages()
         self._threads = anyio.CapacityLimiter(config.database.pool_size)
         own = urlsplit(config.web.url).netloc
         names = [*_LOOPBACK, bracketed(host), *([own] if own else [])]
@@ -99,7 +103,10 @@ class Application:
             Route("/c/{chat:path}", self._archive_page("chat", self._chat)),
             Route("/m/{chat}/{message:path}", self._archive_page("message", self._message)),
             Route("/today", self._today),
+            Route("/activity", self._archive_page("activity", self._activity)),
+            Route("/activity/{picture}.svg", self._archive_page("picture", self._picture)),
             Route("/health", self._archive_page("health", self._health)),
+            Route("/health/lag.svg", self._archive_page("lag", self._lag)),
             Route("/settings", self._settings, methods=["POST"]),
             Route("/sign-out", self._sign_out, methods=["POST"]),
             Route("/static/{name}", self._file),
@@ -111,7 +118,7 @@ class Application:
         self.asgi: ASGIApp = _Guard(app, {name.lower() for name in names})
 
     def _archive_page(
-        self, what: str, answer: Callable[[Request, Archive, Language, Visitor], tuple[str, dict[str, Any]]]
+        self, what: str, answer: Callable[[Request, Archive, Language, Visitor], tuple[str, dict[str, Any]] | Picture]
     ) -> Callable[[Request], Awaitable[Response]]:
         """An address that shows something of the archive: to a visitor, in their language, and audited."""
 
@@ -130,9 +137,10 @@ class Application:
             call = Call(visitor.access.name, None, what, dict(request.query_params) | request.path_params)
             status = 200
             try:
-                template, shown = await self._ask(
-                    lambda archive: answer(request, archive, language, visitor), visitor, language
-                )
+                found = await self._ask(lambda archive: answer(request, archive, language, visitor), visitor, language)
+                if isinstance(found, Picture):
+                    return _svg(found)
+                template, shown = found
                 call.hits = len(shown["page"].hits) if isinstance(shown.get("page"), SearchPage) else None
             except (NotFound, UsageError) as error:
                 call.outcome, call.error, status = "refused", str(error), 404
@@ -224,16 +232,32 @@ class Application:
         since = today_page.parse_since(request.query_params.get("since"), now) or now - today_page.FIRST_LOOK
         return "today.html", {"since": since, "news": today_page.read(archive, since)}
 
+    def _activity(
+        self, request: Request, archive: Archive, language: Language, visitor: Visitor
+    ) -> tuple[str, dict[str, Any]]:
+        form = ActivityForm.of(dict(request.query_params))
+        chats, _ = self._names.of(archive, visitor.access)
+        page = self._activity_pages.page(archive, visitor.access, form, language)
+        return "activity.html", {"page": page, "chats": chats, "spans": activity_page.SPANS}
+
+    def _picture(self, request: Request, archive: Archive, language: Language, visitor: Visitor) -> Picture:
+        asked = request.query_params
+        form = ActivityForm.of(dict(asked))
+        name = request.path_params["picture"]
+        return self._activity_pages.picture(archive, visitor.access, form, name, _charts(request), language)
+
     def _health(
         self, request: Request, archive: Archive, language: Language, visitor: Visitor
     ) -> tuple[str, dict[str, Any]]:
-        from vkteams_daemon.daemon.health import read_health
-
         if not visitor.administrator:
             raise NotFound("the health is for administrators")
-        # The health counts over every chat, and shows no text of any.
-        nobodys = self._archive.nobodys_chats()
-        return "health.html", {"health": read_health(self._config), "nobodys": nobodys}
+        page = health_page.read(self._archive, self._config)
+        return "health.html", {"page": page, "states": health_page.state_names(language)}
+
+    def _lag(self, request: Request, archive: Archive, language: Language, visitor: Visitor) -> Picture:
+        if not visitor.administrator:
+            raise NotFound("the health is for administrators")
+        return health_page.draw_lag(self._archive, _charts(request), language)
 
     async def _settings(self, request: Request) -> Response:
         """Take over the language or the colours that a form of this page has chosen."""
@@ -321,6 +345,15 @@ def _here(request: Request) -> str:
     return request.url.path + (f"?{request.url.query}" if request.url.query else "")
 
 
+def _charts(request: Request) -> Charts:
+    return Charts(dark="dark" in request.query_params, narrow="narrow" in request.query_params)
+
+
+def _svg(picture: Picture) -> Response:
+    headers = {"cache-control": "no-store", _POLICY: picture.policy}
+    return Response(picture.svg, media_type="image/svg+xml", headers=headers)
+
+
 def _foreign_form() -> Response:
     return Response(
         "This form is not of this page: go back, load the page again, and send it once more.", 403,
@@ -363,6 +396,7 @@ class _Guard:
     @staticmethod
     async def _send(send: Send, message: Message) -> None:
         if message["type"] == "http.response.start":
-            added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+            given = {name for name, _ in message["headers"]}  # a picture has a policy of its own
+            added = [(name.encode(), value.encode()) for name, value in _HEADERS.items() if name.encode() not in given]
             message = {**message, "headers": [*message["headers"], *added]}
         await send(message)

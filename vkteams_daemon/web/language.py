@@ -72,6 +72,25 @@ class Language:
         local = moment.astimezone(self.zone)
         return f"{self.full_date(local.date())}, {local:%H:%M:%S} {local.tzname() or ''}".rstrip()
 
+    def axis_date(self, day: date) -> str:
+        """`24 Nov`, for an axis."""
+        return dates.format_date(day, "d MMM", locale=self.code)
+
+    def duration(self, seconds: float | None) -> str:
+        """`0.4 s`, `3 min`, `2 h`, `5 d`; a dash if it is unknown."""
+        _ = self.gettext
+        if seconds is None:
+            return "–"
+        if seconds < 10:
+            return _("%s s") % numbers.format_decimal(round(seconds, 1), locale=self.code)
+        if seconds < 90:
+            return _("%s s") % self.number(round(seconds))
+        if seconds < 5400:
+            return _("%s min") % self.number(round(seconds / 60))
+        if seconds < 129_600:
+            return _("%s h") % self.number(round(seconds / 3600))
+        return _("%s d") % self.number(round(seconds / 86400))
+
     def number(self, number: int) -> str:
         """`12,345`."""
         return numbers.format_decimal(number, locale=self.code)

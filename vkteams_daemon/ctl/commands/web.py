@@ -11,7 +11,7 @@ from vkteams_daemon.ctl.output import Answer
 from vkteams_daemon.errors import ConfigError
 
 _ADDRESS = ("127.0.0.1", 8088)
-_PACKAGES = ("starlette", "uvicorn", "h11", "jinja2", "babel", "anyio", "authlib", "joserfc", "mcp")
+_PACKAGES = ("starlette", "uvicorn", "h11", "jinja2", "babel", "pygal", "anyio", "authlib", "joserfc", "mcp")
 
 
 def register(noun: Noun) -> None:

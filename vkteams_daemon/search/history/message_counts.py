@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 
 from vkteams_daemon.search.history.days import Days, days_between
@@ -233,3 +233,26 @@ def lag(connection: Connection, part: CountedPart) -> Lag:
     ).fetchone()
     stored, vectors = row or (None, None)
     return Lag(*(stored or (None, None)), *(vectors or (None, None)))
+
+
+@dataclass(frozen=True, slots=True)
+class DayLag:
+    """How long the messages of a day took from the time of sending to the arrival here, in seconds."""
+
+    date: date
+    messages: int
+    p50: float
+    p99: float
+
+
+def lag_by_day(connection: Connection, days: Days) -> list[DayLag]:
+    """The lag of each of these days that has messages, of every chat."""
+    percentiles = "pg_catalog.percentile_cont(ARRAY[0.5, 0.99]::float8[]) WITHIN GROUP (ORDER BY waited)"
+    rows = connection.execute(
+        f"WITH m AS MATERIALIZED (SELECT {_DAY} AS day, extract(epoch FROM received_at - sent_at)::float8 AS waited"
+        " FROM messages WHERE sent_at >= %(since)s AND sent_at < now() AND version > 0)"
+        f" SELECT day, count(*), {percentiles} FROM m GROUP BY day ORDER BY day".encode(),
+        {"days": days.starts, "since": days.starts[0]},
+        prepare=False,
+    ).fetchall()
+    return [DayLag(days.dates[day - 1], number, *percentiles) for day, number, percentiles in rows]
