@@ -16,6 +16,8 @@ from tests.harness.daemon import ROOT
 from tests.harness.fork_server import python
 from tests.harness.simulator import Simulator
 from vkteams_daemon import config as configuration
+from vkteams_daemon.ctl.commands import config_readers
+from vkteams_daemon.ctl.main import main
 
 SCRIPT = str(ROOT / "bin" / "vkteamsctl")
 
@@ -108,6 +110,40 @@ def test_wrong_token_and_database_write_nothing(environ: dict[str, str], open_tm
     database = ("--database-url", "postgresql://nobody@127.0.0.1:9/nothing")
     assert "refused" in run(environ, *common, *database, stdin=simulator.token, code=69)
     assert not (open_tmp / "v.toml").exists()
+
+
+def test_root_writes_the_configuration_of_the_readers(
+    open_tmp: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (open_tmp / "token").write_text("1:2")
+    system = open_tmp / "etc"
+    monkeypatch.setattr(config_readers, "SYSTEM_DIRECTORY", system)
+    monkeypatch.setattr(config_readers, "readers_group", os.getgid)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+    def init(name: str, *words: str, code: int = 0) -> str:
+        token = ("--token-from", str(open_tmp / "token"), "--untried")
+        assert main(["config", "init", "--file", str(open_tmp / name), *token, *words]) == code
+        return "".join(capsys.readouterr())
+
+    own = ("--database-url", "postgresql:///vkteams", "--read-url", "postgresql:///vkteams?user=archive_reader")
+    readers = system / "readers" / "vkteamsd.toml"
+    assert f"written: {readers}" in init("etc/vkteamsd.toml")
+    assert configuration.load(readers, environ={}).database.read_url == ""
+    assert "--read-url is of a PostgreSQL of your own" in init("a/vkteamsd.toml", *own[2:], code=78)
+    init("etc/vkteamsd.toml", *own, "--overwrite")
+    read = configuration.load(readers, environ={})
+    assert (read.database.read_url, read.database.url, read.api.token) == (own[3], "", "")
+    assert (readers.stat().st_mode & 0o777, readers.parent.stat().st_mode & 0o777) == (0o640, 0o750)
+    readers.with_name("sales.toml").write_text("[search]\nlimit = 7\n")
+    assert "sales.toml exists already" in init("etc/sales.toml", *own, code=73)
+    assert not (system / "sales.toml").exists()
+    assert "readers" not in init("etc/sales.toml"), "what somebody wrote there stays"
+    assert "readers" not in init("elsewhere/vkteamsd.toml"), "no reader would find it"
+    monkeypatch.setattr(config_readers, "readers_group", lambda: None)
+    assert "there is no group vkteams-readers" in init("b/vkteamsd.toml", *own, code=78)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "--read-url is for root" in init("b/vkteamsd.toml", *own, code=64)
 
 
 def test_terminal_asks_until_the_answers_are_right(

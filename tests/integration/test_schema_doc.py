@@ -12,6 +12,10 @@ import pytest
 from tests.harness.batches import batch, new
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
+from vkteams_daemon.config import Config
+from vkteams_daemon.ctl.commands import config_readers
+from vkteams_daemon.errors import ConfigError
+from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.ingest.writer import Writer
 
@@ -97,6 +101,11 @@ def test_documented_rights_are_enough_and_no_more(postgres_server: PostgresServe
         administrator(f"ALTER ROLE {reader} PASSWORD 'x'")
         with psycopg.connect(url(owner), autocommit=True) as connection:
             connection.execute("CREATE TABLE later AS SELECT 1 AS n")
+        config = Config(database=DatabaseOptions(url=url(owner), read_url=url(reader)))
+        assert config_readers.try_read_url(config) == "the readers' role can connect, and cannot write"
+        for role in (url(owner), empty_database_url):
+            with pytest.raises(ConfigError, match="may do more than read"):
+                config_readers.try_read_url(Config(database=DatabaseOptions(url=url(owner), read_url=role)))
         with psycopg.connect(url(reader), autocommit=True) as connection:
             assert connection.execute("SELECT count(*) FROM messages").fetchone() == (300,)
             assert connection.execute("SELECT n FROM later").fetchone() == (1,)

@@ -98,6 +98,26 @@ def check_writable(connection: Connection) -> None:
         )
 
 
+def check_only_reads(connection: Connection) -> None:
+    """Refuse a role that can change an archive in this database.
+
+    Raises:
+        ConfigError: it may write.
+    """
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = current_user AND rolsuper)"
+        " OR coalesce(pg_catalog.has_schema_privilege(current_schema()::text, 'CREATE'::text), false)"
+        " OR EXISTS (SELECT FROM pg_class c WHERE c.relkind IN ('r'::\"char\", 'p'::\"char\")"
+        "  AND c.relnamespace = pg_catalog.to_regnamespace(current_schema()::text)::oid"
+        "  AND pg_catalog.has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE'::text)), current_user::text"
+    ).fetchone()
+    if row and row[0]:
+        raise ConfigError(
+            f"database.read_url: the role {row[1]} may do more than read",
+            hint="docs/schema.md, Rights, has the statements for a role that only reads.",
+        )
+
+
 def check_new_archive(connection: Connection, tables: Iterable[str], *, beside: bool) -> None:
     """Refuse a place that cannot hold a new archive, or should not.
 

@@ -21,6 +21,7 @@ from vkteams_daemon import config as configuration
 from vkteams_daemon import plain_file
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl.command_line import Noun
+from vkteams_daemon.ctl.commands import config_readers
 from vkteams_daemon.ctl.output import Answer, Screen
 from vkteams_daemon.errors import CannotCreate, ConfigError, PermissionRefused, UsageError, VkTeamsError
 from vkteams_daemon.options import SYSTEM_DIRECTORY, hide_credentials
@@ -73,6 +74,9 @@ def register(noun: Noun) -> None:
     init.add_argument("--url", metavar="URL", help="URL of the Bot API")
     init.add_argument("--token-from", metavar="FILE", help="file with the bot's token; - for standard input")
     init.add_argument("--database-url", metavar="URL", help="URL of a PostgreSQL of your own")
+    init.add_argument(
+        "--read-url", metavar="URL", help="URL of a role that only reads, for the configuration of people who search"
+    )
     init.add_argument("--chat-id", metavar="ID", action="append", help="only this chat; may be repeated")
     init.add_argument("--retention", metavar="AGE", help="erase messages older than this, such as 365d")
     init.add_argument("--untried", action="store_true", help="do not try the token and the database")
@@ -87,8 +91,15 @@ def _init(args: argparse.Namespace, _: Config) -> Answer:
         for path in (file, token_file):
             if path.exists() and not (path == file and _is_unused(file, token_file)):
                 raise CannotCreate(f"{path} exists already", hint="Change it, or add --overwrite.")
+    read_url = args.read_url or ""
+    readers_file = config_readers.find_place(file, read_url, overwrite=args.overwrite)
     notes: list[str] = []
     values = _ask(args, notes)
+    if read_url:
+        config = _checked({**values, "database.read_url": read_url})
+        config_readers.check_read_url(config)
+        if not args.untried:
+            notes.append(config_readers.try_read_url(config))
     secrets = {token_file: values.pop("api.token")}
     values["api.token_file"] = str(token_file)
     if hide_credentials(values["database.url"]) != values["database.url"]:
@@ -100,6 +111,9 @@ def _init(args: argparse.Namespace, _: Config) -> Answer:
     for path, secret in secrets.items():
         _write(path, f"{secret}\n", mode, group)
     written = [str(file), *map(str, secrets)]
+    if readers_file:
+        config_readers.write(readers_file, read_url)
+        written.append(str(readers_file))
 
     def render(screen: Screen) -> None:
         for note in notes:
