@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import http.client
 import re
 import subprocess
 from datetime import datetime, timedelta
@@ -53,7 +54,7 @@ def _hits(answer: Answer) -> list[str]:
     return Tags(answer.text).links("cover")
 
 
-def _open(page: Page, link: str, user: str = PETR) -> Answer:
+def _open(page: Page, link: str, user: str | None = PETR) -> Answer:
     return page.get(urlsplit(link)._replace(fragment="").geturl(), user)
 
 
@@ -512,7 +513,16 @@ def test_the_program_ends_when_it_is_told_to(office: Office, tmp_path: Path) -> 
     answer = own.get("/?q=backup", None)
     assert answer.status == 200 and _hits(answer)
     assert own.get("/?q=backup", PETR).status == 401, "a proxy has passed it on"
+    address = re.search(r'data-live="([^"]+)"', _open(own, own.get("/today", None).headers["Location"], None).text)
+    assert address
+    stream = http.client.HTTPConnection("127.0.0.1", own.port, timeout=60)
+    stream.request("GET", html.unescape(address[1]))
+    events = stream.getresponse()
+    assert events.readline() == b"retry: 5000\n"
     assert own.end() == 0
+    assert events.read() == b"\n", "the stream ended by itself"
+    stream.close()
+    assert "Cancel" not in office.said.read_text()
     key = office.directory / "state" / "cookie.key"
     assert key.stat().st_mode & 0o777 == 0o600
     assert html.escape(key.read_bytes().hex()) not in office.said.read_text()

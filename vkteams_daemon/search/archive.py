@@ -350,6 +350,14 @@ class Archive:
         with self._transaction() as connection:
             return counting.count(connection, scope, query, by, limit)
 
+    def counts_by_chat(self, since: datetime) -> dict[str, tuple[int, int]]:
+        """Of each chat the messages of the hours that begin after a moment (aware), and how many of them are deleted.
+
+        These are kept counts: they say quickly whether something has changed.
+        """
+        with self._transaction() as connection:
+            return message_counts.counts_by_chat(connection, self._scope(None, since=since))
+
     def activity(self, *, days: int, chat_ids: Collection[str] | None = None) -> Activity:
         """How much was said, when, where and by whom, and how soon it was answered.
 

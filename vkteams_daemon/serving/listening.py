@@ -64,9 +64,13 @@ class LimitedServer(uvicorn.Server):
         refuse: counts a connection that was closed.
         lifespan: whether the application has one.
         forwarded: whether the client's address is the one that a proxy on this machine names.
+        ending: called when the server begins to end, to end the answers that would not end by themselves.
     """
 
-    def __init__(self, app: Any, refuse: Refuse, *, lifespan: bool, forwarded: bool = True) -> None:
+    def __init__(
+        self, app: Any, refuse: Refuse, *, lifespan: bool, forwarded: bool = True,
+        ending: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         super().__init__(
             uvicorn.Config(
                 app, http=limited_protocol(max_connections(), refuse), ws="none",
@@ -75,6 +79,7 @@ class LimitedServer(uvicorn.Server):
             )
         )  # fmt: skip
         self._told_to_end = False
+        self._ending = ending
 
     def take_signals(self) -> None:
         """End on SIGTERM and SIGINT. uvicorn takes the signals over, and raises them again after it has ended."""
@@ -107,6 +112,10 @@ class LimitedServer(uvicorn.Server):
         await super().startup(sockets)
         for listening in sockets or ():
             listening.listen(_WAITING)  # asyncio has given the kernel `_ACCEPTED`, too
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._ending()
+        await super().shutdown(sockets)
 
     def _end(self, signum: int, _: object) -> None:
         self._told_to_end = self.should_exit = True

@@ -33,6 +33,7 @@ from vkteams_daemon.web.activity_page import ActivityForm, ActivityPages
 from vkteams_daemon.web.charts import Charts, Picture
 from vkteams_daemon.web.cookies import Cookies, local_path
 from vkteams_daemon.web.language import Language, choose_zone, preferred
+from vkteams_daemon.web.live import EventStream, Live
 from vkteams_daemon.web.names import Names
 from vkteams_daemon.web.note_translation import note_in
 from vkteams_daemon.web.oidc import SignIn
@@ -72,6 +73,7 @@ class Application:
         audit: writes a line for every question.
         host: the name on which the page listens.
         sign_in: signs people in by OpenID Connect, if that is configured.
+        live: tells open pages that there is something new; the caller closes it.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Application:
         audit: Audit,
         host: str,
         sign_in: SignIn | None = None,
+        live: Live | None = None,
     ) -> None:
         self._config = config
         self._archive = archive
@@ -95,6 +98,7 @@ class Application:
         self._pages = Pages(config.web, version)
         self._names = Names()
         self._activity_pages = ActivityPages()
+        self._live = live or Live(archive)
         self._threads = anyio.CapacityLimiter(config.database.pool_size)
         own = urlsplit(config.web.url).netloc
         names = [*_LOOPBACK, bracketed(host), *([own] if own else [])]
@@ -103,6 +107,7 @@ class Application:
             Route("/c/{chat:path}", self._archive_page("chat", self._chat)),
             Route("/m/{chat}/{message:path}", self._archive_page("message", self._message)),
             Route("/today", self._today),
+            Route("/today/live", self._today_live),
             Route("/activity", self._archive_page("activity", self._activity)),
             Route("/activity/{picture}.svg", self._archive_page("picture", self._picture)),
             Route("/health", self._archive_page("health", self._health)),
@@ -230,7 +235,37 @@ class Application:
     ) -> tuple[str, dict[str, Any]]:  # fmt: skip
         now = datetime.now(UTC)
         since = today_page.parse_since(request.query_params.get("since"), now) or now - today_page.FIRST_LOOK
-        return "today.html", {"since": since, "news": today_page.read(archive, since)}
+        chats = today_page.chats(archive, since)
+        address = {"since": request.query_params["since"], "mark": today_page.mark(chats)}
+        return "today.html", {
+            "since": since, "news": today_page.read(archive, chats, since), "live": f"/today/live?{urlencode(address)}",
+            "messages": sum(chat.messages for chat in chats),
+        }  # fmt: skip
+
+    async def _today_live(self, request: Request) -> Response:
+        """Server-sent events: the page with this mark is told when there is something new for its visitor."""
+        session = self._cookies.session(request)
+        visitor = self._admission.visitor(request, session)
+        since = today_page.parse_since(request.query_params.get("since"), datetime.now(UTC))
+        # A browser does not try again after one of these.
+        if visitor is None:
+            return Response(status_code=401)
+        if since is None or request.method != "GET":
+            return Response(status_code=404)
+        call = Call(visitor.access.name, None, "live", dict(request.query_params))
+        if not self._live.has_room(visitor.access):
+            call.outcome, call.error = "refused", "too many pages are open"
+            self._audit.write(call)
+            return Response(status_code=429)
+        until = session.until if session is not None and session.signed_in() else None
+        mark = request.query_params.get("mark", "")[:100]
+        listener = self._live.open(visitor.access, since, mark, session.id if session else None, until)
+
+        def ended() -> None:
+            self._live.close_listener(listener)
+            self._audit.write(call)
+
+        return EventStream(listener, ended)
 
     def _activity(
         self, request: Request, archive: Archive, language: Language, visitor: Visitor
@@ -277,6 +312,7 @@ class Application:
         session, _ = await self._form(request)
         if session is None:
             return _foreign_form()
+        self._live.end_session(session.id)
         answer = self._not_signed_in(request, 200, "")
         self._cookies.give(answer, request, replace(new_session(), language=session.language, theme=session.theme))
         return answer

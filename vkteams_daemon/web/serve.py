@@ -16,6 +16,7 @@ from vkteams_daemon.serving.listening import LimitedServer, bracketed, listen
 from vkteams_daemon.serving.refusals import Refusals
 from vkteams_daemon.system.user import daemon_user
 from vkteams_daemon.web.application import Application
+from vkteams_daemon.web.live import Live
 from vkteams_daemon.web.oidc import SignIn
 from vkteams_daemon.web.session import Sessions, read_key
 from vkteams_daemon.web.visitor import Admission
@@ -55,9 +56,12 @@ def serve(config: Config, host: str, port: int, make_beside: MakeBeside | None =
     with owner.acting() if owner else contextlib.nullcontext():  # else the unit could not read what root has made
         sessions = Sessions(read_key(config.state_dir / "cookie.key"))
     refusals = Refusals(audit)
-    application = Application(config, archive, admission, sessions, audit, host, sign_in)
+    live = Live(archive)
+    application = Application(config, archive, admission, sessions, audit, host, sign_in, live)
     # The address of the connection decides who is believed, so no header may replace it.
-    running = LimitedServer(application.asgi, refusals.count, lifespan=make_beside is not None, forwarded=False)
+    running = LimitedServer(
+        application.asgi, refusals.count, lifespan=make_beside is not None, forwarded=False, ending=live.close
+    )
     url = f"http://{bracketed(host)}:{listening.getsockname()[1]}"
     close: list[Callable[[], None]] = [refusals.flush]
     if make_beside:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -46,9 +48,19 @@ def since_last_look(looked: int, now: datetime) -> datetime:
     return min(max(last, now - _MOST), now)
 
 
-def read(archive: Archive, since: datetime) -> list[News]:
-    """What is new since a moment (aware), the chat that spoke last first."""
-    chats = [chat for chat in archive.chats(since=since, limit=_CHATS) if chat.messages]
+def chats(archive: Archive, since: datetime) -> list[ChatSummary]:
+    """The chats in which something was said since a moment (aware), the one that spoke last first."""
+    return [chat for chat in archive.chats(since=since, limit=_CHATS) if chat.messages]
+
+
+def mark(chats: Sequence[ChatSummary]) -> str:
+    """A short text that differs if something was said, or deleted, or the visitor's chats are others."""
+    said = repr([(chat.chat_id, chat.messages, chat.last_message_at) for chat in chats])
+    return hashlib.sha256(said.encode()).hexdigest()[:24]
+
+
+def read(archive: Archive, chats: Sequence[ChatSummary], since: datetime) -> list[News]:
+    """What is new in these chats since a moment (aware)."""
     news = []
     for chat in chats:
         newest = archive.latest(chat_ids=[chat.chat_id], since=since, limit=_MESSAGES)

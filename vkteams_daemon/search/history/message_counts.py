@@ -235,6 +235,18 @@ def lag(connection: Connection, part: CountedPart) -> Lag:
     return Lag(*(stored or (None, None)), *(vectors or (None, None)))
 
 
+def counts_by_chat(connection: Connection, scope: Scope) -> dict[str, tuple[int, int]]:
+    """Of each chat the messages of the hours that begin after the scope's `since`, and how many are deleted."""
+    part = CountedPart(scope)
+    rows = connection.execute(
+        "SELECT chat_id, pg_catalog.sum(messages)::bigint, pg_catalog.sum(deleted)::bigint FROM chat_hour_counts"
+        f" {part.where('hour')} GROUP BY chat_id".encode(),
+        part.values,
+        prepare=False,
+    )
+    return {chat_id: (messages, deleted) for chat_id, messages, deleted in rows}
+
+
 @dataclass(frozen=True, slots=True)
 class DayLag:
     """How long the messages of a day took from the time of sending to the arrival here, in seconds."""

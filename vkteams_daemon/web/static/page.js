@@ -83,6 +83,42 @@
   }, { rootMargin: "200px" });
   const watch = () => document.querySelectorAll("a.older, a.newer").forEach((link) => seen.observe(link));
 
+  // The page of what is new: the server tells when it is old, and it is read again where it stands.
+  let stream = null;
+  const listen = () => {
+    if (stream) stream.close();
+    stream = null;
+    const news = document.getElementById("news");
+    if (!news || document.hidden) return;
+    const opened = stream = new EventSource(news.dataset.live);
+    opened.addEventListener("news", async () => {
+      opened.close();
+      try {
+        const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+        const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+        if (stream === opened) renew(page);
+      } catch {
+        if (stream === opened) setTimeout(() => { if (stream === opened) listen(); }, 5000);
+      }
+    });
+  };
+  const renew = (page) => {
+    const fresh = page.getElementById("news");
+    if (!fresh) { location.reload(); return; }
+    const focused = document.activeElement && document.activeElement.closest("#news a");
+    const marked = items()[chosen];
+    const address = (each) => each && (each.matches("a") ? each : each.querySelector("a")).href;
+    const [href, kept] = [focused && focused.href, address(marked)];
+    document.getElementById("news").replaceWith(fresh);
+    document.getElementById("news-since").replaceChildren(...page.getElementById("news-since").childNodes);
+    chosen = kept ? items().findIndex((each) => address(each) === kept) : -1;
+    if (chosen >= 0) items()[chosen].classList.add("chosen");
+    const again = href && [...fresh.querySelectorAll("a")].find((each) => each.href === href);
+    if (again) again.focus({ preventScroll: true });
+    listen();
+  };
+  document.addEventListener("visibilitychange", listen);
+
   const choose = (step) => {
     const all = items();
     if (!all.length) return;
@@ -141,6 +177,7 @@
     const hit = document.getElementById("hit");
     if (hit && !location.hash) hit.scrollIntoView({ block: "start" });
     watch();
+    listen();
   };
   begin();
 })();
