@@ -23,6 +23,7 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.polling.acknowledged import AcknowledgedFile
 from vkteams_daemon.errors import BackupDamaged, ConfigError
 from vkteams_daemon.options import Database as DatabaseOptions
+from vkteams_daemon.store import gaps
 from vkteams_daemon.store.backup import client_programs
 from vkteams_daemon.store.backup.container import BackupReader
 from vkteams_daemon.store.database import Database
@@ -102,12 +103,20 @@ def test_archive_comes_back_row_for_row_with_a_gap(
     told = ask("search", "text", "second")["coverage"]["gaps"]
     assert any("may be missing: the archive was restored from a backup" in sentence for sentence in told)
     assert all("between" not in sentence for sentence in told), "nobody listens yet, so the end is not known"
+    assert (
+        "events of bot 1000000001 from 6 on may be missing: the archive"
+        in ask("diagnostic", "health", code=69)["error"]
+    )
     with Database(Config(database=DatabaseOptions(url=elsewhere))) as database:
-        writer = Writer(database.connect, "1000000001", acknowledged=AcknowledgedFile(backup.parent, "1000000001"))
+        acknowledged = AcknowledgedFile(backup.parent, "1000000001")
+        with database.connect() as connection:
+            acknowledged.remember(gaps.archive_id(connection), gaps.Position(1, 9, moves=99, at=datetime.now(UTC)))
+        writer = Writer(database.connect, "1000000001", acknowledged=acknowledged)
         assert writer.acquire()  # a daemon opens the archive: from now on nothing is missing
         writer.close()
-    (gap,) = ask("database", "gaps")["rows"]
-    assert gap["to_time"]
+    (gap,) = ask("database", "gaps")["rows"]  # what was acknowledged after the backup is this gap, and no second one
+    assert (gap["from_event_id"], gap["to_event_id"], gap["to_time"] is None) == (6, 9, False)
+    assert "events of bot 1000000001 up to 9 are missing" in ask("diagnostic", "health", code=69)["error"]
     assert all(not row["wrong"] for row in ask("database", "verify")["rows"])
 
 
@@ -301,7 +310,8 @@ def test_backup_for_a_gpg_key(
         file = ask("database", "backup", str(open_tmp), "--gpg", "backup@corp.example")["file"]
         assert file.endswith(".backup.gpg")
         assert "почты".encode() not in Path(file).read_bytes()
-        assert "gpg has failed" in ask("database", "backup", str(open_tmp), "--gpg", "nobody@x", code=78)["error"]
+        error = ask("database", "backup", str(open_tmp), "--gpg", "nobody@x", code=78)["error"]
+        assert error.startswith("gpg has failed: gpg: [stdin]: encryption failed: ")
         monkeypatch.setenv("DATABASE_URL", elsewhere)
         ask("database", "restore", file)
         assert rows(elsewhere) == rows(messages.url)
@@ -320,7 +330,8 @@ def test_backup_for_an_age_recipient(
     monkeypatch.setenv("DATABASE_URL", messages.url)
     file = ask("database", "backup", str(tmp_path), "--age", recipient)["file"]
     assert file.endswith(".backup.age")
-    assert "age has failed" in ask("database", "backup", str(tmp_path), "--age", "nobody", code=78)["error"]
+    error = ask("database", "backup", str(tmp_path), "--age", "nobody", code=78)["error"]
+    assert error.startswith("age has failed: age: error: ")
     monkeypatch.setenv("DATABASE_URL", elsewhere)
     assert "Name the identity file" in ask("database", "restore", file, code=64)["error"]
     ask("database", "restore", file, "--identity", str(identity))

@@ -63,6 +63,7 @@ def test_password_of_the_database_goes_into_a_file_of_its_own(environ: dict[str,
     url = "postgresql://me:hunter2@db/archive"
     run(environ, "--file", str(file), "--token-from", "-", "--database-url", url, "--untried", stdin="1:2")
     assert "hunter2" not in file.read_text()
+    assert "chat_ids" not in file.read_text(), "a default stands in no file"
     config = configuration.load(file, environ={})
     assert (config.database.url, config.api.token) == (url, "1:2")
     for path in open_tmp.glob("v*"):

@@ -55,6 +55,14 @@ def registry_of(status: Status | None, *, running: bool = True) -> CollectorRegi
     return registry
 
 
+def test_labels_are_those_that_the_type_may_have(full_status: Status) -> None:
+    """`promtool check metrics` refuses the others."""
+    own = {"quantile": "summary", "le": "histogram"}
+    for family in registry_of(full_status).collect():
+        for sample in family.samples:
+            assert [label for label in sample.labels if own.get(label, family.type) != family.type] == [], sample
+
+
 def sample_names(registry: CollectorRegistry) -> set[str]:
     return {sample.name for family in registry.collect() for sample in family.samples}
 

@@ -97,6 +97,13 @@ class Gap:
     dismissed_by: str | None
 
 
+def id_span(gap: Missing | Gap) -> str:
+    """The events of a gap within a sentence, with a space before it: " up to 50", " from 31 on", or ""."""
+    if gap.to_event_id is not None:
+        return f" up to {gap.to_event_id}"
+    return f" from {gap.from_event_id} on" if gap.from_event_id is not None else ""
+
+
 class Acknowledgements(Protocol):
     """What a host remembers, outside the database, of the cursors that it has sent for one bot."""
 
@@ -141,8 +148,9 @@ def detect(
     missing = list(sent.unsaved())
     position = sent.position(identity)
     if position is not None and position.lost_by(stored):
-        missing.append(_lost(connection, bot_id, stored, position))
-    return [each for each in missing if _insert(connection, bot_id, each)]
+        lost = _lost(connection, bot_id, stored, position)
+        missing.append(_complete_restored(connection, bot_id, lost) or lost)
+    return [each for each in missing if each.reason == RESTORED or _insert(connection, bot_id, each)]
 
 
 def add_restored(connection: Connection, backed_up_at: datetime) -> None:
@@ -220,6 +228,19 @@ def _lost(connection: Connection, bot_id: str, stored: Position, sent: Position)
         from_time=row[0] if row else None,
         to_time=sent.at,
     )
+
+
+def _complete_restored(connection: Connection, bot_id: str, lost: Missing) -> Missing | None:
+    """Say where the gap of a restored backup ends, if this loss is that gap, which nobody has dismissed.
+
+    Two gaps for one loss would have to be looked at and dismissed twice.
+    """
+    row = connection.execute(
+        "UPDATE gaps SET to_event_id = %s WHERE bot_id = %s AND reason = %s AND from_event_id = %s"
+        " AND to_event_id IS NULL AND dismissed_at IS NULL RETURNING from_event_id, from_time, to_time",
+        (lost.to_event_id, bot_id, RESTORED, lost.from_event_id),
+    ).fetchone()
+    return Missing(RESTORED, row[0], lost.to_event_id, row[1], row[2]) if row else None
 
 
 def _insert(connection: Connection, bot_id: str, missing: Missing) -> bool:

@@ -199,7 +199,7 @@ def _ask_for(prompt: Prompt) -> str:
 
 def _parsed(option: str, text: str) -> Any:
     if option == "storage.chat_ids":
-        return [part.strip() for part in text.split(",") if part.strip()]
+        return tuple(part.strip() for part in text.split(",") if part.strip())
     if option == "api.token" and not text:
         raise ConfigError("the bot's token is empty", hint="Ask @metabot for it.")
     return text

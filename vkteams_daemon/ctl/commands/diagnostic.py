@@ -98,7 +98,7 @@ def _database(config: Config, problems: list[str]) -> tuple[str, str, int | None
     """The states of the database (ok, failed) and of its vectors (ok, off, unindexed, failed); the number of gaps."""
     from vkteams_daemon.store import server_check
     from vkteams_daemon.store.embedding_models import vector_store
-    from vkteams_daemon.store.gaps import list_gaps
+    from vkteams_daemon.store.gaps import id_span, list_gaps
 
     try:
         with open_connection(config) as connection:
@@ -110,8 +110,8 @@ def _database(config: Config, problems: list[str]) -> tuple[str, str, int | None
         return "failed", "failed", None
     problems += [f"database: {weakness}" for weakness in weaknesses]
     problems += [
-        f"gap {gap.gap_id}: events of bot {gap.bot_id} up to {gap.to_event_id} are missing: {gap.reason}; see"
-        " `vkteamsctl database gaps`"
+        f"gap {gap.gap_id}: events of bot {gap.bot_id}{id_span(gap)} {'may be' if gap.to_event_id is None else 'are'}"
+        f" missing: {gap.reason}; see `vkteamsctl database gaps`"
         for gap in gaps
     ]
     database = "failed" if weaknesses else "ok"

@@ -107,12 +107,12 @@ def _archive(archive: Archive) -> Iterator[Metric]:
 
 
 def _latencies(steps: dict[str, Percentiles]) -> Metric:
-    help_text = "Over the last thousand measurements, by nearest rank."
-    family = GaugeMetricFamily("vkteams_latency_seconds", help_text, labels=["step", "quantile"])
+    help_text = "Over the last thousand measurements, by nearest rank."  # `quantile` is a label of summaries alone
+    family = GaugeMetricFamily("vkteams_latency_seconds", help_text, labels=["step", "percentile"])
     for step, percentiles in steps.items():
-        for quantile, milliseconds in (("0.5", percentiles.p50), ("0.99", percentiles.p99)):
+        for percentile, milliseconds in (("50", percentiles.p50), ("99", percentiles.p99)):
             if milliseconds is not None:
-                family.add_metric([step, quantile], milliseconds / 1000)
+                family.add_metric([step, percentile], milliseconds / 1000)
     return family
 
 

@@ -264,8 +264,8 @@ class Writer:
             self._acknowledged.remember(self._archive_id, stored)
         for each in found:
             log.error(
-                "events of bot %s up to %s are missing from the archive: %s; see `vkteamsctl database gaps`",
-                self._bot_id, each.to_event_id, each.reason,
+                "events of bot %s%s are missing from the archive: %s; see `vkteamsctl database gaps`",
+                self._bot_id, gaps.id_span(each), each.reason,
             )  # fmt: skip
 
     def _known_threads(self, connection: Connection) -> set[str]:

@@ -20,7 +20,15 @@ from vkteams_daemon.ctl import argument_types, progress
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.connections import open_connection, open_database
 from vkteams_daemon.ctl.output import Answer, Screen, size
-from vkteams_daemon.errors import BackupDamaged, CannotCreate, ConfigError, NotFound, UsageError, VkTeamsError
+from vkteams_daemon.errors import (
+    BackupDamaged,
+    CannotCreate,
+    ConfigError,
+    NotFound,
+    PermissionRefused,
+    UsageError,
+    VkTeamsError,
+)
 from vkteams_daemon.system import files
 
 if TYPE_CHECKING:
@@ -123,11 +131,21 @@ def _restore(args: argparse.Namespace, config: Config) -> Answer:
     def render(screen: Screen) -> None:
         screen.line(f"restored: {restored.tables['messages']} messages, as they were {age} ago", "green")
         screen.line("What was said since then is missing; `vkteamsctl database gaps` tells it until it is dismissed.")
-        missing = [model.name for model in backed_up.models if model.state == "active"]
-        for name in missing:
+        for name in _absent_models(config, backed_up):
             screen.line(f"its vectors are of the model {name}: install it with `vkteamsctl model install {name}`")
 
     return Answer(data, render)
+
+
+def _absent_models(config: Config, manifest: Manifest) -> list[str]:
+    """The models of the backup's vectors that are not installed here."""
+    from vkteams_daemon.embedding.catalogue import installed_models
+
+    installed = set()
+    with contextlib.suppress(PermissionRefused):  # the archive is restored, whatever this user may read
+        installed = {model.fingerprint for model in installed_models(config.models_dir)}
+    active = (model for model in manifest.models if model.state == "active")
+    return [model.name for model in active if model.fingerprint not in installed]
 
 
 def _verify(args: argparse.Namespace, config: Config) -> Answer:
@@ -248,8 +266,10 @@ def _piped(command: Sequence[str], **streams: object) -> Iterator[subprocess.Pop
 
 def _failed(program: str, errors: IO[bytes]) -> VkTeamsError:
     errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines()
-    return ConfigError(f"{program} has failed: {lines[0].strip() if lines else 'it left no message'}")
+    lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines()]
+    # The reason comes last. Before it gpg tells what it has created, and age says behind it where to report errors.
+    reasons = [line for line in lines if line and not line.startswith("age: report ")]
+    return ConfigError(f"{program} has failed: {reasons[-1] if reasons else 'it left no message'}")
 
 
 def _prune(directory: Path, keep: int, newest: Path) -> list[str]:
