@@ -8,7 +8,7 @@
 # make deb      the Debian package, in dist/
 # make audit    known vulnerabilities of the pinned dependencies, where the package index can tell them
 # make package-test   installs it into a small Debian of its own, and sees that it does what it should (as root)
-# make browser-test   the page in a real browser: Debian's chromium and chromium-driver
+# make browser-test   the page in a real browser: Debian's chromium and chromium-driver; npm brings axe-core
 # make oidc-test   signing in, with a real OpenID provider on loopback (npm)
 # make fuzz     bytes from outside that nobody thought of: a minute for each target; FUZZ_SECONDS=600 FUZZ="spool mcp"
 # make faults   the fault table at full size (hours); ROW='4 5' plays these rows alone, SCALE=0.3 so much of each
@@ -69,7 +69,8 @@ options: $(VENV)/.installed
 	$(BIN)/python -m docs.options
 
 browser-test: $(VENV)/.installed-test
-	BROWSER_TEST=1 $(PYTEST) -n0 tests/web
+	cd tests/web/axe && npm install --no-audit --no-fund --silent
+	BROWSER_TEST=1 $(PYTEST) -n0 tests/web/test_browser.py
 
 oidc-test: $(VENV)/.installed-test
 	cd tests/web/oidc && npm install --no-audit --no-fund --silent

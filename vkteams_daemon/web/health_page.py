@@ -52,8 +52,8 @@ def draw_lag(archive: Archive, charts: Charts, language: Language) -> Picture:
     """The lag of the last days, on a logarithmic scale."""
     _, days = archive.lag(_DAYS)
     chart = charts.make(
-        "Bar", language.duration, show_legend=True, legend_at_bottom=True,
-        legend_at_bottom_columns=2, logarithmic=True,
+        "Line", language.duration, show_legend=True, legend_at_bottom=True, legend_at_bottom_columns=2,
+        logarithmic=True, dots_size=4,
     )  # fmt: skip
     chart.x_labels = [language.axis_date(day.date) for day in days]
     chart.add(language.gettext("half of the messages"), [max(_LEAST, day.p50) for day in days])

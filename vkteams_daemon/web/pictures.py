@@ -43,14 +43,19 @@ def bars(activity: Activity) -> tuple[list[Bar], bool]:
 def draw_days(activity: Activity, language: Language, chart: Charts) -> Picture:
     """The messages of each day or week, stacked by chat."""
     shown, _ = bars(activity)
-    picture = chart.make("StackedBar", language.number, show_legend=len(activity.chats) > 1, legend_at_bottom=True,
-                         legend_at_bottom_columns=2 if chart.narrow else 3, truncate_legend=18)  # fmt: skip
+    rest = [bar.messages - sum(bar.by_chat[:_SERIES]) for bar in shown]
+    series = min(len(activity.chats), _SERIES) + any(rest)
+    columns = 2 if chart.narrow else 3
+    picture = chart.make(
+        "StackedBar", language.number, show_legend=series > 1, legend_at_bottom=True, truncate_legend=18,
+        legend_at_bottom_columns=columns,
+        margin_bottom=28 if series % columns else 8,  # pygal leaves no room for a last line that is not full
+    )  # fmt: skip
     every = max(1, -(-len(shown) // (4 if chart.narrow else 10)))
     picture.x_labels = [language.axis_date(bar.day) for bar in shown]
     picture.x_labels_major_every, picture.show_minor_x_labels = every, False
     for place, chat in enumerate(activity.chats[:_SERIES]):
         picture.add(visible(chat_name(chat.name, chat.thread, language)), [bar.by_chat[place] for bar in shown])
-    rest = [bar.messages - sum(bar.by_chat[:_SERIES]) for bar in shown]
     if any(rest):
         picture.add(language.gettext("other chats"), rest)
     return chart.finish(picture)
