@@ -33,6 +33,7 @@ def test_ended_session_is_unavailable_and_no_refused_statement(error: type[psyco
     ("options", "message"),
     [
         ("port=x", 'database.url: invalid integer value "x" for connection option "port"'),
+        ("port=99999", 'database.url: invalid port number: "99999"'),
         ("sslmode=perhaps", 'database.url: invalid sslmode value: "perhaps"'),
         ("service=nowhere", 'database.url: definition of service "nowhere" not found'),
     ],
@@ -97,6 +98,7 @@ class Refusing:
     [
         ("28P01", ConfigError), ("28000", ConfigError), ("3D000", ConfigError), ("42501", SchemaError),
         ("53300", DatabaseUnavailable), ("57P03", DatabaseUnavailable), ("57P01", DatabaseUnavailable),
+        ("42704", ConfigError), ("42601", ConfigError), ("22023", ConfigError),  # of PGOPTIONS, of PGTZ
     ],
 )  # fmt: skip
 def test_a_refusal_in_any_language_is_known_by_its_code(server: Refusing, code: str, kind: type[VkTeamsError]) -> None:

@@ -54,15 +54,25 @@ def test_wrong_part_is_named_without_its_value(url: str, message: str) -> None:
     assert refused.value.hint or "option" in message or "number" in message or "value" in message
 
 
-@pytest.mark.parametrize("part", ["sslmode=no", "target_session_attrs=no", "connect_timeout=no", "service=no"])
-def test_value_that_libpq_does_not_take_is_found_without_a_connection(part: str) -> None:
-    with pytest.raises(ConfigError, match=f"^database.url: .*{part.partition('=')[0]}.*no"):
-        check_values(parse(f"postgresql://u:hunter2@h1:1,h2:2/x?{part}"))
+@pytest.mark.parametrize(
+    "part",
+    [
+        "sslmode=no", "target_session_attrs=no", "connect_timeout=no", "service=no", "port=1,99999", "port=0",
+        "port=no", "hostaddr=300.1.1.1", "hostaddr=no", "sslmode=verify-full&sslrootcert=/no", "sslmode=verify-ca",
+    ],
+)  # fmt: skip
+def test_value_that_libpq_does_not_take_is_found_without_a_connection(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with pytest.raises(ConfigError, match=f"^database.url: .*{part.partition('=')[0]}"):
+        check_values(parse(f"postgresql://u:hunter2@h1,h2/x?{part}"))
 
 
 def test_values_that_libpq_takes_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "postgresql://u:hunter2@h1:1,h2:2/x?sslmode=verify-full&target_session_attrs=read-write&hostaddr=1.2.3.4,::1"
-    check_values(parse(url))
+    for certificates in ("system", __file__):
+        check_values(parse(f"{url}&sslrootcert={certificates}"))
     monkeypatch.setenv("PGSSLMODE", "no")
     with pytest.raises(ConfigError, match="PGSSLMODE in the environment"):
         check_values(parse("postgresql://u:hunter2@h/x"))

@@ -163,7 +163,10 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
     state = getattr(error, "sqlstate", None) or ""
     text = first_line(error)
     needs_password = isinstance(error, psycopg.Error) and bool(error.pgconn and error.pgconn.needs_password)
-    if state in _REFUSED or needs_password:
+    # Errors of statements with such a code have other classes. At the connection it is about what the client has sent
+    # with its first message: the options, the time zone.
+    wrong_setting = isinstance(error, psycopg.OperationalError) and state != "42501" and state[:2] in ("22", "42")
+    if state in _REFUSED or needs_password or wrong_setting:
         return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
     if state in _CANNOT_WRITE:
         return CannotWrite(f"the database cannot write: {text}", hint=_CANNOT_WRITE[state])
@@ -172,7 +175,7 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
     if state.startswith("42"):
         return SchemaError(f"the schema does not fit this version: {text}", hint="Run `vkteamsctl database migrate`.")
     if not state and re.search(database_url.WRONG_VALUE, text):
-        return ConfigError(f"database.url: {text.removeprefix('connection is bad: ')}")
+        return ConfigError(f"database.url: {text}")
     if state.startswith("40"):
         return StoreError(f"the database asks to try again: {text}")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout) or state in _SESSION_ENDED:
@@ -184,5 +187,5 @@ def first_line(error: BaseException) -> str:
     """The first line of the message of the server or the driver. Messages of the driver hold no password."""
     diagnostic = getattr(error, "diag", None)
     text = (diagnostic.message_primary if diagnostic else None) or str(error)
-    lines = [line.strip() for line in text.removeprefix("connection failed: ").splitlines() if line.strip()]
+    lines = [line.strip() for line in re.sub("^connection (failed|is bad): ", "", text).splitlines() if line.strip()]
     return lines[0].rstrip(".") if lines else type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from vkteams_daemon.errors import ConfigError
 
 SCHEMES = ("postgresql", "postgres")
 
-WRONG_VALUE = "invalid .*value|definition of service .* not found"  # in a message of libpq
+# In a message of libpq.
+WRONG_VALUE = "invalid .*value|invalid port number|could not parse network address|definition of service .* not found"
 _OWN_OPTIONS = ("connect_timeout", "application_name", "client_encoding")  # every connection of this program sets them
 _NUMBERS = (
     "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout",
@@ -78,20 +80,50 @@ def check_values(options: Mapping[str, str]) -> None:
     libpq reads the values only when it begins to connect, so this begins it, to a socket that does not exist.
 
     Raises:
-        ConfigError: a value is wrong, of these options or of the environment.
+        ConfigError: a value is wrong, of these options or of the environment, or names a file that is missing.
     """
     for name in _NUMBERS:
         if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", options.get(name, "0")):
             raise ConfigError(f"database.url: the value of {name} is not a number")
-    nowhere = {**options, "host": "/nonexistent", "port": "1"}
+    for address in filter(None, options.get("hostaddr", "").split(",")):
+        try:
+            socket.getaddrinfo(address.strip(), None, flags=socket.AI_NUMERICHOST)
+        except (OSError, UnicodeError):
+            raise ConfigError("database.url: the value of hostaddr is not an IP address") from None
+    _check_root_certificates(options)
+    # One host a port: libpq wants as many of the one as of the other.
+    ports = options.get("port", os.environ.get("PGPORT", ""))
+    nowhere = {**options, "host": ",".join(["/nonexistent"] * (ports.count(",") + 1))}
     nowhere.pop("hostaddr", None)
     connection = pq.PGconn.connect_start(conninfo.make_conninfo("", **nowhere).encode())
     message = connection.get_error_message()
     connection.finish()
-    if re.search(WRONG_VALUE, message):
-        variables = blamed_variables(options, message)
+    problem = next((line for line in message.splitlines() if re.search(WRONG_VALUE, line)), "")
+    if problem:
+        variables = blamed_variables(options, problem)
         where = f" ({', '.join(variables)} in the environment)" if variables else ""
-        raise ConfigError(f"database.url: {message.strip().removeprefix('connection is bad: ')}{where}")
+        raise ConfigError(f"database.url: {problem.strip().removeprefix('connection is bad: ')}{where}")
+
+
+def _check_root_certificates(options: Mapping[str, str]) -> None:
+    """Refuse a missing file of certificates where the server's certificate must be verified."""
+
+    def value(name: str) -> str:
+        return options.get(name) or os.environ.get(f"PG{name.upper()}", "")
+
+    file = value("sslrootcert")
+    if not value("sslmode").startswith("verify-") or file == "system":
+        return
+    path = Path(file) if file else Path(os.environ.get("HOME", "/")) / ".postgresql" / _HOME_CERTIFICATES["rootcert"]
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(
+            f"database.url: sslmode={value('sslmode')} needs certificates, and there is no {path}",
+            hint="Name the file of your authority with sslrootcert, or write sslrootcert=system.",
+        ) from None
+    except OSError:
+        return  # this user may not look there; the daemon's may
 
 
 def home_files(home: Path) -> dict[str, str]:
