@@ -30,7 +30,9 @@ from vkteams_daemon.options import (
     SYSTEM_DIRECTORY,
     Config,
     Option,
+    has_credentials,
     hide_credentials,
+    is_token,
     masked_value,
     options,
 )
@@ -122,12 +124,32 @@ def _load(
         # A secret file that the environment names overrides a secret in the configuration file.
         if secret_file in sources and secret not in sources:
             _set(tables, secret, "")
-    config = _convert(tables, lambda name: sources.get(name) or _location(text, file, *name.split(".")))
+
+    def location(name: str) -> str:
+        return sources.get(name) or _location(text, file, *name.split("."))
+
+    config = _convert(tables, location)
+    _check_misplaced_secrets(config, location)
     source = sources.get("search.timezone") or _location(text, file, "search", "timezone")
     _check_timezone(config.search.timezone, source)
     config = msgspec.structs.replace(config, source=str(file) if file else "", instance=instance)
     _check_files(config)
     return _with_secrets(config, environ, sources)
+
+
+def _check_misplaced_secrets(config: Config, location: Callable[[str], str]) -> None:
+    """Refuse a secret in an option that is none: messages, status and `config show` would repeat it as a name."""
+    for option in options():
+        value = getattr(getattr(config, option.section), option.key)
+        texts = value if isinstance(value, tuple) else (value,)
+        # The client refuses a password in api.url and says how to write it.
+        has_form = is_token if option.name == "api.url" else has_credentials
+        if not option.secret and any(isinstance(text, str) and has_form(text) for text in texts):
+            raise ConfigError(
+                f"{option.name}: its value looks like a secret{location(option.name)}",
+                hint="The bot's token belongs into the file of api.token_file, a database's URL into that of"
+                " database.url_file.",
+            )
 
 
 def _check_files(config: Config) -> None:

@@ -41,6 +41,16 @@ def hide_credentials(text: str) -> str:
     return _URL_PASSWORD.sub(r"\1***@", _TOKEN.sub("***", text))
 
 
+def is_token(text: str) -> bool:
+    """Whether a text has the form of a bot's token."""
+    return bool(_TOKEN.fullmatch(text.strip()))
+
+
+def has_credentials(text: str) -> bool:
+    """Whether a text has the form of a bot's token, or of a URL with a password."""
+    return is_token(text) or bool(_URL_PASSWORD.search(text))
+
+
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A section of the configuration, whose repr shows no secret."""
 

@@ -92,7 +92,7 @@ def check_values(options: Mapping[str, str]) -> None:
             raise ConfigError("database.url: the value of hostaddr is not an IP address") from None
     _check_root_certificates(options)
     # One host a port: libpq wants as many of the one as of the other.
-    ports = options.get("port", os.environ.get("PGPORT", ""))
+    ports = options.get("port", "")
     nowhere = {**options, "host": ",".join(["/nonexistent"] * (ports.count(",") + 1))}
     nowhere.pop("hostaddr", None)
     connection = pq.PGconn.connect_start(conninfo.make_conninfo("", **nowhere).encode())
