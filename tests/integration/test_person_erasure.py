@@ -217,9 +217,10 @@ def test_what_the_person_says_afterwards_is_kept_unless_ignored(told: Talk) -> N
     with told.connection() as connection:
         group, private = ({"type": kind, "title": "Анна Иванова", "about": ""} for kind in ("group", "private"))
         rosters.save(connection, OPS, moment(9e6), {**group, "title": "ops"}, {ANNA: "admin"}, bot_id="1000000001")
-        rosters.save(connection, ANNA, moment(9e6), private, {ANNA: "member"}, bot_id="1000000001")
+        for spelling in (ANNA, ANNA.upper()):
+            rosters.save(connection, spelling, moment(9e6), private, {PETR: "member"}, bot_id="1000000001")
     assert _seen(told, HERS) == []
-    assert told.rows("SELECT FROM roster_members WHERE user_id = %s", ANNA) == []
+    assert told.rows("SELECT FROM roster_members WHERE lower(%s) IN (lower(user_id), lower(chat_id))", ANNA) == []
     with told.connection() as connection:
         erasure_rules.stop_ignoring(connection, ANNA)
     told.writer.acquire()

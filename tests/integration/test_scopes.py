@@ -446,6 +446,12 @@ def test_the_whole_history_is_shown_where_the_administrator_wants_that(archives:
         assert seen.visible_chats == {OPS, PETR, THREAD, OLD_THREAD}
 
 
+def test_a_private_chat_that_a_token_names_may_be_typed_in_any_case(archives: Archives) -> None:
+    with Archive(archives.config("visible")) as archive:
+        assert archive.seen_by(Access("x", chats=frozenset({PETR.title()}))).visible_chats == {PETR}
+        assert archive.named_chat(PETR.title(), threads=False) == [PETR]
+
+
 def test_each_chat_that_is_nobodys_says_why(archives: Archives) -> None:
     with Archive(archives.config("members")) as archive:
         reasons = {chat.chat_id: chat.reason for chat in archive.nobodys_chats()}

@@ -12,7 +12,7 @@ from vkteams_daemon.botapi.content_erasure import Erased, EventContent, MessageC
 
 ANNA, PETR = "a@corp.example", "p@corp.example"
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
-ERASED = Erased({ANNA: NOON}, {("c", "1")})
+ERASED = Erased({"A@Corp.example": NOON}, {("c", "1")})  # as somebody has typed it
 
 
 def _event(payload: Any, **more: Any) -> EventContent:

@@ -413,6 +413,14 @@ def test_who_may_spool(url: str, single: bool, after: float, expected: float) ->
     assert spooler.after == expected
 
 
+def test_a_reload_changes_the_size_of_an_open_spool(tmp_path: Path) -> None:
+    spooler = Spooler(tmp_path, max_bytes=1)
+    spooler.open(BOT)
+    spooler.configure(Config(storage=options.Storage(spool_max_bytes=2)))
+    assert spooler.spool and spooler.spool.max_bytes == 2
+    spooler.close()
+
+
 def test_no_save_has_no_spool(tmp_path: Path) -> None:
     config = Config(daemon=options.Daemon(state_dir=str(tmp_path)), storage=options.Storage(save=False))
     spooler = make_spooler(config)

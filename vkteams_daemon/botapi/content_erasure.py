@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from vkteams_daemon.botapi import message_parts
-from vkteams_daemon.botapi.values import as_list, as_text, parse_id, parse_time
+from vkteams_daemon.botapi.values import as_list, as_text, fold_id, parse_id, parse_time
 
 _MESSAGE_KEYS = ("msgId", "timestamp", "editedTimestamp")
 _CHAT_KEYS = ("chatId", "type", "messageId", "msgId")
@@ -27,23 +27,34 @@ class Erased:
     """What must not be kept.
 
     Attributes:
-        people: by user id, up to which moment what they have said is erased; None: also what they say from now on.
+        people: by user id in any spelling, up to which moment what they have said is erased; None: also what they say
+            from now on.
         messages: the keys of erased messages: chat_id, msg_id.
     """
 
     people: Mapping[str, datetime | None]
     messages: Collection[tuple[str, str]] = frozenset()
+    _until: Mapping[str, datetime | None] = field(init=False)
     _msg_ids: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
+        until: dict[str, datetime | None] = {}
+        for user_id, at in self.people.items():
+            other = until.setdefault(fold_id(user_id), at)
+            until[fold_id(user_id)] = None if at is None or other is None else max(at, other)
+        object.__setattr__(self, "_until", until)
         object.__setattr__(self, "_msg_ids", frozenset(msg_id for _, msg_id in self.messages))
 
     def covers_person(self, user_id: str | None, at: datetime | None) -> bool:
         """Whether what this person said at a moment is erased. Without a moment, it is if anything of theirs is."""
-        if user_id is None or user_id not in self.people:
+        if not self.names(user_id):
             return False
-        until = self.people[user_id]
+        until = self._until[fold_id(user_id or "")]
         return until is None or at is None or at <= until
+
+    def names(self, user_id: str | None) -> bool:
+        """Whether anything of this person is erased."""
+        return user_id is not None and fold_id(user_id) in self._until
 
     def covers_message(self, chat_id: str | None, msg_id: str | None) -> bool:
         """Whether this message is erased; a forward does not say in which chat the message was."""
@@ -138,9 +149,10 @@ def message_ids(value: Any) -> set[str]:
 
 
 def names_anybody(source: str, user_ids: Collection[str]) -> bool:
-    """Whether one of these user ids stands in the source text of an event that cannot be read."""
+    """Whether one of these user ids, in any spelling, stands in the source text of an event that cannot be read."""
     text = _ESCAPE.sub(lambda match: chr(int(match[1], 16)), source).replace("\\/", "/")
-    return any(user_id in text for user_id in user_ids)
+    lower = text.lower()
+    return any(fold_id(user_id) in (lower if "@" in user_id else text) for user_id in user_ids)
 
 
 class _Eraser:
@@ -175,7 +187,7 @@ class _Eraser:
 
     def fields(self, value: dict[str, Any], chat_id: str | None, at: datetime | None) -> dict[str, Any]:
         """A copy of an object that is not erased itself."""
-        if parse_id(value.get("chatId")) in self._erased.people:
+        if self._erased.names(parse_id(value.get("chatId"))):
             # A private chat has the person's id, and the person's name as its title.
             return {key: value[key] for key in _CHAT_KEYS if key in value}
         first = len(self.texts)

@@ -23,6 +23,11 @@ def parse_id(value: Any) -> str | None:
     return None
 
 
+def fold_id(text: str) -> str:
+    """An id in the spelling in which ids are compared: one that is an e-mail address is the same in any case."""
+    return text.lower() if "@" in text else text
+
+
 def parse_time(value: Any) -> datetime | None:
     """Unix seconds (a number, or its decimal text) as a time; None for anything else, or beyond the calendar."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 12:

@@ -93,7 +93,7 @@ class Reader:
             return None
         if chat_id in self.config.storage.chat_ids or chat_id in allowed:
             # The administrator named this chat, so it exists even if nothing was said in it yet.
-            return await self.ask(lambda archive: archive.with_threads([chat_id], since)) if threads else [chat_id]
+            return await self.ask(lambda archive: archive.named_chat(chat_id, threads=threads, since=since))
         return await self.ask(lambda archive: archive.existing([chat_id], threads=threads, since=since))
 
     async def known_user_id(self, user_id: str) -> str:

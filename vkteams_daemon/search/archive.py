@@ -47,7 +47,7 @@ from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Hit, Mode, SearchResult
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder, QueryEncoderCache
 from vkteams_daemon.search.scope import Kind as HasKind
-from vkteams_daemon.search.scope import Period, Scope, existing, with_threads
+from vkteams_daemon.search.scope import Period, Scope, existing, spelled_chats, with_threads
 from vkteams_daemon.search.spelling.vocabulary import Vocabulary
 from vkteams_daemon.search.visibility import NobodysChat, Visible, nobodys_chats, visible
 from vkteams_daemon.store import connection_profiles, database_url
@@ -587,10 +587,14 @@ class Archive:
         with self._transaction() as connection:
             return name_lookup.find_chat(connection, name, self._scope(chat_ids, since=since))
 
-    def with_threads(self, chat_ids: Collection[str], since: datetime | None = None) -> list[str]:
-        """These chats, and the threads that hang on their messages, with `since` those that said something since."""
+    def named_chat(self, chat_id: str, *, threads: bool, since: datetime | None = None) -> list[str]:
+        """A chat that the administrator has named, as the archive spells it; the archive need not know it.
+
+        With `threads` also the threads that hang on its messages, with `since` those that said something since.
+        """
         with self._transaction() as connection:
-            return with_threads(connection, chat_ids, since)
+            spelled = spelled_chats(connection, [chat_id])
+            return with_threads(connection, spelled, since) if threads else spelled
 
     def _scope(
         self,

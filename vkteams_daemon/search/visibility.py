@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from vkteams_daemon.access import Access
-from vkteams_daemon.search.scope import Period, Scope, with_threads
+from vkteams_daemon.search.scope import Period, Scope, spelled_chats, with_threads
 from vkteams_daemon.store.connections import Connection
 
 # A thread has a parent. If that is not known yet, its first and its newest message still say that they stand in a
@@ -98,7 +98,9 @@ def visible(connection: Connection, access: Access, *, history: str, roster_max_
         history: `joined` shows what was said while the person was a member, `whole` everything.
         roster_max_age: the age at which a roster is trusted no more.
     """
-    chats = None if access.chats is None else frozenset(with_threads(connection, access.chats, access.since))
+    chats = None
+    if access.chats is not None:
+        chats = frozenset(with_threads(connection, spelled_chats(connection, access.chats), access.since))
     if access.user is None:
         return Visible(chats, access.since)
     rows = _rows(connection, _MEMBERSHIPS, user=access.user, max_age=roster_max_age)

@@ -137,7 +137,7 @@ def _payload(event: Event) -> Any:
 def _keys_only(event: Event, erased: Erased) -> Facts:
     """That an event has a chat and an author, without their names."""
     facts = event.facts
-    chats = tuple(replace(chat, title=None) if chat.chat_id in erased.people else chat for chat in facts.chats)
+    chats = tuple(replace(chat, title=None) if erased.names(chat.chat_id) else chat for chat in facts.chats)
     users = (User(event.user_id),) if event.user_id else ()
     return Facts(event.chat_id, event.user_id, event.occurred_at, chats, users)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from psycopg.rows import class_row
 
+from vkteams_daemon.botapi.values import fold_id
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection, translate_errors
 
@@ -27,7 +28,8 @@ _DUE = (
     "   AND (r.tried_at < %(before)s OR (r.tried_at < %(changed_before)s AND EXISTS"
     "    (SELECT FROM chat_members m WHERE m.chat_id = c.chat_id"
     "     AND greatest(m.joined_at, m.left_at) > r.tried_at)))))"
-    " AND NOT EXISTS (SELECT FROM erased_people p WHERE p.user_id = c.chat_id AND p.ignored)"
+    " AND NOT EXISTS (SELECT FROM erased_people p WHERE p.ignored AND (p.user_id = c.chat_id"
+    "  OR (pg_catalog.strpos(p.user_id, '@'::text) > 0 AND pg_catalog.lower(p.user_id) = pg_catalog.lower(c.chat_id))))"
     " AND (%(chats)s::text[] IS NULL OR pg_catalog.lower(c.chat_id) = ANY(%(chats)s)"
     " OR pg_catalog.lower(c.parent_chat_id) = ANY(%(chats)s))"
     " ORDER BY r.tried_at NULLS FIRST, c.seen_at DESC LIMIT %(limit)s"
@@ -158,15 +160,16 @@ def save(
     }  # fmt: skip
     with translate_errors(), connection.transaction():
         schema.fence(connection)
-        ignored = {row[0] for row in connection.execute("SELECT user_id FROM erased_people WHERE ignored").fetchall()}
-        if chat_id in ignored:
+        rows = connection.execute("SELECT user_id FROM erased_people WHERE ignored").fetchall()
+        ignored = {fold_id(user_id) for (user_id,) in rows}
+        if fold_id(chat_id) in ignored:
             return
         connection.execute(_BEGIN_CHAT.encode(), parameters)
         row = connection.execute("SELECT read_at FROM rosters WHERE chat_id = %s FOR UPDATE", (chat_id,)).fetchone()
         read_at = row[0] if row else None
         if read_at is not None and read_at > at:
             return  # somebody else has read a newer list
-        kept = {user_id: role for user_id, role in members.items() if user_id not in ignored}
+        kept = {user_id: role for user_id, role in members.items() if fold_id(user_id) not in ignored}
         parameters |= {"users": list(kept), "roles": list(kept.values()), "first": read_at is None}
         connection.execute(_SAVE_CHAT.encode(), parameters)
         connection.execute(_END.encode(), parameters)
