@@ -331,7 +331,10 @@ def test_a_hold_keeps_a_chat_from_every_erasure(told: Talk) -> None:
     ]  # fmt: skip
     # What another bot delivers late is kept too.
     told.edit("1", "сирень, held", at=20)
-    assert told.rows("SELECT text FROM messages WHERE msg_id = '1'") == [("сирень, held",)]
+    told.say("62", "сирень in a new thread", at=10, chat="8@chat.agent", below=(OPS, "12"))
+    assert told.rows("SELECT text FROM messages WHERE msg_id IN ('1', '62') ORDER BY text") == [
+        ("сирень in a new thread",), ("сирень, held",),
+    ]  # fmt: skip
     with told.connection() as connection:
         erasure_rules.lift(connection, OPS, "counsel")
         with pytest.raises(NotFound):
@@ -341,6 +344,12 @@ def test_a_hold_keeps_a_chat_from_every_erasure(told: Talk) -> None:
         assert erasure_rules.list_holds(connection) == []
     _erase(told, ANNA)
     assert _seen(told, HERS) == []
+    # A reply repeats a message that was erased before the hold.
+    told.say("70", "of Petr", who=PETR, at=11)
+    told.delete("70")
+    _hold(told, OPS)
+    told.say("71", "an answer", who=PETR, at=12, parts=(_reply("70", "of Petr", author=PETR),))
+    assert told.rows("SELECT parts::text LIKE '%of Petr%' FROM messages WHERE msg_id = '71'") == [(True,)]
 
 
 def test_a_hold_waits_for_the_transaction_that_erases(told: Talk) -> None:
