@@ -10,6 +10,7 @@ import pytest
 
 from tests.harness.batches import CHAT, batch, new
 from tests.harness.waiting import until
+from vkteams_daemon.store.ingest import id_restart
 from vkteams_daemon.store.ingest.writer import Writer
 
 OTHER = "other@chat.agent"
@@ -59,6 +60,16 @@ def new_writer(database_url: str, filtered: bool) -> Writer:
     writer = Writer(lambda: psycopg.connect(database_url, autocommit=True), "1", chat_ids=[CHAT] if filtered else [])
     until(writer.acquire, 20, "the lock")
     return writer
+
+
+@pytest.mark.parametrize(
+    ("ids", "collision", "first"),
+    [([101, 102, 5, 6], 2, 2), ([101, 102, 5, 6], 3, 2), ([101, 5, 6], 0, 0), ([101, 5, 6, 1], 1, 0), ([5, 6], 1, 0)],
+    ids=["at the restart", "after it", "before it", "three runs", "one run"],
+)
+def test_only_two_ascending_runs_tell_where_the_new_ids_begin(ids: list[int], collision: int, first: int) -> None:
+    events = batch(*map(new, ids))
+    assert id_restart.restart_index(events, events[collision]) == first
 
 
 @pytest.mark.parametrize("crashes", [False, True], ids=["", "crashes"])
