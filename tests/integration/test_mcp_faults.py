@@ -203,17 +203,21 @@ def test_strange_arguments_reach_neither_the_database_nor_the_log(office: Office
 
 
 def test_lines_that_are_not_the_protocol_are_ignored(office: Office) -> None:
+    """And half of an emoji is replaced: the client would wait for the answer for ever."""
     hello = (
         '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},'
         '"clientInfo":{"name":"test","version":"1"}}}\n'
     )
+    words = r"\ud83d \ud83d\ude00 \\ud83d \ude00"
+    half = f'{{"jsonrpc":"2.0","id":2,"method":"ping","params":{{"_meta":{{"words":"{words}"}}}}}}\n'
     done = subprocess.run(
         office.command("mcp", "serve"), env=office.environ(), timeout=60, capture_output=True, check=False,
-        input=b"nonsense\n\xff\xfe\n[]\n" + b"[" * 5000 + b"\n" + hello.encode(),
+        input=b"nonsense\n\xff\xfe\n[]\n" + b"[" * 5000 + b"\n" + half.encode() + hello.encode(),
     )  # fmt: skip
     assert done.returncode == 0
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert any(answer.get("result", {}).get("serverInfo", {}).get("name") == "vkteams" for answer in answers)
+    assert {answer["id"] for answer in answers} == {1, 2}
 
 
 def test_two_first_questions_at_once_open_one_archive(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

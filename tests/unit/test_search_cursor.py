@@ -47,6 +47,7 @@ def test_page_is_counted_if_the_last_message_is_gone() -> None:
              encode(["q", "0001-01-01T00:00+14:00", 1, "c", "m"]),
              base64.urlsafe_b64encode(b"[" * 100_000).decode(),
              encode(["q", "9999-12-31T23:59:59-12:00", 1, "c", "m"]),
+             encode(["q", "9999-06-01T00:00Z", 1, "c", "m"]), encode(["q", "0001-06-01T00:00Z", 1, "c", "m"]),
              encode(["q", "2026-11-25T00:00Z", 10**30, "c", "m"]),
              encode(["q", "2026-11-25T00:00Z", True, "c", "m"]), encode(["q", "2026-11-25T00:00Z", "1", "c", "m"]),
              encode(["q", "2026-11-25T00:00Z", 1, "c", "m\0"]), encode("qam01"), "\ud800",
