@@ -419,6 +419,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return own.parent.parent / "models"
 
     @property
+    def only_reads(self) -> bool:
+        """Whether it is of people who search: it names the URL of a reading role alone, or is the system's file."""
+        theirs = Path(self.source).parent == SYSTEM_DIRECTORY / READERS
+        return not self.database.url and (theirs or bool(self.database.read_url))
+
+    @property
     def _system(self) -> bool:
         """Whether this is the system's daemon: root runs it, or its configuration is a file in /etc/vkteams."""
         return os.getuid() == 0 or Path(self.source).parent in (SYSTEM_DIRECTORY, SYSTEM_DIRECTORY / READERS)

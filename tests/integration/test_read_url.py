@@ -8,11 +8,24 @@ from typing import Any
 
 import pytest
 
-from tests.harness.talk import Talk
+from tests.harness.talk import ANNA, OPS, Talk
+from vkteams_daemon import options
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import ConfigError, StoreError
 from vkteams_daemon.options import Database
 from vkteams_daemon.search.archive import Archive
+
+READING = (
+    ("database", "gaps"), ("database", "hold"), ("database", "erase"), ("database", "quarantine"),
+    ("database", "cursor"), ("database", "verify"),
+)  # fmt: skip
+WRITING = (
+    ("database", "gaps", "--dismiss", "1"), ("database", "hold", OPS), ("database", "lift", OPS),
+    ("database", "erase", "--user-id", ANNA, "--yes"), ("database", "cleanup", "--older-than", "400d", "--yes"),
+    ("database", "replay"), ("database", "maintenance"), ("database", "migrate"), ("database", "init"),
+    ("database", "roster"), ("database", "cursor", "--set", "3", "--yes"), ("database", "backup", "/nowhere/x"),
+    ("model", "retry"), ("diagnostic", "self"),
+)  # fmt: skip
 
 
 def test_questions_use_the_reading_role_alone(
@@ -23,7 +36,22 @@ def test_questions_use_the_reading_role_alone(
     file = tmp_path / "d.toml"
     file.write_text(f"{file.read_text()}[database]\nread_url = '{talk.url}'\n")
     assert [hit["msg_id"] for hit in ask("search", "text", "reader")["hits"]] == ["1"]
-    assert "only reads (database.read_url)" in ask("database", "replay", "--all", "--yes", code=78)["error"]
+    for words in READING:
+        ask(*words)
+    assert ask("diagnostic", "events")["rows"]
+    health = ask("diagnostic", "health", code=69)
+    assert health["data"]["database"] == "ok"
+    assert health["error"] == "daemon: not running", "token and models are closed to readers: the daemon tells of them"
+    for words in WRITING:
+        assert "this configuration only reads (database.read_url)" in ask(*words, code=78, mode="table"), words
+    assert "vkteamsd does not start with it" in ask("daemon", "start", code=78, mode="table")
+    (theirs := tmp_path / "readers" / "vkteamsd.toml").parent.mkdir()
+    theirs.write_text(file.read_text().partition("[database]")[0].partition("[api]")[0])
+    monkeypatch.setattr(options, "SYSTEM_DIRECTORY", tmp_path)
+    monkeypatch.setenv("VKTEAMS_BOT_CONFIG", str(theirs))
+    for words in WRITING:
+        assert f"this configuration only reads ({theirs})" in ask(*words, code=78, mode="table"), words
+    assert "vkteamsd does not start with it" in ask("config", "check", mode="table").replace("\n", " ")
 
 
 def test_the_reading_url_comes_before_the_writers(talk: Talk) -> None:

@@ -123,6 +123,11 @@ def check_start(config: Config, foreground: bool) -> None:
             "storage.save: false needs --foreground", hint="It prints events, and a daemon has nowhere to print."
         )
     if config.daemon.role != "embed" and not config.api.token:
+        if config.only_reads:
+            raise ConfigError(
+                f"{config.source}: this is the configuration of people who search, and vkteamsd does not start with it",
+                hint="Start it as root, with the daemon's configuration.",
+            )
         raise ConfigError(
             "api.token: it is not set", hint="Set token_file in the [api] section, or VKTEAMS_BOT_API_TOKEN."
         )

@@ -167,7 +167,9 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
     # with its first message: the options, the time zone.
     wrong_setting = isinstance(error, psycopg.OperationalError) and state != "42501" and state[:2] in ("22", "42")
     if state in _REFUSED or needs_password or wrong_setting:
-        return ConfigError(f"the database refuses the connection: {text}", hint="Check database.url.")
+        return ConfigError(
+            f"the database refuses the connection: {text}", hint="Check database.url or database.read_url."
+        )
     if state in _CANNOT_WRITE:
         return CannotWrite(f"the database cannot write: {text}", hint=_CANNOT_WRITE[state])
     if state == "42501":

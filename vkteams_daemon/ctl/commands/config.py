@@ -39,6 +39,22 @@ def register(noun: Noun) -> None:
     )
 
 
+def _check_readers(config: Config) -> Answer:
+    """Check the configuration of people who search. vkteamsd does not start with it, so its rules do not apply."""
+    from vkteams_daemon.store import database_url
+
+    if config.database.read_url:
+        database_url.check(config.database.read_url, "database.read_url")
+    notes = [*configuration.exposed_files(config), "it is of people who search: vkteamsd does not start with it"]
+
+    def render(screen: Screen) -> None:
+        screen.line(f"{config.source}: no mistakes", "green")
+        for note in notes:
+            screen.line(f"note: {note}")
+
+    return Answer({"file": config.source, "valid": True, "notes": notes}, render)
+
+
 def _show(args: argparse.Namespace, config: Config) -> Answer:
     if args.template:
         from vkteams_daemon import config_template
@@ -89,6 +105,8 @@ def _check(args: argparse.Namespace, config: Config) -> Answer:
     flags = {"daemon.pid_file": getattr(args, "pid_file", None)}
     config = start_check.read_as_daemon(getattr(args, "config", None), getattr(args, "instance", ""), flags)
     notes = []
+    if config.only_reads:
+        return _check_readers(config)
     for check in start_check.checks(config, foreground=True, log=True, token=False):
         try:
             check.run()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import argument_types
 from vkteams_daemon.ctl.command_line import Noun
-from vkteams_daemon.ctl.connections import open_archive, open_connection
+from vkteams_daemon.ctl.connections import open_archive, open_connection, refuse_reader
 from vkteams_daemon.ctl.output import Answer, Screen, cell, size
 from vkteams_daemon.daemon.health import DaemonHealth, read_health
 from vkteams_daemon.daemon.status import Spool
@@ -57,13 +57,13 @@ def register(noun: Noun) -> None:
 
 def _health(args: argparse.Namespace, config: Config) -> Answer:
     problems: list[str] = []
-    data: dict[str, Any] = {"api_connection": _api(config, problems)}
-    data["database"], data["vector_store"], data["gaps"] = _database(config, problems)
     health = read_health(config)
+    data: dict[str, Any] = {"api_connection": _api(config, health, problems)}
+    data["database"], data["vector_store"], data["gaps"] = _database(config, problems)
     data["daemon"] = daemon = _daemon(health, problems)
     data["retention"] = _retention(health, problems)
     data["spool"] = _spool(config, health, problems)
-    data["model"] = _model(config, problems)
+    data["model"] = _model(config, health, problems)
     data["disk"] = disk = _disk(config, problems)
     data["nobodys_chats"] = nobodys = _nobodys_chats(config)
     data["problems"] = problems
@@ -83,7 +83,10 @@ def _health(args: argparse.Namespace, config: Config) -> Answer:
     return Answer(data, render, _UNHEALTHY if problems else 0, "; ".join(problems) or None)
 
 
-def _api(config: Config, problems: list[str]) -> str:
+def _api(config: Config, health: DaemonHealth, problems: list[str]) -> str:
+    """`ok`, `failed`, or `off`. People who search have no token: for them it is what the daemon says of the API."""
+    if config.only_reads:
+        return "ok" if health.alive and health.status and health.status.api.state == "ok" else "failed"
     if config.daemon.role == "embed" and not config.api.token:
         return "off"
     try:
@@ -101,7 +104,7 @@ def _database(config: Config, problems: list[str]) -> tuple[str, str, int | None
     from vkteams_daemon.store.gaps import id_span, list_gaps
 
     try:
-        with open_connection(config) as connection:
+        with open_connection(config, reads=True) as connection:
             vectors = vector_store(connection)
             weaknesses = server_check.problems(connection)
             gaps = list_gaps(connection)
@@ -164,8 +167,13 @@ def _retention(health: DaemonHealth, problems: list[str]) -> str:
     return retention.state
 
 
-def _model(config: Config, problems: list[str]) -> str:
-    """`ok`, `off` if no model is chosen, or `failed`."""
+def _model(config: Config, health: DaemonHealth, problems: list[str]) -> str:
+    """`ok`, `off` if no model is chosen, or `failed`. For people who search: what the daemon says of its models."""
+    if config.only_reads:
+        state = health.status.embedding.state if health.alive and health.status else None
+        if state == "failing":
+            problems.append("model: the daemon's embedding workers fail")
+        return state if state in ("ok", "off") else "failed"
     from vkteams_daemon.embedding import catalogue, model_info
 
     try:
@@ -240,6 +248,7 @@ def _self(args: argparse.Namespace, config: Config) -> Answer:
 
 def _bot(config: Config, limit: float = math.inf) -> tuple[BotInfo, str]:
     """The bot of the token, and the URL that was asked; `limit` is the most seconds to wait for the API."""
+    refuse_reader(config)
     if not config.api.token:
         raise ConfigError("api.token: it is not set", hint="Set it, token_file or VKTEAMS_BOT_API_TOKEN.")
     from vkteams_daemon.botapi.client import make_client
@@ -255,7 +264,7 @@ def _events(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.scope import spelled_chats
     from vkteams_daemon.store.admin import stored_events
 
-    with open_connection(config) as connection:
+    with open_connection(config, reads=True) as connection:
         (chat_id,) = spelled_chats(connection, [args.chat_id]) if args.chat_id else (None,)
         rows = stored_events.last_events(connection, limit=args.limit, chat_id=chat_id, event_type=args.type)
 

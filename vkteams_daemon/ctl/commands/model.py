@@ -271,7 +271,7 @@ def _archive(config: Config) -> tuple[list[dict[str, Any]] | None, list[dict[str
     from vkteams_daemon.store import embedding_models, queue
 
     try:
-        with open_connection(config) as connection:
+        with open_connection(config, reads=True) as connection:
             statistics = embedding_models.model_statistics(connection)
             parked = [asdict(text) for text in queue.parked(connection)]
     except VkTeamsError as error:

@@ -152,7 +152,7 @@ def _verify(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store.backup import verification
 
     if not args.file:
-        with open_connection(config, maintenance=True) as connection:
+        with open_connection(config, reads=True, maintenance=True) as connection:
             checks = verification.verify(connection)
         return _verdict(checks, {}, "the archive")
     manifest, checks = _verify_backup(args, config)

@@ -36,7 +36,7 @@ def _cursor(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store import connection_profiles
     from vkteams_daemon.store.admin import cursors
 
-    with open_database(config) as database:
+    with open_database(config, reads=args.set is None and not args.restart) as database:
         with database.connection() as connection:
             if args.set is None and not args.restart:
                 return _answer(cursors.list_cursors(connection))

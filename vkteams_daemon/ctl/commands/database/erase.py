@@ -59,7 +59,7 @@ def _erase(args: argparse.Namespace, config: Config) -> Answer:
     if args.no_ignore and (args.ignore or messages or args.dry_run):
         raise UsageError("--no-ignore erases nothing: it takes --user-id alone")
     if not people and not messages:
-        with open_connection(config) as connection:
+        with open_connection(config, reads=True) as connection:
             rows = erasure_rules.list_people(connection)
         return Answer({"rows": rows}, lambda screen: _list(screen, rows), ids=[row.user_id for row in rows])
     with open_connection(config) as connection:

@@ -30,7 +30,7 @@ def register(noun: Noun) -> None:
 def _gaps(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store import gaps
 
-    with open_connection(config) as connection:
+    with open_connection(config, reads=args.dismiss is None) as connection:
         if args.dismiss is not None:
             gaps.dismiss(connection, args.dismiss, login_name())
         rows = gaps.list_gaps(connection, dismissed=args.all)

@@ -29,7 +29,7 @@ def _hold(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.scope import existing
     from vkteams_daemon.store import erasure_rules
 
-    with open_connection(config) as connection:
+    with open_connection(config, reads=not args.chat) as connection:
         for chat_id in existing(connection, args.chat, threads=False) or ():
             erasure_rules.hold(connection, chat_id, login_name())
         rows = erasure_rules.list_holds(connection, lifted=args.all)

@@ -35,7 +35,7 @@ def register(noun: Noun) -> None:
 def _quarantine(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store.admin import stored_events
 
-    with open_connection(config) as connection:
+    with open_connection(config, reads=True) as connection:
         rows = stored_events.quarantined_events(connection, limit=args.limit)
         total = stored_events.count_quarantined(connection)
 

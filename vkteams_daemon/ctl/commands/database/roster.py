@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vkteams_daemon.config import Config
 from vkteams_daemon.ctl import filters
 from vkteams_daemon.ctl.command_line import Noun
-from vkteams_daemon.ctl.connections import open_database
+from vkteams_daemon.ctl.connections import open_database, refuse_reader
 from vkteams_daemon.ctl.output import Answer, Screen
 from vkteams_daemon.ctl.progress import Bar
 from vkteams_daemon.errors import ApiError, ConfigError
@@ -73,6 +73,7 @@ def _roster(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.search.scope import existing
     from vkteams_daemon.store import rosters
 
+    refuse_reader(config)
     if not config.api.roster:
         raise ConfigError("api.roster is false: this archive keeps no rosters", hint="Set it to true.")
     if not config.api.token:
