@@ -59,9 +59,9 @@ class Daemon:
         assert status, "the daemon has written its status"
         return status
 
-    def wait(self, condition: Callable[[Status], bool]) -> Status:
-        """Wait until the status fulfils the condition."""
-        deadline = time.monotonic() + _MAX_WAIT
+    def wait(self, condition: Callable[[Status], bool], patience: float = _MAX_WAIT) -> Status:
+        """Wait until the status fulfils the condition, for at most `patience` seconds."""
+        deadline = time.monotonic() + patience
         while not condition(status := self.status()):
             if time.monotonic() > deadline:
                 raise SystemExit(f"the daemon has not reached the state that was waited for: {status}")
@@ -99,9 +99,9 @@ def converse(daemon: Daemon, simulator: Simulator, texts: list[str]) -> Status:
     return embedded(daemon, before + len(texts))
 
 
-def embedded(daemon: Daemon, saved: int) -> Status:
+def embedded(daemon: Daemon, saved: int, patience: float = _MAX_WAIT) -> Status:
     """The status once so many events are stored and nothing waits for a vector."""
-    return daemon.wait(lambda s: s.events.saved >= saved and s.embedding.embedded >= s.events.saved)
+    return daemon.wait(lambda s: s.events.saved >= saved and s.embedding.embedded >= s.events.saved, patience)
 
 
 def cpu_seconds(pid: int) -> float:

@@ -115,6 +115,17 @@ def test_a_text_that_waits_for_its_next_attempt_puts_the_switch_off_and_a_parked
     assert vectors(chat) == {NAME: 0, "wider": 1}
 
 
+def test_messages_that_keep_coming_do_not_put_the_switch_off(chat: Chat, old: Model, new: Model) -> None:
+    chat.say(*TEXTS)
+    chat.embed(old)
+    worker = chat.worker(new)
+    assert worker.maintain(idle=False) and worker.round() == 3
+    chat.say("said in the moment of the switch", first=4)
+    worker.maintain(idle=False)
+    assert states(chat) == {NAME: "retired", "wider": "active"}
+    assert chat.queued() == {"m4": 0}, "it waits as it does for any active model"
+
+
 def test_a_change_begun_by_a_worker_that_died_is_completed_by_the_next(chat: Chat, old: Model, new: Model) -> None:
     chat.say(*TEXTS)
     chat.embed(old)

@@ -40,6 +40,10 @@ _ENQUEUE = (
     " SELECT k.chat_id, k.msg_id, %s, 'message', k.sent_at, clock_timestamp()"
     " FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS k (chat_id, msg_id, sent_at) ON CONFLICT DO NOTHING"
 )
+_CAUGHT_UP = (
+    "NOT EXISTS (SELECT FROM embedding_queue q WHERE q.model_id = %(model)s AND q.not_before > '-infinity'"
+    " AND q.not_before < 'infinity')"
+)
 _MODELS_LOCK = "pg_catalog.hashtextextended('vkteams models ' || current_schema()::text, 0::bigint)"
 # A lock of its own: the registration of a model must not wait for the build of an index. Nor must the build wait for
 # the snapshot of a transaction that waits for the lock.
@@ -287,15 +291,24 @@ def _build_index(connection: Connection, name: str, statement: str) -> None:
     connection.execute(statement.encode())
 
 
+def has_caught_up(connection: Connection, model_id: int) -> bool:
+    """Whether nothing waits that was queued for the model itself, or waits for another attempt.
+
+    What the writer has queued (`not_before` is -infinity) waits for every model: in a busy archive something always
+    does.
+    """
+    row = connection.execute(f"SELECT {_CAUGHT_UP}".encode(), {"model": model_id}).fetchone()
+    return bool(row and row[0])
+
+
 def activate_if_complete(connection: Connection, model: StoredModel) -> bool:
-    """Make a building model active if no queue row waits for it; returns whether it did."""
+    """Make a building model active if it has caught up with the archive; returns whether it did."""
     with translate_errors(), connection.transaction():
         schema.fence(connection)
         connection.execute(f"SELECT pg_catalog.pg_advisory_xact_lock({_MODELS_LOCK})".encode())
         row = connection.execute(
-            "SELECT state = 'building' AND NOT EXISTS (SELECT FROM embedding_queue q WHERE q.model_id = m.model_id"
-            " AND q.not_before < 'infinity') FROM embedding_models m WHERE model_id = %s",
-            (model.model_id,),
+            f"SELECT state = 'building' AND {_CAUGHT_UP} FROM embedding_models WHERE model_id = %(model)s".encode(),
+            {"model": model.model_id},
         ).fetchone()
         if not row or not row[0]:
             return False

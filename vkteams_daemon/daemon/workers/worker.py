@@ -183,25 +183,28 @@ class Worker:
         self._round_tokens = min(ROUND_TOKENS_MAX, max(ROUND_TOKENS_MIN, int(tokens)))
 
     def maintain(self, *, idle: bool) -> bool:
-        """Do the leader's work: count the queue; if idle, build the index and complete a change of models.
+        """Do the leader's work: count the queue, build the index and complete a change of models.
 
-        The first idle call also enqueues messages that have neither a vector nor a place in the queue.
+        The first call enqueues messages that have neither a vector nor a place in the queue. In a busy archive a worker
+        may never be idle, so at each count it also looks whether its model has caught up.
 
         Returns:
             Whether there is work again.
         """
         _, stored = self._ready()
         with self._connect() as connection:
-            if idle and not self._missing_enqueued:
+            if not self._missing_enqueued:
                 count = embedding_models.enqueue_missing(connection, stored.model_id)
                 self._missing_enqueued = True
                 if count:
                     return True
-            if idle:
+            counting = idle or time.monotonic() - self._counted_at > COUNT_INTERVAL
+            complete = self._indexed and self._settled and stored.state == "active"
+            if idle or (counting and not complete and embedding_models.has_caught_up(connection, stored.model_id)):
                 self._pulse.idle()  # an index build has no limit
                 self._complete_model(connection, stored)
                 self._pulse.busy(LOAD_LIMIT)
-            if idle or time.monotonic() - self._counted_at > COUNT_INTERVAL:
+            if counting:
                 self.stats.queued = queue.length(connection, stored.model_id)
                 self._counted_at = time.monotonic()
             if idle and self.stats.queued:
