@@ -315,6 +315,19 @@ def test_common_words_count_for_little_before_the_words_are_counted(archive: Arc
     assert ids(archive, "кабель сервер принтер", "hybrid")[0] == "both"
 
 
+def test_word_that_only_asks_is_looked_for_alone_or_in_quotes(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "вот почему сегодня тихо")
+    talk.say("2", "Релиз выкатили в обед")
+
+    def by_words(query: str) -> list[str]:
+        hits = archive.search(query).hits
+        return [hit.msg_id for hit in hits if any(leg.name == "text" for leg in hit.legs)]
+
+    assert by_words("Почему релиз?") == ["2"]
+    assert by_words("Сколько почему?") == by_words('"почему"') == ["1"]
+    assert archive.search("сколько релиз").showing is None, "nor is it corrected"
+
+
 def test_answer_is_relaxed_if_no_message_holds_all_words(archive: Archive, talk: Talk) -> None:
     talk.say("1", "принтер сломался")
     talk.say("2", "принтер куплен", at=1)

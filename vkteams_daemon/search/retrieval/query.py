@@ -21,6 +21,13 @@ MAX_TERMS = 64
 
 _TERM = re.compile(r'(-?)"([^"]*)"?|(\S+)')
 _LONG_OPTION, _LONE_FLAG = re.compile(r"--[A-Za-z]\S*"), re.compile(r"-[^\W\d_]")
+# What a question begins with. The server's list of stop words has the others: кто, когда, где, who, why.
+_ASKING = (
+    "почему отчего откуда сколько скольких скольким насколько чей чья чье чьи чьего чьей чьих кого кому кем ком чему"
+    " какие каких каким какими какого какому каком какую который которая которое которые которого которой которых"
+    " которому которым которую котором которыми whose"
+)
+_QUESTION_WORDS = frozenset(_ASKING.split())
 _GLUE = "\ue000"  # stands for the spaces within a number, so that it is one term
 _DIGIT = re.compile(r"\d")
 _LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)+)'")
@@ -99,6 +106,18 @@ class Query:
     def plain_text(self) -> str:
         """The query as a sentence would say it: without syntax, and without the terms that it excludes."""
         return " ".join(term.word for terms in self.alternatives for term in terms if not term.excluded)
+
+    def without_question_words(self) -> Query:
+        """The query without the words that only ask (почему, сколько), unless it has no others: answers lack them."""
+
+        def asks(term: Term) -> bool:
+            return not (term.phrase or term.excluded) and letters.fold(term.typed).strip("?").lower() in _QUESTION_WORDS
+
+        if all(asks(term) for term in self.terms):
+            return self
+        return Query(
+            tuple(tuple(replace(t, tsquery="") if asks(t) else t for t in terms) for terms in self.alternatives)
+        )
 
     def with_terms(self, terms: dict[str, Term]) -> Query:
         """The query with these terms in the place of the words that were typed so; phrases and exclusions stay."""

@@ -100,7 +100,7 @@ def _hybrid(
     vocabulary: ReadVocabulary,
     now: datetime,
 ) -> Ranking:
-    typed = read(connection, question.query)
+    typed = read(connection, question.query).without_question_words()
     query = embedded = typed
     terms = bm25.weighted_terms(connection, typed, scope)
     known = {term.tsquery for term in terms if term.messages}
