@@ -106,3 +106,10 @@ def test_guesses_are_left_out_beside_a_sure_hit_alone() -> None:
     assert without_guesses(sure).keys() == {("c", "t0"), ("c", "t1"), ("c", "w")}
     unsure = relevance(_text(0.9), _nearest(0.1), {})
     assert without_guesses(unsure) == unsure
+
+
+def test_a_wish_counts_more_than_a_small_lead_by_meaning_and_two_less_than_every_word() -> None:
+    lead = {"t0": 0.15}
+    assert _best(_text(0.4, 0.4), _nearest(others=lead)) == "t0"
+    assert _best(_text(0.4, 0.4), _nearest(others=lead), {("c", "t1"): 1}) == "t1"
+    assert _best(_text(1.0, 0.4), _nearest(), {("c", "t1"): 2}) == "t0"
