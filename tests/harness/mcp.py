@@ -194,6 +194,20 @@ def refused(office: Office, tool: str, **arguments: Any) -> str:
     return str(answer.content[0].text)  # type: ignore[union-attr]
 
 
+def over_http(url: str, what: Callable[[Client], Awaitable[T]], *, token: str = "", **settings: Any) -> T:
+    """The result of `what` with a client of the server at an address."""
+
+    async def run() -> T:
+        headers = {"Authorization": f"Bearer {token}"} if token else None
+        async with (
+            create_mcp_http_client(headers) as http,
+            Client(streamable_http_client(url, http_client=http), **settings) as client,
+        ):
+            return await what(client)
+
+    return asyncio.run(run())
+
+
 class HttpServer:
     """`vkteamsctl mcp serve --http` as a process of its own."""
 
@@ -210,15 +224,7 @@ class HttpServer:
     def with_client(self, what: Callable[[Client], Awaitable[T]], *, token: str = "", **settings: Any) -> T:
         """The result of `what` with a client of its own."""
 
-        async def run() -> T:
-            headers = {"Authorization": f"Bearer {token}"} if token else None
-            async with (
-                create_mcp_http_client(headers) as http,
-                Client(streamable_http_client(self.url, http_client=http), **settings) as client,
-            ):
-                return await what(client)
-
-        return asyncio.run(run())
+        return over_http(self.url, what, token=token, **settings)
 
     def call(self, tool: str, *, token: str = "", mode: Any = "auto", **arguments: Any) -> CallToolResult:
         """One call by a client of its own."""

@@ -27,11 +27,13 @@ from vkteams_daemon.options import Config, Daemon, Mcp, Oidc
 from vkteams_daemon.serving import issuer as issuer_module
 from vkteams_daemon.serving.audit import Audit
 from vkteams_daemon.serving.issuer import Issuer
+from vkteams_daemon.serving.questions import Questions
 from vkteams_daemon.serving.refusals import Refusals
 from vkteams_daemon.system.redaction import Secrets
 
 ISSUER = "https://sso.corp.example"
 URL = "https://archive.corp.example/mcp"
+QUESTIONS: Any = Questions(lambda: pytest.fail("nothing is asked"), 1)
 KEY, NEW_KEY = (ECKey.generate_key("P-256", {"kid": name}) for name in ("one", "two"))
 
 
@@ -68,7 +70,7 @@ def test_the_page_and_mcp_are_one_server(tmp_path: Path) -> None:
 
     config = Config(mcp=Mcp(url=URL), oidc=Oidc(issuer=ISSUER), daemon=Daemon(state_dir=str(tmp_path)))
     ended: list[bool] = []
-    part = serve.beside(config, "127.0.0.1", URL, Audit(Secrets(), "http"), lambda: ended.append(True))
+    part = serve.beside(config, "127.0.0.1", URL, Audit(Secrets(), "http"), lambda: ended.append(True), QUESTIONS)
     with TestClient(part.over(page), base_url="https://archive.corp.example") as client:
         assert client.get("/").text == client.get("/mcpx").text == "the page"
         assert client.get("/.well-known/oauth-protected-resource/mcp").json()["resource"] == URL
@@ -78,7 +80,7 @@ def test_the_page_and_mcp_are_one_server(tmp_path: Path) -> None:
     for close in part.close:
         close()
     with pytest.raises(ConfigError, match="needs to know its clients"):
-        serve.beside(Config(), "127.0.0.1", URL, Audit(Secrets(), "http"), lambda: None)
+        serve.beside(Config(), "127.0.0.1", URL, Audit(Secrets(), "http"), lambda: None, QUESTIONS)
 
 
 @pytest.mark.parametrize(

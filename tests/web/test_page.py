@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.harness.mcp import Office, asked
+from tests.harness.mcp import Office, asked, over_http
 from tests.harness.web import ADMIN, HOSTILE_CHAT, PETR, STRANGER, Answer, Page
 from vkteams_daemon.daemon import status as status_file
 
@@ -506,13 +506,21 @@ def test_a_message_can_be_cited_where_the_page_has_an_address(office: Office) ->
     assert asked(office, "get_message", msg_id=found["msg_id"], chat_id=found["chat_id"])["url"] == found["url"]
 
 
-def test_the_program_ends_when_it_is_told_to(office: Office, tmp_path: Path) -> None:
-    office.configure(web={"open_on_loopback": True})
+def test_page_and_agents_share_a_pool_and_the_program_ends_when_it_is_told_to(office: Office, tmp_path: Path) -> None:
+    tokens = office.directory / "tokens.toml"
+    token = "claude-" + "c" * 40
+    tokens.write_text(f'[tokens.claude]\ntoken = "{token}"\n')
+    tokens.chmod(0o600)
+    office.configure(web={"open_on_loopback": True}, mcp={"tokens_file": str(tokens)})
     (office.directory / "state").mkdir()
-    own = Page(office)
+    own = Page(office, "127.0.0.1:0", "--mcp")
     answer = own.get("/?q=backup", None)
     assert answer.status == 200 and _hits(answer)
     assert own.get("/?q=backup", PETR).status == 401, "a proxy has passed it on"
+    agent = over_http(f"{own.url}mcp", lambda client: client.call_tool("list_chats", {}), token=token)
+    assert not agent.is_error
+    sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = %s"
+    assert office.rows(sessions, "vkteams-search") == [(1,)], "page and MCP have one pool"
     address = re.search(r'data-live="([^"]+)"', _open(own, own.get("/today", None).headers["Location"], None).text)
     assert address
     stream = http.client.HTTPConnection("127.0.0.1", own.port, timeout=60)

@@ -21,6 +21,10 @@ State = Literal["starting", "listening", "standby", "embedding", "degraded", "st
 ApiState = Literal["ok", "backoff", "unauthorized"]
 EmbeddingState = Literal["ok", "off", "failing"]
 RetentionState = Literal["ok", "refused", "failing"]
+# The sentences of `read_backlog`; `{name}` stands for a value.
+SPOOLED_ONE = "1 event waits in the daemon's spool{since} and cannot be found yet"
+SPOOLED = "{number} events wait in the daemon's spool{since} and cannot be found yet"
+DATABASE_DOWN = "the daemon cannot reach its database, so the newest messages may be missing"
 Step = Literal["poll", "event_to_row", "row_to_vector"]  # a step whose duration is counted
 
 
@@ -76,9 +80,8 @@ class Spool(msgspec.Struct, kw_only=True):
         """One sentence on what the archive does not have yet; None if nothing waits."""
         if not self.events:
             return None
-        wait = "1 event waits" if self.events == 1 else f"{self.events} events wait"
         since = f" since {self.since:%Y-%m-%d %H:%M} UTC" if self.since else ""
-        return f"{wait} in the daemon's spool{since} and cannot be found yet"
+        return SPOOLED_ONE.format(since=since) if self.events == 1 else SPOOLED.format(number=self.events, since=since)
 
 
 class EmbeddingModel(msgspec.Struct, kw_only=True):
@@ -213,7 +216,7 @@ def read_backlog(path: Path, *, restricted: bool = False) -> str | None:
     if not restricted:
         return status.spool.backlog
     down = status.database.state == "down"
-    return "the daemon cannot reach its database, so the newest messages may be missing" if down else None
+    return DATABASE_DOWN if down else None
 
 
 def read(path: Path) -> Status | None:

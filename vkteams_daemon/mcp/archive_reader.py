@@ -1,25 +1,18 @@
-"""Reads the archive for the clients of the MCP server, and knows who is asking and what that client may see.
-
-Each question runs in a thread, so that the server answers other clients meanwhile. If the client cancels the call, the
-server abandons the thread; `[search] timeout` ends the statement that still runs in the database.
-"""
+"""Reads the archive for the clients of the MCP server, and knows who is asking and what that client may see."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
-import anyio
-import anyio.to_thread
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.mcpserver.exceptions import ToolError
 
 from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import NotFound
-from vkteams_daemon.serving.retry import retry
+from vkteams_daemon.serving.questions import Questions
 
 if TYPE_CHECKING:
     from vkteams_daemon.search.archive import Archive
@@ -34,18 +27,18 @@ class Reader:
     Args:
         config: the whole configuration.
         local: the access of clients that need no token: over stdio, or on loopback without a tokens file.
+        questions: asks the archive, if another server of this process has it open; that one closes it.
 
     Attributes:
         observe: called with the mode of each search and the seconds it took.
     """
 
-    def __init__(self, config: Config, local: Access) -> None:
+    def __init__(self, config: Config, local: Access, questions: Questions[Archive] | None = None) -> None:
         self.config = config
         self._local = local
         self.observe: Callable[[str, float], None] = lambda mode, seconds: None
-        self._archive: Archive | None = None
-        self._opening = threading.Lock()
-        self._threads = anyio.CapacityLimiter(config.database.pool_size)
+        self._owns_archive = questions is None
+        self._questions = questions or Questions(self._open_archive, config.database.pool_size)
 
     @property
     def access(self) -> Access:
@@ -64,12 +57,7 @@ class Reader:
         Raises:
             VkTeamsError: the archive refuses the question, or cannot answer it.
         """
-        access = self.access
-        return await anyio.to_thread.run_sync(
-            lambda: retry(lambda: question(self._open_archive().seen_by(access)), self.config.database.pool_size),
-            abandon_on_cancel=True,
-            limiter=self._threads,
-        )
+        return await self._questions.ask(self.access, question)
 
     async def visible_chats(self, chat_id: str | None, *, threads: bool = False) -> list[str] | None:
         """The chats that a question may look at; None is every chat.
@@ -150,18 +138,15 @@ class Reader:
         Raises:
             VkTeamsError: it does not answer.
         """
-        self._open_archive().existing(None)
+        self._questions.archive.existing(None)
 
     def close(self) -> None:
         """Close the archive; this releases the bundled database."""
-        if self._archive is not None:
-            self._archive.close()
+        if self._owns_archive:
+            self._questions.close()
 
     def _open_archive(self) -> Archive:
-        with self._opening:
-            if self._archive is None:
-                # The first question imports it: the handshake does not wait for the database driver and the model.
-                from vkteams_daemon.search.archive import Archive
+        # The first question imports it: the handshake does not wait for the database driver and the model.
+        from vkteams_daemon.search.archive import Archive
 
-                self._archive = Archive(self.config)
-            return self._archive
+        return Archive(self.config)

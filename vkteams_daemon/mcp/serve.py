@@ -18,11 +18,13 @@ from vkteams_daemon.serving import serving_log
 from vkteams_daemon.serving.audit import Audit
 from vkteams_daemon.serving.audit_files import open_audit
 from vkteams_daemon.serving.beside import Beside
+from vkteams_daemon.serving.questions import Questions
 from vkteams_daemon.serving.refusals import Refusals
 
 if TYPE_CHECKING:
     from vkteams_daemon.mcp.issuer_tokens import IssuerTokens
     from vkteams_daemon.mcp.metrics import McpEndpoint
+    from vkteams_daemon.search.archive import Archive
 
 METADATA = "/.well-known/oauth-protected-resource"
 _OPEN = (
@@ -58,7 +60,9 @@ def over_http(config: Config, host: str, port: int) -> None:
     http.serve(server, reader, host, listening, config, _endpoint(config, reader))
 
 
-def beside(config: Config, host: str, url: str, audit: Audit, end: Callable[[], None]) -> Beside:
+def beside(
+    config: Config, host: str, url: str, audit: Audit, end: Callable[[], None], questions: Questions[Archive]
+) -> Beside:
     """The server over HTTP as a part of another server, such as that of the page.
 
     Args:
@@ -67,6 +71,7 @@ def beside(config: Config, host: str, url: str, audit: Audit, end: Callable[[], 
         url: its address.
         audit: writes a line for every call.
         end: ends the other server.
+        questions: asks the archive, which the other server closes.
 
     Raises:
         ConfigError, PermissionRefused: clients would need no token, or an option or a file of it is wrong. A proxy in
@@ -80,11 +85,11 @@ def beside(config: Config, host: str, url: str, audit: Audit, end: Callable[[], 
             "beside the page, the MCP server needs to know its clients",
             hint="Set mcp.tokens_file, or mcp.url and oidc.issuer (docs/mcp.md).",
         )
-    reader, server = clients.server(audit, f"{url}{http.PATH}")
+    reader, server = clients.server(audit, f"{url}{http.PATH}", questions)
     refusals = Refusals(audit)
     app = http.make_app(server, host, config, refusals)
     http.end_with_sessions(app, end, _endpoint(config, reader))
-    return Beside(app, (http.PATH, METADATA), (refusals.flush, reader.close))
+    return Beside(app, (http.PATH, METADATA), (refusals.flush,))
 
 
 class _Clients:
@@ -97,9 +102,9 @@ class _Clients:
         self._issuer = (config.oidc.issuer, config.mcp.url) if by_issuer else None
         self.verifier = by_issuer or file
 
-    def server(self, audit: Audit, url: str) -> tuple[Reader, Server]:
+    def server(self, audit: Audit, url: str, questions: Questions[Archive] | None = None) -> tuple[Reader, Server]:
         """The server at this address, and its reader of the archive."""
-        reader = Reader(self._config, Access("anybody on this machine"))
+        reader = Reader(self._config, Access("anybody on this machine"), questions)
         return reader, Server(reader, audit, self.verifier, url, issuer=self._issuer)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from vkteams_daemon import times
+from vkteams_daemon.search import notes
 from vkteams_daemon.search.results import Coverage
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
@@ -79,8 +80,11 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
 
 
 def _unread(quarantined: int) -> list[str]:
-    verb = "event is" if quarantined == 1 else "events are"
-    return [f"{quarantined} {verb} stored but could not be read"] if quarantined else []
+    return _counted(notes.UNREAD_ONE, notes.UNREAD, quarantined)
+
+
+def _counted(one: str, many: str, number: int) -> list[str]:
+    return [one if number == 1 else many.format(number=number)] if number else []
 
 
 def _not_searched(connection: Connection, scope: Scope) -> list[str]:
@@ -94,15 +98,9 @@ def _not_searched(connection: Connection, scope: Scope) -> list[str]:
         prepare=False,
     ).fetchone()
     old, cut = row or (0, 0)
-    sentences = []
-    if old:
-        sentences.append(
-            f"{old} older message{' gets' if old == 1 else 's get'} new index terms after an upgrade; until then some"
-            f" words miss {'it' if old == 1 else 'them'}"
-        )
-    if cut:
-        sentences.append(f"{cut} message{' is' if cut == 1 else 's are'} too long to be searched to the end by words")
-    return sentences
+    return [
+        *_counted(notes.OLD_TERMS_ONE, notes.OLD_TERMS, old), *_counted(notes.TOO_LONG_ONE, notes.TOO_LONG, cut)
+    ]  # fmt: skip
 
 
 def _missing(connection: Connection, scope: Scope) -> list[str]:
@@ -121,11 +119,13 @@ def _missing(connection: Connection, scope: Scope) -> list[str]:
         {"chats": chats, "since": scope.since, "until": scope.until, **scope.period_parameters},
         prepare=False,
     ).fetchall()
-    return [f"messages {_span(start, end)} may be missing: {reason}" for reason, start, end in rows]
+    return [_gap(*row) for row in rows]
 
 
-def _span(start: datetime | None, end: datetime | None) -> str:
-    moments = [times.shown(moment, seconds=True) for moment in (start, end) if moment]
-    if start and end:
-        return f"between {moments[0]} and {moments[1]}"
-    return f"{'after' if start else 'before'} {moments[0]}" if moments else "of an unknown time"
+def _gap(reason: str, start: datetime | None, end: datetime | None) -> str:
+    first, last = (times.shown(moment, seconds=True) if moment else None for moment in (start, end))
+    if first and last:
+        return notes.MISSING_BETWEEN.format(start=first, end=last, reason=reason)
+    if first or last:
+        return (notes.MISSING_AFTER if first else notes.MISSING_BEFORE).format(moment=first or last, reason=reason)
+    return notes.MISSING.format(reason=reason)

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from vkteams_daemon.access import Access
+from vkteams_daemon.search import notes
 from vkteams_daemon.search.scope import Period, Scope, spelled_chats, with_threads
 from vkteams_daemon.store.connections import Connection
 
@@ -50,9 +51,10 @@ _PRIVATE = "SELECT chat_id FROM chats WHERE chat_id = %(user)s AND type = 'priva
 _THREADS = "SELECT chat_id, parent_chat_id FROM chats WHERE parent_chat_id = ANY(%(chats)s) ORDER BY 1"
 _NOBODYS = (
     "SELECT c.chat_id, CASE WHEN r.chat_id IS NULL OR r.read_at IS NULL"
-    "  AND r.refused IS NULL THEN 'its roster was never read' WHEN r.refused IS NOT NULL THEN 'its roster is refused: '"
-    "  || r.refused WHEN r.read_at < now() - %(max_age)s::interval THEN 'its roster is too old'"
-    f"  ELSE 'a bot has left it' END, {_TRUSTED} IS TRUE"
+    "  AND r.refused IS NULL THEN %(never)s::text WHEN r.refused IS NOT NULL"
+    "  THEN pg_catalog.replace(%(refused)s::text, '{reason}', r.refused)"
+    "  WHEN r.read_at < now() - %(max_age)s::interval THEN %(old)s::text"
+    f"  ELSE %(bot_left)s::text END, {_TRUSTED} IS TRUE"
     " FROM chats c LEFT JOIN rosters r ON r.chat_id = c.chat_id"
     " WHERE c.type IS DISTINCT FROM 'private' AND c.parent_chat_id IS NULL ORDER BY 1"
 )
@@ -153,11 +155,14 @@ def _known_threads(connection: Connection, chat_ids: Collection[str]) -> tuple[s
 
 def nobodys_chats(connection: Connection, roster_max_age: timedelta) -> list[NobodysChat]:
     """The chats with messages that no person may see, and why; private chats are no such chats."""
-    rows = _rows(connection, _NOBODYS, max_age=roster_max_age)
+    rows = _rows(
+        connection, _NOBODYS, max_age=roster_max_age, never=notes.NEVER_READ, refused=notes.REFUSED, old=notes.TOO_OLD,
+        bot_left=notes.BOT_LEFT,
+    )  # fmt: skip
     # A chat without messages has nothing to show.
     speaking, in_threads = _known_threads(connection, [row[0] for row in rows])
     return [
-        NobodysChat(chat_id, "its parent is unknown" if chat_id in in_threads else reason)
+        NobodysChat(chat_id, notes.NO_PARENT if chat_id in in_threads else reason)
         for chat_id, reason, trusted in rows
         if chat_id in speaking and (chat_id in in_threads or not trusted)
     ]

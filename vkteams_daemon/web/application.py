@@ -12,8 +12,6 @@ from importlib import resources
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
-import anyio
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -27,7 +25,7 @@ from vkteams_daemon.errors import NotFound, UsageError, VkTeamsError
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.serving.audit import Audit, Call
 from vkteams_daemon.serving.listening import bracketed
-from vkteams_daemon.serving.retry import retry
+from vkteams_daemon.serving.questions import Questions
 from vkteams_daemon.web import activity_page, chat_page, health_page, search_page, today_page
 from vkteams_daemon.web.activity_page import ActivityForm, ActivityPages
 from vkteams_daemon.web.charts import Charts, Picture
@@ -74,6 +72,9 @@ class Application:
         host: the name on which the page listens.
         sign_in: signs people in by OpenID Connect, if that is configured.
         live: tells open pages that there is something new; the caller closes it.
+
+    Attributes:
+        questions: asks the archive, also for what is served beside the page.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Application:
         self._names = Names()
         self._activity_pages = ActivityPages()
         self._live = live or Live(archive)
-        self._threads = anyio.CapacityLimiter(config.database.pool_size)
+        self.questions = Questions(lambda: archive, config.database.pool_size)
         own = urlsplit(config.web.url).netloc
         names = [*_LOOPBACK, bracketed(host), *([own] if own else [])]
         routes = [
@@ -182,13 +183,11 @@ class Application:
     async def _ask(self, question: Callable[[Archive], T], visitor: Visitor, language: Language) -> T:
         """The answer to a question, which runs in a thread of its own and sees what the visitor may see."""
 
-        def ask() -> T:
+        def ask(archive: Archive) -> T:
             with times.in_zone(language.zone):
-                return question(self._archive.seen_by(visitor.access))
+                return question(archive)
 
-        return await anyio.to_thread.run_sync(
-            lambda: retry(ask, self._config.database.pool_size), abandon_on_cancel=True, limiter=self._threads
-        )
+        return await self.questions.ask(visitor.access, ask)
 
     def _search(
         self, request: Request, archive: Archive, language: Language, visitor: Visitor
@@ -287,7 +286,9 @@ class Application:
         if not visitor.administrator:
             raise NotFound("the health is for administrators")
         page = health_page.read(self._archive, self._config)
-        return "health.html", {"page": page, "states": health_page.state_names(language)}
+        return "health.html", {
+            "page": page, "states": health_page.state_names(language), "note": lambda text: note_in(language, text),
+        }  # fmt: skip
 
     def _lag(self, request: Request, archive: Archive, language: Language, visitor: Visitor) -> Picture:
         if not visitor.administrator:

@@ -1,46 +1,79 @@
-"""The notes of the archive in the reader's language. What has no translation here is shown as it is."""
+"""The notes of the archive in the reader's language, sentence by sentence. The page has its own words for each."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 
+from vkteams_daemon.daemon import status
+from vkteams_daemon.search import notes
+from vkteams_daemon.store import gaps
 from vkteams_daemon.web.language import Language
+
+_REASONS = ("reason",)  # values that are notes themselves
 
 
 def note_in(language: Language, note: str) -> str:
-    """A note of the archive in the reader's language."""
-    for pattern, say in _patterns(language.gettext):
-        if match := re.fullmatch(pattern, note, re.DOTALL):
-            return say % match.groupdict() if match.groupdict() else say
-    return note
+    """A note of the archive in the reader's language; a sentence that has no translation as it is."""
+    sentences = _sentences(language.gettext)
+    said = []
+    rest = note
+    while rest:
+        for template, say in sentences.items():
+            if match := _pattern(template).match(rest):
+                values = {name: value.strip() for name, value in match.groupdict().items()}
+                values |= {name: note_in(language, values[name]) for name in _REASONS if name in values}
+                said.append(say % values if values else say)
+                rest = rest[match.end() :].lstrip()
+                break
+        else:
+            return " ".join([*said, rest])
+    return " ".join(said)
 
 
-def _patterns(gettext: Callable[[str], str]) -> list[tuple[str, str]]:
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    """Finds a sentence of this template at the beginning of a text, and ends where the next sentence may begin."""
+    pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>.*?)", re.escape(template))
+    return re.compile(rf"{pattern}(?=\s|$)" if template.endswith(".") else rf"{pattern}$", re.DOTALL)
+
+
+def _sentences(gettext: Callable[[str], str]) -> dict[str, str]:
     _ = gettext
-    return [
-        (r"(?P<n>\d+) events? (?:is|are) stored but could not be read",
-         _("Events that are stored but could not be read: %(n)s.")),
-        (r"the API started its ids over (?:once|\d+ times): check for gaps",
-         _("The messenger's server started its ids over; messages may be missing.")),
-        (r"messages between (?P<start>.+?) and (?P<end>.+?) may be missing: .*",
-         _("Messages between %(start)s and %(end)s may be missing.")),
-        (r"messages (?:after|before) (?P<moment>.+?) may be missing: .*",
-         _("Messages around %(moment)s may be missing.")),
-        (r"(?P<n>\d+) events? waits? in the daemon's spool.*",
-         _("Events that wait for the database and cannot be found yet: %(n)s.")),
-        (r"the daemon cannot reach its database, so the newest messages may be missing",
-         _("The archive cannot reach its database; the newest messages may be missing.")),
-        (r"messages of an unknown time may be missing: .*", _("Messages of an unknown time may be missing.")),
-        (r"(?P<n>\d+) older messages? gets? new index terms.*",
-         _("Older messages that some words miss until they are indexed anew: %(n)s.")),
-        (r"(?P<n>\d+) messages? (?:is|are) too long to be searched to the end by words",
-         _("Messages that are too long to be searched to the end: %(n)s.")),
-        (r"These were found by their words alone.*",
-         _("These were found by their words alone: their meanings are not ready yet.")),
-        (r"This query has no word that can be looked for.*", _("This has no word that can be looked for.")),
-        (r"No word of this query was found: all this comes from its meaning alone.*",
-         _("No message has these words: these mean something like it.")),
-        (r"Messages with (?P<words>.+) were left out\. To look for (?P<typed>.+) itself, put it in quotes\.",
-         _("Messages with %(words)s were left out. To look for %(typed)s itself, put it in quotes.")),
-    ]  # fmt: skip
+    unread = _("Events that are stored but could not be read: %(number)s.")
+    old_terms = _("Older messages that some words miss until they are indexed anew: %(number)s.")
+    too_long = _("Messages that are too long to be searched to the end: %(number)s.")
+    spooled = _("Events that wait for the database and cannot be found yet: %(number)s.")
+    one = {"number": "1"}
+    return {
+        notes.WORDS_ALONE: _("These were found by their words alone: their meanings are not ready yet."),
+        notes.NO_WORD: _("This has no word that can be looked for."),
+        notes.NO_WORD_NO_VECTOR: _("This has no word that can be looked for."),
+        notes.NO_WORD_MEANING_ALONE: _("This has no word that can be looked for: these mean something like it."),
+        notes.MEANING_ALONE: _("No message has these words: these mean something like it."),
+        notes.ENGLISH_MODEL: _("The archive's model knows English alone: it guesses what Russian words mean."),
+        notes.UNREADABLE: _("Nothing was found by its meaning: the archive's model does not know these words."),
+        notes.LEFT_OUT: _("Messages with %(words)s were left out. To look for %(typed)s itself, put it in quotes."),
+        notes.UNREAD_ONE: unread % one, notes.UNREAD: unread,
+        notes.OLD_TERMS_ONE: old_terms % one, notes.OLD_TERMS: old_terms,
+        notes.TOO_LONG_ONE: too_long % one, notes.TOO_LONG: too_long,
+        notes.MISSING_BETWEEN: _("Messages between %(start)s and %(end)s may be missing: %(reason)s."),
+        notes.MISSING_AFTER: _("Messages after %(moment)s may be missing: %(reason)s."),
+        notes.MISSING_BEFORE: _("Messages before %(moment)s may be missing: %(reason)s."),
+        notes.MISSING: _("Messages of an unknown time may be missing: %(reason)s."),
+        notes.NEVER_READ: _("its roster was never read"),
+        notes.REFUSED: _("its roster is refused: %(reason)s"),
+        notes.TOO_OLD: _("its roster is too old"),
+        notes.BOT_LEFT: _("a bot has left it"),
+        notes.NO_PARENT: _("its parent is unknown"),
+        gaps.WENT_BACK: _("the database went back to an earlier state"),
+        gaps.RESTORED: _("the archive was restored from a backup"),
+        gaps.NOT_SAVED: _("the events were acknowledged without being stored"),
+        gaps.SPOOL_LOST: _("the events that waited for the database were lost"),
+        gaps.RESTARTED: _("the messenger's server started its ids over"),
+        gaps.OUTAGE: _("the messenger could not be asked for longer than it keeps events"),
+        gaps.POSSIBLE_OUTAGE: _("the messenger could not be asked for more than a day"),
+        status.SPOOLED_ONE: spooled % one, status.SPOOLED: spooled,
+        status.DATABASE_DOWN: _("The archive cannot reach its database; the newest messages may be missing."),
+    }  # fmt: skip

@@ -13,6 +13,7 @@ from vkteams_daemon.serving.audit import Audit
 from vkteams_daemon.serving.audit_files import open_audit
 from vkteams_daemon.serving.beside import Beside
 from vkteams_daemon.serving.listening import LimitedServer, bracketed, listen
+from vkteams_daemon.serving.questions import Questions
 from vkteams_daemon.serving.refusals import Refusals
 from vkteams_daemon.system.user import daemon_user
 from vkteams_daemon.web.application import Application
@@ -29,7 +30,7 @@ _OPEN = (
 )
 
 
-MakeBeside = Callable[[Config, str, str, Audit, Callable[[], None]], Beside]
+MakeBeside = Callable[[Config, str, str, Audit, Callable[[], None], Questions[Archive]], Beside]
 
 
 def serve(config: Config, host: str, port: int, make_beside: MakeBeside | None = None) -> None:
@@ -65,7 +66,7 @@ def serve(config: Config, host: str, port: int, make_beside: MakeBeside | None =
     url = f"http://{bracketed(host)}:{listening.getsockname()[1]}"
     close: list[Callable[[], None]] = [refusals.flush]
     if make_beside:
-        part = make_beside(config, host, url, Audit(secrets, "http", out=out), running.end)
+        part = make_beside(config, host, url, Audit(secrets, "http", out=out), running.end, application.questions)
         running.config.app = part.over(application.asgi)
         close += part.close
         log.info("MCP at %s%s", url, part.paths[0])

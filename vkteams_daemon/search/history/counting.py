@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from vkteams_daemon.search import notes
 from vkteams_daemon.search.history.days import days_between
 from vkteams_daemon.search.history.results import By, Count, Group
 from vkteams_daemon.search.names import chat_titles, names
@@ -30,7 +31,7 @@ def count(connection: Connection, scope: Scope, query: str | None, by: By | None
     if query is not None:
         words = read(connection, query)
         if not words.terms:
-            return Count(0, note="This query has no word that can be looked for.")
+            return Count(0, note=notes.NO_WORD)
         condition, values = f"m.search @@ %(query)s::tsquery AND {condition}", {**values, "query": words.tsquery}
         note = "Counted are the messages with all of these words, in any form, as they were typed."
     total, first, last = _rows(

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.search import notes
 from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.results import Ranked, RetrieverScore
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder
@@ -24,11 +25,6 @@ PER_MODEL = 100
 """How many hits of each model are put together."""
 
 _GUESS = 0.2  # what a model's cosines count beside the words if it has not learnt the query's language
-_ENGLISH_MODEL = (
-    "The model {} was made for English: what it takes for the meaning of Russian words is little more than a guess;"
-    f" {catalogue.RECOMMENDED} reads both."
-)
-_UNREADABLE = "The model {} knows nothing of this query: no message was found by its meaning."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,7 @@ def by_meaning(
         return Nearest()
     vectors = {encoder: vector for encoder in encoders if any(vector := encoder.vector(text))}
     if not vectors:
-        return Nearest(note=_UNREADABLE.format(" and ".join(encoder.stored.name for encoder in encoders)))
+        return Nearest(note=notes.UNREADABLE.format(models=_names(encoders)))
     weights = {encoder: catalogue.weight(encoder.stored.name, text) for encoder in vectors}
     # A model that has learnt no Russian only disturbs one that has.
     able = [encoder for encoder in vectors if weights[encoder]]
@@ -97,10 +93,14 @@ def by_meaning(
         of.cosines.update(cosines(connection, vectors[encoder], encoder.stored, unknown))
     stand_out = _stand_out(found, keys)
     ranked = found[0].ranking if len(found) == 1 else _merge(found, stand_out)
-    note = None if able else _ENGLISH_MODEL.format(" and ".join(encoder.stored.name for encoder in vectors))
+    guess = notes.ENGLISH_MODEL.format(models=_names(vectors), recommended=catalogue.RECOMMENDED)
     if not able:
         stand_out = {key: _GUESS * score for key, score in stand_out.items()}
-    return Nearest(ranked[:limit], stand_out, guess=not able, note=note if ranked else None)
+    return Nearest(ranked[:limit], stand_out, guess=not able, note=guess if ranked and not able else None)
+
+
+def _names(encoders: Iterable[QueryEncoder]) -> str:
+    return " and ".join(encoder.stored.name for encoder in encoders)
 
 
 class _Found:

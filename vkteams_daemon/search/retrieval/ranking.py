@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from vkteams_daemon.search import notes
 from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Ranked
 from vkteams_daemon.search.retrieval import bm25
@@ -22,11 +23,6 @@ from vkteams_daemon.search.spelling.vocabulary import ReadVocabulary
 from vkteams_daemon.store.connections import Connection
 
 _ASKED_OF_MEANING = 30  # hits by words whose cosines are read, if their vectors are not among the nearest
-
-_NO_VECTOR = "no message has a vector of a model that is installed here"
-_WORDS_ALONE = f"These were found by their words alone: {_NO_VECTOR}."
-_NO_WORD = "This query has no word that can be looked for"
-_MEANING_ALONE = "{}: all this comes from its meaning alone."
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,7 @@ def rank(
         return replace(ranking, ranked=by_time(connection, ranking.ranked))
     if question.mode == "text":
         matches = search_text(connection, question.query, scope, limit, vocabulary, newest_first=question.newest_first)
-        note = None if matches.query.terms else f"{_NO_WORD}."
+        note = None if matches.query.terms else notes.NO_WORD
         if not matches.ranked and matches.query.terms:
             note = _left_out(matches.query) or note
         return Ranking(matches.ranked, matches.query, matches.relaxed, note)
@@ -88,7 +84,7 @@ def _left_out(query: Query) -> str | None:
     if not excluded:
         return None
     words, typed = ", ".join(f'"{term.word}"' for term in excluded), ", ".join(term.text for term in excluded)
-    return f"Messages with {words} were left out. To look for {typed} itself, put it in quotes."
+    return notes.LEFT_OUT.format(words=words, typed=typed)
 
 
 def _hybrid(
@@ -122,12 +118,12 @@ def _hybrid(
     )
     note = nearest.note
     if not encoders:
-        note = _WORDS_ALONE if query.terms else f"{_NO_WORD}, and {_NO_VECTOR}."
+        note = notes.WORDS_ALONE if query.terms else notes.NO_WORD_NO_VECTOR
     elif not query.terms and not nearest.ranked:
-        note = f"{_NO_WORD}. {note or ''}".rstrip()
+        note = f"{notes.NO_WORD} {note or ''}".rstrip()
     elif nearest.ranked and not by_words:
-        reason = "No word of this query was found" if query.terms else _NO_WORD
-        note = f"{_MEANING_ALONE.format(reason)} {note or ''}".rstrip()
+        alone = notes.MEANING_ALONE if query.terms else notes.NO_WORD_MEANING_ALONE
+        note = f"{alone} {note or ''}".rstrip()
     keys += [one.key for one in nearest.ranked]
     keys += wishes.newest(connection, wished) if wished else []
     granted = wishes.granted(connection, list(dict.fromkeys(keys)))
