@@ -32,21 +32,33 @@ PLAYED: dict[str, dict[str, Any]] = {name: {} for name in FAULTS} | {
 _HARMLESS = {"replayed", "out_of_order", "without_ok", "slow_body"}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_nothing_is_lost_when_the_api_fails(vkteamsd: Make, simulator: Simulator, oracle: Oracle, fault: str) -> None:
+# One daemon meets several faults, one after the other; at full size each has a daemon of its own.
+ALONE = scaled("daemons whose API fails", full=len(FAULTS), quick=5)
+
+
+@pytest.mark.parametrize("faults", [list(FAULTS)[n::ALONE] for n in range(ALONE)], ids=", ".join)
+def test_nothing_is_lost_when_the_api_fails(
+    vkteamsd: Make, simulator: Simulator, oracle: Oracle, faults: list[str]
+) -> None:
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=OPTIONS).started()
+    failures = 0
     with Traffic(simulator, rate=20):
         until(lambda: simulator.state()["acknowledged"] > 10, 30, "some traffic")
-        simulator.faults(fault, TIMES, "events/get", **PLAYED[fault])
-        until(lambda: sum(f["played"] for f in simulator.fault_list.to_json()) == TIMES, 60, "each time of the fault")
-        seen = simulator.state()["acknowledged"]
-        until(lambda: simulator.state()["acknowledged"] > seen, 60, "acknowledgements afterwards")
+        for number, fault in enumerate(faults, 1):
+            simulator.faults(fault, TIMES, "events/get", **PLAYED[fault])
+            until(
+                lambda played=number * TIMES: sum(f["played"] for f in simulator.fault_list.to_json()) == played,
+                60, f"each time of {fault}",
+            )  # fmt: skip
+            seen = simulator.state()["acknowledged"]
+            until(lambda seen=seen: simulator.state()["acknowledged"] > seen, 60, "acknowledgements afterwards")
+            failures += 0 if fault in _HARMLESS else TIMES
     daemon.wait_state("listening")
     oracle.wait()
     oracle.check()
     text = daemon.log_text()
     assert "Traceback" not in text
-    assert text.count("the Bot API fails") <= (0 if fault in _HARMLESS else TIMES), text
+    assert text.count("the Bot API fails") <= failures, text
     assert TOKEN not in text
 
 

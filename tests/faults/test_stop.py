@@ -312,7 +312,7 @@ WAYS = {"once": [_once], "twice": [_twice]} if FULL else {"once or twice": [_onc
 
 
 @pytest.mark.parametrize("way", WAYS)
-@drawn("states in which the daemon is told to stop", STATES, quick=7)
+@drawn("states in which the daemon is told to stop", STATES, quick=5)
 def test_it_ends_in_time_in_every_state(stage: Stage, name: str, way: str) -> None:
     scaled("ways to tell the daemon to stop, in each state", full=2, quick=1)
     with ExitStack() as stack:

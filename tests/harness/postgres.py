@@ -243,12 +243,9 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(session_memory: Path) -> Iterator[PostgresServer]:
-    """The server of this run, without fsync. It is shared: a test that stops or kills one takes `durable_server`.
-
-    Each test has a database of its own, a copy of 8 MB in 300 files: in memory it costs half of the time.
-    """
-    yield from _served(session_memory / "fast", durable=False)
+def postgres_server(session_tmp: Path) -> Iterator[PostgresServer]:
+    """The server of this run, without fsync. It is shared: a test that stops or kills one takes `durable_server`."""
+    yield from _served(session_tmp / "fast", durable=False)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from tests.harness.hostile import FRAGMENTS, Hostile, hostile_events
 from tests.harness.samples import ARRIVAL, MESSAGE, SAMPLES, body, event, message
+from tests.harness.scale import drawn
 from vkteams_daemon.botapi.events import Event, read
 from vkteams_daemon.store.ingest.writer import Writer
 
@@ -53,23 +54,27 @@ def test_every_sample_is_stored_as_it_came(writer: Writer, database_url: str) ->
         assert stored[sample["eventId"]] == (sample["type"], sample["payload"], None, None)
 
 
-@pytest.mark.parametrize("place", ["text", "chatId", "firstName", "parts", "format", "payload", "type", "timestamp"])
-def test_hostile_value_in_any_column_spoils_no_other_event(writer: Writer, database_url: str, place: str) -> None:
+@drawn(
+    "columns of hostile values",
+    ["text", "chatId", "firstName", "parts", "format", "payload", "type", "timestamp"],
+    quick=4,
+)
+def test_hostile_value_in_any_column_spoils_no_other_event(writer: Writer, database_url: str, name: str) -> None:
     """Each lies between two good messages; all of them come in one batch."""
     elements: list[bytes] = []
     for number, fragment in enumerate(FRAGMENTS.values()):
         element = event(2 * number + 1, "newMessage", MESSAGE | {"msgId": f"h{number}", "text": "x"})
         payload = element["payload"]
-        if place == "chatId":
+        if name == "chatId":
             payload |= {"chat": {"chatId": "@@"}}
-        elif place == "firstName":
+        elif name == "firstName":
             payload |= {"from": {"userId": f"u{number}", "firstName": "@@"}}
-        elif place in ("parts", "format"):
-            payload[place] = [{"type": "x", "payload": "@@"}] if place == "parts" else {"bold": "@@"}
-        elif place in ("text", "timestamp"):
-            payload[place] = "@@"
+        elif name in ("parts", "format"):
+            payload[name] = [{"type": "x", "payload": "@@"}] if name == "parts" else {"bold": "@@"}
+        elif name in ("text", "timestamp"):
+            payload[name] = "@@"
         else:
-            element[place] = "@@"
+            element[name] = "@@"
         elements += [
             json.dumps(element).encode().replace(b'"@@"', fragment),
             json.dumps(message(2 * number + 2)).encode(),

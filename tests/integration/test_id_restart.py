@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.harness.batches import CHAT, batch, new
+from tests.harness.scale import scaled
 from tests.harness.waiting import until
 from vkteams_daemon.store.ingest import id_restart
 from vkteams_daemon.store.ingest.writer import Writer
@@ -73,7 +74,7 @@ def test_only_two_ascending_runs_tell_where_the_new_ids_begin(ids: list[int], co
 
 
 @pytest.mark.parametrize("crashes", [False, True], ids=["", "crashes"])
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(scaled("seeds of ids that start over", full=10, quick=4)))
 def test_id_restarts_lose_and_double_nothing(database_url: str, seed: int, crashes: bool) -> None:
     """Also if the database takes the answers in parts, and the process dies between them."""
     dice = random.Random(seed)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-_SMALL = 'mount -t tmpfs -o size=32m tmpfs /dev/shm && exec "$@"'
+from tests.harness.temporary import DISK
+
+# The server's directory may be below /dev/shm, which the small one hides.
+_SMALL = 'mount --bind "$1" "$2" && shift 2 && mount -t tmpfs -o size=32m tmpfs /dev/shm && exec "$@"'
 _BUILD = """
 import sys
 import psycopg
@@ -43,11 +47,13 @@ with Database(Config(daemon=Daemon(state_dir=state, runtime_dir=run)), applicati
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="makes a mount of its own")
 def test_index_is_built_in_one_process_when_shared_memory_is_short(bundled_copy: Path) -> None:
-    program = [sys.executable, "-c", _BUILD, str(bundled_copy / "state"), str(bundled_copy / "run")]
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", _SMALL, "sh", *program],
-        text=True, capture_output=True, timeout=120, check=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=DISK) as directory:
+        Path(directory).chmod(0o711)
+        program = [sys.executable, "-c", _BUILD, f"{directory}/state", f"{directory}/run"]
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", _SMALL, "sh", bundled_copy, directory, *program],
+            text=True, capture_output=True, timeout=120, check=False,
+        )  # fmt: skip
     if "mount:" in done.stderr or "unshare:" in done.stderr:
         pytest.skip("this machine lets nobody make a mount of their own")
     assert done.returncode == 0, done.stderr

@@ -15,6 +15,7 @@ import pytest
 
 from tests.harness.batches import CHAT, batch, derived_rows, edited, members, new, rows
 from tests.harness.postgres import PostgresServer
+from tests.harness.scale import drawn
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.client import BotClient, BotInfo
 from vkteams_daemon.botapi.events import Event
@@ -211,16 +212,16 @@ def whole() -> dict[str, object]:
     return {}
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3])
+@drawn("sizes of the parts of an answer", "123", quick=1)
 @pytest.mark.parametrize("crash", [False, True], ids=["", "crashes"])
 @pytest.mark.parametrize("case", list(_batches()))
 def test_parts_lead_to_the_rows_and_the_cursor_of_the_whole(
-    postgres_server: PostgresServer, whole: dict[str, object], case: str, crash: bool, limit: int
+    postgres_server: PostgresServer, whole: dict[str, object], case: str, crash: bool, name: str
 ) -> None:
     """Also if the process dies after each part, and the answer comes again."""
     if case not in whole:
         whole[case] = _rows_and_cursor(postgres_server, case, None, crash=False)
-    assert _rows_and_cursor(postgres_server, case, limit, crash=crash) == whole[case]
+    assert _rows_and_cursor(postgres_server, case, int(name), crash=crash) == whole[case]
 
 
 def _rows_and_cursor(server: PostgresServer, case: str, limit: int | None, *, crash: bool) -> object:

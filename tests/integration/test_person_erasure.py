@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.scale import drawn
 from tests.harness.talk import ANNA, DEV, OPS, PETR, START, VERA, Talk, moment
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.errors import NotFound
@@ -243,15 +244,15 @@ def test_one_message_goes_for_good(told: Talk) -> None:
     assert len(_seen(told, HERS)) > 10
 
 
-@pytest.mark.parametrize("at", range(1, 8))
-def test_an_erasure_that_was_cut_off_is_continued(told: Talk, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+@drawn("transactions in which an erasure dies", "1234567", quick=3)
+def test_an_erasure_that_was_cut_off_is_continued(told: Talk, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """It dies in its n-th transaction; what came meanwhile is not kept either, and the next call ends it."""
     fence, calls = schema.fence, 0
 
     def fails(connection: Any) -> None:
         nonlocal calls
         calls += 1
-        if calls == at:
+        if calls == int(name):
             raise KeyboardInterrupt
         fence(connection)
 

@@ -24,6 +24,7 @@ from tests.harness.batches import (
     rows,
     unpinned,
 )
+from tests.harness.scale import scaled
 from vkteams_daemon.botapi.facts import MessageFact
 from vkteams_daemon.store.derive import message_fold
 from vkteams_daemon.store.derive.message_fold import Message
@@ -94,7 +95,7 @@ def story(chance: random.Random, count: int, first: int = 1) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(scaled("seeds of a replay of everything", full=4, quick=2)))
 def test_rebuilding_everything_gives_the_same_rows(
     archive: Archive, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +121,7 @@ def test_rebuilding_everything_gives_the_same_rows(
     assert rebuilt.messages == len(live["messages"])
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(scaled("seeds of a replay after an erasure", full=6, quick=2)))
 def test_replay_after_an_erasure_changes_nothing(archive: Archive, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     chance = random.Random(seed)
     archive.bots[0].erase = seed % 2 == 0

@@ -28,7 +28,7 @@ from mcp.types import ElicitResult
 
 from tests.harness.mcp import embedded
 from tests.harness.postgres import PostgresServer
-from tests.harness.scale import scaled
+from tests.harness.scale import drawn, scaled
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk
 from vkteams_daemon.access import TOOLS, Access
 from vkteams_daemon.config import Config
@@ -336,25 +336,26 @@ def _masked(text: str) -> str:
     return re.sub(r'"age":[\d.]+', '"age"', text)
 
 
-@pytest.mark.parametrize(
-    ("without", "archive", "access"),
-    [
-        ("visible", "chats", Access("x", chats=CHATS)),
-        ("visible", "times", Access("x", since=SINCE)),
-        (
-            "visible", "both",
-            Access("x", CHATS - {PETR}, frozenset(TOOLS) - {"search_semantic", "get_recent_messages"}, SINCE),
-        ),
-        ("visible", "members", Access("x", user=PETR)),
-        ("visible", "members", Access("x", CHATS, since=datetime(2026, 11, 24, 8, 3, tzinfo=UTC), user=PETR)),
-        ("nothing", "members", Access("x", user="nobody@corp.example")),
-        ("nothing", "visible", Access("x", user=VERA)),
-    ],
-    ids=["chats", "since", "chats, since and tools", "member", "member, chats and since", "outsider", "former member"],
-)  # fmt: skip
-def test_what_is_hidden_changes_no_byte(
-    archives: Archives, without: str, archive: str, access: Access, capsys: Any
-) -> None:
+# Who asks: the archive with what they may see alone, the one with more, and their access.
+ASKERS = {
+    "chats": ("visible", "chats", Access("x", chats=CHATS)),
+    "member": ("visible", "members", Access("x", user=PETR)),
+    "outsider": ("nothing", "members", Access("x", user="nobody@corp.example")),
+    "chats, since and tools": (
+        "visible", "both",
+        Access("x", CHATS - {PETR}, frozenset(TOOLS) - {"search_semantic", "get_recent_messages"}, SINCE),
+    ),
+    "since": ("visible", "times", Access("x", since=SINCE)),
+    "member, chats and since": (
+        "visible", "members", Access("x", CHATS, since=datetime(2026, 11, 24, 8, 3, tzinfo=UTC), user=PETR),
+    ),
+    "former member": ("nothing", "visible", Access("x", user=VERA)),
+}  # fmt: skip
+
+
+@drawn("askers from whom something is hidden", ASKERS, quick=3)
+def test_what_is_hidden_changes_no_byte(archives: Archives, name: str, capsys: Any) -> None:
+    without, archive, access = ASKERS[name]
     size = scaled("questions to each tool about what is hidden, others each time", full=1000, quick=_SAMPLE)
     seed = random.getrandbits(32) if size == _SAMPLE else None
     less = asyncio.run(_answers(archives.config(without), access, capsys, seed))

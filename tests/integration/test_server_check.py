@@ -9,6 +9,8 @@ import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psycopg
 import pytest
@@ -18,6 +20,7 @@ from tests.harness import traps
 from tests.harness.batches import CHAT, batch, deleted, edited, new
 from tests.harness.embedding import WatchedModel
 from tests.harness.postgres import PostgresServer, _free_port
+from tests.harness.scale import FULL
 from tests.harness.temporary import SERVER_USER
 from tests.harness.waiting import until
 from vkteams_daemon.access import Access
@@ -97,12 +100,25 @@ def test_only_a_pooler_in_session_mode_is_taken(
             database.open(migrate=False)
 
 
+class _Pooled(psycopg.Connection[Any]):
+    """A connection for which the pooler has made up a process number."""
+
+    @property
+    def info(self) -> Any:
+        return SimpleNamespace(backend_pid=1)
+
+
 def test_sessions_that_are_shared_are_refused(database_url: str) -> None:
     """What a pooler that is not busy does: both connections get one session."""
-    with psycopg.connect(database_url, autocommit=True) as shared, pytest.raises(ConfigError, match="pooler"):
+    with _Pooled.connect(database_url, autocommit=True) as shared, pytest.raises(ConfigError, match="pooler"):
         server_check.check_session(shared, lambda: shared)
-    with psycopg.connect(database_url, autocommit=True) as connection:
+    with _Pooled.connect(database_url, autocommit=True) as connection:
         server_check.check_session(connection, lambda: psycopg.connect(database_url, autocommit=True))
+
+
+def test_server_itself_is_asked_over_one_connection(database_url: str) -> None:
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        server_check.check_session(connection, lambda: pytest.fail("another connection is opened"))
 
 
 def test_new_archive_is_refused_where_others_may_create(
@@ -226,13 +242,20 @@ def _types(eve: str) -> None:
     )
 
 
-@pytest.mark.parametrize("lay", [_functions, _operators, _tables, _types])
+# The types come last: they change what the words of the other statements mean.
+LAID = {"": [_functions, _operators, _tables, _types]}
+if FULL:
+    LAID |= {lay.__name__: [lay] for lay in LAID[""]}
+
+
+@pytest.mark.parametrize("kinds", LAID.values(), ids=LAID)
 def test_nothing_that_another_role_creates_ever_runs(
-    postgres_server: PostgresServer, database_url: str, model: WatchedModel, lay: Callable[[str], None]
+    postgres_server: PostgresServer, database_url: str, model: WatchedModel, kinds: list[Callable[[str], None]]
 ) -> None:
     """The archive runs already in a schema that is open: every statement goes on to find PostgreSQL's own."""
     with _eve(postgres_server, database_url) as eve:
-        lay(eve)
+        for lay in kinds:
+            lay(eve)
         _use_everything(database_url, model)
         assert traps.WORD not in postgres_server.log()
 

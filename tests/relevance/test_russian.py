@@ -32,7 +32,7 @@ from vkteams_daemon.store.ingest.writer import Writer
 FIRST = 5
 MISSED = 1  # queries of a kind that may have no relevant hit; every query had one when this was written
 ALL = 1000
-SAMPLE = scaled("queries of each kind of the Russian set, others each time", full=ALL, quick=10)
+SAMPLE = scaled("queries of each kind of the Russian set, others each time", full=ALL, quick=5)
 START = 1_760_000_000  # seconds; minute 0 of the set
 KINDS = [kind for kind in russian.KINDS if kind != "paraphrase"]
 

@@ -49,16 +49,19 @@ def check_session(connection: Connection, connect: Callable[[], Connection]) -> 
 
     Args:
         connection: in autocommit mode.
-        connect: opens a second connection to the same place.
+        connect: opens a second connection to the same place; a server that is connected directly needs none.
 
     Raises:
         ConfigError: such a pooler stands before the server.
     """
+    # A server names its process when it accepts a connection. A pooler answers before it has chosen one.
+    question = "SELECT pg_backend_pid(), pg_catalog.current_setting('vkteams.mark'::text, true)"
+    if _session(connection, question)[0] == connection.info.backend_pid:
+        return
     mark = secrets.token_hex(8)
     first = _session(
         connection, "SELECT pg_backend_pid(), pg_catalog.set_config('vkteams.mark', %s::text, false)", mark
     )
-    question = "SELECT pg_backend_pid(), pg_catalog.current_setting('vkteams.mark'::text, true)"
     # The second connection holds its session in a transaction. A pooler that is not busy would otherwise hand out the
     # same session again and again.
     with contextlib.closing(connect()) as other:
@@ -173,7 +176,7 @@ def other_archives(connection: Connection) -> list[str]:
 
 
 def _session(connection: Connection, statement: str, *arguments: str) -> tuple[int, str]:
-    """The server's process, and the mark that was set in this session."""
+    """The server's process, and the mark of this session, if it has one."""
     row = connection.execute(statement.encode(), arguments, prepare=False).fetchone()
     assert row is not None
     return row[0], row[1]
