@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.harness.fork_server import python
 from tests.harness.temporary import SERVER_USER
 from vkteams_daemon.store.bundled.server import BundledServer
 
@@ -38,23 +39,6 @@ CLOSED = os.geteuid() == 0 and any(
 )
 
 _ROOT = Path(__file__).parents[2]
-_USE_SERVER = """
-import sys
-from pathlib import Path
-from vkteams_daemon.errors import VkTeamsError
-from vkteams_daemon.store.bundled.server import BundledServer
-
-share = BundledServer(Path(sys.argv[1]) / "state", Path(sys.argv[1]) / "run", sys.argv[2])
-try:
-    share.acquire(60)
-except VkTeamsError as error:
-    print(type(error).__name__, error, flush=True)
-    raise SystemExit(error.exit_code)
-print("running", share.running(), flush=True)
-if sys.stdin.readline():
-    share.release()
-    print("released", share.running(), flush=True)
-"""
 
 
 class ServerUser:
@@ -68,14 +52,18 @@ class ServerUser:
         base: the directory.
         wait: until the server has been acquired; otherwise the test calls `read_line`.
         shell: commands that run before it, in the same process (`ulimit …; `).
+        own_group: whether it is a process group of its own, which `signal_group` signals.
         environment: variables on top of the test's own.
     """
 
     def __init__(
-        self, base: Path, *, wait: bool = True, shell: str = "", environment: Mapping[str, str] | None = None
-    ) -> None:
+        self, base: Path, *, wait: bool = True, shell: str = "", own_group: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
+        program = ["-m", "tests.harness.server_user", str(base), SERVER_USER]
+        command = [sys.executable, *program] if own_group or environment else python(*program)
         self.process = subprocess.Popen(
-            ["/bin/sh", "-c", f'{shell} exec "$@"', "sh", sys.executable, "-c", _USE_SERVER, str(base), SERVER_USER],
+            ["/bin/sh", "-c", f'{shell} exec "$@"', "sh", *command],
             cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
             env={**os.environ, **(environment or {})},
         )  # fmt: skip

@@ -187,7 +187,7 @@ def test_users_that_start_and_stop_at_once_all_get_a_server(bundled_base: Path) 
 def test_signals_to_the_starters_process_group_do_not_reach_the_server(
     share: BundledServer, bundled_base: Path
 ) -> None:
-    with ServerUser(bundled_base) as starter:
+    with ServerUser(bundled_base, own_group=True) as starter:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             starter.signal_group(number)
         starter.process.wait(60)

@@ -179,6 +179,7 @@ def test_half_a_copy_is_made_again(hidden_site: Path, bundled_copy: Path) -> Non
     with ServerUser(bundled_copy, environment=environment) as server_user:
         program = Path(f"/proc/{server_user.server_pid}/exe").readlink()
         server_user.release()
+    assert program.is_relative_to(bundled_copy)
     (program.parent / "initdb").unlink()
     with ServerUser(bundled_copy, environment=environment) as server_user:
         assert server_user.server_pid
