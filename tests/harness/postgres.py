@@ -35,6 +35,8 @@ from vkteams_daemon.system import user
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1", "shared_buffers": "64MB", "max_connections": "60", "max_wal_size": "256MB",
+    # Segments of a killed server go with its directory.
+    "dynamic_shared_memory_type": "mmap",
     "io_method": "sync", "max_logical_replication_workers": "0", "log_checkpoints": "off",
 }  # fmt: skip
 _QUICK = {"fsync": "off", "full_page_writes": "off", "min_wal_size": "32MB", "max_wal_size": "64MB"}
