@@ -139,15 +139,13 @@ def test_directory_below_a_world_writable_one_is_closed(tmp_path: Path) -> None:
 
 
 @as_root
-def test_directories_belong_to_the_user_that_root_becomes(tmp_path: Path) -> None:
-    for directory in (tmp_path, *tmp_path.parents[:-2]):
-        directory.chmod(0o755)
+def test_directories_belong_to_the_user_that_root_becomes(open_tmp: Path) -> None:
     owner = Owner("nobody", NOBODY.pw_uid, NOBODY.pw_gid, impersonated=True)
-    config = _config(runtime_dir=str(tmp_path / "run" / "sales"), state_dir=str(tmp_path / "state" / "sales"))
+    config = _config(runtime_dir=str(open_tmp / "run" / "sales"), state_dir=str(open_tmp / "state" / "sales"))
     config = msgspec.structs.replace(config, instance="sales")
     privileges.make_directories(config, owner)
     for name in ("run", "run/sales", "state", "state/sales"):
-        assert (tmp_path / name).stat().st_uid == NOBODY.pw_uid  # the shared one too: another instance needs it
+        assert (open_tmp / name).stat().st_uid == NOBODY.pw_uid  # the shared one too: another instance needs it
 
 
 @as_root
