@@ -14,7 +14,7 @@ from vkteams_daemon.botapi import events
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.store.backup import verification
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import message_rows
 
 CHAT = "681869378@chat.agent"
 ANNA = {"userId": "a.ivanova@corp.example", "firstName": "Anna", "lastName": "Ivanova"}
@@ -131,11 +131,11 @@ def chunks(items: list[Any], sizes: Iterator[int]) -> Iterator[list[Any]]:
 def record_lookups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many messages each batch looks up in the database, from now on."""
     counts: list[int] = []
-    load = projection.load_messages
+    load = message_rows.load_messages
 
     def recording(connection: Connection, keys: Any, since: Any) -> Any:
         counts.append(len(keys))
         return load(connection, keys, since)
 
-    monkeypatch.setattr(projection, "load_messages", recording)
+    monkeypatch.setattr(message_rows, "load_messages", recording)
     return counts

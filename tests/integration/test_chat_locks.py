@@ -11,7 +11,7 @@ import pytest
 
 from tests.harness.batches import CHAT, batch, edited, new, rows
 from tests.harness.waiting import until
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import message_rows
 from vkteams_daemon.store.ingest import refused_rows
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.rebuild import replay
@@ -46,16 +46,16 @@ def test_edit_waits_for_the_transaction_that_has_read_its_message(
 ) -> None:
     bots[0].store(batch(new(1, "m", "one")))
     second = threading.Thread(target=lambda: bots[1].store(batch(edited(2, "m", "two", 20))))
-    save = projection.save_messages
+    save = message_rows.save_messages
 
     def saving(connection: psycopg.Connection[Any], *args: Any, **options: Any) -> int:
-        monkeypatch.setattr(projection, "save_messages", save)
+        monkeypatch.setattr(message_rows, "save_messages", save)
         second.start()
         with connect() as watcher:
             until(lambda: watcher.execute(_WAITING).fetchone() == (1,) or not second.is_alive(), 30, "the other")
         return save(connection, *args, **options)
 
-    monkeypatch.setattr(projection, "save_messages", saving)
+    monkeypatch.setattr(message_rows, "save_messages", saving)
     if first == "replay":
         with connect() as connection:
             connection.execute("UPDATE messages SET text = 'damaged'")

@@ -16,7 +16,7 @@ from tests.harness.waiting import until
 from vkteams_daemon.store import embedding_models, queue
 from vkteams_daemon.store.bulk import ColumnSet
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import chat_locks, message_rows
 from vkteams_daemon.store.ingest.writer import Writer
 
 
@@ -107,8 +107,8 @@ def test_remaining_queue_row_does_not_halve_a_batch(
     with other.transaction():
         assert len(queue.claim(other, model.model_id, 10)) == 1
         with connection.transaction():
-            projection.lock_chats(connection, {CHAT})
-            projection.delete_messages(connection, [(CHAT, "old")])
+            chat_locks.lock_chats(connection, {CHAT})
+            message_rows.delete_messages(connection, [(CHAT, "old")])
         stored = writer.store(batch(edited(2, "old", "again"), *(new(n) for n in range(3, 503))))
     assert copied == ["events", "messages", "embedding_queue"]
     assert stored.queued == 501

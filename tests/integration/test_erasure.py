@@ -9,7 +9,7 @@ import pytest
 
 from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk, moment
 from tests.harness.waiting import until
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import chat_locks
 from vkteams_daemon.store.rebuild import erasure, replay
 
 CUT = moment(100)
@@ -155,7 +155,7 @@ def test_erasure_never_waits_for_what_others_have_locked(told: Talk, lock: str) 
 
 def test_erasure_comes_back_to_what_was_locked(told: Talk) -> None:
     with told.connection() as holder, holder.transaction():
-        projection.lock_chats(holder, [OPS])
+        chat_locks.lock_chats(holder, [OPS])
         thread = threading.Thread(target=_erase, args=(told,))
         thread.start()
         until(lambda: len(_left(told, "messages")) == 4, 30, "the erasure in the other chat")

@@ -16,7 +16,7 @@ from vkteams_daemon.errors import NotFound
 from vkteams_daemon.store import erasure_rules, rosters, schema
 from vkteams_daemon.store.admin import person_erasure, word_counts
 from vkteams_daemon.store.admin.person_erasure import PersonErasureResult
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import message_rows
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.rebuild import erasure, replay
 
@@ -364,5 +364,5 @@ def test_a_hold_waits_for_the_transaction_that_erases(told: Talk) -> None:
                 erasure_rules.hold(holder, OPS, "counsel")
         assert erasure_rules.hold(holder, OPS, "counsel")
         assert not erasure_rules.hold(holder, OPS, "again")
-        projection.prepare_connection(eraser)
+        message_rows.prepare_connection(eraser)
         assert erasure.erase(eraser, moment(100), [OPS]).messages == 0

@@ -14,7 +14,7 @@ from tests.harness.embedding import ROOM, Chat, WatchedModel
 from tests.harness.waiting import until
 from vkteams_daemon.embedding.model import Chunk, Model
 from vkteams_daemon.store import embedding_models, queue
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import chat_locks
 
 Meanwhile = Callable[[Callable[[], None]], WatchedModel]
 
@@ -112,7 +112,7 @@ def test_queue_row_without_message_stays_while_its_chat_is_locked(chat: Chat, mo
         for left in ({"m1": 0}, {}):
             with writing.transaction(), at_work.transaction():
                 if left:
-                    projection.lock_chats(writing, {ROOM})  # it may be about to bring the message again
+                    chat_locks.lock_chats(writing, {ROOM})  # it may be about to bring the message again
                 claims = queue.claim(at_work, stored.model_id, 10)
                 queue.finish(at_work, stored.model_id, [queue.EmbeddingResult(claim, ()) for claim in claims])
             assert chat.queued() == left

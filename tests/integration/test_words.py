@@ -21,7 +21,7 @@ from vkteams_daemon.errors import NotFound, UsageError
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.store import schema
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import chat_locks
 from vkteams_daemon.store.rebuild import search_terms
 from vkteams_daemon.store.words import searched_texts
 
@@ -167,7 +167,7 @@ def test_refill_leaves_out_locked_chats_and_comes_back(talk: Talk) -> None:
     _age(talk)
     stopping = threading.Event()
     with talk.connection() as holder, holder.transaction():
-        projection.lock_chats(holder, [OPS])
+        chat_locks.lock_chats(holder, [OPS])
         with talk.connection() as connection:
             assert search_terms.refill(connection) == 1
         thread = threading.Thread(target=refill_loop, args=(talk.connection, stopping, lambda: True, Pulse(), 0.05))

@@ -21,7 +21,7 @@ from tests.harness.scale import scaled
 from tests.harness.waiting import until
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import CannotWrite, DatabaseUnavailable, FenceLost, StoreError
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import message_rows
 from vkteams_daemon.store.ingest.writer import StoreResult, Writer
 from vkteams_daemon.store.schema import migrate
 
@@ -121,7 +121,7 @@ def test_row_inserted_without_the_lock_quarantines_nothing(archive: Archive, mon
     """A large batch inserts its messages as new; the chats' locks make that safe. A small one upserts."""
     writer = archive.holder()
     writer.store(batch(new(1)))
-    monkeypatch.setattr(projection, "load_messages", lambda connection, keys, since: {})
+    monkeypatch.setattr(message_rows, "load_messages", lambda connection, keys, since: {})
     again = [replace(event, event_id=event.event_id + 1000) for event in batch(*(new(n) for n in range(1, 501)))]
     outcome = writer.store(again)
     assert (outcome.saved, outcome.quarantined) == (500, 0)

@@ -22,7 +22,7 @@ from psycopg.types import TypeInfo
 from vkteams_daemon.store import distribution, schema
 from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import chat_locks
 
 Vector = npt.NDArray[np.float16]
 
@@ -274,7 +274,7 @@ def _lock_without_message(connection: Connection, claims: Sequence[Claim]) -> li
         return []
     # A transaction that writes to a chat holds the chat's lock until its commit. So once we have the lock, we see the
     # message that it wrote.
-    locked_chats = projection.try_lock_chats(connection, {claim.chat_id for claim in claims})
+    locked_chats = chat_locks.try_lock_chats(connection, {claim.chat_id for claim in claims})
     there = _texts(connection, [claim.key for claim in claims])
     return [claim for claim in claims if claim.key not in there and claim.chat_id in locked_chats]
 

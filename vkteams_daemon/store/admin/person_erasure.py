@@ -24,9 +24,9 @@ from vkteams_daemon.errors import NotFound
 from vkteams_daemon.store import erasure_rules, schema
 from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.connections import Connection, translate_errors
-from vkteams_daemon.store.derive import projection, quotes
+from vkteams_daemon.store.derive import chat_locks, message_rows, quotes, search_terms
 from vkteams_daemon.store.derive.message_fold import BEGINNING
-from vkteams_daemon.store.derive.projection import KEYS, Key
+from vkteams_daemon.store.derive.message_rows import KEYS, Key
 from vkteams_daemon.store.words.lexicon import Lexicon
 
 Progress = Callable[[int, int], None]  # called with the rows looked at so far, and their total
@@ -176,7 +176,7 @@ def erase(
         NotFound: the archive knows nothing of a person or a message. With `ignore` a person may be unknown.
     """
     with translate_errors():
-        projection.prepare_connection(connection)
+        message_rows.prepare_connection(connection)
         _check_known(connection, () if ignore else user_ids, messages)
         if not dry_run:
             with erasure_rules.change(connection):
@@ -274,11 +274,11 @@ class _Erasure:
             schema.fence(self._connection)
             held = erasure_rules.enter(self._connection).held
             keys = [key for key in keys if key[0] not in held]
-            chats = projection.try_lock_chats(self._connection, {chat_id for chat_id, _ in keys} - held)
+            chats = chat_locks.try_lock_chats(self._connection, {chat_id for chat_id, _ in keys} - held)
             before = self._counts(keys)
             unlocked = [key for key in keys if key[0] in chats]
             if not self._dry_run and unlocked:
-                projection.delete_messages(self._connection, unlocked)
+                message_rows.delete_messages(self._connection, unlocked)
             left = [] if self._dry_run else KEYS.execute(self._connection, _EXISTING, keys).fetchall()
             after = self._counts(left)
         names = ("messages", "versions", "vectors", "queued", "events")
@@ -318,13 +318,13 @@ class _Erasure:
             schema.fence(self._connection)
             held = erasure_rules.enter(self._connection).held
             keys = [key for key in keys if key[0] not in held]
-            chats = projection.try_lock_chats(self._connection, {chat_id for chat_id, _ in keys})
+            chats = chat_locks.try_lock_chats(self._connection, {chat_id for chat_id, _ in keys})
             unlocked = [key for key in keys if key[0] in chats]
-            stored = projection.load_messages(self._connection, unlocked, lambda key: BEGINNING) if unlocked else {}
+            stored = message_rows.load_messages(self._connection, unlocked, lambda key: BEGINNING) if unlocked else {}
             changed = [message for message in stored.values() if quotes.erase_in_message(self._erased, message)]
             if changed and not self._dry_run:
-                terms = projection.SearchTerms(self._lexicon)
-                projection.save_messages(self._connection, changed, (), terms, erase=False, copy=False)
+                terms = search_terms.SearchTerms(self._lexicon)
+                message_rows.save_messages(self._connection, changed, (), terms, erase=False, copy=False)
                 # The worker makes a new vector later. Until then the old one would still find the erased words.
                 KEYS.execute(self._connection, _DELETE_VECTORS, [m.key for m in changed if m.to_embed])
         self.result.repeated += len(changed)

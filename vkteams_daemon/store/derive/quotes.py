@@ -16,9 +16,9 @@ from vkteams_daemon.botapi.content_erasure import Erased, EventContent, MessageC
 from vkteams_daemon.botapi.facts import MessageFact
 from vkteams_daemon.store.bulk import ColumnSet
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import message_rows, search_terms
 from vkteams_daemon.store.derive.message_fold import BEGINNING, Message, Version
-from vkteams_daemon.store.derive.projection import KEYS, Key
+from vkteams_daemon.store.derive.message_rows import KEYS, Key
 from vkteams_daemon.store.words.lexicon import Lexicon
 
 EVENT_KEYS = ColumnSet((("bot_id", "text"), ("generation", "int4"), ("event_id", "int8")))
@@ -75,11 +75,11 @@ def erase_quotes(connection: Connection, keys: Collection[Key], held: Collection
     if not replies:
         return
     what = Erased({}, frozenset(erased))
-    stored = projection.load_messages(connection, replies, lambda key: BEGINNING)
+    stored = message_rows.load_messages(connection, replies, lambda key: BEGINNING)
     changed = [message for message in stored.values() if erase_in_message(what, message)]
     if changed:
-        terms = projection.SearchTerms(lexicon)
-        projection.save_messages(connection, changed, (), terms, erase=False, copy=False)
+        terms = search_terms.SearchTerms(lexicon)
+        message_rows.save_messages(connection, changed, (), terms, erase=False, copy=False)
     erase_in_events(connection, what, KEYS.execute(connection, _EVENTS, replies).fetchall())
 
 

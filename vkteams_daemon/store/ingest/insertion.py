@@ -12,7 +12,7 @@ from vkteams_daemon.errors import StoreError
 from vkteams_daemon.store import erasure_rules
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.derive import projection, quotes
+from vkteams_daemon.store.derive import chat_locks, projection, quotes
 from vkteams_daemon.store.erasure_rules import ErasureRules
 from vkteams_daemon.store.ingest import event_rows, refused_rows, trial
 from vkteams_daemon.store.ingest.event_rows import GenerationEvent
@@ -97,7 +97,7 @@ class EventInserter:
 
         # Lock all chats at once. If each part locked its own, two bots could wait for each other.
         chats = {event.chat_id for _, event in rows if event.chat_id}
-        projection.lock_chats(connection, {*chats, trial.CHAT})
+        chat_locks.lock_chats(connection, {*chats, trial.CHAT})
         parts = refused_rows.insert_or_quarantine(connection, rows, insert, quarantine, insert_trial)
         return Inserted(sum(part.quarantined for part in parts), sum(part.queued for part in parts))
 

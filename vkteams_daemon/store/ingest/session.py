@@ -17,7 +17,7 @@ from vkteams_daemon.errors import DatabaseSlow, DatabaseUnavailable
 from vkteams_daemon.store.blockers import PATIENCE, SilentSessions
 from vkteams_daemon.store.connection_profiles import WRITER
 from vkteams_daemon.store.connections import Connection, abort, translate_errors
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import message_rows
 from vkteams_daemon.system.deadlines import DEADLINES
 
 _LOCK_KEY = "pg_catalog.hashtextextended('vkteams bot ' || current_schema()::text || ' ' || %(bot)s::text, 0::bigint)"
@@ -161,7 +161,7 @@ class Session:
         self._connection = self._connect()
         WRITER.apply(self._connection)
         self._process = _server_process(self._connection)
-        projection.prepare_connection(self._connection)
+        message_rows.prepare_connection(self._connection)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

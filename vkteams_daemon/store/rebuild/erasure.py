@@ -18,7 +18,7 @@ from typing import Any
 from vkteams_daemon.errors import ErasureRefused
 from vkteams_daemon.store import erasure_rules, schema
 from vkteams_daemon.store.connections import Connection, translate_errors
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import chat_locks, message_rows
 
 Progress = Callable[[int, int], None]  # called with the messages and events done so far, and their total
 
@@ -184,7 +184,7 @@ def erase(
     deadline = time.monotonic() + retry_for
     parameters = _query_parameters(before, chat_ids)
     with translate_errors():
-        projection.prepare_connection(connection)
+        message_rows.prepare_connection(connection)
         expired = count_expired(connection, before, chat_ids)
         result.held = expired.held
         total = expired.messages + expired.events
@@ -236,9 +236,9 @@ def _delete_messages(connection: Connection, page: Sequence[tuple[Any, ...]]) ->
     with connection.transaction():
         schema.fence(connection)
         held = erasure_rules.enter(connection).held  # also a hold that has begun since the page was read
-        chats = projection.try_lock_chats(connection, {chat_id for _, chat_id, _ in page} - held)
+        chats = chat_locks.try_lock_chats(connection, {chat_id for _, chat_id, _ in page} - held)
         keys = [(chat_id, msg_id) for _, chat_id, msg_id in page if chat_id in chats]
-        return projection.delete_messages(connection, keys) if keys else 0
+        return message_rows.delete_messages(connection, keys) if keys else 0
 
 
 def _erase_events(connection: Connection, page: Sequence[tuple[Any, ...]]) -> int:

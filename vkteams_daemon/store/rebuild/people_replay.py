@@ -88,7 +88,7 @@ def rebuild(connection: Connection, progress: Callable[[int], None], page: int) 
     If somebody is erased meanwhile, the staging tables may have the names from before, so they are built again.
 
     Args:
-        connection: in autocommit mode, prepared by `projection.prepare_connection`.
+        connection: in autocommit mode, prepared by `message_rows.prepare_connection`.
         progress: called after each page with the events read so far.
         page: events that are read at once.
     """

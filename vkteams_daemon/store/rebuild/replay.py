@@ -21,7 +21,7 @@ from vkteams_daemon.errors import ApiError
 from vkteams_daemon.store import erasure_rules, schema
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection, translate_errors
-from vkteams_daemon.store.derive import kept_counts, projection, quotes
+from vkteams_daemon.store.derive import chat_locks, kept_counts, message_rows, projection, quotes, search_terms
 from vkteams_daemon.store.derive.message_fold import BEGINNING, Message, fold_all, new_message
 from vkteams_daemon.store.erasure_rules import ErasureRules
 from vkteams_daemon.store.ingest import event_rows, refused_rows, trial
@@ -79,7 +79,7 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
     """
     result = ReplayResult()
     with translate_errors():
-        projection.prepare_connection(connection)
+        message_rows.prepare_connection(connection)
         total = _count(connection, "error IS NOT NULL AND raw IS NOT NULL")
         last: Key = ("", 0, 0)
         while page := connection.execute(_QUARANTINED_PAGE.encode(), (*last, _PAGE)).fetchall():
@@ -92,7 +92,7 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
                 rules = erasure_rules.enter(connection)
                 # Lock the chats before the rows of the events, in the same order as erasure does.
                 chats = {event.chat_id for _, event in readable if event.chat_id}
-                projection.lock_chats(connection, {*chats, trial.CHAT})
+                chat_locks.lock_chats(connection, {*chats, trial.CHAT})
                 counts = refused_rows.insert_or_quarantine(
                     connection,
                     readable,
@@ -117,7 +117,7 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
     """
     result, lexicon = ReplayResult(), Lexicon()
     with translate_errors():
-        projection.prepare_connection(connection)
+        message_rows.prepare_connection(connection)
         total = 2 * _count(connection, "true")
         last_key = ("", "")
         while keys := connection.execute(_MESSAGE_KEYS_PAGE.encode(), (*last_key, _PAGE)).fetchall():
@@ -125,7 +125,7 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
             with connection.transaction():
                 schema.fence(connection)
                 held = erasure_rules.enter(connection).held
-                projection.lock_chats(connection, {*(chat_id for chat_id, _ in keys), trial.CHAT})
+                chat_locks.lock_chats(connection, {*(chat_id for chat_id, _ in keys), trial.CHAT})
                 refused_rows.insert_or_quarantine(
                     connection,
                     keys,
@@ -145,7 +145,7 @@ def _recount(connection: Connection) -> None:
     for chat_id in kept_counts.chats_to_count(connection):
         with connection.transaction():
             schema.fence(connection)
-            projection.lock_chats(connection, [chat_id])
+            chat_locks.lock_chats(connection, [chat_id])
             kept_counts.recount(connection, chat_id)
 
 
@@ -210,11 +210,11 @@ def _rebuild(
 
     In the held chats nothing is erased.
     """
-    stored = projection.load_messages(connection, keys, lambda key: BEGINNING)
+    stored = message_rows.load_messages(connection, keys, lambda key: BEGINNING)
     facts: dict[tuple[str, str], list[MessageFact]] = {key: [] for key in keys}
     erased = set()
     events = unreadable = 0
-    rows = projection.KEYS.execute(connection, _EVENTS_OF_MESSAGES, keys)
+    rows = message_rows.KEYS.execute(connection, _EVENTS_OF_MESSAGES, keys)
     for chat_id, msg_id, event_type, payload, received_at, is_quarantined, has_raw in rows:
         events += 1
         if payload is None and not has_raw:
@@ -242,10 +242,10 @@ def _rebuild(
     # Pass on unchanged messages as well: the row of a deleted message may be right while one of its events still has
     # content to erase.
     existing = [m for m in messages if m.stored_row is not None]
-    terms = projection.SearchTerms(lexicon)
+    terms = search_terms.SearchTerms(lexicon)
     for message in new:
         terms.add(message)
-    queued = projection.save_messages(
+    queued = message_rows.save_messages(
         connection, existing, new, terms, erase=erase, held=held, copy=len(new) >= COPY_THRESHOLD
     )
     if erase:

@@ -12,7 +12,7 @@ from typing import Any
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.bulk import ColumnSet
 from vkteams_daemon.store.connections import Connection, translate_errors
-from vkteams_daemon.store.derive import projection
+from vkteams_daemon.store.derive import chat_locks, message_rows
 from vkteams_daemon.store.words import searched_texts
 from vkteams_daemon.store.words.lexicon import Lexicon, search_vector, words_of
 
@@ -56,7 +56,7 @@ def refill(
     last: tuple[Any, ...] = ("infinity", "", "")
     done = 0
     with translate_errors():
-        projection.prepare_connection(connection)
+        message_rows.prepare_connection(connection)
         row = connection.execute(f"SELECT count(*) FROM messages WHERE {_OLD}".encode()).fetchone()
         total = int(row[0]) if row else 0
         while page := connection.execute(_PAGE.encode(), last, prepare=False).fetchall():
@@ -71,12 +71,12 @@ def refill(
 def _fill(connection: Connection, lexicon: Lexicon, keys: list[tuple[str, str]]) -> int:
     with connection.transaction():
         schema.fence(connection)
-        chats = projection.try_lock_chats(connection, {chat_id for chat_id, _ in keys})
+        chats = chat_locks.try_lock_chats(connection, {chat_id for chat_id, _ in keys})
         unlocked = [key for key in keys if key[0] in chats]
         if not unlocked:
             return 0
         with connection.pipeline():
-            locked = [connection.execute(_LOCK.encode(), of_chat) for of_chat in projection.by_chat(unlocked)]
+            locked = [connection.execute(_LOCK.encode(), of_chat) for of_chat in message_rows.by_chat(unlocked)]
             rows = [row for answer in locked for row in answer]
         texts = {(chat_id, msg_id): searched_texts.texts(*content) for chat_id, msg_id, *content in rows}
         lexemes = lexicon.lexemes(connection, set().union(*map(words_of, texts.values())))
