@@ -7,7 +7,6 @@ is in options.py.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import stat
@@ -15,7 +14,6 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import msgspec
 
@@ -23,7 +21,6 @@ from vkteams_daemon import plain_file
 from vkteams_daemon.errors import ConfigError, PermissionRefused
 from vkteams_daemon.options import (
     ALIASES,
-    DEFAULT_USER,
     READERS,
     READERS_GROUP,
     SECTIONS,
@@ -37,8 +34,6 @@ from vkteams_daemon.options import (
     options,
 )
 
-# What a URL or a conninfo string names as libpq's file of passwords, or as the key of a client's certificate.
-_URL_FILE = re.compile(r"(?:^|[\s?&])(?:passfile|sslkey)\s*=\s*'?([^\s&']+)")
 _SECRETS = (("api.token", "api.token_file"), ("database.url", "database.url_file"))
 
 
@@ -195,6 +190,15 @@ def parse_duration(duration: str) -> float:
     if not match:
         raise ConfigError(f"{duration!r} is not a duration such as 30m, 2h, 7d")
     return int(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}[match[2]]
+
+
+def read_tables(file: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a configuration file as they are written, unchecked.
+
+    Raises:
+        ConfigError, PermissionRefused: it cannot be read, or is no TOML.
+    """
+    return _parse(_read(file), file)
 
 
 def _read(file: Path) -> str:
@@ -372,74 +376,6 @@ def _looks_secret(value: str) -> bool:
     return hide_credentials(value) != value or (long and mixed)
 
 
-def exposure(file: Path, mode: int) -> str | None:
-    """Why these permissions do not suit a file that holds a secret, as a sentence; None if they do.
-
-    Its owner may read and change it, its group may read it. Every file with a secret is held to this rule: the
-    configuration, the secrets' own files, those that database.url names, and the tokens of MCP clients.
-    """
-    return f"{file}: others than its owner may read or change it" if mode & 0o027 else None
-
-
-def exposed_files(config: Config, environ: Mapping[str, str] | None = None) -> list[str]:
-    """The sentences of `exposure` for every file that holds a secret of this configuration."""
-    environ = os.environ if environ is None else environ
-    files = [config.api.token_file, config.database.url_file, config.mcp.tokens_file]
-    files += [unquote(name) for name in _URL_FILE.findall(f"{config.database.url} {config.database.read_url}")]
-    if directory := environ.get("CREDENTIALS_DIRECTORY"):
-        files += [f"{directory}/token", f"{directory}/database_url"]
-    if config.source and _holds_secret(Path(config.source)):
-        files.insert(0, config.source)
-    sentences = []
-    for file in dict.fromkeys(filter(None, files)):
-        with contextlib.suppress(OSError):
-            status = Path(file).stat()
-            if sentence := exposure(Path(file), status.st_mode):
-                sentences.append(f"{sentence}; run `chmod 640 {file}`")
-            elif sentence := _group_exposure(Path(file), status, config.daemon.user or DEFAULT_USER):
-                if Path(file).parent == SYSTEM_DIRECTORY / READERS:
-                    continue  # what the readers share, such as the password of the role that only reads
-                sentences.append(sentence)
-    return sentences
-
-
-def _group_exposure(file: Path, status: os.stat_result, daemon_user: str) -> str | None:
-    """Which people may read a secret through its file's group, as a sentence; None if only the daemon's user may.
-
-    People who search are members of another group. Whoever has the token can acknowledge events away.
-    """
-    import grp
-    import pwd
-
-    if not status.st_mode & 0o040:
-        return None
-    try:
-        group = grp.getgrgid(status.st_gid)
-    except KeyError:
-        return None
-    accounts = pwd.getpwall()
-    trusted = {account.pw_name for account in accounts if account.pw_uid in (0, os.geteuid(), status.st_uid)}
-    members = {*group.gr_mem, *(account.pw_name for account in accounts if account.pw_gid == status.st_gid)}
-    people = sorted(members - trusted - {daemon_user})
-    if not people and group.gr_name != READERS_GROUP:
-        return None
-    whom = f"the group {group.gr_name}" + (f" ({', '.join(people[:5])}{', …' * (len(people) > 5)})" if people else "")
-    return f"{file}: {whom} may read it; put people who search into the group {READERS_GROUP} instead"
-
-
-def _holds_secret(file: Path) -> bool:
-    """Whether a configuration file has the value of a secret: a token, or a URL with a password."""
-    try:
-        tables = _parse(_read(file), file)
-    except (ConfigError, PermissionRefused):
-        return False
-    places = (("database", "url"), ("database", "read_url"), ("api", "proxy"))
-    urls = (str(tables.get(section, {}).get(key, "")) for section, key in places)
-    return bool(tables.get("api", {}).get("token")) or any(
-        "password=" in url or hide_credentials(url) != url for url in urls
-    )
-
-
 def merge_reloadable(old: Config, new: Config) -> tuple[Config, list[str]]:
     """The old configuration with the new values of reloadable options, and the names of the other changed options."""
     need_restart = []
@@ -458,12 +394,11 @@ def merge_reloadable(old: Config, new: Config) -> tuple[Config, list[str]]:
 __all__ = [
     "Config",
     "Option",
-    "exposed_files",
-    "exposure",
     "find_file",
     "load",
     "masked",
     "merge_reloadable",
     "options",
     "parse_duration",
+    "read_tables",
 ]

@@ -44,6 +44,7 @@ from vkteams_daemon.options import options
 from vkteams_daemon.search import cursor as paging
 from vkteams_daemon.search.retrieval import query as queries
 from vkteams_daemon.search.spelling import keyboard
+from vkteams_daemon.secret_exposure import exposed_files
 from vkteams_daemon.serving.audit import Audit
 from vkteams_daemon.store import database_url
 from vkteams_daemon.store.derive.message_fold import fold_all, new_message
@@ -280,7 +281,7 @@ def _configuration(place: Place) -> Iterator[Check]:
         if len(config.api.token) > 6:
             assert config.api.token not in shown
         json.dumps(configuration.masked(config)).encode()
-        configuration.exposed_files(config, environ=environ)
+        exposed_files(config, environ=environ)
         configuration.merge_reloadable(config, configuration.Config())
         if config.database.url:
             with contextlib.suppress(ConfigError):

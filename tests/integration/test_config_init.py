@@ -18,6 +18,7 @@ from tests.harness.simulator import Simulator
 from vkteams_daemon import config as configuration
 from vkteams_daemon.ctl.commands import config_readers
 from vkteams_daemon.ctl.main import main
+from vkteams_daemon.secret_exposure import exposed_files
 
 SCRIPT = str(ROOT / "bin" / "vkteamsctl")
 
@@ -50,7 +51,7 @@ def test_options_alone_write_a_configuration_that_the_daemon_takes(
     assert (config.api.url, config.api.token, config.database.url) == (simulator.url, simulator.token, database_url)
     assert (config.storage.chat_ids, config.storage.retention) == (("1@chat.agent", "2@chat.agent"), "52w")
     assert simulator.token not in file.read_text(), "the token has a file of its own"
-    assert configuration.exposed_files(config, {}) == []
+    assert exposed_files(config, {}) == []
     # The system's user need not exist here, and root starts nothing without it.
     allowed = environ | {"VKTEAMS_DAEMON_ALLOW_ROOT": "true"}
     check = subprocess.run(python(SCRIPT, "--config", str(file), "config", "check"), env=allowed, check=False)

@@ -19,6 +19,7 @@ from vkteams_daemon import config_template
 from vkteams_daemon.config import find_file, load, masked, merge_reloadable, parse_duration
 from vkteams_daemon.errors import ConfigError, PermissionRefused
 from vkteams_daemon.options import ALIASES, SECTIONS, Config, options
+from vkteams_daemon.secret_exposure import exposed_files
 
 Write = Callable[[str], Path]
 
@@ -470,7 +471,7 @@ def test_every_file_with_a_secret_is_held_to_one_rule(tmp_path: Path, monkeypatc
     files = (token, url, tokens, credential)
 
     def exposed() -> list[str]:
-        return [line.partition(":")[0] for line in configuration.exposed_files(load(source, environ=environ), environ)]
+        return [line.partition(":")[0] for line in exposed_files(load(source, environ=environ), environ)]
 
     for mode in (0o644, 0o660, 0o602):
         for file in files:

@@ -23,8 +23,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from vkteams_daemon import plain_file
 from vkteams_daemon.access import TOOLS, Access
-from vkteams_daemon.config import exposure
 from vkteams_daemon.errors import ConfigError, PermissionRefused, VkTeamsError
+from vkteams_daemon.secret_exposure import exposure
 
 log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from vkteams_daemon.ctl.commands import config_init, config_install
 from vkteams_daemon.ctl.output import Answer, Screen
 from vkteams_daemon.errors import CannotCreate, PermissionRefused, VkTeamsError
 from vkteams_daemon.options import NOT_OPTIONS
+from vkteams_daemon.secret_exposure import exposed_files
 
 
 def register(noun: Noun) -> None:
@@ -45,7 +46,7 @@ def _check_readers(config: Config) -> Answer:
 
     if config.database.read_url:
         database_url.check(config.database.read_url, "database.read_url")
-    notes = [*configuration.exposed_files(config), "it is of people who search: vkteamsd does not start with it"]
+    notes = [*exposed_files(config), "it is of people who search: vkteamsd does not start with it"]
 
     def render(screen: Screen) -> None:
         screen.line(f"{config.source}: no mistakes", "green")
@@ -115,7 +116,7 @@ def _check(args: argparse.Namespace, config: Config) -> Answer:
                 raise
             if (note := f"for this user: {error}") not in notes:
                 notes.append(note)
-    notes += [*configuration.exposed_files(config), *privileges.exposed_directories(config)]
+    notes += [*exposed_files(config), *privileges.exposed_directories(config)]
     if not config.source:
         notes.append("no configuration file was found; defaults and the environment apply")
     if not config.database.url and config.storage.save and not programs.available():

@@ -22,7 +22,7 @@ from typing import Any
 import daemon
 
 from vkteams_daemon import __version__
-from vkteams_daemon.config import Config, exposed_files
+from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import status as status_file
 from vkteams_daemon.daemon.process import privileges
 from vkteams_daemon.daemon.process.detach import Pipe
@@ -30,6 +30,7 @@ from vkteams_daemon.daemon.process.notify import Notify
 from vkteams_daemon.daemon.process.pidfile import PidFile
 from vkteams_daemon.daemon.process.settings import Settings
 from vkteams_daemon.errors import StoppedEarly, VkTeamsError
+from vkteams_daemon.secret_exposure import exposed_files
 from vkteams_daemon.system import garbage
 from vkteams_daemon.system.log import Log
 from vkteams_daemon.system.user import Owner
