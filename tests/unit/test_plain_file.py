@@ -32,7 +32,8 @@ OPENERS = {
     "ctl/commands/daemon/systemd.py", "ctl/commands/database/backup.py", "daemon/polling/event_printer.py",
     "daemon/polling/spool.py", "daemon/process/pidfile.py", "daemon/process/pidfile_holder.py", "daemon/status.py",
     "embedding/install/blocks.py", "embedding/install/encoder.py", "embedding/install/installer.py",
-    "embedding/query_socket.py", "embedding/unigram.py", "embedding/install/sources.py", "simulator/script.py",
+    "embedding/query_socket.py", "embedding/unigram.py", "embedding/install/sources.py", "mcp/stdio.py",
+    "simulator/script.py",
     "store/bundled/cluster.py", "store/bundled/programs.py", "store/schema.py", "system/files.py",
     "system/processes.py", "system/streams.py", "web/application.py", "web/language.py", "web/session.py",
 }  # fmt: skip
