@@ -40,7 +40,6 @@ from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.store import connection_profiles, embedding_models
 from vkteams_daemon.store.admin import cursors, maintenance, word_counts
-from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
@@ -283,30 +282,6 @@ def test_the_reader_role_cannot_stop_the_archive_by_advisory_locks(
                     reader.execute("SELECT 1")
         finally:
             postgres_server.execute(f"DROP ROLE {READER}")
-
-
-def test_a_session_of_another_role_is_not_ours_whatever_it_calls_itself(
-    postgres_server: PostgresServer, database_url: str
-) -> None:
-    """It may be another archive's daemon, and a superuser could end it."""
-    postgres_server.execute("CREATE ROLE somebody LOGIN PASSWORD 'x'")
-    try:
-        as_somebody = psycopg.conninfo.make_conninfo(
-            database_url, user="somebody", password="x", application_name="vkteamsd"
-        )
-        with (
-            psycopg.connect(as_somebody, autocommit=True) as somebody,
-            psycopg.connect(database_url, autocommit=True) as ours,
-        ):
-            somebody.execute("SELECT pg_advisory_lock(5)")
-            sessions = SilentSessions(0.1)
-            until(
-                lambda: sessions.end_holders(ours, "5::bigint", {}) or sessions.foreign, LIMIT, "its name, or its end"
-            )
-            assert sessions.foreign.startswith("vkteamsd of role somebody")
-            somebody.execute("SELECT 1")
-    finally:
-        postgres_server.execute("DROP ROLE somebody")
 
 
 def _sleep_on_the_server(connection: psycopg.Connection[Any]) -> None:

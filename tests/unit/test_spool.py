@@ -346,6 +346,7 @@ def test_a_disk_that_refuses_leaves_the_spool_as_it_was(
             spool.append(answer, 1, last)
     assert (spool.size, spool.events) == (size, len(events))
     assert spool.path.exists() != first
+    assert first or spool.path.stat().st_size == size
     spool.append(answer, 1, last)
     assert drained(open_spool()) == events + answer
 

@@ -1,0 +1,112 @@
+"""Which sessions that hold a lock are ended, and which are not."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.harness.postgres import PostgresServer
+from tests.harness.waiting import until
+from vkteams_daemon.store.blockers import SilentSessions
+
+PATIENCE = 0.2  # seconds
+LOCK, OTHER = "5::bigint", "6::bigint"
+Session = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def connect(database_url: str) -> Iterator[Callable[..., Session]]:
+    """Opens a session as a part of the product has it; it is closed after the test."""
+    with contextlib.ExitStack() as stack:
+
+        def made(application: str = "vkteamsd") -> Session:
+            return stack.enter_context(
+                contextlib.closing(psycopg.connect(database_url, autocommit=True, application_name=application))
+            )
+
+        yield made
+
+
+@contextlib.contextmanager
+def working(part: Callable[[], object]) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=part)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        thread.join(30)
+
+
+def test_a_session_of_another_role_is_not_ours_whatever_it_calls_itself(
+    postgres_server: PostgresServer, database_url: str, connect: Callable[..., Session]
+) -> None:
+    """It may be another archive's daemon, and a superuser could end it."""
+    postgres_server.execute("CREATE ROLE somebody LOGIN PASSWORD 'x'")
+    try:
+        theirs = psycopg.conninfo.make_conninfo(
+            database_url, user="somebody", password="x", application_name="vkteamsd"
+        )
+        with psycopg.connect(theirs, autocommit=True) as somebody:
+            somebody.execute(f"SELECT pg_advisory_lock({LOCK})")
+            ours, sessions = connect(), SilentSessions(PATIENCE)
+            until(lambda: sessions.end_holders(ours, LOCK, {}) or sessions.foreign, 30, "its name or its end")
+            assert sessions.foreign.startswith("vkteamsd of role somebody")
+            somebody.execute("SELECT 1")
+    finally:
+        postgres_server.execute("DROP ROLE somebody")
+
+
+def test_a_session_that_works_on_a_statement_is_not_ended(connect: Callable[..., Session]) -> None:
+    holder, ours, sessions = connect(), connect(), SilentSessions(PATIENCE)
+    holder.execute(f"SELECT pg_advisory_lock({LOCK})")
+    with working(lambda: holder.execute("SELECT pg_sleep(1)")) as thread:
+        until(lambda: sessions.end_holders(ours, LOCK, {}) or not thread.is_alive(), 30, "the statement's end")
+    assert holder.execute("SELECT 1").fetchone() == (1,)
+    until(lambda: sessions.end_holders(ours, LOCK, {}), 30, "its end, once it is silent")
+
+
+def test_a_session_whose_copy_goes_on_is_not_ended(connect: Callable[..., Session]) -> None:
+    """Between two pieces the server waits for its client, for less than the patience."""
+    holder, ours, sessions = connect(), connect(), SilentSessions(PATIENCE)
+    holder.execute("CREATE TABLE taken (word text)")
+    holder.execute(f"SELECT pg_advisory_lock({LOCK})")
+
+    def copy() -> None:
+        with holder.cursor().copy("COPY taken FROM STDIN") as pieces:
+            for _ in range(20):
+                pieces.write("x" * 200_000 + "\n")
+                time.sleep(PATIENCE / 4)
+
+    with working(copy) as thread:
+        until(lambda: sessions.end_holders(ours, LOCK, {}) or not thread.is_alive(), 30, "the end of the copy")
+    assert holder.execute("SELECT count(*) FROM taken").fetchone() == (20,)
+
+
+def test_the_first_of_a_chain_is_ended(connect: Callable[..., Session]) -> None:
+    """Who blocks us waits itself, for a session that is silent."""
+    silent, between, waiting, ours = (connect() for _ in range(4))
+    silent.execute(f"SELECT pg_advisory_lock({LOCK})")
+    between.execute(f"SELECT pg_advisory_lock({OTHER})")
+    sessions = SilentSessions(PATIENCE)
+    with working(lambda: between.execute(f"SELECT pg_advisory_lock({LOCK}), pg_advisory_unlock({OTHER})")) as first:
+        until(lambda: _waits(ours, between), 30, "the one between to wait")
+        with working(lambda: waiting.execute(f"SELECT pg_advisory_lock({OTHER})")):
+            until(lambda: _waits(ours, waiting), 30, "the other to wait")
+            until(
+                lambda: sessions.end_blockers(ours, [waiting.info.backend_pid]) or not first.is_alive(), 10,
+                "the end of the silent one",
+            )  # fmt: skip
+            silent.close()
+    assert between.execute("SELECT 1").fetchone() == (1,)
+
+
+def _waits(connection: Session, other: Session) -> bool:
+    query = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
+    row = connection.execute(query, (other.info.backend_pid,)).fetchone()
+    return bool(row and row[0])
