@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import shutil
 import subprocess
@@ -119,6 +120,24 @@ def test_sessions_that_are_shared_are_refused(database_url: str) -> None:
 def test_server_itself_is_asked_over_one_connection(database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as connection:
         server_check.check_session(connection, lambda: pytest.fail("another connection is opened"))
+
+
+def test_session_that_changes_between_two_statements_is_refused(database_url: str) -> None:
+    """What a busy pooler does: each connection gets a session of its own, and not for long."""
+
+    class Switching:
+        info = SimpleNamespace(backend_pid=1)
+
+        def __init__(self, *sessions: psycopg.Connection[Any]) -> None:
+            self._sessions = itertools.cycle(sessions)
+
+        def execute(self, *arguments: Any, **options: Any) -> Any:
+            return next(self._sessions).execute(*arguments, **options)
+
+    with contextlib.ExitStack() as stack:
+        one, two, other = (stack.enter_context(psycopg.connect(database_url, autocommit=True)) for _ in range(3))
+        with pytest.raises(ConfigError, match="pooler"):
+            server_check.check_session(Switching(one, two), lambda: other)  # type: ignore[arg-type]
 
 
 def test_new_archive_is_refused_where_others_may_create(
