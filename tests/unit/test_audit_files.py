@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -94,3 +95,10 @@ def test_a_directory_that_takes_nothing_is_refused_at_the_start_and_told_once_la
     assert [record.getMessage() for record in caplog.records] == [
         f"the audit cannot be written to {tmp_path / 'audit'}: Is a directory"
     ]
+
+
+def test_a_line_that_cannot_be_written_breaks_no_call(caplog: pytest.LogCaptureFixture) -> None:
+    closed = io.StringIO()
+    closed.close()
+    Audit(Secrets(), "stdio", out=closed).write(Call("me", None, "search_text", {"query": "x"}))
+    assert "an audit line could not be written" in caplog.text
