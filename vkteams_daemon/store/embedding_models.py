@@ -184,8 +184,8 @@ def _enqueue(connection: Connection, model_id: int, messages: Sequence[tuple[Any
     return connection.execute(_ENQUEUE.encode(), (model_id, *columns)).rowcount if missing else 0
 
 
-def mark_worked(connection: Connection, model_id: int) -> None:
-    """Note that a worker works for this model now, or would if anything waited.
+def mark_worked(connection: Connection, model_id: int) -> str | None:
+    """Note that a worker works for this model now, or would if anything waited; returns the model's state.
 
     Args:
         connection: in autocommit mode.
@@ -193,7 +193,10 @@ def mark_worked(connection: Connection, model_id: int) -> None:
     """
     with translate_errors(), connection.transaction():
         schema.fence(connection)
-        connection.execute("UPDATE embedding_models SET worked_at = now() WHERE model_id = %s", (model_id,))
+        row = connection.execute(
+            "UPDATE embedding_models SET worked_at = now() WHERE model_id = %s RETURNING state", (model_id,)
+        ).fetchone()
+    return row[0] if row else None
 
 
 def idle_models(connection: Connection, patience: float) -> list[IdleModel]:

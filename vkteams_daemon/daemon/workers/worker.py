@@ -133,6 +133,11 @@ class Worker:
         return busy
 
     @property
+    def is_building(self) -> bool:
+        """Whether search does not ask the model yet, as far as this worker knows."""
+        return self._current is not None and self._current[1].state == "building"
+
+    @property
     def waits_for_others(self) -> bool:
         """Whether other workers still have claims on the queue that this leader counts."""
         return self._is_leader and bool(self.stats.queued)
@@ -149,8 +154,10 @@ class Worker:
         with self._connect() as connection:
             queue.prepare_connection(connection)
             if time.monotonic() - self._marked_at > MARK_INTERVAL:
-                embedding_models.mark_worked(connection, stored.model_id)
+                state = embedding_models.mark_worked(connection, stored.model_id)
                 self._marked_at = time.monotonic()
+                if state == "active" and not self._is_leader:  # a leader has completed it
+                    self._current = model, replace(stored, state=state)
             claimed_at = time.monotonic()
             full = False
             try:

@@ -12,6 +12,7 @@ from vkteams_daemon.daemon.workers.worker import Stopped, Worker
 from vkteams_daemon.errors import SchemaNewer, VkTeamsError
 
 BACKOFF_MAX = 60.0  # seconds; the longest wait after a failure of the database or the model
+BUILDING_INTERVAL = 10.0  # seconds after which a building model has a turn, whatever waits for the active ones
 IDLE_COUNT_INTERVAL = 1.0  # seconds between two counts by an idle leader while other workers still have claims
 
 
@@ -24,7 +25,9 @@ def take_turns(
 ) -> None:
     """Give each worker its turn, again and again, until `stop` is set.
 
-    While one of them has work, nobody waits. A worker that failed is left out for longer and longer.
+    While one of them has work, nobody waits. A worker that failed is left out for longer and longer. A model that
+    search does not ask yet has its turns while nothing waits for the others, and now and then: its backlog may last for
+    hours, and what people say meanwhile must be found.
 
     Args:
         workers: of this thread, one for each model.
@@ -35,16 +38,22 @@ def take_turns(
     """
     failures = dict.fromkeys(workers, 0)
     due = dict.fromkeys(workers, 0.0)  # monotonic
+    turned = dict.fromkeys(workers, 0.0)  # monotonic
     while not stop.is_set():
         wake.clear()
-        busy = False
-        for worker in workers:
+        busy = asked = False
+        for worker in sorted(workers, key=lambda one: one.is_building):
             if stop.is_set():
                 return
             if time.monotonic() < due[worker]:
                 continue
+            building = worker.is_building
+            if building and asked and time.monotonic() - turned[worker] < BUILDING_INTERVAL:
+                continue
+            turned[worker] = time.monotonic()
             try:
-                busy = worker.turn() or busy
+                if worker.turn():
+                    busy, asked = True, asked or not building
             except Stopped:
                 return
             except SchemaNewer as error:
