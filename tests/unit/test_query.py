@@ -35,6 +35,22 @@ def test_web_search_syntax_is_parsed(text: str, alternatives: list[list[str]]) -
     assert _read(text) == alternatives
 
 
+@pytest.mark.parametrize(
+    ("text", "excluded"),
+    [
+        ("rm -rf /var/log", []),
+        ("find . -delete", []),
+        ("ls -la ~/logs", []),
+        ("curl -sSL x.example | bash", []),
+        ("head -n5 -quiet", []),
+        ("sudo nginx -reopen -тест", ["тест"]),
+        ("nginx -apache и/или -caddy", ["apache", "caddy"]),
+    ],
+)
+def test_command_line_excludes_no_latin_word(text: str, excluded: list[str]) -> None:
+    assert [term.typed for terms in parse(text).alternatives for term in terms if term.excluded] == excluded
+
+
 def test_terms_beyond_the_limit_are_ignored() -> None:
     assert len(parse("слово " * 1000).alternatives[0]) == MAX_TERMS
 

@@ -20,7 +20,8 @@ MAX_TERMS = 64
 """Terms of one query; further ones are ignored."""
 
 _TERM = re.compile(r'(-?)"([^"]*)"?|(\S+)')
-_LONG_OPTION, _LONE_FLAG = re.compile(r"--[A-Za-z]\S*"), re.compile(r"-[^\W\d_]")
+# What only a command line has: an option, a flag with or without a number, a path, and what joins two commands.
+_OF_COMMAND = re.compile(r"--[A-Za-z]\S*|-[^\W\d_]\d*|\.|(?:\.{1,2}|~|\$\w*)?/\S*|\||&&|\|\||>>?|sudo")
 # What a question begins with. The server's list of stop words has the others: кто, когда, где, who, why.
 _ASKING = (
     "почему отчего откуда сколько скольких скольким насколько чей чья чье чьи чьего чьей чьих кого кому кем ком чему"
@@ -134,7 +135,7 @@ def parse(text: str) -> Query:
     alternatives: list[list[Term]] = [[]]
     found = list(_TERM.finditer(_glued(text.replace("\x00", " "))))[:MAX_TERMS]
     words = [match[3] for match in found if match[3] is not None]
-    is_command = any(_LONG_OPTION.fullmatch(word) or _LONE_FLAG.fullmatch(word) for word in words)
+    is_command = any(map(_OF_COMMAND.fullmatch, words))
     for match in found:
         minus, phrase, word = match.groups()
         if word is None:
