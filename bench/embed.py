@@ -30,7 +30,7 @@ from vkteams_daemon.embedding.install import installer
 from vkteams_daemon.embedding.model import Chunk, Model
 from vkteams_daemon.embedding.model_info import ModelInfo
 from vkteams_daemon.options import Embedding
-from vkteams_daemon.store import embedding_models
+from vkteams_daemon.store import embedding_models, vector_index
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.embedding_models import StoredModel
 from vkteams_daemon.store.ingest.writer import Writer
@@ -60,13 +60,13 @@ class Run:
 
     def prepare(self, *, indexed: bool) -> None:
         """Delete the vectors, queue every message, and create the index or not."""
-        name = embedding_models.index_name(self.stored.model_id)
+        name = vector_index.index_name(self.stored.model_id)
         with self._database.connection() as connection:
             connection.execute(f"DROP INDEX IF EXISTS {name}".encode())
             connection.execute("TRUNCATE embeddings, embedding_queue")
             embedding_models.enqueue_missing(connection, self.stored.model_id)
             if indexed:
-                embedding_models.ensure_index(connection, self.stored)
+                vector_index.ensure_index(connection, self.stored.model_id, self.stored.dims)
             connection.execute("ANALYZE")
             connection.execute("CHECKPOINT")
 
@@ -88,7 +88,7 @@ class Run:
     def index(self) -> None:
         """Build the index of the vectors."""
         with self._database.connection() as connection:
-            embedding_models.ensure_index(connection, self.stored)
+            vector_index.ensure_index(connection, self.stored.model_id, self.stored.dims)
 
     def count(self) -> int:
         """How many vectors there are."""

@@ -43,7 +43,7 @@ from vkteams_daemon.options import Daemon, Embedding
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.results import Hit, Mode
-from vkteams_daemon.store import embedding_models
+from vkteams_daemon.store import embedding_models, vector_index
 from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
@@ -209,7 +209,7 @@ def embed(config: Config, database: Database, workers: int = 2) -> None:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(work, range(workers)))
         with database.connect() as connection:
-            embedding_models.ensure_index(connection, stored)
+            vector_index.ensure_index(connection, stored.model_id, stored.dims)
             embedding_models.activate_if_complete(connection, stored)
     with database.connect() as connection:
         embedding_models.retire_others(connection, chosen)

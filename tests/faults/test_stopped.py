@@ -33,7 +33,7 @@ from vkteams_daemon.botapi.client import BotClient
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.simulator import Simulator
-from vkteams_daemon.store import embedding_models
+from vkteams_daemon.store import embedding_models, vector_index
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
@@ -265,5 +265,5 @@ def _build(connection: Connection, model: WatchedModel) -> float:
     """Build the index of a model as a worker does; returns the seconds."""
     stored = embedding_models.register(connection, model.name, model.fingerprint, model.dims)
     began = time.monotonic()
-    assert embedding_models.ensure_index(connection, stored)
+    assert vector_index.ensure_index(connection, stored.model_id, stored.dims)
     return time.monotonic() - began

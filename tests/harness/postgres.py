@@ -6,7 +6,8 @@
 `durable_database_url`   a fresh database with the schema on it
 
 With TRAPS=1 every database with the schema has the operators of `traps`, so any test shows whether one is captured.
-All listen on 127.0.0.1, on a free port, so that a proxy can stand before them.
+All listen on 127.0.0.1, on a free port, so that a proxy can stand before them. VKTEAMS_TEST_POSTGRESQL names the
+directory of other programs than the bundled ones, which know pgvector: so another version of PostgreSQL is tested.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from tests.harness.waiting import until
 from vkteams_daemon.store.bundled import programs
 from vkteams_daemon.store.schema import migrate
 from vkteams_daemon.system import user
+
+PROGRAMS = "VKTEAMS_TEST_POSTGRESQL"
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1", "shared_buffers": "64MB", "max_connections": "60", "max_wal_size": "256MB",
@@ -59,7 +62,8 @@ class PostgresServer:
         self._owner = user.choose_owner(SERVER_USER)
         self._home = directory / "postgres"
         self._owner.make_directory(self._home, 0o755)
-        self._programs = programs.find_programs(self._owner, self._home)
+        others = os.environ.get(PROGRAMS)
+        self._programs = Path(others) if others else programs.find_programs(self._owner, self._home)
         self._data = self._home / "data"
         self._process: subprocess.Popen[str] | None = None
         self._paused: list[int] = []
@@ -70,6 +74,8 @@ class PostgresServer:
         self.password = secrets.token_hex(8)
         self.port = 0
         self.settings = _SETTINGS | ({"fsync": "on"} if durable else _QUICK) | settings
+        if others:
+            self.settings.pop("io_method", None)  # of PostgreSQL 18
         self._initdb()
 
     def start(self) -> None:
@@ -207,7 +213,8 @@ class PostgresServer:
         self._owner.write_file(self._home / "password", self.password, 0o600)
         status, printed = self._owner.run([
             self._programs / "initdb", "-D", self._data, "-U", self.user, "-E", "UTF8", "--locale=C.UTF-8",
-            "--auth=scram-sha-256", f"--pwfile={self._home / 'password'}", "-c", "scram_iterations=1", "--no-sync",
+            "--auth=scram-sha-256", f"--pwfile={self._home / 'password'}", "--no-sync",
+            *(["-c", "scram_iterations=1"] if "io_method" in self.settings else []),
         ])  # fmt: skip
         assert status == 0, printed
 

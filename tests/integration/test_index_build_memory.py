@@ -19,7 +19,7 @@ import sys
 import psycopg
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Daemon
-from vkteams_daemon.store import embedding_models
+from vkteams_daemon.store import embedding_models, vector_index
 from vkteams_daemon.store.database import Database
 
 state, run = sys.argv[1:]
@@ -41,7 +41,7 @@ with Database(Config(daemon=Daemon(state_dir=state, runtime_dir=run)), applicati
             connection.execute("CREATE INDEX ON embeddings USING hnsw ((embedding::halfvec(3)) halfvec_cosine_ops)")
         except psycopg.errors.DiskFull as error:
             print("short:", error)
-        print("built:", embedding_models.ensure_index(connection, model))
+        print("built:", vector_index.ensure_index(connection, model.model_id, model.dims))
 """
 
 

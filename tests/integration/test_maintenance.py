@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
 
 from tests.harness.talk import Talk
 from tests.harness.waiting import until
-from vkteams_daemon.store import embedding_models
+from vkteams_daemon.store import embedding_models, vector_index
 from vkteams_daemon.store.admin import maintenance
 from vkteams_daemon.store.connections import Connection
 
@@ -27,7 +28,7 @@ def _names(indexes: list[maintenance.IndexState]) -> list[str]:
 def test_new_archive_needs_nothing_and_can_be_maintained(talk: Talk, connection: Connection) -> None:
     talk.say("1", "one")
     plan = maintenance.plan(connection)
-    assert (plan.invalid, plan.grown, plan.retired, plan.collation) == ([], [], [], False)
+    assert (plan.invalid, plan.grown, plan.outgrown, plan.retired, plan.collation) == ([], [], [], [], False)
     steps = maintenance.maintain(connection)
     assert sorted(step.what for step in steps) == sorted(
         f"{table} vacuumed and analysed" for table in maintenance.TABLES
@@ -101,13 +102,13 @@ def test_a_process_that_was_stopped_while_it_built_an_index_is_ended_after_the_p
     talk.say("1", "one")
     talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('old', 'f', 2, 'retired')")
     talk.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 1, 'message', 0, 'h', '[1,0]' FROM messages")
-    talk.execute(f"CREATE INDEX {embedding_models.index_name(1)} ON embeddings (msg_id)")
+    talk.execute(f"CREATE INDEX {vector_index.index_name(1)} ON embeddings (msg_id)")
     with psycopg.connect(database_url, application_name="vkteamsd", autocommit=True) as stopped:
-        stopped.execute(f"SELECT pg_advisory_lock({embedding_models._INDEX_LOCK})".encode())
+        stopped.execute(f"SELECT pg_advisory_lock({vector_index.INDEX_LOCK})".encode())
         silent = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND state_change < clock_timestamp() - interval '1s'"
         until(lambda: connection.execute(silent, (stopped.info.backend_pid,)).fetchone(), 20, "a silence of a second")
         maintenance.maintain(connection, patience=1.0)
-        assert talk.rows(f"SELECT to_regclass('{embedding_models.index_name(1)}')") == [(None,)]
+        assert talk.rows(f"SELECT to_regclass('{vector_index.index_name(1)}')") == [(None,)]
         with pytest.raises(psycopg.OperationalError):
             stopped.execute("SELECT 1")
 
@@ -121,11 +122,46 @@ def test_fresh_size_of_a_vector_index_is_estimated(talk: Talk, connection: Conne
         " FROM messages"
     )
     (model,) = embedding_models.active_models(connection)
-    assert embedding_models.ensure_index(connection, model)
+    assert vector_index.ensure_index(connection, model.model_id, model.dims)
     index = next(index for index in maintenance.index_states(connection) if index.kind == "hnsw")
     assert index.fresh is not None
     assert 0.75 < index.octets / index.fresh < 1.25
     assert not index.grown
+
+
+def test_vector_index_of_a_smaller_archive_is_built_again_with_more_neighbours(
+    talk: Talk, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = vector_index.GRAPHS
+    monkeypatch.setattr(vector_index, "GRAPHS", (replace(small, most=100), large))
+    talk.many([f"text {n}" for n in range(200)])
+    talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')")
+
+    def embed(first: int, last: int) -> None:
+        talk.execute(
+            "INSERT INTO embeddings SELECT chat_id, msg_id, 1, 'message', 0, 'h', '[1,0]' FROM messages"
+            f" ORDER BY sent_at OFFSET {first} LIMIT {last - first}"
+        )
+
+    def options(name: str = "embeddings_hnsw_1_message") -> list[str]:
+        [(options,)] = talk.rows(f"SELECT reloptions FROM pg_class WHERE relname = '{name}'")
+        return list(options)
+
+    embed(0, 50)
+    assert vector_index.ensure_index(connection, 1, 2)
+    assert options() == [f"m={small.m}", f"ef_construction={small.ef_construction}"]
+    embed(50, 200)
+    maintenance.maintain(connection)
+    connection.execute("VACUUM (ANALYZE) embeddings")
+    assert maintenance.plan(connection).outgrown == []
+    assert options() == [f"m={large.m}", f"ef_construction={large.ef_construction}"]
+    assert vector_index.graph_of(connection, 1) == large
+    # A rebuild that was interrupted before its last step leaves the replaced index.
+    connection.execute("CREATE INDEX embeddings_hnsw_1_message_ccold ON embeddings (chunk)")
+    assert _names(maintenance.plan(connection).invalid) == ["embeddings_hnsw_1_message_ccold"]
+    maintenance.maintain(connection)
+    names = _names(maintenance.index_states(connection))
+    assert [name for name in names if name.startswith("embeddings_hnsw")] == ["embeddings_hnsw_1_message"]
 
 
 def test_role_that_does_not_own_the_tables_gets_remarks(talk: Talk, connection: Connection) -> None:

@@ -17,7 +17,7 @@ from tests.harness.old_schema import make_archive_before
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon import times
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.history import activity
+from vkteams_daemon.search.history import activity, directory
 from vkteams_daemon.search.scope import Period, Scope
 from vkteams_daemon.search.visibility import Visible
 from vkteams_daemon.store import schema
@@ -112,6 +112,16 @@ def test_the_pulse_says_how_soon_others_answered(talk: Talk) -> None:
         assert activity.activity(connection, confined, days).answers.messages == 0, "the question is not seen"
     assert (shown.answers.messages, shown.answers.median, shown.answers.waits) == (2, 150.0, [0, 2, 0, 0, 0, 0])
     assert {chat: answers.median for chat, answers in shown.answers_by_chat.items()} == {OPS: 180.0, DEV: 120.0}
+
+
+def test_lists_of_chats_and_people_read_no_messages(told: Talk) -> None:
+    with told.connection() as connection, connection.transaction(force_rollback=True):
+        connection.execute("ALTER TABLE messages RENAME TO hidden")
+        for chats in (None, [OPS]):
+            scope = Scope(chats)
+            assert len(directory.chats(connection, scope)) == len(chats or (OPS, DEV))
+            people = directory.users(connection, scope, 2)
+            assert all(person.first_message_at and person.last_message_at for person in people), people
 
 
 def test_erasure_and_retention_lower_the_counts(told: Talk) -> None:

@@ -15,7 +15,7 @@ from vkteams_daemon.embedding.model import Chunk, Model
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.options import Embedding
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.store import embedding_models
+from vkteams_daemon.store import embedding_models, vector_index
 
 TEXTS = ("the proxy is down again", "the printer is broken", "lunch at noon")
 
@@ -205,7 +205,7 @@ def test_registering_a_model_does_not_wait_for_the_build_of_an_index(chat: Chat,
     chat.say(*TEXTS)
     chat.embed(old)
     with chat.connection() as busy:
-        busy.execute(f"SELECT pg_advisory_lock({embedding_models._INDEX_LOCK})".encode())
+        busy.execute(f"SELECT pg_advisory_lock({vector_index.INDEX_LOCK})".encode())
         assert chat.register(new).state == "building"
 
 
@@ -214,10 +214,10 @@ def test_vectors_of_a_retired_model_are_deleted_while_an_index_is_built(chat: Ch
     chat.embed(old)
     chat.execute("UPDATE embedding_models SET state = 'retired'")
     with chat.connection() as busy, chat.connection() as connection:
-        busy.execute(f"SELECT pg_advisory_lock({embedding_models._INDEX_LOCK})".encode())
+        busy.execute(f"SELECT pg_advisory_lock({vector_index.INDEX_LOCK})".encode())
         assert embedding_models.delete_retired(connection) == 3
         assert indexes(chat) == ["embeddings_hnsw_1_message"], "for the next time"
-        busy.execute(f"SELECT pg_advisory_unlock({embedding_models._INDEX_LOCK})".encode())
+        busy.execute(f"SELECT pg_advisory_unlock({vector_index.INDEX_LOCK})".encode())
         embedding_models.delete_retired(connection)
     assert indexes(chat) == []
 
@@ -227,17 +227,17 @@ def test_an_interrupted_build_of_the_index_is_repeated(chat: Chat, old: Model) -
     chat.embed(old)
     chat.execute("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'embeddings_hnsw_1_message'::regclass")
     with chat.connection() as connection:
-        assert not embedding_models.has_index(connection, 1)
+        assert not vector_index.has_index(connection, 1)
     chat.embed(old)
     with chat.connection() as connection:
-        assert embedding_models.has_index(connection, 1)
+        assert vector_index.has_index(connection, 1)
 
 
 def test_one_worker_builds_the_index_and_the_others_go_on(chat: Chat, old: Model) -> None:
     stored = chat.register(old)
     with chat.connection() as busy, chat.connection() as other:
-        busy.execute(f"SELECT pg_advisory_lock({embedding_models._INDEX_LOCK})".encode())
-        assert not embedding_models.ensure_index(other, stored)
-        busy.execute(f"SELECT pg_advisory_unlock({embedding_models._INDEX_LOCK})".encode())
-        assert embedding_models.ensure_index(other, stored)
-        assert embedding_models.ensure_index(other, stored), "it is there now"
+        busy.execute(f"SELECT pg_advisory_lock({vector_index.INDEX_LOCK})".encode())
+        assert not vector_index.ensure_index(other, stored.model_id, stored.dims)
+        busy.execute(f"SELECT pg_advisory_unlock({vector_index.INDEX_LOCK})".encode())
+        assert vector_index.ensure_index(other, stored.model_id, stored.dims)
+        assert vector_index.ensure_index(other, stored.model_id, stored.dims), "it is there now"

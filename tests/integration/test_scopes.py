@@ -42,7 +42,7 @@ from vkteams_daemon.options import Embedding as EmbeddingOptions
 from vkteams_daemon.options import Web as WebOptions
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.serving.audit import Audit
-from vkteams_daemon.store import embedding_models
+from vkteams_daemon.store import embedding_models, vector_index
 from vkteams_daemon.system.redaction import Secrets
 from vkteams_daemon.web.application import Application
 from vkteams_daemon.web.session import Session, Sessions
@@ -223,7 +223,7 @@ class Archives:
                 talk.say("w1", f"waits: {SECRET}", at=OLD if name == "times" else 16, who=VERA, chat=VERA)
                 with talk.connection() as connection:
                     (active,) = embedding_models.active_models(connection)
-                    embedding_models.ensure_index(connection, active)
+                    vector_index.ensure_index(connection, active.model_id, active.dims)
             talk.execute("DELETE FROM words")
             talk.execute("INSERT INTO words SELECT word, ndoc FROM ts_stat('SELECT search FROM messages')")
             talk.execute("INSERT INTO words_counted (messages, counted_at) SELECT count(*), now() FROM messages"

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from tests.harness.talk import DEV, OPS, Talk
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import word_count
 from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.options import Database as DatabaseOptions
+from vkteams_daemon.search.retrieval import bm25
+from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.admin import word_counts
 from vkteams_daemon.store.database import Database
 
@@ -76,6 +79,24 @@ def test_only_one_process_counts_at_a_time(connection: psycopg.Connection, datab
         other.execute("SELECT pg_advisory_xact_lock(hashtextextended('vkteams words ' || current_schema(), 0))")
         assert not word_counts.count_words(connection)
     assert word_counts.count_words(connection)
+
+
+def test_common_words_of_a_confined_reader_are_counted_in_a_sample_of_what_they_may_see(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bm25, "_WHOLE", 100)
+    monkeypatch.setattr(bm25, "_SAMPLE", 40)
+    monkeypatch.setattr(bm25, "_COMMON", 10)
+    monkeypatch.setattr(bm25, "_COUNT_LIMIT", 50)
+    talk.many(["резерв" if n % 2 else "сервер" for n in range(200)], chat=OPS)
+    talk.say("key", "ключ", chat=OPS)
+    own = Scope([OPS], confined=True)
+    counted = ["'резерв'", "'ключ'", "'пароль'"]
+    with talk.connection() as connection:
+        before = bm25.document_frequencies(connection, counted, own)
+        talk.many(["резерв", "пароль"] * 50, chat=DEV)
+        assert bm25.document_frequencies(connection, counted, own) == before
+    assert before == [pytest.approx(100, abs=5), 1, 0], "not 50, where counting stops"
 
 
 def test_daemon_counts_words(connection: psycopg.Connection, database_url: str) -> None:

@@ -1,4 +1,4 @@
-"""The models of the archive: registration, queueing of messages without vectors, the index, and the change of models.
+"""The models of the archive: registration, queueing of messages without vectors, and the change of models.
 
 Several models may be active: search asks all of them. The vectors of a further model are built beside theirs, and it
 becomes active when they are complete. Models that are not chosen any more stay active until every chosen one is.
@@ -11,17 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import psycopg
 from psycopg.rows import class_row, tuple_row
 
-from vkteams_daemon.store import schema
+from vkteams_daemon.store import schema, vector_index
 from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
 
-# An insert rewrites the page of every neighbour of the new vector. With fewer but well chosen neighbours an insert
-# costs half of what it costs with pgvector's defaults (16 and 64). A search with more candidates finds as much: see
-# `search.retrieval.semantic`.
-_HNSW = "m = 6, ef_construction = 80"
 # A writer may have read the models before this one was registered, and not have committed yet. This lock waits for it.
 # A writer that reads the models later waits for this lock for a moment, and then sees the model.
 _WAIT_FOR_WRITERS = "LOCK TABLE embedding_queue IN SHARE MODE"
@@ -45,9 +40,6 @@ _CAUGHT_UP = (
     " AND q.not_before < 'infinity')"
 )
 _MODELS_LOCK = "pg_catalog.hashtextextended('vkteams models ' || current_schema()::text, 0::bigint)"
-# A lock of its own: the registration of a model must not wait for the build of an index. Nor must the build wait for
-# the snapshot of a transaction that waits for the lock.
-_INDEX_LOCK = "pg_catalog.hashtextextended('vkteams index ' || current_schema()::text, 0::bigint)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,87 +205,6 @@ def idle_models(connection: Connection, patience: float) -> list[IdleModel]:
         return cursor.fetchall()
 
 
-def index_name(model_id: int) -> str:
-    """The name of the model's HNSW index."""
-    return f"embeddings_hnsw_{int(model_id)}_message"
-
-
-def index_expression(model: StoredModel) -> tuple[str, str]:
-    """The indexed expression and the condition of the index. A query uses the index only if it repeats both."""
-    return (
-        f"(embedding::halfvec({int(model.dims)}))",
-        f"model_id = {int(model.model_id)} AND kind = 'message'",
-    )
-
-
-def has_index(connection: Connection, model_id: int) -> bool:
-    """Whether the model's index exists and is valid."""
-    with translate_errors():
-        row = connection.execute(
-            "SELECT indisvalid FROM pg_index WHERE indexrelid = pg_catalog.to_regclass(%s)::oid",
-            (index_name(model_id),),
-        ).fetchone()
-    return bool(row and row[0])
-
-
-def ensure_index(connection: Connection, model: StoredModel, holders: SilentSessions | None = None) -> bool:
-    """Build the model's HNSW index, concurrently, unless it exists or another process builds an index.
-
-    Args:
-        connection: in autocommit mode; the build may take minutes for a large archive.
-        model: the model of the vectors.
-        holders: ends another process that has fallen silent after it has taken the lock of the builds; of one caller.
-
-    Returns:
-        Whether the index exists now.
-    """
-    if has_index(connection, model.model_id):
-        return True
-    name = index_name(model.model_id)
-    expression, condition = index_expression(model)
-    statement = (
-        f"CREATE INDEX CONCURRENTLY {name} ON embeddings USING hnsw ({expression} halfvec_cosine_ops)"
-        f" WITH ({_HNSW}) WHERE {condition}"
-    )
-    with translate_errors():
-        if not _try_index_lock(connection, holders):
-            return False
-        try:
-            connection.execute("SET maintenance_work_mem = '256MB'")
-            # By default the server builds an index on some thousand vectors without parallel workers.
-            connection.execute("SET min_parallel_table_scan_size = 0")
-            try:
-                _build_index(connection, name, statement)
-            except psycopg.errors.DiskFull:
-                # A parallel build is done in shared memory, and a container may have less of it than
-                # maintenance_work_mem. Build it in one process then.
-                connection.execute("SET max_parallel_maintenance_workers = 0")
-                _build_index(connection, name, statement)
-        finally:
-            if not connection.closed:
-                connection.execute(
-                    "RESET maintenance_work_mem; RESET min_parallel_table_scan_size;"
-                    " RESET max_parallel_maintenance_workers"
-                )
-                connection.execute(f"SELECT pg_catalog.pg_advisory_unlock({_INDEX_LOCK})".encode())
-    return True
-
-
-def _try_index_lock(connection: Connection, holders: SilentSessions | None) -> bool:
-    while True:
-        row = connection.execute(f"SELECT pg_catalog.pg_try_advisory_lock({_INDEX_LOCK})".encode()).fetchone()
-        if row and row[0]:
-            return True
-        if not (holders or SilentSessions()).end_holders(connection, _INDEX_LOCK, {}):
-            return False
-
-
-def _build_index(connection: Connection, name: str, statement: str) -> None:
-    # An interrupted build leaves an invalid index.
-    connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
-    connection.execute(statement.encode())
-
-
 def has_caught_up(connection: Connection, model_id: int) -> bool:
     """Whether nothing waits that was queued for the model itself, or waits for another attempt.
 
@@ -345,7 +256,7 @@ def delete_retired(connection: Connection, holders: SilentSessions | None = None
 
     Args:
         connection: in autocommit mode.
-        holders: see `ensure_index`.
+        holders: see `vector_index.ensure_index`.
         batch: the most vectors that one transaction deletes.
     """
     deleted = 0
@@ -374,18 +285,16 @@ def _drop_retired_index(connection: Connection, model_id: int, holders: SilentSe
     # DROP INDEX CONCURRENTLY waits for the transactions that use the index, and cannot run in a transaction. So a lock
     # of the session keeps the model from being registered again. If an index is being built, skip the drop until next
     # time: the drop would wait for the build, and the build for the snapshot of a transaction that waits for the lock.
-    if not _try_index_lock(connection, holders):
+    if not vector_index.try_index_lock(connection, holders):
         return
     try:
         connection.execute(f"SELECT pg_catalog.pg_advisory_lock({_MODELS_LOCK})".encode())
         if _is_retired(connection, model_id):
-            connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index_name(model_id)}".encode())
+            connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {vector_index.index_name(model_id)}".encode())
     finally:
         if not connection.closed:
-            connection.execute(
-                f"SELECT pg_catalog.pg_advisory_unlock({_MODELS_LOCK}),"
-                f" pg_catalog.pg_advisory_unlock({_INDEX_LOCK})".encode()
-            )
+            connection.execute(f"SELECT pg_catalog.pg_advisory_unlock({_MODELS_LOCK})".encode())
+            vector_index.unlock(connection)
 
 
 def _is_retired(connection: Connection, model_id: int) -> bool:
@@ -416,7 +325,7 @@ def model_statistics(connection: Connection) -> list[ModelStatistics]:
     return [
         ModelStatistics(
             model, vectors.get(model.model_id, 0), *queued.get(model.model_id, (0, 0)),
-            has_index(connection, model.model_id),
+            vector_index.has_index(connection, model.model_id),
         )
         for model in models
     ]  # fmt: skip
@@ -443,5 +352,5 @@ def vector_store(connection: Connection) -> VectorStore:
         cursor.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'")
         row = cursor.fetchone()
     models = active_models(connection)
-    indexed = all(has_index(connection, model.model_id) for model in models)
+    indexed = all(vector_index.has_index(connection, model.model_id) for model in models)
     return VectorStore(row[0] if row else None, tuple(model.name for model in models), indexed)

@@ -24,7 +24,7 @@ from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import TOKEN_BUDGET, Chunk, Model, batches
 from vkteams_daemon.errors import ModelError, StoreError
-from vkteams_daemon.store import embedding_models, queue
+from vkteams_daemon.store import embedding_models, queue, vector_index
 from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection, abort
 from vkteams_daemon.store.database import Database
@@ -221,7 +221,9 @@ class Worker:
 
     def _complete_model(self, connection: Connection, stored: StoredModel) -> None:
         """Build the index, activate a complete model, retire those that are not chosen, and delete their vectors."""
-        self._indexed = self._indexed or embedding_models.ensure_index(connection, stored, self._index_holders)
+        self._indexed = self._indexed or vector_index.ensure_index(
+            connection, stored.model_id, stored.dims, self._index_holders
+        )
         if stored.state == "building" and self._indexed and embedding_models.activate_if_complete(connection, stored):
             log.info("model %s is complete and in use", stored.name)
             assert self._current is not None

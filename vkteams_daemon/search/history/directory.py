@@ -8,7 +8,6 @@ from vkteams_daemon.search.history.results import ChatSummary, UserSummary
 from vkteams_daemon.search.names import Person, chat_titles, people, visible_chats
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.distribution import is_distributed
 
 _MEMBERS = (
     "SELECT DISTINCT user_id FROM roster_members WHERE until IS NULL AND chat_id = ANY(%(chat_ids)s) ORDER BY user_id"
@@ -52,7 +51,7 @@ def users(connection: Connection, scope: Scope, limit: int | None = None, *, sil
     """
     rows = _rows(
         connection,
-        f"WITH counts AS MATERIALIZED ({_counts(scope, 'user_id', 'chat_id', edges=not is_distributed(connection))})"
+        f"WITH counts AS MATERIALIZED ({_counts(scope, 'user_id', 'chat_id')})"
         " SELECT coalesce(u.user_id, s.user_id), coalesce(s.messages, 0), coalesce(s.others, 0),"
         f" s.first, s.last FROM (SELECT * FROM counts WHERE user_id IS NOT NULL) AS s"
         f" {'LEFT' if scope.narrows else 'FULL'} JOIN users u ON u.user_id = s.user_id"
@@ -74,24 +73,21 @@ def users(connection: Connection, scope: Scope, limit: int | None = None, *, sil
     ]
 
 
-def _counts(scope: Scope, by: str, other: str, *, edges: bool = True) -> str:
+def _counts(scope: Scope, by: str, other: str) -> str:
     """A query that counts messages by one column, and for each of its values the distinct values of the other one.
 
     Args:
         scope: what is counted.
         by: the column.
         other: the other one.
-        edges: whether one machine knows when the first and the last message of each value was sent.
     """
-    # An index has the first and the last message of a chat, and of a person in the whole archive.
-    if edges and scope.chats_alone and (by == "chat_id" or scope.chat_ids is None):
-        edge = f"(SELECT pg_catalog.{{}}(sent_at) FROM messages m WHERE m.{by} = c.{by} AND m.deleted_at IS NULL)"
+    if scope.chats_alone:
         chats = "" if scope.chat_ids is None else " AND chat_id = ANY(%(chat_ids)s)"
         return (
-            f"SELECT {by}, messages, others, {edge.format('min')} AS first, {edge.format('max')} AS last FROM"
-            f" (SELECT {by}, pg_catalog.sum(messages - deleted)::bigint AS messages,"
-            f"  count(*) FILTER (WHERE {other} <> '') AS others"
-            f"  FROM chat_user_counts WHERE messages > deleted{chats} GROUP BY {by}) AS c WHERE {by} <> ''"
+            f"SELECT {by}, pg_catalog.sum(messages - deleted)::bigint AS messages,"
+            f" count(*) FILTER (WHERE {other} <> '') AS others, pg_catalog.min(first_at) AS first,"
+            f" pg_catalog.max(last_at) AS last FROM chat_user_counts WHERE messages > deleted AND {by} <> ''{chats}"
+            f" GROUP BY {by}"
         )
     # Grouped twice: count(DISTINCT …) would sort everything.
     return (

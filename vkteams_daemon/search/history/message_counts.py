@@ -19,7 +19,7 @@ _LAG_SAMPLE = 1000  # newest messages whose lag is measured
 # The place of a moment's day among the days of the reader's zone, 1 for the oldest; 0 before it.
 _STARTS = "(%(days)s::timestamptz[])"
 _DAY = f"pg_catalog.width_bucket(sent_at, {_STARTS})"
-_LOOK_BACK = 40  # days; among them the newest days with messages are looked for first, then further back
+_LOOK_BACK = _DAYS  # days; among them the newest days with messages are looked for first, then further back
 # From the counts, so that one machine answers for a chat: each edge is one access to an index.
 _EDGES = (
     "SELECT c.chat_id, (SELECT pg_catalog.min(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id),"
@@ -162,42 +162,44 @@ def _counted(part: CountedPart) -> str:
 def _kept_rows(connection: Connection, part: CountedPart, days: Days) -> list[tuple[Any, ...]]:
     """The same rows from the kept counts, for a part that is whole chats."""
     chats = part.where("")
-    columns = ("messages", "edited", "deleted")
-    sums = ", ".join(f"pg_catalog.sum({column})::bigint AS {column}" for column in columns)
-    total = "coalesce(pg_catalog.sum({}), 0)::bigint"
+    sums = ", ".join(f"pg_catalog.sum({column})::bigint AS {column}" for column in ("messages", "edited", "deleted"))
+    of_all = f"{sums}, pg_catalog.sum(versions)::bigint AS versions, pg_catalog.max(last_at) AS last"
+    where = chats or "WHERE true"
 
     def rows(query: str, **values: Any) -> list[tuple[Any, ...]]:
         return connection.execute(query.encode(), part.values | values, prepare=False).fetchall()
 
-    counted = rows(
-        f"WITH c AS MATERIALIZED (SELECT * FROM chat_user_counts {chats}),"
-        f" by_chat AS (SELECT chat_id, {sums} FROM c GROUP BY chat_id),"
-        f" by_user AS (SELECT user_id, {sums} FROM c WHERE user_id <> '' GROUP BY user_id)"
-        f" SELECT {_ALL}, NULL::text, {', '.join(map(total.format, columns))},"
-        f"  (SELECT count(*) FROM by_chat), (SELECT count(*) FROM by_user), {total.format('versions')} FROM c"
-        f" UNION ALL SELECT {_CHAT}, t.*, 0, 0, 0"
-        f"  FROM (SELECT * FROM by_chat ORDER BY messages DESC, chat_id LIMIT {_TOP}) AS t"
-        f" UNION ALL SELECT {_USER}, t.*, 0, 0, 0"
-        f"  FROM (SELECT * FROM by_user ORDER BY messages DESC, user_id LIMIT {_TOP}) AS t"
+    # Each once over the counts; of both only some are sent.
+    by_chat = rows(
+        f"SELECT *, pg_catalog.sum(messages) OVER (), pg_catalog.sum(edited) OVER (), pg_catalog.sum(deleted) OVER (),"
+        f" pg_catalog.sum(versions) OVER (), count(*) OVER () FROM (SELECT chat_id, {of_all} FROM chat_user_counts"
+        f" {chats} GROUP BY chat_id) AS c ORDER BY messages DESC, chat_id LIMIT {_TOP}"
     )
-    top_chats = [row[1] for row in counted if row[0] == _CHAT]
-    top_users = [row[1] for row in counted if row[0] == _USER]
-    edges = {chat_id: times for chat_id, *times in rows(_EDGES, chats=top_chats)} if top_chats else {}
+    by_user = rows(
+        f"SELECT *, count(*) OVER () FROM (SELECT user_id, {of_all} FROM chat_user_counts {where} AND user_id <> ''"
+        f" GROUP BY user_id) AS u ORDER BY messages DESC, user_id LIMIT {_TOP}"
+    )
+    edges = {chat_id: times for chat_id, *times in rows(_EDGES, chats=[row[0] for row in by_chat])} if by_chat else {}
     if part.scope.chat_ids is None:
         [ends] = rows("SELECT pg_catalog.min(sent_at), pg_catalog.max(sent_at) FROM messages")
     else:
         times = rows(_EDGES)
         ends = (min((t[1] for t in times if t[1]), default=None), max((t[2] for t in times if t[2]), default=None))
-    # Each person apart: one access to an index.
-    newest = f"SELECT pg_catalog.max(sent_at) FROM messages {chats or 'WHERE true'} AND user_id = %(user)s"
-    last = {user_id: rows(newest, user=user_id)[0][0] for user_id in top_users}
+    # Each person apart: one access to an index. Who has deleted nothing is known from the counts.
+    newest = f"SELECT pg_catalog.max(sent_at) FROM messages {where} AND user_id = %(user)s"
     found: list[tuple[Any, ...]] = []
-    for group, each, *numbers, chat_count, user_count, versions in counted:
-        first, newest_at = ends if group == _ALL else (None, edges[each][1] if group == _CHAT else last[each])
-        found.append((group, each, *numbers, first, newest_at, None, chat_count, user_count, versions))
+    *sums_of_all, chat_count = by_chat[0][6:] if by_chat else (0, 0, 0, 0, 0)
+    messages, edited, deleted, versions = map(int, sums_of_all)
+    user_count = by_user[0][6] if by_user else 0
+    found.append((_ALL, None, messages, edited, deleted, *ends, None, chat_count, user_count, versions))
+    for chat_id, *numbers in by_chat:
+        found.append((_CHAT, chat_id, *numbers[:3], None, edges[chat_id][1], None, 0, 0, 0))
+    for user_id, *numbers in by_user:
+        last = rows(newest, user=user_id)[0][0] if numbers[2] else numbers[4]
+        found.append((_USER, user_id, *numbers[:3], None, last, None, 0, 0, 0))
     by_day = (
         f"SELECT {_DATE}, NULL, {sums}, NULL, NULL, pg_catalog.width_bucket(hour, {_STARTS}) AS day, 0, 0, 0"
-        f" FROM chat_hour_counts {chats or 'WHERE true'} AND hour >= %(begin)s GROUP BY day ORDER BY day DESC"
+        f" FROM chat_hour_counts {where} AND hour >= %(begin)s GROUP BY day ORDER BY day DESC"
         f" LIMIT {_DAYS}"
     )
     return found + _newest_days(days, lambda begin: rows(by_day, begin=begin, days=days.starts))

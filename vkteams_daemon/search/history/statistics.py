@@ -9,7 +9,7 @@ from vkteams_daemon.search.history.results import ModelStatistics, Statistics
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.admin.maintenance import database_size, table_sizes
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.embedding_models import has_index
+from vkteams_daemon.store.vector_index import has_index
 
 _KEPT = "SELECT coalesce(pg_catalog.sum(events), 0)::bigint FROM bots"
 

@@ -30,7 +30,13 @@ _B = 0.5
 _COUNT_LIMIT = 2000
 """The count at which counting stops for a word that the table `words` does not hold, and for a young archive."""
 _CONFINED_COUNT_LIMIT = 50_000
-"""The count at which counting stops for what a confined reader may see: all messages, and those with a word."""
+"""The count at which counting stops for all messages that a confined reader may see."""
+_WHOLE = 20_000
+"""Up to so many messages that a confined reader may see, all of them are read to count words."""
+_SAMPLE = 2000
+"""Of more, so many of the newest: their share with a common word is taken for that of all of them."""
+_COMMON = 20
+"""How many messages of the sample have a common word; rarer ones are counted, which the index does quickly."""
 
 _COPY = 0.75
 """The weight of a word that a message only forwards or repeats: an original ranks before its copies of any length."""
@@ -131,7 +137,7 @@ def document_frequencies(connection: Connection, tsqueries: Sequence[str], scope
     0 is exact. A count that the table `words` does not hold is exact up to its limit.
     """
     if scope.confined:
-        return _bounded_counts(connection, tsqueries, scope.population, _CONFINED_COUNT_LIMIT)
+        return _confined_counts(connection, tsqueries, scope.population)
     lexemes = [match[1].replace("''", "'") if (match := _ONE_LEXEME.match(q)) else None for q in tsqueries]
     rows = connection.execute(
         "SELECT word, messages FROM words WHERE word = ANY(%s)", ([lexeme for lexeme in lexemes if lexeme],)
@@ -140,6 +146,32 @@ def document_frequencies(connection: Connection, tsqueries: Sequence[str], scope
     unknown = [q for q, lexeme in zip(tsqueries, lexemes, strict=True) if lexeme not in counted]
     bounded = dict(zip(unknown, _bounded_counts(connection, unknown, Scope(), _COUNT_LIMIT), strict=True))
     return [bounded[q] if q in bounded else counted[lexeme] for q, lexeme in zip(tsqueries, lexemes, strict=True)]
+
+
+def _confined_counts(connection: Connection, tsqueries: Sequence[str], population: Scope) -> list[int]:
+    """About how many of the messages that a confined reader may see each tsquery finds."""
+    total = _message_count(connection, population)
+    if not tsqueries:
+        return []
+    # By the index of words the server would read all messages with a common word, and those of other chats as well.
+    part = "" if total <= _WHOLE else f" ORDER BY m.sent_at DESC, m.chat_id, m.msg_id LIMIT {_SAMPLE}"
+    counts = ", ".join(
+        f"pg_catalog.count(*) FILTER (WHERE search @@ %(query{n})s::tsquery)" for n in range(len(tsqueries))
+    )
+    row = connection.execute(
+        f"SELECT count(*), {counts} FROM (SELECT m.search FROM messages m WHERE {population.condition}{part})"
+        " AS sample".encode(),
+        {**population.parameters, **{f"query{n}": q for n, q in enumerate(tsqueries)}},
+        prepare=False,
+    ).fetchone()
+    assert row is not None
+    size, *found = row
+    if not part:
+        return [int(count) for count in found]
+    common = {q: round(total * n / size) for q, n in zip(tsqueries, found, strict=True) if n >= _COMMON}
+    rare = [q for q in tsqueries if q not in common]
+    known = common | dict(zip(rare, _bounded_counts(connection, rare, population, _COUNT_LIMIT), strict=True))
+    return [known[q] for q in tsqueries]
 
 
 def _bounded_counts(connection: Connection, tsqueries: Sequence[str], scope: Scope, limit: int) -> list[int]:
@@ -162,8 +194,14 @@ def _bounded_counts(connection: Connection, tsqueries: Sequence[str], scope: Sco
 
 
 def _message_count(connection: Connection, scope: Scope) -> float:
-    """About how many messages the archive has or, for a confined reader, how many they may see, up to a limit."""
-    if scope.confined:
+    """About how many messages the archive has or, for a confined reader, how many they may see."""
+    if scope.confined and scope.population.chats_alone:
+        row = connection.execute(
+            "SELECT greatest(coalesce(pg_catalog.sum(messages - deleted), 0), 1)::float8 FROM chat_user_counts"
+            " WHERE %(chat_ids)s::text[] IS NULL OR chat_id = ANY(%(chat_ids)s)",
+            scope.population.parameters,
+        ).fetchone()
+    elif scope.confined:
         row = connection.execute(
             f"SELECT greatest(count(*), 1)::float8 FROM (SELECT 1 FROM messages m WHERE {scope.population.condition}"
             f" LIMIT {_CONFINED_COUNT_LIMIT}) AS few".encode(),

@@ -50,8 +50,8 @@ def by_meaning(
     encoders: Sequence[QueryEncoder],
     scope: Scope,
     limit: int,
-    ef_search: int,
     *,
+    fused: bool = False,
     wished: Scope | None = None,
     others: Sequence[MessageKey] = (),
 ) -> Nearest:
@@ -63,7 +63,7 @@ def by_meaning(
         encoders: of the models to ask.
         scope: where to look.
         limit: most messages.
-        ef_search: see `search_semantic`.
+        fused: see `search_semantic`.
         wished: a part of the scope whose nearest messages are ranked as well.
         others: messages that were found otherwise; `stand_out` has them as well.
     """
@@ -80,12 +80,10 @@ def by_meaning(
     found = []
     for encoder in asked:
         vector, model = vectors[encoder], encoder.stored
-        ranking = search_semantic(connection, vector, model, scope, count, ef_search=ef_search)
+        ranking = search_semantic(connection, vector, model, scope, count, fused=fused)
         floor = min((one.score for one in ranking[:PER_MODEL]), default=1.0)
         if wished:
-            ranking = _united(
-                ranking, search_semantic(connection, vector, model, wished, PER_MODEL, ef_search=ef_search)
-            )
+            ranking = _united(ranking, search_semantic(connection, vector, model, wished, PER_MODEL, fused=fused))
         found.append(_Found(model.name, weights[encoder] if able else 1.0, floor, ranking))
     keys = dict.fromkeys([*(one.key for of in found for one in of.ranking), *others])
     for of, encoder in zip(found, asked, strict=True):

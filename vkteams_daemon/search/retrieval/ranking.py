@@ -15,7 +15,6 @@ from vkteams_daemon.search.retrieval.fusion import PER_RETRIEVER, fuse
 from vkteams_daemon.search.retrieval.meaning import by_meaning
 from vkteams_daemon.search.retrieval.query import Query, read
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder
-from vkteams_daemon.search.retrieval.semantic import EF_SEARCH, EF_SEARCH_FUSED
 from vkteams_daemon.search.retrieval.wishes import read_wishes
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.spelling.correction import corrected, embedding_query
@@ -73,7 +72,7 @@ def rank(
             note = _left_out(matches.query) or note
         return Ranking(matches.ranked, matches.query, matches.relaxed, note)
     if question.mode == "semantic":
-        nearest = by_meaning(connection, question.query, encoders, scope, limit, EF_SEARCH)
+        nearest = by_meaning(connection, question.query, encoders, scope, limit)
         return Ranking(nearest.ranked, note=nearest.note)
     return _hybrid(connection, question, scope, limit, encoders, vocabulary, now)
 
@@ -114,7 +113,7 @@ def _hybrid(
     text = embedded.plain_text if query.is_corrected or query.without else question.query
     keys = [one.key for one in by_words]
     nearest = by_meaning(
-        connection, text, encoders, scope, count, EF_SEARCH_FUSED, wished=wished, others=keys[:_ASKED_OF_MEANING]
+        connection, text, encoders, scope, count, fused=True, wished=wished, others=keys[:_ASKED_OF_MEANING]
     )
     note = nearest.note
     if not encoders:

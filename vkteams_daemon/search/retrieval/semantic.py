@@ -21,6 +21,7 @@ from vkteams_daemon.search.results import Ranked, RetrieverScore
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.embedding_models import StoredModel
+from vkteams_daemon.store.vector_index import graph_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,12 +34,6 @@ EXACT = 5000
 EXACT_CONFINED = 50_000
 """The same for a confined reader. A walk through the index could depend on messages that the reader may not see."""
 
-# With the index of store.embedding_models, over 192,734 vectors of chat messages, 0.989 of the messages found are as
-# near as the ten nearest (bench/search_speed.py). Each 200 less save about 2 ms and cost about 0.003
-# (docs/benchmarks.md).
-EF_SEARCH = 1000
-EF_SEARCH_FUSED = 250
-"""hnsw.ef_search for a retriever of a hybrid search: a third of the time, and fusion makes up for what is missed."""
 _VECTOR_SCHEMA = (
     "SELECT pg_catalog.quote_ident(n.nspname::text) FROM pg_catalog.pg_extension e"
     " JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
@@ -55,7 +50,7 @@ def search_semantic(
     scope: Scope,
     limit: int,
     *,
-    ef_search: int = EF_SEARCH,
+    fused: bool = False,
 ) -> list[Ranked]:
     """The messages nearest to the vector; for a message in several chunks the nearest chunk counts.
 
@@ -65,14 +60,14 @@ def search_semantic(
         model: the model whose vectors are searched.
         scope: where to look.
         limit: most messages.
-        ef_search: how many candidates the walk through the index keeps (hnsw.ef_search).
+        fused: whether the hits are put together with hits by words: then the walk through the index is shorter.
 
     Raises:
         ValueError: the vector does not have the model's dimensions.
     """
     if len(vector) != model.dims:
         raise ValueError(f"the vector has {len(vector)} numbers, the model {model.dims}")
-    nearest = _nearest(connection, vector, model, scope, ef_search)
+    nearest = _nearest(connection, vector, model, scope, fused=fused)
     # A transaction, or a savepoint inside one: the settings of the index scan are local to it.
     with connection.transaction():
         ranked = nearest.exact(limit) if nearest.is_small() else nearest.indexed(limit)
@@ -90,18 +85,18 @@ def cosines(
         model: the model of the vectors.
         keys: of messages.
     """
-    return _nearest(connection, vector, model, Scope(), EF_SEARCH).cosines(keys) if keys else {}
+    return _nearest(connection, vector, model, Scope()).cosines(keys) if keys else {}
 
 
 def _nearest(
-    connection: Connection, vector: Vector, model: StoredModel, scope: Scope, ef_search: int
+    connection: Connection, vector: Vector, model: StoredModel, scope: Scope, *, fused: bool = False
 ) -> _NearestNeighbours:
     # pgvector may have a schema of its own. Another role might make such an operator in ours, which comes first.
     schema = _vector_schemas.get(connection)
     if schema is None:
         [(schema,)] = connection.execute(_VECTOR_SCHEMA.encode()).fetchall()
         _vector_schemas[connection] = schema
-    return _NearestNeighbours(connection, schema, vector, int(model.model_id), int(model.dims), scope, ef_search)
+    return _NearestNeighbours(connection, schema, vector, int(model.model_id), int(model.dims), scope, fused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +107,7 @@ class _NearestNeighbours:
     model_id: int
     dims: int
     scope: Scope
-    ef_search: int
+    fused: bool
 
     def is_small(self) -> bool:
         """Whether the scope holds so few messages that they are compared one by one."""
@@ -137,9 +132,11 @@ class _NearestNeighbours:
     def indexed(self, limit: int) -> list[Ranked]:
         """The nearest by the index; more rows are read as long as the chunks belong to too few messages."""
         count = limit + OVERFETCH
+        graph = graph_of(self.connection, self.model_id)
+        ef_search = graph.ef_search_fused if self.fused else graph.ef_search
         self._rows(
             "SELECT pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true),"
-            f" pg_catalog.set_config('hnsw.ef_search', '{min(max(self.ef_search, count), 1000)}', true)"
+            f" pg_catalog.set_config('hnsw.ef_search', '{min(max(ef_search, count), 1000)}', true)"
         )
         while True:
             rows = self._rows(

@@ -6,12 +6,13 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import psycopg
 from psycopg.rows import tuple_row
 
-from vkteams_daemon.store import embedding_models
+from vkteams_daemon.store import embedding_models, vector_index
 from vkteams_daemon.store.admin.sizes import IndexSize, TableSize
 from vkteams_daemon.store.blockers import PATIENCE, SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
@@ -22,10 +23,13 @@ TABLES = (
 )  # fmt: skip
 """The tables that grow, and `bots`."""
 
+_COPY = re.compile(r"_cc(new|old)\d*$")  # an index that is built beside the one that it replaces, or was replaced
 _MIN_SAVING = 8 * 2**20  # bytes; an index is rebuilt only if that frees more
 _PAGE = 8192  # bytes
 _BTREE_ENTRY = 24  # bytes of an entry beside its columns: line pointer, header, alignment
-_HNSW_ENTRY = 256  # bytes of an entry beside its vector: headers and 12 neighbours (m = 6), measured with pgvector 0.8
+# Bytes of an entry beside its vector, and for each m: two neighbours and a part of those in other layers; measured with
+# pgvector 0.8.
+_HNSW_ENTRY, _HNSW_NEIGHBOURS = 176, 13
 
 
 def table_sizes(connection: psycopg.Connection[Any]) -> list[TableSize]:
@@ -85,8 +89,9 @@ class MaintenancePlan:
 
     Attributes:
         dead: deleted rows that still take space, by table, as the server counts them; tables without any are left out.
-        invalid: indexes of interrupted builds.
+        invalid: indexes of interrupted builds, and copies that an interrupted rebuild has left.
         grown: indexes that are much larger than needed.
+        outgrown: indexes of vectors that were built for a smaller archive, and find too little now.
         retired: names of retired models whose vectors are still stored.
         collation: whether the system's order of text has changed since the indexes were built.
     """
@@ -94,6 +99,7 @@ class MaintenancePlan:
     dead: dict[str, int]
     invalid: list[IndexState]
     grown: list[IndexState]
+    outgrown: list[str]
     retired: list[str]
     collation: bool
 
@@ -125,8 +131,9 @@ def plan(connection: Connection) -> MaintenancePlan:
         states = index_states(connection)
         return MaintenancePlan(
             dict(dead),
-            [index for index in states if not index.valid],
+            [index for index in states if not index.valid or _COPY.search(index.name)],
             [index for index in states if index.valid and index.grown],
+            [vector_index.index_name(model_id) for model_id in vector_index.outgrown(connection)],
             retired,
             _collation_has_changed(connection),
         )
@@ -141,26 +148,27 @@ def index_states(connection: Connection) -> list[IndexState]:
         "  JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number"
         "  JOIN pg_stats s ON s.schemaname = t.relnamespace::regnamespace::text AND s.tablename = t.relname"
         "  AND s.attname = a.attname),"
-        " substring(pg_catalog.pg_get_indexdef(i.oid) FROM 'halfvec\\((\\d+)\\)')::int"
+        " substring(pg_catalog.pg_get_indexdef(i.oid) FROM 'halfvec\\((\\d+)\\)')::int,"
+        " (SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(i.reloptions) AS o WHERE o.option_name = 'm')"
         " FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid"
         " JOIN pg_am am ON am.oid = i.relam WHERE t.oid = ANY(%s::regclass[]::oid[])"
         " AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.oid) ORDER BY 1",
         (list(TABLES),),
     ).fetchall()
     return [
-        IndexState(name, kind, valid, octets, _estimate_fresh_size(kind, count, width, dims))
-        for name, kind, valid, octets, count, width, dims in rows
+        IndexState(name, kind, valid, octets, _estimate_fresh_size(kind, count, width, dims, m or 0))
+        for name, kind, valid, octets, count, width, dims, m in rows
     ]
 
 
-def _estimate_fresh_size(kind: str, rows: float, width: int, dims: int | None) -> int | None:
+def _estimate_fresh_size(kind: str, rows: float, width: int, dims: int | None, m: int) -> int | None:
     """The estimated size in bytes of a new index with so many entries; None if there is no estimate."""
     if rows <= 0:
         return None
     if kind == "btree" and width:
         return int(rows * (width + _BTREE_ENTRY) / 0.9) + _PAGE
     if kind == "hnsw" and dims:
-        return int(rows * (2 * dims + _HNSW_ENTRY)) + _PAGE
+        return int(rows * (2 * dims + _HNSW_ENTRY + _HNSW_NEIGHBOURS * m)) + _PAGE
     return None
 
 
@@ -201,7 +209,7 @@ def maintain(
         for index in maintenance_plan.invalid:
             remaining -= 1
             # An interrupted REINDEX leaves a copy, which is dropped. Any other invalid index is needed, and is rebuilt.
-            is_copy = re.search(r"_cc(new|old)\d*$", index.name)
+            is_copy = _COPY.search(index.name)
             statement = (
                 f"DROP INDEX CONCURRENTLY {index.name}" if is_copy else f"REINDEX INDEX CONCURRENTLY {index.name}"
             )
@@ -214,6 +222,14 @@ def maintain(
             remaining -= 1
             run_step(
                 f"{table.name} vacuumed and analysed", _run(connection, f"VACUUM (ANALYZE) {table.name}"), remaining
+            )
+        # After ANALYZE, which estimates how many vectors there are.
+        outgrown = vector_index.outgrown(connection)
+        for number, model_id in enumerate(outgrown, 1):
+            run_step(
+                f"{vector_index.index_name(model_id)} rebuilt for so many vectors",
+                partial(vector_index.rebuild, connection, model_id, SilentSessions(patience)),
+                len(outgrown) - number,
             )
         grown = [index for index in index_states(connection) if index.valid and index.grown]
         connection.execute("SET maintenance_work_mem = '256MB'")

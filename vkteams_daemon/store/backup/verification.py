@@ -9,6 +9,7 @@ from vkteams_daemon.store.derive.kept_counts import COUNTED
 
 # Each check counts the rows that are wrong. One that reads a whole table reads it once, along its keys.
 _WAITING = "WITH q AS MATERIALIZED (SELECT chat_id, msg_id, model_id FROM embedding_queue)"
+_COUNTS = ("messages", "edited", "deleted", "versions")
 _CHECKS: tuple[tuple[str, str, str], ...] = (
     (
         "cursors",
@@ -43,11 +44,14 @@ _CHECKS: tuple[tuple[str, str, str], ...] = (
             f"counts of {what}",
             f"the counts of {what} agree with the messages",
             f"SELECT count(*) FROM {table} c FULL JOIN ({COUNTED[table]})"
-            f" AS m (chat_id, {key}, messages, edited, deleted, versions) USING (chat_id, {key})"
-            " WHERE (c.messages, c.edited, c.deleted, c.versions)"
-            " IS DISTINCT FROM (m.messages, m.edited, m.deleted, m.versions)",
+            f" AS m (chat_id, {key}, {', '.join(counts)}) USING (chat_id, {key})"
+            f" WHERE ({', '.join(f'c.{count}' for count in counts)})"
+            f" IS DISTINCT FROM ({', '.join(f'm.{count}' for count in counts)})",
         )
-        for what, table, key in (("people", "chat_user_counts", "user_id"), ("hours", "chat_hour_counts", "hour"))
+        for what, table, key, counts in (
+            ("people", "chat_user_counts", "user_id", (*_COUNTS, "first_at", "last_at")),
+            ("hours", "chat_hour_counts", "hour", _COUNTS),
+        )
     ),
     (
         "missing vectors",

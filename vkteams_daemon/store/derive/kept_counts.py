@@ -1,5 +1,7 @@
 """Keeps the counts of messages, edits, deletions and earlier versions, by chat and person, and by chat and hour.
 
+Beside the counts by person stands when the first and the last message was sent of those that are not deleted.
+
 Code that writes or deletes messages passes the old and the new row of each to `CountChanges`, in the same transaction
 and under the locks of the chats. So the counts agree with `messages` whenever a transaction ends. Two bots in one chat
 wait for the lock of the chat, and never for each other's counts.
@@ -18,34 +20,48 @@ _HOUR = 3600  # seconds
 _ONE_HOUR = timedelta(seconds=_HOUR)
 _CHANGES = ColumnSet((
     ("chat_id", "text"), ("user_id", "text"), ("hour", "int8"), ("messages", "int8"), ("edited", "int8"),
-    ("deleted", "int8"), ("versions", "int8"),
+    ("deleted", "int8"), ("versions", "int8"), ("first_at", "timestamptz"), ("last_at", "timestamptz"),
 ))  # fmt: skip
 _SUMS = "pg_catalog.sum(messages), pg_catalog.sum(edited), pg_catalog.sum(deleted), pg_catalog.sum(versions)"
 _ADD = (
     "DO UPDATE SET messages = c.messages + excluded.messages, edited = c.edited + excluded.edited,"
     " deleted = c.deleted + excluded.deleted, versions = c.versions + excluded.versions"
 )
+_ENDS = "least(c.first_at, excluded.first_at), last_at = greatest(c.last_at, excluded.last_at)"
 _SAVE = (
     "WITH i AS MATERIALIZED (SELECT * FROM {incoming}),"
-    f" people AS (INSERT INTO chat_user_counts AS c SELECT chat_id, user_id, {_SUMS} FROM i GROUP BY chat_id, user_id"
-    f"  ORDER BY chat_id, user_id ON CONFLICT (chat_id, user_id) {_ADD})"
+    f" people AS (INSERT INTO chat_user_counts AS c SELECT chat_id, user_id, {_SUMS}, pg_catalog.min(first_at),"
+    f"  pg_catalog.max(last_at) FROM i GROUP BY chat_id, user_id"
+    f"  ORDER BY chat_id, user_id ON CONFLICT (chat_id, user_id) {_ADD}, first_at = {_ENDS})"
     f" INSERT INTO chat_hour_counts AS c SELECT chat_id, pg_catalog.to_timestamp(hour * {_HOUR}), {_SUMS} FROM i"
     f" GROUP BY chat_id, hour ORDER BY chat_id, hour ON CONFLICT (chat_id, hour) {_ADD}"
 )
+# Chat by chat, so that one machine answers. A message without a person is counted under ''.
+_END = (
+    "(SELECT pg_catalog.{}(m.sent_at) FROM messages m WHERE m.chat_id = %(chat)s AND m.deleted_at IS NULL AND m.user_id"
+)
+_END_OF = f"CASE c.user_id WHEN '' THEN {_END} IS NULL) ELSE {_END} = c.user_id) END"
+_FIND_ENDS = (
+    f"UPDATE chat_user_counts c SET first_at = {_END_OF.format('min', 'min')},"
+    f" last_at = {_END_OF.format('max', 'max')} WHERE c.chat_id = %(chat)s AND c.user_id = ANY(%(people)s)"
+)
 _TABLES = ("chat_user_counts", "chat_hour_counts")
 _COUNTS = (
-    "count(*), pg_catalog.count(edited_at), pg_catalog.count(deleted_at),"
-    " pg_catalog.sum(greatest(version - 1, 0)) FROM messages"
+    "count(*), pg_catalog.count(edited_at), pg_catalog.count(deleted_at), pg_catalog.sum(greatest(version - 1, 0))"
 )
+_ALIVE = "FILTER (WHERE deleted_at IS NULL)"
 COUNTED = {
-    "chat_user_counts": f"SELECT chat_id, coalesce(user_id, '') AS user_id, {_COUNTS} GROUP BY 1, 2",
+    "chat_user_counts": (
+        f"SELECT chat_id, coalesce(user_id, '') AS user_id, {_COUNTS}, pg_catalog.min(sent_at) {_ALIVE},"
+        f" pg_catalog.max(sent_at) {_ALIVE} FROM messages GROUP BY 1, 2"
+    ),
     "chat_hour_counts": (
         "SELECT chat_id, pg_catalog.to_timestamp("
         f"pg_catalog.floor(extract(epoch FROM sent_at) / {_HOUR}::numeric) * {_HOUR}::numeric)"
-        f" AS hour, {_COUNTS} GROUP BY 1, 2"
+        f" AS hour, {_COUNTS} FROM messages GROUP BY 1, 2"
     ),
 }
-"""For each table the query that counts its rows in `messages`."""
+"""For each table the query that counts its rows in `messages`, in the order of its columns."""
 
 Key = tuple[str, str, int]  # chat_id, user_id, hours since 1970
 
@@ -55,11 +71,38 @@ class CountChanges:
 
     def __init__(self) -> None:
         self._changes: dict[Key, list[int]] = {}
+        self._ends: dict[Key, tuple[datetime, datetime]] = {}  # of the messages that are counted now
+        self._fewer: set[tuple[str, str]] = set()  # by chat and person: a message is no longer counted
         self._hour = 0
         self._begin = self._end = datetime.fromtimestamp(0, UTC)
 
     def add(self, row: Sequence[Any], number: int = 1) -> None:
         """Count a row of `messages`, in the order of `message_fold.COLUMNS`; with -1 it is no longer counted."""
+        key = self._count(row, number)
+        if row[5] is not None:
+            return
+        if number < 0:
+            self._fewer.add(key[:2])
+            return
+        sent_at = row[3]
+        ends = self._ends.get(key)
+        if ends is None:
+            self._ends[key] = (sent_at, sent_at)
+        elif sent_at > ends[1]:
+            self._ends[key] = (ends[0], sent_at)
+        elif sent_at < ends[0]:
+            self._ends[key] = (sent_at, ends[1])
+
+    def replace(self, old: Sequence[Any], new: Sequence[Any]) -> None:
+        """Count the new row of a message in the place of the old one."""
+        if old[:4] == new[:4] and (old[5] is None) == (new[5] is None):  # an edit: nobody's first or last has changed
+            self._count(old, -1)
+            self._count(new, 1)
+        else:
+            self.add(old, -1)
+            self.add(new)
+
+    def _count(self, row: Sequence[Any], number: int) -> Key:
         chat_id, _, user_id, sent_at, edited_at, deleted_at, _, version = row[:8]
         if not self._begin <= sent_at < self._end:  # most messages of a batch were sent within one hour
             self._hour = int(sent_at.timestamp() // _HOUR)
@@ -76,13 +119,23 @@ class CountChanges:
             change[2] += number
         if version > 1:
             change[3] += number * (version - 1)
+        return key
 
     def save(self, connection: Connection) -> None:
         """Change the stored counts, in a transaction that has locked the chats; in pipeline mode or not."""
-        rows = [(*key, *change) for key, change in self._changes.items() if any(change)]
+        rows = [
+            (*key, *change, *self._ends.get(key, (None, None)))
+            for key, change in self._changes.items()
+            if any(change) or key in self._ends
+        ]
         if not rows:
             return
         _CHANGES.execute(connection, _SAVE, rows)
+        people: dict[str, list[str]] = {}
+        for chat_id, user_id in sorted(self._fewer):
+            people.setdefault(chat_id, []).append(user_id)
+        for chat_id, user_ids in people.items():
+            connection.execute(_FIND_ENDS.encode(), {"chat": chat_id, "people": user_ids})
         fewer = sorted({chat_id for (chat_id, _, _), (messages, *_) in self._changes.items() if messages < 0})
         if fewer:
             for table in _TABLES:

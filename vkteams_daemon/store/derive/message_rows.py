@@ -253,9 +253,10 @@ def save_messages(
     to_update = [m for m in stored if m.row != m.stored_row]
     for message in to_update:
         terms.add(message)
-        counts.add(message.row)
-        if message.stored_row is not None:
-            counts.add(message.stored_row, -1)
+        if message.stored_row is None:
+            counts.add(message.row)
+        else:
+            counts.replace(message.stored_row, message.row)
     terms.learn(connection)
     changed = [(*m.row, terms.vector(m), searched_texts.VERSION) for m in to_update]
     # COPY refuses a stored key, but nobody else can add one now: other transactions wait for the locks of the chats.

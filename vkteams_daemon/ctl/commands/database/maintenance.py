@@ -61,6 +61,7 @@ def _show_plan(screen: Screen, plan: MaintenancePlan) -> None:
         f"index {index.name}: {size(index.octets)}, about {size(index.fresh or 0)} after a rebuild"
         for index in plan.grown
     ]
+    lines += [f"index {name}: built for a smaller archive, and finds too little now" for name in plan.outgrown]
     lines += [f"model {name}: retired, its vectors are still stored" for name in plan.retired]
     if plan.collation:
         lines.append(_COLLATION)
