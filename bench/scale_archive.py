@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from pgvector import HalfVector
+from pgvector.psycopg import register_vector
 
 from bench.archive import Meter
 from bench.relevance import install
@@ -167,6 +168,7 @@ def store(database: Database, texts: VariedTexts, count: int, meter: Meter) -> f
 
 def store_vectors(connection: Connection, model: StoredModel, vectors: VariedVectors, first: int, last: int) -> None:
     """Store the vectors of these messages."""
+    register_vector(connection)
     for start in range(first, last + 1, _BATCH):
         end = min(start + _BATCH - 1, last)
         with (

@@ -242,7 +242,8 @@ def test_missing_pg_dump_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             "messages",
             "DELETE FROM messages WHERE msg_id = '1';"
-            " UPDATE chat_user_counts SET messages = messages - 1 WHERE user_id LIKE 'a.%';"
+            " UPDATE chat_user_counts SET messages = messages - 1, first_at = (SELECT min(sent_at) FROM messages m"
+            "  WHERE m.user_id LIKE 'a.%') WHERE user_id LIKE 'a.%';"
             " UPDATE chat_hour_counts SET messages = messages - 1",
         ),
         ("chats", "DELETE FROM chats"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -170,7 +171,8 @@ def test_role_that_does_not_own_the_tables_gets_remarks(talk: Talk, connection: 
         connection.execute("GRANT SELECT ON ALL TABLES IN SCHEMA public TO passer_by")
         connection.execute("SET ROLE passer_by")
         steps = maintenance.maintain(connection)
-        assert any("permission denied to vacuum" in step.remark for step in steps)
+        # PostgreSQL 15 says it otherwise.
+        assert any(re.search("permission denied to vacuum|can vacuum it", step.remark) for step in steps)
     finally:
         connection.execute("RESET ROLE")
         connection.execute("DROP OWNED BY passer_by")
