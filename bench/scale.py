@@ -79,10 +79,12 @@ class Scale:
         home: its directory.
         events: how many messages it has at least.
         texts: its texts.
+        queries: how many questions of each kind are asked.
     """
 
-    def __init__(self, home: Path, events: int, texts: VariedTexts) -> None:
+    def __init__(self, home: Path, events: int, texts: VariedTexts, queries: int) -> None:
         self.home, self.events, self.texts = home, events, texts
+        self.questions = {kind: some[:queries] for kind, some in questions(texts, events).items()}
         self.config: Config = scale_archive.configuration(home)
         self.meter = Meter(home)
         self.model: Model = scale_archive.load_model(self.config)
@@ -98,7 +100,7 @@ class Scale:
                 if "count" in parts:
                     yield from count_times(archive, self.meter)
                 if "text" in parts:
-                    yield from text_times(archive, self.texts, self.events, self.meter)
+                    yield from text_times(archive, self.questions, self.meter)
                 if "meaning" in parts:
                     yield from self.meaning(archive, database)
             if "embed" in parts:
@@ -156,11 +158,7 @@ class Scale:
 
     def meaning(self, archive: Archive, database: Database) -> Iterator[Figure]:
         """Semantic and hybrid search: time, recall against an exact scan, whole answers in small scopes."""
-        queries = {
-            kind: some
-            for kind, some in questions(self.texts, self.events).items()
-            if kind in ("two words", "a whole question")
-        }
+        queries = {kind: some for kind, some in self.questions.items() if kind in ("two words", "a whole question")}
         for kind, some in queries.items():
             legs = []
             for mode in _MODES:
@@ -287,9 +285,8 @@ def questions(texts: VariedTexts, count: int) -> dict[str, list[str]]:
     }
 
 
-def text_times(archive: Archive, texts: VariedTexts, count: int, meter: Meter) -> Iterator[Figure]:
+def text_times(archive: Archive, asked: dict[str, list[str]], meter: Meter) -> Iterator[Figure]:
     """How long searches by words take."""
-    asked = questions(texts, count)
     for kind, queries in asked.items():
         yield from search_times(f"text search, {kind}", partial(archive.search, mode="text"), queries, meter, 30)
     half = archive.seen_by(Access("bench", chats=frozenset(f"{n}@chat.agent" for n in range(1, CHATS, 2))))
@@ -338,9 +335,15 @@ def main() -> None:
     parser.add_argument("--texts", type=Path, metavar="TEXTS.jsonl.gz")
     parser.add_argument("--results", type=Path, metavar="FILE.json")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
+    parser.add_argument("--queries", type=int, default=100, metavar="N", help="questions of each kind (100)")
     options = parser.parse_args()
     many = 10**9 if options.texts or os.environ.get("VKTEAMS_BENCH_DATA") else 5000
-    scale = Scale(options.archive / str(options.events), options.events, VariedTexts(read_texts(options.texts, many)))
+    scale = Scale(
+        options.archive / str(options.events),
+        options.events,
+        VariedTexts(read_texts(options.texts, many)),
+        options.queries,
+    )
     figures: list[Figure] = []
     garbage.exempt_present()  # as in the daemon
     garbage.collect_rarely()

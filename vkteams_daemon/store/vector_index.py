@@ -47,7 +47,7 @@ class Graph:
     most: float
 
 
-GRAPHS = (Graph(6, 80, 1000, 250, 300_000), Graph(12, 100, 400, 150, float("inf")))
+GRAPHS = (Graph(6, 80, 1000, 250, 300_000), Graph(12, 100, 1000, 200, float("inf")))
 """The smallest first; docs/benchmarks.md says how they were chosen."""
 
 _M = "(SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(i.reloptions) AS o WHERE o.option_name = 'm')"
