@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 
     Vector = Sequence[float] | npt.NDArray[np.float32]
 
-EXACT = 5000
-"""Up to this many messages are compared one by one: no slower than a filtered walk through the index, and exact."""
 EXACT_CONFINED = 50_000
-"""The same for a confined reader. A walk through the index could depend on messages that the reader may not see."""
+"""Up to this many messages are compared one by one for a confined reader; for others see `Graph.exact`. A walk through
+the index could depend on messages that the reader may not see."""
 
 _VECTOR_SCHEMA = (
     "SELECT pg_catalog.quote_ident(n.nspname::text) FROM pg_catalog.pg_extension e"
@@ -113,7 +112,7 @@ class _NearestNeighbours:
         """Whether the scope holds so few messages that they are compared one by one."""
         if not self.scope.narrows:
             return False
-        most = EXACT_CONFINED if self.scope.confined else EXACT
+        most = EXACT_CONFINED if self.scope.confined else graph_of(self.connection, self.model_id).exact
         sql = f"SELECT count(*) FROM (SELECT 1 FROM messages m WHERE {self.scope.condition} LIMIT {most + 1}) AS few"
         return int(self._rows(sql)[0][0]) <= most
 
