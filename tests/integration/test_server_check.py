@@ -34,7 +34,7 @@ from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.retrieval.semantic import search_semantic
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store import embedding_models, gaps, rosters, schema, server_check
-from vkteams_daemon.store.admin import cursors, maintenance, measures, stored_events, word_counts
+from vkteams_daemon.store.admin import cursors, maintenance, measures, person_erasure, stored_events, word_counts
 from vkteams_daemon.store.backup import verification
 from vkteams_daemon.store.connection_profiles import MAINTENANCE
 from vkteams_daemon.store.database import Database
@@ -341,6 +341,7 @@ def _use_everything(url: str, model: WatchedModel) -> None:
             assert member.search("sevrer answers", mode="text").hits and member.statistics().messages
             assert not archive.seen_by(Access("x", user="nobody")).chats() and archive.nobodys_chats() is not None
         erasure.erase(connection, datetime(2027, 1, 1, tzinfo=UTC), ["x@chat.agent"])
+        person_erasure.erase(connection, ["anna"], [("x@chat.agent", "m63")], by="root", ignore=True)
         cursors.set_cursor(database.connect, "1", 300)
 
 

@@ -82,7 +82,7 @@ _COUNTS = (
 # Replies and forwards are all looked at: one that does not name its author repeats a message that may be erased.
 _EVENT_PAGE = (
     "SELECT m.bot_id, m.generation, m.event_id, (m.payload IS NOT NULL OR m.raw IS NOT NULL)"
-    " AND (m.raw IS NOT NULL OR m.type IS NULL OR m.payload ? 'parts' OR m.type = 'callbackQuery'"
+    " AND (m.raw IS NOT NULL OR m.type IS NULL OR m.payload ? 'parts'::text OR m.type = 'callbackQuery'"
     " OR m.user_id = ANY(%(users)s::text[])"
     " OR EXISTS (SELECT FROM pg_catalog.unnest(%(users)s::text[]) AS u (id)"
     "  WHERE pg_catalog.strpos(m.payload::text, pg_catalog.btrim(pg_catalog.to_json(u.id)::text, '\"')) > 0)"
@@ -95,7 +95,7 @@ _LOCK_EVENTS = (
     " JOIN events m ON m.bot_id = %s AND m.generation = k.generation AND m.event_id = k.event_id"
     " FOR UPDATE OF m SKIP LOCKED"
 )
-_REPEATS = '({t}.parts @> \'[{{"type": "reply"}}]\' OR {t}.parts @> \'[{{"type": "forward"}}]\'' + (
+_REPEATS = '({t}.parts @> \'[{{"type": "reply"}}]\'::jsonb OR {t}.parts @> \'[{{"type": "forward"}}]\'::jsonb' + (
     " OR EXISTS (SELECT FROM pg_catalog.unnest(%(users)s::text[]) AS u (id)"
     "  WHERE pg_catalog.strpos({t}.parts::text, pg_catalog.btrim(pg_catalog.to_json(u.id)::text, '\"')) > 0))"
 )
