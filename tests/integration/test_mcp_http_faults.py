@@ -143,10 +143,11 @@ def test_half_sent_requests_shut_nobody_out(tokens: Office, files: int) -> None:
 def test_requests_that_do_not_arrive_in_time_end(quick_server: HttpServer) -> None:
     """Nothing, half a header, half a body, half the body of a request that is answered; and byte by byte."""
     answered = b"POST /else HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\n{"
+    admitted = HEADER + f"Authorization: Bearer {TOKEN}\r\nContent-Length: 1000\r\n\r\n{{".encode()
     with contextlib.ExitStack() as stack:
-        connections = [stack.enter_context(_connected(quick_server)) for _ in range(8)]
+        connections = [stack.enter_context(_connected(quick_server)) for _ in range(10)]
         open_ones = set(connections)
-        for connection, sent in zip(connections, [b"", HALF, BODY, answered] * 2, strict=True):
+        for connection, sent in zip(connections, [b"", HALF, BODY, answered, admitted] * 2, strict=True):
             connection.sendall(sent)
             connection.setblocking(False)
 
