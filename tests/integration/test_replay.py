@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -152,6 +153,17 @@ def test_replay_after_an_erasure_fills_what_the_rows_lack_and_corrects_what_was_
     archive.everything()
     assert archive.execute("SELECT chat_id, title FROM chats ORDER BY 1") == [("c", "Ops"), ("old", "Ops")]
     assert rows(archive.url, "users") == live["users"]
+
+
+def test_replay_knows_since_when_a_name_is_known_where_an_event_came_late(archive: Archive) -> None:
+    """Another process had gone on, and what waited in a spool came after it."""
+    person, early = {"userId": "u", "firstName": "P"}, datetime(2020, 1, 1, tzinfo=UTC)
+    archive.store(new(2, "m2", chat="c", **{"from": person}))
+    archive.bots[0].store_late(batch(new(1, "m1", chat="c", **{"from": person}), at=early), 1)
+    assert archive.execute("SELECT seen_at > %s FROM users", early) == [(True,)], "a late event takes no newer one back"
+    archive.everything()
+    assert archive.execute("SELECT seen_at FROM users") == [(early,)]
+    assert archive.execute("SELECT DISTINCT seen_at, first_seen_at FROM chats") == [(early, early)]
 
 
 def test_damage_is_repaired(archive: Archive) -> None:

@@ -65,21 +65,26 @@ def _set_columns(*columns: str) -> str:
     return ", ".join(f"{column} = excluded.{column}" for column in columns)
 
 
-# A newer row stays: it comes from an event that is erased by now.
-# The rows are compared column by column, because another role could make an operator for the tables' row types.
-_MERGE = (
-    f"INSERT INTO chats AS c SELECT * FROM {_STAGED}chats ON CONFLICT (chat_id) DO UPDATE SET"
-    f" {_set_columns('type', 'title', 'parent_chat_id', 'parent_msg_id', 'seen_at')},"
-    " first_seen_at = least(c.first_seen_at, excluded.first_seen_at)"
-    " WHERE excluded.seen_at >= c.seen_at AND ROW(c.*) IS DISTINCT FROM ROW(excluded.*)",
-    f"INSERT INTO users AS u SELECT * FROM {_STAGED}users ON CONFLICT (user_id) DO UPDATE SET"
-    f" {_set_columns('first_name', 'last_name', 'nick', 'is_bot', 'seen_at')}"
-    " WHERE excluded.seen_at >= u.seen_at AND ROW(u.*) IS DISTINCT FROM ROW(excluded.*)",
-    f"INSERT INTO chat_members AS m SELECT * FROM {_STAGED}chat_members ON CONFLICT (chat_id, user_id) DO UPDATE SET"
-    f" {_set_columns('joined_at', 'left_at', 'added_by', 'removed_by')}"
-    " WHERE greatest(excluded.left_at, excluded.joined_at) >= greatest(m.left_at, m.joined_at)"
-    " AND ROW(m.*) IS DISTINCT FROM ROW(excluded.*)",
-)
+def _merge(*, erased: bool) -> tuple[str, ...]:
+    """The statements that bring the staged rows into the real tables.
+
+    If events were erased, a newer row stays: it comes from one of them. Otherwise the staged rows are all that is
+    known. The real row has another time where an event came late.
+    """
+    # The rows are compared column by column, because another role could make an operator for the tables' row types.
+    return (
+        f"INSERT INTO chats AS c SELECT * FROM {_STAGED}chats ON CONFLICT (chat_id) DO UPDATE SET"
+        f" {_set_columns('type', 'title', 'parent_chat_id', 'parent_msg_id', 'seen_at')},"
+        " first_seen_at = least(c.first_seen_at, excluded.first_seen_at)"
+        f" WHERE {'excluded.seen_at >= c.seen_at AND' if erased else ''} ROW(c.*) IS DISTINCT FROM ROW(excluded.*)",
+        f"INSERT INTO users AS u SELECT * FROM {_STAGED}users ON CONFLICT (user_id) DO UPDATE SET"
+        f" {_set_columns('first_name', 'last_name', 'nick', 'is_bot', 'seen_at')}"
+        f" WHERE {'excluded.seen_at >= u.seen_at AND' if erased else ''} ROW(u.*) IS DISTINCT FROM ROW(excluded.*)",
+        f"INSERT INTO chat_members AS m SELECT * FROM {_STAGED}chat_members ON CONFLICT (chat_id, user_id)"
+        f" DO UPDATE SET {_set_columns('joined_at', 'left_at', 'added_by', 'removed_by')}"
+        " WHERE greatest(excluded.left_at, excluded.joined_at) >= greatest(m.left_at, m.joined_at)"
+        " AND ROW(m.*) IS DISTINCT FROM ROW(excluded.*)",
+    )
 
 
 def rebuild(connection: Connection, progress: Callable[[int], None], page: int) -> None:
@@ -131,7 +136,7 @@ def _rebuild(connection: Connection, progress: Callable[[int], None], page: int)
         connection.execute(f"LOCK TABLE {', '.join(_TABLES)} IN SHARE ROW EXCLUSIVE MODE".encode())
         while stage_page():
             pass
-        for statement in (*(_SETTLE if erased else ()), *_MERGE):
+        for statement in (*(_SETTLE if erased else ()), *_merge(erased=erased)):
             connection.execute(statement.encode())
     return True
 
