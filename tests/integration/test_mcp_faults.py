@@ -233,5 +233,5 @@ def test_two_first_questions_at_once_open_one_archive(chat: Chat, monkeypatch: p
     monkeypatch.setattr("vkteams_daemon.search.archive.Archive", Slow)
     reader = Reader(Config(), Access("me"))
     with ThreadPoolExecutor(4) as pool:
-        archives = list(pool.map(lambda _: reader._open_archive(), range(4)))
+        archives = list(pool.map(lambda _: reader._questions.archive, range(4)))
     assert len(opened) == 1 and set(map(id, archives)) == {id(opened[0])}

@@ -34,7 +34,7 @@ OPENERS = {
     "embedding/install/blocks.py", "embedding/install/encoder.py", "embedding/install/installer.py",
     "embedding/query_socket.py", "embedding/unigram.py", "embedding/install/sources.py", "mcp/stdio.py",
     "simulator/script.py",
-    "store/bundled/cluster.py", "store/bundled/programs.py", "store/schema.py", "system/files.py",
+    "store/bundled/cluster.py", "store/bundled/programs.py", "store/schema.py", "system/files.py", "system/memory.py",
     "system/processes.py", "system/streams.py", "web/application.py", "web/language.py", "web/session.py",
 }  # fmt: skip
 
