@@ -20,7 +20,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517
 PYTEST ?= $(BIN)/python -m pytest
 # Much of a test is waiting: more of them than cores run at once. WORKERS=0 runs one after the other.
-WORKERS ?= 4
+WORKERS ?= 5
 
 # Seconds for each target of the fuzzer, and the targets; none means all.
 FUZZ_SECONDS ?= 60

@@ -54,6 +54,6 @@ def pytest_configure() -> None:
     # No database of examples: the checkout may belong to another user. No deadline: the machine may be busy.
     settings.register_profile(
         "tests", database=None, deadline=None,
-        max_examples=scaled("examples of each property, if it names no number", full=100, quick=40),
+        max_examples=scaled("examples of each property, if it names no number", full=100, quick=25),
     )  # fmt: skip
     settings.load_profile("tests")

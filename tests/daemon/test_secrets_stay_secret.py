@@ -8,10 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
-import pytest
-
 from tests.harness.daemon import TOKEN, DaemonProcess
 from tests.harness.oracle import Oracle
+from tests.harness.scale import drawn
 from tests.harness.traffic import Traffic
 from tests.harness.waiting import until
 from vkteams_daemon.simulator import Simulator
@@ -48,11 +47,11 @@ def _written_files(daemon: DaemonProcess) -> dict[str, str]:
     return {str(path): path.read_bytes().decode(errors="replace") for path in files}
 
 
-@pytest.mark.parametrize("form", ["text", "json"])
+@drawn("forms of the log that are read for secrets", ["text", "json"], quick=1)
 def test_no_file_and_no_output_contains_a_secret(
-    vkteamsd: Make, simulator: Simulator, oracle: Oracle, form: str
+    vkteamsd: Make, simulator: Simulator, oracle: Oracle, name: str
 ) -> None:
-    options = FAST | {"log.level": "debug", "log.format": form}
+    options = FAST | {"log.level": "debug", "log.format": name}
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url, options=options, quick=True)
     password = oracle.url.partition("vkteams:")[2].partition("@")[0]
     assert password

@@ -149,16 +149,16 @@ class PostgresServer:
         )
         return len(rows)
 
-    def create_database(self, *, migrated: bool = True) -> str:
-        """Create a database, with the schema (a copy of a migrated template) or empty; its name."""
-        if migrated and not self._template:
-            template = self.create_database(migrated=False)
-            migrate(self.url(template))
+    def create_database(self, *, migrated: bool = True, template: str = "") -> str:
+        """Create a database, with the schema (a copy of a migrated template), empty, or as this template; its name."""
+        if migrated and not template and not self._template:
+            made = self.create_database(migrated=False)
+            migrate(self.url(made))
             if os.environ.get("TRAPS") == "1":
-                set_operators(self.url(template))
-            self._template = template
+                set_operators(self.url(made))
+            self._template = made
         name = f"test_{next(self._numbers)}"
-        template = self._template if migrated else "template0"
+        template = template or (self._template if migrated else "template0")
         # Copied as files it costs half of what it does by way of the log: hundreds of tests have one of their own.
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} ENCODING 'UTF8' STRATEGY file_copy")
         self._administer(statement.format(sql.Identifier(name), sql.Identifier(template)))
@@ -169,9 +169,9 @@ class PostgresServer:
         self._administer(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     @contextlib.contextmanager
-    def fresh(self, *, migrated: bool = True) -> Iterator[str]:
-        """The URL of a new database, which is dropped afterwards."""
-        name = self.create_database(migrated=migrated)
+    def fresh(self, *, migrated: bool = True, template: str = "") -> Iterator[str]:
+        """The URL of a new database as `create_database` makes it, which is dropped afterwards."""
+        name = self.create_database(migrated=migrated, template=template)
         try:
             yield self.url(name)
         finally:

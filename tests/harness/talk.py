@@ -97,6 +97,12 @@ class Talk:
         """A connection of the test's own."""
         return self.database.connect()
 
+    def copied(self, url: str) -> Talk:
+        """This talk, closed by now, going on in a copy of its database."""
+        talk = Talk(url, self.start)
+        talk.written, talk._number, talk._sent = list(self.written), self._number, dict(self._sent)
+        return talk
+
     def close(self) -> None:
         """Close every connection."""
         self.writer.close()

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.postgres import PostgresServer
 from tests.harness.scale import drawn
 from tests.harness.talk import ANNA, DEV, OPS, PETR, START, VERA, Talk, moment
 from vkteams_daemon.botapi.events import read
@@ -38,9 +39,26 @@ def _reply(msg_id: str, text: str, *, author: dict[str, str] | None = PERSON) ->
     return {"type": "reply", "payload": {"message": quoted}}
 
 
+@pytest.fixture(scope="module")
+def story(postgres_server: PostgresServer) -> Iterator[Talk]:
+    """Anna has spoken, and others have answered, forwarded, pinned and named her in every way; closed, to be copied."""
+    with postgres_server.fresh() as url:
+        talk = Talk(url)
+        _tell(talk)
+        talk.close()
+        yield talk
+
+
 @pytest.fixture
-def told(talk: Talk) -> Iterator[Talk]:
-    """Anna has spoken, and others have answered, forwarded, pinned and named her in every way."""
+def told(postgres_server: PostgresServer, story: Talk) -> Iterator[Talk]:
+    """The story, in a database of the test's own."""
+    with postgres_server.fresh(template=story.url.rpartition("/")[2]) as url:
+        talk = story.copied(url)
+        yield talk
+        talk.close()
+
+
+def _tell(talk: Talk) -> None:
     talk.say("1", "сиреневый туман", parts=({"type": "file", "payload": {"fileId": "f", "caption": "ananas.jpg"}},))
     talk.edit("1", "сирень отцвела")
     talk.say("2", "ananas, deleted", at=2)
@@ -76,7 +94,6 @@ def told(talk: Talk) -> Iterator[Talk]:
     with talk.connection() as connection:
         word_counts.count_words(connection, now=True)
     talk.execute("ANALYZE")
-    yield talk
 
 
 def _erase(talk: Talk, *people: str, **options: Any) -> PersonErasureResult:

@@ -86,7 +86,7 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "reply_to_user": ("Анна", "Вера", "nobody"),
     "by": ("person", "chat", "day"),
 }
-_SAMPLE = 2  # questions
+_SAMPLE = 1  # questions
 USUAL = {"query": QUERIES[0], "msg_id": "m1", "explain": True}
 
 

@@ -8,9 +8,12 @@ import unicodedata
 
 import pytest
 
+from tests.harness.scale import FULL
 from vkteams_daemon.system.text import escape_controls, printable, terminal_safe, terminal_safe_json, visible
 
-EVERYTHING = "".join(map(chr, range(0x110000)))
+# Every character, or those of the planes that have others than ideographs.
+PLANES = (*range(17),) if FULL else (0, 1, 14)
+EVERYTHING = "".join(chr(number) for plane in PLANES for number in range(plane << 16, (plane + 1) << 16))
 _DIRECTION = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
