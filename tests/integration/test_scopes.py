@@ -418,11 +418,9 @@ async def _pages(config: Config, user: str, capsys: Any) -> dict[str, tuple[int,
     return answers
 
 
-@pytest.mark.parametrize(
-    ("without", "user"),
-    [("visible", PETR), ("nothing", "nobody@corp.example")], ids=["member", "outsider"],
-)  # fmt: skip
-def test_what_is_hidden_changes_no_byte_of_the_page(archives: Archives, without: str, user: str, capsys: Any) -> None:
+@drawn("visitors from whom something is hidden", ["member", "outsider"], quick=1)
+def test_what_is_hidden_changes_no_byte_of_the_page(archives: Archives, name: str, capsys: Any) -> None:
+    without, user = ("visible", PETR) if name == "member" else ("nothing", "nobody@corp.example")
     less = asyncio.run(_pages(archives.config(without), user, capsys))
     whole = asyncio.run(_pages(archives.config("members"), user, capsys))
     differences = [(path, less[path], whole[path]) for path in less if less[path] != whole[path]]
