@@ -3,7 +3,7 @@
 The structs *are* the table. `options()` lists it for the documentation, for `etc/vkteamsd.toml` and for the checks.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: each command would evaluate the types of the options again, from text.
 
 import functools
 import os
@@ -480,8 +480,13 @@ SECTIONS: dict[str, type[msgspec.Struct]] = {
 }  # fmt: skip
 
 
-def options() -> Iterator[Option]:
+@functools.cache
+def options() -> tuple[Option, ...]:
     """Every option, in the order of the sections."""
+    return tuple(_read_options())
+
+
+def _read_options() -> Iterator[Option]:
     for section, struct in SECTIONS.items():
         hints = get_type_hints(struct, include_extras=True)
         defaults = struct()
