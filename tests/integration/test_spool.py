@@ -438,8 +438,9 @@ def test_a_standby_leaves_the_spool_alone(
     assert until(other.acquire, 20)
     try:
         two = listening()
-        until(lambda: other.ping() or two.poller.standby, 20, "a standby")
-        assert "1 events wait in the spool until this process listens again" in caplog.text
+        told = "1 events wait in the spool until this process listens again"
+        until(lambda: other.ping() or told in caplog.text, 20, "a standby that tells it")
+        assert two.poller.standby
         two.away()
         emit_event(simulator, 1)
         until(lambda: other.ping() or two.poller._database.backoff.failures > 2, 20, "failures")
