@@ -28,13 +28,12 @@ from urllib.parse import quote
 
 from bench.archive import database, read_texts, temporary_directory
 from bench.relevance import percentile
-from bench.scale import BOT, VariedTexts, batch
+from bench.scale_archive import BOT, VariedTexts, batches
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
 
 LIMIT = 150.0  # milliseconds: what p95 of a search page may take
-_BATCH = 1000
 _CHATS_OF_ONE = 40
 _WARM_UP = 20  # searches
 _BARE = (
@@ -83,8 +82,8 @@ def _fill(opened: Database, texts: VariedTexts, count: int) -> None:
     writer = Writer(opened.connect, BOT)
     if not writer.acquire():
         raise SystemExit("another process listens to this bot")
-    for first in range(1, count + 1, _BATCH):
-        writer.store(batch(texts, first, min(first + _BATCH - 1, count)))
+    for events in batches(texts, 1, count):
+        writer.store(events)
     writer.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import os
 import re
 import subprocess
@@ -264,6 +265,12 @@ def test_sql_stands_in_the_store_and_in_search_alone() -> None:
                 if isinstance(node, ast.Constant) and isinstance(node.value, str) and _SQL.search(node.value):
                     found.append(f"{_name(file)}, line {node.lineno}: {node.value[:60]!r}")
     assert not found
+
+
+def test_every_benchmark_finds_what_it_imports() -> None:
+    """None of them runs with the tests."""
+    for file in sorted((ROOT / "bench").glob("[!_]*.py")):
+        importlib.import_module(f"bench.{file.stem}")
 
 
 def test_what_is_taken_for_sql() -> None:
