@@ -262,6 +262,13 @@ def test_verification_finds(messages: Talk, ask: Ask, name: str, harm: str) -> N
     assert name in answer["error"]
 
 
+def test_verification_shows_how_far_it_is(messages: Talk, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[int, int]] = []
+    monkeypatch.setattr("vkteams_daemon.ctl.progress.Bar.__call__", lambda bar, *counts: shown.append(counts))
+    checks = ask("database", "verify")["rows"]
+    assert shown == [(done, len(checks)) for done in range(len(checks))]
+
+
 def test_backup_is_verified_in_a_server_of_its_own(
     messages: Talk, ask: Ask, backup: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from vkteams_daemon.store.connections import Connection, translate_errors
@@ -97,16 +98,18 @@ class Check:
     wrong: int
 
 
-def verify(connection: Connection) -> list[Check]:
+def verify(connection: Connection, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Check]:
     """Run every check.
 
     Args:
         connection: in autocommit mode, without time limits.
+        progress: called before each check with the checks that are done, and all there are.
     """
     checks = []
     with translate_errors(), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         for name, rule, query in _CHECKS:
+            progress(len(checks), len(_CHECKS))
             row = connection.execute(query.encode()).fetchone()
             assert row is not None
             checks.append(Check(name, rule, int(row[0])))

@@ -152,8 +152,11 @@ def _verify(args: argparse.Namespace, config: Config) -> Answer:
     from vkteams_daemon.store.backup import verification
 
     if not args.file:
-        with open_connection(config, reads=True, maintenance=True) as connection:
-            checks = verification.verify(connection)
+        with (
+            open_connection(config, reads=True, maintenance=True) as connection,
+            progress.Bar("verify", "checks") as bar,
+        ):
+            checks = verification.verify(connection, bar)
         return _verdict(checks, {}, "the archive")
     manifest, checks = _verify_backup(args, config)
     data = {"file": args.file, "created_at": manifest.created_at, "age": _age(manifest.created_at)}
@@ -182,8 +185,11 @@ def _verify_backup(args: argparse.Namespace, config: Config) -> tuple[Manifest, 
                 database.open(migrate=True)
                 restore.restore(lambda: database.connect(MAINTENANCE), database.conninfo, reader, bar)
                 manifest = reader.manifest
-            with contextlib.closing(database.connect(MAINTENANCE)) as connection:
-                return manifest, verification.verify(connection)
+            with (
+                contextlib.closing(database.connect(MAINTENANCE)) as connection,
+                progress.Bar("verify", "checks") as checked,
+            ):
+                return manifest, verification.verify(connection, checked)
         finally:
             database.close()
     finally:
