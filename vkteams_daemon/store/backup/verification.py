@@ -105,7 +105,7 @@ def verify(connection: Connection, progress: Callable[[int, int], None] = lambda
         connection: in autocommit mode, without time limits.
         progress: called before each check with the checks that are done, and all there are.
     """
-    checks = []
+    checks: list[Check] = []
     with translate_errors(), connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
         for name, rule, query in _CHECKS:
