@@ -110,6 +110,20 @@ def _go_back(host: Host, *, moves: bool) -> None:
     host.execute(f"UPDATE bots SET last_event_id = 30{', moves = moves - 2' if moves else ''}")
 
 
+def test_a_standby_that_looks_again_and_again_tells_a_restored_backup_once(host: Host, database_url: str) -> None:
+    _go_back(host, moves=True)
+    with host.connect() as connection, connection.transaction():
+        gaps.add_restored(connection, datetime.now(UTC))
+    other = Writer(host.connect, BOT)
+    until(other.acquire, 30, "the bot's lock")
+    try:
+        host.open()
+        assert not host.writer.acquire() and not host.writer.acquire()
+    finally:
+        other.close()
+    assert [(gap.reason, gap.from_event_id, gap.to_event_id) for gap in host.gaps()] == [(gaps.RESTORED, 31, 50)]
+
+
 @pytest.mark.parametrize("moves", [True, False])
 @pytest.mark.parametrize("restarted", [True, False])
 def test_database_that_went_back_is_a_gap_and_an_error_once(

@@ -259,6 +259,10 @@ class Writer:
             stored = gaps.Position(*(row or (1, 0, 0)))
             found = gaps.detect(connection, self._bot_id, self._archive_id, stored, self._acknowledged)
         self._acknowledged.forget_unsaved()
+        # A standby looks again and again. What has been told is told: otherwise the same loss would be another gap.
+        sent = self._acknowledged.position(self._archive_id)
+        if sent is not None and sent.lost_by(stored):
+            self._acknowledged.remember(self._archive_id, stored)
         for each in found:
             log.error(
                 "events of bot %s%s are missing from the archive: %s; see `vkteamsctl database gaps`",
