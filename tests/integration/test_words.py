@@ -59,6 +59,8 @@ SHOWN = [
     ("docker run -it --rm ubuntu:22.04", ["docker run --rm ubuntu", "docker run -it --rm ubuntu:22.04", "ubuntu"]),
     ("kubectl logs --tail=50 -n prod web-0", ["kubectl logs --tail=50 -n prod", "kubectl -n prod", "web-0"]),
     ("OPS142 и OPS-143", ["ops-142", "OPS143", "ops 143", "ops142"]),
+    ("Wi-Fi упал, e-mail не ходит, онлайн-касса", ["wifi", "WiFi", "wi‑fi", "email", "e-mail", "онлайнкассы", "касса"]),
+    ("wifi упал, email не ходит", ["Wi-Fi", "wi-fi", "e-mail", "E-MAIL"]),
     ("пиши на Ivan.Petrov@corp.example", ["ivan.petrov@corp.example", "petrov", "@corp.example"]),
 ]  # fmt: skip
 
@@ -76,6 +78,7 @@ def test_message_is_found_by_what_is_shown(archive: Archive, talk: Talk, text: s
     [
         ("градусов 15", "-15"), ("24.11.2025", "24.11.2026"), ("1с не работает", "1к"), ("10.20.30.40", "10.20.30.41"),
         ("сор", "cop"), ("ядро 142 и OPS", "OPS142"), ("1 250 001", "1250000"),
+        ("из-за дождя", "изза"), ("corp.example/wi-fi", "wifi"),
     ],
 )  # fmt: skip
 def test_other_message_is_not_found(archive: Archive, talk: Talk, text: str, query: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.words import letters, numbers
-from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, lexemes_of
+from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, form_lexemes, lexemes_of, words_of
 from vkteams_daemon.store.words.tokens import Tokens, tokens
 
 MAX_TERMS = 64
@@ -185,7 +185,7 @@ def tsqueries(connection: Connection, terms: Sequence[Term]) -> list[str]:
     """The tsquery of each of these terms, in PostgreSQL's notation; "" for stop words."""
     cut = [tokens(term.typed) for term in terms]
     others = [[_looks_like(word, each) for word in each.words] for each in cut]
-    words = {word for each in cut for word in each.words} | {word for each in others for word in each if word}
+    words = words_of((each, 0) for each in cut) | {word for each in others for word in each if word}
     lexemes = Lexicon().lexemes(connection, words)
     return [_tsquery(term, each, other, lexemes) for term, each, other in zip(terms, cut, others, strict=True)]
 
@@ -205,7 +205,8 @@ def _tsquery(term: Term, cut: Tokens, others: Sequence[str | None], lexemes: Lex
     phrase = _phrase(steps)
     if term.phrase:
         return phrase
-    forms = [form.word for form in cut.forms if form.width == len(cut.words)]
+    whole = [form for form in cut.forms if form.width == len(cut.words)]
+    forms = [lexeme for form in whole for lexeme in form_lexemes(cut, form, lexemes)]
     if negative := [form for form in forms if form[0] == "-" and form[1:2].isdigit()]:
         return quoted(negative[0])
     if any(not form.startswith("--") for form in forms):

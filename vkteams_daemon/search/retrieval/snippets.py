@@ -9,7 +9,7 @@ from vkteams_daemon.search.results import MARKS
 from vkteams_daemon.search.retrieval.query import Query, lexemes_in
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.words import letters
-from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, lexemes_of
+from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, form_lexemes, lexemes_of, words_of
 from vkteams_daemon.store.words.tokens import Tokens, normal_forms, tokens_of_folded
 
 _SHORT = 300  # characters of a text that a snippet shows whole
@@ -33,7 +33,7 @@ def snippets(connection: Connection, texts: Sequence[str], query: Query) -> list
     cut = [tokens_of_folded(text) for text, _ in folded]
     # A stem begins as its word does, so a long text has few words that could match. Short words may be stop words.
     beginnings = tuple(lexeme[:2] for lexeme in wanted)
-    words = {word for each in cut for word in each.words}
+    words = words_of((each, 0) for each in cut)
     likely = {word for word in words if len(word) < 3 or any(f.startswith(beginnings) for f in normal_forms(word))}
     lexemes = Lexicon().lexemes(connection, likely)
     matches = [
@@ -49,10 +49,10 @@ def _matches(folded: str, cut: Tokens, lexemes: Lexemes, wanted: frozenset[str])
     found = [each & wanted for each in by_word]
     within: set[int] = set()  # places of words that are one number with the word before them
     for form in cut.forms:
-        if form.word in wanted:
+        if in_form := wanted.intersection(form_lexemes(cut, form, lexemes)):
             within.update(range(form.place + 1, form.place + form.width))
             for place in range(form.place, form.place + form.width):
-                found[place] |= {form.word}
+                found[place] |= in_form
     matches: list[_Match] = []
     last = -1  # the place of the last match
     for place, (begin, end) in enumerate(cut.spans):

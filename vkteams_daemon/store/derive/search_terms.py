@@ -6,7 +6,7 @@ from vkteams_daemon.botapi.facts import Content
 from vkteams_daemon.store.connections import Connection, SearchVector
 from vkteams_daemon.store.derive.message_fold import Message
 from vkteams_daemon.store.words import searched_texts
-from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, search_vector
+from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, search_vector, words_of
 
 
 class SearchTerms:
@@ -24,8 +24,7 @@ class SearchTerms:
 
     def add(self, content: Content | Message) -> None:
         """Add the words of a message, or of one of its versions."""
-        for tokens, _ in self._texts_of(content):
-            self._words.update(tokens.words)
+        self._words |= words_of(self._texts_of(content))
 
     def learn(self, connection: Connection) -> None:
         """Learn the lexemes of the added words."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vkteams_daemon.store.connections import Connection, SearchVector
-from vkteams_daemon.store.words.tokens import Tokens, normal_forms
+from vkteams_daemon.store.words.tokens import Form, Tokens, normal_forms
 
 CUT = "…"
 """The index term of a message whose words do not fit in its index entry."""
@@ -95,7 +95,19 @@ def words_of(texts: Iterable[tuple[Tokens, int]]) -> set[str]:
     words: set[str] = set()
     for tokens, _ in texts:
         words.update(tokens.words)
+        if tokens.forms:
+            words.update(form.word for form in tokens.forms)
     return words
+
+
+def form_lexemes(tokens: Tokens, form: Form, lexemes: Lexemes) -> list[str]:
+    """The lexemes of another form of words of these `Tokens`.
+
+    Words that hyphens join have none if one of them is a stop word: изза is no word, and из-за finds nothing either.
+    """
+    if form.word.isalpha() and not all(lexemes[word] for word in tokens.words[form.place : form.place + form.width]):
+        return []
+    return lexemes_of(form.word, lexemes)
 
 
 def search_vector(texts: Sequence[tuple[Tokens, int]], lexemes: Lexemes) -> SearchVector | None:
@@ -131,10 +143,11 @@ def _short_vector(tokens: Tokens, weight: int, lexemes: Lexemes) -> SearchVector
         else:
             places[lexeme] = place
     for form in tokens.forms:
-        lexeme = form.word.encode() + _ONCE
-        if lexeme in places:
-            return _long_vector([(tokens, weight)], lexemes)
-        places[lexeme] = table[form.place]
+        for each in form_lexemes(tokens, form, lexemes):
+            lexeme = each.encode() + _ONCE
+            if lexeme in places:
+                return _long_vector([(tokens, weight)], lexemes)
+            places[lexeme] = table[form.place]
     places.pop(_STOP_WORD, None)
     repeated.pop(_STOP_WORD, None)
     for lexeme, others in repeated.items():
@@ -163,9 +176,10 @@ def _long_vector(texts: Sequence[tuple[Tokens, int]], lexemes: Lexemes) -> Searc
             for lexeme in known if isinstance(known, list) else [known]:
                 places.setdefault(lexeme, bytearray()).extend(place)
         for form in tokens.forms:
-            lexeme = form.word.encode() + _ONCE
-            disordered = disordered or lexeme in places
-            places.setdefault(lexeme, bytearray()).extend(_places(weight)[(start + form.place) % _LAST_PLACE])
+            for each in form_lexemes(tokens, form, lexemes):
+                lexeme = each.encode() + _ONCE
+                disordered = disordered or lexeme in places
+                places.setdefault(lexeme, bytearray()).extend(_places(weight)[(start + form.place) % _LAST_PLACE])
         start += len(words) + _BETWEEN
     places.pop(_STOP_WORD, None)
     if not places:

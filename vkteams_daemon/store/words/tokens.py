@@ -2,7 +2,7 @@
 
 A word is a run of letters and digits; every sign divides words. An identifier (JIRA-1234, host-01.corp) is therefore
 several words that follow one another, and a query finds it as a phrase. Words may have another form beside them:
-a number's (`numbers`), or `ops142` beside `ops` and `142`.
+a number's (`numbers`), `ops142` beside `ops` and `142`, or `wifi` beside `wi` and `fi` of Wi-Fi.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ _DIGIT = re.compile(r"\d")
 _NUMBER = re.compile(r"\d(?:[\s.,/()'_\-]{1,3}\d|\d{9}|(?<=^[+\-].)|(?<=[\s(\[=:~≈≤≥<>][+\-].))")
 _GLUED = re.compile(r"\d(?:[^\W\d_]|(?<=[^\W\d_].))")
 _TWO_PARTS = re.compile(r"([^\W\d_]+)(\d+)|(\d+)([^\W\d_]+)")
+# Words of letters that hyphens join, which people also write as one: Wi-Fi, онлайн-касса. No part of a name or path.
+_HYPHENATED = re.compile(r"(?<![\w\-.@/\\])[^\W\d_]+(?:-[^\W\d_]+){1,2}(?![\w\-@/\\]|\.\w)")
 _DOTTED, _VERSION = re.compile(r"\.\d"), re.compile(r"\.?\s?\d+\.\d")
 
 
@@ -38,6 +40,7 @@ class Form(NamedTuple):
     Attributes:
         place: the index of the first of these words.
         width: how many words it stands for.
+        word: it; letters alone are a word in its own case, which has lexemes, and anything else is its own lexeme.
     """
 
     place: int
@@ -67,6 +70,8 @@ def tokens(text: str) -> Tokens:
         words = _WORD.findall(text)
         has_digit = _DIGIT.search(text) is not None
     if len(text) <= MAX_WORD or max(map(len, words), default=0) <= MAX_WORD:
+        if "-" in text and _HYPHENATED.search(text):
+            return tokens_of_folded(letters.fold(text))
         if not has_digit:
             return Tokens(words)
         if _NUMBER.search(text) is None:
@@ -100,11 +105,13 @@ def tokens_of_folded(text: str) -> Tokens:
             begin += len(part)
         if len(parts) == 1:
             spans[-1] = (end - len(parts[0]), end)
+    found = [(match.start(), match.end(), match[0].replace("-", "")) for match in _HYPHENATED.finditer(text)]
     if has_digit:
-        begins = [begin for begin, _ in spans]
-        for begin, end, form in numbers.forms(text, worded=not numbers.MONTH_WORDS.isdisjoint(words)):
-            first_word = bisect_left(begins, begin)
-            forms.append(Form(first_word, bisect_left(begins, end) - first_word, form))
+        found += numbers.forms(text, worded=not numbers.MONTH_WORDS.isdisjoint(words))
+    begins = [begin for begin, _ in spans] if found else []
+    for begin, end, form in found:
+        first_word = bisect_left(begins, begin)
+        forms.append(Form(first_word, bisect_left(begins, end) - first_word, form))
     return Tokens(words, forms, spans)
 
 
