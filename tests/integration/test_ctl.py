@@ -88,7 +88,7 @@ def _run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (("search", "text", "x", "--sicne", "2h"), 64, "unrecognized arguments: --sicne 2h. Did you mean --since?"),
         (("search", "text", "x", "--sort", "newest"), 64, "Did you mean new?"),
         (("context", "get", "--user", "Анна", "Иванова"), 64, "Quote a value of several words: --user Анна Иванова."),
-        (("find",), 64, "no words to find are given. Write them behind it"),
+        (("find",), 64, "the query is empty. Write what to find, or a filter: --has file"),
         (("find", "сбой", "--user", "Анна", "Иванова"), 64, "Quote a value of several words: --user Анна Иванова."),
         (("find", "--since", "вчера", "18:00", "сбой"), 64,
          "--since: вчера goes on. Quote a value of several words: --since вчера 18:00."),

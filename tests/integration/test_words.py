@@ -380,7 +380,11 @@ def test_filters_choose_by_what_a_message_has(archive: Archive, talk: Talk) -> N
     assert found(has=["mention"]) == {"mention"} == found(mentions=PETR)
     assert found(has=["file", "link"]) == set() == found(mentions=ANNA)
     assert found(edited=True) == {"plain"}
+    result = archive.search(" ", has=["file"], limit=2)
+    assert [hit.msg_id for hit in result.hits] == ["forward", "image"] and result.mode == "text", "the newest"
+    assert [hit.msg_id for hit in archive.search(" ", has=["file"], cursor=result.cursor).hits] == ["file"]
     hit = archive.search("слово", mode="text", has=["voice"], context=1).hits[0]
+    assert hit.parts == ("voice",)
     assert [message.msg_id for message in hit.context] == ["image", "forward"]
 
 

@@ -222,7 +222,6 @@ def test_a_filter_is_a_chip_that_can_be_taken_away(page: Page) -> None:
     [
         ({"q": "x", "who": "nobodyhasthisname"}, "Nobody and no chat that you may see has this name."),
         ({"q": "x", "when": "someday"}, "“someday” is no time that can be read"),
-        ({"has": "file"}, "Write a word as well"),
         ({"q": "qqqzzzxxxwww", "when": "in 2001"}, "Nothing was found."),
         ({"q": "bakcup"}, "Showing what was found for"),
     ],
@@ -249,6 +248,8 @@ def test_more_hits_have_a_plain_address_and_repeat_nothing(page: Page) -> None:
 def test_a_filter_alone_shows_the_newest(page: Page) -> None:
     hits = _hits(_find(page, who="Анна"))
     assert hits and "Анна Иванова" in _find(page, who="Анна").words
+    files = _find(page, has="file")
+    assert 1 < len(_hits(files)) < 20 and '<p class="meta">File</p>' in files.text
 
 
 # A chat

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from vkteams_daemon import times
 from vkteams_daemon.ctl import hit_numbers, short_cursors
-from vkteams_daemon.ctl.commands.context.conversation_view import quote_lines
+from vkteams_daemon.ctl.commands.context.conversation_view import SHOWN_ELSEWHERE, quote_lines
 from vkteams_daemon.ctl.output import Screen, cell, one_line
 
 if TYPE_CHECKING:
@@ -78,6 +78,9 @@ def _show_hit(screen: Screen, number: int, hit: Hit, args: argparse.Namespace) -
         screen.prose(line, "dim", indent=_INDENT, further=f"{_INDENT}| ")
     if hit.files:
         screen.prose(f"files: {', '.join(hit.files)}", "dim", indent=_INDENT, further=f"{_INDENT}  ")
+    unnamed = [part for part in hit.parts if part not in SHOWN_ELSEWHERE and not (part == "file" and hit.files)]
+    if unnamed:
+        screen.prose(f"[{', '.join(unnamed)}]", "dim", indent=_INDENT)
     for message in hit.context[len(before) :]:
         _show_neighbour(screen, message)
     if args.ids:

@@ -175,7 +175,8 @@ class Archive:
         """The messages that answer the query.
 
         Args:
-            query: the text to look for; its words in web search syntax.
+            query: the text to look for; its words in web search syntax. A blank one finds the newest messages that
+                pass the filters, in the mode `text`.
             mode: `text` finds messages with every word, `semantic` finds messages of the same meaning, `hybrid` weighs
                 both and follows conversations. Without a model, `hybrid` uses words alone and says so.
             chat_ids: only these chats; None means every chat, an empty collection means none.
@@ -197,6 +198,7 @@ class Archive:
             ModelAbsent: `semantic` only: no model is installed, or none of those whose vectors the archive has.
             UsageError: the cursor is unreadable, or belongs to another question.
         """
+        mode = mode if query.strip() else "text"
         scope = replace(
             self._scope(chat_ids, user_id, since, until),
             has=tuple(sorted(set(has))), mentions=mentions, reply_to_user=reply_to_user, edited=edited, deleted=deleted,

@@ -99,6 +99,8 @@ class Hit:
     """The author's own words, if `text` has words of others as well; empty if it only forwards."""
     files: tuple[str, ...] = ()
     """The names of its files, if the API gives them."""
+    parts: tuple[str, ...] = ()
+    """As of a message."""
     legs: tuple[RetrieverScore, ...] = ()
     """What each retriever says of the message."""
     context: tuple[ArchivedMessage, ...] = ()

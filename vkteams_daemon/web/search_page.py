@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 from vkteams_daemon import time_expressions
 from vkteams_daemon.errors import NotFound, UsageError
 from vkteams_daemon.search.archive import Archive
-from vkteams_daemon.search.messages import ArchivedMessage
 from vkteams_daemon.search.results import Coverage, Hit, SearchResult
 from vkteams_daemon.search.scope import KINDS, Kind
 from vkteams_daemon.web.language import Language
@@ -131,16 +130,7 @@ def search(archive: Archive, form: SearchForm, language: Language) -> SearchPage
         page.chips.append(Chip(_("Kind"), kind_names(_)[form.has], form.address(has="", n=PAGE)))
     chats = archive.existing([chat.id], threads=True) if chat else None
     user = who.id if who else None
-    if form.q:
-        result = _search(archive, form, chats, user, since, until)
-        _take(page, result, form, language)
-    elif form.has:
-        page.refusal = _("Write a word as well: files and links are looked for among the messages that have it.")
-    else:
-        messages = archive.latest(chat_ids=chats, user_id=user, since=since, until=until, limit=form.n + 1)[::-1]
-        titles = _titles(archive, messages)
-        page.hits = [_as_hit(message, titles) for message in messages[: form.n]]
-        page.more = form.address(n=form.n + PAGE) if len(messages) > form.n < MAX_HITS else None
+    _take(page, _search(archive, form, chats, user, since, until), form, language)
     return page
 
 
@@ -196,17 +186,3 @@ def _span(since: datetime, until: datetime | None, language: Language) -> str:
     return (
         language.short_date(start) if start == last else f"{language.short_date(start)} – {language.short_date(last)}"
     )
-
-
-def _titles(archive: Archive, messages: Sequence[ArchivedMessage]) -> dict[str, str]:
-    chats = {message.chat_id for message in messages}
-    return {chat.chat_id: chat.title for chat in archive.chats(chat_ids=chats) if chat.title} if chats else {}
-
-
-def _as_hit(message: ArchivedMessage, titles: dict[str, str]) -> Hit:
-    return Hit(
-        chat_id=message.chat_id, chat_title=titles.get(message.chat_id), msg_id=message.msg_id,
-        user_id=message.user_id, author=message.author, sent_at=message.sent_at, text=message.text,
-        snippet=message.text[:300].replace("**", ""), reply_to_msg_id=message.reply_to_msg_id, edited=message.edited,
-        quotes=message.quotes, own_text=message.own_text, files=message.files,
-    )  # fmt: skip

@@ -8,7 +8,6 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.ctl.command_line import Noun
 from vkteams_daemon.ctl.commands import search
 from vkteams_daemon.ctl.output import Answer
-from vkteams_daemon.errors import UsageError
 
 
 def register(noun: Noun) -> None:
@@ -19,15 +18,18 @@ def register(noun: Noun) -> None:
         _find,
         "vkteamsctl find почему встала почта",
         "vkteamsctl find сбой оплаты --since 'на прошлой неделе' --user Анна",
+        "vkteamsctl find --has file --chat Эксплуатация",
         note="vkteamsctl open 3 opens the third hit.",
     )
-    find.add_argument("words", metavar="WORDS", nargs="*", help="words or a question, as you would say it")
+    find.add_argument(
+        "words",
+        metavar="WORDS",
+        nargs="*",
+        help="words or a question; without any, the newest that pass the filters",
+    )
     search.add_options(find)
     find.set_defaults(recency=None, deleted=False)
 
 
 def _find(args: argparse.Namespace, config: Config) -> Answer:
-    words = " ".join(args.words)
-    if not words.strip():
-        raise UsageError("no words to find are given", hint="Write them behind it: `vkteamsctl find сбой оплаты`.")
-    return search.search(args, config, words, "hybrid")
+    return search.search(args, config, " ".join(args.words), "hybrid")

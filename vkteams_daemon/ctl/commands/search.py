@@ -84,7 +84,13 @@ def _search(args: argparse.Namespace, config: Config) -> Answer:
 
 
 def search(args: argparse.Namespace, config: Config, query: str, mode: Mode) -> Answer:
-    """Search with the options of `add_options`."""
+    """Search with the options of `add_options`; a blank query finds the newest messages that pass the filters.
+
+    Raises:
+        UsageError: the query is blank and there is no filter.
+    """
+    if not query.strip() and not _filters(args):
+        raise UsageError("the query is empty", hint="Write what to find, or a filter: --has file, --user NAME.")
     for option, value, maximum in (("limit", args.limit or 0, _MAX_HITS), ("context", args.context, _MAX_CONTEXT)):
         if value > maximum:
             raise UsageError(f"--{option}: {value} is too many", hint=f"The maximum is {maximum}.")
@@ -121,9 +127,12 @@ def search(args: argparse.Namespace, config: Config, query: str, mode: Mode) -> 
     )
 
 
+def _filters(args: argparse.Namespace) -> bool:
+    chosen = (args.chat_id, args.user_id, args.user, args.chat, args.since, args.until, args.has, args.mentions)
+    return any(chosen) or args.edited or args.deleted
+
+
 def _query(text: str) -> str:
-    if not text.strip():
-        raise UsageError("the query is empty")
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -79,12 +79,20 @@ def latest(
     """
     earlier = "AND (m.sent_at, m.chat_id, m.msg_id) < (%(sent_at)s, %(chat)s, %(message)s)" if before else ""
     sent_at, chat_id, msg_id = before or (None, None, None)
-    return read_by(
-        connection,
-        scope,
+    parameters = {**scope.parameters, "limit": limit, "sent_at": sent_at, "chat": chat_id, "message": msg_id}
+    return read_by(connection, scope, _newest(scope, earlier), parameters)
+
+
+def newest_keys(connection: Connection, scope: Scope, limit: int) -> list[MessageKey]:
+    """The newest messages of the scope, newest first."""
+    parameters = {**scope.parameters, "limit": limit}
+    return connection.execute(_newest(scope).encode(), parameters, prepare=False).fetchall()
+
+
+def _newest(scope: Scope, earlier: str = "") -> str:
+    return (
         f"SELECT m.chat_id, m.msg_id FROM messages m WHERE {scope.condition} {earlier}"
-        " ORDER BY m.sent_at DESC, m.chat_id DESC, m.msg_id DESC LIMIT %(limit)s",
-        {**scope.parameters, "limit": limit, "sent_at": sent_at, "chat": chat_id, "message": msg_id},
+        " ORDER BY m.sent_at DESC, m.chat_id DESC, m.msg_id DESC LIMIT %(limit)s"
     )
 
 

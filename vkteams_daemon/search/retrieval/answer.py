@@ -100,6 +100,7 @@ def _hits(
             quotes=message.quotes,
             own_text=message.own_text,
             files=message.files,
+            parts=message.parts,
             legs=one.by_retriever,
             context=_around(connection, message, scope, each_way),
         )

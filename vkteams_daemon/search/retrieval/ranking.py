@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from vkteams_daemon.search import notes
+from vkteams_daemon.search.history import archived_messages
 from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Ranked
 from vkteams_daemon.search.retrieval import bm25
@@ -53,13 +54,16 @@ def rank(
 
     Args:
         connection: any connection to the archive.
-        question: its query, mode and recency are used.
+        question: its query, mode and recency are used; a blank query finds the newest messages.
         scope: where to look.
         limit: most messages.
         encoders: of the active models; none if the mode needs none.
         vocabulary: reads the archive's words; called only if a word of the query needs a correction.
         now: the moment from which recency counts (aware).
     """
+    if not question.query.strip():
+        keys = archived_messages.newest_keys(connection, scope, limit)
+        return Ranking([Ranked(chat_id, msg_id, 0.0) for chat_id, msg_id in keys])
     if question.newest_first and question.mode != "text":
         ranking = rank(
             connection, replace(question, newest_first=False), scope, PER_RETRIEVER, encoders, vocabulary, now

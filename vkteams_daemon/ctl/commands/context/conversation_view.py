@@ -12,12 +12,8 @@ if TYPE_CHECKING:
     from vkteams_daemon.search.messages import ArchivedMessage, Quote
 
 _MAX_DEPTH = 3  # steps of indentation
-_SHOWN_ELSEWHERE = {
-    "mention",
-    "reply",
-    "forward",
-    "inlineKeyboardMarkup",
-}  # parts that the text or the arrow shows already
+SHOWN_ELSEWHERE = {"mention", "reply", "forward", "inlineKeyboardMarkup"}
+"""Parts that the text, an arrow or a quote shows already."""
 _MAX_QUOTE = 300  # characters of a quote that are shown
 _BELOW_TIME = " " * 8
 
@@ -98,5 +94,5 @@ def _marks(message: ArchivedMessage) -> str:
     marks = ["edited"] if message.edited else []
     if message.known_by_quote:
         marks.append("not archived, known from an answer")
-    marks += [one_line(part) for part in message.parts if part not in _SHOWN_ELSEWHERE]
+    marks += [one_line(part) for part in message.parts if part not in SHOWN_ELSEWHERE]
     return f" [{', '.join(marks)}]" if marks else ""
