@@ -356,6 +356,13 @@ def test_confined_reader_finds_only_whom_they_may_see(archive: Archive, people: 
         confined.find_chat("Development", chat_ids=[OPS])
 
 
+def test_a_title_means_the_chat_and_not_its_threads(archive: Archive, people: Talk) -> None:
+    people.say("t", "ответ", chat="thread", below=(OPS, "1"), at=5)
+    for reader in (archive, archive.seen_by(Access("x", frozenset({OPS, "thread"})))):
+        assert reader.find_chat("эксплуат").id == OPS
+        assert reader.find_chat("thread").id == "thread"
+
+
 # Filters
 
 

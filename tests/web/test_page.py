@@ -217,6 +217,14 @@ def test_a_filter_is_a_chip_that_can_be_taken_away(page: Page) -> None:
     }  # fmt: skip
 
 
+def test_each_chat_that_the_field_offers_can_be_chosen(page: Page) -> None:
+    chats = _find(page, q="x").text.split('<datalist id="chats">')[1].split("</datalist>")[0]
+    offered = re.findall('<option value="([^"]+)">', chats)
+    assert len(offered) > 1
+    for title in offered:
+        assert "Several have this name" not in _find(page, q="x", chat=html.unescape(title)).words
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [

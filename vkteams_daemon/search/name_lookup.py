@@ -102,13 +102,18 @@ def known_user_id(connection: Connection, user_id: str, scope: Scope) -> str:
 
 
 def find_chat(connection: Connection, name: str, scope: Scope) -> NameMatch:
-    """The chat that a title, a part of it, an id or, for a private chat, a person's name means; see `find_user`."""
+    """The chat that a title, a part of it, an id or, for a private chat, a person's name means; see `find_user`.
+
+    A thread has its parent's title. A title does not mean it, unless its parent is not in the scope.
+    """
     if scope.confined:
-        source = f"SELECT DISTINCT m.chat_id FROM messages m WHERE {scope.population.condition}"
+        spoken = f"SELECT DISTINCT m.chat_id FROM messages m WHERE {scope.population.condition}"
+        source = f"SELECT s.chat_id, c.parent_chat_id FROM ({spoken}) AS s LEFT JOIN chats c ON c.chat_id = s.chat_id"
     else:
-        source = "SELECT chat_id FROM chats WHERE parent_msg_id IS NULL"
-    rows = connection.execute(source.encode(), scope.population.parameters, prepare=False)
-    chat_ids = [chat_id for (chat_id,) in rows]
+        source = "SELECT chat_id, parent_chat_id FROM chats"
+    rows = connection.execute(source.encode(), scope.population.parameters, prepare=False).fetchall()
+    known = {chat_id for chat_id, _ in rows}
+    chat_ids = [chat_id for chat_id, parent in rows if parent not in known or chat_id == name]
     titles = chat_titles(connection, chat_ids, scope)
     return _choose("chat", name, {chat_id: [titles.get(chat_id, "")] for chat_id in chat_ids}, titles)
 
