@@ -6,6 +6,8 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -13,7 +15,8 @@ import pytest
 
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
-from vkteams_daemon.store.blockers import SilentSessions
+from vkteams_daemon.store.blockers import Blocker, SilentSessions
+from vkteams_daemon.store.ingest import session
 
 PATIENCE = 0.2  # seconds
 LONGER = 1.0  # seconds; a busy machine may hold the test up for a moment
@@ -56,11 +59,55 @@ def test_a_session_of_another_role_is_not_ours_whatever_it_calls_itself(
         with psycopg.connect(theirs, autocommit=True) as somebody:
             somebody.execute(f"SELECT pg_advisory_lock({LOCK})")
             ours, sessions = connect(), SilentSessions(PATIENCE)
+            assert not sessions.end_holders(ours, LOCK, {}) and not sessions.foreign, "its time is not over"
             until(lambda: sessions.end_holders(ours, LOCK, {}) or sessions.foreign, 30, "its name or its end")
             assert sessions.foreign.startswith("vkteamsd of role somebody")
             somebody.execute("SELECT 1")
     finally:
         postgres_server.execute("DROP ROLE somebody")
+
+
+def test_a_session_is_ours_though_the_administrator_makes_it_another_role(
+    postgres_server: PostgresServer, database_url: str
+) -> None:
+    """That role may neither see what the sessions do nor end them."""
+    postgres_server.execute("CREATE ROLE somebody LOGIN PASSWORD 'x'")
+    try:
+        postgres_server.execute("CREATE ROLE owner")
+        postgres_server.execute("GRANT owner TO somebody")
+        postgres_server.execute("ALTER ROLE somebody SET role = owner")
+        url = psycopg.conninfo.make_conninfo(database_url, user="somebody", password="x", application_name="vkteamsd")
+        with psycopg.connect(url, autocommit=True) as holder, psycopg.connect(url, autocommit=True) as ours:
+            assert ours.execute("SELECT current_user").fetchone() == ("owner",)
+            holder.execute(f"SELECT pg_advisory_lock({LOCK})")
+            assert session._server_process(ours)[1] is not None
+            sessions = SilentSessions(PATIENCE)
+            until(lambda: sessions.end_holders(ours, LOCK, {}) or sessions.foreign, 30, "its end, or its name")
+            assert not sessions.foreign
+            assert ours.execute("SELECT current_user").fetchone() == ("owner",)
+    finally:
+        postgres_server.execute("DROP ROLE IF EXISTS somebody, owner")
+
+
+def test_a_session_that_speaks_again_at_the_last_moment_is_not_ended(
+    connect: Callable[..., Session], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is another one that has got the number of its process."""
+    holder, ours, sessions = connect(), connect(), SilentSessions(PATIENCE)
+    holder.execute(f"SELECT pg_advisory_lock({LOCK})")
+    end, outcomes = sessions._terminate, []
+
+    def late(connection: Session, blocker: Blocker) -> bool | None:
+        assert blocker.started
+        outcomes.append(end(connection, replace(blocker, started=blocker.started - timedelta(seconds=1))))
+        holder.execute("SELECT 1")
+        outcomes.append(end(connection, blocker))
+        return outcomes[-1]
+
+    monkeypatch.setattr(sessions, "_terminate", late)
+    until(lambda: sessions.end_holders(ours, LOCK, {}) or outcomes, 30, "an attempt to end it")
+    assert outcomes == [None, None]
+    assert holder.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_a_session_that_works_on_a_statement_is_not_ended(connect: Callable[..., Session]) -> None:

@@ -25,7 +25,7 @@ import psycopg
 
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.bundled.cluster import READER
-from vkteams_daemon.store.connections import Connection, abort, translate_errors
+from vkteams_daemon.store.connections import Connection, abort, login_role, translate_errors
 from vkteams_daemon.system.deadlines import DEADLINES
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ _CHAIN = (
     " pg_catalog.host(a.client_addr), coalesce(a.state = 'active', false), a.state_change, p.bytes_processed,"
     " coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8,"
     " coalesce(a.wait_event_type = 'Client', false), coalesce(a.wait_event_type = 'Lock', false),"
-    " coalesce(a.usename = %(reader)s OR (a.usename = current_user AND a.application_name LIKE 'vkteams%%'), false),"
+    " coalesce(a.usename = %(reader)s OR (a.usename = session_user AND a.application_name LIKE 'vkteams%%'), false),"
     " coalesce(a.usename = %(reader)s, false) AND EXISTS"
     " (SELECT FROM pg_catalog.pg_locks l WHERE l.pid = chain.pid AND l.locktype = 'advisory' AND l.granted)"
     " FROM chain LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = chain.pid"
@@ -187,7 +187,8 @@ class SilentSessions:
         abandoned: Collection[tuple[int, datetime | None]] = (),
     ) -> bool:
         parameters["reader"] = READER
-        rows = connection.execute(query.encode(), parameters, prepare=False).fetchall()
+        with login_role(connection):
+            rows = connection.execute(query.encode(), parameters, prepare=False).fetchall()
         now = time.monotonic()
         seen, self._seen = self._seen, {}
         since, self._blocks_since = self._blocks_since, {}
@@ -224,9 +225,10 @@ class SilentSessions:
     def _terminate(self, connection: Connection, blocker: Blocker) -> bool | None:
         """End a session; returns whether it is gone, or None if it has changed meanwhile and was left alone."""
         try:
-            row = connection.execute(
-                _END.encode(), (_END_WAIT, blocker.pid, blocker.started, blocker.changed_at), prepare=False
-            ).fetchone()
+            with login_role(connection):
+                row = connection.execute(
+                    _END.encode(), (_END_WAIT, blocker.pid, blocker.started, blocker.changed_at), prepare=False
+                ).fetchone()
         except psycopg.errors.InsufficientPrivilege:
             log.debug("this role may not end %s", blocker)
             return None

@@ -144,6 +144,21 @@ def abort(connection: Connection) -> None:
 
 
 @contextlib.contextmanager
+def login_role(connection: Connection) -> Iterator[None]:
+    """A transaction with the rights of the role that has logged in.
+
+    An administrator may have run `ALTER ROLE vkteams SET role = owner`. The other role may neither see what our own
+    sessions do nor end them.
+
+    Args:
+        connection: in autocommit mode.
+    """
+    with connection.transaction():
+        connection.execute("SET LOCAL ROLE NONE")
+        yield
+
+
+@contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
     """Raise StoreErrors for the driver's errors. Each message is one sentence without passwords."""
     try:

@@ -16,7 +16,7 @@ import psycopg
 from vkteams_daemon.errors import DatabaseSlow, DatabaseUnavailable
 from vkteams_daemon.store.blockers import PATIENCE, SilentSessions
 from vkteams_daemon.store.connection_profiles import WRITER
-from vkteams_daemon.store.connections import Connection, abort, translate_errors
+from vkteams_daemon.store.connections import Connection, abort, login_role, translate_errors
 from vkteams_daemon.store.derive import message_rows
 from vkteams_daemon.system.deadlines import DEADLINES
 
@@ -171,7 +171,8 @@ class Session:
 
 def _server_process(connection: Connection) -> tuple[int, datetime | None]:
     """The number and the beginning of the server's process; a pooler may have told another number."""
-    row = connection.execute(
-        "SELECT pid, backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()"
-    ).fetchone()
+    with login_role(connection):
+        row = connection.execute(
+            "SELECT pid, backend_start FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()"
+        ).fetchone()
     return (row[0], row[1]) if row else (0, None)
