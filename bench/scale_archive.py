@@ -31,6 +31,7 @@ from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.embedding_models import StoredModel
 from vkteams_daemon.store.ingest.writer import Writer
+from vkteams_daemon.store.vector_counts import VectorCountChanges
 from vkteams_daemon.system.user import choose_owner
 
 BOT = "1000000001"
@@ -171,14 +172,16 @@ def store_vectors(connection: Connection, model: StoredModel, vectors: VariedVec
     register_vector(connection)
     for start in range(first, last + 1, _BATCH):
         end = min(start + _BATCH - 1, last)
-        with (
-            connection.transaction(),
-            connection.cursor().copy(_COPY) as copy,
-        ):
-            copy.set_types(["text", "text", "int4", "text", "int4", "bytea", "halfvec"])
-            for number, vector in enumerate(vectors.batch(start, end), start):
-                hashed = number.to_bytes(16, "big")
-                copy.write_row((*key(number), model.model_id, "message", 0, hashed, HalfVector(vector)))
+        counts = VectorCountChanges()
+        with connection.transaction():
+            with connection.cursor().copy(_COPY) as copy:
+                copy.set_types(["text", "text", "int4", "text", "int4", "bytea", "halfvec"])
+                for number, vector in enumerate(vectors.batch(start, end), start):
+                    chat_id, msg_id = key(number)
+                    hashed = number.to_bytes(16, "big")
+                    copy.write_row((chat_id, msg_id, model.model_id, "message", 0, hashed, HalfVector(vector)))
+                    counts.stored(chat_id, model.model_id, 1)
+            counts.save(connection)
 
 
 def register(connection: Connection, model: Model) -> StoredModel:

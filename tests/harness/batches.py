@@ -12,9 +12,10 @@ import pytest
 
 from vkteams_daemon.botapi import events
 from vkteams_daemon.botapi.events import Event
+from vkteams_daemon.store import vector_counts
 from vkteams_daemon.store.backup import verification
 from vkteams_daemon.store.connections import Connection
-from vkteams_daemon.store.derive import message_rows
+from vkteams_daemon.store.derive import kept_counts, message_rows
 
 CHAT = "681869378@chat.agent"
 ANNA = {"userId": "a.ivanova@corp.example", "firstName": "Anna", "lastName": "Ivanova"}
@@ -117,6 +118,13 @@ def wrong_counts(connection: psycopg.Connection[Any]) -> list[str]:
     """The tables of counts that do not agree with `messages`."""
     checks = verification.verify(connection)
     return [check.name for check in checks if check.name.startswith("counts") and check.wrong]
+
+
+def count_vectors(url: str) -> None:
+    """Count the vectors again, after a test has written some by hand."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        for chat_id in kept_counts.chats_to_count(connection):
+            vector_counts.recount(connection, chat_id)
 
 
 def chunks(items: list[Any], sizes: Iterator[int]) -> Iterator[list[Any]]:

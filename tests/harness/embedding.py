@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.batches import wrong_counts
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.workers.worker import Worker
@@ -223,6 +224,8 @@ def chat(database_url: str) -> Iterator[Chat]:
     """A chat in a fresh archive."""
     made = Chat(database_url)
     yield made
+    with made.connection() as connection:
+        assert "counts of vectors" not in wrong_counts(connection)
     made.close()
 
 

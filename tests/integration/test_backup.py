@@ -16,6 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.harness.batches import count_vectors
 from tests.harness.postgres import PostgresServer
 from tests.harness.talk import PETR, Talk
 from tests.harness.temporary import SERVER_USER
@@ -50,6 +51,7 @@ def messages(talk: Talk) -> Talk:
         " SELECT chat_id, msg_id, model_id, 'message', 0, '\\x00', '[1,2,3]' FROM messages, embedding_models"
         " WHERE deleted_at IS NULL"
     )
+    count_vectors(talk.url)
     talk.execute("DELETE FROM embedding_queue")
     return talk
 
@@ -244,18 +246,25 @@ def test_missing_pg_dump_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             "DELETE FROM messages WHERE msg_id = '1';"
             " UPDATE chat_user_counts SET messages = messages - 1, first_at = NULL, last_at = NULL"
             "  WHERE user_id LIKE 'a.%';"
-            " UPDATE chat_hour_counts SET messages = messages - 1",
+            " UPDATE chat_hour_counts SET messages = messages - 1;"
+            " UPDATE chat_vector_counts SET (messages, vectors) = (messages - 1, vectors - 1)",
         ),
         ("chats", "DELETE FROM chats"),
         ("counts of people", "UPDATE chat_user_counts SET edited = edited + 1"),
         ("counts of hours", "DELETE FROM chat_hour_counts"),
-        ("missing vectors", "DELETE FROM embeddings WHERE msg_id = '1'"),
+        ("counts of vectors", "UPDATE chat_vector_counts SET vectors = vectors + 1"),
+        ("counts of vectors", "DELETE FROM chat_vector_counts"),
+        (
+            "missing vectors",
+            "DELETE FROM embeddings WHERE msg_id = '1';"
+            " UPDATE chat_vector_counts SET (messages, vectors) = (messages - 1, vectors - 1)",
+        ),
         ("old vectors", "UPDATE embeddings SET embedded_at = '2020-01-01' WHERE msg_id = '2'"),
         ("vectors without text", "UPDATE messages SET text = NULL WHERE msg_id = '2'"),
     ],
 )
 def test_verification_finds(messages: Talk, ask: Ask, name: str, harm: str) -> None:
-    assert [row["wrong"] for row in ask("database", "verify")["rows"]] == [0] * 9
+    assert [row["wrong"] for row in ask("database", "verify")["rows"]] == [0] * 10
     messages.execute(harm)
     answer = ask("database", "verify", code=65)
     assert [row["name"] for row in answer["data"]["rows"] if row["wrong"]] == [name]
@@ -274,7 +283,7 @@ def test_backup_is_verified_in_a_server_of_its_own(
 ) -> None:
     monkeypatch.setenv("VKTEAMS_DAEMON_USER", SERVER_USER)
     data = ask("database", "verify", str(backup))
-    assert [row["wrong"] for row in data["rows"]] == [0] * 9
+    assert [row["wrong"] for row in data["rows"]] == [0] * 10
     assert data["age"].endswith("seconds")
     assert datetime.now(UTC) - datetime.fromisoformat(data["created_at"]) < timedelta(minutes=5)
     messages.execute("DELETE FROM messages WHERE msg_id = '1'")

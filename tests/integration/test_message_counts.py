@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import psycopg
 import pytest
 
-from tests.harness.batches import wrong_counts
+from tests.harness.batches import count_vectors, wrong_counts
 from tests.harness.old_schema import make_archive_before
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from vkteams_daemon import times
@@ -20,7 +20,7 @@ from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.history import activity, directory
 from vkteams_daemon.search.scope import Period, Scope
 from vkteams_daemon.search.visibility import Visible
-from vkteams_daemon.store import schema
+from vkteams_daemon.store import embedding_models, schema
 from vkteams_daemon.store.admin import person_erasure
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.rebuild import erasure, replay
@@ -40,6 +40,17 @@ def told(talk: Talk) -> Iterator[Talk]:
     talk.edit("4", "a third text", at=5100, chat=DEV)
     for number in range(0, 40, 5):
         talk.delete(str(number), chat=DEV if number % 3 else OPS)
+    for model in (1, 2):
+        talk.execute(
+            "INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES (%s, %s, 2, 'active')",
+            f"m{model}", f"f{model}",
+        )  # fmt: skip
+        talk.execute(
+            "INSERT INTO embeddings SELECT chat_id, msg_id, %s, 'message', chunk, 'h', '[1,0]' FROM messages"
+            " CROSS JOIN generate_series(0, 1) AS chunk WHERE deleted_at IS NULL",
+            model,
+        )
+    count_vectors(talk.url)
     yield talk
 
 
@@ -54,7 +65,7 @@ def test_kept_counts_answer_as_counting_does(told: Talk) -> None:
         for chats in (None, [OPS], [OPS, DEV], []):
             kept, counted = archive.statistics(chat_ids=chats), archive.statistics(chat_ids=chats, since=BEGINNING)
             for name in ("messages", "edited", "deleted", "chats", "users", "first_message_at", "last_message_at",
-                         "busiest", "authors", "days"):  # fmt: skip
+                         "busiest", "authors", "days", "models"):  # fmt: skip
                 assert getattr(kept, name) == getattr(counted, name), (chats, name)
             kept_chats, counted_chats = archive.chats(chat_ids=chats), archive.chats(chat_ids=chats, since=BEGINNING)
             assert kept_chats == counted_chats
@@ -133,16 +144,22 @@ def test_erasure_and_retention_lower_the_counts(told: Talk) -> None:
         told.execute("UPDATE events SET received_at = sent_at FROM messages m WHERE m.msg_id = subject")
         told.execute("UPDATE messages SET received_at = sent_at")
         erasure.erase(connection, moment(-26_000))
-    after = dict(_counts(told))
-    assert 0 < after[ANNA] < before[ANNA]
+        after = dict(_counts(told))
+        assert 0 < after[ANNA] < before[ANNA]
+        told.delete("2", chat=DEV)
+        told.execute("UPDATE embedding_models SET state = 'retired' WHERE name = 'm1'")
+        embedding_models.delete_retired(connection, batch=7)
+    _counts(told)
+    assert told.rows("SELECT DISTINCT model_id FROM chat_vector_counts") == [(2,)]
 
 
 def test_replay_counts_again_what_a_hand_has_changed(told: Talk) -> None:
     right = _counts(told)
     told.execute("UPDATE chat_user_counts SET messages = messages + 5")
     told.execute("DELETE FROM chat_hour_counts")
+    told.execute("UPDATE chat_vector_counts SET vectors = vectors - 1")
     with told.connection() as connection:
-        assert wrong_counts(connection) == ["counts of people", "counts of hours"]
+        assert wrong_counts(connection) == ["counts of people", "counts of hours", "counts of vectors"]
         replay.everything(connection, erase=False)
     assert _counts(told) == right
 
@@ -158,7 +175,10 @@ def test_upgrade_counts_what_is_stored(empty_database_url: str) -> None:
                 " VALUES (%s, %s, %s, %s, %s, %s, 'x')",
                 (OPS, str(number), author, sent_at, sent_at, sent_at + timedelta(hours=1) if number % 2 else None),
             )
+        for chunk in (0, 1):
+            connection.execute("INSERT INTO embeddings VALUES (%s, '1', 1, 'message', %s, 'h', '[1,0]')", (OPS, chunk))
         schema.migrate(empty_database_url)
         assert wrong_counts(connection) == []
         people = connection.execute("SELECT user_id, messages, edited FROM chat_user_counts ORDER BY 1").fetchall()
         assert people == [("", 1, 0), (ANNA, 2, 1), (PETR, 1, 1)]
+        assert connection.execute("SELECT messages, vectors FROM chat_vector_counts").fetchall() == [(1, 2)]

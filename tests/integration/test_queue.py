@@ -13,7 +13,7 @@ import pytest
 from tests.harness.embedding import ROOM, Chat, WatchedModel
 from tests.harness.waiting import until
 from vkteams_daemon.embedding.model import Chunk, Model
-from vkteams_daemon.store import embedding_models, queue
+from vkteams_daemon.store import embedding_models, queue, vector_counts
 from vkteams_daemon.store.derive import chat_locks
 
 Meanwhile = Callable[[Callable[[], None]], WatchedModel]
@@ -268,3 +268,40 @@ def test_server_frees_the_claims_of_a_stopped_worker(chat: Chat, model: WatchedM
         until(free, 30, "the end of the claim")
     with pytest.raises(psycopg.Error, match="idle-in-transaction"):
         stuck.execute("SELECT 1")
+
+
+def test_nobody_waits_for_the_count_of_vectors(chat: Chat, model: Model) -> None:
+    chat.register(model)
+    chat.say("first", "second", "third", "fourth")
+    assert chat.worker(model, claim=1).round() == 1
+    with chat.connection() as other, other.transaction():
+        other.execute("SELECT FROM chat_vector_counts FOR UPDATE")  # as a worker in the same chat does
+        assert chat.worker(model, claim=2).round() == 2
+        chat.delete(min(chat.chunks()))
+    counts = "SELECT count(*)::int, sum(messages)::int, sum(vectors)::int FROM chat_vector_counts"
+    assert chat.rows(counts) == [(2, 2, 2)]
+    chat.embed(model)
+    with chat.connection() as connection:
+        vector_counts.recount(connection, ROOM)
+    assert chat.rows(counts) == [(1, 3, 3)]
+
+
+def test_vectors_are_counted_again_beside_a_worker(chat: Chat, model: Model) -> None:
+    stored = chat.register(model)
+    chat.say("first", "second")
+    assert chat.worker(model, claim=1).round() == 1
+    with chat.connection() as at_work, chat.connection() as counting, ThreadPoolExecutor(1) as pool:
+        counting.execute("SET lock_timeout = 0")
+        queue.prepare_connection(at_work)
+        with at_work.transaction():
+            (claim,) = queue.claim(at_work, stored.model_id, 10)
+            vector = model.embed(model.chunks(claim.text or ""))[0]
+            queue.finish(at_work, stored.model_id, [queue.EmbeddingResult(claim, ((b"h", vector),))])
+            counted = pool.submit(vector_counts.recount, counting, ROOM)
+            until(
+                lambda: chat.rows("SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'",
+                                  counting.info.backend_pid),
+                30, "a recount that waits for the worker's part",
+            )  # fmt: skip
+        counted.result(30)
+    assert chat.rows("SELECT messages, vectors FROM chat_vector_counts") == [(2, 2)]

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from tests.harness.batches import count_vectors
 from tests.harness.talk import ANNA, DEV, OPS, PETR, Talk, moment
 from vkteams_daemon import times
 from vkteams_daemon.ctl.commands.database.stats import bar
@@ -103,6 +104,7 @@ def test_models_and_queue_are_counted(conversation: Talk, archive: Archive) -> N
     kinds = "(VALUES ('message', 0), ('message', 1), ('window', 0)) AS v (kind, chunk)"
     conversation.execute("INSERT INTO embeddings SELECT chat_id, msg_id, 1, kind, chunk, 'h', '[1,0]'"
                  f" FROM messages, {kinds} WHERE msg_id < '3'")  # fmt: skip
+    count_vectors(conversation.url)
     conversation.execute("INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, not_before)"
                  " SELECT chat_id, msg_id, 1, 'message', CASE msg_id WHEN '3' THEN 'infinity' ELSE '-infinity' END"
                  "::timestamptz FROM messages WHERE msg_id >= '3'")  # fmt: skip

@@ -95,7 +95,7 @@ def test_plan_of_an_empty_archive_is_not_kept_for_a_full_one(chat: Chat, model: 
     for number in range(1, 21):
         chat.say("one more", first=number)
         assert worker.round() == 1
-    for table in ("embeddings", "embedding_queue", "messages", "events"):
+    for table in ("embeddings", "chat_vector_counts", "embedding_queue", "messages", "events"):
         chat.execute(f"TRUNCATE {table} CASCADE")
         chat.execute(f"ANALYZE {table}")
     before = _read(chat)

@@ -11,7 +11,9 @@ from weakref import WeakKeyDictionary
 from vkteams_daemon.errors import ConfigError
 from vkteams_daemon.store.connections import Connection
 
-BY_CHAT = ("messages", "message_versions", "embeddings", "chat_user_counts", "chat_hour_counts")
+BY_CHAT = (
+    "messages", "message_versions", "embeddings", "chat_user_counts", "chat_hour_counts", "chat_vector_counts"
+)  # fmt: skip
 """Distributed by chat_id, the shards of one chat on one machine."""
 
 BY_BOT = ("events",)

@@ -16,6 +16,7 @@ from psycopg.rows import class_row, tuple_row
 from vkteams_daemon.store import schema, vector_index
 from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
+from vkteams_daemon.store.vector_counts import DELETED, VectorCountChanges
 
 # A writer may have read the models before this one was registered, and not have committed yet. This lock waits for it.
 # A writer that reads the models later waits for this lock for a moment, and then sees the model.
@@ -272,11 +273,16 @@ def delete_retired(connection: Connection, holders: SilentSessions | None = None
                     if not _is_retired(connection, model_id):
                         break
                     connection.execute("DELETE FROM embedding_queue WHERE model_id = %s", (model_id,))
-                    count = connection.execute(
-                        "DELETE FROM embeddings WHERE (chat_id, msg_id, model_id, kind, chunk) IN (SELECT chat_id,"
-                        " msg_id, model_id, kind, chunk FROM embeddings WHERE model_id = %s LIMIT %s)",
+                    rows = connection.execute(
+                        "DELETE FROM embeddings e WHERE (chat_id, msg_id, model_id, kind, chunk) IN (SELECT chat_id,"
+                        " msg_id, model_id, kind, chunk FROM embeddings WHERE model_id = %s LIMIT %s)"
+                        f" {DELETED}".encode(),
                         (model_id, batch),
-                    ).rowcount
+                    ).fetchall()
+                    counts = VectorCountChanges()
+                    counts.deleted(rows)
+                    counts.save(connection)
+                    count = len(rows)
                 deleted += count
     return deleted
 
@@ -311,7 +317,7 @@ def model_statistics(connection: Connection) -> list[ModelStatistics]:
         ).fetchall()
         vectors: dict[int, int] = dict(
             connection.execute(
-                "SELECT model_id, count(*) FROM embeddings WHERE kind = 'message' AND chunk = 0 GROUP BY model_id"
+                "SELECT model_id, pg_catalog.sum(messages)::bigint FROM chat_vector_counts GROUP BY model_id"
             ).fetchall()
         )
         queued = {

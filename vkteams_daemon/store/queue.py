@@ -19,10 +19,11 @@ from pgvector import HalfVector
 from pgvector.psycopg.halfvec import register_halfvec_info
 from psycopg.types import TypeInfo
 
-from vkteams_daemon.store import distribution, schema
+from vkteams_daemon.store import distribution, schema, vector_counts
 from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import chat_locks
+from vkteams_daemon.store.vector_counts import VectorCountChanges
 
 Vector = npt.NDArray[np.float16]
 
@@ -170,18 +171,20 @@ def finish(
     # messages from being deleted. If a text has changed when the vectors are in, the vectors are deleted again.
     unchanged = _lock_unchanged(connection, claims, "KEY SHARE")
     stored = [item for item in results if item.claim.key in unchanged]
-    _delete_vectors(connection, model_id, [item.claim for item in stored])
-    _copy_vectors(connection, model_id, stored)
+    counts = VectorCountChanges()
+    _delete_vectors(connection, model_id, [item.claim for item in stored], counts)
+    _copy_vectors(connection, model_id, stored, counts)
     current = _lock_unchanged(connection, [claim for claim in claims if claim.key in unchanged], "SHARE")
-    _delete_vectors(connection, model_id, [item.claim for item in stored if item.claim.key not in current])
+    _delete_vectors(connection, model_id, [item.claim for item in stored if item.claim.key not in current], counts)
     stored = [item for item in stored if item.claim.key in current]
     for item in failures:
         if item.claim.key in current:
-            _delay_or_park(connection, model_id, item)
+            _delay_or_park(connection, model_id, item, counts)
     without_message = _lock_without_message(connection, [claim for claim in claims if claim.text is None])
     _dequeue(connection, model_id, [*(item.claim for item in stored), *without_message])
     changed = [claim for claim in claims if claim.text is not None and claim.key not in current]
     _reset_attempts(connection, model_id, [claim for claim in changed if claim.attempts])
+    counts.save(connection)
     return len(stored)
 
 
@@ -297,12 +300,15 @@ _CLAIMED_ROWS = (
 )
 
 
-def _delete_vectors(connection: Connection, model_id: int, claims: Sequence[Claim]) -> None:
+def _delete_vectors(connection: Connection, model_id: int, claims: Sequence[Claim], counts: VectorCountChanges) -> None:
     if claims:
-        connection.execute(
-            f"DELETE FROM embeddings t USING {_CLAIM_KEYS} WHERE {_CLAIMED_ROWS}".encode(),
+        rows = connection.execute(
+            f"DELETE FROM embeddings e USING {_CLAIM_KEYS} WHERE e.chat_id = claimed.chat_id"
+            " AND e.msg_id = claimed.msg_id AND e.kind = claimed.kind AND e.model_id = %s"
+            f" {vector_counts.DELETED}".encode(),
             (*_key_columns(claims), model_id),
         )
+        counts.deleted(rows)
 
 
 def _dequeue(connection: Connection, model_id: int, claims: Sequence[Claim]) -> None:
@@ -323,10 +329,12 @@ def _reset_attempts(connection: Connection, model_id: int, claims: Sequence[Clai
         )
 
 
-def _delay_or_park(connection: Connection, model_id: int, failure: EmbeddingFailure) -> None:
+def _delay_or_park(
+    connection: Connection, model_id: int, failure: EmbeddingFailure, counts: VectorCountChanges
+) -> None:
     claim = failure.claim
     if failure.delay is None:
-        _delete_vectors(connection, model_id, [claim])  # vectors of an earlier text of the message
+        _delete_vectors(connection, model_id, [claim], counts)  # vectors of an earlier text of the message
     connection.execute(
         "UPDATE embedding_queue SET attempts = attempts + 1, last_error = %s,"
         " not_before = coalesce(clock_timestamp() + pg_catalog.make_interval(secs => %s), 'infinity')"
@@ -335,7 +343,9 @@ def _delay_or_park(connection: Connection, model_id: int, failure: EmbeddingFail
     )
 
 
-def _copy_vectors(connection: Connection, model_id: int, stored: Sequence[EmbeddingResult]) -> None:
+def _copy_vectors(
+    connection: Connection, model_id: int, stored: Sequence[EmbeddingResult], counts: VectorCountChanges
+) -> None:
     if not stored:
         return
     connection.execute(_GENERIC_PLANS)
@@ -346,6 +356,7 @@ def _copy_vectors(connection: Connection, model_id: int, stored: Sequence[Embedd
         copy.set_types(["text", "text", "int4", "text", "int4", "bytea", "halfvec"])
         for item in stored:
             key = (item.claim.chat_id, item.claim.msg_id, model_id, item.claim.kind)
+            counts.stored(item.claim.chat_id, model_id, len(item.chunks))
             for chunk, (text_hash, vector) in enumerate(item.chunks):
                 copy.write_row((*key, chunk, text_hash, HalfVector(vector)))
     connection.execute(_CUSTOM_PLANS)

@@ -68,11 +68,19 @@ def statistics(connection: Connection, scope: Scope) -> Statistics:
 
 
 def _models(connection: Connection, part: CountedPart) -> list[ModelStatistics]:
+    if part.scope.chats_alone:
+        counted = (
+            "SELECT model_id, pg_catalog.sum(vectors)::bigint AS vectors, pg_catalog.sum(messages)::bigint AS messages"
+            f" FROM chat_vector_counts {part.where('')} GROUP BY model_id"
+        )
+    else:
+        # A message has one first chunk, so counting these counts messages.
+        counted = (
+            "SELECT model_id, count(*) AS vectors, count(*) FILTER (WHERE chunk = 0 AND kind = 'message') AS messages"
+            f" FROM embeddings e {part.of_messages('e')} GROUP BY model_id"
+        )
     rows = connection.execute(
-        # A message has one first chunk, so counting these counts messages, and the primary key answers it.
-        "WITH counted AS (SELECT model_id, count(*) AS vectors,"
-        "  count(*) FILTER (WHERE chunk = 0 AND kind = 'message') AS messages"
-        f"  FROM embeddings e {part.of_messages('e')} GROUP BY model_id)"
+        f"WITH counted AS ({counted})"
         " SELECT m.model_id, m.name, m.dims, m.state, coalesce(c.vectors, 0), coalesce(c.messages, 0)"
         " FROM embedding_models m LEFT JOIN counted c ON c.model_id = m.model_id ORDER BY m.model_id".encode(),
         part.values,

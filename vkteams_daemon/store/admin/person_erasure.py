@@ -104,9 +104,6 @@ _MESSAGE_PAGE = (
     f" WHERE v.chat_id = m.chat_id AND v.msg_id = m.msg_id AND {_REPEATS.format(t='v')})"
     " FROM messages m WHERE (m.chat_id, m.msg_id) > (%(chat)s, %(msg)s) ORDER BY m.chat_id, m.msg_id LIMIT %(limit)s"
 )
-_DELETE_VECTORS = (
-    "DELETE FROM embeddings e USING {incoming} WHERE e.chat_id = incoming.chat_id AND e.msg_id = incoming.msg_id"
-)
 # A name stays if a hold keeps a chat in which the person spoke, or the person's own chat.
 _NAMES = (
     "UPDATE users u SET first_name = NULL, last_name = NULL, nick = NULL WHERE u.user_id = ANY(%(users)s)"
@@ -326,7 +323,8 @@ class _Erasure:
                 terms = search_terms.SearchTerms(self._lexicon)
                 message_rows.save_messages(self._connection, changed, (), terms, erase=False, copy=False)
                 # The worker makes a new vector later. Until then the old one would still find the erased words.
-                KEYS.execute(self._connection, _DELETE_VECTORS, [m.key for m in changed if m.to_embed])
+                if stale := [m.key for m in changed if m.to_embed]:
+                    message_rows.delete_vectors(self._connection, stale)
         self.result.repeated += len(changed)
         return [key for key in keys if key[0] not in chats]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vkteams_daemon.store import vector_counts
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive.kept_counts import COUNTED
 
@@ -53,6 +54,15 @@ _CHECKS: tuple[tuple[str, str, str], ...] = (
             ("people", "chat_user_counts", "user_id", (*_COUNTS, "first_at", "last_at")),
             ("hours", "chat_hour_counts", "hour", _COUNTS),
         )
+    ),
+    (
+        "counts of vectors",
+        "the counts of vectors agree with the vectors",
+        "SELECT count(*) FROM (SELECT chat_id, model_id, pg_catalog.sum(messages)::bigint AS messages,"
+        " pg_catalog.sum(vectors)::bigint AS vectors FROM chat_vector_counts GROUP BY chat_id, model_id) AS c"
+        f" FULL JOIN ({vector_counts.COUNTED}) AS e USING (chat_id, model_id)"
+        " WHERE (coalesce(c.messages, 0), coalesce(c.vectors, 0))"
+        " <> (coalesce(e.messages, 0), coalesce(e.vectors, 0))",
     ),
     (
         "missing vectors",

@@ -151,10 +151,10 @@ def recount(connection: Connection, chat_id: str) -> None:
 
 
 def chats_to_count(connection: Connection) -> list[str]:
-    """The chats that have messages or counts."""
+    """The chats that have messages or counts, of vectors too."""
     rows = connection.execute(
         "SELECT chat_id FROM chats UNION SELECT DISTINCT chat_id FROM messages"
         " UNION SELECT DISTINCT chat_id FROM chat_hour_counts UNION SELECT DISTINCT chat_id FROM chat_user_counts"
-        " ORDER BY 1"
+        " UNION SELECT DISTINCT chat_id FROM chat_vector_counts ORDER BY 1"
     )
     return [chat_id for (chat_id,) in rows]

@@ -20,6 +20,7 @@ from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive.kept_counts import CountChanges
 from vkteams_daemon.store.derive.message_fold import BEGINNING, COLUMNS, Message, Version
 from vkteams_daemon.store.derive.search_terms import SearchTerms
+from vkteams_daemon.store.vector_counts import DELETED, VectorCountChanges
 from vkteams_daemon.store.words import searched_texts
 
 Key = tuple[str, str]  # chat_id, msg_id
@@ -74,6 +75,7 @@ _ENQUEUE = (
 )
 _DELETE_VECTORS = (
     "DELETE FROM embeddings e USING {incoming} WHERE e.chat_id = incoming.chat_id AND e.msg_id = incoming.msg_id"
+    f" {DELETED}"
 )
 # Skip the rows that a worker has claimed: it may keep them for seconds, and it will see that the message has changed.
 _DELETE_FROM_QUEUE = (
@@ -171,6 +173,7 @@ def delete_messages(connection: Connection, keys: Sequence[Key]) -> int:
     if free:
         KEYS.execute(connection, _DELETE_FROM_QUEUE, free)
         KEYS.execute(connection, _ERASE_EVENTS, free)
+        delete_vectors(connection, free)  # the foreign key would delete them uncounted
         counts = CountChanges()
         for row in KEYS.execute(connection, _DELETE_MESSAGES, free):
             counts.add(row, -1)
@@ -274,7 +277,7 @@ def save_messages(
         KEYS.execute(connection, _DELETE_SURPLUS_VERSIONS, with_surplus)
     no_longer_searchable = [m.key for m in stored if m.was_searchable and not m.searchable]
     if no_longer_searchable:
-        KEYS.execute(connection, _DELETE_VECTORS, no_longer_searchable)
+        delete_vectors(connection, no_longer_searchable)
     # An edited text is a new text: it loses the attempts and delays of the old one, even if that was parked.
     to_dequeue = no_longer_searchable + [m.key for m in stored if m.to_embed and m.was_searchable]
     if to_dequeue:
@@ -292,6 +295,13 @@ def save_messages(
     if queued:
         connection.execute(_NOTIFY.encode())
     return queued
+
+
+def delete_vectors(connection: Connection, keys: Sequence[Key]) -> None:
+    """Delete the vectors of these messages."""
+    counts = VectorCountChanges()
+    counts.deleted(KEYS.execute(connection, _DELETE_VECTORS, keys))
+    counts.save(connection)
 
 
 def erase_mentions(connection: Connection, keys: Collection[Key]) -> None:

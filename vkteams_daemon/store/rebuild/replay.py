@@ -18,7 +18,7 @@ from vkteams_daemon.botapi import events as api
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.botapi.facts import MESSAGE_EVENTS, MessageFact
 from vkteams_daemon.errors import ApiError
-from vkteams_daemon.store import erasure_rules, schema
+from vkteams_daemon.store import erasure_rules, schema, vector_counts
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.store.derive import chat_locks, kept_counts, message_rows, projection, quotes, search_terms
@@ -141,12 +141,13 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
 
 
 def _recount(connection: Connection) -> None:
-    """Count the messages of every chat again, in case somebody has changed the counts by hand."""
+    """Count the messages and vectors of every chat again, in case somebody has changed the counts by hand."""
     for chat_id in kept_counts.chats_to_count(connection):
         with connection.transaction():
             schema.fence(connection)
             chat_locks.lock_chats(connection, [chat_id])
             kept_counts.recount(connection, chat_id)
+        vector_counts.recount(connection, chat_id)
 
 
 def _read(raw: bytes, received_at: datetime) -> Event | None:
