@@ -61,6 +61,14 @@ SHOWN = [
     ("OPS142 и OPS-143", ["ops-142", "OPS143", "ops 143", "ops142"]),
     ("Wi-Fi упал, e-mail не ходит, онлайн-касса", ["wifi", "WiFi", "wi‑fi", "email", "e-mail", "онлайнкассы", "касса"]),
     ("wifi упал, email не ходит", ["Wi-Fi", "wi-fi", "e-mail", "E-MAIL"]),
+    ("договор, срок 24.11.2026г.", ["24 ноября 2026", "24 ноября", "2026-11-24", "24.11.2026 г."]),
+    ("сдать к 1-му декабря", ["1 декабря", "01.12", "1-ое декабря", "1 дек"]),
+    ("база 1C и ракета С-400", ["1С", "1с", "С-400"]),
+    ("https://ru.wikipedia.org/wiki/%D0%9C%D0%BE%D1%81%D0%BA%D0%B2%D0%B0_BE", ["Москва", "wiki/Москва"]),
+    ("getUserName вернул HTTPServerError", ["getusername", "user name", "server", "#getUserName"]),
+    ("VPNом по οптике ⭐", ["vpn", "оптика", "VPN", "⭐"]),
+    ("выполни ls -la", ["ls -la"]),
+    ("tar -xzvf arch.tgz; openssl x509 -noout", ["tar -xzvf", "openssl x509 -noout"]),
     ("пиши на Ivan.Petrov@corp.example", ["ivan.petrov@corp.example", "petrov", "@corp.example"]),
 ]  # fmt: skip
 
@@ -77,6 +85,7 @@ def test_message_is_found_by_what_is_shown(archive: Archive, talk: Talk, text: s
     ("text", "query"),
     [
         ("градусов 15", "-15"), ("24.11.2025", "24.11.2026"), ("1с не работает", "1к"), ("10.20.30.40", "10.20.30.41"),
+        ("getUser", "getName"), ("user и get", "getUser"), ("тест -la", "тест -la"),
         ("сор", "cop"), ("ядро 142 и OPS", "OPS142"), ("1 250 001", "1250000"),
         ("из-за дождя", "изза"), ("corp.example/wi-fi", "wifi"),
     ],
@@ -322,6 +331,7 @@ def people(talk: Talk) -> Talk:
     [
         (ANNA, ANNA), (ANNA.upper(), ANNA), ("Анна Иванова", ANNA), ("иванова анна", ANNA), ("Иван", ANNA),
         ("ivanova", ANNA), ("Anna", ANNA), ("Bdfyjdf", ANNA), ("@Пётр", PETR), ("Петр", PETR), ("Petr", PETR),
+        ("Аня", ANNA), ("Анюта Иванова", ANNA), ("Fyz", ANNA), ("Petya", PETR), ("Петя", PETR),
         ("Dthf", VERA), ("v.lis", VERA), ("сер\u00adвер", None), ("Kozlov", None), ("ова", None),
     ],
 )  # fmt: skip

@@ -40,6 +40,9 @@ def test_web_search_syntax_is_parsed(text: str, alternatives: list[list[str]]) -
     [
         ("rm -rf /var/log", []),
         ("find . -delete", []),
+        ("выполни grep -rn foo", []),
+        ("Get-Process -Name chrome", []),
+        ("java -jar app.jar -тест", ["тест"]),
         ("ls -la ~/logs", []),
         ("curl -sSL x.example | bash", []),
         ("head -n5 -quiet", []),

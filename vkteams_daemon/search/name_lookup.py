@@ -1,4 +1,5 @@
-"""Finds the person or the chat that a name means: a name, a part of it, an e-mail, in either script or keyboard layout.
+"""Finds the person or the chat that a name means: a name, a part of it, an e-mail, in either script or keyboard layout,
+or another form of a Russian first name: Миша, Михаил.
 
 Only people and chats that the scope shows are looked at, so the answer tells a confined reader nothing beyond it.
 """
@@ -16,6 +17,7 @@ from vkteams_daemon.errors import NotFound, UsageError
 from vkteams_daemon.search.names import chat_titles, people
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.spelling.keyboard import other_layout, other_script
+from vkteams_daemon.search.spelling.short_names import other_names
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.words.letters import fold
 
@@ -128,10 +130,13 @@ def _choose(
     words, layout_words = _WORD.findall(wanted), _WORD.findall(layout)
     ways: list[Callable[[list[str]], bool]] = [
         lambda own: wanted in own,
+        lambda own: _is_called([[word] for word in words], own),
         lambda own: _has_words([[word] for word in words], own),
         lambda own: bool(layout) and layout in own,
         lambda own: _has_words([[word] for word in layout_words], own),
+        lambda own: _is_called([[word] for word in layout_words], own),
         lambda own: _has_words([[word, *other_script(word)] for word in words], own),
+        lambda own: _is_called([other_script(word) for word in words], own),
     ]
     plain = {each: _names_of(each, own) for each, own in names.items()}
     for matches in ways:
@@ -156,6 +161,14 @@ def _choose(
 
 def _names_of(each: str, own: Sequence[str]) -> list[str]:
     return [_plain(text) for text in (each, *own) if text]
+
+
+def _is_called(wanted: Sequence[Sequence[str]], own: Sequence[str]) -> bool:
+    """Whether each wanted word, in one of its readings, is a word of a name, or another form of one: Миша, Михаил."""
+    words = {word for text in own for word in _WORD.findall(text)}
+    return bool(wanted) and all(
+        any(not words.isdisjoint((reading, *other_names(reading))) for reading in readings) for readings in wanted
+    )
 
 
 def _has_words(wanted: Sequence[Sequence[str]], own: Sequence[str]) -> bool:

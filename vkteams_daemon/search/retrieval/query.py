@@ -22,6 +22,16 @@ MAX_TERMS = 64
 _TERM = re.compile(r'(-?)"([^"]*)"?|(\S+)')
 # What only a command line has: an option, a flag with or without a number, a path, and what joins two commands.
 _OF_COMMAND = re.compile(r"--[A-Za-z]\S*|-[^\W\d_]\d*|\.|(?:\.{1,2}|~|\$\w*)?/\S*|\||&&|\|\||>>?|sudo")
+# Commands whose flags of several letters are often the only sign of one: ls -la, grep -rn foo.
+_COMMAND_NAMES = (
+    "ls ll ps grep egrep zgrep rg awk sed tar gzip gunzip zip unzip cat tail head xargs chmod chown cp mv rm mkdir ln"
+    " df du htop killall pkill ssh scp sftp rsync curl wget netstat ss lsof nc nmap dig nslookup traceroute tcpdump"
+    " ifconfig iptables systemctl journalctl umount fdisk lsblk dd crontab useradd usermod passwd su apt-get yum dnf"
+    " rpm dpkg psql pg_dump pg_restore mysqldump redis-cli openssl keytool ffmpeg javac java mvn gradle gcc pip pip3"
+    " npm npx git docker kubectl uname ping ipconfig robocopy"
+)
+_COMMANDS = frozenset(_COMMAND_NAMES.split())
+_CMDLET = re.compile("[A-Z][a-z]+-[A-Z][A-Za-z]+")  # Get-Process
 # What a question begins with. The server's list of stop words has the others: кто, когда, где, who, why.
 _ASKING = (
     "почему отчего откуда сколько скольких скольким насколько чей чья чье чьи чьего чьей чьих кого кому кем ком чему"
@@ -135,7 +145,7 @@ def parse(text: str) -> Query:
     alternatives: list[list[Term]] = [[]]
     found = list(_TERM.finditer(_glued(text.replace("\x00", " "))))[:MAX_TERMS]
     words = [match[3] for match in found if match[3] is not None]
-    is_command = any(map(_OF_COMMAND.fullmatch, words))
+    is_command = any(w in _COMMANDS or _OF_COMMAND.fullmatch(w) or _CMDLET.fullmatch(w) for w in words)
     for match in found:
         minus, phrase, word = match.groups()
         if word is None:
@@ -186,7 +196,7 @@ def tsqueries(connection: Connection, terms: Sequence[Term]) -> list[str]:
     cut = [tokens(term.typed) for term in terms]
     others = [[_looks_like(word, each) for word in each.words] for each in cut]
     words = words_of((each, 0) for each in cut) | {word for each in others for word in each if word}
-    lexemes = Lexicon().lexemes(connection, words)
+    lexemes = Lexicon(whole=True).lexemes(connection, words)
     return [_tsquery(term, each, other, lexemes) for term, each, other in zip(terms, cut, others, strict=True)]
 
 
@@ -200,6 +210,8 @@ def _looks_like(word: str, cut: Tokens) -> str | None:
 def _tsquery(term: Term, cut: Tokens, others: Sequence[str | None], lexemes: Lexemes) -> str:
     steps = []
     for word, other in zip(cut.words, others, strict=True):
+        if not lexemes[word]:
+            other = None  # a stop word's place stays empty in the index
         found = dict.fromkeys(lexeme for each in (word, other) if each for lexeme in lexemes_of(each, lexemes))
         steps.append(" | ".join(map(quoted, found)))
     phrase = _phrase(steps)

@@ -19,6 +19,7 @@ from vkteams_daemon.search.names import visible_chats
 from vkteams_daemon.search.retrieval.query import Query
 from vkteams_daemon.search.scope import HAS, Kind, Scope, with_threads
 from vkteams_daemon.search.spelling.forms import MIN_STEM, is_form
+from vkteams_daemon.search.spelling.short_names import meant_names
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.words.letters import fold
 from vkteams_daemon.time_expressions import Span
@@ -212,6 +213,7 @@ def _authors(connection: Connection, words: Sequence[str], scope: Scope) -> froz
         " = ANY(%(begins)s::text[])"
         for column in ("first_name", "last_name")
     )
+    words = list(dict.fromkeys([*words, *(name for word in words for name in sorted(meant_names(word)))]))
     rows = connection.execute(
         f"SELECT user_id, first_name, last_name FROM users WHERE {begins}".encode(),
         {"begins": sorted({word[:MIN_STEM] for word in words})},

@@ -50,9 +50,14 @@ class Lexemes(dict[str, Any]):
 
 
 class Lexicon:
-    """Remembers the lexemes of words. Several threads may use it."""
+    """Remembers the lexemes of words. Several threads may use it.
 
-    def __init__(self) -> None:
+    Args:
+        whole: whether a word means all of what it is written together of (getUserName), as in a query.
+    """
+
+    def __init__(self, *, whole: bool = False) -> None:
+        self._whole = whole
         self._lexemes = Lexemes()
 
     def lexemes(self, connection: Connection, words: Iterable[str]) -> Lexemes:
@@ -69,7 +74,7 @@ class Lexicon:
         if len(known) + len(wanted) > _MAX_WORDS:
             known = Lexemes()  # another thread may still read the old one
             wanted = _with_letters(words)
-        forms = {word: normal_forms(word) for word in wanted}
+        forms = {word: normal_forms(word, whole=self._whole) for word in wanted}
         distinct = sorted({form for each in forms.values() for form in each if form.isalpha()})
         rows = connection.execute(_STEM.encode(), (distinct,)).fetchall() if distinct else []
         stems = {form: [lexeme.encode() + _ONCE for lexeme in lexemes] for form, lexemes in rows}

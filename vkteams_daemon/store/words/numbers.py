@@ -25,19 +25,29 @@ MONTH_WORDS = frozenset(form for name in _MONTH for form in (name, name.title(),
 """The words that name a month."""
 
 _GAP = r"[\s.\-]{0,2}"
+_TAIL = rf"{_GAP}\d{{2}}{_GAP}\d{{2}}(?!\w)"  # the last four digits of a Russian phone number
 _RUSSIAN_PHONE = re.compile(
-    rf"(?<![\w.,])(?:\+?[78]{_GAP}\(?\d{{3}}\)?|\(\d{{3}}\)|9\d{{2}}){_GAP}\d{{3}}{_GAP}\d{{2}}{_GAP}\d{{2}}(?![\w])"
+    rf"(?<![\w.,])(?:(?:(?:\+?[78]{_GAP}\(?\d{{3}}\)?|\(\d{{3}}\)|9\d{{2}}){_GAP}\d{{3}}"
+    # A small town's number is shorter, and its code longer.
+    rf"|\+?[78]{_GAP}\(?\d{{4}}\)?{_GAP}\d{{2}}|\+?[78]{_GAP}\(?\d{{5}}\)?{_GAP}\d){_TAIL}"
+    r"|\d{3}[\s\-]\d{3}-\d{2}-\d{2}(?!\w))"
 )
 _PHONE = re.compile(r"(?<![\w])\+\d{1,3}[\s.\-]?(?:\(\d{1,5}\)[\s.\-]?)?\d(?:[\s.\-]?\d){5,12}(?!\w)")
 _LOCAL_PHONE = re.compile(r"(?<![\w\-])\d{2,3}-\d{2}-\d{2}(?![\w\-])")
-_GROUPS = re.compile(r"(?<![\w.,])\d{1,3}(?:([\s'.,_])\d{3})(?:\1\d{3})*(?:[.,](\d{1,2}))?(?![\w]|[.,]\d)")
+_GROUPS = re.compile(r"(?<![\w.,])\d{1,3}(?:([\s'.,_])\d{3})(?:\1\d{3})*(?:[.,](\d{1,2}))?(?![\d_]|[.,]\d)")
 _DECIMAL = re.compile(r"(?<![\w.,])(\d+)[.,](\d+)(?![\w]|[.,]\d)")
 _NEGATIVE = re.compile(r"(?:^|(?<=[\s(\[=:~≈≤≥<>]))-(\d+)(?:[.,](\d+))?(?![\w]|-\d|[.,]\d)")
-_DATE = re.compile(r"(?<![\w.])(\d{1,4})([./\-])(\d{1,2})\2(\d{2,4})(?![^\WT_]|\2\d)")
+_DATE = re.compile(r"(?<![\w.])(\d{1,4})([./\-])(\d{1,2})\2(\d{2,4})(?!\d|\2\d)")
+_COMPACT_DATE = re.compile(r"(?<!\d)(20\d\d)(0[1-9]|1[0-2])([0-2]\d|3[01])(?!\d)")
 _DAY_OF_YEAR = re.compile(r"(?<![\w.,])(\d{1,2})\.(\d{2})(?!\w|[.,]\d)")
+_NAME_OF_MONTH = f"({'|'.join(sorted(_MONTH, key=len, reverse=True))})"
+_ORDINAL = "(?:-?(?:[ое]?го|[ое]?му|[оы]?м|[ое]?е|[ыи]?й)|st|nd|rd|th)?"
 _WORDED = re.compile(
-    r"(?<![\w.,])(\d{1,2})(?:-?(?:го|е)|st|nd|rd|th)?\s?(?:of\s)?([^\W\d_]{3,9})(?![^\W\d_])\.?,?(?:\s?(\d{4})(?!\w))?"
-    r"|(?<!\w)([^\W\d_]{3,9})\.?\s?(\d{1,2})(?:st|nd|rd|th)?(?!\w)(?:,?\s(\d{4})(?!\w))?"
+    # The first and the last of several days: 8-10 ноября, с 8 по 10 ноября.
+    rf"(?<![\w.,])(?:(\d{{1,2}}){_ORDINAL}(?:\s?-\s?|,?\s(?:по|и|to|and)\s))?"
+    rf"(\d{{1,2}}){_ORDINAL}[»”\"]?[\s/\-]?(?:of\s)?{_NAME_OF_MONTH}(?![^\W\d_])\.?,?(?:[\s/\-]?(\d{{4}})(?!\d))?"
+    rf"|(?<!\w){_NAME_OF_MONTH}\.?\s?(\d{{1,2}})(?:st|nd|rd|th)?(?!\w)(?:,?\s(\d{{4}})(?!\w))?",
+    re.IGNORECASE,
 )
 # Digits with the signs that a number may have within it.
 _CHUNK = re.compile(r"\d[\d\s.,/()'_\-]*")
@@ -54,7 +64,7 @@ def forms(text: str, *, worded: bool = True) -> Iterator[tuple[int, int, str]]:
     for chunk in _CHUNK.finditer(text):
         begin, digits = chunk.start(), chunk[0].rstrip(" .,/()'_-\n\t")
         signed = begin > 0 and text[begin - 1] in "+-("
-        if len(digits) < _LONG and not signed and digits.isdigit():
+        if len(digits) < _LONG and not signed and digits.isdigit() and not _COMPACT_DATE.fullmatch(digits):
             continue
         where = text, max(0, begin - 1), min(len(text), begin + len(digits) + 2)
         for match in _NEGATIVE.finditer(*where):
@@ -64,10 +74,14 @@ def forms(text: str, *, worded: bool = True) -> Iterator[tuple[int, int, str]]:
         yield from _dates(*where)
     if worded:
         for match in _WORDED.finditer(text):
-            day, name, year = (match[1], match[2], match[3]) if match[1] else (match[5], match[4], match[6])
-            if month := _MONTH.get(name.lower()):
-                for form in _date_forms(year, str(month), day):
-                    yield match.start(), match.end(), form
+            first, day, name, year = match.group(1, 2, 3, 4)
+            if name is None:
+                name, day, year = match.group(5, 6, 7)
+            month = str(_MONTH[name.lower()])
+            for form in _date_forms(year, month, day):
+                yield match.start(2) if first else match.start(), match.end(), form
+            for form in _date_forms(year, month, first) if first else ():
+                yield match.start(1), match.end(1), form
 
 
 def _phones(*where: Any) -> Iterator[tuple[int, int, str]]:
@@ -101,6 +115,9 @@ def _dates(*where: Any) -> Iterator[tuple[int, int, str]]:
         for order in orders:
             for form in _date_forms(*order):
                 yield match.start(), match.end(), form
+    for match in _COMPACT_DATE.finditer(*where):
+        for form in _date_forms(*match.groups()):
+            yield match.start(), match.end(), form
     for match in _DAY_OF_YEAR.finditer(*where):
         for form in _date_forms(None, match[2], match[1]):
             yield match.start(), match.end(), form

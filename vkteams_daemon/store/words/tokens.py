@@ -22,15 +22,23 @@ _PLAIN_SIGNS = "А-Яа-яЁё«»—“”„…•·₽€°"
 _PLAIN = re.compile(f"[\0-\x7f{_PLAIN_SIGNS}]*")
 _PLAIN_WITHOUT_DIGITS = re.compile(f"[\0-/:-\x7f{_PLAIN_SIGNS}]*")
 _PLAIN_WORD = re.compile("[0-9A-Za-zА-Яа-яЁё]+")
-_SYMBOLS = "\u2600-\u27bf\U0001f000-\U0001faff"
+_SYMBOLS = (
+    "\u231a\u231b\u23e9-\u23fa\u25b6\u25c0\u25fb-\u25fe\u2600-\u27bf\u2b05-\u2b07\u2b1b\u2b1c\u2b50\u2b55"
+    "\U0001f000-\U0001faff"
+)
 _WORD = re.compile(f"[^\\W_]+|[{_SYMBOLS}]")
 _DIGIT = re.compile(r"\d")
 # Only texts with one of these, or with a month, have a number with another form.
-_NUMBER = re.compile(r"\d(?:[\s.,/()'_\-]{1,3}\d|\d{9}|(?<=^[+\-].)|(?<=[\s(\[=:~≈≤≥<>][+\-].))")
+_NUMBER = re.compile(r"20\d{6}|\d(?:[\s.,/()'_\-]{1,3}\d|\d{9}|(?<=^[+\-].)|(?<=[\s(\[=:~≈≤≥<>][+\-].))")
 _GLUED = re.compile(r"\d(?:[^\W\d_]|(?<=[^\W\d_].))")
 _TWO_PARTS = re.compile(r"([^\W\d_]+)(\d+)|(\d+)([^\W\d_]+)")
 # Words of letters that hyphens join, which people also write as one: Wi-Fi, онлайн-касса. No part of a name or path.
 _HYPHENATED = re.compile(r"(?<![\w\-.@/\\])[^\W\d_]+(?:-[^\W\d_]+){1,2}(?![\w\-@/\\]|\.\w)")
+_TWO_NUMBERS = re.compile(r"(\d+)[xXхХ](\d+)")  # 1920x1080
+# Words that are written together, each with a capital letter: userName, HTTPServer. Not ПРивет.
+_JOINED = re.compile("[a-zа-я][A-ZА-Я]|[A-ZА-Я]{3}[a-zа-я]{2}")
+_PART = re.compile("[A-ZА-Я]{2,}(?![a-zа-я])|[A-ZА-Я]?[a-zа-я]+(?<=..)")
+_MAX_JOINED = 60  # letters; a longer word is no name but data
 _DOTTED, _VERSION = re.compile(r"\.\d"), re.compile(r"\.?\s?\d+\.\d")
 
 
@@ -98,7 +106,7 @@ def tokens_of_folded(text: str) -> Tokens:
         has_digit = True
         parts = _parts(word, dotted=_DOTTED.match(text, end) is not None)
         if len(parts) == 2:
-            forms.append(Form(len(words), 2, word.lower()))
+            forms += [Form(len(words), 2, form) for form in _glued_forms(word)]
         for part in parts:
             words.append(part)
             spans.append((begin, begin + len(part)))
@@ -125,7 +133,7 @@ def _with_parts(whole: list[str]) -> Tokens:
             continue
         parts = _parts(word, dotted=False)
         if len(parts) == 2:
-            forms.append(Form(len(words), 2, letters.fold(word).lower()))
+            forms += [Form(len(words), 2, form) for form in _glued_forms(letters.fold(word))]
         words += parts
     return Tokens(words, forms)
 
@@ -134,7 +142,8 @@ def _parts(word: str, *, dotted: bool) -> list[str]:
     """The words that a word with digits is cut into: ops142, 500мб, python3 before a point and a digit."""
     parts = _TWO_PARTS.fullmatch(word)
     if parts is None:
-        return [word]
+        numbers_within = _TWO_NUMBERS.fullmatch(word)
+        return list(numbers_within.groups()) if numbers_within else [word]
     if parts[1] is None:
         return [parts[3], parts[4]]
     if dotted:
@@ -142,8 +151,23 @@ def _parts(word: str, *, dotted: bool) -> list[str]:
     return [parts[1], parts[2]] if len(parts[1]) > 1 else [word]
 
 
-def normal_forms(word: str) -> list[str]:
-    """A word of `Tokens` as it is indexed, before the server stems it; several if it can be read in several ways."""
-    if word.isascii():
-        return [word.lower()]
-    return [reading.lower() for reading in letters.readings(letters.fold(word))]
+def _glued_forms(word: str) -> list[str]:
+    """A word of letters and digits: as it is, and with Cyrillic letters if nobody sees a difference (1C, 50k)."""
+    if (same := _TWO_PARTS.fullmatch(word)) is None:
+        return []
+    alike = letters.alike(word) if (same[1] or same[4]).isascii() else None
+    return list(dict.fromkeys(form.lower() for form in (word, alike) if form))
+
+
+def normal_forms(word: str, *, whole: bool = False) -> list[str]:
+    """A word of `Tokens` as it is indexed, before the server stems it; several if it can be read in several ways.
+
+    Args:
+        word: as `Tokens` has it.
+        whole: leave out the words that it is written together of (getUserName): a query means all of them.
+    """
+    word = letters.fold(word)
+    forms = [word.lower()] if word.isascii() else [reading.lower() for reading in letters.readings(word)]
+    if not whole and len(forms) == 1 and len(word) <= _MAX_JOINED and _JOINED.search(word):
+        forms += [part.lower() for part in _PART.findall(word)]
+    return list(dict.fromkeys(forms))

@@ -1,0 +1,6 @@
+-- Dates in the middle of a text, words written together (getUserName), Greek letters that look like others and the like
+-- are found. The daemon makes the terms of stored messages again (store/rebuild/search_terms.py); the index finds those
+-- that have old ones.
+
+DROP INDEX messages_search_version;
+CREATE INDEX messages_search_version ON messages (sent_at) WHERE search_version < 4;
