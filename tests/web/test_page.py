@@ -83,6 +83,8 @@ def test_a_stranger_finds_nothing_and_opens_nothing(page: Page) -> None:
 def test_a_member_sees_the_chats_in_which_they_are(page: Page) -> None:
     assert _hits(_find(page, q="backup"))
     assert page.get(f"/c/{OPS}").status == 200
+    assert 'datalist id="people"><option' in page.get("/").text
+    assert 'id="people"' not in _find(page, q="backup").text, "a browser asks for the names when a field needs them"
     private = page.office.rows("SELECT chat_id FROM chats WHERE type = 'private' LIMIT 1")
     assert private and page.get(f"/c/{quote(private[0][0])}").status == 404
 

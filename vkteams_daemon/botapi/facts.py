@@ -115,7 +115,7 @@ def derive(kind: str | None, payload: dict[str, Any], received_at: datetime) -> 
     """
     carrier = _carrier(kind, payload)
     chat = _chat(carrier)
-    author = _user(payload.get("from"))
+    author = read_user(payload.get("from"))
     users = tuple(dict.fromkeys(_people(author, payload, carrier)))
     message: MessageFact | None = None
     members: tuple[Membership, ...] = ()
@@ -208,7 +208,7 @@ def _searchable_text(payload: dict[str, Any], parts: list[Any] | None) -> str | 
 
 def _memberships(kind: str, payload: dict[str, Any], chat_id: str, at: datetime) -> Iterator[Membership]:
     joined = kind == "newChatMembers"
-    by = _user(payload.get("addedBy" if joined else "removedBy"))
+    by = read_user(payload.get("addedBy" if joined else "removedBy"))
     for user in _users(payload.get("newMembers" if joined else "leftMembers")):
         yield Membership(chat_id, user.user_id, joined, at, by.user_id if by else None)
 
@@ -224,7 +224,8 @@ def _chat(carrier: dict[str, Any]) -> Chat | None:
                 parse_id(parent.get("chatId")), parse_id(parent.get("messageId")))  # fmt: skip
 
 
-def _user(value: Any) -> User | None:
+def read_user(value: Any) -> User | None:
+    """The user whom a value of a payload describes; None if it has no user id."""
     user_id = parse_id(value.get("userId")) if isinstance(value, dict) else None
     if user_id is None:
         return None
@@ -239,7 +240,7 @@ def _user(value: Any) -> User | None:
 
 
 def _users(values: Any) -> list[User]:
-    return [user for user in map(_user, as_list(values)) if user]
+    return [user for user in map(read_user, as_list(values)) if user]
 
 
 def _people(author: User | None, payload: dict[str, Any], carrier: dict[str, Any]) -> Iterator[User]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from vkteams_daemon import times
 from vkteams_daemon.search import notes
 from vkteams_daemon.search.results import Coverage
-from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.search.scope import Scope, chat_by_chat
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.embedding_models import active_models
 from vkteams_daemon.store.words import searched_texts
@@ -44,8 +44,7 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
         if chats is None
         # Chat by chat, so that each minimum is the first entry of an index.
         else "SELECT pg_catalog.min((SELECT pg_catalog.min(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id"
-        f" AND m.sent_at >= %(since)s{periods})) FROM (SELECT chat_id FROM chat_user_counts"
-        " WHERE chat_id = ANY(%(chats)s) GROUP BY chat_id) AS c"
+        f" AND m.sent_at >= %(since)s{periods})) FROM {chat_by_chat(connection, 'chats')}"
     )
     visible = (
         " AND (chat_id, msg_id) IN (SELECT m.chat_id, m.msg_id FROM messages m WHERE m.sent_at >= %(since)s"

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from vkteams_daemon.botapi import facts
-from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.search.scope import Scope, chat_by_chat
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.distribution import is_distributed
 
@@ -31,11 +34,20 @@ class Person:
 
 _UNKNOWN = Person(None, None, None, None)
 _NEWEST = 5  # messages of a person; one of them has the name, unless the API left it out five times
+_THESE = (
+    "SELECT user_id, chat_id, msg_id FROM unnest(%(users)s::text[], %(chats)s::text[], %(messages)s::text[])"
+    " AS m (user_id, chat_id, msg_id)"
+)
+
+Authored = tuple[str, str, str]
+"""The user_id, chat_id and msg_id of a message that has an author."""
 
 
 def people(connection: Connection, user_ids: Iterable[str], scope: Scope) -> dict[str, Person]:
     """People by user id, as their newest events describe them; of a confined scope, as their newest messages do."""
     ids = list(user_ids)
+    if not ids:
+        return {}
     if scope.confined:
         return _people_as_seen(connection, ids, scope)
     rows = connection.execute(
@@ -77,17 +89,30 @@ def visible_chats(connection: Connection, chat_ids: Collection[str], scope: Scop
     since = " AND m.sent_at >= %(since)s" if scope.since else ""
     since += f" AND {scope.within_periods()}" if scope.periods else ""
     rows = connection.execute(
-        # From the counts, so that one machine answers for a chat: each is one access to an index.
-        "SELECT c.chat_id FROM (SELECT chat_id FROM chat_user_counts WHERE chat_id = ANY(%(asked)s) GROUP BY chat_id)"
-        f" AS c WHERE EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id{since})".encode(),
+        f"SELECT c.chat_id FROM {chat_by_chat(connection, 'asked')}"
+        f" WHERE EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id{since})".encode(),
         {**scope.parameters, "asked": sorted(asked)},
         prepare=False,
     )
     return {chat_id for (chat_id,) in rows}
 
 
+def authors(connection: Connection, messages: Collection[Authored], scope: Scope) -> dict[str, Person]:
+    """The authors of these messages by user id; of a confined scope, as the events of these messages describe them.
+
+    Args:
+        connection: any connection to the archive.
+        messages: messages within the scope.
+        scope: what the reader may see.
+    """
+    if not scope.confined:
+        return people(connection, {user_id for user_id, _, _ in messages}, scope)
+    columns = dict(zip(("users", "chats", "messages"), map(list, zip(*messages, strict=True)), strict=False))
+    return _as_described(connection, _THESE, columns) if messages else {}
+
+
 def _people_as_seen(connection: Connection, user_ids: list[str], scope: Scope) -> dict[str, Person]:
-    """People as the events of their newest messages within the scope describe them; the newest known value wins."""
+    """People as the events of their newest messages within the scope describe them."""
     order = "m.sent_at DESC, m.chat_id, m.msg_id"
     if is_distributed(connection):
         # Citus has no such join as the other query. This one reads all messages of these people.
@@ -103,23 +128,31 @@ def _people_as_seen(connection: Connection, user_ids: list[str], scope: Scope) -
             f"  WHERE m.user_id = u.user_id AND {scope.population.condition}"
             f"  ORDER BY {order} LIMIT {_NEWEST}) AS n"
         )
+    return _as_described(connection, newest, {**scope.population.parameters, "ids": user_ids})
+
+
+def _as_described(connection: Connection, messages: str, parameters: dict[str, Any]) -> dict[str, Person]:
+    """The authors of the messages of a query, as the events of these describe them; the newest known value wins."""
     rows = connection.execute(
-        f"WITH newest AS MATERIALIZED ({newest}) SELECT n.user_id, e.type, e.payload, e.received_at"
-        " FROM newest n JOIN events e ON e.chat_id = n.chat_id AND e.subject = n.msg_id"
-        " WHERE e.user_id = n.user_id AND e.error IS NULL AND e.payload IS NOT NULL"
+        f"WITH said AS MATERIALIZED ({messages}) SELECT s.user_id, (e.payload -> 'from')::text"
+        " FROM said s JOIN events e ON e.chat_id = s.chat_id AND e.subject = s.msg_id"
+        " WHERE e.user_id = s.user_id AND e.error IS NULL AND e.payload IS NOT NULL"
         " ORDER BY e.received_at, e.bot_id, e.event_id".encode(),
-        {**scope.population.parameters, "ids": user_ids},
+        parameters,
         prepare=False,
     )
     seen: dict[str, Person] = {}
-    for user_id, kind, payload, received_at in rows:
-        for user in facts.derive(kind, payload, received_at).users:
-            if user.user_id == user_id:
-                old = seen.get(user_id, _UNKNOWN)
-                seen[user_id] = Person(
-                    user.first_name if user.first_name is not None else old.first_name,
-                    user.last_name if user.last_name is not None else old.last_name,
-                    user.nick if user.nick is not None else old.nick,
-                    user.is_bot if user.is_bot is not None else old.is_bot,
-                )
+    latest: dict[str, str] = {}
+    for user_id, described in rows:
+        if described is None or latest.get(user_id) == described:
+            continue  # most events of a person describe them in the same way
+        latest[user_id] = described
+        if user := facts.read_user(msgspec.json.decode(described)):
+            old = seen.get(user_id, _UNKNOWN)
+            seen[user_id] = Person(
+                user.first_name if user.first_name is not None else old.first_name,
+                user.last_name if user.last_name is not None else old.last_name,
+                user.nick if user.nick is not None else old.nick,
+                user.is_bot if user.is_bot is not None else old.is_bot,
+            )
     return seen

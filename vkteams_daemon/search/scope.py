@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from vkteams_daemon.errors import NotFound
 from vkteams_daemon.store.connections import Connection
+from vkteams_daemon.store.distribution import is_distributed
 
 Kind = Literal["file", "image", "video", "voice", "link", "mention"]
 """What a message can have."""
@@ -188,6 +189,21 @@ class Scope:
             "deleted": self.deleted,
             **self.period_parameters,
         }
+
+
+def chat_by_chat(connection: Connection, chats: str) -> str:
+    """What follows FROM, `AS c (chat_id)`, for a query that looks into each of the chats of a parameter apart.
+
+    So each answer is one access to an index. If the archive has several machines, the chats come from the counts: then
+    one machine answers for a chat, and chats without messages are left out.
+
+    Args:
+        connection: any connection to the archive.
+        chats: the name of the parameter.
+    """
+    if is_distributed(connection):
+        return f"(SELECT chat_id FROM chat_user_counts WHERE chat_id = ANY(%({chats})s) GROUP BY chat_id) AS c"
+    return f"pg_catalog.unnest(%({chats})s::text[]) AS c (chat_id)"
 
 
 def with_threads(connection: Connection, chat_ids: Collection[str], since: datetime | None = None) -> list[str]:

@@ -14,15 +14,15 @@ from typing import Any
 
 from vkteams_daemon.access import Access
 from vkteams_daemon.search import notes
-from vkteams_daemon.search.scope import Period, Scope, spelled_chats, with_threads
+from vkteams_daemon.search.scope import Period, Scope, chat_by_chat, spelled_chats, with_threads
 from vkteams_daemon.store.connections import Connection
 
 # A thread has a parent. If that is not known yet, its first and its newest message still say that they stand in a
-# thread. From the counts, so that one machine answers for a chat, if the archive has several.
+# thread.
 _EDGES = (
     "SELECT c.chat_id, (SELECT pg_catalog.min(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id),"
     " (SELECT pg_catalog.max(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id)"
-    " FROM (SELECT chat_id FROM chat_user_counts WHERE chat_id = ANY(%(chats)s) GROUP BY chat_id) AS c"
+    " FROM {chats}"
 )
 _IN_THREADS = (
     "SELECT DISTINCT m.chat_id FROM unnest(%(edge_chats)s::text[], %(edges)s::timestamptz[])"
@@ -134,8 +134,8 @@ def _speaking(connection: Connection, scope: Scope) -> list[str]:
     """The chats of the scope that have a message in it."""
     rows = _rows(
         connection,
-        "SELECT c.chat_id FROM (SELECT chat_id FROM chat_user_counts WHERE chat_id = ANY(%(chat_ids)s)"
-        " GROUP BY chat_id) AS c WHERE EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id"
+        f"SELECT c.chat_id FROM {chat_by_chat(connection, 'chat_ids')}"
+        " WHERE EXISTS (SELECT FROM messages m WHERE m.chat_id = c.chat_id"
         f" AND {scope.condition_with_deleted})",
         **scope.parameters,
     )
@@ -144,7 +144,8 @@ def _speaking(connection: Connection, scope: Scope) -> list[str]:
 
 def _known_threads(connection: Connection, chat_ids: Collection[str]) -> tuple[set[str], set[str]]:
     """Those of these chats that have messages, and those whose first or newest message stands in a thread."""
-    edges = _rows(connection, _EDGES, chats=sorted(chat_ids)) if chat_ids else []
+    each = chat_by_chat(connection, "chats")
+    edges = _rows(connection, _EDGES.format(chats=each), chats=sorted(chat_ids)) if chat_ids else []
     speaking = {chat_id for chat_id, first, _ in edges if first is not None}
     ends = [(chat_id, at) for chat_id, *both in edges for at in both if at is not None]
     if not ends:

@@ -193,17 +193,14 @@ class Application:
         self, request: Request, archive: Archive, language: Language, visitor: Visitor
     ) -> tuple[str, dict[str, Any]]:
         form = SearchForm.of(dict(request.query_params))
-        chats, people = self._names.of(archive, visitor.access)
         kinds = search_page.kind_names(language.gettext)
         if form.empty:
+            chats, people = self._names.of(archive, visitor.access)
             return "home.html", {"form": form, "chats": chats, "people": people, "kinds": kinds}
         page = search_page.search(archive, form, language)
         if backlog := read_backlog(self._config.status_file, restricted=visitor.access.restricted):
             page.gaps.append(note_in(language, backlog))
-        threads = {chat.chat_id for chat in chats if chat.parent_msg_id}
-        return "search.html", {
-            "form": form, "page": page, "chats": chats, "people": people, "kinds": kinds, "threads": threads,
-        }  # fmt: skip
+        return "search.html", {"form": form, "page": page, "kinds": kinds}
 
     def _chat(
         self, request: Request, archive: Archive, language: Language, _: Visitor

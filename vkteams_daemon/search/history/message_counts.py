@@ -10,7 +10,7 @@ from typing import Any
 from vkteams_daemon.search.history.days import Days, days_between
 from vkteams_daemon.search.history.results import ChatStatistics, DayStatistics, Lag, UserStatistics
 from vkteams_daemon.search.names import chat_titles, names
-from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.search.scope import Scope, chat_by_chat
 from vkteams_daemon.store.connections import Connection
 
 _TOP = 20  # chats, and authors
@@ -20,11 +20,10 @@ _LAG_SAMPLE = 1000  # newest messages whose lag is measured
 _STARTS = "(%(days)s::timestamptz[])"
 _DAY = f"pg_catalog.width_bucket(sent_at, {_STARTS})"
 _LOOK_BACK = _DAYS  # days; among them the newest days with messages are looked for first, then further back
-# From the counts, so that one machine answers for a chat: each edge is one access to an index.
 _EDGES = (
     "SELECT c.chat_id, (SELECT pg_catalog.min(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id),"
     " (SELECT pg_catalog.max(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id)"
-    " FROM (SELECT chat_id FROM chat_user_counts WHERE chat_id = ANY(%(chats)s) GROUP BY chat_id) AS c"
+    " FROM {chats}"
 )
 _ALL, _CHAT, _USER, _DATE = 7, 3, 5, 6  # the value of grouping(chat, user, day) for each set
 
@@ -179,11 +178,12 @@ def _kept_rows(connection: Connection, part: CountedPart, days: Days) -> list[tu
         f"SELECT *, count(*) OVER () FROM (SELECT user_id, {of_all} FROM chat_user_counts {where} AND user_id <> ''"
         f" GROUP BY user_id) AS u ORDER BY messages DESC, user_id LIMIT {_TOP}"
     )
-    edges = {chat_id: times for chat_id, *times in rows(_EDGES, chats=[row[0] for row in by_chat])} if by_chat else {}
+    of_each = _EDGES.format(chats=chat_by_chat(connection, "chats"))
+    edges = {chat_id: times for chat_id, *times in rows(of_each, chats=[row[0] for row in by_chat])} if by_chat else {}
     if part.scope.chat_ids is None:
         [ends] = rows("SELECT pg_catalog.min(sent_at), pg_catalog.max(sent_at) FROM messages")
     else:
-        times = rows(_EDGES)
+        times = rows(of_each)
         ends = (min((t[1] for t in times if t[1]), default=None), max((t[2] for t in times if t[2]), default=None))
     # Each person apart: one access to an index. Who has deleted nothing is known from the counts.
     newest = f"SELECT pg_catalog.max(sent_at) FROM messages {where} AND user_id = %(user)s"

@@ -118,8 +118,9 @@ def weighted_terms(connection: Connection, query: Query, scope: Scope) -> list[W
     if not shares:
         return []
     tsqueries = list(shares)
-    counts = document_frequencies(connection, tsqueries, scope)
-    total = max(_message_count(connection, scope), *counts)
+    population = _message_count(connection, scope)
+    counts = document_frequencies(connection, tsqueries, scope, population)
+    total = max(population, *counts)
 
     def rarity(count: int) -> float:
         return math.log(1 + (total - count + 0.5) / (count + 0.5))
@@ -131,13 +132,22 @@ def weighted_terms(connection: Connection, query: Query, scope: Scope) -> list[W
     return sorted(terms, key=lambda term: term.messages)
 
 
-def document_frequencies(connection: Connection, tsqueries: Sequence[str], scope: Scope) -> list[int]:
+def document_frequencies(
+    connection: Connection, tsqueries: Sequence[str], scope: Scope, population: float | None = None
+) -> list[int]:
     """About how many messages each tsquery finds, in the archive or, for a confined reader, in what they may see.
 
     0 is exact. A count that the table `words` does not hold is exact up to its limit.
+
+    Args:
+        connection: any connection to the archive.
+        tsqueries: in PostgreSQL's notation.
+        scope: of the question.
+        population: how many messages that are; None if the caller has not counted them.
     """
     if scope.confined:
-        return _confined_counts(connection, tsqueries, scope.population)
+        total = _message_count(connection, scope) if population is None else population
+        return _confined_counts(connection, tsqueries, scope.population, total)
     lexemes = [match[1].replace("''", "'") if (match := _ONE_LEXEME.match(q)) else None for q in tsqueries]
     rows = connection.execute(
         "SELECT word, messages FROM words WHERE word = ANY(%s)", ([lexeme for lexeme in lexemes if lexeme],)
@@ -148,9 +158,8 @@ def document_frequencies(connection: Connection, tsqueries: Sequence[str], scope
     return [bounded[q] if q in bounded else counted[lexeme] for q, lexeme in zip(tsqueries, lexemes, strict=True)]
 
 
-def _confined_counts(connection: Connection, tsqueries: Sequence[str], population: Scope) -> list[int]:
-    """About how many of the messages that a confined reader may see each tsquery finds."""
-    total = _message_count(connection, population)
+def _confined_counts(connection: Connection, tsqueries: Sequence[str], population: Scope, total: float) -> list[int]:
+    """About how many of the `total` messages that a confined reader may see each tsquery finds."""
     if not tsqueries:
         return []
     # By the index of words the server would read all messages with a common word, and those of other chats as well.

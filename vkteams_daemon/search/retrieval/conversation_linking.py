@@ -8,13 +8,13 @@ half of the benchmark's conversations (bench/relevance.py): 1.9 million pairs of
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from vkteams_daemon.search.messages import MessageKey
-from vkteams_daemon.search.names import people
+from vkteams_daemon.search.names import Person, authors
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.distribution import is_distributed
@@ -118,7 +118,8 @@ def neighbourhoods(connection: Connection, keys: Sequence[MessageKey], scope: Sc
             parameters,
             prepare=False,
         ).fetchall()
-    names = _names(connection, {row[4] for row in rows if row[4]}, scope)
+    said = {(user_id, chat_id, msg_id) for _, _, chat_id, msg_id, user_id, *_ in rows if user_id}
+    names = _names(authors(connection, said, scope))
     by_hit: dict[MessageKey, list[tuple[Any, ...]]] = {}
     for chat_id, msg_id, *row in rows:
         by_hit.setdefault((chat_id, msg_id), []).append(tuple(row))
@@ -165,10 +166,10 @@ def _lines(rows: Sequence[tuple[Any, ...]], names: dict[str, str]) -> list[Line]
     return lines
 
 
-def _names(connection: Connection, user_ids: set[str], scope: Scope) -> dict[str, str]:
+def _names(people: Mapping[str, Person]) -> dict[str, str]:
     """User ids by the lower-case words that name a person in a text: id (as a mention writes it), nick, first name."""
     user_by_name: dict[str, str] = {}
-    for user_id, person in sorted(people(connection, user_ids, scope).items()):
+    for user_id, person in sorted(people.items()):
         for name in (user_id, person.nick, person.first_name):
             if name:
                 user_by_name.setdefault(name.lower(), user_id)

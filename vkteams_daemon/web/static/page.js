@@ -119,6 +119,27 @@
   };
   document.addEventListener("visibilitychange", listen);
 
+  // The first page has the names of chats and people that the fields complete. Other pages ask it when a field needs them.
+  let names = null;
+  let namesAt = 0;
+  document.addEventListener("focusin", async (event) => {
+    const list = event.target.matches("form.find input[list]") && event.target.getAttribute("list");
+    if (!list || document.getElementById(list)) return;
+    if (!names || Date.now() - namesAt > 60000) {
+      namesAt = Date.now();
+      names = fetch("/", { headers: { accept: "text/html" } }).then((answer) => answer.text());
+    }
+    try {
+      const page = new DOMParser().parseFromString(await names, "text/html");
+      for (const id of ["people", "chats"]) {
+        const fresh = page.getElementById(id);
+        if (fresh && !document.getElementById(id)) event.target.form.append(fresh);
+      }
+    } catch {
+      names = null;
+    }
+  });
+
   const choose = (step) => {
     const all = items();
     if (!all.length) return;
