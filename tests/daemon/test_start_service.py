@@ -330,6 +330,23 @@ def test_start_of_workers_fails_on_a_permanent_error(monkeypatch: pytest.MonkeyP
         service.start()
 
 
+def test_a_poll_that_is_overdue_is_given_up_for_another(simulator: Simulator, tmp_path: Path) -> None:
+    api = {"url": simulator.url, "token": simulator.token, "poll_time": 300}
+    directories = {"runtime_dir": str(tmp_path), "state_dir": str(tmp_path)}
+    options = {"api": api, "daemon": directories | {"role": "listen"}, "storage": {"save": False}}
+    service = Service(msgspec.convert(options, Config))
+    service.start()
+    try:
+        wait_polled(simulator)
+        polls = simulator.state()["polls"]
+        assert service._listener
+        service._listener._longpoll.busy(-1.0)
+        service._watch.check()
+        until(lambda: simulator.state()["polls"] > polls, 30, "another poll")
+    finally:
+        service.stop()
+
+
 def test_hanging_disk_does_not_delay_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, hangs, free = threading.Event(), threading.Event(), threading.Event()
 

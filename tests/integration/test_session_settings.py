@@ -7,6 +7,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -15,6 +16,7 @@ import pytest
 import vkteams_daemon
 from tests.harness.batches import batch, new
 from tests.harness.postgres import PostgresServer
+from tests.harness.waiting import until
 from vkteams_daemon.config import Config
 from vkteams_daemon.errors import CannotWrite, StoreError
 from vkteams_daemon.options import Database as DatabaseOptions
@@ -90,6 +92,23 @@ def test_every_connection_has_the_same_settings_whatever_the_role_has(
     for kind, settings in plain.items():
         assert set(changed[kind].items()) ^ set(settings.items()) == set(), kind
     assert plain["writer"].items() >= {"DateStyle": "ISO, MDY", "search_path": "public, pg_temp"}.items()
+
+
+def test_no_limit_of_the_role_ends_the_statements_that_lift_it(
+    postgres_server: PostgresServer, database_url: str
+) -> None:
+    waits = "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND now() - query_start > '300 ms'"
+    with hostile(postgres_server, database_url) as url, psycopg.connect(database_url) as holder:
+        holder.execute("LOCK TABLE pg_extension IN ACCESS EXCLUSIVE MODE")
+        with (
+            contextlib.closing(Database(Config(database=DatabaseOptions(url=url)))) as database,
+            ThreadPoolExecutor() as pool,
+        ):
+            connecting = pool.submit(database.connect)
+            until(lambda: connecting.done() or postgres_server.execute(waits), 30, "it to wait past every limit")
+            holder.rollback()
+            with connecting.result(30) as connection:
+                assert connection.execute("SHOW statement_timeout").fetchone() == ("0",)
 
 
 def test_deleted_text_is_deleted_under_a_datestyle_of_its_own(

@@ -19,6 +19,7 @@ from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.status import new as new_status
+from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.daemon.workers import pool, worker_loop
 from vkteams_daemon.daemon.workers import worker_stats as counting
 from vkteams_daemon.daemon.workers.pool import WorkerPool
@@ -310,13 +311,21 @@ def test_a_thousand_failures_make_no_wait_longer_than_the_longest(monkeypatch: p
 def test_workers_whose_model_could_not_be_read_start_later(
     server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setattr(pool, "START_INTERVAL", 0.05)
     (tmp_path / "models").mkdir()
     default = tmp_path / "models" / "default"
     default.mkdir()  # reading it fails, for root too
     config = Config(daemon=DaemonOptions(state_dir=str(tmp_path)))
     status = new_status("1", "all")
-    workers = WorkerPool(config, Database(config), pytest.fail)
+    faults = [ZeroDivisionError("a bug")]
+
+    def new_pulse(name: str) -> Pulse:
+        if faults:
+            raise faults.pop()
+        return Pulse(name)
+
+    workers = WorkerPool(config, Database(config), pytest.fail, new_pulse)
     with ThreadPoolExecutor(8) as threads:
         workers.start(threads)
         workers.fill(status)
@@ -331,7 +340,21 @@ def test_workers_whose_model_could_not_be_read_start_later(
         until(lambda: "'absent' is not installed" in (last_error() or ""), 20, "the workers' own failure")
         assert [model.name for model in status.embedding.models] == ["absent"]
         workers.stop()
-    assert sum(f"{default}: cannot be read" in record.getMessage() for record in caplog.records) == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert sum(f"{default}: cannot be read" in line for line in said) == 1
+    assert not faults and said.index("embedding waits: internal error: ZeroDivisionError: a bug") < said.index(
+        "embedding goes on"
+    ), "the names were known, but the workers could not be made"
+
+
+def test_embedding_goes_on_when_each_worker_works_again() -> None:
+    stats, workers = WorkerStats(), ("one", "two")
+    for worker in workers:
+        stats.mark_failing(worker, ModelError("there is none"))
+    stats.mark_ok("one")
+    assert (stats.state, stats.last_error) == ("failing", "there is none")
+    stats.mark_ok("two")
+    assert (stats.state, stats.last_error) == ("ok", None)
 
 
 Fault = Callable[[PostgresServer], object]

@@ -48,6 +48,10 @@ _NARROW_SEARCH_PATH = (
     "   ON n.oid OPERATOR(pg_catalog.=) e.extnamespace"
     "   WHERE e.extname OPERATOR(pg_catalog.=) 'vector'::pg_catalog.name)) AS schemas (ours, vectors)"
 )
+# These limits could end the statements that lift them.
+_LIFT_LIMITS = "SET statement_timeout = 0; SET lock_timeout = 0"
+_LIFT_NEWER_LIMITS = "SET transaction_timeout = 0"
+_KNOWS_TRANSACTION_TIMEOUT = 170000
 # A server may be too old for a parameter. Leave it out then. Everything else is set even if it has the value: the
 # server's configuration may change while the session lasts. One needs a superuser, unless it is right already.
 _SET = (
@@ -81,7 +85,10 @@ class Profile:
             connection: new, in autocommit mode.
         """
         settings = {**WIRE, **_COMMON, **_NO_LIMITS, **self.settings}
-        connection.execute(f"{_NARROW_SEARCH_PATH}; {_CHECK_CONNECTION}".encode())
+        statements = [_LIFT_LIMITS, _NARROW_SEARCH_PATH, _CHECK_CONNECTION]
+        if connection.info.server_version >= _KNOWS_TRANSACTION_TIMEOUT:
+            statements.insert(0, _LIFT_NEWER_LIMITS)
+        connection.execute("; ".join(statements).encode())
         connection.execute(_SET.encode(), (list(settings), list(settings.values())), prepare=False)
 
 
