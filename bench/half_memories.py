@@ -61,6 +61,35 @@ HALF_MEMORIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("who is on call until the end of the month", ("Дежурные до конца месяца",)),
 )  # fmt: skip
 
+# Written when the search was finished. Seven ask in Russian for a message in English, which showed that the languages
+# have to be brought level (`embedding.language_axis`).
+LATER_HALF_MEMORIES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Глеб починил имя файла акта", ("имя брали из заголовка",)),
+    ("кто заболел температура", ("тридцать восемь и две",)),
+    ("сколько стоил клиент из Йоркшира в итоге", ("GBP 8,240",)),
+    ("собака клиента как зовут", ("Biscuit",)),
+    ("кондиционер протекает над бухгалтерией", ("Кондиционер над бухгалтерией",)),
+    ("кто сломал принтер насовсем", ("Fuser error",)),
+    ("когда сдавать график отпусков", ("График сдаём до 15",)),
+    ("минимальная длина отпуска по закону", ("Трудовой кодекс",)),
+    ("новая кофемашина инструкция", ("Новая кофемашина стоит",)),
+    ("олег вышел из чата почему", ("красное",)),
+    ("кто дежурит до конца месяца", ("Дежурные до конца месяца",)),
+    ("сбор на хинкали во сколько", ("Сбор 18:00",)),
+    ("Дэниел в отпуске на следующей неделе", ("surfing",)),
+    ("сертификаты продлеваются сами", ("продлеваются сами",)),
+    ("запасной диск для бэкап сервера", ("spare drive",)),
+    ("сколько тестов в регрессе 4.19", ("312 из 312",)),
+    ("вайфай для гостей", ("lesnaya-guest",)),
+    ("потеряла пропуск", ("потеряла пропуск",)),
+    ("выручка за квартал", ("выручка +9",)),
+    ("пустой часовой пояс в накладных", ("пустой часовой пояс",)),
+    ("Нора поправилась", ("Back on my feet",)),
+    ("mac адрес кофемашины", ("3c:71:bf",)),
+    ("подарок для собаки", ("squeaky bone",)),
+    ("премия когда", ("премией — в пятницу",)),
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Ask them all; 0 if the share of those that are answered is high enough."""
@@ -68,16 +97,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", default=".demo/vkteamsd.toml", help="configuration of the archive")
     parser.add_argument("--first", type=int, default=3, help="hits among which the answer must be")
     options = parser.parse_args(arguments)
-    answered = 0
     with Archive(config.load(options.config)) as archive:
-        for memory, texts in HALF_MEMORIES:
-            hits = archive.search(memory, limit=10).hits
-            place = next((n for n, hit in enumerate(hits, 1) if any(text in hit.text for text in texts)), None)
-            answered += place is not None and place <= options.first
-            print(f"{place or '-':>3}  {memory}")
-    share = answered / len(HALF_MEMORIES)
-    print(f"{answered} of {len(HALF_MEMORIES)} among the first {options.first}: {share:.2f}")
+        share, _ = [_share(archive, memories, options.first) for memories in (HALF_MEMORIES, LATER_HALF_MEMORIES)]
     return 0 if share >= WANTED else 1
+
+
+def _share(archive: Archive, memories: Sequence[tuple[str, tuple[str, ...]]], first: int) -> float:
+    """The share of the memories that have an answer among the first hits; prints the place of each answer."""
+    answered = 0
+    for memory, texts in memories:
+        hits = archive.search(memory, limit=10).hits
+        place = next((n for n, hit in enumerate(hits, 1) if any(text in hit.text for text in texts)), None)
+        answered += place is not None and place <= first
+        print(f"{place or '-':>3}  {memory}")
+    share = answered / len(memories)
+    print(f"{answered} of {len(memories)} among the first {first}: {share:.2f}\n")
+    return share
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.workers.worker import Worker
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
+from vkteams_daemon.embedding.language_axis import LanguageAxis, query_vector
 from vkteams_daemon.errors import ConfigError, SchemaError
 from vkteams_daemon.options import Database as DatabaseOptions
 from vkteams_daemon.search.archive import Archive
@@ -317,8 +318,11 @@ def _use_everything(url: str, model: WatchedModel) -> None:
             assert archive.search("server", mode="text").hits
             assert archive.search("sevrer", mode="text") is not None
             [statistics] = embedding_models.model_statistics(connection)
-            assert search_semantic(connection, [1.0] * model.dims, statistics.model, Scope(), 5)
-            assert search_semantic(connection, [1.0] * model.dims, statistics.model, Scope(("x@chat.agent",)), 5)
+            direction = [1.0, *[0.0] * (model.dims - 1)]
+            for axis in (None, LanguageAxis(tuple(direction), 0.5, 0.0)):
+                query = query_vector([model.dims**-0.5] * model.dims, axis)
+                assert search_semantic(connection, query, statistics.model, Scope(), 5)
+                assert search_semantic(connection, query, statistics.model, Scope(("x@chat.agent",)), 5)
             assert archive.statistics().messages == len(archive.latest(limit=1000)) + 1, "one is deleted"
             assert archive.context("recent", timeframe=timedelta(days=3650)).conversations
             archive.context("topic", query="server")

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from bench.half_memories import HALF_MEMORIES
+from bench.half_memories import HALF_MEMORIES, LATER_HALF_MEMORIES
 from tests.harness.built_in_conversation import all_events, last_texts
 from vkteams_daemon.simulator.script import CONVERSATION, Line, read_script
 
@@ -245,7 +245,7 @@ def test_every_event_is_readable_and_every_message_says_something(lines: list[Li
 def test_what_half_memories_are_of_is_said() -> None:
     texts = list(last_texts().values())
     assert len(dict(HALF_MEMORIES)) == len(HALF_MEMORIES) == 40
-    for memory, wanted in HALF_MEMORIES:
+    for memory, wanted in (*HALF_MEMORIES, *LATER_HALF_MEMORIES):
         for words in wanted:
             assert any(words in text for text in texts), (memory, words)
 

@@ -76,13 +76,14 @@ INSIDE = {
         "backup": _STORE | {"schema", "gaps", "bundled", "derive", "vector_counts"},
     },
     "embedding": {
-        "model_info": set(),
+        "language_axis": set(),
+        "model_info": {"language_axis"},
         "catalogue": {"model_info"},
         "unigram": set(),
         "tokenizer": {"unigram"},
-        "query_socket": set(),
-        "model": {"model_info", "tokenizer"},
-        "install": {"model_info", "catalogue", "tokenizer", "unigram", "model"},
+        "query_socket": {"language_axis"},
+        "model": {"language_axis", "model_info", "tokenizer"},
+        "install": {"language_axis", "model_info", "catalogue", "tokenizer", "unigram", "model"},
     },
     "search": {
         "names": {"scope"},

@@ -108,7 +108,7 @@ class QueryServer:
         answer = QueryAnswer(list(models))
         if request.text and (model := models.get(request.fingerprint)):
             try:
-                answer.vector = model.embed_texts([request.text], query=True)[0].astype("<f4").tobytes()
+                answer.vector = model.query(request.text)
             except Exception as error:  # noqa: BLE001 - the client loads the model itself, and the workers see to theirs
                 log.debug("a query has no vector: %s: %s", type(error).__name__, error)
         return answer

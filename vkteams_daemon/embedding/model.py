@@ -17,6 +17,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from vkteams_daemon.embedding import model_info
+from vkteams_daemon.embedding.language_axis import QueryVector, query_vector
 from vkteams_daemon.embedding.model_info import ModelInfo, Precision
 from vkteams_daemon.embedding.tokenizer import Tokenizer
 from vkteams_daemon.embedding.tokenizer import load as load_tokenizer
@@ -63,6 +64,7 @@ class Model:
         self.precision: Precision = info.precision
         self.query_prefix = info.query_prefix
         self.passage_prefix = info.passage_prefix
+        self._language_axis = info.language_axis
         self._session = session
         self._tokenizer = tokenizer
         self._head, self._tail = tokenizer.head, tokenizer.tail
@@ -133,6 +135,14 @@ class Model:
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         np.divide(sums, lengths, out=sums, where=lengths > 0)
         return sums
+
+    def query(self, text: str) -> QueryVector:
+        """The vector of a query; see `embed_texts`.
+
+        Raises:
+            ModelError: the runtime failed.
+        """
+        return query_vector(self.embed_texts([text], query=True)[0].tolist(), self._language_axis)
 
     def _query(self, text: str) -> list[Chunk]:
         ids, _ = self._tokenizer.encode([text], "")[0]

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import msgspec
 
 from vkteams_daemon import plain_file
+from vkteams_daemon.embedding.language_axis import LanguageAxis
 from vkteams_daemon.errors import CannotCreate, ModelAbsent, ModelRefused
 
 ONNX = "model.onnx"
@@ -74,6 +75,7 @@ class ModelInfo:
         cosine_mean: mean cosine of the int8 and fp32 vectors of the sample texts; None for fp32.
         cosine_worst: the lowest of these cosines; None for fp32.
         speedup: how many times int8 was faster than fp32 on the machine that installed it; None if not measured.
+        language_axis: of a model that reads Russian and English; None for another.
     """
 
     name: str
@@ -92,6 +94,7 @@ class ModelInfo:
     cosine_mean: float | None = None
     cosine_worst: float | None = None
     speedup: float | None = None
+    language_axis: LanguageAxis | None = None
     directory: Path = field(default=Path())
 
 
@@ -110,6 +113,8 @@ def read(directory: Path) -> ModelInfo:
         raise ModelAbsent(f"{directory}: holds no model") from error
     except (OSError, ValueError) as error:
         raise ModelRefused(f"{file}: not a model's description: {error}", hint=_REPAIR) from error
+    if info.language_axis and len(info.language_axis.direction) != info.dims:
+        raise ModelRefused(f"{file}: its language axis does not have {info.dims} numbers", hint=_REPAIR)
     missing = {ONNX, TOKENIZER} - info.files.keys()
     if missing or any(Path(name).name != name or "\0" in name for name in info.files):
         raise ModelRefused(f"{file}: its list of files is not right", hint=_REPAIR)
@@ -125,7 +130,10 @@ def write(info: ModelInfo) -> None:
     table = dataclasses.asdict(info)
     del table["directory"]
     files: Mapping[str, Mapping[str, Any]] = table.pop("files")
+    axis: Mapping[str, Any] | None = table.pop("language_axis")
     lines = [f"{key} = {_toml(value)}" for key, value in table.items() if value is not None]
+    if axis:
+        lines += ["", "[language_axis]", *(f"{key} = {_toml(value)}" for key, value in axis.items())]
     for name, entry in sorted(files.items()):
         lines += ["", f"[files.{_toml(name)}]", f'sha256 = "{entry["sha256"]}"', f"size = {entry['size']}"]
     try:
@@ -194,8 +202,8 @@ def fingerprint(weights: str, tokenizer: str, shape: Mapping[str, Any], settings
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _toml(value: str | int | float) -> str:
-    """The value in TOML. JSON's strings and numbers are TOML's too, except for DEL, which TOML wants escaped."""
+def _toml(value: str | int | float | tuple[float, ...]) -> str:
+    """The value in TOML. JSON's strings, numbers and lists are TOML's too, except for DEL, which TOML wants escaped."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -20,6 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from vkteams_daemon.config import Config
+from vkteams_daemon.embedding.language_axis import QueryVector
 
 MAX_BYTES = 64 << 10  # of a request, and of an answer
 PATIENCE = 2.0  # seconds that a client waits for the answer; then it loads the model itself
@@ -38,10 +39,10 @@ class QueryRequest(msgspec.Struct):
 
 
 class QueryAnswer(msgspec.Struct):
-    """The fingerprints of the loaded models; the vector as float32 (little-endian), or None without that model."""
+    """The fingerprints of the loaded models, and the query's vector; None without that model."""
 
     loaded: list[str]
-    vector: bytes | None = None
+    vector: QueryVector | None = None
 
 
 def path(config: Config, role: str = "") -> Path:
@@ -58,8 +59,8 @@ def loaded(file: Path) -> frozenset[str]:
         return frozenset()
 
 
-def vector(file: Path, fingerprint: str, text: str) -> bytes | None:
-    """The query's vector as float32 by this model; None if the daemon at this socket does not give it."""
+def vector(file: Path, fingerprint: str, text: str) -> QueryVector | None:
+    """The query's vector by this model; None if the daemon at this socket does not give it."""
     try:
         return _ask(file, QueryRequest(text, fingerprint)).vector
     except (OSError, ValueError):

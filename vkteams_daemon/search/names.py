@@ -134,7 +134,7 @@ def _people_as_seen(connection: Connection, user_ids: list[str], scope: Scope) -
 def _as_described(connection: Connection, messages: str, parameters: dict[str, Any]) -> dict[str, Person]:
     """The authors of the messages of a query, as the events of these describe them; the newest known value wins."""
     rows = connection.execute(
-        f"WITH said AS MATERIALIZED ({messages}) SELECT s.user_id, (e.payload -> 'from')::text"
+        f"WITH said AS MATERIALIZED ({messages}) SELECT s.user_id, (e.payload -> 'from'::text)::text"
         " FROM said s JOIN events e ON e.chat_id = s.chat_id AND e.subject = s.msg_id"
         " WHERE e.user_id = s.user_id AND e.error IS NULL AND e.payload IS NOT NULL"
         " ORDER BY e.received_at, e.bot_id, e.event_id".encode(),

@@ -23,7 +23,7 @@ from typing import IO
 import numpy as np
 
 from vkteams_daemon.embedding import catalogue, model_info
-from vkteams_daemon.embedding.install import Download, Report, blocks, encoder, sources, unseen
+from vkteams_daemon.embedding.install import Download, Report, axis_measurement, blocks, encoder, sources, unseen
 from vkteams_daemon.embedding.install.convert import PrecisionChoice, convert
 from vkteams_daemon.embedding.install.sources import Origin, Source
 from vkteams_daemon.embedding.model import Model
@@ -75,7 +75,10 @@ def install(
             directory.mkdir()
             info = _make(source_files, directory, precision, report)
             report("trying the model")
-            _check_runs(directory)
+            model = _check_runs(directory)
+            if not info.language_axis:
+                info = dataclasses.replace(info, language_axis=axis_measurement.language_axis(model.embed_texts))
+                model_info.write(info)
             info = _publish(info, models_dir, work)
         if not (models_dir / catalogue.DEFAULT).exists():
             catalogue.choose(models_dir, [info.name])
@@ -175,12 +178,13 @@ def _copy(source_files: Source, directory: Path, precision: PrecisionChoice, rep
     return copied
 
 
-def _check_runs(directory: Path) -> None:
+def _check_runs(directory: Path) -> Model:
     """Embed one text with the model as it will be used: its parts may fit together and still not run."""
     model = Model.load(directory)
     vectors = model.embed_texts([_TEST_TEXT])
     if vectors.shape != (1, model.dims) or not np.isclose(np.linalg.norm(vectors), 1.0, atol=1e-3):
         raise ModelRefused(f"{model.name}: the model gives no vector of length 1 and {model.dims} numbers")
+    return model
 
 
 def _keep_replaced(info: ModelInfo, models_dir: Path, old: Path) -> None:

@@ -79,6 +79,69 @@ _LETTER_SENTENCES = (
 )
 
 
+TRANSLATIONS = (
+    ("Доброе утро всем", "Good morning everyone"),
+    ("Сервер не отвечает с ночи", "The server has not answered since last night"),
+    ("Когда будет готов отчёт?", "When will the report be ready?"),
+    ("Спасибо за помощь", "Thank you for your help"),
+    ("Встреча переносится на пятницу", "The meeting is moved to Friday"),
+    ("Я сегодня болею и работаю из дома", "I am ill today and work from home"),
+    ("Кто может посмотреть эту ошибку?", "Who can look at this error?"),
+    ("Закажите, пожалуйста, два новых диска", "Please order two new disks"),
+    ("Клиент прислал жалобу на доставку", "The customer sent a complaint about the delivery"),
+    ("Ключи лежат в ящике стола", "The keys are in the desk drawer"),
+    ("Обновление установлено, всё работает", "The update is installed, everything works"),
+    ("Не забудьте подписать договор", "Do not forget to sign the contract"),
+    ("Сколько это стоит?", "How much does it cost?"),
+    ("Моя собака любит печенье", "My dog likes biscuits"),
+    ("В понедельник приедет новый сотрудник", "A new employee arrives on Monday"),
+    ("Кофе закончился, кто пойдёт в магазин?", "We are out of coffee, who goes to the shop?"),
+    ("да, согласен", "yes, I agree"),
+    ("не знаю, спроси у Петра", "no idea, ask Peter"),
+    ("Поезд опоздал на сорок минут", "The train was forty minutes late"),
+    ("Пароль истёк, войти не могу", "The password has expired, I cannot log in"),
+    ("Сделал резервную копию базы перед обновлением", "I made a backup of the database before the update"),
+    ("Принтер снова зажевал бумагу", "The printer has jammed the paper again"),
+    ("Счёт оплачен, деньги придут во вторник", "The invoice is paid, the money arrives on Tuesday"),
+    ("С днём рождения!", "Happy birthday!"),
+    ("Погода отличная, идём гулять", "The weather is great, let us go for a walk"),
+    ("У меня болит голова, ухожу раньше", "I have a headache and leave early"),
+    ("Лифт не работает, поднимайтесь по лестнице", "The lift is broken, take the stairs"),
+    ("Ошибка 404 на странице заказа", "Error 404 on the order page"),
+    ("Тесты упали после слияния веток", "The tests failed after the merge"),
+    ("Склад закрыт до конца месяца", "The warehouse is closed until the end of the month"),
+    ("Он предложил скидку десять процентов", "He offered a discount of ten per cent"),
+    ("Дети сегодня дома, школа на карантине", "The children are at home today, the school is in quarantine"),
+    ("Мы выиграли тендер", "We won the tender"),
+    ("Пришли мне, пожалуйста, ссылку на документ", "Send me the link to the document, please"),
+    ("Я посмотрю завтра утром", "I will have a look tomorrow morning"),
+    ("Нагрузка на процессор выросла вдвое", "The processor load has doubled"),
+    ("Свет отключат с двух до четырёх", "The power will be off from two to four"),
+    ("Она вернулась из отпуска загорелая", "She came back from her holiday with a tan"),
+    ("Переговорная занята весь день", "The meeting room is taken all day"),
+    ("Юрист проверил договор, замечаний нет", "The lawyer has checked the contract, no remarks"),
+    ("Это очень смешно", "That is very funny"),
+    ("Почему опять красный график?", "Why is the chart red again?"),
+    ("Машина застряла в пробке у моста", "The car is stuck in traffic at the bridge"),
+    ("Заявка согласована, можно начинать", "The request is approved, you can start"),
+    ("У нас кончились чистые чашки", "We have run out of clean cups"),
+    ("Установи новую версию приложения", "Install the new version of the app"),
+    ("Связь с филиалом пропала", "The connection to the branch office is lost"),
+    ("Голосуем до вечера", "Vote until the evening"),
+)
+"""Short Russian texts, each with its translation."""
+
+
+def russian_texts() -> list[str]:
+    """The Russian messages among the sample texts."""
+    return [line.format(*who) for who in _RUSSIAN_PARTS for line in _RUSSIAN_TEMPLATES]
+
+
+def english_texts() -> list[str]:
+    """The English messages among the sample texts."""
+    return [line.format(*what) for what in _ENGLISH_PARTS for line in _ENGLISH_TEMPLATES]
+
+
 def sample_texts() -> list[str]:
     """All sample texts, in a fixed order."""
     texts = list(_SHORT)

@@ -69,7 +69,7 @@ def by_meaning(
     """
     if not encoders or not text:
         return Nearest()
-    vectors = {encoder: vector for encoder in encoders if any(vector := encoder.vector(text))}
+    vectors = {encoder: vector for encoder in encoders if any((vector := encoder.vector(text)).plain)}
     if not vectors:
         return Nearest(note=notes.UNREADABLE.format(models=_names(encoders)))
     weights = {encoder: catalogue.weight(encoder.stored.name, text) for encoder in vectors}

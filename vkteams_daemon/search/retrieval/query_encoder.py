@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.embedding import query_socket
+from vkteams_daemon.embedding.language_axis import QueryVector
 from vkteams_daemon.errors import ModelAbsent, PermissionRefused
 from vkteams_daemon.store.embedding_models import StoredModel
 
 if TYPE_CHECKING:
     from vkteams_daemon.embedding.model import Model
-    from vkteams_daemon.search.retrieval.semantic import Vector
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +26,11 @@ class QueryEncoder:
 
     Attributes:
         stored: the row.
-        vector: gives a query's vector, `(dims,)` of length 1; zeros if the model knows no token of it.
+        vector: gives a query's vector.
     """
 
     stored: StoredModel
-    vector: Callable[[str], Vector]
+    vector: Callable[[str], QueryVector]
 
 
 class QueryEncoderCache:
@@ -89,7 +88,7 @@ class QueryEncoderCache:
                 closed = PermissionRefused(f"{error}, and no running daemon has them loaded", hint="Start vkteamsd.")
                 continue
             if model:
-                encoders.append(QueryEncoder(stored, partial(_encode, model)))
+                encoders.append(QueryEncoder(stored, model.query))
         if active and not encoders:
             raise closed or _absent(active)
         return encoders
@@ -99,17 +98,17 @@ class QueryEncoderCache:
         files = [query_socket.path(self._config, role) for role in ("embed", "all")]
         return {fingerprint: file for file in files for fingerprint in query_socket.loaded(file)}
 
-    def _ask(self, file: Path, stored: StoredModel, text: str) -> Vector:
+    def _ask(self, file: Path, stored: StoredModel, text: str) -> QueryVector:
         """The vector that the daemon gives; if it gives none any more, the model is loaded here."""
-        content = query_socket.vector(file, stored.fingerprint, text)
-        if content is not None and len(content) == 4 * stored.dims:
-            vector = struct.unpack(f"<{stored.dims}f", content)
-            if all(map(math.isfinite, vector)):
+        vector = query_socket.vector(file, stored.fingerprint, text)
+        if vector is not None and len(vector.plain) == len(vector.level) == stored.dims:
+            numbers = (*vector.plain, *vector.level, vector.share, vector.middle, vector.lift)
+            if all(map(math.isfinite, numbers)) and abs(vector.share) < 1:
                 return vector
         model = self._load(stored)
         if model is None:
             raise _absent([stored])
-        return _encode(model, text)
+        return model.query(text)
 
     def _load(self, stored: StoredModel) -> Model | None:
         """The model, loaded here; None if it is not installed."""
@@ -123,11 +122,6 @@ class QueryEncoderCache:
                     return None
                 self._loaded[stored.fingerprint] = Model.load(directory)
             return self._loaded[stored.fingerprint]
-
-
-def _encode(model: Model, text: str) -> Vector:
-    vector: Vector = model.embed_texts([text], query=True)[0]
-    return vector
 
 
 def _absent(active: Sequence[StoredModel]) -> ModelAbsent:

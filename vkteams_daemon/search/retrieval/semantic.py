@@ -13,21 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
+from vkteams_daemon.embedding.language_axis import QueryVector
 from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.results import Ranked, RetrieverScore
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.embedding_models import StoredModel
 from vkteams_daemon.store.vector_index import graph_of
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Vector = Sequence[float] | npt.NDArray[np.float32]
 
 EXACT_CONFINED = 50_000
 """Up to this many messages are compared one by one for a confined reader; for others see `Graph.exact`. A walk through
@@ -38,71 +33,76 @@ _VECTOR_SCHEMA = (
     " JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'vector'"
 )
 _vector_schemas: WeakKeyDictionary[Connection, str] = WeakKeyDictionary()
+_LIFTED = 100  # messages nearest to the level vector, among which the lifted cosines decide
 OVERFETCH = 20
 """Rows beyond the limit that are read at once, because several chunks may belong to one message."""
 
 
 def search_semantic(
     connection: Connection,
-    vector: Vector,
+    query: QueryVector,
     model: StoredModel,
     scope: Scope,
     limit: int,
     *,
     fused: bool = False,
 ) -> list[Ranked]:
-    """The messages nearest to the vector; for a message in several chunks the nearest chunk counts.
+    """The messages nearest to the query; for a message in several chunks the nearest chunk counts.
 
     Args:
         connection: any connection to the archive.
-        vector: (dims,), of any length but zero; from the same model as the stored vectors.
+        query: no zeros; by the same model as the stored vectors.
         model: the model whose vectors are searched.
         scope: where to look.
         limit: most messages.
         fused: whether the hits are put together with hits by words: then the walk through the index is shorter.
 
     Raises:
-        ValueError: the vector does not have the model's dimensions.
+        ValueError: the query does not have the model's dimensions.
     """
-    if len(vector) != model.dims:
-        raise ValueError(f"the vector has {len(vector)} numbers, the model {model.dims}")
-    nearest = _nearest(connection, vector, model, scope, fused=fused)
+    if len(query.plain) != model.dims:
+        raise ValueError(f"the vector has {len(query.plain)} numbers, the model {model.dims}")
+    nearest = _nearest(connection, query, model, scope, fused=fused)
+    # What is nearest to the level vector is put in the order of the lifted cosines.
+    count = max(limit, _LIFTED) if query.lift else limit
     # A transaction, or a savepoint inside one: the settings of the index scan are local to it.
     with connection.transaction():
-        ranked = nearest.exact(limit) if nearest.is_small() else nearest.indexed(limit)
+        ranked = nearest.exact(count) if nearest.is_small() else nearest.indexed(count)
+    if query.lift:
+        ranked = sorted(ranked, key=lambda one: (-one.score, one.key))[:limit]
     return [replace(r, by_retriever=(RetrieverScore("semantic", rank, r.score),)) for rank, r in enumerate(ranked, 1)]
 
 
 def cosines(
-    connection: Connection, vector: Vector, model: StoredModel, keys: Sequence[MessageKey]
+    connection: Connection, query: QueryVector, model: StoredModel, keys: Sequence[MessageKey]
 ) -> dict[MessageKey, float]:
-    """The cosine of each of these messages' nearest chunk with the vector, by key; without those that have no vector.
+    """The cosine of each of these messages' nearest chunk with the query, by key; without those that have no vector.
 
     Args:
         connection: any connection to the archive.
-        vector: (dims,), of any length but zero; from the same model as the stored vectors.
+        query: no zeros; by the same model as the stored vectors.
         model: the model of the vectors.
         keys: of messages.
     """
-    return _nearest(connection, vector, model, Scope()).cosines(keys) if keys else {}
+    return _nearest(connection, query, model, Scope()).cosines(keys) if keys else {}
 
 
 def _nearest(
-    connection: Connection, vector: Vector, model: StoredModel, scope: Scope, *, fused: bool = False
+    connection: Connection, query: QueryVector, model: StoredModel, scope: Scope, *, fused: bool = False
 ) -> _NearestNeighbours:
     # pgvector may have a schema of its own. Another role might make such an operator in ours, which comes first.
     schema = _vector_schemas.get(connection)
     if schema is None:
         [(schema,)] = connection.execute(_VECTOR_SCHEMA.encode()).fetchall()
         _vector_schemas[connection] = schema
-    return _NearestNeighbours(connection, schema, vector, int(model.model_id), int(model.dims), scope, fused)
+    return _NearestNeighbours(connection, schema, query, int(model.model_id), int(model.dims), scope, fused)
 
 
 @dataclass(frozen=True, slots=True)
 class _NearestNeighbours:
     connection: Connection
     vector_schema: str
-    vector: Vector
+    query: QueryVector
     model_id: int
     dims: int
     scope: Scope
@@ -121,12 +121,12 @@ class _NearestNeighbours:
         # The filter is materialized first: otherwise the planner walks the whole index and drops nearly all of it.
         sql = (
             f"WITH kept AS MATERIALIZED (SELECT e.chat_id, e.msg_id, e.embedding {self._source}),"
-            f" measured AS (SELECT chat_id, msg_id, pg_catalog.min({self._distance('kept')}) AS distance FROM kept"
-            "   GROUP BY chat_id, msg_id)"
-            " SELECT chat_id, msg_id, 1::float8 - distance FROM measured"
+            f" measured AS (SELECT chat_id, msg_id, pg_catalog.min({self._distance('kept')}) AS distance,"
+            f"   pg_catalog.min({self._plain_distance('kept')}) AS plain FROM kept GROUP BY chat_id, msg_id)"
+            " SELECT chat_id, msg_id, distance, plain FROM measured"
             f" ORDER BY distance, chat_id, msg_id LIMIT {int(limit)}"
         )
-        return [Ranked(*row) for row in self._rows(sql)]
+        return [self._ranked(*row) for row in self._rows(sql)]
 
     def indexed(self, limit: int) -> list[Ranked]:
         """The nearest by the index; more rows are read as long as the chunks belong to too few messages."""
@@ -139,16 +139,16 @@ class _NearestNeighbours:
         )
         while True:
             rows = self._rows(
-                f"SELECT e.chat_id, e.msg_id, {self._distance('e')} AS distance {self._source}"
+                f"SELECT e.chat_id, e.msg_id, {self._distance('e')} AS distance, {self._plain_distance('e')}"
+                f" {self._source}"
                 f" ORDER BY distance LIMIT {count}"
             )
-            nearest: dict[MessageKey, float] = {}
+            nearest: dict[MessageKey, Ranked] = {}
             # A relaxed scan yields rows nearly in order. Once sorted, the first row of a message is its nearest chunk.
-            for chat_id, msg_id, distance in sorted(rows, key=lambda row: (row[2], row[0], row[1])):
-                nearest.setdefault((chat_id, msg_id), distance)
+            for row in sorted(rows, key=lambda row: (row[2], row[0], row[1])):
+                nearest.setdefault(row[:2], self._ranked(*row))
             if len(nearest) >= limit:
-                best = list(nearest.items())[:limit]
-                return [Ranked(chat_id, msg_id, 1 - distance) for (chat_id, msg_id), distance in best]
+                return list(nearest.values())[:limit]
             if len(rows) < count:
                 return self.exact(limit)
             count *= 4
@@ -156,13 +156,18 @@ class _NearestNeighbours:
     def cosines(self, keys: Sequence[MessageKey]) -> dict[MessageKey, float]:
         """The cosines of these messages, by key."""
         rows = self._rows(
-            f"SELECT e.chat_id, e.msg_id, 1 - pg_catalog.min({self._distance('e')})"
+            f"SELECT e.chat_id, e.msg_id, pg_catalog.min({self._distance('e')}),"
+            f" pg_catalog.min({self._plain_distance('e')})"
             " FROM unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
             " JOIN embeddings e ON e.chat_id = k.chat_id AND e.msg_id = k.msg_id"
             f" WHERE e.model_id = {self.model_id} AND e.kind = 'message' GROUP BY e.chat_id, e.msg_id",
             {"chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
         )
-        return {(chat_id, msg_id): float(cosine) for chat_id, msg_id, cosine in rows}
+        return {row[:2]: self._ranked(*row).score for row in rows}
+
+    def _ranked(self, chat_id: str, msg_id: str, level: float, plain: float) -> Ranked:
+        """The message with its cosine; the distances are those of `_distance` and `_plain_distance`."""
+        return Ranked(chat_id, msg_id, self.query.cosine(1 - plain, 1 - level))
 
     @property
     def _source(self) -> str:
@@ -171,11 +176,19 @@ class _NearestNeighbours:
             f" WHERE e.model_id = {self.model_id} AND e.kind = 'message' AND {self.scope.condition}"
         )
 
-    def _distance(self, table: str) -> str:
+    def _distance(self, table: str, vector: str = "level") -> str:
         operator = f"OPERATOR({self.vector_schema}.<=>)"
-        return f"{table}.embedding::halfvec({self.dims}) {operator} %(vector)s::halfvec({self.dims})"
+        return f"{table}.embedding::halfvec({self.dims}) {operator} %({vector})s::halfvec({self.dims})"
+
+    def _plain_distance(self, table: str) -> str:
+        return self._distance(table, "plain" if self.query.lift else "level")
 
     def _rows(self, sql: str, more: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        numbers = "[" + ",".join(f"{float(number):.7g}" for number in self.vector) + "]"
-        parameters = {**self.scope.parameters, **(more or {}), "vector": numbers}
+        vectors = {"level": _text(self.query.level), "plain": _text(self.query.plain)}
+        parameters = {**self.scope.parameters, **(more or {}), **vectors}
         return self.connection.execute(sql.encode(), parameters, prepare=False).fetchall()
+
+
+def _text(vector: Sequence[float]) -> str:
+    """A vector in pgvector's notation."""
+    return "[" + ",".join(f"{number:.7g}" for number in vector) + "]"
