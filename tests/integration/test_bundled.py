@@ -13,10 +13,12 @@ import psycopg
 import pytest
 
 from tests.harness.bundled import ServerUser
-from tests.harness.temporary import servers
+from tests.harness.temporary import SERVER_USER, servers
 from tests.harness.waiting import until
 from vkteams_daemon.errors import DatabaseUnavailable
+from vkteams_daemon.store.bundled.cluster import Cluster
 from vkteams_daemon.store.bundled.server import BundledServer
+from vkteams_daemon.system.user import choose_owner
 
 
 @pytest.fixture
@@ -52,6 +54,20 @@ _SETTINGS = {
 def test_server_runs_with_the_settings_of_a_new_database(share: BundledServer) -> None:
     conninfo = share.acquire()
     assert {name: _ask(conninfo, f"SHOW {name}") for name in _SETTINGS} == _SETTINGS
+
+
+def test_a_large_archive_gets_more_shared_memory_unless_the_administrator_has_chosen(open_tmp: Path) -> None:
+    cluster = Cluster(open_tmp, choose_owner(SERVER_USER))
+    (cluster.data / "base" / "5").mkdir(parents=True)
+    conf = cluster.data / "postgresql.conf"
+    conf.write_text("#shared_buffers = 1GB\nshared_buffers = 128MB\t# min 128kB\n")
+    for size in (100, 300):
+        with (cluster.data / "base" / "5" / "1234").open("wb") as file:
+            file.truncate(size * 2**20)  # it takes no space
+        assert cluster.shared_buffers() == (size if size > 128 else None)
+    for chosen in ("shared_buffers = '2 GB'", "include_dir = 'conf.d'"):
+        (cluster.data / "postgresql.auto.conf").write_text(f"{chosen}  # mine\n")
+        assert cluster.shared_buffers() is None
 
 
 def test_database_has_russian_search_vectors_and_a_built_in_locale(share: BundledServer) -> None:

@@ -23,15 +23,19 @@ from vkteams_daemon.errors import CannotCreate, CannotWrite, DatabaseUnavailable
 from vkteams_daemon.store.bundled.listener import DATABASE, PORT, SOCKET
 from vkteams_daemon.store.bundled.programs import MAJOR
 from vkteams_daemon.system.files import fsync_path
+from vkteams_daemon.system.memory import physical_memory
 from vkteams_daemon.system.processes import user_of
 from vkteams_daemon.system.user import Owner
 
 ROLE, READER = "vkteams", "vkteams_reader"
 
+_BUFFERS = 128  # MB of shared_buffers; more for a large archive, unless the administrator says something else
+_SHARE_OF_MACHINE = 4  # shared_buffers are at most this part of its memory
 # Written into postgresql.conf when the directory is made; the administrator may change them there.
 _SETTINGS = {
-    "shared_buffers": "128MB", "max_connections": "60", "maintenance_work_mem": "256MB", "autovacuum_work_mem": "64MB",
-    "wal_level": "minimal", "max_wal_senders": "0", "max_logical_replication_workers": "0", "max_wal_size": "1GB",
+    "shared_buffers": f"{_BUFFERS}MB", "max_connections": "60", "maintenance_work_mem": "256MB",
+    "autovacuum_work_mem": "64MB", "wal_level": "minimal", "max_wal_senders": "0",
+    "max_logical_replication_workers": "0", "max_wal_size": "1GB",
     "checkpoint_timeout": "15min", "random_page_cost": "1.1", "io_method": "sync",
     "log_filename": "postgresql-%a.log", "log_truncate_on_rotation": "on", "log_rotation_age": "1d",
     "log_rotation_size": "0", "log_checkpoints": "off", "log_line_prefix": "%m [%p] ",
@@ -67,6 +71,9 @@ _ROLES = (
     f"GRANT CONNECT ON DATABASE {DATABASE} TO {READER}",
 )
 
+_CONFIGURED_BUFFERS = re.compile(
+    r"^\s*(?:shared_buffers\b\s*=?\s*'?([\w. ]+?)'?|include\w*\b.*?)\s*(?:#.*)?$", re.MULTILINE | re.IGNORECASE
+)
 # The lines in which the server and its tools say why they give up.
 _FATAL = re.compile(r"(?:FATAL|PANIC|initdb: error|postgres: error):\s+(.+)")
 _DISK_FULL = "No space left on device"
@@ -161,6 +168,28 @@ class Cluster:
         finally:
             os.close(lock_fd)
         return True
+
+    def shared_buffers(self) -> int | None:
+        """Megabytes of memory for the pages of the archive; None if postgresql.conf says how many, or says enough.
+
+        A search by meaning reads some thousand pages of the index. To read them from the system's cache costs several
+        times as much as to look at them. So the server gets as much as it has data, up to a part of the machine.
+        """
+        configured = [f"{_BUFFERS}MB"]
+        with self._owner.acting():
+            for name in ("postgresql.conf", "postgresql.auto.conf"):
+                with contextlib.suppress(OSError):
+                    text = plain_file.read(self.data / name).decode("utf-8", "replace")
+                    configured += _CONFIGURED_BUFFERS.findall(text)  # "" for a file that it includes
+            if configured[-1] != configured[0]:
+                return None
+            octets = 0
+            for directory, _, files in os.walk(self.data / "base"):
+                for file in files:
+                    with contextlib.suppress(OSError):
+                        octets += Path(directory, file).stat().st_size
+        buffers = min(octets, physical_memory() // _SHARE_OF_MACHINE) // 2**20
+        return buffers if buffers > _BUFFERS else None
 
     def alive(self) -> bool:
         """Whether any process of the server lives: starting, running, stopping or left behind by a killed one."""
@@ -261,6 +290,8 @@ class Cluster:
             "logging_collector": "on", "log_directory": self.log, "cluster_name": "vkteams",
             "lc_messages": "C",  # `last_message` reads the log
         }  # fmt: skip
+        if buffers := self.shared_buffers():
+            settings["shared_buffers"] = f"{buffers}MB"
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         out = self._owner.open_file(self.log / "start.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
