@@ -19,6 +19,7 @@ from vkteams_daemon.daemon.search_terms import refill_loop
 from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.errors import NotFound, UsageError
 from vkteams_daemon.options import Database, Embedding
+from vkteams_daemon.search import archive_coverage
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.derive import chat_locks
@@ -151,7 +152,9 @@ def _age(talk: Talk) -> None:
     talk.execute("UPDATE messages SET search = to_tsvector('vkteams', text), search_version = 0")
 
 
-def test_old_terms_are_made_again_beside_a_writer(archive: Archive, talk: Talk) -> None:
+def test_old_terms_are_made_again_beside_a_writer(
+    archive: Archive, talk: Talk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     talk.many([f"сер\u00adвер {n}" for n in range(500)])
     talk.many([f"сер\u00adвер {n}" for n in range(20)], chat=DEV, first=1000)
     _age(talk)
@@ -159,6 +162,10 @@ def test_old_terms_are_made_again_beside_a_writer(archive: Archive, talk: Talk) 
     assert result.coverage.gaps == (
         "520 older messages get new index terms after an upgrade; until then some words miss them",
     )
+    with monkeypatch.context() as patched:  # of a whole archive the rest is not counted in each answer
+        patched.setattr(archive_coverage, "_MANY", 500)
+        (gap,) = archive.search("сервер", mode="text", limit=1).coverage.gaps
+        assert gap.startswith("more than 500 older messages get")
     steps: list[tuple[int, int]] = []
     with talk.connection() as connection:
         # A message arrives in the middle: the refill holds no lock between two batches.

@@ -13,6 +13,7 @@ from vkteams_daemon.store.embedding_models import active_models
 from vkteams_daemon.store.words import searched_texts
 from vkteams_daemon.store.words.lexicon import CUT
 
+_MANY = 10_000  # messages with old terms beyond which they are not counted: an upgrade leaves a whole archive of them
 _ALWAYS = datetime.min.replace(tzinfo=UTC)
 # A gap of chats that the reader sees for a time concerns the reader if it overlaps that time.
 _IN_PERIODS = (
@@ -82,7 +83,7 @@ def _unread(quarantined: int) -> list[str]:
     return _counted(notes.UNREAD_ONE, notes.UNREAD, quarantined)
 
 
-def _counted(one: str, many: str, number: int) -> list[str]:
+def _counted(one: str, many: str, number: int | str) -> list[str]:
     return [one if number == 1 else many.format(number=number)] if number else []
 
 
@@ -90,15 +91,16 @@ def _not_searched(connection: Connection, scope: Scope) -> list[str]:
     """What search by words does not find although it is there, as sentences."""
     visible = scope.population if scope.confined else Scope(scope.chat_ids)
     row = connection.execute(
-        f"SELECT (SELECT count(*) FROM messages m WHERE m.search_version < {searched_texts.VERSION}"
-        f" AND {visible.condition}),"
+        "SELECT (SELECT count(*) FROM (SELECT FROM messages m WHERE"
+        f" m.search_version < {searched_texts.VERSION} AND {visible.condition} LIMIT {_MANY + 1}) AS old),"
         f" (SELECT count(*) FROM messages m WHERE m.search @@ %(cut)s::tsquery AND {visible.condition})".encode(),
         {**visible.parameters, "cut": f"'{CUT}'"},
         prepare=False,
     ).fetchone()
     old, cut = row or (0, 0)
+    shown = old if old <= _MANY else f"more than {_MANY}"
     return [
-        *_counted(notes.OLD_TERMS_ONE, notes.OLD_TERMS, old), *_counted(notes.TOO_LONG_ONE, notes.TOO_LONG, cut)
+        *_counted(notes.OLD_TERMS_ONE, notes.OLD_TERMS, shown), *_counted(notes.TOO_LONG_ONE, notes.TOO_LONG, cut)
     ]  # fmt: skip
 
 
