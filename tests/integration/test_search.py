@@ -196,6 +196,13 @@ def test_answer_of_a_small_chat_is_never_short(with_model: Archive, talk: Talk, 
 # Spelling correction
 
 
+def test_answer_does_not_name_a_guess_that_found_nothing(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "бэкап за четыре часа", who=ANNA)
+    talk.say("2", "the thread was shed, завёл завтра", who=ANNA, at=1)
+    answer = archive.search("бэкап шёл четыре часа, зависло")
+    assert (answer.hits[0].msg_id, answer.showing) == ("1", None)
+
+
 @pytest.mark.parametrize("mode", BY_WORDS)
 @pytest.mark.parametrize(
     ("query", "showing"),

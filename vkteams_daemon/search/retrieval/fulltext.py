@@ -122,7 +122,7 @@ def matching(connection: Connection, query: Query, scope: Scope, limit: int, ord
 def shown_query(connection: Connection, query: Query, best: Ranked, snippet: str) -> str | None:
     """The query that an answer shows results for, in the words of its best hit.
 
-    None if that hit holds the words as they were typed.
+    None if that hit holds the words as they were typed, or none of the guesses.
 
     Args:
         connection: any connection to the archive.
@@ -141,6 +141,8 @@ def shown_query(connection: Connection, query: Query, best: Ranked, snippet: str
         likeliest = max(words, key=lambda word: Prefix.similarity(word.lower(), lexeme), default="")
         if Prefix.similarity(likeliest.lower(), lexeme) >= min(3, len(lexeme)):
             replacements[term.typed] = replace(term, correction=likeliest)
+        elif term.guessed:  # the hit was not found by that guess
+            replacements[term.typed] = replace(term, correction=None)
     query = query.with_terms(replacements)
     return query.text if query.is_corrected else None
 

@@ -23,6 +23,7 @@ from vkteams_daemon.store.words.letters import fold
 _MAX_NEAR = 5  # nearest words that take the place of one
 _SPELLINGS_WITH_TYPOS = 4  # spellings in the other script for which near words are looked up
 _SHORT = 3  # letters of a word that may be a preposition in the other layout
+_LONG = 5  # letters of a reading in which a typo is looked for
 _PLAIN_WORD = re.compile(rf"\W*[^\W\d_]{{{_SHORT}}}[^\d_]*")  # not an identifier: identifiers belong to no language
 
 
@@ -129,7 +130,9 @@ def _nearest(readings: Sequence[_Reading], vocabulary: Vocabulary, wider: bool) 
         if len(stems) != 1:
             continue  # an identifier, or a word that a sign divides: a word near to its parts is not near to it
         forms = vocabulary.forms(fold(reading.text).lower(), stems[0])
-        typos = [near for near in vocabulary.near(stems[0], max_typos(stems[0])) if _begins_alike(stems[0], near.word)]
+        # Another reading is a guess already: a short one with a typo is any word. шёл (shel) is not shed.
+        allowed = 0 if number and len(stems[0]) < _LONG else max_typos(stems[0])
+        typos = [near for near in vocabulary.near(stems[0], allowed) if _begins_alike(stems[0], near.word)]
         for near in (*forms, *typos):
             near = replace(near, distance=near.distance + bool(number))
             if near.word not in by_word or near.distance < by_word[near.word].distance:
