@@ -11,6 +11,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -39,6 +40,7 @@ from vkteams_daemon.search.history.export import Export
 from vkteams_daemon.search.history.message_counts import CountedPart, DayLag
 from vkteams_daemon.search.history.person_records import PersonRecords
 from vkteams_daemon.search.history.results import By, ChatSummary, Context, Count, Kind, Lag, Statistics, UserSummary
+from vkteams_daemon.search.legs import Legs, waited_for
 from vkteams_daemon.search.links import message_url
 from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageWithThread, titled
 from vkteams_daemon.search.name_lookup import NameMatch
@@ -54,6 +56,7 @@ from vkteams_daemon.store import connection_profiles, database_url
 from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.distribution import is_distributed
 from vkteams_daemon.store.embedding_models import active_models
 from vkteams_daemon.store.gaps import Gap, list_gaps
 from vkteams_daemon.store.rosters import Roster, list_rosters
@@ -84,6 +87,8 @@ class Archive:
             any_layout=not isinstance(source, Config),
         )  # fmt: skip
         self._opened = False
+        self._searched = threading.Event()  # since it was opened; of all readers
+        self._threads = ThreadPoolExecutor(config.database.pool_size, "search")  # of legs
         self._visible: Visible | None = None
         self._lock = threading.Lock()
         self._encoders = QueryEncoderCache(self._config)
@@ -100,6 +105,7 @@ class Archive:
         with self._lock:
             self._database.close()
             self._opened, self._vocabulary = False, None
+            self._searched.clear()
         self._encoders.forget()
 
     def seen_by(self, access: Access) -> Archive:
@@ -218,8 +224,11 @@ class Archive:
             with self._transaction() as connection:
                 active = active_models(connection)
             encoders = self._encoders.of(active, required=mode == "semantic")
-        with self._transaction() as connection:
-            result = answer(connection, question, encoders, lambda: self._read_vocabulary(connection, question.scope))
+        with self._transaction() as connection, waited_for(self._legs(connection, mode)) as legs:
+            result = answer(
+                connection, question, encoders, lambda: self._read_vocabulary(connection, question.scope), legs
+            )
+        self._searched.set()
         options = self._config.web
         return replace(result, hits=[replace(hit, url=message_url(options, hit.key)) for hit in result.hits])
 
@@ -635,16 +644,28 @@ class Archive:
         self._open()
         timeout = self._config.search.timeout
         with self._database.connection() as connection, _timeout_as_store_error(timeout), connection.transaction():
-            # The owner of the bundled server may do everything in it, and a question only needs to read. To compile by
-            # JIT takes longer than any statement of ours. To count by person is twice as fast in memory as on disk.
-            connection.execute(
-                "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;"
-                f" {'' if self._config.database.url else f'SET LOCAL ROLE {READER};'}"
-                f" SET LOCAL statement_timeout = {max(1, int(timeout * 1000))}; SET LOCAL jit = off;"
-                " SET LOCAL work_mem = '32MB'".encode(),
-                prepare=False,
-            )
+            self._begin(connection)
             yield connection
+
+    def _begin(self, connection: Connection, snapshot: str | None = None) -> None:
+        """Begin a question's transaction; with a snapshot it sees what the transaction sees that has exported it."""
+        # The owner of the bundled server may do everything in it, and a question only needs to read. To compile by JIT
+        # takes longer than any statement of ours. To count by person is twice as fast in memory as on disk.
+        seen = f"SET TRANSACTION SNAPSHOT '{snapshot}';" if snapshot else ""
+        begin = (
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;"
+            f" {seen}"
+            f" {'' if self._config.database.url else f'SET LOCAL ROLE {READER};'}"
+            f" SET LOCAL statement_timeout = {max(1, int(self._config.search.timeout * 1000))}; SET LOCAL jit = off;"
+            " SET LOCAL work_mem = '32MB'"
+        )
+        connection.execute(begin.encode(), prepare=False)
+
+    def _legs(self, connection: Connection, mode: Mode) -> Legs:
+        """The legs of a question. A process that asks once, as a command does, needs no further connection."""
+        if mode == "text" or not self._searched.is_set() or is_distributed(connection):
+            return Legs()
+        return Legs(self._database.pool, self._threads, self._begin)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import cast
 from vkteams_daemon.search.archive_coverage import coverage
 from vkteams_daemon.search.cursor import Cursor
 from vkteams_daemon.search.history import archived_messages, conversation
+from vkteams_daemon.search.legs import Legs
 from vkteams_daemon.search.messages import ArchivedMessage, MessageKey
 from vkteams_daemon.search.names import chat_titles
 from vkteams_daemon.search.question import MAX_HITS, Question
@@ -26,7 +27,11 @@ _SNIPPET_CHARS = 240
 
 
 def answer(
-    connection: Connection, question: Question, encoders: Sequence[QueryEncoder], vocabulary: ReadVocabulary
+    connection: Connection,
+    question: Question,
+    encoders: Sequence[QueryEncoder],
+    vocabulary: ReadVocabulary,
+    legs: Legs,
 ) -> SearchResult:
     """The page of the answer that the question asks for.
 
@@ -35,6 +40,7 @@ def answer(
         question: the question.
         encoders: of the active models; none if the mode needs none.
         vocabulary: reads the archive's words.
+        legs: those of the question.
 
     Raises:
         UsageError: the question's cursor is unreadable, or belongs to another question.
@@ -45,7 +51,7 @@ def answer(
     scope = replace(question.scope, arrived=page.asked_at) if page else question.scope
     # One more than the page needs: its existence says that there is a next page.
     limit = min(MAX_HITS, earlier + question.limit) + 1
-    ranking = rank(connection, question, scope, limit, encoders, vocabulary, asked_at)
+    ranking = rank(connection, question, scope, limit, encoders, vocabulary, asked_at, legs)
     rest = page.rest(ranking.ranked) if page else ranking.ranked
     ranked = rest[: question.limit]
     so_far = earlier + len(ranked)

@@ -154,10 +154,10 @@ def lines(connection: Connection, keys: Sequence[MessageKey]) -> dict[MessageKey
     }
 
 
-def _lines(rows: Sequence[tuple[Any, ...]], names: dict[str, str]) -> list[Line]:
+def _lines(rows: Sequence[tuple[Any, ...]], names: Mapping[str, Sequence[str]]) -> list[Line]:
     """The messages of one neighbourhood. A name counts if the person speaks in the neighbourhood."""
     speakers = {row[2] for row in rows}
-    present = {name: user_id for name, user_id in names.items() if user_id in speakers}
+    present = {name: user_id for user_id in speakers for name in names.get(user_id, ())}
     lines = []
     for place, (chat_id, msg_id, user_id, sent_at, reply_to, text) in enumerate(rows):
         words = set(text.lower().translate(_SIGNS).replace(". ", " ").rstrip(".").split())
@@ -166,12 +166,15 @@ def _lines(rows: Sequence[tuple[Any, ...]], names: dict[str, str]) -> list[Line]
     return lines
 
 
-def _names(people: Mapping[str, Person]) -> dict[str, str]:
-    """User ids by the lower-case words that name a person in a text: id (as a mention writes it), nick, first name."""
+def _names(people: Mapping[str, Person]) -> dict[str, list[str]]:
+    """The lower-case words that name a person in a text, by user id: id (as a mention writes it), nick, first name."""
     user_by_name: dict[str, str] = {}
     for user_id, person in sorted(people.items()):
         for name in (user_id, person.nick, person.first_name):
             if name:
                 user_by_name.setdefault(name.lower(), user_id)
                 user_by_name.setdefault(f"@{name.lower()}", user_id)
-    return user_by_name
+    names: dict[str, list[str]] = {}
+    for name, user_id in user_by_name.items():
+        names.setdefault(user_id, []).append(name)
+    return names

@@ -153,6 +153,7 @@ def _select(
     limit: int,
 ) -> list[Ranked]:
     index = {one.key: n for n, one in enumerate(candidates)}
+    by_key = [{line.key: line for line in neighbourhood} for neighbourhood in neighbourhoods.values()]
     # Python's lists, because numpy takes longer to import than all of this takes.
     probability = [one.score for one in candidates]
     # For each candidate, how likely it belongs to no conversation that is in the answer already.
@@ -172,19 +173,20 @@ def _select(
         if len(answer) == limit:
             break
         miss *= 1 - likely * other[best]
-        for key, together in _conversation(one.key, neighbourhoods).items():
+        for key, together in _conversation(one.key, by_key).items():
             if key in index:
                 other[index[key]] *= 1 - together
     return answer
 
 
-def _conversation(key: MessageKey, neighbourhoods: Mapping[MessageKey, Sequence[Line]]) -> dict[MessageKey, float]:
+def _conversation(key: MessageKey, neighbourhoods: Sequence[Mapping[MessageKey, Line]]) -> dict[MessageKey, float]:
     """How likely each other message belongs to this one's conversation, as far as its neighbours were read."""
     likelihoods: dict[MessageKey, float] = {}
-    for lines in neighbourhoods.values():
-        one = next((line for line in lines if line.key == key), None)
-        for line in lines if one else ():
-            if one and line.key != key:
+    for lines in neighbourhoods:
+        if (one := lines.get(key)) is None:
+            continue
+        for line in lines.values():
+            if line is not one:
                 likelihoods[line.key] = max(likelihoods.get(line.key, 0.0), conversation_linking.likelihood(one, line))
     return likelihoods
 

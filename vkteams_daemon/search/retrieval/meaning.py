@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from vkteams_daemon.embedding import catalogue
+from vkteams_daemon.embedding.language_axis import QueryVector
 from vkteams_daemon.search import notes
+from vkteams_daemon.search.legs import Legs
 from vkteams_daemon.search.messages import MessageKey
 from vkteams_daemon.search.results import Ranked, RetrieverScore
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder
@@ -44,57 +47,95 @@ class Nearest:
     note: str | None = None
 
 
-def by_meaning(
-    connection: Connection,
-    text: str,
-    encoders: Sequence[QueryEncoder],
-    scope: Scope,
-    limit: int,
-    *,
-    fused: bool = False,
-    wished: Scope | None = None,
-    others: Sequence[MessageKey] = (),
-) -> Nearest:
-    """The messages nearest to the text.
+class ByMeaning:
+    """The messages nearest to a text, as `search` finds them and `nearest` puts them together.
 
     Args:
-        connection: any connection to the archive.
         text: the query.
         encoders: of the models to ask.
         scope: where to look.
         limit: most messages.
         fused: see `search_semantic`.
         wished: a part of the scope whose nearest messages are ranked as well.
-        others: messages that were found otherwise; `stand_out` has them as well.
+        legs: those of the question; of several models each is one.
     """
-    if not encoders or not text:
-        return Nearest()
-    vectors = {encoder: vector for encoder in encoders if any((vector := encoder.vector(text)).plain)}
-    if not vectors:
-        return Nearest(note=notes.UNREADABLE.format(models=_names(encoders)))
-    weights = {encoder: catalogue.weight(encoder.stored.name, text) for encoder in vectors}
-    # A model that has learnt no Russian only disturbs one that has.
-    able = [encoder for encoder in vectors if weights[encoder]]
-    asked = able or list(vectors)
-    count = limit if len(asked) == 1 else max(limit, PER_MODEL)
-    found = []
-    for encoder in asked:
-        vector, model = vectors[encoder], encoder.stored
-        ranking = search_semantic(connection, vector, model, scope, count, fused=fused)
+
+    def __init__(
+        self,
+        text: str,
+        encoders: Sequence[QueryEncoder],
+        scope: Scope,
+        limit: int,
+        *,
+        legs: Legs,
+        fused: bool = False,
+        wished: Scope | None = None,
+    ) -> None:
+        self._text, self._encoders = text, encoders if text else ()
+        self._scope, self._limit = scope, limit
+        self._fused, self._wished = fused, wished
+        self._legs = legs
+        self._vectors: dict[QueryEncoder, QueryVector] = {}
+        self._able = False  # whether a model has learnt the query's language
+        self._found: dict[QueryEncoder, _Found] = {}
+
+    def search(self, connection: Connection) -> None:
+        """Ask each model.
+
+        Args:
+            connection: any connection to the archive.
+        """
+        self._vectors = {
+            encoder: vector for encoder in self._encoders if any((vector := encoder.vector(self._text)).plain)
+        }
+        weights = {encoder: catalogue.weight(encoder.stored.name, self._text) for encoder in self._vectors}
+        # A model that has learnt no Russian only disturbs one that has.
+        able = [encoder for encoder in self._vectors if weights[encoder]]
+        self._able = bool(able)
+        asked = able or list(self._vectors)
+        count = self._limit if len(asked) == 1 else max(self._limit, PER_MODEL)
+        asks = {
+            encoder: partial(self._ask, encoder=encoder, count=count, weight=weights[encoder] if able else 1.0)
+            for encoder in asked
+        }
+        # The last one runs here.
+        results = [self._legs.start(connection, ask) for ask in list(asks.values())[:-1]]
+        results += [partial(ask, connection) for ask in list(asks.values())[-1:]]
+        last_first = [result() for result in reversed(results)]
+        self._found = dict(zip(asks, reversed(last_first), strict=True))
+
+    def _ask(self, connection: Connection, encoder: QueryEncoder, count: int, weight: float) -> _Found:
+        vector, model = self._vectors[encoder], encoder.stored
+        ranking = search_semantic(connection, vector, model, self._scope, count, fused=self._fused)
         floor = min((one.score for one in ranking[:PER_MODEL]), default=1.0)
-        if wished:
-            ranking = _united(ranking, search_semantic(connection, vector, model, wished, PER_MODEL, fused=fused))
-        found.append(_Found(model.name, weights[encoder] if able else 1.0, floor, ranking))
-    keys = dict.fromkeys([*(one.key for of in found for one in of.ranking), *others])
-    for of, encoder in zip(found, asked, strict=True):
-        unknown = [key for key in keys if key not in of.cosines]
-        of.cosines.update(cosines(connection, vectors[encoder], encoder.stored, unknown))
-    stand_out = _stand_out(found, keys)
-    ranked = found[0].ranking if len(found) == 1 else _merge(found, stand_out)
-    guess = notes.ENGLISH_MODEL.format(models=_names(vectors), recommended=catalogue.RECOMMENDED)
-    if not able:
+        if self._wished:
+            more = search_semantic(connection, vector, model, self._wished, PER_MODEL, fused=self._fused)
+            ranking = _united(ranking, more)
+        return _Found(model.name, weight, floor, ranking)
+
+    def nearest(self, connection: Connection, others: Sequence[MessageKey] = ()) -> Nearest:
+        """What `search` has found.
+
+        Args:
+            connection: any connection to the archive.
+            others: messages that were found otherwise; `stand_out` has them as well.
+        """
+        if not self._encoders:
+            return Nearest()
+        if not self._vectors:
+            return Nearest(note=notes.UNREADABLE.format(models=_names(self._encoders)))
+        found = list(self._found.values())
+        keys = dict.fromkeys([*(one.key for of in found for one in of.ranking), *others])
+        for encoder, of in self._found.items():
+            unknown = [key for key in keys if key not in of.cosines]
+            of.cosines.update(cosines(connection, self._vectors[encoder], encoder.stored, unknown))
+        stand_out = _stand_out(found, keys)
+        ranked = found[0].ranking if len(found) == 1 else _merge(found, stand_out)
+        if self._able:
+            return Nearest(ranked[: self._limit], stand_out)
         stand_out = {key: _GUESS * score for key, score in stand_out.items()}
-    return Nearest(ranked[:limit], stand_out, guess=not able, note=guess if ranked and not able else None)
+        guess = notes.ENGLISH_MODEL.format(models=_names(self._vectors), recommended=catalogue.RECOMMENDED)
+        return Nearest(ranked[: self._limit], stand_out, guess=True, note=guess if ranked else None)
 
 
 def _names(encoders: Iterable[QueryEncoder]) -> str:

@@ -8,12 +8,13 @@ from datetime import datetime
 
 from vkteams_daemon.search import notes
 from vkteams_daemon.search.history import archived_messages
+from vkteams_daemon.search.legs import Legs
 from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Ranked
 from vkteams_daemon.search.retrieval import bm25
 from vkteams_daemon.search.retrieval.fulltext import by_time, search_text
 from vkteams_daemon.search.retrieval.fusion import PER_RETRIEVER, fuse
-from vkteams_daemon.search.retrieval.meaning import by_meaning
+from vkteams_daemon.search.retrieval.meaning import ByMeaning
 from vkteams_daemon.search.retrieval.query import Query, read
 from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder
 from vkteams_daemon.search.retrieval.wishes import read_wishes
@@ -49,6 +50,7 @@ def rank(
     encoders: Sequence[QueryEncoder],
     vocabulary: ReadVocabulary,
     now: datetime,
+    legs: Legs,
 ) -> Ranking:
     """The messages that answer the question.
 
@@ -60,13 +62,14 @@ def rank(
         encoders: of the active models; none if the mode needs none.
         vocabulary: reads the archive's words; called only if a word of the query needs a correction.
         now: the moment from which recency counts (aware).
+        legs: those of the question.
     """
     if not question.query.strip():
         keys = archived_messages.newest_keys(connection, scope, limit)
         return Ranking([Ranked(chat_id, msg_id, 0.0) for chat_id, msg_id in keys])
     if question.newest_first and question.mode != "text":
         ranking = rank(
-            connection, replace(question, newest_first=False), scope, PER_RETRIEVER, encoders, vocabulary, now
+            connection, replace(question, newest_first=False), scope, PER_RETRIEVER, encoders, vocabulary, now, legs
         )
         return replace(ranking, ranked=by_time(connection, ranking.ranked))
     if question.mode == "text":
@@ -76,9 +79,11 @@ def rank(
             note = _left_out(matches.query) or note
         return Ranking(matches.ranked, matches.query, matches.relaxed, note)
     if question.mode == "semantic":
-        nearest = by_meaning(connection, question.query, encoders, scope, limit)
+        by_meaning = ByMeaning(question.query, encoders, scope, limit, legs=legs)
+        by_meaning.search(connection)
+        nearest = by_meaning.nearest(connection)
         return Ranking(nearest.ranked, note=nearest.note)
-    return _hybrid(connection, question, scope, limit, encoders, vocabulary, now)
+    return _hybrid(connection, question, scope, limit, encoders, vocabulary, now, legs)
 
 
 def _left_out(query: Query) -> str | None:
@@ -98,6 +103,7 @@ def _hybrid(
     encoders: Sequence[QueryEncoder],
     vocabulary: ReadVocabulary,
     now: datetime,
+    legs: Legs,
 ) -> Ranking:
     typed = read(connection, question.query).without_question_words()
     query = embedded = typed
@@ -111,14 +117,15 @@ def _hybrid(
     count = max(PER_RETRIEVER, limit)
     wishes = read_wishes(connection, typed, scope, now)
     wished = wishes.narrowed(scope)
+    text = embedded.plain_text if query.is_corrected or query.without else question.query
+    by_meaning = ByMeaning(text, encoders, scope, count, legs=legs, fused=True, wished=wished)
+    searched = legs.start(connection, by_meaning.search)
     by_words = bm25.any_word(connection, terms, scope, count)
     if wished:
         by_words = _united(by_words, bm25.any_word(connection, terms, wished, count))
-    text = embedded.plain_text if query.is_corrected or query.without else question.query
     keys = [one.key for one in by_words]
-    nearest = by_meaning(
-        connection, text, encoders, scope, count, fused=True, wished=wished, others=keys[:_ASKED_OF_MEANING]
-    )
+    searched()
+    nearest = by_meaning.nearest(connection, keys[:_ASKED_OF_MEANING])
     note = nearest.note
     if not encoders:
         note = notes.WORDS_ALONE if query.terms else notes.NO_WORD_NO_VECTOR
