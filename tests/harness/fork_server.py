@@ -39,7 +39,9 @@ _CLIENT = str(_ROOT / "tests" / "harness" / "fork_client.py")
 _PRELOADED = (
     "vkteams_daemon.ctl.main", "vkteams_daemon.daemon.main", "vkteams_daemon.daemon.service",
     "vkteams_daemon.mcp.serve", "vkteams_daemon.mcp.http", "vkteams_daemon.mcp.stdio", "vkteams_daemon.web.serve",
-    "vkteams_daemon.search.archive", "vkteams_daemon.store.database", "rich.logging",
+    "vkteams_daemon.search.archive", "vkteams_daemon.search.history.context",
+    "vkteams_daemon.search.history.statistics",
+    "vkteams_daemon.search.name_lookup", "vkteams_daemon.store.database", "rich.logging",
 )  # fmt: skip
 # What the interpreter and the C library read once, at their start, beside the locale.
 _READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "GLIBC_")

@@ -304,8 +304,12 @@ def test_daemon_status_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_questions_load_no_arrays() -> None:
-    """A running daemon gives a search its vectors."""
-    loaded = _loaded("import vkteams_daemon.search.archive, vkteams_daemon.search.retrieval.answer")
+    """A running daemon gives a search its vectors. Nor does a search load what answers other questions."""
+    others = ("activity", "chat_view", "context", "counting", "directory", "export", "message_counts", "statistics")
+    loaded = _loaded(
+        "import vkteams_daemon.search.archive, vkteams_daemon.search.retrieval.answer, sys\n"
+        f"assert not [n for n in {others} if f'vkteams_daemon.search.history.{{n}}' in sys.modules]"
+    )
     assert "psycopg" in loaded
     assert not loaded & {"numpy", "onnxruntime", "tokenizers", "requests"}
 

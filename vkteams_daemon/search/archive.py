@@ -1,7 +1,8 @@
 """The archive as a library: every question that vkteamsctl and agents ask goes through `Archive`.
 
 One read-only transaction reads each answer, so that hits, names and coverage belong together. PostgreSQL cancels a
-statement after `[search] timeout`.
+statement after `[search] timeout`. A search alone is all that most commands need: what answers other questions is
+imported when they are asked.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
 import psycopg
@@ -22,28 +24,10 @@ from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config, parse_duration
 from vkteams_daemon.errors import StoreError, UsageError
 from vkteams_daemon.options import Database as DatabaseOptions
-from vkteams_daemon.search import name_lookup
-from vkteams_daemon.search.history import (
-    activity,
-    archived_messages,
-    context,
-    conversation,
-    counting,
-    directory,
-    message_counts,
-    statistics,
-    token_budget,
-)
-from vkteams_daemon.search.history.activity import Activity
-from vkteams_daemon.search.history.chat_view import ChatView, Direction, chat_view
-from vkteams_daemon.search.history.export import Export
-from vkteams_daemon.search.history.message_counts import CountedPart, DayLag
-from vkteams_daemon.search.history.person_records import PersonRecords
-from vkteams_daemon.search.history.results import By, ChatSummary, Context, Count, Kind, Lag, Statistics, UserSummary
+from vkteams_daemon.search.history import archived_messages, conversation, token_budget
 from vkteams_daemon.search.legs import Legs, waited_for
 from vkteams_daemon.search.links import message_url
 from vkteams_daemon.search.messages import ArchivedMessage, MessageHistory, MessageKey, MessageWithThread, titled
-from vkteams_daemon.search.name_lookup import NameMatch
 from vkteams_daemon.search.names import chat_titles
 from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Hit, Mode, SearchResult
@@ -51,15 +35,33 @@ from vkteams_daemon.search.retrieval.query_encoder import QueryEncoder, QueryEnc
 from vkteams_daemon.search.scope import Kind as HasKind
 from vkteams_daemon.search.scope import Period, Scope, existing, spelled_chats, with_threads
 from vkteams_daemon.search.spelling.vocabulary import Vocabulary
-from vkteams_daemon.search.visibility import NobodysChat, Visible, nobodys_chats, visible
 from vkteams_daemon.store import connection_profiles, database_url
 from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.distribution import is_distributed
 from vkteams_daemon.store.embedding_models import active_models
-from vkteams_daemon.store.gaps import Gap, list_gaps
-from vkteams_daemon.store.rosters import Roster, list_rosters
+
+if TYPE_CHECKING:
+    from vkteams_daemon.search.history.activity import Activity
+    from vkteams_daemon.search.history.chat_view import ChatView, Direction
+    from vkteams_daemon.search.history.export import Export
+    from vkteams_daemon.search.history.message_counts import DayLag
+    from vkteams_daemon.search.history.person_records import PersonRecords
+    from vkteams_daemon.search.history.results import (
+        By,
+        ChatSummary,
+        Context,
+        Count,
+        Kind,
+        Lag,
+        Statistics,
+        UserSummary,
+    )
+    from vkteams_daemon.search.name_lookup import NameMatch
+    from vkteams_daemon.search.visibility import NobodysChat, Visible
+    from vkteams_daemon.store.gaps import Gap
+    from vkteams_daemon.store.rosters import Roster
 
 _MAX_VOCABULARY_AGE = 60.0  # seconds after which the archive's words are read again
 
@@ -115,6 +117,8 @@ class Archive:
         anything else: the weights and corrections of words, the names, the counts and the coverage come from what the
         reader may see.
         """
+        from vkteams_daemon.search.visibility import visible
+
         if not access.restricted:
             return self
         options = self._config.access
@@ -143,20 +147,28 @@ class Archive:
 
     def nobodys_chats(self) -> list[NobodysChat]:
         """The chats that no person sees through a roster, and why; for administrators."""
+        from vkteams_daemon.search.visibility import nobodys_chats
+
         age = timedelta(seconds=parse_duration(self._config.access.roster_max_age))
         with self._transaction() as connection:
             return nobodys_chats(connection, age)
 
     def gaps(self) -> list[Gap]:
         """The gaps that nobody has dismissed, the newest first; for administrators."""
+        from vkteams_daemon.store.gaps import list_gaps
+
         with self._transaction() as connection:
             return list_gaps(connection)
 
     def lag(self, days: int) -> tuple[Lag, list[DayLag]]:
         """How far the archive lagged behind with the newest messages, and on each of these days; for administrators."""
+        from vkteams_daemon.search.history import activity, message_counts
+
         span, _ = activity.last_days(days, datetime.now(UTC))
         with self._transaction() as connection:
-            return message_counts.lag(connection, CountedPart(Scope())), message_counts.lag_by_day(connection, span)
+            return message_counts.lag(connection, message_counts.CountedPart(Scope())), message_counts.lag_by_day(
+                connection, span
+            )
 
     def search(
         self,
@@ -287,6 +299,8 @@ class Archive:
         Raises:
             NotFound: the reader sees no such chat or message.
         """
+        from vkteams_daemon.search.history.chat_view import chat_view
+
         with self._transaction() as connection:
             return chat_view(
                 connection, chat_id, self._scope(None), direction=direction, message=message, moment=moment, limit=limit
@@ -354,6 +368,8 @@ class Archive:
             reply_to_user: as of `search`.
             limit: most groups; the largest, and of days the newest.
         """
+        from vkteams_daemon.search.history import counting
+
         scope = replace(
             self._scope(chat_ids, user_id, since, until),
             has=tuple(sorted(set(has))), mentions=mentions, reply_to_user=reply_to_user,
@@ -366,6 +382,8 @@ class Archive:
 
         These are kept counts: they say quickly whether something has changed.
         """
+        from vkteams_daemon.search.history import message_counts
+
         with self._transaction() as connection:
             return message_counts.counts_by_chat(connection, self._scope(None, since=since))
 
@@ -376,6 +394,8 @@ class Archive:
             days: how many days of the reader's zone, today the last, at most `activity.MAX_DAYS`.
             chat_ids: only these chats; None means every chat.
         """
+        from vkteams_daemon.search.history import activity
+
         span, end = activity.last_days(min(days, activity.MAX_DAYS), datetime.now(UTC))
         with self._transaction() as connection:
             return activity.activity(connection, self._scope(chat_ids, since=span.starts[0], until=end), span)
@@ -449,6 +469,8 @@ class Archive:
             UsageError: something that this kind needs is missing.
             NotFound: there is no such message, or no message of this person.
         """
+        from vkteams_daemon.search.history import context
+
         request = context.ContextRequest(kind, query, user_id, message, timeframe)
         scope = self._scope(chat_ids, since=since, until=until)
         within = request.within(scope, datetime.now(UTC))
@@ -478,6 +500,8 @@ class Archive:
         limit: int | None = None,
     ) -> list[ChatSummary]:
         """The chats, latest message first; with `chat_ids` only these. Only messages of this time are counted."""
+        from vkteams_daemon.search.history import directory
+
         with self._transaction() as connection:
             return directory.chats(connection, self._scope(chat_ids, since=since, until=until), limit)
 
@@ -491,11 +515,15 @@ class Archive:
         silent: bool = False,
     ) -> list[UserSummary]:
         """The people who have spoken in these chats in this time, latest message first; members too if `silent`."""
+        from vkteams_daemon.search.history import directory
+
         with self._transaction() as connection:
             return directory.users(connection, self._scope(chat_ids, since=since, until=until), limit, silent=silent)
 
     def rosters(self, chat_ids: Sequence[str] | None = None) -> list[Roster]:
         """What is known of the rosters of these chats; None means every chat that has one."""
+        from vkteams_daemon.store.rosters import list_rosters
+
         with self._transaction() as connection:
             return list_rosters(connection, None if chat_ids is None else list(chat_ids))
 
@@ -517,6 +545,8 @@ class Archive:
             until: only messages sent before this moment (aware).
             deleted: whether deleted messages are included.
         """
+        from vkteams_daemon.search.history.export import Export
+
         return Export(self._transaction, self._scope(chat_ids, user_id, since, until), deleted=deleted)
 
     def person_records(
@@ -535,6 +565,8 @@ class Archive:
             since: only of messages sent at this moment or later (aware).
             until: only of messages sent before this moment (aware).
         """
+        from vkteams_daemon.search.history.person_records import PersonRecords
+
         return PersonRecords(self._transaction, user_id, self._scope(chat_ids, user_id, since, until))
 
     def statistics(
@@ -545,6 +577,8 @@ class Archive:
         until: datetime | None = None,
     ) -> Statistics:
         """The numbers of the archive, or of these chats, or of this time."""
+        from vkteams_daemon.search.history import statistics
+
         with self._transaction() as connection:
             return statistics.statistics(connection, self._scope(chat_ids, since=since, until=until))
 
@@ -576,6 +610,8 @@ class Archive:
             NotFound: the archive has no such person.
             UsageError: several ids differ in nothing but case.
         """
+        from vkteams_daemon.search import name_lookup
+
         with self._transaction() as connection:
             return name_lookup.known_user_id(connection, user_id, self._scope(chat_ids, since=since))
 
@@ -588,6 +624,8 @@ class Archive:
             UsageError: several people have this name.
             NotFound: nobody has it.
         """
+        from vkteams_daemon.search import name_lookup
+
         with self._transaction() as connection:
             return name_lookup.find_user(connection, name, self._scope(chat_ids, since=since))
 
@@ -595,6 +633,8 @@ class Archive:
         self, name: str, *, chat_ids: Collection[str] | None = None, since: datetime | None = None
     ) -> NameMatch:
         """The chat that a title, a part of it or an id means; errors are those of `find_user`."""
+        from vkteams_daemon.search import name_lookup
+
         with self._transaction() as connection:
             return name_lookup.find_chat(connection, name, self._scope(chat_ids, since=since))
 
