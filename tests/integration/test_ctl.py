@@ -86,6 +86,7 @@ def _run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (("search", "text", "сбой", "оплаты", "вчера"), 64, "unrecognized arguments: оплаты вчера. "
          "Quote the query: `vkteamsctl search text сбой оплаты вчера`."),
         (("search", "text", "x", "--sicne", "2h"), 64, "unrecognized arguments: --sicne 2h. Did you mean --since?"),
+        (("find", "docker", "run", "--rm"), 64, "To look for a command line, quote it: `vkteamsctl find ls -la`."),
         (("search", "text", "x", "--sort", "newest"), 64, "Did you mean new?"),
         (("context", "get", "--user", "Анна", "Иванова"), 64, "Quote a value of several words: --user Анна Иванова."),
         (("find",), 64, "the query is empty. Write what to find, or a filter: --has file"),

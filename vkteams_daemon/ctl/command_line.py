@@ -228,7 +228,10 @@ def _hint_for(args: argparse.Namespace, word: str, arguments: Sequence[str]) -> 
     options = [name for action in parser._actions for name in action.option_strings if name.startswith("--")]
     if word.startswith("-"):
         near = nearest(word.partition("=")[0], options)
-        return f"Did you mean {near}?" if near else f"See `{parser.prog} --help`."
+        hint = f"Did you mean {near}?" if near else f"See `{parser.prog} --help`."
+        if hasattr(args, "words"):
+            hint += f" To look for a command line, quote it: `{parser.prog} 'ls -la'`."
+        return hint
     place = list(arguments).index(word)
     end = next((n for n in range(place, len(arguments)) if arguments[n].startswith("-")), len(arguments))
     begin = next((n for n in range(place - 1, -1, -1) if arguments[n].startswith("-")), None)

@@ -29,7 +29,7 @@ _SYMBOLS = (
 _WORD = re.compile(f"[^\\W_]+|[{_SYMBOLS}]")
 _DIGIT = re.compile(r"\d")
 # Only texts with one of these, or with a month, have a number with another form.
-_NUMBER = re.compile(r"20\d{6}|\d(?:[\s.,/()'_\-]{1,3}\d|\d{9}|(?<=^[+\-].)|(?<=[\s(\[=:~≈≤≥<>][+\-].))")
+_NUMBER = re.compile(r"\d(?:(?<=2)0\d{6}|[\s.,/()'_\-]{1,3}\d|\d{9}|(?<=^[+\-].)|(?<=[\s(\[=:~≈≤≥<>][+\-].))")
 _GLUED = re.compile(r"\d(?:[^\W\d_]|(?<=[^\W\d_].))")
 _TWO_PARTS = re.compile(r"([^\W\d_]+)(\d+)|(\d+)([^\W\d_]+)")
 # Words of letters that hyphens join, which people also write as one: Wi-Fi, онлайн-касса. No part of a name or path.
