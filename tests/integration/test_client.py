@@ -450,10 +450,17 @@ def test_a_private_authority(listener: Listen, make: Make, authority: Authority)
     assert make(server.url, ca_file=str(authority.ca_file)).self_get().nick == "opsbot"
 
 
-def test_a_certificate_of_an_unknown_authority(listener: Listen, make: Make, authority: Authority) -> None:
+def test_a_certificate_of_an_unknown_authority(
+    listener: Listen, make: Make, authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     server = listener(SELF, tls=authority.server())
     error = _fails(make(server.url).self_get, CertificateRefused, "its certificate cannot be verified")
     assert "api.ca_file" in error.hint
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(tmp_path))
+    _fails(lambda: make(server.url), ConfigError, f"CURL_CA_BUNDLE: {tmp_path} cannot be used: the directory holds no")
+    (tmp_path / "0123abcd.0").touch()
+    error = _fails(make(server.url).self_get, CertificateRefused, "its certificate cannot be verified")
+    assert "in place of CURL_CA_BUNDLE" in error.hint
     assert server.requests == []
 
 

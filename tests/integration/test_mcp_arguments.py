@@ -73,14 +73,16 @@ def test_a_number_too_long_to_write_is_refused_and_audited(office: Office) -> No
     ]
 
 
-def test_keys_that_clients_add_are_ignored_and_audited(office: Office) -> None:
+def test_keys_that_clients_add_are_ignored_in_any_spelling_and_audited(office: Office) -> None:
+    keys = {*CLIENT_KEYS, "tool_call_id", "session_id", "Session-Id", "chat_input"}
+
     async def look(client: Client) -> None:
-        answer = await client.call_tool("search_text", {"query": "сервер", **dict.fromkeys(CLIENT_KEYS, "x")})
+        answer = await client.call_tool("search_text", {"query": "сервер", **dict.fromkeys(keys, "x")})
         assert not answer.is_error and (answer.structured_content or {})["hits"]
 
     with_client(office, look)
     (line,) = office.audit()
-    assert set(line["ignored"]) == CLIENT_KEYS
+    assert set(line["ignored"]) == keys
 
 
 @pytest.mark.parametrize(

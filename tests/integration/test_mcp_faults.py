@@ -202,7 +202,7 @@ def test_strange_arguments_reach_neither_the_database_nor_the_log(office: Office
     assert "Traceback" not in office.said.read_text()
 
 
-def test_lines_that_are_not_the_protocol_are_ignored(office: Office) -> None:
+def test_lines_that_are_not_the_protocol_are_refused(office: Office) -> None:
     """And half of an emoji is replaced: the client would wait for the answer for ever."""
     hello = (
         '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","capabilities":{},'
@@ -212,12 +212,14 @@ def test_lines_that_are_not_the_protocol_are_ignored(office: Office) -> None:
     half = f'{{"jsonrpc":"2.0","id":2,"method":"ping","params":{{"_meta":{{"words":"{words}"}}}}}}\n'
     done = subprocess.run(
         office.command("mcp", "serve"), env=office.environ(), timeout=60, capture_output=True, check=False,
-        input=b"nonsense\n\xff\xfe\n[]\n" + b"[" * 5000 + b"\n" + half.encode() + hello.encode(),
+        input=b'nonsense\n\xff\xfe\n \n\n[]\n{"id":7,"method":8}\n' + b"[" * 5000 + f"\n{half}{hello}".encode(),
     )  # fmt: skip
     assert done.returncode == 0
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert any(answer.get("result", {}).get("serverInfo", {}).get("name") == "vkteams" for answer in answers)
-    assert {answer["id"] for answer in answers} == {1, 2}
+    refused = [(answer["id"], answer["error"]["code"]) for answer in answers if answer["id"] not in (1, 2)]
+    assert refused == [(None, -32700), (None, -32700), (None, -32600), (7, -32600), (None, -32700)]
+    assert {answer["id"] for answer in answers if "result" in answer} == {1, 2}
 
 
 def test_two_first_questions_at_once_open_one_archive(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -187,6 +187,10 @@ def test_a_session_that_nobody_uses_ends(quick_server: HttpServer) -> None:
     listing = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
     said["Mcp-Session-Id"] = session
     assert _request(quick_server, listing, **said)[0] == 200
+    half = rb'{"jsonrpc":"2.0","id":2,"method":"ping","params":{"_meta":{"words":"half of an emoji: \ud83d"}}}'
+    assert _request(quick_server, half, **said)[0] == 200
+    status, _, text = _request(quick_server, b"nonsense", **said)
+    assert (status, json.loads(text)["error"]["code"]) == (400, -32700)
 
     def ended() -> str:
         # Each look would keep the session alive.

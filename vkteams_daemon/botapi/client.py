@@ -213,7 +213,9 @@ class BotClient:
                 self._remember_date(response.headers.get("Date"))
                 return body
         except (OSError, urllib3.exceptions.HTTPError, ValueError) as error:
-            problem = self._certificates_lost(error) or failure(self.url, method, error, self._proxy_source)
+            problem = self._certificates_lost(error) or failure(
+                self.url, method, error, self._proxy_source, route.authorities_variable(self._ca_file)
+            )
         # Raised outside the except clause: the library's exception contains the URL with the token, and would stay
         # reachable as __context__.
         raise problem

@@ -26,10 +26,11 @@ from vkteams_daemon.errors import (
 from vkteams_daemon.system.text import printable
 
 
-def failure(url: str, method: str, error: Exception, proxy: str = "") -> VkTeamsError:
+def failure(url: str, method: str, error: Exception, proxy: str = "", authorities: str = "") -> VkTeamsError:
     """Our error for a request of `method` at `url` that failed with this exception of the library.
 
-    `proxy` is the option or the variable that names the proxy on the way, or "".
+    `proxy` is the option or the variable that names the proxy on the way, or "". `authorities` is the variable that
+    names the certificate authorities in force, or "".
     """
     exceptions = requests.exceptions
     if isinstance(error, exceptions.InvalidProxyURL):
@@ -38,9 +39,9 @@ def failure(url: str, method: str, error: Exception, proxy: str = "") -> VkTeams
         return ApiMisconfigured(f"api.url: {url!r} is not a URL that can be asked")
     if isinstance(error, exceptions.SSLError):
         if re.search("certificate|doesn't match", str(error), re.IGNORECASE):
-            hint = "Set api.ca_file to the PEM file of your authority."
-            if proxy:
-                hint = f"Set api.ca_file to the PEM file of your authority, or of the proxy of {proxy} if it opens TLS."
+            whose = f", or of the proxy of {proxy} if it opens TLS" if proxy else ""
+            instead = f", in place of {authorities}, whose authorities are in force" if authorities else ""
+            hint = f"Set api.ca_file to the PEM file of your authority{whose}{instead}."
             return CertificateRefused(f"{url}: its certificate cannot be verified", hint=hint)
         places = f"api.url and the proxy of {proxy}: do they speak" if proxy else "api.url: is it"
         return ApiUnreachable(f"{url}: TLS cannot be agreed on", hint=f"Check {places} http:// there?")

@@ -7,6 +7,7 @@ the first request, and named without its value: a proxy's URL may hold a passwor
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from vkteams_daemon import plain_file
 from vkteams_daemon.errors import ConfigError, PermissionRefused
 
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # in the HTTP library's order
+_HASHED = re.compile("[0-9a-f]{8}[.][0-9]+")  # the only names that OpenSSL looks for in a directory
 _KEY_LOG = "SSLKEYLOGFILE"
 
 
@@ -66,9 +68,14 @@ def check_certificates(url: str, ca_file: str) -> None:
     if ca_file:
         _check_file("api.ca_file", ca_file)
         return
-    variable = next((name for name in _CA_VARIABLES if os.environ.get(name)), None)
+    variable = authorities_variable(ca_file)
     if tls and variable:
         _check_file(variable, os.environ[variable])
+
+
+def authorities_variable(ca_file: str) -> str:
+    """The variable that names the certificate authorities in force; "" without one."""
+    return "" if ca_file else next((name for name in _CA_VARIABLES if os.environ.get(name)), "")
 
 
 def _environment_proxy(url: str) -> Proxy | None:
@@ -90,6 +97,8 @@ def _check_file(source: str, file: str) -> None:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
         elif source == "api.ca_file":
             raise IsADirectoryError(None, "it is a directory")
+        elif not any(_HASHED.fullmatch(entry.name) for entry in Path(file).iterdir()):
+            raise FileNotFoundError(None, "the directory holds no certificate that `openssl rehash` has named")
     except PermissionError as error:
         raise PermissionRefused(f"{source}: this user may not read {file}") from error
     except OSError as error:  # ssl.SSLError is one

@@ -19,6 +19,7 @@ from starlette.applications import Starlette
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.mcp.archive_reader import Reader
+from vkteams_daemon.mcp.jsonrpc import MendedBodies
 from vkteams_daemon.mcp.refusals import TellRefusals
 from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.mcp.sessions import BoundedSessions
@@ -56,6 +57,7 @@ def make_app(server: Server, host: str, config: Config, refusals: Refusals) -> S
         max_request_body_size=_MAX_BODY,
     )
     by_token = bool(config.mcp.tokens_file or config.mcp.url)
+    app.add_middleware(MendedBodies, most=_MAX_BODY)
     app.add_middleware(BoundedSessions, tokens=by_token, most=MAX_SESSIONS, most_of_one=MAX_SESSIONS_OF_ONE)
     app.add_middleware(TellRefusals, path=PATH, refusals=refusals)
     return app

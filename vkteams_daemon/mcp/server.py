@@ -86,8 +86,8 @@ _SHARED = frozenset(
 _understood: ContextVar[str] = ContextVar("understood", default="")
 _READ_ONLY = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _MAX_NAME = 50  # characters of an unknown argument's name in an error
-CLIENT_KEYS = frozenset({"toolCallId", "tool_call_id", "sessionId", "chatInput", "action", "tool", "metadata", "_meta"})
-"""Keys that known clients (n8n and others) add to the arguments of every call: ignored, and noted in the audit."""
+CLIENT_KEYS = ("toolCallId", "sessionId", "chatInput", "action", "tool", "metadata", "_meta")
+"""Keys that clients such as n8n add to every call's arguments: ignored in any spelling, and noted in the audit."""
 _LISTS = ("hits", "messages", "conversations", "chats", "users", "thread")
 
 
@@ -209,7 +209,7 @@ class Server(MCPServer[Reader]):
         if tool not in self._arguments:
             return dict(arguments), []  # the SDK refuses an unknown tool
         names, required = self._arguments[tool], self._required[tool]
-        unknown = next((name for name in arguments if name not in names and name not in CLIENT_KEYS), None)
+        unknown = next((name for name in arguments if name not in names and not _is_clients_own(name)), None)
         if unknown is not None:
             near = difflib.get_close_matches(unknown, names, n=1)
             hint = f"did you mean {near[0]}?" if near else f"what it has: {', '.join(names) or 'none'}"
@@ -248,6 +248,15 @@ class Server(MCPServer[Reader]):
             raise
         finally:
             self.audit.write(call)
+
+
+def _is_clients_own(name: str) -> bool:
+    """Whether it is one of CLIENT_KEYS: tool_call_id and TOOLCALLID are toolCallId."""
+    return _folded(name) in map(_folded, CLIENT_KEYS)
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
 
 
 def _auth_settings(issuer: tuple[str, str] | None, url: str) -> AuthSettings:

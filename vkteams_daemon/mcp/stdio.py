@@ -8,14 +8,16 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 import signal
 
 import anyio
 import anyio.to_thread
 from mcp.server.stdio import stdio_server
+from mcp.shared._context_streams import ContextReceiveStream, ContextSendStream
+from mcp.shared.message import SessionMessage
 
 from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.mcp import jsonrpc
 from vkteams_daemon.mcp.archive_reader import Reader
 from vkteams_daemon.mcp.server import Server
 from vkteams_daemon.serving.standard_error import end_process
@@ -23,10 +25,6 @@ from vkteams_daemon.serving.standard_error import end_process
 log = logging.getLogger(__name__)
 
 _CLOSE_TIMEOUT = 3.0  # seconds to close the archive
-# The escapes of a line of JSON, one after the other; half of a surrogate pair is in the group.
-_HALF_PAIR = re.compile(
-    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
-)
 
 
 def serve(server: Server, reader: Reader) -> None:
@@ -49,19 +47,38 @@ async def _serve(server: Server, reader: Reader) -> None:
         lines = anyio.wrap_file(_Input(_take_input(), encoding="utf-8", errors="replace"))
         async with stdio_server(stdin=lines) as (read_stream, write_stream):
             inner = server._lowlevel_server
-            await inner.run(read_stream, write_stream, inner.create_initialization_options())
+            messages = _Messages(read_stream, write_stream)
+            await inner.run(messages, write_stream, inner.create_initialization_options())
         tasks.cancel_scope.cancel()
     await _close(reader)
 
 
 class _Input(io.TextIOWrapper):
-    """Lines of JSON. Half of a surrogate pair is replaced, as a client writes it that has cut an emoji in two.
-
-    The SDK does not read such a line, and does not answer it. The client would wait for ever.
-    """
+    """Lines of JSON, without the blank ones. Half of a surrogate pair is replaced; see `jsonrpc`."""
 
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
-        return _HALF_PAIR.sub(lambda escape: r"\ufffd" if escape[1] else escape[0], super().readline(size))
+        while (line := super().readline(size)).isspace():
+            pass
+        return jsonrpc.mended(line)
+
+
+class _Messages(ContextReceiveStream[SessionMessage | Exception]):
+    """The client's messages. A line that is none is answered here: the SDK would leave its client waiting for ever."""
+
+    def __init__(
+        self, lines: ContextReceiveStream[SessionMessage | Exception], answers: ContextSendStream[SessionMessage]
+    ) -> None:
+        super().__init__(lines._inner)
+        self._answers = answers
+
+    async def __aenter__(self) -> _Messages:
+        return self
+
+    async def receive(self) -> SessionMessage | Exception:
+        """The next message."""
+        while isinstance(item := await super().receive(), Exception):
+            await self._answers.send(SessionMessage(jsonrpc.refusal(item)))
+        return item
 
 
 def _take_input() -> io.BufferedReader:
