@@ -3,7 +3,7 @@
 # make check    ruff, mypy, documentation and tests: what must hold before a change is merged
 # make run      vkteamsd in the foreground for a real bot: VKTEAMS_BOT_API_URL and VKTEAMS_BOT_API_TOKEN
 # make bench    the figures of docs/benchmarks.md, as ratios within one run
-# make bench-scale N=1000000 ARCHIVE=DIR   storing, counting and searching in an archive of so many messages, kept in DIR for the next run
+# make bench-scale N=1000000 ARCHIVE=DIR   storing, counting and searching in an archive of so many messages, kept in DIR for the next run; PARTS="ingest count" makes no vectors
 # make options  the table of options again in etc/vkteamsd.toml and docs/configuration.md
 # make deb      the Debian package, in dist/
 # make audit    known vulnerabilities of the pinned dependencies, where the package index can tell them
@@ -64,7 +64,7 @@ bench: $(VENV)/.installed
 N ?= 1000000
 ARCHIVE ?= /tmp/vkteams-scale
 bench-scale: $(VENV)/.installed
-	$(BIN)/python -m bench.scale --events $(N) --archive $(ARCHIVE) --results docs/benchmarks-scale-$(N).json
+	$(BIN)/python -m bench.scale --events $(N) --archive $(ARCHIVE) --results docs/benchmarks-scale-$(N).json $(if $(PARTS),--only $(PARTS))
 
 options: $(VENV)/.installed
 	$(BIN)/python -m docs.options

@@ -239,6 +239,8 @@ def test_missing_pg_dump_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "harm"),
     [
         ("counts of events", "UPDATE bots SET events = events - 1"),
+        ("counts of events by chat", "UPDATE bot_chat_counts SET last_at = last_at - interval '1 day'"),
+        ("counts of events by chat", "DELETE FROM bot_chat_counts"),
         ("cursors", "UPDATE events SET generation = 7 WHERE event_id = 2"),
         ("cursors", "DELETE FROM bots"),
         (
@@ -264,7 +266,7 @@ def test_missing_pg_dump_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_verification_finds(messages: Talk, ask: Ask, name: str, harm: str) -> None:
-    assert [row["wrong"] for row in ask("database", "verify")["rows"]] == [0] * 10
+    assert [row["wrong"] for row in ask("database", "verify")["rows"]] == [0] * 11
     messages.execute(harm)
     answer = ask("database", "verify", code=65)
     assert [row["name"] for row in answer["data"]["rows"] if row["wrong"]] == [name]
@@ -283,7 +285,7 @@ def test_backup_is_verified_in_a_server_of_its_own(
 ) -> None:
     monkeypatch.setenv("VKTEAMS_DAEMON_USER", SERVER_USER)
     data = ask("database", "verify", str(backup))
-    assert [row["wrong"] for row in data["rows"]] == [0] * 10
+    assert [row["wrong"] for row in data["rows"]] == [0] * 11
     assert data["age"].endswith("seconds")
     assert datetime.now(UTC) - datetime.fromisoformat(data["created_at"]) < timedelta(minutes=5)
     messages.execute("DELETE FROM messages WHERE msg_id = '1'")

@@ -65,7 +65,7 @@ def test_kept_counts_answer_as_counting_does(told: Talk) -> None:
         for chats in (None, [OPS], [OPS, DEV], []):
             kept, counted = archive.statistics(chat_ids=chats), archive.statistics(chat_ids=chats, since=BEGINNING)
             for name in ("messages", "edited", "deleted", "chats", "users", "first_message_at", "last_message_at",
-                         "busiest", "authors", "days", "models"):  # fmt: skip
+                         "busiest", "authors", "days", "models", "events", "last_event_at"):  # fmt: skip
                 assert getattr(kept, name) == getattr(counted, name), (chats, name)
             kept_chats, counted_chats = archive.chats(chat_ids=chats), archive.chats(chat_ids=chats, since=BEGINNING)
             assert kept_chats == counted_chats
@@ -143,6 +143,8 @@ def test_erasure_and_retention_lower_the_counts(told: Talk) -> None:
         assert PETR not in dict(_counts(told))
         told.execute("UPDATE events SET received_at = sent_at FROM messages m WHERE m.msg_id = subject")
         told.execute("UPDATE messages SET received_at = sent_at")
+        told.execute("UPDATE bot_chat_counts c SET last_at = (SELECT max(received_at) FROM events e"
+                     " WHERE e.bot_id = c.bot_id AND e.chat_id = c.chat_id)")  # fmt: skip
         erasure.erase(connection, moment(-26_000))
         after = dict(_counts(told))
         assert 0 < after[ANNA] < before[ANNA]
@@ -158,8 +160,12 @@ def test_replay_counts_again_what_a_hand_has_changed(told: Talk) -> None:
     told.execute("UPDATE chat_user_counts SET messages = messages + 5")
     told.execute("DELETE FROM chat_hour_counts")
     told.execute("UPDATE chat_vector_counts SET vectors = vectors - 1")
+    told.execute("DELETE FROM bot_chat_counts WHERE chat_id = %s", DEV)
+    told.execute("UPDATE bot_chat_counts SET events = 7")
     with told.connection() as connection:
-        assert wrong_counts(connection) == ["counts of people", "counts of hours", "counts of vectors"]
+        assert wrong_counts(connection) == [
+            "counts of events by chat", "counts of people", "counts of hours", "counts of vectors"
+        ]  # fmt: skip
         replay.everything(connection, erase=False)
     assert _counts(told) == right
 
@@ -177,8 +183,14 @@ def test_upgrade_counts_what_is_stored(empty_database_url: str) -> None:
             )
         for chunk in (0, 1):
             connection.execute("INSERT INTO embeddings VALUES (%s, '1', 1, 'message', %s, 'h', '[1,0]')", (OPS, chunk))
+        for number, chat in enumerate([OPS, OPS, None]):
+            connection.execute(
+                "INSERT INTO events (bot_id, generation, event_id, chat_id, occurred_at, received_at)"
+                " VALUES ('b', 1, %s, %s, now(), now())", (number, chat)
+            )  # fmt: skip
         schema.migrate(empty_database_url)
         assert wrong_counts(connection) == []
         people = connection.execute("SELECT user_id, messages, edited FROM chat_user_counts ORDER BY 1").fetchall()
         assert people == [("", 1, 0), (ANNA, 2, 1), (PETR, 1, 1)]
         assert connection.execute("SELECT messages, vectors FROM chat_vector_counts").fetchall() == [(1, 2)]
+        assert connection.execute("SELECT chat_id, events FROM bot_chat_counts").fetchall() == [(OPS, 2)]

@@ -27,7 +27,7 @@ SENT = 1_764_000_000
 START = datetime(2026, 1, 1, tzinfo=UTC)
 TABLES = (
     "embedding_queue", "message_versions", "messages", "events", "chats", "users", "chat_members", "bots",
-    "chat_user_counts", "chat_hour_counts",
+    "chat_user_counts", "chat_hour_counts", "bot_chat_counts",
 )  # fmt: skip
 
 # Events. What is known of one message, chat or person agrees in all of them, as far as an event says it.

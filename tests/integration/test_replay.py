@@ -228,6 +228,7 @@ def _quarantine(archive: Archive, event_id: int) -> None:
         " WHERE event_id = %s",
         event_id,
     )
+    archive.execute("UPDATE bot_chat_counts SET events = events - 1")
 
 
 def test_quarantined_event_that_has_become_readable_is_derived(archive: Archive) -> None:
@@ -244,6 +245,7 @@ def test_quarantined_event_that_has_become_readable_is_derived(archive: Archive)
     assert rows(archive.url, "message_versions") == live["message_versions"]
     assert archive.execute("SELECT text, version FROM messages") == [("two", 2)]
     assert archive.quarantined() == ReplayResult(events=1, unreadable=1)
+    assert archive.execute("SELECT events FROM bot_chat_counts") == [(3,)]
 
 
 def test_replay_of_the_quarantine_obeys_the_erasure(archive: Archive) -> None:

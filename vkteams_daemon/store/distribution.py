@@ -16,7 +16,7 @@ BY_CHAT = (
 )  # fmt: skip
 """Distributed by chat_id, the shards of one chat on one machine."""
 
-BY_BOT = ("events",)
+BY_BOT = ("events", "bot_chat_counts")
 """Distributed by bot_id."""
 
 EVERYWHERE = ("bots", "chats", "users", "embedding_models")

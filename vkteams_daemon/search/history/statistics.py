@@ -11,8 +11,6 @@ from vkteams_daemon.store.admin.maintenance import database_size, table_sizes
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.vector_index import has_index
 
-_KEPT = "SELECT coalesce(pg_catalog.sum(events), 0)::bigint FROM bots"
-
 
 def statistics(connection: Connection, scope: Scope) -> Statistics:
     """Count the archive.
@@ -26,12 +24,18 @@ def statistics(connection: Connection, scope: Scope) -> Statistics:
     counts = message_counts(connection, part)
     # Nobody knows which message an unreadable event is about, so its own time decides what a confined reader may count.
     quarantined_at = "occurred_at" if scope.confined else "received_at"
+    count = f"SELECT count(*) FROM events e {part.of_events()}"
+    last = f"SELECT pg_catalog.max(received_at) FROM events e {part.of_events()}"
+    if part.whole:
+        count = "SELECT coalesce(pg_catalog.sum(events), 0)::bigint FROM bots"  # those of no chat as well
+    elif scope.chats_alone:
+        count = f"SELECT coalesce(pg_catalog.sum(events), 0)::bigint FROM bot_chat_counts {part.where('')}"
+        last = f"SELECT pg_catalog.max(last_at) FROM bot_chat_counts {part.where('')}"
     events, quarantined, last_event_at = _row(
         connection,
         # Three subqueries, so that each is answered from an index of its own.
-        f"SELECT ({_KEPT if part.whole else f'SELECT count(*) FROM events e {part.of_events()}'}),"
-        f" (SELECT count(*) FROM events e {part.where(quarantined_at, 'error IS NOT NULL')}),"
-        f" (SELECT pg_catalog.max(received_at) FROM events e {part.of_events()})",
+        f"SELECT ({count}), (SELECT count(*) FROM events e {part.where(quarantined_at, 'error IS NOT NULL')}),"
+        f" ({last})",
         part.values,
     )
     queued, parked, oldest_queued_at = _row(

@@ -19,7 +19,7 @@ from vkteams_daemon.store.connections import Connection, translate_errors
 
 TABLES = (
     "events", "messages", "message_versions", "embeddings", "embedding_queue", "chats", "users", "chat_members", "bots",
-    "chat_user_counts", "chat_hour_counts", "chat_vector_counts", "words",
+    "chat_user_counts", "chat_hour_counts", "chat_vector_counts", "bot_chat_counts", "words",
 )  # fmt: skip
 """The tables that grow, and `bots`."""
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from vkteams_daemon.store import vector_counts
 from vkteams_daemon.store.connections import Connection, translate_errors
+from vkteams_daemon.store.derive import event_counts
 from vkteams_daemon.store.derive.kept_counts import COUNTED
 
 # Each check counts the rows that are wrong. One that reads a whole table reads it once, along its keys.
@@ -25,6 +26,12 @@ _CHECKS: tuple[tuple[str, str, str], ...] = (
         "the counts of events agree with the events",
         "SELECT count(*) FROM bots b LEFT JOIN (SELECT bot_id, count(*) AS events FROM events GROUP BY bot_id) AS e"
         " USING (bot_id) WHERE b.events <> coalesce(e.events, 0)",
+    ),
+    (
+        "counts of events by chat",
+        "the counts of events by chat agree with the events",
+        f"SELECT count(*) FROM bot_chat_counts c FULL JOIN ({event_counts.COUNTED}) AS e USING (bot_id, chat_id)"
+        " WHERE (c.events, c.last_at) IS DISTINCT FROM (e.events, e.last_at)",
     ),
     (
         "messages",

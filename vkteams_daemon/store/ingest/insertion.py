@@ -13,6 +13,7 @@ from vkteams_daemon.store import erasure_rules
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import chat_locks, projection, quotes
+from vkteams_daemon.store.derive.event_counts import EventCounts
 from vkteams_daemon.store.erasure_rules import ErasureRules
 from vkteams_daemon.store.ingest import event_rows, refused_rows, trial
 from vkteams_daemon.store.ingest.event_rows import GenerationEvent
@@ -113,6 +114,7 @@ class EventInserter:
             erase=self.erase, lexicon=self._lexicon, expect_new=expect_new, held=self._rules.held
         )
         quarantined = 0
+        counts = EventCounts()
 
         def project_and_yield() -> Iterator[GenerationEvent]:
             # The server takes in the events that were sent, while this adds their facts to the projection.
@@ -120,6 +122,7 @@ class EventInserter:
             for row in rows:
                 projected.add(row[1])
                 quarantined += row[1].error is not None
+                counts.add(row[1].chat_id, row[1].received_at)
                 yield row
             for event in reordered:
                 projected.add_people(event)
@@ -129,6 +132,7 @@ class EventInserter:
             inserted = event_rows.insert(connection, self._bot_id, project_and_yield(), copy)
             # The transaction has locked this row before anything else.
             connection.execute("UPDATE bots SET events = events + %s WHERE bot_id = %s", (len(rows), self._bot_id))
+            counts.save(connection, self._bot_id)
             queued = projected.save(connection, copy=copy)
         if inserted.rowcount != len(rows):  # in a pipeline it is known only now
             raise StoreError(

@@ -21,7 +21,15 @@ from vkteams_daemon.errors import ApiError
 from vkteams_daemon.store import erasure_rules, schema, vector_counts
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection, translate_errors
-from vkteams_daemon.store.derive import chat_locks, kept_counts, message_rows, projection, quotes, search_terms
+from vkteams_daemon.store.derive import (
+    chat_locks,
+    event_counts,
+    kept_counts,
+    message_rows,
+    projection,
+    quotes,
+    search_terms,
+)
 from vkteams_daemon.store.derive.message_fold import BEGINNING, Message, fold_all, new_message
 from vkteams_daemon.store.erasure_rules import ErasureRules
 from vkteams_daemon.store.ingest import event_rows, refused_rows, trial
@@ -34,8 +42,9 @@ Progress = Callable[[int, int], None]  # called with the events read so far, and
 _PAGE = 500
 _MESSAGE_TYPES = ", ".join(f"'{event_type}'" for event_type in sorted(MESSAGE_EVENTS))
 _QUARANTINED_PAGE = (
-    "SELECT bot_id, generation, event_id, received_at, raw FROM events WHERE error IS NOT NULL AND raw IS NOT NULL"
-    " AND (bot_id, generation, event_id) > (%s, %s, %s) ORDER BY bot_id, generation, event_id LIMIT %s"
+    "SELECT bot_id, generation, event_id, received_at, raw, chat_id FROM events WHERE error IS NOT NULL"
+    " AND raw IS NOT NULL AND (bot_id, generation, event_id) > (%s, %s, %s)"
+    " ORDER BY bot_id, generation, event_id LIMIT %s"
 )
 _MESSAGE_KEYS_PAGE = (
     f"SELECT chat_id, subject FROM events WHERE (chat_id, subject) > (%s, %s) AND type IN ({_MESSAGE_TYPES})"
@@ -84,12 +93,14 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
         last: Key = ("", 0, 0)
         while page := connection.execute(_QUARANTINED_PAGE.encode(), (*last, _PAGE)).fetchall():
             last = page[-1][:3]
-            events = [((bot, generation, id_), _read(raw, at)) for bot, generation, id_, at, raw in page]
+            events = [((bot, generation, id_), _read(raw, at)) for bot, generation, id_, at, raw, _ in page]
             readable = [(key, event) for key, event in events if event and event.error is None]
             result.events += len(page)
             with connection.transaction():
                 schema.fence(connection)
                 rules = erasure_rules.enter(connection)
+                # The bots before the chats, as a writer does.
+                event_counts.lock_bots(connection, [bot for bot, *_ in page])
                 # Lock the chats before the rows of the events, in the same order as erasure does.
                 chats = {event.chat_id for _, event in readable if event.chat_id}
                 chat_locks.lock_chats(connection, {*chats, trial.CHAT})
@@ -100,6 +111,10 @@ def quarantined(connection: Connection, *, erase: bool, progress: Progress = lam
                     _skip,
                     partial(_restore_trial, connection, erase, rules),
                 )
+                chats_of_bots = [(bot, event.chat_id) for (bot, *_), event in readable]
+                chats_of_bots += [(bot, chat_id) for bot, _, _, _, _, chat_id in page]
+                for bot in {bot for bot, _ in chats_of_bots}:
+                    event_counts.recount(connection, bot, {chat for of, chat in chats_of_bots if chat and of == bot})
             result.readable += sum(count for count, _ in counts)
             result.queued += sum(queued for _, queued in counts)
             result.unreadable = result.events - result.readable
@@ -141,13 +156,18 @@ def everything(connection: Connection, *, erase: bool, progress: Progress = lamb
 
 
 def _recount(connection: Connection) -> None:
-    """Count the messages and vectors of every chat again, in case somebody has changed the counts by hand."""
+    """Count the events, messages and vectors of every chat again, in case somebody has changed the counts by hand."""
     for chat_id in kept_counts.chats_to_count(connection):
         with connection.transaction():
             schema.fence(connection)
             chat_locks.lock_chats(connection, [chat_id])
             kept_counts.recount(connection, chat_id)
         vector_counts.recount(connection, chat_id)
+    for bot_id, chat_id in event_counts.chats_to_count(connection):
+        with connection.transaction():
+            schema.fence(connection)
+            event_counts.lock_bots(connection, [bot_id])
+            event_counts.recount(connection, bot_id, [chat_id])
 
 
 def _read(raw: bytes, received_at: datetime) -> Event | None:

@@ -1,0 +1,67 @@
+"""Keeps the counts of events by bot and chat, and when the last of them arrived.
+
+Code that writes events changes the counts in the same transaction, which has locked the row of the bot in `bots` before
+any other row. So nobody else changes the counts of this bot meanwhile. Events are never deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+
+from vkteams_daemon.store.bulk import ColumnSet
+from vkteams_daemon.store.connections import Connection
+
+COUNTED = (
+    "SELECT bot_id, chat_id, count(*) AS events, pg_catalog.max(received_at) AS last_at FROM events"
+    " WHERE chat_id IS NOT NULL GROUP BY bot_id, chat_id"
+)
+"""Counts the events."""
+
+_COUNTS = ColumnSet((("bot_id", "text"), ("chat_id", "text"), ("events", "int8"), ("last_at", "timestamptz")))
+_ADD = (
+    "INSERT INTO bot_chat_counts AS c (bot_id, chat_id, events, last_at)"
+    " SELECT bot_id, chat_id, events, last_at FROM {incoming} ORDER BY chat_id ON CONFLICT (bot_id, chat_id)"
+    " DO UPDATE SET events = c.events + excluded.events, last_at = greatest(c.last_at, excluded.last_at)"
+)
+_OF_CHATS = COUNTED.replace("WHERE chat_id IS NOT NULL", "WHERE bot_id = %(bot)s AND chat_id = ANY(%(chats)s)")
+
+
+class EventCounts:
+    """Counts the events of one bot in one transaction."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, datetime]] = {}
+
+    def add(self, chat_id: str | None, received_at: datetime) -> None:
+        """Count one more event."""
+        if chat_id is not None:
+            events, last_at = self._counts.get(chat_id, (0, received_at))
+            self._counts[chat_id] = events + 1, max(last_at, received_at)
+
+    def save(self, connection: Connection, bot_id: str) -> None:
+        """Add to the stored counts; in pipeline mode or not."""
+        if self._counts:
+            rows = [(bot_id, chat_id, *counts) for chat_id, counts in self._counts.items()]
+            _COUNTS.execute(connection, _ADD, rows)
+
+
+def lock_bots(connection: Connection, bot_ids: Iterable[str]) -> None:
+    """Lock the rows of these bots until the transaction ends, before any other row."""
+    for bot_id in sorted(set(bot_ids)):
+        connection.execute("SELECT FROM bots WHERE bot_id = %s FOR UPDATE", (bot_id,))
+
+
+def recount(connection: Connection, bot_id: str, chat_ids: Collection[str]) -> None:
+    """Count the events of the bot in these chats again, in a transaction that has locked the bot."""
+    values = {"bot": bot_id, "chats": sorted(chat_ids)}
+    connection.execute("DELETE FROM bot_chat_counts WHERE bot_id = %(bot)s AND chat_id = ANY(%(chats)s)", values)
+    connection.execute(f"INSERT INTO bot_chat_counts {_OF_CHATS}".encode(), values)
+
+
+def chats_to_count(connection: Connection) -> list[tuple[str, str]]:
+    """The bots and chats that have events or counts."""
+    return connection.execute(
+        "SELECT DISTINCT bot_id, chat_id FROM events WHERE chat_id IS NOT NULL"
+        " UNION SELECT bot_id, chat_id FROM bot_chat_counts ORDER BY 1, 2"
+    ).fetchall()
