@@ -1,8 +1,9 @@
-"""Failover to a standby that lagged: what the API had been told to forget, and the standby never had, is said."""
+"""A standby that lags says so to those who ask it, and after a failover what it never had is told as a gap."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from tests.harness.batches import CHAT
 from tests.harness.daemon import DaemonProcess
 from tests.harness.postgres import PostgresServer
 from tests.harness.waiting import until
+from vkteams_daemon import times
+from vkteams_daemon.config import Config
+from vkteams_daemon.options import Database as DatabaseOptions
+from vkteams_daemon.search import notes
+from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.store import gaps
 
@@ -65,17 +71,36 @@ def test_events_that_a_promoted_standby_never_had_are_told(
     def stored(server: PostgresServer) -> int:
         return int(server.execute("SELECT count(*) FROM events", database=name)[0][0])
 
+    reading = DatabaseOptions(url=url, read_url=standby.url(name))
+
+    def answered() -> tuple[int, list[str]]:
+        """How many messages a search on the standby finds, and what it says of itself."""
+        with Archive(Config(database=reading)) as archive:
+            found = archive.search("text", mode="text")
+            return len(found.hits), [note for note in found.coverage.gaps if "standby" in note]
+
     say(3)
     until(lambda: stored(standby) == 3, 60, "the events on the standby")
+    until(lambda: answered() == (3, []), 60, "a standby that has all there is")
+    standby.execute("SELECT pg_wal_replay_pause()")
+    say(1)
+    until(lambda: answered()[1], 60, "a standby that is behind")
+    as_of = notes.STANDBY.format(moment=times.shown(datetime.now(UTC))[:10])[: -len(": what is newer is missing")]
+    found, (said,) = answered()
+    assert found == 3 and said.startswith(as_of), said
+    standby.execute("SELECT pg_wal_replay_resume()")
+    until(lambda: answered() == (4, []), 60, "a standby that has caught up")
     standby.stop()
     say(2)
     primary.stop("immediate")
     standby.start()
+    found, (said,) = until(answered, 60, "an answer of a standby without its primary")
+    assert found == 4 and said.startswith(as_of), said
     standby.execute("SELECT pg_promote()")
     daemon.wait_log("are missing from the archive", 60)
-    assert f"up to 5 are missing from the archive: {gaps.WENT_BACK}" in daemon.log_text()
+    assert f"up to 6 are missing from the archive: {gaps.WENT_BACK}" in daemon.log_text()
     say(1)
-    until(lambda: stored(standby) == 4, 60, "the next event")
+    until(lambda: stored(standby) == 5, 60, "the next event")
     (gap,) = daemon.answer("database", "gaps")["rows"]
-    assert (gap["from_event_id"], gap["to_event_id"]) == (4, 5)
+    assert (gap["from_event_id"], gap["to_event_id"]) == (5, 6)
     assert any("see `vkteamsctl database gaps`" in line for line in daemon.answer("diagnostic", "health")["problems"])

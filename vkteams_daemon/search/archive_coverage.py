@@ -26,6 +26,15 @@ _IN_PERIODS = (
     " AND (g.from_time IS NULL OR least(g.from_time, g.to_time) < p.stop)))))"
 )
 
+# An idle primary sends nothing, so the time of the last transaction says something only where more has been received,
+# or nobody sends. A moment's work is no delay.
+_STANDBY = (
+    "SELECT pg_catalog.pg_last_xact_replay_timestamp(),"
+    " pg_catalog.pg_last_xact_replay_timestamp() > clock_timestamp() - '2 s'::interval"
+    " OR (coalesce(pg_catalog.pg_last_wal_replay_lsn() = pg_catalog.pg_last_wal_receive_lsn(), false)"
+    "  AND EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver))"
+)
+
 
 def coverage(connection: Connection, scope: Scope) -> Coverage:
     """The coverage of the archive, or of the chats of the scope; for a confined reader of what they may see.
@@ -72,11 +81,23 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
     assert row is not None
     first_at, queued, quarantined = row
     gaps = (
+        *_behind(connection),
         *_unread(quarantined),
         *_missing(connection, scope),
         *_not_searched(connection, scope),
     )
     return Coverage(first_at, queued if models else None, tuple(model.name for model in models), gaps)
+
+
+def _behind(connection: Connection) -> list[str]:
+    """Since when a standby has not kept up, as a sentence: it was paused, is slow, or has lost its primary."""
+    if connection.info.parameter_status("in_hot_standby") != "on":
+        return []
+    row = connection.execute(_STANDBY.encode()).fetchone()
+    replayed_at, keeps_up = row or (None, False)
+    if keeps_up:
+        return []
+    return [notes.STANDBY.format(moment=times.shown(replayed_at, seconds=True)) if replayed_at else notes.STANDBY_EMPTY]
 
 
 def _unread(quarantined: int) -> list[str]:

@@ -25,6 +25,10 @@ OLD_TERMS_ONE = "1 older message gets new index terms after an upgrade; until th
 OLD_TERMS = "{number} older messages get new index terms after an upgrade; until then some words miss them"
 TOO_LONG_ONE = "1 message is too long to be searched to the end by words"
 TOO_LONG = "{number} messages are too long to be searched to the end by words"
+STANDBY = (
+    "this is the answer of a standby of the database, which has the archive as of {moment}: what is newer is missing"
+)
+STANDBY_EMPTY = "this is the answer of a standby of the database, which does not say how old its copy of the archive is"
 MISSING_BETWEEN = "messages between {start} and {end} may be missing: {reason}"
 MISSING_AFTER = "messages after {moment} may be missing: {reason}"
 MISSING_BEFORE = "messages before {moment} may be missing: {reason}"

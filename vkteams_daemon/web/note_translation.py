@@ -58,6 +58,8 @@ def _sentences(gettext: Callable[[str], str]) -> dict[str, str]:
         notes.UNREAD_ONE: unread % one, notes.UNREAD: unread,
         notes.OLD_TERMS_ONE: old_terms % one, notes.OLD_TERMS: old_terms,
         notes.TOO_LONG_ONE: too_long % one, notes.TOO_LONG: too_long,
+        notes.STANDBY: _("This shows the archive as of %(moment)s: what is newer is missing."),
+        notes.STANDBY_EMPTY: _("This shows an older state of the archive, and not how old it is."),
         notes.MISSING_BETWEEN: _("Messages between %(start)s and %(end)s may be missing: %(reason)s."),
         notes.MISSING_AFTER: _("Messages after %(moment)s may be missing: %(reason)s."),
         notes.MISSING_BEFORE: _("Messages before %(moment)s may be missing: %(reason)s."),
