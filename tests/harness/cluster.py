@@ -26,6 +26,8 @@ needs_cluster = pytest.mark.skipif(
     not os.environ.get(VARIABLE), reason=f"{VARIABLE} names no coordinator of a Citus cluster"
 )
 
+PREFIX = "vkteams_cluster_"  # of the names of databases of tests that do not know that they run on a cluster
+
 _NODES = "SELECT nodename, nodeport, groupid FROM pg_dist_node WHERE noderole = 'primary' ORDER BY groupid"
 
 
@@ -36,12 +38,22 @@ def on(url: str, statement: str, *arguments: Any, **place: Any) -> list[tuple[An
         return cursor.fetchall() if cursor.description else []
 
 
+def on_cluster(url: str) -> bool:
+    """Whether a database is one of `cluster_server.ClusterServer`'s."""
+    return f"/{PREFIX}" in url
+
+
+def machines(coordinator: str) -> list[tuple[str, int, int]]:
+    """Host, port and group of each machine of a cluster; the coordinator is first, its group is 0."""
+    return on(coordinator, _NODES)
+
+
 class ClusterDatabase:
     """A database on every machine of the cluster, with the extension and the workers, without an archive."""
 
     def __init__(self, coordinator: str) -> None:
         self.name = f"test_{secrets.token_hex(4)}"
-        self._nodes = on(coordinator, _NODES)
+        self._nodes = machines(coordinator)
         self._coordinator = coordinator
         self.url = conninfo.make_conninfo(coordinator, dbname=self.name)
         for host, port, _ in self._nodes:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.cluster import on_cluster
 from tests.harness.ctl import answer_of
 from tests.harness.fork_server import python
 from tests.harness.scale import FULL
@@ -90,6 +91,8 @@ class DaemonProcess:
     def configure(self, **options: Any) -> None:
         """Change options (`None` removes one) and write the configuration file; a running daemon is not told."""
         self.options |= options
+        if on_cluster(self.options["database.url"] or ""):
+            self.options.setdefault("database.distributed", True)
         sections: dict[str, list[str]] = {}
         for name, value in self.options.items():
             section, key = name.split(".")

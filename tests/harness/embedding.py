@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.harness.batches import wrong_counts
+from tests.harness.cluster import on_cluster
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.workers.worker import Worker
@@ -41,7 +42,7 @@ class Chat:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.database = Database(Config(database=DatabaseOptions(url=url, pool_size=8)))
+        self.database = Database(Config(database=DatabaseOptions(url=url, pool_size=8, distributed=on_cluster(url))))
         self.database.open(migrate=False)
         self._writer: Writer | None = None
         self._number = 0

@@ -26,6 +26,7 @@ from mcp.client.streamable_http import create_mcp_http_client, streamable_http_c
 from mcp.types import CallToolResult
 
 from tests.harness.built_in_conversation import all_events
+from tests.harness.cluster import on_cluster
 from tests.harness.ctl import answer_of
 from tests.harness.daemon import ROOT
 from tests.harness.fork_server import python
@@ -60,7 +61,7 @@ class Office:
         self.said = directory / "stderr"
         self.options: dict[str, dict[str, Any]] = {
             "daemon": {"runtime_dir": str(directory / "run"), "state_dir": str(directory / "state")},
-            "database": {"url": url},
+            "database": {"url": url, "distributed": on_cluster(url)},
             "embedding": {"models_dir": str(models_dir)},
         }
         self.configure()

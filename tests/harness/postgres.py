@@ -8,6 +8,7 @@
 With TRAPS=1 every database with the schema has the operators of `traps`, so any test shows whether one is captured.
 All listen on 127.0.0.1, on a free port, so that a proxy can stand before them. VKTEAMS_TEST_POSTGRESQL names the
 directory of other programs than the bundled ones, which know pgvector: so another version of PostgreSQL is tested.
+With VKTEAMS_TEST_ON_CLUSTER=1 both servers are the cluster of `cluster_server`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from vkteams_daemon.store.schema import migrate
 from vkteams_daemon.system import user
 
 PROGRAMS = "VKTEAMS_TEST_POSTGRESQL"
+ON_CLUSTER = "VKTEAMS_TEST_ON_CLUSTER"
 
 _SETTINGS = {
     "listen_addresses": "127.0.0.1", "shared_buffers": "64MB", "max_connections": "60", "max_wal_size": "256MB",
@@ -298,6 +300,12 @@ def server(durable_server: PostgresServer) -> PostgresServer:
 
 
 def _served(directory: Path, *, durable: bool) -> Iterator[PostgresServer]:
+    if os.environ.get(ON_CLUSTER):
+        from tests.harness.cluster_server import ClusterServer  # which is one of these
+
+        with contextlib.closing(ClusterServer()) as cluster:
+            yield cluster
+        return
     directory.mkdir(0o711)
     directory.chmod(0o711)
     server = PostgresServer(directory, durable=durable)

@@ -204,6 +204,15 @@ def test_other_questions_are_answered_alike(both: dict[str, Talk], models_dir: P
 
 
 @needs_cluster
+def test_the_writer_does_not_wait_for_a_worker_that_stores_other_vectors_of_the_shards(both: dict[str, Talk]) -> None:
+    for talk in both.values():
+        talk.say("w1", "скоро удалят", at=400)
+        with talk.connection() as worker, worker.transaction():
+            worker.execute("DELETE FROM embeddings WHERE model_id = 0")
+            talk.delete("w1")  # the server would end the worker's transaction after 10 s
+
+
+@needs_cluster
 def test_what_maintains_an_archive_runs_on_the_cluster(both: dict[str, Talk], tiny_model_dir: Path) -> None:
     talk = both["cluster"]
     model = Model.load(tiny_model_dir)

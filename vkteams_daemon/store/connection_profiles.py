@@ -25,8 +25,9 @@ WIRE = {
 # The server must notice within seconds that a client on the network is gone (tcp(7)).
 _COMMON = {
     "tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3",
-    # Of Citus: a SET LOCAL holds on the other machines as well.
-    "citus.propagate_set_commands": "local",
+    # Of Citus: a SET LOCAL holds on the other machines as well, and whoever changes other rows of a shard does not wait
+    # for the end of this transaction. Our locks of chats and rows keep the order, as on one server.
+    "citus.propagate_set_commands": "local", "citus.enable_deadlock_prevention": "off",
 }  # fmt: skip
 _NO_LIMITS = dict.fromkeys(
     (
