@@ -690,7 +690,8 @@ class Archive:
     def _begin(self, connection: Connection, snapshot: str | None = None) -> None:
         """Begin a question's transaction; with a snapshot it sees what the transaction sees that has exported it."""
         # The owner of the bundled server may do everything in it, and a question only needs to read. To compile by JIT
-        # takes longer than any statement of ours. To count by person is twice as fast in memory as on disk.
+        # takes longer than any statement of ours. To count by person is twice as fast in memory as on disk. Citus hands
+        # SET LOCAL on to its machines, and set_config() not.
         seen = f"SET TRANSACTION SNAPSHOT '{snapshot}';" if snapshot else ""
         begin = (
             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;"

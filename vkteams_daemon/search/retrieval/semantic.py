@@ -133,9 +133,10 @@ class _NearestNeighbours:
         count = limit + OVERFETCH
         graph = graph_of(self.connection, self.model_id)
         ef_search = graph.ef_search_fused if self.fused else graph.ef_search
-        self._rows(
-            "SELECT pg_catalog.set_config('hnsw.iterative_scan', 'relaxed_order', true),"
-            f" pg_catalog.set_config('hnsw.ef_search', '{min(max(ef_search, count), 1000)}', true)"
+        # Citus hands SET LOCAL on to the machines of the shards, and set_config() not.
+        self.connection.execute(
+            "SET LOCAL hnsw.iterative_scan = 'relaxed_order';"
+            f" SET LOCAL hnsw.ef_search = {min(max(ef_search, count), 1000)}".encode()
         )
         while True:
             rows = self._rows(
