@@ -24,6 +24,7 @@ from typing import Any
 import psycopg
 
 from vkteams_daemon.errors import VkTeamsError
+from vkteams_daemon.store import distribution
 from vkteams_daemon.store.bundled.cluster import READER
 from vkteams_daemon.store.connections import Connection, abort, login_role, translate_errors
 from vkteams_daemon.system.deadlines import DEADLINES
@@ -36,8 +37,9 @@ _STATEMENT_TIMEOUT = "5s"
 LOOK_LIMIT = 10.0  # seconds after which the server does not answer a look
 
 _CHAIN = (
-    "WITH RECURSIVE chain (pid) AS ({seeds} UNION"
-    " SELECT b.pid FROM chain CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(chain.pid)) AS b (pid))"
+    "WITH RECURSIVE {edges}chain (pid) AS ({seeds} UNION"
+    " SELECT b.pid FROM chain CROSS JOIN LATERAL"
+    " (SELECT pg_catalog.unnest(pg_catalog.pg_blocking_pids(chain.pid)){more}) AS b (pid))"
     " SELECT chain.pid, a.backend_start, coalesce(a.usename::text, ''), coalesce(a.application_name, ''),"
     " pg_catalog.host(a.client_addr), coalesce(a.state = 'active', false), a.state_change, p.bytes_processed,"
     " coalesce(extract(epoch FROM clock_timestamp() - a.state_change), 0)::float8,"
@@ -48,7 +50,15 @@ _CHAIN = (
     " FROM chain LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = chain.pid"
     " LEFT JOIN pg_catalog.pg_stat_progress_copy p ON p.pid = chain.pid WHERE chain.pid <> ALL(%(waiting)s::int[])"
 )
-_OF_WAITING = _CHAIN.format(seeds="SELECT pg_catalog.unnest(%(waiting)s::int[])")
+# A session of the coordinator may wait for another one on a worker. Citus puts the machine before the process number.
+_EDGES = (
+    "edges (waiting, blocking) AS MATERIALIZED (SELECT (w.waiting_gpid %% 10000000000::bigint)::int4,"
+    " (w.blocking_gpid %% 10000000000::bigint)::int4 FROM pg_catalog.citus_lock_waits w"
+    " WHERE w.waiting_nodeid = pg_catalog.citus_coordinator_nodeid()"
+    " AND w.blocking_nodeid = pg_catalog.citus_coordinator_nodeid()), "
+)
+_MORE = " UNION ALL SELECT edges.blocking FROM edges WHERE edges.waiting = chain.pid"
+_OF_WAITING = "SELECT pg_catalog.unnest(%(waiting)s::int[])"
 # A session that only tries to get an advisory lock does not wait, so nobody blocks it.
 _OF_ADVISORY = (
     "SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1"
@@ -156,8 +166,7 @@ class SilentSessions:
             abandoned: process numbers and beginnings of sessions that this process has given up. They are ended at
                 once, because nobody can speak for them any more.
         """
-        query = _CHAIN.format(seeds=_OF_ADVISORY + key)
-        return self._end(connection, query, {"waiting": [], **parameters}, abandoned)
+        return self._end(connection, _OF_ADVISORY + key, {"waiting": [], **parameters}, abandoned)
 
     def end_row_lockers(self, connection: Connection, table: str) -> bool:
         """End the silent sessions that have locked rows of a table; returns whether it ended one.
@@ -168,7 +177,7 @@ class SilentSessions:
             connection: in autocommit mode.
             table: its name, as the search_path finds it.
         """
-        return self._end(connection, _CHAIN.format(seeds=_OF_ROW_LOCKS), {"waiting": [], "table": table})
+        return self._end(connection, _OF_ROW_LOCKS, {"waiting": [], "table": table})
 
     def forget(self) -> None:
         """Forget what was seen, because nobody waits any more."""
@@ -182,13 +191,12 @@ class SilentSessions:
     def _end(
         self,
         connection: Connection,
-        query: str,
+        seeds: str,
         parameters: dict[str, Any],
         abandoned: Collection[tuple[int, datetime | None]] = (),
     ) -> bool:
-        parameters["reader"] = READER
         with login_role(connection):
-            rows = connection.execute(query.encode(), parameters, prepare=False).fetchall()
+            rows = _find(connection, seeds, {**parameters, "reader": READER})
         now = time.monotonic()
         seen, self._seen = self._seen, {}
         since, self._blocks_since = self._blocks_since, {}
@@ -331,6 +339,20 @@ class LockWatch:
         connection = self._connect()
         connection.execute(f"SET statement_timeout = '{_STATEMENT_TIMEOUT}'".encode())
         return connection
+
+
+def _find(connection: Connection, seeds: str, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The sessions that the statement `seeds` finds, and those that block them, as rows of `Blocker`."""
+    if distribution.is_distributed(connection):
+        query = _CHAIN.format(seeds=seeds, edges=_EDGES, more=_MORE)
+        try:
+            return connection.execute(query.encode(), parameters, prepare=False).fetchall()
+        except psycopg.Error as error:
+            if connection.closed:
+                raise
+            log.debug("a machine of the cluster does not tell who waits there: %s", error)
+    query = _CHAIN.format(seeds=seeds, edges="", more="")
+    return connection.execute(query.encode(), parameters, prepare=False).fetchall()
 
 
 def _close(connection: Connection | None) -> None:
