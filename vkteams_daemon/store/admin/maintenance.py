@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from vkteams_daemon.store import embedding_models, vector_index
+from vkteams_daemon.store import distribution, embedding_models, vector_index
 from vkteams_daemon.store.admin.sizes import IndexSize, TableSize
 from vkteams_daemon.store.blockers import PATIENCE, SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
@@ -23,6 +23,28 @@ TABLES = (
 )  # fmt: skip
 """The tables that grow, and `bots`."""
 
+_OF_INDEXES = (
+    " ARRAY(SELECT {} FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid WHERE x.indrelid = c.oid{{here}}"
+    " ORDER BY pg_catalog.pg_relation_size(i.oid) DESC, i.relname)"
+)
+_SIZES_OF = (
+    f"SELECT t.name, {{rows}}, {{octets}} AS octets, {_OF_INDEXES.format('i.relname::text')},"
+    f"{_OF_INDEXES.format('pg_catalog.pg_relation_size(i.oid)')} FROM pg_catalog.unnest(%s::text[]) AS t (name)"
+    " JOIN pg_class c ON c.oid = pg_catalog.to_regclass(t.name)::oid{join} ORDER BY octets DESC, t.name"
+)
+_ROWS, _OCTETS = "nullif(c.reltuples, (-1)::float4)::bigint", "pg_catalog.pg_total_relation_size(c.oid)"
+_SIZES = _SIZES_OF.format(rows=_ROWS, octets=_OCTETS, here="", join="").encode()
+# The coordinator's own part of a distributed table is empty.
+_DISTRIBUTED_SIZES = _SIZES_OF.format(
+    rows=f"CASE WHEN p.logicalrelid IS NULL THEN {_ROWS} END",
+    octets=f"coalesce(pg_catalog.citus_total_relation_size(p.logicalrelid, false), {_OCTETS})",
+    here=" AND p.logicalrelid IS NULL",
+    join=" LEFT JOIN pg_catalog.pg_dist_partition p ON p.logicalrelid::oid = c.oid",
+).encode()
+_OTHER_MACHINES = (
+    b"SELECT result::bigint FROM"
+    b" pg_catalog.run_command_on_workers('SELECT pg_catalog.pg_database_size(current_database())') WHERE success"
+)
 _COPY = re.compile(r"_cc(new|old)\d*$")  # an index that is built beside the one that it replaces, or was replaced
 _MIN_SAVING = 8 * 2**20  # bytes; an index is rebuilt only if that frees more
 _PAGE = 8192  # bytes
@@ -33,19 +55,10 @@ _HNSW_ENTRY, _HNSW_NEIGHBOURS = 176, 13
 
 
 def table_sizes(connection: psycopg.Connection[Any]) -> list[TableSize]:
-    """The sizes of the archive's tables, the largest first."""
+    """The sizes of the archive's tables, the largest first. Of a distributed table only the whole size is known."""
+    distributed = distribution.is_distributed(connection)
     with connection.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(
-            "SELECT t.name, nullif(c.reltuples, (-1)::float4)::bigint, pg_catalog.pg_total_relation_size(c.oid),"
-            " ARRAY(SELECT i.relname::text FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid"
-            "  WHERE x.indrelid = c.oid ORDER BY pg_catalog.pg_relation_size(i.oid) DESC, i.relname),"
-            " ARRAY(SELECT pg_catalog.pg_relation_size(i.oid) FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid"
-            "  WHERE x.indrelid = c.oid ORDER BY pg_catalog.pg_relation_size(i.oid) DESC, i.relname)"
-            " FROM pg_catalog.unnest(%s::text[]) AS t (name)"
-            " JOIN pg_class c ON c.oid = pg_catalog.to_regclass(t.name)::oid"
-            " ORDER BY pg_catalog.pg_total_relation_size(c.oid) DESC, t.name",
-            (list(TABLES),),
-        )
+        cursor.execute(_DISTRIBUTED_SIZES if distributed else _SIZES, (list(TABLES),))
         return [
             TableSize(name, rows, octets, [IndexSize(*index) for index in zip(names, sizes, strict=True)])
             for name, rows, octets, names, sizes in cursor
@@ -53,11 +66,14 @@ def table_sizes(connection: psycopg.Connection[Any]) -> list[TableSize]:
 
 
 def database_size(connection: psycopg.Connection[Any]) -> int:
-    """The size of the whole database in bytes, with tables of other programs."""
+    """The size of the whole database on all machines in bytes, with tables of other programs."""
     with connection.cursor(row_factory=tuple_row) as cursor:
         cursor.execute("SELECT pg_catalog.pg_database_size(current_database())")
-        row = cursor.fetchone()
-    return int(row[0]) if row else 0
+        octets = sum(row[0] for row in cursor)
+        if distribution.is_distributed(connection):
+            cursor.execute(_OTHER_MACHINES)
+            octets += sum(row[0] for row in cursor)
+    return int(octets)
 
 
 @dataclass(frozen=True, slots=True)
