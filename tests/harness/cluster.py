@@ -26,7 +26,7 @@ needs_cluster = pytest.mark.skipif(
     not os.environ.get(VARIABLE), reason=f"{VARIABLE} names no coordinator of a Citus cluster"
 )
 
-PREFIX = "vkteams_cluster_"  # of the names of databases of tests that do not know that they run on a cluster
+PREFIX = "vkteams_cluster_"  # of the names of the tests' databases there
 
 _NODES = "SELECT nodename, nodeport, groupid FROM pg_dist_node WHERE noderole = 'primary' ORDER BY groupid"
 
@@ -39,8 +39,8 @@ def on(url: str, statement: str, *arguments: Any, **place: Any) -> list[tuple[An
 
 
 def on_cluster(url: str) -> bool:
-    """Whether a database is one of `cluster_server.ClusterServer`'s."""
-    return f"/{PREFIX}" in url
+    """Whether a database of the tests lies on the cluster, by its name."""
+    return PREFIX in url
 
 
 def machines(coordinator: str) -> list[tuple[str, int, int]]:
@@ -52,7 +52,7 @@ class ClusterDatabase:
     """A database on every machine of the cluster, with the extension and the workers, without an archive."""
 
     def __init__(self, coordinator: str) -> None:
-        self.name = f"test_{secrets.token_hex(4)}"
+        self.name = f"{PREFIX}{secrets.token_hex(4)}"
         self._nodes = machines(coordinator)
         self._coordinator = coordinator
         self.url = conninfo.make_conninfo(coordinator, dbname=self.name)

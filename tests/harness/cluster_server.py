@@ -66,15 +66,7 @@ class Machine:
 
     def start(self) -> None:
         """Start it as it was started before, and wait until it answers."""
-        if not self.running:
-            with (self._data / "log").open("ab") as log:
-                # It lives on after the tests.
-                subprocess.run(
-                    ["setsid", "--fork", *self._command], env=os.environ | self._environ, cwd="/", check=True,
-                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                    user=self._owner.st_uid, group=self._owner.st_gid, extra_groups=[],
-                )  # fmt: skip
-        until(self._answers, 60, "the start of a machine's server")
+        until(self._started, 60, "the start of a machine's server")
 
     def pause(self) -> None:
         """Freeze every process of it, until `resume`."""
@@ -93,9 +85,18 @@ class Machine:
     def _postmaster(self) -> int:
         return int((self._data / "postmaster.pid").read_text().split("\n")[0])
 
-    def _answers(self) -> bool:
+    def _started(self) -> bool:
         with contextlib.suppress(psycopg.OperationalError):
             return bool(on(self._url, "SELECT 1"))
+        if not self.running:
+            with (self._data / "log").open("ab") as log:
+                # It lives on after the tests.
+                subprocess.run(
+                    ["setsid", "--fork", *self._command], env=os.environ | self._environ, cwd="/", check=True,
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                    user=self._owner.st_uid, group=self._owner.st_gid, extra_groups=[],
+                )  # fmt: skip
+            until(lambda: self.running, 5, "a process of the server")
         return False
 
 

@@ -138,7 +138,7 @@ def told(url: str) -> None:
 def embedded(url: str, model_dir: Path) -> None:
     """Give every message its vector."""
     model = Model.load(model_dir)
-    with Database(Config(database=DatabaseOptions(url=url))) as database:
+    with Database(Config(database=DatabaseOptions(url=url, distributed=on_cluster(url)))) as database:
         with database.connection() as connection:
             embedding_models.register(connection, model.name, model.fingerprint, model.dims)
         worker = Worker(database, lambda _: model, WorkerStats())

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.harness.cluster import on_cluster
 from vkteams_daemon.botapi.events import Event, read
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Database as DatabaseOptions
@@ -34,10 +35,10 @@ def moment(minutes: float) -> datetime:
 class Talk:
     """Chats in which people say things, each in a batch of its own; the test chooses the message ids."""
 
-    def __init__(self, url: str, start: datetime = START, *, distributed: bool = False) -> None:
+    def __init__(self, url: str, start: datetime = START) -> None:
         self.url = url
         self.start = start
-        self.database = Database(Config(database=DatabaseOptions(url=url, distributed=distributed)))
+        self.database = Database(Config(database=DatabaseOptions(url=url, distributed=on_cluster(url))))
         self.database.open(migrate=False)
         self.writer = Writer(self.database.connect, "1000000001", nick="opsbot")
         assert self.writer.acquire()

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import psycopg
 import pytest
 
 from tests.harness.batches import DERIVED, rows
@@ -109,7 +111,7 @@ def both(postgres_server: PostgresServer, cluster_url: str, tiny_model_dir: Path
     """The same conversation on one server and on the cluster, with vectors."""
     model = Model.load(tiny_model_dir)
     with postgres_server.fresh() as url:
-        talks = {"one server": Talk(url), "cluster": Talk(cluster_url, distributed=True)}
+        talks = {"one server": Talk(url), "cluster": Talk(cluster_url)}
         for talk in talks.values():
             _converse(talk)
             _embed(talk, model)
@@ -288,3 +290,19 @@ def _without_times(talk: Talk, table: str) -> str:
         ["received_at", "replaced_at", "first_seen_at", "seen_at", "deleted_at", "joined_at", "left_at"],
     )
     return ", ".join(name for (name,) in columns)
+
+
+@needs_cluster
+def test_a_silent_session_that_holds_rows_of_another_machine_is_ended(both: dict[str, Talk]) -> None:
+    talk = both["cluster"]
+    talk.say("held", "кто-то держит", at=500)
+    config = talk.database._config
+    impatient = Config(database=msgspec.structs.replace(config.database, patience=0.5))
+    with contextlib.closing(Database(impatient)) as database, talk.connection() as silent, pytest.raises(psycopg.Error):
+        database.open(migrate=False)
+        with silent.transaction():
+            silent.execute("UPDATE messages SET text = '' WHERE chat_id = %s AND msg_id = 'held'", (OPS,))
+            with database.connect() as waiting:
+                waiting.execute("SET statement_timeout = '5s'")
+                waiting.execute("UPDATE messages SET text = 'free' WHERE chat_id = %s AND msg_id = 'held'", (OPS,))
+    assert talk.rows("SELECT text FROM messages WHERE chat_id = %s AND msg_id = 'held'", OPS) == [("free",)]
