@@ -120,6 +120,12 @@ def both(postgres_server: PostgresServer, cluster_url: str, tiny_model_dir: Path
             talk.close()
 
 
+def _take_up(talk: Talk) -> None:
+    """Write again: the server has ended the session of a writer that was silent."""
+    talk.writer.close()
+    assert talk.writer.acquire()
+
+
 def _refused(database: Database, why: str, *, migrate: bool) -> None:
     with contextlib.closing(database), pytest.raises(ConfigError, match=why):
         database.open(migrate=migrate)
@@ -208,6 +214,7 @@ def test_other_questions_are_answered_alike(both: dict[str, Talk], models_dir: P
 @needs_cluster
 def test_the_writer_does_not_wait_for_a_worker_that_stores_other_vectors_of_the_shards(both: dict[str, Talk]) -> None:
     for talk in both.values():
+        _take_up(talk)
         talk.say("w1", "скоро удалят", at=400)
         with talk.connection() as worker, worker.transaction():
             worker.execute("DELETE FROM embeddings WHERE model_id = 0")
@@ -295,6 +302,7 @@ def _without_times(talk: Talk, table: str) -> str:
 @needs_cluster
 def test_a_silent_session_that_holds_rows_of_another_machine_is_ended(both: dict[str, Talk]) -> None:
     talk = both["cluster"]
+    _take_up(talk)
     talk.say("held", "кто-то держит", at=500)
     config = talk.database._config
     impatient = Config(database=msgspec.structs.replace(config.database, patience=0.5))

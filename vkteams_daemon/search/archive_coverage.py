@@ -112,7 +112,7 @@ def _not_searched(connection: Connection, scope: Scope) -> list[str]:
     """What search by words does not find although it is there, as sentences."""
     visible = scope.population if scope.confined else Scope(scope.chat_ids)
     row = connection.execute(
-        "SELECT (SELECT count(*) FROM (SELECT FROM messages m WHERE"
+        "SELECT (SELECT count(*) FROM (SELECT 1 FROM messages m WHERE"
         f" m.search_version < {searched_texts.VERSION} AND {visible.condition} LIMIT {_MANY + 1}) AS old),"
         f" (SELECT count(*) FROM messages m WHERE m.search @@ %(cut)s::tsquery AND {visible.condition})".encode(),
         {**visible.parameters, "cut": f"'{CUT}'"},
