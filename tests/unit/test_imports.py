@@ -44,7 +44,7 @@ INSIDE = {
         "connections": {"database_url", "connection_refusal"},
         "bulk": {"connections"},
         "connection_profiles": {"connections"},
-        "blockers": {"connections", "bundled"},
+        "blockers": {"connections", "bundled", "distribution"},
         "distribution": {"connections"},
         "server_check": {"connections"},
         "schema": _STORE | {"server_check"},
