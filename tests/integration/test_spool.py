@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,8 +166,14 @@ def _cursor(url: str) -> tuple[int, int]:
 def test_events_are_acknowledged_from_the_spool_and_stored_in_order(
     away: Make, simulator: Simulator, oracle: Oracle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collected: list[int] = []
-    monkeypatch.setattr(poller_module, "gc", SimpleNamespace(collect=lambda: collected.append(1)))
+    collected: list[float] = []
+
+    def collect() -> None:
+        """Takes longer than the longest wait for the database, as in a large process on a busy machine."""
+        threading.Event().wait(0.6)
+        collected.append(time.monotonic())
+
+    monkeypatch.setattr(poller_module, "gc", SimpleNamespace(collect=collect))
     one = away(39, stored=1)
     until(lambda: len(collected) > 2, 20, "what failed attempts leave behind to be collected, or it would pile up")
     last = simulator.state()["issued"]

@@ -186,15 +186,19 @@ class Poller:
 
     def run(self) -> None:
         """The loop, until `stop`."""
+        garbage = False
         while not self._stop.is_set():
+            if garbage and not self.spooler.active:
+                # A failed attempt leaves exceptions and their frames in reference cycles, 50 KB each time.
+                # `system.garbage` has made the collector rare, and nothing else would start it while attempts fail. It
+                # works before the next attempt: after a failure, it could outlast the time in which events go to the
+                # spool.
+                gc.collect()
+                garbage = False
             wait = self._turn()
             if wait is None:
                 return
-            if self._failed and not self._stop.is_set():
-                # A failed attempt leaves exceptions and their frames in reference cycles, 50 KB each time. `garbage`
-                # has made the collector rare, and nothing else would start it while attempts fail. While events go to
-                # the spool, no wait follows.
-                gc.collect()
+            garbage = garbage or self._failed
             if wait and not self._stop.is_set():
                 self._wake.wait(wait)
                 self._wake.clear()
