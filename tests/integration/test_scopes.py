@@ -42,7 +42,8 @@ from vkteams_daemon.options import Embedding as EmbeddingOptions
 from vkteams_daemon.options import Web as WebOptions
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.serving.audit import Audit
-from vkteams_daemon.store import embedding_models, vector_index
+from vkteams_daemon.store import embedding_models, vector_counts, vector_index
+from vkteams_daemon.store.words.lexicon import CUT
 from vkteams_daemon.system.redaction import Secrets
 from vkteams_daemon.web.application import Application
 from vkteams_daemon.web.session import Session, Sessions
@@ -62,7 +63,7 @@ QUERIES = (
 VALUES: dict[str, tuple[Any, ...]] = {
     "query": QUERIES,
     "chat_id": (OPS, DEV, OLD_THREAD, PETR, VERA, "1@chat.agent", "all"),
-    "user_id": (ANNA, PETR, VERA, "nobody@corp.example"),
+    "user_id": (ANNA, PETR, VERA, "nobody@corp.example", "TWO@corp.example"),
     "chat": ("Экспл", "Hidden", "Development", "Dev", OPS),
     "user": ("Анна", "Vera", "Вера", "Renamed", "nobody", "Gtnh", "p.petrov"),
     "has": (["file"], ["mention"]),
@@ -122,6 +123,11 @@ def _hidden_chats(talk: Talk) -> None:
     talk.delete("h2", chat=DEV)
     talk.event("newMessage", msgId={"unreadable": 2}, chat={"chatId": DEV, "type": "group"})
     talk.event("newMessage", msgId={"unreadable": 3})
+    for user in ("Two@corp.example", "two@corp.example"):
+        talk.say(f"of {user}", "an id in two spellings", at=32, who=user, chat=DEV)
+    talk.execute("UPDATE messages SET search_version = 0 WHERE msg_id = 'h3'")
+    talk.execute("UPDATE messages SET search = search || %s::tsvector WHERE msg_id = 'h4'", f"'{CUT}':1")
+    _gap(talk, DEV, "2026-11-24", "2026-11-25")
 
 
 def _hidden_times(talk: Talk) -> None:
@@ -132,7 +138,10 @@ def _hidden_times(talk: Talk) -> None:
     talk.say("v1", "a chat that was silent since", at=OLD + 3, who=VERA, chat=VERA)
     talk.edit("o1", f"{SECRET} edited today", at=20, who=VERA)
     talk.delete("o2")
+    talk.say("ho", "the chat of the thread, before that", at=OLD + 4, who=VERA, chat=DEV)
     talk.event("newMessage", msgId={"unreadable": 4}, chat={"chatId": OPS}, timestamp=1_700_000_000)
+    talk.execute("UPDATE events SET chat_id = %s WHERE error IS NOT NULL AND occurred_at < '2024-01-01'", OPS)
+    _gap(talk, OPS, "2026-09-24", "2026-09-25")
 
 
 def _rosters_of_hidden_chats(talk: Talk) -> None:
@@ -154,13 +163,12 @@ def _rosters_of_hidden_chats(talk: Talk) -> None:
     left = "INSERT INTO chat_members (chat_id, user_id, left_at) VALUES (%s, %s, now() + interval '1 minute')"
     talk.execute(left, NO_BOT, "1000000001")
     talk.execute(left, GONE, PETR)
-    talk.execute("INSERT INTO gaps (bot_id, chat_ids, from_event_id, to_event_id, from_time, to_time, reason)"
-                 " VALUES ('1000000001', %s, 1, 2, '2026-11-24', '2026-11-25', 'hidden')", [DEV])  # fmt: skip
 
 
-def _hidden_gap(talk: Talk) -> None:
+def _gap(talk: Talk, chat: str, begin: str, end: str) -> None:
+    """A gap of this chat between two days."""
     talk.execute("INSERT INTO gaps (bot_id, chat_ids, from_event_id, to_event_id, from_time, to_time, reason)"
-                 " VALUES ('1000000001', %s, 1, 2, '2026-09-24', '2026-09-25', 'hidden')", [OPS])  # fmt: skip
+                 " VALUES ('1000000001', %s, 1, 2, %s, %s, 'hidden')", [chat], begin, end)  # fmt: skip
 
 
 def _roster(talk: Talk, chat: str, members: dict[str, tuple[datetime | None, datetime | None]]) -> None:
@@ -183,7 +191,7 @@ class Archives:
         self._fill("nothing")
         for name, fills in {
             "chats": [_hidden_chats], "times": [_hidden_times], "both": [_hidden_times, _hidden_chats],
-            "members": [_hidden_times, _hidden_gap, _hidden_chats, _rosters_of_hidden_chats],
+            "members": [_hidden_times, _hidden_chats, _rosters_of_hidden_chats],
         }.items():  # fmt: skip
             self.names[name] = f"scopes_{name}"
             server.execute(f"CREATE DATABASE scopes_{name} TEMPLATE {self.names['visible']} STRATEGY file_copy")
@@ -213,6 +221,8 @@ class Archives:
             embedded(url, self._model_dir)
             # One visible message waits for its vector.
             talk.execute("DELETE FROM embeddings WHERE msg_id = 'm8'")
+            with talk.connection() as connection:
+                vector_counts.recount(connection, OPS)
             talk.execute("INSERT INTO embedding_queue (chat_id, msg_id, model_id, kind, enqueued_at)"
                          " SELECT chat_id, msg_id, 1, 'message', sent_at FROM messages"
                          " WHERE msg_id = 'm8'")  # fmt: skip
