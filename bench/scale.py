@@ -49,7 +49,7 @@ from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
 from vkteams_daemon.store.rebuild import search_terms
 from vkteams_daemon.store.words import searched_texts
-from vkteams_daemon.system import garbage
+from vkteams_daemon.system import garbage, priority
 
 PARTS = ("ingest", "count", "text", "vectors", "meaning", "embed")
 _WITH_VECTORS = {"vectors", "meaning", "embed"}
@@ -255,7 +255,8 @@ class Scale:
                         pass
 
             try:
-                with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(2) as runs:
+                threads = partial(ThreadPoolExecutor, 2, initializer=priority.lower)  # as in the daemon
+                with threads() as pool, threads() as runs:
                     working = [pool.submit(work, number) for number in range(2)]
                     busy = self.latencies(database)
                     stop.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
@@ -194,10 +195,13 @@ def test_status_speaks_of_each_model(chat: Chat, three: Path, tmp_path: Path) ->
         pool.fill(status)
         return status
 
-    with ThreadPoolExecutor(8) as threads:
+    with ThreadPoolExecutor(8, "worker") as threads:
         pool.start(threads)
         try:
             until(lambda: [model.embedded for model in filled().embedding.models] == [3, 3], 60, "six vectors")
+            at_work = [each for each in threading.enumerate() if each.name.startswith(("worker_", "model_"))]
+            niceness = {os.getpriority(os.PRIO_PROCESS, each.native_id or 0) for each in at_work}
+            assert niceness == {os.getpriority(os.PRIO_PROCESS, os.getpid()) + 5}, "they yield to the writer"
             until(lambda: states(chat) == {NAME: "active", "wider": "active"}, 60, "two complete models")
             until(lambda: filled().embedding.queued == 0, 60, "the count of both queues")
         finally:

@@ -18,6 +18,7 @@ from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.store.connection_profiles import WORKER
 from vkteams_daemon.store.database import Database
+from vkteams_daemon.system import priority
 
 if TYPE_CHECKING:
     from vkteams_daemon.daemon.workers.worker import Worker
@@ -33,6 +34,12 @@ LISTEN_LIMIT = 60.0  # seconds after which it is overdue
 def _abort_all(workers: Sequence[Worker]) -> None:
     for worker in workers:
         worker.abort()
+
+
+def _yielding(run: Callable[[], None]) -> None:
+    """Run a worker in this thread, below those that store and search."""
+    priority.lower()
+    run()
 
 
 class WorkerPool:
@@ -117,7 +124,8 @@ class WorkerPool:
             self._stats = {name: WorkerStats(model=name, observe=self._observe) for name in names}
         for stats in self._stats.values():
             stats.mark_ok(self)
-        self._model_threads = ThreadPoolExecutor(self.size, thread_name_prefix="model") if self.size > 1 else None
+        if self.size > 1:
+            self._model_threads = ThreadPoolExecutor(self.size, "model", initializer=priority.lower)
         for number in range(self.size):
             wake, pulse = threading.Event(), self._new_pulse(f"worker {number}")
             workers = [
@@ -131,7 +139,7 @@ class WorkerPool:
             pulse.repair = partial(_abort_all, workers)
             self._wakes.append(wake)
             run = partial(take_turns, workers, wake, config.poll_interval, self._stop, self._on_end)
-            self._running.append(pool.submit(pulse.run, run, self._stop))
+            self._running.append(pool.submit(_yielding, partial(pulse.run, run, self._stop)))
         if self._config.daemon.role == "embed":
             threading.Thread(target=self._listen, name="listen", daemon=True).start()
 
