@@ -4,6 +4,7 @@ A form is an index term beside the digits as they stand:
 
     9991234567     a Russian phone number without 7 or 8; another country's number with its code
     1250000.5      a number without groups, with a point
+    4276123456789012   the number of a card or an account
     -15            a negative number
     2026-11-24     a date; --11-24 a date of any year
 """
@@ -35,6 +36,7 @@ _RUSSIAN_PHONE = re.compile(
 _PHONE = re.compile(r"(?<![\w])\+\d{1,3}[\s.\-]?(?:\(\d{1,5}\)[\s.\-]?)?\d(?:[\s.\-]?\d){5,12}(?!\w)")
 _LOCAL_PHONE = re.compile(r"(?<![\w\-])\d{2,3}-\d{2}-\d{2}(?![\w\-])")
 _GROUPS = re.compile(r"(?<![\w.,])\d{1,3}(?:([\s'.,_])\d{3})(?:\1\d{3})*(?:[.,](\d{1,2}))?(?![\d_]|[.,]\d)")
+_IN_PARTS = re.compile(r"(?<![\w.,\-])\d{2,}(?:[\s\-]\d+){2,}(?![\w\-]|[.,]\d)")
 _DECIMAL = re.compile(r"(?<![\w.,])(\d+)[.,](\d+)(?![\w]|[.,]\d)")
 _NEGATIVE = re.compile(r"(?:^|(?<=[\s(\[=:~≈≤≥<>]))-(\d+)(?:[.,](\d+))?(?![\w]|-\d|[.,]\d)")
 _DATE = re.compile(r"(?<![\w.])(\d{1,4})([./\-])(\d{1,2})\2(\d{2,4})(?!\d|\2\d)")
@@ -51,6 +53,7 @@ _WORDED = re.compile(
 )
 # Digits with the signs that a number may have within it.
 _CHUNK = re.compile(r"\d[\d\s.,/()'_\-]*")
+_OF_CARD = 12  # digits of the shortest number that is written in parts as cards' numbers are
 _LONG = 10  # digits of the shortest number that is a phone number without any sign
 
 
@@ -99,6 +102,9 @@ def _sums(*where: Any) -> Iterator[tuple[int, int, str]]:
         yield match.start(), match.end(), _number(_digits(whole), None)
         if fraction and fraction.strip("0"):
             yield match.start(), match.end(), _number(_digits(whole), fraction)
+    for match in _IN_PARTS.finditer(*where):
+        if len(digits := _digits(match[0])) >= _OF_CARD:
+            yield match.start(), match.end(), digits
     for match in _DECIMAL.finditer(*where):
         yield match.start(), match.end(), _number(match[1], match[2])
 
