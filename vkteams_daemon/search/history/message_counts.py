@@ -162,7 +162,7 @@ def _kept_rows(connection: Connection, part: CountedPart, days: Days) -> list[tu
     """The same rows from the kept counts, for a part that is whole chats."""
     chats = part.where("")
     sums = ", ".join(f"pg_catalog.sum({column})::bigint AS {column}" for column in ("messages", "edited", "deleted"))
-    of_all = f"{sums}, pg_catalog.sum(versions)::bigint AS versions, pg_catalog.max(last_at) AS last"
+    last_of_all = "pg_catalog.max(last_at) AS last"
     where = chats or "WHERE true"
 
     def rows(query: str, **values: Any) -> list[tuple[Any, ...]]:
@@ -171,12 +171,13 @@ def _kept_rows(connection: Connection, part: CountedPart, days: Days) -> list[tu
     # Each once over the counts; of both only some are sent.
     by_chat = rows(
         f"SELECT *, pg_catalog.sum(messages) OVER (), pg_catalog.sum(edited) OVER (), pg_catalog.sum(deleted) OVER (),"
-        f" pg_catalog.sum(versions) OVER (), count(*) OVER () FROM (SELECT chat_id, {of_all} FROM chat_user_counts"
-        f" {chats} GROUP BY chat_id) AS c ORDER BY messages DESC, chat_id LIMIT {_TOP}"
+        f" pg_catalog.sum(versions) OVER (), count(*) OVER () FROM (SELECT chat_id, {sums},"
+        f" pg_catalog.sum(versions)::bigint AS versions, {last_of_all} FROM chat_user_counts {chats} GROUP BY chat_id)"
+        f" AS c ORDER BY messages DESC, chat_id LIMIT {_TOP}"
     )
     by_user = rows(
-        f"SELECT *, count(*) OVER () FROM (SELECT user_id, {of_all} FROM chat_user_counts {where} AND user_id <> ''"
-        f" GROUP BY user_id) AS u ORDER BY messages DESC, user_id LIMIT {_TOP}"
+        f"SELECT *, count(*) OVER () FROM (SELECT user_id, {sums}, {last_of_all} FROM chat_user_counts"
+        f" {where} AND user_id <> '' GROUP BY user_id) AS u ORDER BY messages DESC, user_id LIMIT {_TOP}"
     )
     of_each = _EDGES.format(chats=chat_by_chat(connection, "chats"))
     edges = {chat_id: times for chat_id, *times in rows(of_each, chats=[row[0] for row in by_chat])} if by_chat else {}
@@ -190,17 +191,18 @@ def _kept_rows(connection: Connection, part: CountedPart, days: Days) -> list[tu
     found: list[tuple[Any, ...]] = []
     *sums_of_all, chat_count = by_chat[0][6:] if by_chat else (0, 0, 0, 0, 0)
     messages, edited, deleted, versions = map(int, sums_of_all)
-    user_count = by_user[0][6] if by_user else 0
+    user_count = by_user[0][5] if by_user else 0
     found.append((_ALL, None, messages, edited, deleted, *ends, None, chat_count, user_count, versions))
     for chat_id, *numbers in by_chat:
         found.append((_CHAT, chat_id, *numbers[:3], None, edges[chat_id][1], None, 0, 0, 0))
     for user_id, *numbers in by_user:
-        last = rows(newest, user=user_id)[0][0] if numbers[2] else numbers[4]
+        last = rows(newest, user=user_id)[0][0] if numbers[2] else numbers[3]
         found.append((_USER, user_id, *numbers[:3], None, last, None, 0, 0, 0))
-    by_day = (
-        f"SELECT {_DATE}, NULL, {sums}, NULL, NULL, pg_catalog.width_bucket(hour, {_STARTS}) AS day, 0, 0, 0"
-        f" FROM chat_hour_counts {where} AND hour >= %(begin)s GROUP BY day ORDER BY day DESC"
-        f" LIMIT {_DAYS}"
+    by_day = (  # the day is looked for once for each hour, and not for each chat
+        f"WITH h AS MATERIALIZED (SELECT hour, {sums} FROM chat_hour_counts {where} AND hour >= %(begin)s"
+        " GROUP BY hour)"
+        f" SELECT {_DATE}, NULL, {sums}, NULL, NULL, pg_catalog.width_bucket(hour, {_STARTS}) AS day, 0, 0, 0"
+        f" FROM h GROUP BY day ORDER BY day DESC LIMIT {_DAYS}"
     )
     return found + _newest_days(days, lambda begin: rows(by_day, begin=begin, days=days.starts))
 
