@@ -35,7 +35,8 @@ OPENERS = {
     "embedding/query_socket.py", "embedding/unigram.py", "embedding/install/sources.py", "mcp/stdio.py",
     "simulator/script.py",
     "store/bundled/cluster.py", "store/bundled/programs.py", "store/schema.py", "system/files.py", "system/memory.py",
-    "system/processes.py", "system/streams.py", "web/application.py", "web/language.py", "web/session.py",
+    "system/processes.py", "system/streams.py", "web/language.py", "web/session.py",
+    "web/static_files.py",
 }  # fmt: skip
 
 

@@ -169,6 +169,15 @@ def test_a_page_is_told_what_is_new_in_the_visitors_chats_alone(served: Served) 
             served.talk.delete("4")
             await late.end()
             assert late.told
+            # An edit as well, and each further one; not an edit in a chat of others.
+            for text in ("a better word", "the best word"):
+                edited, foreign = await served.open(), await served.open(VERA)
+                await served.looked()
+                served.talk.edit("1", text, who=PETR, at=len(text))
+                await edited.end()
+                await served.looked()
+                assert edited.told and not foreign.told
+                await foreign.leave()
 
     asyncio.run(story())
 

@@ -109,6 +109,10 @@ def test_a_page_without_a_way_to_sign_in_does_not_start(office: Office) -> None:
     office.configure(web={"open_on_loopback": True})
     code, said = office.failed("web", "serve", "--http", "0.0.0.0:0")
     assert code == 64 and "nobody would have to sign in" in said
+    # Beside agents whose tokens cannot be read: no word of a socket that nobody has closed.
+    office.configure(web={"open_on_loopback": True}, mcp={"tokens_file": str(office.directory / "missing.toml")})
+    code, said = office.failed("web", "serve", "--http", "127.0.0.1:0", "--mcp")
+    assert code != 0 and "missing.toml" in said and "ResourceWarning" not in said
 
 
 def test_what_waits_for_the_database_is_told(page: Page) -> None:

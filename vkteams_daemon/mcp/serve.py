@@ -54,10 +54,10 @@ def over_http(config: Config, host: str, port: int) -> None:
     from vkteams_daemon.serving.listening import listen
 
     clients = _Clients(config)
-    listening = listen(host, port, refusal=None if clients.verifier else _OPEN)
-    audit = Audit(serving_log.start(config), "http", out=open_audit(config))
-    reader, server = clients.server(audit, http.url(host, listening))
-    http.serve(server, reader, host, listening, config, _endpoint(config, reader))
+    with listen(host, port, refusal=None if clients.verifier else _OPEN) as listening:
+        audit = Audit(serving_log.start(config), "http", out=open_audit(config))
+        reader, server = clients.server(audit, http.url(host, listening))
+        http.serve(server, reader, host, listening, config, _endpoint(config, reader))
 
 
 def beside(

@@ -377,8 +377,15 @@ class Archive:
         with self._transaction() as connection:
             return counting.count(connection, scope, query, by, limit)
 
-    def counts_by_chat(self, since: datetime) -> dict[str, tuple[int, int]]:
-        """Of each chat the messages of the hours that begin after a moment (aware), and how many of them are deleted.
+    def edits_by_chat(self, chat_ids: Collection[str], since: datetime) -> dict[str, int]:
+        """Of each of these chats with edited messages since a moment (aware): a number that grows with each edit."""
+        from vkteams_daemon.search.history import message_counts
+
+        with self._transaction() as connection:
+            return message_counts.edits_by_chat(connection, self._scope(chat_ids, since=since))
+
+    def counts_by_chat(self, since: datetime) -> dict[str, tuple[int, int, int]]:
+        """Of each chat the messages of the hours that begin after a moment (aware), the deleted, and earlier versions.
 
         These are kept counts: they say quickly whether something has changed.
         """

@@ -1,22 +1,19 @@
-"""The application: its addresses, who may open them, and the headers of every answer."""
+"""The application: its addresses, and who may open them."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib import resources
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from vkteams_daemon import times
 from vkteams_daemon.config import Config
@@ -24,40 +21,29 @@ from vkteams_daemon.daemon.status import read_backlog
 from vkteams_daemon.errors import NotFound, UsageError, VkTeamsError
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.serving.audit import Audit, Call
-from vkteams_daemon.serving.listening import bracketed
 from vkteams_daemon.serving.questions import Questions
 from vkteams_daemon.web import activity_page, chat_page, health_page, search_page, today_page
 from vkteams_daemon.web.activity_page import ActivityForm, ActivityPages
 from vkteams_daemon.web.charts import Charts, Picture
-from vkteams_daemon.web.cookies import Cookies, local_path
-from vkteams_daemon.web.language import Language, choose_zone, preferred
+from vkteams_daemon.web.cookies import Cookies
+from vkteams_daemon.web.guard import POLICY, Guard
+from vkteams_daemon.web.language import Language
 from vkteams_daemon.web.live import EventStream, Live
 from vkteams_daemon.web.names import Names
 from vkteams_daemon.web.note_translation import note_in
 from vkteams_daemon.web.oidc import SignIn
+from vkteams_daemon.web.page_answers import PageAnswers, here
 from vkteams_daemon.web.pages import Pages
 from vkteams_daemon.web.search_page import SearchForm, SearchPage
-from vkteams_daemon.web.session import LANGUAGES, THEMES, Session, Sessions, new_session
+from vkteams_daemon.web.session import Sessions, new_session
+from vkteams_daemon.web.session_forms import SessionForms
 from vkteams_daemon.web.sign_in import SignInPages
+from vkteams_daemon.web.static_files import StaticFiles
 from vkteams_daemon.web.visitor import Admission, Visitor
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-_MAX_FORM = 4096  # bytes
-_LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-_POLICY = "content-security-policy"
-_HEADERS = {
-    _POLICY: "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self';"
-    " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), geolocation=(), microphone=()",
-}
-_STATIC = {"style.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 
 
 class Application:
@@ -91,18 +77,17 @@ class Application:
         self._config = config
         self._archive = archive
         self._admission = admission
-        self._sessions = sessions
         self._cookies = Cookies(sessions, admission, secure=config.web.url.startswith("https:"))
         self._audit = audit
-        self._static = {name: resources.files(__package__).joinpath("static", name).read_bytes() for name in _STATIC}
-        version = hashlib.sha256(b"".join(self._static.values())).hexdigest()[:12]
-        self._pages = Pages(config.web, version)
+        files = StaticFiles()
+        self._answers = PageAnswers(
+            Pages(config.web, files.version), self._cookies, admission, config.search.timezone
+        )  # fmt: skip
         self._names = Names()
         self._activity_pages = ActivityPages()
         self._live = live or Live(archive)
         self.questions = Questions(lambda: archive, config.database.pool_size)
-        own = urlsplit(config.web.url).netloc
-        names = [*_LOOPBACK, bracketed(host), *([own] if own else [])]
+        forms = SessionForms(self._cookies, self._answers, self._live)
         routes = [
             Route("/", self._archive_page("search", self._search)),
             Route("/c/{chat:path}", self._archive_page("chat", self._chat)),
@@ -113,15 +98,17 @@ class Application:
             Route("/activity/{picture}.svg", self._archive_page("picture", self._picture)),
             Route("/health", self._archive_page("health", self._health)),
             Route("/health/lag.svg", self._archive_page("lag", self._lag)),
-            Route("/settings", self._settings, methods=["POST"]),
-            Route("/sign-out", self._sign_out, methods=["POST"]),
-            Route("/static/{name}", self._file),
+            Route("/settings", forms.settings, methods=["POST"]),
+            Route("/sign-out", forms.sign_out, methods=["POST"]),
+            Route("/static/{name}", files.answer),
         ]
         if sign_in is not None:
-            pages = SignInPages(sign_in, self._cookies, admission, audit, self._not_signed_in)
+            pages = SignInPages(sign_in, self._cookies, admission, audit, self._answers.not_signed_in)
             routes += [Route("/sign-in", pages.begin), Route("/signed-in", pages.finish)]
-        app = Starlette(routes=routes, exception_handlers={404: self._nothing_here, 405: self._nothing_here})
-        self.asgi: ASGIApp = _Guard(app, {name.lower() for name in names})
+        app = Starlette(
+            routes=routes, exception_handlers={404: self._answers.nothing_here, 405: self._answers.nothing_here}
+        )
+        self.asgi: ASGIApp = Guard(app, host, config.web.url)
 
     def _archive_page(
         self, what: str, answer: Callable[[Request, Archive, Language, Visitor], tuple[str, dict[str, Any]] | Picture]
@@ -129,13 +116,13 @@ class Application:
         """An address that shows something of the archive: to a visitor, in their language, and audited."""
 
         async def endpoint(request: Request) -> Response:
-            language, session = self._language(request)
+            language, session = self._answers.language(request)
             visitor = self._admission.visitor(request, session)
             if visitor is None and self._admission.by_oidc:
-                back = urlencode({"back": _here(request)})
+                back = urlencode({"back": here(request)})
                 return RedirectResponse(f"/sign-in?{back}", 303, headers={"cache-control": "no-store"})
             if visitor is None:
-                return self._page(
+                return self._answers.page(
                     request, "message.html", language, session, None, 401,
                     title=language.gettext("Nobody has signed you in"),
                     text=language.gettext("The archive is shown to people whom the company's proxy has signed in."),
@@ -176,7 +163,7 @@ class Application:
                 raise
             finally:
                 self._audit.write(call)
-            return self._page(request, template, language, session, visitor, status, **shown)
+            return self._answers.page(request, template, language, session, visitor, status, **shown)
 
         return endpoint
 
@@ -232,7 +219,7 @@ class Application:
         now = datetime.now(UTC)
         since = today_page.parse_since(request.query_params.get("since"), now) or now - today_page.FIRST_LOOK
         chats = today_page.chats(archive, since)
-        address = {"since": request.query_params["since"], "mark": today_page.mark(chats)}
+        address = {"since": request.query_params["since"], "mark": today_page.mark(archive, chats, since)}
         return "today.html", {
             "since": since, "news": today_page.read(archive, chats, since), "live": f"/today/live?{urlencode(address)}",
             "messages": sum(chat.messages for chat in chats),
@@ -292,145 +279,17 @@ class Application:
             raise NotFound("the health is for administrators")
         return health_page.draw_lag(self._archive, _charts(request), language)
 
-    async def _settings(self, request: Request) -> Response:
-        """Take over the language or the colours that a form of this page has chosen."""
-        session, form = await self._form(request)
-        if session is None:
-            return _foreign_form()
-        if form.get("language") in LANGUAGES:
-            session = replace(session, language=form["language"])
-        if "theme" in form:
-            session = replace(session, theme=form["theme"] if form["theme"] in THEMES else None)
-        answer = RedirectResponse(local_path(form.get("back", "/")), 303)
-        self._cookies.give(answer, request, session)
-        return answer
-
-    async def _sign_out(self, request: Request) -> Response:
-        """Forget who has signed in."""
-        session, _ = await self._form(request)
-        if session is None:
-            return _foreign_form()
-        self._live.end_session(session.id)
-        answer = self._not_signed_in(request, 200, "")
-        self._cookies.give(answer, request, replace(new_session(), language=session.language, theme=session.theme))
-        return answer
-
-    async def _form(self, request: Request) -> tuple[Session | None, dict[str, str]]:
-        """The session and the fields of a form of this page; no session if the form is of another page."""
-        session = self._cookies.session(request)
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > _MAX_FORM:
-                return None, {}
-        form = {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
-        if session is None or not self._sessions.is_form_token(session, form.get("token", "")):
-            return None, {}
-        return session, form
-
-    def _not_signed_in(self, request: Request, status: int, reason: str) -> Response:
-        language, session = self._language(request)
-        title = language.gettext("Nobody has signed you in") if reason else language.gettext("You have signed out")
-        return self._page(
-            request, "message.html", language, session, None, status, title=title, text=reason,
-            again="/sign-in" if self._admission.by_oidc else None,
-        )  # fmt: skip
-
-    async def _file(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in self._static:
-            return Response(status_code=404)
-        age = "public, max-age=31536000, immutable"
-        return Response(self._static[name], media_type=_STATIC[name], headers={"cache-control": age})
-
-    async def _nothing_here(self, request: Request, _: Exception) -> Response:
-        language, session = self._language(request)
-        return self._page(
-            request, "message.html", language, session, self._admission.visitor(request, session), 404,
-            title=language.gettext("Nothing is here for you to see"),
-            text=language.gettext("There is no such page, or it is of a chat that you are not a member of."),
-        )  # fmt: skip
-
-    def _language(self, request: Request) -> tuple[Language, Session | None]:
-        session = self._cookies.session(request)
-        code = session.language if session else None
-        code = code if code in LANGUAGES else preferred(request.headers.get("accept-language", ""))
-        return Language(
-            code, choose_zone(unquote(request.cookies.get("zone", "")), self._config.search.timezone)
-        ), session
-
-    def _page(
-        self, request: Request, template: str, language: Language, session: Session | None,
-        visitor: Visitor | None, status: int, **shown: Any,
-    ) -> Response:  # fmt: skip
-        given = session or new_session()
-        html = self._pages.render(
-            template, language, theme=given.theme, token=self._sessions.form_token(given), visitor=visitor,
-            here=_here(request), by_oidc=self._admission.by_oidc, **({"again": None} | shown),
-        )  # fmt: skip
-        answer = HTMLResponse(html, status, headers={"cache-control": "no-store", "vary": "Cookie, Accept-Language"})
-        if session is None:
-            self._cookies.give(answer, request, given)
-        return answer
-
-
-def _here(request: Request) -> str:
-    """The path and the query of a request."""
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
-
 
 def _charts(request: Request) -> Charts:
     return Charts(dark="dark" in request.query_params, narrow="narrow" in request.query_params)
 
 
 def _svg(picture: Picture) -> Response:
-    headers = {"cache-control": "no-store", _POLICY: picture.policy}
+    headers = {"cache-control": "no-store", POLICY: picture.policy}
     return Response(picture.svg, media_type="image/svg+xml", headers=headers)
-
-
-def _foreign_form() -> Response:
-    return Response(
-        "This form is not of this page: go back, load the page again, and send it once more.", 403,
-        media_type="text/plain",
-    )  # fmt: skip
 
 
 def _id(text: str) -> str:
     if "\0" in text or len(text) > 400:
         raise NotFound("there is no such id")
     return text
-
-
-class _Guard:
-    """Refuses requests with a foreign Host, and adds the headers of every answer.
-
-    A web page elsewhere must not make a browser read this one through a name of its own.
-    """
-
-    def __init__(self, app: ASGIApp, names: set[str]) -> None:
-        self._app = app
-        self._names = names
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        send = functools.partial(self._send, send)
-        if scope["type"] == "http" and not self._is_ours(scope):
-            answer = Response("The Host of the request is not a name of this page: set web.url.", 421)
-            await answer(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _is_ours(self, scope: Scope) -> bool:
-        hosts = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
-        return len(hosts) == 1 and any(
-            hosts[0] == name or (hosts[0].startswith(f"{name}:") and hosts[0][len(name) + 1 :].isdigit())
-            for name in self._names
-        )
-
-    @staticmethod
-    async def _send(send: Send, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            given = {name for name, _ in message["headers"]}  # a picture has a policy of its own
-            added = [(name.encode(), value.encode()) for name, value in _HEADERS.items() if name.encode() not in given]
-            message = {**message, "headers": [*message["headers"], *added]}
-        await send(message)

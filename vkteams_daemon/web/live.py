@@ -113,7 +113,7 @@ class Live:
         self._interval = interval
         self._listeners: list[Listener] = []
         self._watch: asyncio.Task[None] | None = None
-        self._counts: dict[str, tuple[int, int]] | None = None
+        self._counts: dict[str, tuple[int, int, int]] | None = None
         self._thread = anyio.CapacityLimiter(1)
         self._closed = False
 
@@ -190,7 +190,7 @@ class Live:
                 continue
             seen = self._archive.seen_by(each.access)
             each.chats, each.checked = seen.visible_chats, now
-            if today_page.mark(today_page.chats(seen, each.since)) != each.mark:
+            if today_page.mark(seen, today_page.chats(seen, each.since), each.since) != each.mark:
                 told.append(each)
         self._counts = counts
         return told

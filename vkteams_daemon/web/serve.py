@@ -49,27 +49,27 @@ def serve(config: Config, host: str, port: int, make_beside: MakeBeside | None =
     """
     admission = Admission(config.web, config.oidc)
     sign_in = SignIn(config.oidc, config.web.url) if admission.by_oidc else None
-    listening = listen(host, port, refusal=_OPEN if admission.needs_loopback else None)
-    secrets, out = serving_log.start(config), open_audit(config)
-    audit = Audit(secrets, "http", face="web", out=out)
-    archive = Archive(config)
-    owner = daemon_user(config.daemon.user)
-    with owner.acting() if owner else contextlib.nullcontext():  # else the unit could not read what root has made
-        sessions = Sessions(read_key(config.state_dir / "cookie.key"))
-    refusals = Refusals(audit)
-    live = Live(archive)
-    application = Application(config, archive, admission, sessions, audit, host, sign_in, live)
-    # The address of the connection decides who is believed, so no header may replace it.
-    running = LimitedServer(
-        application.asgi, refusals.count, lifespan=make_beside is not None, forwarded=False, ending=live.close
-    )
-    url = f"http://{bracketed(host)}:{listening.getsockname()[1]}"
-    close: list[Callable[[], None]] = [refusals.flush]
-    if make_beside:
-        part = make_beside(config, host, url, Audit(secrets, "http", out=out), running.end, application.questions)
-        running.config.app = part.over(application.asgi)
-        close += part.close
-        log.info("MCP at %s%s", url, part.paths[0])
-    running.take_signals()
-    log.info("the page is at %s/", url)
-    running.run_to_the_end("the page", listening, (*close, audit.close, archive.close))
+    with listen(host, port, refusal=_OPEN if admission.needs_loopback else None) as listening:
+        secrets, out = serving_log.start(config), open_audit(config)
+        audit = Audit(secrets, "http", face="web", out=out)
+        archive = Archive(config)
+        owner = daemon_user(config.daemon.user)
+        with owner.acting() if owner else contextlib.nullcontext():  # else the unit could not read what root has made
+            sessions = Sessions(read_key(config.state_dir / "cookie.key"))
+        refusals = Refusals(audit)
+        live = Live(archive)
+        application = Application(config, archive, admission, sessions, audit, host, sign_in, live)
+        # The address of the connection decides who is believed, so no header may replace it.
+        running = LimitedServer(
+            application.asgi, refusals.count, lifespan=make_beside is not None, forwarded=False, ending=live.close
+        )
+        url = f"http://{bracketed(host)}:{listening.getsockname()[1]}"
+        close: list[Callable[[], None]] = [refusals.flush]
+        if make_beside:
+            part = make_beside(config, host, url, Audit(secrets, "http", out=out), running.end, application.questions)
+            running.config.app = part.over(application.asgi)
+            close += part.close
+            log.info("MCP at %s%s", url, part.paths[0])
+        running.take_signals()
+        log.info("the page is at %s/", url)
+        running.run_to_the_end("the page", listening, (*close, audit.close, archive.close))

@@ -53,9 +53,16 @@ def chats(archive: Archive, since: datetime) -> list[ChatSummary]:
     return [chat for chat in archive.chats(since=since, limit=_CHATS) if chat.messages]
 
 
-def mark(chats: Sequence[ChatSummary]) -> str:
-    """A short text that differs if something was said, or deleted, or the visitor's chats are others."""
-    said = repr([(chat.chat_id, chat.messages, chat.last_message_at) for chat in chats])
+def mark(archive: Archive, chats: Sequence[ChatSummary], since: datetime) -> str:
+    """A short text that differs if something was said, edited or deleted, or the visitor's chats are others.
+
+    Args:
+        archive: as the visitor sees it.
+        chats: those of the page.
+        since: what the page shows begins here (aware).
+    """
+    edits = archive.edits_by_chat([chat.chat_id for chat in chats], since) if chats else {}
+    said = repr([(chat.chat_id, chat.messages, chat.last_message_at, edits.get(chat.chat_id, 0)) for chat in chats])
     return hashlib.sha256(said.encode()).hexdigest()[:24]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 
@@ -239,16 +239,28 @@ def lag(connection: Connection, part: CountedPart) -> Lag:
     return Lag(*(stored or (None, None)), *(vectors or (None, None)))
 
 
-def counts_by_chat(connection: Connection, scope: Scope) -> dict[str, tuple[int, int]]:
-    """Of each chat the messages of the hours that begin after the scope's `since`, and how many are deleted."""
+def counts_by_chat(connection: Connection, scope: Scope) -> dict[str, tuple[int, int, int]]:
+    """Of each chat the messages of the hours that begin after the scope's `since`, the deleted, earlier versions."""
     part = CountedPart(scope)
     rows = connection.execute(
-        "SELECT chat_id, pg_catalog.sum(messages)::bigint, pg_catalog.sum(deleted)::bigint FROM chat_hour_counts"
-        f" {part.where('hour')} GROUP BY chat_id".encode(),
+        "SELECT chat_id, pg_catalog.sum(messages)::bigint, pg_catalog.sum(deleted)::bigint,"
+        f" pg_catalog.sum(versions)::bigint FROM chat_hour_counts {part.where('hour')} GROUP BY chat_id".encode(),
         part.values,
         prepare=False,
     )
-    return {chat_id: (messages, deleted) for chat_id, messages, deleted in rows}
+    return {chat_id: (messages, deleted, versions) for chat_id, messages, deleted, versions in rows}
+
+
+def edits_by_chat(connection: Connection, scope: Scope) -> dict[str, int]:
+    """Of each chat of the scope with edited messages: the sum of their version numbers, which grows with each edit."""
+    edited = replace(scope, edited=True)
+    rows = connection.execute(
+        "SELECT m.chat_id, pg_catalog.sum(m.version)::bigint FROM messages m"
+        f" WHERE {edited.condition} GROUP BY m.chat_id".encode(),
+        edited.parameters,
+        prepare=False,
+    )
+    return {chat_id: int(versions) for chat_id, versions in rows}
 
 
 @dataclass(frozen=True, slots=True)
