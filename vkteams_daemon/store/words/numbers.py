@@ -11,6 +11,7 @@ A form is an index term beside the digits as they stand:
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -44,17 +45,22 @@ _COMPACT_DATE = re.compile(r"(?<!\d)(20\d\d)(0[1-9]|1[0-2])([0-2]\d|3[01])(?!\d)
 _DAY_OF_YEAR = re.compile(r"(?<![\w.,])(\d{1,2})\.(\d{2})(?!\w|[.,]\d)")
 _NAME_OF_MONTH = f"({'|'.join(sorted(_MONTH, key=len, reverse=True))})"
 _ORDINAL = "(?:-?(?:[ое]?го|[ое]?му|[оы]?м|[ое]?е|[ыи]?й)|st|nd|rd|th)?"
-_WORDED = re.compile(
-    # The first and the last of several days: 8-10 ноября, с 8 по 10 ноября.
-    rf"(?<![\w.,])(?:(\d{{1,2}}){_ORDINAL}(?:\s?-\s?|,?\s(?:по|и|to|and)\s))?"
-    rf"(\d{{1,2}}){_ORDINAL}[»”\"]?[\s/\-]?(?:of\s)?{_NAME_OF_MONTH}(?![^\W\d_])\.?,?(?:[\s/\-]?(\d{{4}})(?!\d))?"
-    rf"|(?<!\w){_NAME_OF_MONTH}\.?\s?(\d{{1,2}})(?:st|nd|rd|th)?(?!\w)(?:,?\s(\d{{4}})(?!\w))?",
-    re.IGNORECASE,
-)
 # Digits with the signs that a number may have within it.
 _CHUNK = re.compile(r"\d[\d\s.,/()'_\-]*")
 _OF_CARD = 12  # digits of the shortest number that is written in parts as cards' numbers are
 _LONG = 10  # digits of the shortest number that is a phone number without any sign
+
+
+@functools.cache
+def _worded() -> re.Pattern[str]:
+    """Days of months in words; compiled at its first use, because every search imports this module."""
+    return re.compile(
+        # The first and the last of several days: 8-10 ноября, с 8 по 10 ноября.
+        rf"(?<![\w.,])(?:(\d{{1,2}}){_ORDINAL}(?:\s?-\s?|,?\s(?:по|и|to|and)\s))?"
+        rf"(\d{{1,2}}){_ORDINAL}[»”\"]?[\s/\-]?(?:of\s)?{_NAME_OF_MONTH}(?![^\W\d_])\.?,?(?:[\s/\-]?(\d{{4}})(?!\d))?"
+        rf"|(?<!\w){_NAME_OF_MONTH}\.?\s?(\d{{1,2}})(?:st|nd|rd|th)?(?!\w)(?:,?\s(\d{{4}})(?!\w))?",
+        re.IGNORECASE,
+    )
 
 
 def forms(text: str, *, worded: bool = True) -> Iterator[tuple[int, int, str]]:
@@ -76,7 +82,7 @@ def forms(text: str, *, worded: bool = True) -> Iterator[tuple[int, int, str]]:
         yield from _sums(*where)
         yield from _dates(*where)
     if worded:
-        for match in _WORDED.finditer(text):
+        for match in _worded().finditer(text):
             first, day, name, year = match.group(1, 2, 3, 4)
             if name is None:
                 name, day, year = match.group(5, 6, 7)
