@@ -8,6 +8,7 @@ databases and extensions on every machine.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg import conninfo, sql
+from psycopg import conninfo
 
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Database as DatabaseOptions
@@ -70,11 +71,15 @@ class ClusterDatabase:
         """Host and port of each worker."""
         return [(host, port) for host, port, group in self._nodes if group]
 
+    def everywhere(self, statement: str) -> None:
+        """Run a statement about the server on each machine; roles that exist there already are left alone."""
+        for host, port, _ in self._nodes:
+            with contextlib.suppress(psycopg.errors.DuplicateObject, psycopg.errors.UndefinedObject):
+                on(self._coordinator, statement, host=host, port=port)
+
     def drop(self) -> None:
         """Drop it on every machine."""
-        for host, port, _ in self._nodes:
-            drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(self.name)).as_string()
-            on(self._coordinator, drop, host=host, port=port)
+        self.everywhere(f"DROP DATABASE {self.name} WITH (FORCE)")
 
 
 def distributed(url: str, *, wanted: bool = True) -> Database:

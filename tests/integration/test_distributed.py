@@ -6,6 +6,7 @@ The tests that need a cluster are skipped unless VKTEAMS_TEST_CITUS_URL names a 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any
 import msgspec
 import psycopg
 import pytest
+from psycopg import conninfo
 
 from tests.harness.batches import DERIVED, rows
-from tests.harness.cluster import ClusterDatabase, distributed, needs_cluster, on
+from tests.harness.cluster import VARIABLE, ClusterDatabase, distributed, needs_cluster, on
 from tests.harness.daemon import DaemonProcess
 from tests.harness.oracle import Oracle
 from tests.harness.postgres import PostgresServer
@@ -31,7 +33,7 @@ from vkteams_daemon.errors import ConfigError, VkTeamsError
 from vkteams_daemon.options import Embedding
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.simulator import Simulator
-from vkteams_daemon.store import embedding_models
+from vkteams_daemon.store import distribution, embedding_models, schema
 from vkteams_daemon.store.admin import maintenance, person_erasure
 from vkteams_daemon.store.backup import verification
 from vkteams_daemon.store.database import Database
@@ -156,6 +158,45 @@ def test_a_distributed_archive_lies_as_documented_and_is_refused_if_not_configur
     for migrate in (True, False):
         database = distributed(cluster_url, wanted=False)
         _refused(database, "the archive is distributed over several machines", migrate=migrate)
+
+
+@needs_cluster
+def test_a_role_that_only_owns_its_schema_keeps_a_distributed_archive() -> None:
+    cluster = ClusterDatabase(os.environ[VARIABLE])
+    role = f"keeper_{cluster.name}"
+    try:
+        on(cluster.url, "CREATE EXTENSION vector")
+        cluster.everywhere(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+        on(cluster.url, f"CREATE SCHEMA AUTHORIZATION {role}")
+        url = conninfo.make_conninfo(cluster.url, user=role, password="x")
+        with distributed(url):
+            pass
+        with contextlib.closing(Talk(url)) as talk:
+            talk.say("1", "сервер упал")
+            with talk.database.connect() as connection:
+                assert verification.verify(connection)
+    finally:
+        cluster.drop()
+        cluster.everywhere(f"DROP ROLE {role}")
+
+
+@needs_cluster
+def test_a_distributed_archive_of_an_older_release_is_migrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = ClusterDatabase(os.environ[VARIABLE])
+    try:
+        with monkeypatch.context() as older:
+            first = {number: script for number, script in schema.migrations().items() if number <= 12}
+            older.setattr(schema, "migrations", lambda: first)
+            there = [table for table in BY_CHAT if f"CREATE TABLE {table} " in "".join(first.values())]
+            older.setattr(distribution, "BY_CHAT", tuple(there))
+            older.setattr(distribution, "BY_BOT", ("events",))
+            with distributed(cluster.url):
+                pass
+        with distributed(cluster.url) as database, database.connect() as connection:
+            assert schema.schema_version(connection) == max(schema.migrations())
+        assert {table for table, method, _ in on(cluster.url, _LAYOUT) if method == "h"} == {*BY_BOT, *BY_CHAT}
+    finally:
+        cluster.drop()
 
 
 @needs_cluster

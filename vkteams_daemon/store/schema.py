@@ -169,7 +169,8 @@ def apply_migrations(
                 with connection.transaction():
                     # Wait until the transactions that have passed the fence are over. Later ones see the new version.
                     connection.execute("LOCK TABLE schema_version IN EXCLUSIVE MODE")
-                    connection.execute(script.encode())
+                    for statement in statements(script):  # Citus hands on the whole text of one that it hands on
+                        connection.execute(statement.encode())
                     connection.execute("INSERT INTO schema_version (version) VALUES (%s)", (number,))
                 applied.append(number)
             if move or distribution.is_distributed(connection):
@@ -179,6 +180,22 @@ def apply_migrations(
                 connection.execute(f"SELECT pg_catalog.pg_advisory_unlock({_MIGRATION_LOCK})".encode())
     check_version(connection)
     return applied
+
+
+def statements(script: str) -> list[str]:
+    """The statements of a migration. Each ends with a semicolon at the end of a line, outside of a body in $$."""
+    found: list[str] = []
+    lines: list[str] = []
+    in_body = False
+    for line in script.splitlines():
+        if line.lstrip().startswith("--") and not in_body:
+            continue
+        lines.append(line)
+        in_body ^= line.count("$$") % 2 == 1
+        if line.rstrip().endswith(";") and not in_body:
+            found.append("\n".join(lines).strip())
+            lines = []
+    return [*found, rest] if (rest := "\n".join(lines).strip()) else found
 
 
 def created_objects() -> list[tuple[str, str]]:
