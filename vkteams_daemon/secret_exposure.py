@@ -23,7 +23,8 @@ def exposure(file: Path, mode: int) -> str | None:
     """Why these permissions do not suit a file that holds a secret, as a sentence; None if they do.
 
     Its owner may read and change it, its group may read it. Every file with a secret is held to this rule: the
-    configuration, the secrets' own files, those that database.url names, and the tokens of MCP clients.
+    configuration, the secrets' own files, those that database.url names, the tokens of MCP clients, and
+    the page's secret at the issuer of OpenID Connect.
     """
     return f"{file}: others than its owner may read or change it" if mode & 0o027 else None
 
@@ -31,7 +32,9 @@ def exposure(file: Path, mode: int) -> str | None:
 def exposed_files(config: Config, environ: Mapping[str, str] | None = None) -> list[str]:
     """The sentences of `exposure` for every file that holds a secret of this configuration."""
     environ = os.environ if environ is None else environ
-    files = [config.api.token_file, config.database.url_file, config.mcp.tokens_file]
+    files = [
+        config.api.token_file, config.database.url_file, config.mcp.tokens_file, config.oidc.client_secret_file
+    ]  # fmt: skip
     files += [unquote(name) for name in _URL_FILE.findall(f"{config.database.url} {config.database.read_url}")]
     if directory := environ.get("CREDENTIALS_DIRECTORY"):
         files += [f"{directory}/token", f"{directory}/database_url"]

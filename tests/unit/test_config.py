@@ -461,14 +461,15 @@ def test_secret_in_the_place_of_another_option_is_not_repeated(tmp_path: Path, o
 
 
 def test_every_file_with_a_secret_is_held_to_one_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    token, url, tokens, credential = (tmp_path / name for name in ("t", "u", "tokens", "token"))
-    for file in (token, url, tokens, credential):
+    token, url, tokens, secret, credential = (tmp_path / name for name in ("t", "u", "tokens", "secret", "token"))
+    for file in (token, url, tokens, secret, credential):
         file.write_text("x\n")
     source = tmp_path / "d.toml"
     text = f"[api]\ntoken_file = '{token}'\n[database]\nurl_file = '{url}'\n[mcp]\ntokens_file = '{tokens}'\n"
+    text += f"[oidc]\nclient_secret_file = '{secret}'\n"
     source.write_text(text)
     environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
-    files = (token, url, tokens, credential)
+    files = (token, url, tokens, secret, credential)
 
     def exposed() -> list[str]:
         return [line.partition(":")[0] for line in exposed_files(load(source, environ=environ), environ)]

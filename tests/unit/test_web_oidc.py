@@ -125,12 +125,14 @@ def test_wrong_options_are_refused(options: dict[str, Any], url: str, why: str) 
         SignIn(Oidc(**({"issuer": ISSUER, "client_id": "page"} | options)), url)
 
 
-def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "secret"
-    file.write_text("s")
-    file.chmod(0o644)
+@pytest.mark.parametrize(("option", "mode"), [("client_secret_file", 0o644), ("client_secret_file", 0o660),
+                                              ("users_file", 0o666)])  # fmt: skip
+def test_a_file_that_others_may_read_or_change_is_refused(tmp_path: Path, option: str, mode: int) -> None:
+    file = tmp_path / "file"
+    file.write_text("[users]\n")
+    file.chmod(mode)
     with pytest.raises(PermissionRefused):
-        _sign_in(client_secret_file=str(file))
+        _sign_in(**{option: str(file)})
 
 
 def test_an_issuer_that_does_not_answer_refuses(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from joserfc.jwk import KeySet
 from vkteams_daemon import plain_file
 from vkteams_daemon.errors import ConfigError, PermissionRefused, VkTeamsError
 from vkteams_daemon.options import Oidc
+from vkteams_daemon.secret_exposure import exposure
 
 TIMEOUT = 10.0  # seconds for one answer of the issuer
 _MAX_AGE = 3600.0  # seconds after which its metadata and keys are read again
@@ -184,7 +185,7 @@ def _read_users(file: str) -> dict[str, str]:
     if not file:
         return {}
     try:
-        users = tomllib.loads(read_private(file, "oidc.users_file", 0o002)).get("users")
+        users = tomllib.loads(read_private(file, "oidc.users_file", secret=False)).get("users")
     except tomllib.TOMLDecodeError:
         raise ConfigError(f"{file}: it is not TOML") from None
     if not isinstance(users, dict) or not all(isinstance(user, str) and user for user in users.values()):
@@ -192,21 +193,24 @@ def _read_users(file: str) -> dict[str, str]:
     return users
 
 
-def read_private(file: str, option: str, forbidden: int) -> str:
-    """The text of a file of an option that others may not change, or not even read.
+def read_private(file: str, option: str, *, secret: bool) -> str:
+    """The text of a file of an option that others may not change.
 
     Args:
         file: its path.
         option: for messages.
-        forbidden: the bits that its mode may not have.
+        secret: whether it holds a secret, so that its mode must also satisfy `exposure`.
 
     Raises:
-        ConfigError, PermissionRefused: it cannot be read, or its mode has such a bit.
+        ConfigError, PermissionRefused: it cannot be read, or others may change it or read the secret.
     """
     path = Path(file)
     try:
-        if stat.S_IMODE(path.stat().st_mode) & forbidden:
-            raise PermissionRefused(f"{file}: other users may read or change it", hint=f"Run `chmod o= {file}`.")
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if secret and (sentence := exposure(path, mode)):
+            raise PermissionRefused(sentence, hint=f"Run `chmod 600 {file}`, or 640.")
+        if mode & 0o002:
+            raise PermissionRefused(f"{file}: other users may change it", hint=f"Run `chmod o-w {file}`.")
         return plain_file.read_text(path)
     except PermissionError as error:
         raise PermissionRefused(f"{file}: this user may not read it") from error

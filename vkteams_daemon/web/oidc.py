@@ -115,4 +115,4 @@ class SignIn:
 def _read_secret(file: str) -> str:
     if not file:
         return ""
-    return read_private(file, "oidc.client_secret_file", 0o007).strip()
+    return read_private(file, "oidc.client_secret_file", secret=True).strip()
