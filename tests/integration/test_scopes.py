@@ -93,7 +93,7 @@ USUAL = {"query": QUERIES[0], "msg_id": "m1", "explain": True}
 
 def _visible(talk: Talk) -> None:
     talk.say("m1", "the backup of the server is on the vault", at=0)
-    talk.say("m2", "где пароль от сервера?", at=1, who=PETR, answers="o2")
+    talk.say("m2", "где backup и пароль от сервера?", at=1, who=PETR, answers="o2")
     talk.say("m3", "спроси Анну про backup", at=2, who=PETR, answers="m1")
     talk.say("m4", "Kx93hunteq is the other one", at=3)
     talk.say("m5", "сервер перезапущен", at=4, answers="o1")
@@ -133,7 +133,7 @@ def _hidden_chats(talk: Talk) -> None:
 def _hidden_times(talk: Talk) -> None:
     # o2 answers o1: m2 and m5 belong together by messages that the client may not see.
     talk.say("o1", f"{SECRET} of old", at=OLD, who=VERA)
-    talk.say("o2", "backup парольница", at=OLD + 1, who=VERA, answers="o1")
+    talk.say("o2", "backup парольница", at=OLD + 1, answers="o1")
     talk.say("o3", "in an old thread", at=OLD + 2, who=VERA, chat=OLD_THREAD, below=(OPS, "m1"))
     talk.say("v1", "a chat that was silent since", at=OLD + 3, who=VERA, chat=VERA)
     talk.edit("o1", f"{SECRET} edited today", at=20, who=VERA)
