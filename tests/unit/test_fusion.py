@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from vkteams_daemon.search.results import Ranked, RetrieverScore
+from vkteams_daemon.search.retrieval import conversation_linking
 from vkteams_daemon.search.retrieval.conversation_linking import Line, likelihood
 from vkteams_daemon.search.retrieval.fusion import PER_RETRIEVER, relevance, without_guesses
 from vkteams_daemon.search.retrieval.meaning import Nearest
@@ -113,3 +114,10 @@ def test_a_wish_counts_more_than_a_small_lead_by_meaning_and_two_less_than_every
     assert _best(_text(0.4, 0.4), _nearest(others=lead)) == "t0"
     assert _best(_text(0.4, 0.4), _nearest(others=lead), {("c", "t1"): 1}) == "t1"
     assert _best(_text(1.0, 0.4), _nearest(), {("c", "t1"): 2}) == "t0"
+
+
+def test_the_words_of_texts_are_those_of_each_text_alone() -> None:
+    texts = ["«Иван», см. OPS-142.", "", "@[a.ivanova@corp.example] да!", "...", "ΟΔΟΣ", "одно\nдва. "]
+    words = conversation_linking._words(texts)
+    assert words == [conversation_linking._words([text])[0] for text in texts]
+    assert words[0] == {"иван", "см", "ops-142"} and words[2] == {"@", "a.ivanova@corp.example", "да"}

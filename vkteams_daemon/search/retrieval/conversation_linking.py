@@ -34,7 +34,7 @@ _LEAST = 0.05
 # The benchmark's channel is busy: 40 messages take minutes. In other chats a conversation fades with time as well.
 _DECAY_HOURS = 1.0
 
-_SIGNS = str.maketrans(dict.fromkeys(',:;!?()<>[]"«»', " "))
+_SIGNS = ',:;!?()<>[]"«»'
 _COLUMNS = "m.chat_id, m.msg_id, m.user_id, m.sent_at, m.reply_to_msg_id, coalesce(pg_catalog.left(m.text, 500), '')"
 
 
@@ -159,11 +159,22 @@ def _lines(rows: Sequence[tuple[Any, ...]], names: Mapping[str, Sequence[str]]) 
     speakers = {row[2] for row in rows}
     present = {name: user_id for user_id in speakers for name in names.get(user_id, ())}
     lines = []
-    for place, (chat_id, msg_id, user_id, sent_at, reply_to, text) in enumerate(rows):
-        words = set(text.lower().translate(_SIGNS).replace(". ", " ").rstrip(".").split())
+    words_of = _words([row[5] for row in rows])
+    for place, ((chat_id, msg_id, user_id, sent_at, reply_to, text), words) in enumerate(
+        zip(rows, words_of, strict=True)
+    ):
         named = frozenset(present[word] for word in words & present.keys() if present[word] != user_id)
         lines.append(Line((chat_id, msg_id), place, user_id, sent_at, reply_to, text, named))
     return lines
+
+
+def _words(texts: Sequence[str]) -> list[set[str]]:
+    """The words of each text in lower case, without the signs beside them. No text has a NUL, as in PostgreSQL."""
+    # All at once: a pass over each text apart, letter by letter, was a quarter of a search page's time.
+    joined = "\0".join(texts).lower()
+    for sign in _SIGNS:
+        joined = joined.replace(sign, " ")
+    return [set(text.rstrip(".").split()) for text in joined.replace(". ", " ").split("\0")]
 
 
 def _names(people: Mapping[str, Person]) -> dict[str, list[str]]:
