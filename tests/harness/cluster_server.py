@@ -61,8 +61,12 @@ class Machine:
         """Send its first process a signal, and wait for the end of all."""
         if self.running:
             self.resume()
+            sockets = (self._data / "postmaster.pid").read_text().split("\n")[4]
             os.kill(self._postmaster(), signum)
             until(lambda: not self.running, 60, "the end of a machine's server")
+            # To the next one a killed process lives as long as nobody has asked for its exit code.
+            for lock in (self._data / "postmaster.pid", Path(sockets) / f".s.PGSQL.{self.port}.lock"):
+                lock.unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start it as it was started before, and wait until it answers."""

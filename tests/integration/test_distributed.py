@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ from psycopg import conninfo
 
 from tests.harness.batches import DERIVED, rows
 from tests.harness.cluster import VARIABLE, ClusterDatabase, distributed, needs_cluster, on
+from tests.harness.cluster_server import Machine
 from tests.harness.daemon import DaemonProcess
+from tests.harness.mcp import Office
 from tests.harness.oracle import Oracle
 from tests.harness.postgres import PostgresServer
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
@@ -256,10 +259,10 @@ def test_other_questions_are_answered_alike(both: dict[str, Talk], models_dir: P
 def test_the_writer_does_not_wait_for_a_worker_that_stores_other_vectors_of_the_shards(both: dict[str, Talk]) -> None:
     for talk in both.values():
         _take_up(talk)
-        talk.say("w1", "скоро удалят", at=400)
+        talk.say("w1", "скоро удалят", at=400, chat=DEV)
         with talk.connection() as worker, worker.transaction():
             worker.execute("DELETE FROM embeddings WHERE model_id = 0")
-            talk.delete("w1")  # the server would end the worker's transaction after 10 s
+            talk.delete("w1", chat=DEV)  # the server would end the worker's transaction after 10 s
 
 
 @needs_cluster
@@ -341,17 +344,42 @@ def _without_times(talk: Talk, table: str) -> str:
 
 
 @needs_cluster
-def test_a_silent_session_that_holds_rows_of_another_machine_is_ended(both: dict[str, Talk]) -> None:
-    talk = both["cluster"]
-    _take_up(talk)
-    talk.say("held", "кто-то держит", at=500)
-    config = talk.database._config
+@pytest.mark.parametrize("place", ["one server", "cluster"])
+def test_a_silent_session_that_holds_rows_is_ended_also_on_another_machine(both: dict[str, Talk], place: str) -> None:
+    config = both[place].database._config
     impatient = Config(database=msgspec.structs.replace(config.database, patience=0.5))
-    with contextlib.closing(Database(impatient)) as database, talk.connection() as silent, pytest.raises(psycopg.Error):
+    hold = "UPDATE messages SET pinned_at = NULL WHERE chat_id = %s"
+    with (
+        contextlib.closing(Database(impatient)) as database, both[place].connection() as silent,
+        pytest.raises(psycopg.Error),
+    ):  # fmt: skip
         database.open(migrate=False)
         with silent.transaction():
-            silent.execute("UPDATE messages SET text = '' WHERE chat_id = %s AND msg_id = 'held'", (OPS,))
+            silent.execute(hold, (OPS,))
             with database.connect() as waiting:
                 waiting.execute("SET statement_timeout = '5s'")
-                waiting.execute("UPDATE messages SET text = 'free' WHERE chat_id = %s AND msg_id = 'held'", (OPS,))
-    assert talk.rows("SELECT text FROM messages WHERE chat_id = %s AND msg_id = 'held'", OPS) == [("free",)]
+                waiting.execute(hold, (OPS,))
+
+
+@needs_cluster
+def test_beside_a_frozen_machine_questions_end_in_time_and_health_says_why(
+    both: dict[str, Talk], cluster: ClusterDatabase, models_dir: Path, tmp_path: Path
+) -> None:
+    office = Office(tmp_path, both["cluster"].url, models_dir)
+    office.configure(search={"timeout": 1})
+    frozen = Machine(os.environ[VARIABLE], *cluster.workers[0])
+    frozen.pause()
+    try:
+        for words in (("search", "text", "сервер"), ("context", "chats")):
+            code, said = office.failed(*words)
+            assert code == 69 and "the search was cancelled after 1 s" in said, words
+        assert any("database: the search was cancelled" in p for p in office.ctl("diagnostic", "health")["problems"])
+    finally:
+        frozen.resume()
+    frozen.stop(signal.SIGKILL)
+    try:
+        code, said = office.failed("search", "text", "сервер")
+        assert code == 69 and f"{frozen.host}:{frozen.port}" in said
+    finally:
+        frozen.start()
+    until(lambda: office.ctl("search", "text", "сервер")["hits"], 30, "an answer of all machines")

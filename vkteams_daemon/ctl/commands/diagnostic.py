@@ -65,7 +65,7 @@ def _health(args: argparse.Namespace, config: Config) -> Answer:
     data["spool"] = _spool(config, health, problems)
     data["model"] = _model(config, health, problems)
     data["disk"] = disk = _disk(config, problems)
-    data["nobodys_chats"] = nobodys = _nobodys_chats(config)
+    data["nobodys_chats"] = nobodys = _nobodys_chats(config, data["database"], problems)
     data["problems"] = problems
 
     def render(screen: Screen) -> None:
@@ -126,13 +126,15 @@ def _database(config: Config, problems: list[str]) -> tuple[str, str, int | None
     return database, "ok" if vectors.indexed else "unindexed", len(gaps)
 
 
-def _nobodys_chats(config: Config) -> list[dict[str, str]] | None:
+def _nobodys_chats(config: Config, database: str, problems: list[str]) -> list[dict[str, str]] | None:
     """The chats that no person sees through a roster, and why; None if the database does not answer."""
     try:
         with open_archive(config) as archive:
             return [{"chat_id": chat.chat_id, "reason": chat.reason} for chat in archive.nobodys_chats()]
-    except VkTeamsError:
-        return None  # the check of the database says why
+    except VkTeamsError as error:
+        if database == "ok":  # else the check of the database has said why; on a cluster it has asked one machine
+            problems.append(f"database: {error}")
+        return None
 
 
 def _daemon(health: DaemonHealth, problems: list[str]) -> dict[str, Any]:

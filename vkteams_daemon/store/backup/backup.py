@@ -50,7 +50,12 @@ def make(
         OSError: `out` does not take it.
     """
     with translate_errors(), connect() as connection:
-        distribution.refuse(connection, "a backup", "Back up each machine with the tools of PostgreSQL.")
+        distribution.refuse(
+            connection,
+            "database backup",
+            "Stop the daemon, and run PostgreSQL's pg_dump on the coordinator: it writes the rows of all machines"
+            " (docs/scaling.md).",
+        )
         program = client_programs.find("pg_dump", connection.info.server_version // 10000)
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         snapshot, schema = _one(connection, "SELECT pg_catalog.pg_export_snapshot(), current_schema()::text")

@@ -62,7 +62,7 @@ def restore(
     with translate_errors(), connect() as connection:
         distribution.refuse(
             connection,
-            "restoring a backup",
+            "database restore",
             "Restore it to one server, then set database.distributed and run `vkteamsctl database migrate`.",
         )
         _check_place(connection, manifest)
