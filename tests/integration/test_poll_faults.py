@@ -20,10 +20,12 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.polling import backoff
 from vkteams_daemon.daemon.polling.event_printer import EventPrinter
 from vkteams_daemon.daemon.polling.poller import Poller, Sink
+from vkteams_daemon.daemon.polling.spooler import Spooler
 from vkteams_daemon.daemon.status import new as new_status
 from vkteams_daemon.daemon.watch import Watch
 from vkteams_daemon.simulator import Simulator
 from vkteams_daemon.store.database import Database
+from vkteams_daemon.store.ingest.event_cursor import Cursor
 from vkteams_daemon.store.ingest.writer import StoreResult
 
 
@@ -39,6 +41,29 @@ class Faulty(EventPrinter):
         return super().store(events)
 
 
+class FaultySpooler(Spooler):
+    """One whose first steps are cut short by the same bug."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[str] = []
+        self._met: set[str] = set()
+
+    def open(self, bot_id: str) -> None:
+        self._step("open")
+        super().open(bot_id)
+
+    def lock_taken(self, cursor: Cursor | None) -> None:
+        self._step("lock_taken")
+        super().lock_taken(cursor)
+
+    def _step(self, name: str) -> None:
+        if name not in self._met:
+            self._met.add(name)
+            raise KeyError("chat")
+        self.done.append(name)
+
+
 def test_fault_of_this_program_is_not_called_a_failure_of_the_database(
     simulator: Simulator, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -49,11 +74,13 @@ def test_fault_of_this_program_is_not_called_a_failure_of_the_database(
         poller = Poller(
             client, lambda bot: Faulty(out=io.StringIO()), work, status, poll_time=1, backoff_max=0.5,
             on_change=lambda: states.add(status.database.state), on_queued=lambda: None, on_end=lambda error: None,
-            pulse=watch.pulse("longpoll"),
+            pulse=watch.pulse("longpoll"), spooler=(spooler := FaultySpooler()),
         )  # fmt: skip
         thread = threading.Thread(target=poller.run)
         thread.start()
         try:
+            assert poller.ready.result(20) == ""
+            assert spooler.done == ["open", "lock_taken"], "a step that is cut short is taken again"
             emit_event(simulator, 1)
             until(lambda: watch.warnings, 20, "a warning")
             assert watch.warnings == ["longpoll: internal error: KeyError: 'chat'"]

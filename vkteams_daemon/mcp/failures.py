@@ -30,9 +30,9 @@ def client_message(error: Exception, what: str) -> str:
         if isinstance(cause, ValidationError) and not isinstance(error, _UNFORESEEN):
             return _argument_message(cause)
         if isinstance(cause, ToolError | ResourceError) and not isinstance(cause, _UNFORESEEN):
-            return visible(str(cause))
+            return _one_line(str(cause))
     log.error("%s failed", what, exc_info=error)
-    return f"{visible(what)} failed for a reason that nobody foresaw; the server's log has more"
+    return f"{_one_line(what)} failed for a reason that nobody foresaw; the server's log has more"
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -53,7 +53,12 @@ def _archive_message(error: VkTeamsError) -> str:
         # The details of the database and the configuration (hosts, names, columns) are for the log.
         text = text.partition(": ")[0]
     hint = _for_tools(error.hint)
-    return visible(f"{text}. {hint}".removesuffix(".") if hint else text)
+    return _one_line(f"{text}. {hint}".removesuffix(".") if hint else text)
+
+
+def _one_line(text: str) -> str:
+    """The text as it may be shown. A name that the client has given may have line breaks in it."""
+    return " ".join(visible(text).split("\n"))
 
 
 def _for_tools(hint: str) -> str:
@@ -70,4 +75,4 @@ def _argument_message(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     reason = first["msg"].removeprefix("Value error, ")
     name = ".".join(str(part) for part in first["loc"] if isinstance(part, str))
-    return visible(f"{name}: {reason[:1].lower()}{reason[1:]}" if name else reason)
+    return _one_line(f"{name}: {reason[:1].lower()}{reason[1:]}" if name else reason)

@@ -149,6 +149,7 @@ class Poller:
         self._pending: PendingBatch | None = None
         self._refused_since: float | None = None
         self._standby = False
+        self._lock_noted = False  # whether everybody knows that this process holds the bot's lock
         self._failed = False  # whether the last turn has failed
         self._poll_needs_lock = True
         self._api = ApiAvailability(status.api, Backoff(backoff_max), on_change)
@@ -234,18 +235,22 @@ class Poller:
         client = self._client_in_use = self._client
         if self._bot is None:
             self._pulse.busy(client.poll_limit(0) + STEP_LIMIT)
-            self._bot = client.self_get()
-            self._status.bot.id, self._status.bot.nick = self._bot.user_id, self._bot.nick
-            self.spooler.open(self._bot.user_id)
+            bot = client.self_get()
+            self._status.bot.id, self._status.bot.nick = bot.user_id, bot.nick
+            self.spooler.open(bot.user_id)
+            self._bot = bot  # last: a step that a fault cuts short is taken again as a whole
         if self.sink is None:
             self._pulse.idle()  # a migration may take hours
             self.sink = self._open_sink(self._bot)
             self._pulse.busy(STEP_LIMIT)
         sink = self.sink
         if not sink.holds_lock:
+            self._lock_noted = False
             if not sink.acquire():
                 return self._lock_refused()
+        if not self._lock_noted:
             self._lock_taken()
+            self._lock_noted = True
         if self.spooler.waiting:
             return self._drain(sink)
         if self.spooler.lost:
@@ -396,9 +401,9 @@ class Poller:
             return 0.1
         self._database_answered()
         if not self._standby:
-            self._standby = True
             log.info("another process listens to bot %s; waiting as its standby", self._status.bot.id)
             self.spooler.lock_refused()
+            self._standby = True
             self._on_change()
         self._become_ready("standby: another process listens to this bot; this one takes over when it ends")
         return STANDBY_INTERVAL
