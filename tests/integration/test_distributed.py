@@ -349,6 +349,7 @@ def test_a_silent_session_that_holds_rows_is_ended_also_on_another_machine(both:
     config = both[place].database._config
     impatient = Config(database=msgspec.structs.replace(config.database, patience=0.5))
     hold = "UPDATE messages SET pinned_at = NULL WHERE chat_id = %s"
+    changed = 0
     with (
         contextlib.closing(Database(impatient)) as database, both[place].connection() as silent,
         pytest.raises(psycopg.Error),
@@ -358,7 +359,8 @@ def test_a_silent_session_that_holds_rows_is_ended_also_on_another_machine(both:
             silent.execute(hold, (OPS,))
             with database.connect() as waiting:
                 waiting.execute("SET statement_timeout = '5s'")
-                waiting.execute(hold, (OPS,))
+                changed = waiting.execute(hold, (OPS,)).rowcount
+    assert changed > 0, "it would have waited for 5 s in vain"
 
 
 @needs_cluster
