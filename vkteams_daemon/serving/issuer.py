@@ -206,12 +206,13 @@ def read_private(file: str, option: str, *, secret: bool) -> str:
     """
     path = Path(file)
     try:
+        text = plain_file.read_text(path)  # first: the mode of what is no file says nothing
         mode = stat.S_IMODE(path.stat().st_mode)
         if secret and (sentence := exposure(path, mode)):
             raise PermissionRefused(sentence, hint=f"Run `chmod 600 {file}`, or 640.")
         if mode & 0o002:
             raise PermissionRefused(f"{file}: other users may change it", hint=f"Run `chmod o-w {file}`.")
-        return plain_file.read_text(path)
+        return text
     except PermissionError as error:
         raise PermissionRefused(f"{file}: this user may not read it") from error
     except (OSError, UnicodeDecodeError) as error:
