@@ -21,7 +21,7 @@ from psycopg import conninfo
 
 from tests.harness.cluster import PREFIX, VARIABLE, ClusterDatabase, distributed, machines, on
 from tests.harness.postgres import PostgresServer
-from tests.harness.temporary import servers
+from tests.harness.temporary import servers, signal_all
 from tests.harness.waiting import until
 from vkteams_daemon.store import distribution
 
@@ -75,15 +75,11 @@ class Machine:
     def pause(self) -> None:
         """Freeze every process of it, until `resume`."""
         self._paused = servers(self._data)
-        for pid in self._paused:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
+        signal_all(self._paused, signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on."""
-        for pid in self._paused:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        signal_all(self._paused, signal.SIGCONT)
         self._paused = []
 
     def _postmaster(self) -> int:

@@ -28,7 +28,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.harness.temporary import SERVER_USER, servers
+from tests.harness.temporary import SERVER_USER, servers, signal_all
 from tests.harness.traps import set_operators
 from tests.harness.waiting import until
 from vkteams_daemon.store.bundled import programs
@@ -110,15 +110,11 @@ class PostgresServer:
     def pause(self) -> None:
         """Freeze every process of it: connections stay open and nothing answers, until `resume`."""
         self._paused = servers(self._data)
-        for pid in self._paused:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
+        signal_all(self._paused, signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on after `pause`."""
-        for pid in self._paused:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        signal_all(self._paused, signal.SIGCONT)
         self._paused = []
 
     @property

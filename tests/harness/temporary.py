@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -99,9 +99,7 @@ def servers(directory: Path) -> list[int]:
 
 def clear(directory: Path) -> None:
     """Kill what runs in the directory and remove it."""
-    for pid in servers(directory):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    signal_all(servers(directory), signal.SIGKILL)
     until(lambda: not servers(directory), what=f"the end of the servers in {directory}")
 
     def removed() -> bool:
@@ -124,3 +122,10 @@ def _sweep(place: Path) -> None:
                 clear(directory)
             finally:
                 os.close(descriptor)
+
+
+def signal_all(pids: Iterable[int], signum: int) -> None:
+    """Send the processes a signal; those that have ended meanwhile are left out."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signum)
