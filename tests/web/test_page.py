@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.harness.mcp import Office, asked, over_http
+from tests.harness.waiting import until
 from tests.harness.web import ADMIN, HOSTILE_CHAT, PETR, STRANGER, Answer, Page
 from vkteams_daemon.daemon import status as status_file
 
@@ -134,9 +135,12 @@ def test_what_waits_for_the_database_is_told(page: Page) -> None:
 
 def test_every_question_is_audited(page: Page) -> None:
     _find(page, q="dnsquestion", who="Анна")
-    lines = [line for line in page.office.said.read_text().splitlines() if "dnsquestion" in line]
-    assert len(lines) == 1
-    assert '"audit": "web"' in lines[0] and f'"who": "{PETR}"' in lines[0] and '"call": "search"' in lines[0]
+
+    def lines() -> list[str]:
+        return [line for line in page.office.said.read_text().splitlines() if "dnsquestion" in line]
+
+    [line] = until(lines, 30, "the line, which a thread of its own writes")
+    assert '"audit": "web"' in line and f'"who": "{PETR}"' in line and '"call": "search"' in line
 
 
 # The answers' headers, and forms
