@@ -150,6 +150,9 @@ def test_backend_of_a_worker_that_hangs_is_left_and_the_work_goes_on(
     ).started()  # fmt: skip
     say(simulator, "before")
     until(lambda: (status := daemon.status()) and status.embedding.embedded == 1, 60, "a worker at work")
+    # The build of the index waits for every snapshot, and the measurement keeps one while it waits for the lock.
+    indexed = "SELECT FROM pg_index WHERE indexrelid = to_regclass('embeddings_hnsw_1_message') AND indisvalid"
+    until(lambda: oracle.rows(indexed), 60, "the index, after which the worker only claims")
     claiming = (
         b"SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         b" AND query LIKE '%embedding_queue%SKIP LOCKED%'"

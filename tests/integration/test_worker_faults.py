@@ -6,6 +6,7 @@ import contextlib
 import gc
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,12 +24,12 @@ from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.daemon.workers import pool, worker_loop
 from vkteams_daemon.daemon.workers import worker_stats as counting
 from vkteams_daemon.daemon.workers.pool import WorkerPool
-from vkteams_daemon.daemon.workers.worker import Worker
+from vkteams_daemon.daemon.workers.worker import LOAD_LIMIT, Worker
 from vkteams_daemon.daemon.workers.worker_stats import WorkerStats
 from vkteams_daemon.embedding.model import Chunk, Model, Vectors
 from vkteams_daemon.errors import ModelError
 from vkteams_daemon.options import Daemon as DaemonOptions
-from vkteams_daemon.store import queue
+from vkteams_daemon.store import embedding_models, queue
 from vkteams_daemon.store.database import Database
 
 POISON = "poison poison poison"
@@ -391,3 +392,21 @@ def test_worker_survives_a_database_outage(
     assert chat.queued() == {} and set(chat.chunks().values()) == {1}
     assert tally.embedded == 40
     chat.close()
+
+
+def test_leader_that_waits_for_the_models_of_others_is_overdue(chat: Chat, tiny_model_dir: Path) -> None:
+    """An index build has no limit. The steps beside it have one, so a server process that hangs there is left."""
+    model = Model.load(tiny_model_dir)
+    chat.register(model)
+    pulse = Pulse("worker 0")
+    worker = chat.worker(model, pulse=pulse)
+    worker.round()
+    with chat.database.connect() as blocker, blocker.transaction():
+        blocker.execute(f"SELECT pg_advisory_xact_lock({embedding_models._MODELS_LOCK})".encode())
+        with ThreadPoolExecutor(1) as threads:
+            turn = threads.submit(worker.turn)
+            until(lambda: chat.rows("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"), 30, "the wait")
+            due, _ = pulse._turn
+            assert due < time.monotonic() + LOAD_LIMIT
+            blocker.execute("ROLLBACK")
+            assert turn.result(30) is False

@@ -208,9 +208,7 @@ class Worker:
             counting = idle or time.monotonic() - self._counted_at > COUNT_INTERVAL
             complete = self._indexed and self._settled and stored.state == "active"
             if idle or (counting and not complete and embedding_models.has_caught_up(connection, stored.model_id)):
-                self._pulse.idle()  # an index build has no limit
                 self._complete_model(connection, stored)
-                self._pulse.busy(LOAD_LIMIT)
             if counting:
                 self.stats.queued = queue.length(connection, stored.model_id)
                 self._counted_at = time.monotonic()
@@ -221,9 +219,10 @@ class Worker:
 
     def _complete_model(self, connection: Connection, stored: StoredModel) -> None:
         """Build the index, activate a complete model, retire those that are not chosen, and delete their vectors."""
-        self._indexed = self._indexed or vector_index.ensure_index(
-            connection, stored.model_id, stored.dims, self._index_holders
-        )
+        if not self._indexed:
+            self._pulse.idle()  # a build has no limit
+            self._indexed = vector_index.ensure_index(connection, stored.model_id, stored.dims, self._index_holders)
+            self._pulse.busy(LOAD_LIMIT)
         if stored.state == "building" and self._indexed and embedding_models.activate_if_complete(connection, stored):
             log.info("model %s is complete and in use", stored.name)
             assert self._current is not None
@@ -234,7 +233,9 @@ class Worker:
             if chosen is not None:
                 for name in embedding_models.retire_others(connection, {stored.fingerprint, *chosen}):
                     log.info("model %s is not in use any more", name)
+            self._pulse.idle()  # nor has the deletion of a million vectors
             embedding_models.delete_retired(connection, self._index_holders)
+            self._pulse.busy(LOAD_LIMIT)
             self._settled = True
 
     def _ready(self) -> tuple[Model, StoredModel]:
