@@ -139,6 +139,28 @@ def test_missing_vectors_are_queued_page_by_page(
     assert connection.execute("SELECT count(*) FROM embedding_queue").fetchone() == (5,)
 
 
+def test_message_that_a_worker_embeds_meanwhile_is_not_queued_again(
+    connection: Connection, other: Connection, writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = embedding_models.register(connection, "a", "fa", 3)
+    writer.store(batch(new(1), new(2)))
+    monkeypatch.setattr(embedding_models, "_WAIT_FOR_WRITERS", "SELECT 1")  # the worker's claims come after it
+    queue.prepare_connection(other)
+    with ThreadPoolExecutor(1) as pool:
+        with other.transaction():
+            claims = queue.claim(other, model.model_id, 1)
+            vector = np.array([1, 0, 0], np.float16)
+            queue.finish(other, model.model_id, [queue.EmbeddingResult(claims[0], ((b"hash", vector),))])
+            looking = pool.submit(embedding_models.enqueue_missing, connection, model.model_id)
+            until(
+                lambda: looking.done() or other.execute("SELECT FROM pg_locks WHERE NOT granted").fetchall(),
+                what="the wait for the worker",
+            )
+            assert not looking.done()
+        assert looking.result(30) == 0
+    assert len(connection.execute("SELECT FROM embedding_queue").fetchall()) == 1
+
+
 def test_only_foreign_key_checks_use_a_generic_plan(connection: Connection, writer: Writer) -> None:
     """A plan that is kept for anything else may be one that was made while the table was empty."""
     model = embedding_models.register(connection, "a", "fa", 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,12 @@ from mcp.types import ElicitRequestParams, ElicitResult
 
 from tests.harness.mcp import HttpServer, Office
 from tests.harness.waiting import until
+from vkteams_daemon.access import Access
+from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import status as status_file
+from vkteams_daemon.mcp import metrics
+from vkteams_daemon.mcp.archive_reader import Reader
+from vkteams_daemon.mcp.metrics import McpEndpoint
 from vkteams_daemon.mcp.tools.pagination import message_cursor
 
 OPS, THREAD, LUNCH = "681869378@chat.agent", "693938330@chat.agent", "684120415@chat.agent"
@@ -394,3 +401,18 @@ def test_metrics_and_probes_at_an_address_of_their_own(office: Office, serve: Se
     assert 'vkteams_search_seconds_count{mode="text"} 1.0' in get("/metrics")
     code, message = office.failed("mcp", "serve", "--http", "127.0.0.1:0")
     assert code == 73 and "mcp.metrics: cannot listen on" in message
+
+
+def test_server_that_begins_is_not_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address of the probes answers before the event loop runs."""
+    endpoint = McpEndpoint("127.0.0.1:0", Reader(Config(), Access("me")))
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(endpoint.live)
+        assert not asked.done()
+        loop = asyncio.new_event_loop()
+        endpoint.begin(loop)
+        assert loop.run_until_complete(asyncio.wrap_future(asked, loop=loop)).passed
+    loop.close()
+    monkeypatch.setattr(metrics, "_TURN", 0.1)
+    assert endpoint.live().reasons == ("the event loop does not go on",)
+    endpoint._server.stop()

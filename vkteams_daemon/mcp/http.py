@@ -88,7 +88,7 @@ def end_with_sessions(app: Starlette, end: Callable[[], None], endpoint: McpEndp
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[Any]:
         if endpoint:
-            endpoint.loop = asyncio.get_running_loop()
+            endpoint.begin(asyncio.get_running_loop())
         try:
             async with sessions(app) as state:
                 yield state

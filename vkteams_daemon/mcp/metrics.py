@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+from concurrent.futures import Future
 
 from prometheus_client import CollectorRegistry, Histogram
 
@@ -13,6 +15,7 @@ from vkteams_daemon.errors import VkTeamsError
 from vkteams_daemon.mcp.archive_reader import Reader
 
 _SEARCH = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_START = 5.0  # seconds in which the event loop should begin
 _TURN = 2.0  # seconds in which the event loop should come to a callback
 
 
@@ -23,16 +26,13 @@ class McpEndpoint:
         address: HOST:PORT, as the option has it.
         reader: of the archive; its searches are measured from now on.
 
-    Attributes:
-        loop: the server's event loop, once it runs.
-
     Raises:
         CannotCreate: this process cannot listen on the address.
     """
 
     def __init__(self, address: str, reader: Reader) -> None:
         registry = CollectorRegistry(auto_describe=False)
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self._loop: Future[asyncio.AbstractEventLoop] = Future()
         self._reader = reader
         self._search = Histogram(
             "vkteams_search_seconds", "From a search's question to its answer.", ["mode"], registry=registry,
@@ -52,11 +52,15 @@ class McpEndpoint:
         """Count one search."""
         self._search.labels(mode).observe(seconds)
 
+    def begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The server's event loop runs now."""
+        self._loop.set_result(loop)
+
     def live(self) -> Probe:
-        """Whether the event loop turns."""
+        """Whether the event loop turns. A server that starts has a moment to begin: it listens before its loop runs."""
         turned = threading.Event()
-        if self.loop is not None and not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(turned.set)
+        with contextlib.suppress(TimeoutError, RuntimeError):  # not begun; closed
+            self._loop.result(_START).call_soon_threadsafe(turned.set)
         alive = turned.wait(_TURN)
         return Probe(alive, "serving" if alive else "stuck", () if alive else ("the event loop does not go on",))
 

@@ -36,6 +36,12 @@ _ENQUEUE = (
     " SELECT k.chat_id, k.msg_id, %s, 'message', k.sent_at, clock_timestamp()"
     " FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS k (chat_id, msg_id, sent_at) ON CONFLICT DO NOTHING"
 )
+# A worker may have committed the vectors of a message, and removed its queue row, while _ENQUEUE waited for that row.
+_DEQUEUE_EMBEDDED = (
+    "DELETE FROM embedding_queue q USING unnest(%s::text[], %s::text[]) AS k (chat_id, msg_id)"
+    " WHERE q.chat_id = k.chat_id AND q.msg_id = k.msg_id AND q.model_id = %s AND q.kind = 'message'"
+    " AND q.attempts = 0 AND q.not_before > '-infinity' AND q.not_before < 'infinity'"
+)
 _CAUGHT_UP = (
     "NOT EXISTS (SELECT FROM embedding_queue q WHERE q.model_id = %(model)s AND q.not_before > '-infinity'"
     " AND q.not_before < 'infinity')"
@@ -170,11 +176,23 @@ def _enqueue(connection: Connection, model_id: int, messages: Sequence[tuple[Any
     """Queue those of these messages (chat_id, msg_id, sent_at) that have no vector of the model; returns how many."""
     if not messages:
         return 0
-    keys = [list(column) for column in zip(*messages, strict=True)][:2]
-    embedded = set(connection.execute(_EMBEDDED.encode(), (*keys, model_id)).fetchall())
+    embedded = _embedded(connection, model_id, messages)
     missing = [message for message in messages if message[:2] not in embedded]
-    columns = [list(column) for column in zip(*missing, strict=True)]
-    return connection.execute(_ENQUEUE.encode(), (model_id, *columns)).rowcount if missing else 0
+    if not missing:
+        return 0
+    count = connection.execute(_ENQUEUE.encode(), (model_id, *_columns(missing))).rowcount
+    if since := _embedded(connection, model_id, missing):
+        count -= connection.execute(_DEQUEUE_EMBEDDED.encode(), (*_columns(list(since)), model_id)).rowcount
+    return count
+
+
+def _embedded(connection: Connection, model_id: int, messages: Sequence[tuple[Any, ...]]) -> set[tuple[str, str]]:
+    """The keys of those of these messages (chat_id, msg_id, …) that have a vector of the model."""
+    return set(connection.execute(_EMBEDDED.encode(), (*_columns(messages)[:2], model_id)).fetchall())
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def mark_worked(connection: Connection, model_id: int) -> str | None:
