@@ -14,9 +14,10 @@ from vkteams_daemon.config import Config
 from vkteams_daemon.daemon import word_count
 from vkteams_daemon.daemon.watch import Pulse
 from vkteams_daemon.options import Database as DatabaseOptions
-from vkteams_daemon.search.retrieval import bm25
+from vkteams_daemon.search.retrieval import document_frequencies
+from vkteams_daemon.search.retrieval.document_frequencies import DocumentFrequencies
 from vkteams_daemon.search.scope import Scope
-from vkteams_daemon.store.admin import word_counts
+from vkteams_daemon.store.admin import search_index, word_counts
 from vkteams_daemon.store.database import Database
 
 
@@ -84,22 +85,25 @@ def test_only_one_process_counts_at_a_time(connection: psycopg.Connection, datab
 def test_common_words_of_a_confined_reader_are_counted_in_a_sample_of_what_they_may_see(
     talk: Talk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bm25, "_WHOLE", 100)
-    monkeypatch.setattr(bm25, "_SAMPLE", 40)
-    monkeypatch.setattr(bm25, "_COMMON", 10)
-    monkeypatch.setattr(bm25, "_COUNT_LIMIT", 50)
-    talk.many(["резерв" if n % 2 else "сервер" for n in range(200)], chat=OPS)
+    monkeypatch.setattr(document_frequencies, "_WHOLE", 100)
+    monkeypatch.setattr(document_frequencies, "_SAMPLE", 40)
+    monkeypatch.setattr(document_frequencies, "_COMMON", 10)
+    monkeypatch.setattr(document_frequencies, "_CONFINED_COUNT_LIMIT", 20)
+    talk.many(["резерв" if n % 2 else "принтер" if n % 8 == 0 else "сервер" for n in range(200)], chat=OPS)
     talk.say("key", "ключ", chat=OPS)
     own = Scope([OPS], confined=True)
-    counted = ["'резерв'", "'ключ'", "'пароль'"]
+    counted = ["'резерв'", "'принтер'", "'ключ'", "'пароль'"]
     with talk.connection() as connection:
-        before = bm25.document_frequencies(connection, counted, own)
+        before = DocumentFrequencies(connection, own).of(counted)
         talk.many(["резерв", "пароль"] * 50, chat=DEV)
-        assert bm25.document_frequencies(connection, counted, own) == before
-    assert before == [pytest.approx(100, abs=5), 1, 0], "not 50, where counting stops"
+        assert DocumentFrequencies(connection, own).of(counted) == before
+    common, rarer, *rare = before.values()
+    assert common == pytest.approx(100, abs=5), "not 20, where counting stops"
+    assert rarer == pytest.approx(25, abs=5), "of too few in the sample more are counted, and of more the sample tells"
+    assert rare == [1, 0]
 
 
-def test_daemon_counts_words(connection: psycopg.Connection, database_url: str) -> None:
+def test_daemon_counts_words_and_merges_them_into_the_index(connection: psycopg.Connection, database_url: str) -> None:
     _say(connection, 1, word_counts.MIN_MESSAGES, "сервер")
     stopping = threading.Event()
     with Database(Config(database=DatabaseOptions(url=database_url))) as database:
@@ -107,6 +111,7 @@ def test_daemon_counts_words(connection: psycopg.Connection, database_url: str) 
         thread.start()
         try:
             until(lambda: _words(connection), 60, "words")
+            assert search_index.merge_pending(connection) == 0, "the daemon has done it before it counted"
         finally:
             stopping.set()
             thread.join(30)

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from vkteams_daemon.store.rosters import Roster
 
 _MAX_VOCABULARY_AGE = 60.0  # seconds after which the archive's words are read again
+_MAX_VOCABULARIES = 8  # of readers who see different messages; one takes some megabytes
 
 
 class Archive:
@@ -94,7 +95,9 @@ class Archive:
         self._visible: Visible | None = None
         self._lock = threading.Lock()
         self._encoders = QueryEncoderCache(self._config)
-        self._vocabulary: tuple[float, Vocabulary] | None = None
+        self._vocabularies: dict[
+            Scope, tuple[float, Vocabulary]
+        ] = {}  # by population, the oldest first; of all readers
 
     def __enter__(self) -> Archive:
         return self
@@ -106,7 +109,8 @@ class Archive:
         """Close the connections and release the models."""
         with self._lock:
             self._database.close()
-            self._opened, self._vocabulary = False, None
+            self._opened = False
+            self._vocabularies.clear()
             self._searched.clear()
         self._encoders.forget()
 
@@ -672,12 +676,21 @@ class Archive:
 
     def _read_vocabulary(self, connection: Connection, scope: Scope) -> Vocabulary:
         """The archive's words, at most a minute old; for a confined question the words of its scope."""
-        if scope.confined:
-            return Vocabulary.read_scope(connection, scope.population)
-        cached = self._vocabulary
-        if cached is None or time.monotonic() - cached[0] > _MAX_VOCABULARY_AGE:
-            cached = self._vocabulary = (time.monotonic(), Vocabulary.read(connection))
-        return cached[1]
+        population = scope.population if scope.confined else Scope()
+        key = replace(population, chat_ids=None if population.chat_ids is None else frozenset(population.chat_ids))
+        now = time.monotonic()
+        with self._lock:
+            for old in [k for k, (read_at, _) in self._vocabularies.items() if now - read_at > _MAX_VOCABULARY_AGE]:
+                del self._vocabularies[old]
+            known = self._vocabularies.get(key)
+        if known is None:
+            read = Vocabulary.read_scope(connection, population) if scope.confined else Vocabulary.read(connection)
+            known = now, read
+            with self._lock:
+                for old in list(self._vocabularies)[: len(self._vocabularies) + 1 - _MAX_VOCABULARIES]:
+                    del self._vocabularies[old]
+                self._vocabularies[key] = known
+        return known[1]
 
     def _open(self) -> None:
         with self._lock:

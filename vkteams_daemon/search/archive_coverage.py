@@ -45,6 +45,9 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
     chats = None if scope.chat_ids is None else sorted(scope.chat_ids)
     begin = (scope.since if scope.confined else None) or _ALWAYS
     periods = f" AND {scope.within_periods()}" if scope.periods else ""
+    # An expression, so that the planner does not weigh each chat (see `Scope.condition_of_few`).
+    in_chats = "" if chats is None else " AND chat_id || ''::text = ANY(%(chats)s)"
+    in_chats_or_none = "" if chats is None else " AND (chat_id IS NULL OR chat_id || ''::text = ANY(%(chats)s))"
     models = active_models(connection)
     # With several models, a message may wait for more than one.
     waiting = "*" if len(models) < 2 else "DISTINCT (chat_id, msg_id)"
@@ -56,23 +59,22 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
         else "SELECT pg_catalog.min((SELECT pg_catalog.min(m.sent_at) FROM messages m WHERE m.chat_id = c.chat_id"
         f" AND m.sent_at >= %(since)s{periods})) FROM {chat_by_chat(connection, 'chats')}"
     )
+    # Without the chats, which the row of the queue has as well: with them the planner would read all their messages.
     visible = (
-        " AND (chat_id, msg_id) IN (SELECT m.chat_id, m.msg_id FROM messages m WHERE m.sent_at >= %(since)s"
-        f" AND (%(chats)s::text[] IS NULL OR m.chat_id = ANY(%(chats)s)){periods})"
+        f" AND (chat_id, msg_id) IN (SELECT m.chat_id, m.msg_id FROM messages m WHERE m.sent_at >= %(since)s{periods})"
     )
+    timed = scope.confined and (scope.since is not None or bool(scope.periods))
     row = connection.execute(
         f"SELECT ({first}),"
         f" (SELECT count({waiting}) FROM embedding_queue q WHERE model_id = ANY(%(models)s) AND kind = 'message'"
-        f"   AND (%(chats)s::text[] IS NULL OR chat_id = ANY(%(chats)s)){visible if scope.confined else ''}),"
+        f"{in_chats}{visible if timed else ''}),"
         " (SELECT count(*) FROM events WHERE error IS NOT NULL"
         "   AND occurred_at >= %(since)s"
         f"{' AND ' + scope.within_periods('chat_id', 'occurred_at') if scope.periods else ''}"
-        "   AND (%(chats)s::text[] IS NULL OR (chat_id IS NULL AND NOT %(confined)s)"
-        "    OR chat_id = ANY(%(chats)s)))".encode(),
+        f"{in_chats if scope.confined else in_chats_or_none})".encode(),
         {
             "chats": chats,
             "models": [model.model_id for model in models],
-            "confined": scope.confined,
             "since": begin,
             **scope.period_parameters,
         },
@@ -111,10 +113,11 @@ def _counted(one: str, many: str, number: int | str) -> list[str]:
 def _not_searched(connection: Connection, scope: Scope) -> list[str]:
     """What search by words does not find although it is there, as sentences."""
     visible = scope.population if scope.confined else Scope(scope.chat_ids)
+    seen = visible.condition_of_few
     row = connection.execute(
         "SELECT (SELECT count(*) FROM (SELECT 1 FROM messages m WHERE"
-        f" m.search_version < {searched_texts.VERSION} AND {visible.condition} LIMIT {_MANY + 1}) AS old),"
-        f" (SELECT count(*) FROM messages m WHERE m.search @@ %(cut)s::tsquery AND {visible.condition})".encode(),
+        f" m.search_version < {searched_texts.VERSION} AND {seen} LIMIT {_MANY + 1}) AS old),"
+        f" (SELECT count(*) FROM messages m WHERE m.search @@ %(cut)s::tsquery AND {seen})".encode(),
         {**visible.parameters, "cut": f"'{CUT}'"},
         prepare=False,
     ).fetchone()

@@ -125,7 +125,7 @@ def _people_as_seen(connection: Connection, user_ids: list[str], scope: Scope) -
         newest = (
             "SELECT u.user_id, n.chat_id, n.msg_id FROM pg_catalog.unnest(%(ids)s::text[]) AS u (user_id)"
             " CROSS JOIN LATERAL (SELECT m.chat_id, m.msg_id FROM messages m"
-            f"  WHERE m.user_id = u.user_id AND {scope.population.condition}"
+            f"  WHERE m.user_id = u.user_id AND {scope.population.condition_of_few}"
             f"  ORDER BY {order} LIMIT {_NEWEST}) AS n"
         )
     return _as_described(connection, newest, {**scope.population.parameters, "ids": user_ids})

@@ -40,6 +40,11 @@ _MENTIONS = (
     " pg_catalog.jsonb_build_object('id', %(mentions)s::text), true))"
 )
 
+_IN_CHATS = "m.chat_id = ANY(%(chat_ids)s)"
+# The planner has no statistics of an expression. The server still looks each chat up in a hash table.
+_IN_MANY_CHATS = "m.chat_id || ''::text = ANY(%(chat_ids)s)"
+_MANY_CHATS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Period:
@@ -115,6 +120,16 @@ class Scope:
         return " AND ".join([f"m.deleted_at IS {'NOT ' if self.deleted else ''}NULL", *self._filters])
 
     @property
+    def condition_of_few(self) -> str:
+        """The same condition for rows that an index finds by something else: by keys, a rare word, an author.
+
+        The planner weighs each of the chats that a column is compared with: 500 chats take it 1.3 ms each time. What
+        it gains is whether to look the rows up by their chats.
+        """
+        many = self.chat_ids is not None and len(self.chat_ids) > _MANY_CHATS
+        return self.condition.replace(_IN_CHATS, _IN_MANY_CHATS) if many else self.condition
+
+    @property
     def condition_with_deleted(self) -> str:
         """The same condition with deleted messages included, for an export that asks for them."""
         return " AND ".join(self._filters) or "true"
@@ -145,7 +160,7 @@ class Scope:
     def _filters(self) -> list[str]:
         parts = []
         if self.chat_ids is not None:
-            parts.append("m.chat_id = ANY(%(chat_ids)s)")
+            parts.append(_IN_CHATS)
         if self.user_id is not None:
             parts.append("m.user_id = %(user_id)s")
         if self.since is not None:

@@ -111,7 +111,7 @@ def read(
         connection,
         scope,
         "SELECT m.chat_id, m.msg_id FROM unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
-        f" JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id WHERE {scope.condition}",
+        f" JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id WHERE {scope.condition_of_few}",
         {**scope.parameters, "chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
         answered=answered,
     )

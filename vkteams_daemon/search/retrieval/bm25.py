@@ -10,12 +10,12 @@ scores.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from vkteams_daemon.search.results import Ranked, RetrieverScore
+from vkteams_daemon.search.retrieval.document_frequencies import DocumentFrequencies
 from vkteams_daemon.search.retrieval.query import Query, own_words
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
@@ -27,24 +27,12 @@ CANDIDATES = 1500
 # values, 0.188 with the usual k1 = 1.2 and b = 0.75, and 0.17 with no weight for the length at all.
 _K1 = 0.6
 _B = 0.5
-_COUNT_LIMIT = 2000
-"""The count at which counting stops for a word that the table `words` does not hold, and for a young archive."""
-_CONFINED_COUNT_LIMIT = 50_000
-"""The count at which counting stops for all messages that a confined reader may see."""
-_WHOLE = 20_000
-"""Up to so many messages that a confined reader may see, all of them are read to count words."""
-_SAMPLE = 2000
-"""Of more, so many of the newest: their share with a common word is taken for that of all of them."""
-_COMMON = 20
-"""How many messages of the sample have a common word; rarer ones are counted, which the index does quickly."""
 
 _COPY = 0.75
 """The weight of a word that a message only forwards or repeats: an original ranks before its copies of any length."""
 
 _GUESSED = 0.5
 """What a word counts that the program took for a mistyped one."""
-
-_ONE_LEXEME = re.compile(r"^'((?:[^'\\]|''|\\\\)+)'$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +97,7 @@ def _score(
     ]
 
 
-def weighted_terms(connection: Connection, query: Query, scope: Scope) -> list[WeightedTerm]:
+def weighted_terms(query: Query, frequencies: DocumentFrequencies) -> list[WeightedTerm]:
     """The query's terms with their weights, the rarest first."""
     shares: dict[str, float] = {}
     for term in query.terms:
@@ -117,115 +105,17 @@ def weighted_terms(connection: Connection, query: Query, scope: Scope) -> list[W
         shares[term.tsquery] = max(share, shares.get(term.tsquery, 0.0))
     if not shares:
         return []
-    tsqueries = list(shares)
-    population = _message_count(connection, scope)
-    counts = document_frequencies(connection, tsqueries, scope, population)
-    total = max(population, *counts)
+    counts = frequencies.of(shares)
+    total = max(frequencies.population, *counts.values())
 
     def rarity(count: int) -> float:
         return math.log(1 + (total - count + 0.5) / (count + 0.5))
 
     terms = [
-        WeightedTerm(tsquery, count, shares[tsquery] * rarity(count) / rarity(min(1, count)))
-        for tsquery, count in zip(tsqueries, counts, strict=True)
+        WeightedTerm(tsquery, counts[tsquery], share * rarity(counts[tsquery]) / rarity(min(1, counts[tsquery])))
+        for tsquery, share in shares.items()
     ]
     return sorted(terms, key=lambda term: term.messages)
-
-
-def document_frequencies(
-    connection: Connection, tsqueries: Sequence[str], scope: Scope, population: float | None = None
-) -> list[int]:
-    """About how many messages each tsquery finds, in the archive or, for a confined reader, in what they may see.
-
-    0 is exact. A count that the table `words` does not hold is exact up to its limit.
-
-    Args:
-        connection: any connection to the archive.
-        tsqueries: in PostgreSQL's notation.
-        scope: of the question.
-        population: how many messages that are; None if the caller has not counted them.
-    """
-    if scope.confined:
-        total = _message_count(connection, scope) if population is None else population
-        return _confined_counts(connection, tsqueries, scope.population, total)
-    lexemes = [match[1].replace("''", "'") if (match := _ONE_LEXEME.match(q)) else None for q in tsqueries]
-    rows = connection.execute(
-        "SELECT word, messages FROM words WHERE word = ANY(%s)", ([lexeme for lexeme in lexemes if lexeme],)
-    )
-    counted: dict[str | None, int] = dict(rows.fetchall())
-    unknown = [q for q, lexeme in zip(tsqueries, lexemes, strict=True) if lexeme not in counted]
-    bounded = dict(zip(unknown, _bounded_counts(connection, unknown, Scope(), _COUNT_LIMIT), strict=True))
-    return [bounded[q] if q in bounded else counted[lexeme] for q, lexeme in zip(tsqueries, lexemes, strict=True)]
-
-
-def _confined_counts(connection: Connection, tsqueries: Sequence[str], population: Scope, total: float) -> list[int]:
-    """About how many of the `total` messages that a confined reader may see each tsquery finds."""
-    if not tsqueries:
-        return []
-    # By the index of words the server would read all messages with a common word, and those of other chats as well.
-    part = "" if total <= _WHOLE else f" ORDER BY m.sent_at DESC, m.chat_id, m.msg_id LIMIT {_SAMPLE}"
-    counts = ", ".join(
-        f"pg_catalog.count(*) FILTER (WHERE search @@ %(query{n})s::tsquery)" for n in range(len(tsqueries))
-    )
-    row = connection.execute(
-        f"SELECT count(*), {counts} FROM (SELECT m.search FROM messages m WHERE {population.condition}{part})"
-        " AS sample".encode(),
-        {**population.parameters, **{f"query{n}": q for n, q in enumerate(tsqueries)}},
-        prepare=False,
-    ).fetchone()
-    assert row is not None
-    size, *found = row
-    if not part:
-        return [int(count) for count in found]
-    common = {q: round(total * n / size) for q, n in zip(tsqueries, found, strict=True) if n >= _COMMON}
-    rare = [q for q in tsqueries if q not in common]
-    known = common | dict(zip(rare, _bounded_counts(connection, rare, population, _COUNT_LIMIT), strict=True))
-    return [known[q] for q in tsqueries]
-
-
-def _bounded_counts(connection: Connection, tsqueries: Sequence[str], scope: Scope, limit: int) -> list[int]:
-    """How many messages of the scope each tsquery finds, counted up to a limit."""
-    if not tsqueries:
-        return []
-    # A bounded count instead of EXISTS: for EXISTS the planner would read the table until it finds a match.
-    counts = ", ".join(
-        f"(SELECT count(*) FROM (SELECT 1 FROM messages m WHERE m.search @@ %(query{n})s::tsquery"
-        f" AND {scope.condition} LIMIT {limit}) AS few)"
-        for n in range(len(tsqueries))
-    )
-    row = connection.execute(
-        f"SELECT {counts}".encode(),
-        {**scope.parameters, **{f"query{n}": q for n, q in enumerate(tsqueries)}},
-        prepare=False,
-    ).fetchone()
-    assert row is not None
-    return [int(count) for count in row]
-
-
-def _message_count(connection: Connection, scope: Scope) -> float:
-    """About how many messages the archive has or, for a confined reader, how many they may see."""
-    if scope.confined and scope.population.chats_alone:
-        row = connection.execute(
-            "SELECT greatest(coalesce(pg_catalog.sum(messages - deleted), 0), 1)::float8 FROM chat_user_counts"
-            " WHERE %(chat_ids)s::text[] IS NULL OR chat_id = ANY(%(chat_ids)s)",
-            scope.population.parameters,
-        ).fetchone()
-    elif scope.confined:
-        row = connection.execute(
-            f"SELECT greatest(count(*), 1)::float8 FROM (SELECT 1 FROM messages m WHERE {scope.population.condition}"
-            f" LIMIT {_CONFINED_COUNT_LIMIT}) AS few".encode(),
-            scope.population.parameters,
-            prepare=False,
-        ).fetchone()
-    else:
-        # Before the first count of words the archive is small. The planner's estimate would depend on the moment, and
-        # on a cluster there is none.
-        row = connection.execute(
-            "SELECT greatest(coalesce((SELECT messages FROM words_counted),"
-            " (SELECT pg_catalog.sum(messages - deleted) FROM chat_user_counts)::bigint), 1)::float8"
-        ).fetchone()
-    assert row is not None
-    return float(row[0])
 
 
 def _rarest(terms: list[WeightedTerm]) -> list[WeightedTerm]:

@@ -130,7 +130,7 @@ def neighbourhoods(connection: Connection, keys: Sequence[MessageKey], scope: Sc
 def _around(scope: Scope, chat: str, message: str, moment: str) -> str:
     """The query for one message, named by three expressions, and for its neighbours within the scope."""
     side = (
-        f"SELECT {_COLUMNS} FROM messages m WHERE m.chat_id = {chat} AND {scope.condition}"
+        f"SELECT {_COLUMNS} FROM messages m WHERE m.chat_id = {chat} AND {scope.condition_of_few}"
         f" AND (m.sent_at, m.msg_id) {{comparison}} ({moment}, {message})"
         f" ORDER BY m.sent_at {{order}}, m.msg_id {{order}} LIMIT {REACH}"
     )

@@ -13,6 +13,7 @@ from rapidfuzz.distance import Prefix
 
 from vkteams_daemon.search.results import MARKS, Ranked, RetrieverScore
 from vkteams_daemon.search.retrieval import bm25
+from vkteams_daemon.search.retrieval.document_frequencies import DocumentFrequencies
 from vkteams_daemon.search.retrieval.query import Query, Term, read, tsqueries
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.spelling import correction
@@ -72,17 +73,18 @@ def search_text(
     ranked = matching(connection, query, scope, limit, order)
     if ranked or not query.terms:
         return Matches(ranked, query)
-    corrected = correction.corrected(connection, query, vocabulary(), scope)
+    frequencies = DocumentFrequencies(connection, scope)
+    corrected = correction.corrected(connection, query, vocabulary(), frequencies)
     ranked = matching(connection, corrected, scope, limit, order)
     if ranked:
         return Matches(ranked, corrected)
     if len(query.terms) <= _MAX_TERMS_IN_OTHER_FORMS:
-        wider = correction.corrected(connection, query, vocabulary(), scope, wider=True)
+        wider = correction.corrected(connection, query, vocabulary(), frequencies, wider=True)
         ranked = matching(connection, wider, scope, limit, order)
         if ranked:
             return Matches(ranked, wider)
     scope = replace(scope, without=query.without)
-    ranked = bm25.any_word(connection, bm25.weighted_terms(connection, corrected, scope), scope, limit)
+    ranked = bm25.any_word(connection, bm25.weighted_terms(corrected, frequencies), scope, limit)
     return Matches(by_time(connection, ranked) if newest_first else ranked, corrected, relaxed=bool(ranked))
 
 

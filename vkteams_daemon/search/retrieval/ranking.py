@@ -12,6 +12,7 @@ from vkteams_daemon.search.legs import Legs
 from vkteams_daemon.search.question import Question
 from vkteams_daemon.search.results import Ranked
 from vkteams_daemon.search.retrieval import bm25
+from vkteams_daemon.search.retrieval.document_frequencies import DocumentFrequencies
 from vkteams_daemon.search.retrieval.fulltext import by_time, search_text
 from vkteams_daemon.search.retrieval.fusion import PER_RETRIEVER, fuse
 from vkteams_daemon.search.retrieval.meaning import ByMeaning
@@ -107,12 +108,13 @@ def _hybrid(
 ) -> Ranking:
     typed = read(connection, question.query).without_question_words()
     query = embedded = typed
-    terms = bm25.weighted_terms(connection, typed, scope)
+    frequencies = DocumentFrequencies(connection, scope)
+    terms = bm25.weighted_terms(typed, frequencies)
     known = {term.tsquery for term in terms if term.messages}
     if any(term.tsquery not in known for term in typed.terms):
-        query = corrected(connection, typed, vocabulary(), scope)
+        query = corrected(connection, typed, vocabulary(), frequencies)
         embedded = embedding_query(typed, query, known)
-        terms = bm25.weighted_terms(connection, query, scope)
+        terms = bm25.weighted_terms(query, frequencies)
     scope = replace(scope, without=typed.without)
     count = max(PER_RETRIEVER, limit)
     wishes = read_wishes(connection, typed, scope, now)

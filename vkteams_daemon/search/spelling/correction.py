@@ -11,10 +11,9 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from vkteams_daemon.search.retrieval import bm25
 from vkteams_daemon.search.retrieval import query as queries
+from vkteams_daemon.search.retrieval.document_frequencies import DocumentFrequencies
 from vkteams_daemon.search.retrieval.query import Query, Term
-from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.spelling.keyboard import other_layout, other_script
 from vkteams_daemon.search.spelling.vocabulary import NearWord, Vocabulary, max_typos
 from vkteams_daemon.store.connections import Connection
@@ -42,7 +41,12 @@ class _Reading:
 
 
 def corrected(
-    connection: Connection, query: Query, vocabulary: Vocabulary, scope: Scope, *, wider: bool = False
+    connection: Connection,
+    query: Query,
+    vocabulary: Vocabulary,
+    frequencies: DocumentFrequencies,
+    *,
+    wider: bool = False,
 ) -> Query:
     """The query with corrections of its unknown words.
 
@@ -50,12 +54,12 @@ def corrected(
         connection: any connection to the archive.
         query: as it was read.
         vocabulary: the archive's words.
-        scope: for a confined reader, where a word must occur to be known.
+        frequencies: of the question; a word that no message holds is unknown.
         wider: known words get corrections too: their other readings, and forms that the stemmer missed.
     """
     terms = list({term.typed: term for term in query.terms if not term.phrase}.values())
     texts = [[term.typed, *_other_readings(term.typed)] for term in terms]
-    readings = _look_up(connection, [text for group in texts for text in group], scope)
+    readings = _look_up(connection, [text for group in texts for text in group], frequencies)
     corrections = {}
     for term, group in zip(terms, texts, strict=True):
         typed, others = readings[group[0]], [readings[text] for text in group[1:]]
@@ -168,13 +172,13 @@ def _other_readings(typed: str) -> list[str]:
     return list(dict.fromkeys([*([layout] if layout else []), *other_script(typed)]))
 
 
-def _look_up(connection: Connection, texts: Sequence[str], scope: Scope) -> dict[str, _Reading]:
+def _look_up(connection: Connection, texts: Sequence[str], frequencies: DocumentFrequencies) -> dict[str, _Reading]:
     distinct = list(dict.fromkeys(texts))
     tsqueries = queries.tsqueries(connection, [Term(text) for text in distinct])
-    counts = bm25.document_frequencies(connection, tsqueries, scope)
+    counts = frequencies.of(tsqueries)
     return {
-        text: _Reading(text, tsquery, bool(tsquery) and count > 0)
-        for text, tsquery, count in zip(distinct, tsqueries, counts, strict=True)
+        text: _Reading(text, tsquery, bool(tsquery) and counts[tsquery] > 0)
+        for text, tsquery in zip(distinct, tsqueries, strict=True)
     }
 
 
