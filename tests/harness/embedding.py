@@ -20,6 +20,7 @@ import pytest
 
 from tests.harness.batches import wrong_counts
 from tests.harness.cluster import on_cluster
+from tests.harness.writer import awake
 from vkteams_daemon.botapi.events import read
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.workers.worker import Worker
@@ -52,8 +53,7 @@ class Chat:
         """The writer, holding the bot's lock."""
         if self._writer is None or not self._writer.holds_lock:
             self._writer = Writer(self.database.connect, "1000000001")
-            assert self._writer.acquire()
-        return self._writer
+        return awake(self._writer)
 
     def say(self, *texts: str, first: int = 1) -> None:
         """Store new messages `m1`, `m2`, … in one batch; `first` is the number of the first one."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.harness.cluster import on_cluster
+from tests.harness.writer import awake
 from vkteams_daemon.botapi.events import Event, read
 from vkteams_daemon.config import Config
 from vkteams_daemon.options import Database as DatabaseOptions
@@ -116,7 +117,7 @@ class Talk:
         body = json.dumps({"ok": True, "events": events}, ensure_ascii=False).encode()
         batch = read(body, datetime.now(UTC))
         self.written += batch
-        return self.writer.store(batch)
+        return awake(self.writer).store(batch)
 
     def _event(self, kind: str, **payload: Any) -> dict[str, Any]:
         self._number += 1
