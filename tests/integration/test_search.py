@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,9 @@ from vkteams_daemon.errors import ModelAbsent, NotFound, UsageError
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.results import MODES, Mode, SearchResult
+from vkteams_daemon.search.retrieval import bm25, fulltext, newest_matches
 from vkteams_daemon.store import erasure_rules
+from vkteams_daemon.store.admin import word_counts
 
 BY_WORDS: tuple[Mode, ...] = ("text", "hybrid")
 
@@ -72,6 +75,37 @@ def test_identifier_found_by_its_parts_is_marked_as_a_whole(archive: Archive, ta
 def test_parts_of_a_word_with_signs_are_found(archive: Archive, talk: Talk, text: str, query: str) -> None:
     talk.say("1", text)
     assert ids(archive, query, "text") == ["1"]
+
+
+@pytest.mark.parametrize("mode", BY_WORDS)
+def test_hits_by_a_common_word_are_the_same_if_they_are_looked_for_in_the_newest_time_first(
+    archive: Archive, talk: Talk, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    monkeypatch.setattr(fulltext, "CANDIDATES", 20)
+    monkeypatch.setattr(bm25, "CANDIDATES", 20)
+    texts = [f"сервер {n}" if n % 2 else f"принтер {n}" if n < 600 else f"провод {n}" for n in range(1200)]
+    talk.many(texts)  # a word of all times, one of the first half
+    with talk.connection() as connection:
+        assert word_counts.count_words(connection)
+        connection.execute("ANALYZE messages")
+    limits: list[bool] = []
+    for module, name in ((fulltext, "_matching"), (bm25, "_score")):
+        plain = getattr(module, name)
+
+        def watched(*arguments: Any, plain: Callable[..., object] = plain) -> object:
+            limits.append(arguments[-1].since is not None)
+            return plain(*arguments)
+
+        monkeypatch.setattr(module, name, watched)
+    for word, looks in (("сервер", [True]), ("принтер", [True, False])):
+        monkeypatch.setattr(newest_matches, "_MESSAGE", 0)
+        at_once = ids(archive, word, mode)
+        assert limits == [False]
+        limits.clear()
+        monkeypatch.setattr(newest_matches, "_MESSAGE", 1000)
+        assert ids(archive, word, mode) == at_once
+        assert limits == looks
+        limits.clear()
 
 
 @pytest.mark.parametrize("mode", BY_WORDS)

@@ -88,7 +88,7 @@ def test_common_words_of_a_confined_reader_are_counted_in_a_sample_of_what_they_
     monkeypatch.setattr(document_frequencies, "_WHOLE", 100)
     monkeypatch.setattr(document_frequencies, "_SAMPLE", 40)
     monkeypatch.setattr(document_frequencies, "_COMMON", 10)
-    monkeypatch.setattr(document_frequencies, "_CONFINED_COUNT_LIMIT", 20)
+    monkeypatch.setattr(document_frequencies, "_COUNT_LIMIT", 20)
     talk.many(["резерв" if n % 2 else "принтер" if n % 8 == 0 else "сервер" for n in range(200)], chat=OPS)
     talk.say("key", "ключ", chat=OPS)
     own = Scope([OPS], confined=True)

@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vkteams_daemon.search.results import Ranked, RetrieverScore
 from vkteams_daemon.search.retrieval.document_frequencies import DocumentFrequencies
+from vkteams_daemon.search.retrieval.newest_matches import rank_newest
 from vkteams_daemon.search.retrieval.query import Query, own_words
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
@@ -44,7 +46,13 @@ class WeightedTerm:
     weight: float
 
 
-def any_word(connection: Connection, terms: Sequence[WeightedTerm], scope: Scope, limit: int) -> list[Ranked]:
+def any_word(
+    connection: Connection,
+    terms: Sequence[WeightedTerm],
+    scope: Scope,
+    limit: int,
+    frequencies: DocumentFrequencies,
+) -> list[Ranked]:
     """The messages with any of a query's words, best first, each with the share of the query's weight it holds.
 
     Args:
@@ -52,20 +60,25 @@ def any_word(connection: Connection, terms: Sequence[WeightedTerm], scope: Scope
         terms: of the query, the rarest first; the alternatives of a term are words like others.
         scope: where to look; it must exclude what the query excludes.
         limit: most messages.
+        frequencies: of the question.
     """
     remaining = [term for term in terms if term.messages]
     while remaining:
         rarest = _rarest(remaining)
-        if ranked := _score(connection, rarest, terms, scope, limit):
+        ranked = rank_newest(
+            connection, scope, CANDIDATES, sum(term.messages for term in rarest), frequencies,
+            partial(_score, connection, rarest, terms, limit),
+        )  # fmt: skip
+        if ranked:
             return ranked
         remaining = remaining[len(rarest) :]  # the archive holds the rarest words, but not within the scope
     return []
 
 
 def _score(
-    connection: Connection, rarest: list[WeightedTerm], terms: Sequence[WeightedTerm], scope: Scope, limit: int
-) -> list[Ranked]:
-    """The messages with one of the rarest terms, scored by all terms."""
+    connection: Connection, rarest: list[WeightedTerm], terms: Sequence[WeightedTerm], limit: int, scope: Scope
+) -> tuple[list[Ranked], int]:
+    """The newest messages with one of the rarest terms, scored by all terms, and how many were scored."""
     parameters: dict[str, Any] = {**scope.parameters, "limit": limit}
     parameters["rarest"] = " | ".join(f"({term.tsquery})" for term in rarest)
     weights = []
@@ -85,16 +98,18 @@ def _score(
         "  pg_catalog.length(c.search)::float8 / pg_catalog.avg(pg_catalog.length(c.search)::float8) OVER () AS long"
         "  FROM candidates c)"
         f" SELECT chat_id, msg_id, weight, weight * {1 + _K1}::float8"
-        f" / (1::float8 + {_K1}::float8 * ({1 - _B}::float8 + {_B}::float8 * long)) AS score"
-        " FROM weighed ORDER BY score DESC, sent_at DESC, chat_id, msg_id LIMIT %(limit)s".encode(),
+        f" / (1::float8 + {_K1}::float8 * ({1 - _B}::float8 + {_B}::float8 * long)) AS score,"
+        " pg_catalog.count(*) OVER () FROM weighed"
+        " ORDER BY score DESC, sent_at DESC, chat_id, msg_id LIMIT %(limit)s".encode(),
         parameters,
         prepare=False,
-    )
+    ).fetchall()
     whole = sum(term.weight for term in terms)
-    return [
+    ranked = [
         Ranked(chat_id, msg_id, score, by_retriever=(RetrieverScore("text", rank, score, weight / whole),))
-        for rank, (chat_id, msg_id, weight, score) in enumerate(rows, 1)
+        for rank, (chat_id, msg_id, weight, score, _) in enumerate(rows, 1)
     ]
+    return ranked, rows[0][-1] if rows else 0
 
 
 def weighted_terms(query: Query, frequencies: DocumentFrequencies) -> list[WeightedTerm]:

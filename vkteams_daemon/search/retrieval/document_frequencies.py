@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection
 from functools import cached_property
 from typing import Any
 
+from vkteams_daemon.search.retrieval.query import Query, Term, lexemes_in
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.store.connections import Connection
 
 _COUNT_LIMIT = 2000
-"""The count at which counting stops for a word that the table `words` does not hold, and for a young archive."""
-_CONFINED_COUNT_LIMIT = 500
-"""The same for a confined reader. Beyond it the sample says about how many messages there are."""
+"""The count at which counting stops for a word that the table `words` does not hold, for a young archive, and for a
+confined reader; then the sample says about how many there are."""
 _POPULATION_LIMIT = 50_000
 """The count at which counting stops for all messages that a confined reader may see."""
 _WHOLE = 20_000
@@ -22,8 +23,12 @@ _SAMPLE = 2000
 """Of more, so many of the newest: their share with a common word is taken for that of all of them."""
 _COMMON = 20
 """How many messages of the sample have a common word; rarer ones are counted, which the index does quickly."""
+_FEW = 1000
+"""Up to so many matches in the archive it does not matter how many of them a confined reader may see."""
 
 _ONE_LEXEME = re.compile(r"^'((?:[^'\\]|''|\\\\)+)'$")
+
+_JOINED = re.compile("<|&|!")  # a tsquery of words that must follow one another, or of more than alternatives
 
 
 class DocumentFrequencies:
@@ -46,6 +51,30 @@ class DocumentFrequencies:
         if new := [tsquery for tsquery in dict.fromkeys(tsqueries) if tsquery not in self._counts]:
             self._counts |= self._seen_counts(new) if self._confined else self._archive_counts(new)
         return {tsquery: self._counts[tsquery] for tsquery in tsqueries}
+
+    def of_query(self, query: Query) -> float:
+        """About how many messages match the query, as if its words had nothing to do with each other.
+
+        Nothing is counted: a phrase, or a word that the table `words` does not hold, makes it 0.
+        """
+        terms = [term for terms in query.alternatives for term in terms if term.tsquery]
+        if any(_JOINED.search(term.tsquery) for term in terms):
+            return 0.0
+        lexemes = {lexeme for term in terms for lexeme in lexemes_in(term.tsquery)}
+        rows = self._connection.execute(
+            "SELECT word, messages FROM words WHERE word = ANY(%s) UNION ALL SELECT NULL, messages FROM words_counted",
+            (list(lexemes),),
+        )
+        counted: dict[str | None, int] = dict(rows.fetchall())
+        whole = counted.get(None) or 1
+
+        def share(term: Term) -> float:
+            share = min(1.0, sum(counted.get(lexeme, 0) for lexeme in lexemes_in(term.tsquery)) / whole)
+            return 1 - share if term.excluded else share
+
+        shares = [math.prod(share(term) for term in terms if term.tsquery) for terms in query.alternatives]
+        matches = min(1.0, sum(shares)) * whole
+        return matches * self.population / whole if self._confined and matches > _FEW else matches
 
     @cached_property
     def population(self) -> float:
@@ -101,9 +130,9 @@ class DocumentFrequencies:
         if not part:
             return dict(zip(tsqueries, map(int, found), strict=True))
         sampled = {q: (n, round(total * n / size)) for q, n in zip(tsqueries, found, strict=True)}
-        rare = self._bounded_counts([q for q, (n, _) in sampled.items() if n < _COMMON], _CONFINED_COUNT_LIMIT)
+        rare = self._bounded_counts([q for q, (n, _) in sampled.items() if n < _COMMON], _COUNT_LIMIT)
         return {
-            q: rare[q] if q in rare and rare[q] < _CONFINED_COUNT_LIMIT else max(rare.get(q, 0), about)
+            q: rare[q] if q in rare and rare[q] < _COUNT_LIMIT else max(rare.get(q, 0), about)
             for q, (_, about) in sampled.items()
         }
 

@@ -8,12 +8,14 @@ nothing is tried again with spelling corrections, and at last with any of its wo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 from rapidfuzz.distance import Prefix
 
 from vkteams_daemon.search.results import MARKS, Ranked, RetrieverScore
 from vkteams_daemon.search.retrieval import bm25
 from vkteams_daemon.search.retrieval.document_frequencies import DocumentFrequencies
+from vkteams_daemon.search.retrieval.newest_matches import rank_newest
 from vkteams_daemon.search.retrieval.query import Query, Term, read, tsqueries
 from vkteams_daemon.search.scope import Scope
 from vkteams_daemon.search.spelling import correction
@@ -70,21 +72,26 @@ def search_text(
     """
     order = _NEWEST_FIRST if newest_first else _BEST_FIRST
     query = read(connection, text)
-    ranked = matching(connection, query, scope, limit, order)
-    if ranked or not query.terms:
-        return Matches(ranked, query)
+    if not query.terms:
+        return Matches([], query)
     frequencies = DocumentFrequencies(connection, scope)
+    ranked = rank_newest(
+        connection, scope, CANDIDATES, frequencies.of_query(query), frequencies,
+        partial(_matching, connection, query, limit, order),
+    )  # fmt: skip
+    if ranked:
+        return Matches(ranked, query)
     corrected = correction.corrected(connection, query, vocabulary(), frequencies)
-    ranked = matching(connection, corrected, scope, limit, order)
+    ranked, _ = _matching(connection, corrected, limit, order, scope)
     if ranked:
         return Matches(ranked, corrected)
     if len(query.terms) <= _MAX_TERMS_IN_OTHER_FORMS:
         wider = correction.corrected(connection, query, vocabulary(), frequencies, wider=True)
-        ranked = matching(connection, wider, scope, limit, order)
+        ranked, _ = _matching(connection, wider, limit, order, scope)
         if ranked:
             return Matches(ranked, wider)
     scope = replace(scope, without=query.without)
-    ranked = bm25.any_word(connection, bm25.weighted_terms(corrected, frequencies), scope, limit)
+    ranked = bm25.any_word(connection, bm25.weighted_terms(corrected, frequencies), scope, limit, frequencies)
     return Matches(by_time(connection, ranked) if newest_first else ranked, corrected, relaxed=bool(ranked))
 
 
@@ -100,25 +107,26 @@ def by_time(connection: Connection, ranked: list[Ranked]) -> list[Ranked]:
     return sorted(known, key=lambda one: (times[one.key], one.key), reverse=True)
 
 
-def matching(connection: Connection, query: Query, scope: Scope, limit: int, order: str) -> list[Ranked]:
-    """The messages that match the query as it is."""
+def _matching(connection: Connection, query: Query, limit: int, order: str, scope: Scope) -> tuple[list[Ranked], int]:
+    """The newest messages that match the query as it is, ranked, and how many were ranked."""
     if not query.terms:
-        return []
+        return [], 0
     rows = connection.execute(
         # prepare=False: the planner must see the query to know whether its words are rare or common.
         "WITH candidates AS MATERIALIZED ("
         "  SELECT m.chat_id, m.msg_id, m.sent_at, m.search FROM messages m"
         f"  WHERE m.search @@ %(query)s::tsquery AND {scope.condition} ORDER BY m.sent_at DESC LIMIT {CANDIDATES})"
-        f" SELECT chat_id, msg_id, pg_catalog.ts_rank_cd({_WEIGHTS}, search, %(query)s::tsquery) AS score"
-        " FROM candidates"
+        f" SELECT chat_id, msg_id, pg_catalog.ts_rank_cd({_WEIGHTS}, search, %(query)s::tsquery) AS score,"
+        " pg_catalog.count(*) OVER () FROM candidates"
         f" ORDER BY {order} LIMIT %(limit)s".encode(),
         {**scope.parameters, "query": query.tsquery, "limit": limit},
         prepare=False,
-    )
-    return [
+    ).fetchall()
+    ranked = [
         Ranked(chat_id, msg_id, score, by_retriever=(RetrieverScore("text", rank, score),))
-        for rank, (chat_id, msg_id, score) in enumerate(rows, 1)
+        for rank, (chat_id, msg_id, score, _) in enumerate(rows, 1)
     ]
+    return ranked, rows[0][-1] if rows else 0
 
 
 def shown_query(connection: Connection, query: Query, best: Ranked, snippet: str) -> str | None:

@@ -122,9 +122,9 @@ def _hybrid(
     text = embedded.plain_text if query.is_corrected or query.without else question.query
     by_meaning = ByMeaning(text, encoders, scope, count, legs=legs, fused=True, wished=wished)
     searched = legs.start(connection, by_meaning.search)
-    by_words = bm25.any_word(connection, terms, scope, count)
+    by_words = bm25.any_word(connection, terms, scope, count, frequencies)
     if wished:
-        by_words = _united(by_words, bm25.any_word(connection, terms, wished, count))
+        by_words = _united(by_words, bm25.any_word(connection, terms, wished, count, frequencies))
     keys = [one.key for one in by_words]
     searched()
     nearest = by_meaning.nearest(connection, keys[:_ASKED_OF_MEANING])
