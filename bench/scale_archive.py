@@ -149,13 +149,16 @@ def _event(texts: VariedTexts, number: int) -> dict[str, object]:
     }
 
 
-def store(database: Database, texts: VariedTexts, count: int, meter: Meter) -> float | None:
-    """Store messages until there are so many; returns µs of CPU a message of the last 10,000, None without any."""
+def store(database: Database, texts: VariedTexts, count: int, meter: Meter, *, after: int = 0) -> float | None:
+    """Store messages until there are so many; returns µs of CPU a message of the last 10,000, None without any.
+
+    An empty archive begins with the message behind number `after`.
+    """
     writer = Writer(database.connect, BOT)
     assert writer.acquire()
     assert writer.cursor is not None
     cost = None
-    for first in range(writer.cursor.last_event_id + 1, count + 1, 10_000):
+    for first in range(max(writer.cursor.last_event_id, after) + 1, count + 1, 10_000):
         last = min(first + 9_999, count)
         events = []
         for batch in batches(texts, first, last):

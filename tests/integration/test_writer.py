@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -38,8 +39,12 @@ class Bot(Writer):
 
     def __init__(self, url: str, bot_id: str = BOT, **options: Any) -> None:
         self.url = url
-        super().__init__(lambda: psycopg.connect(url, autocommit=True), bot_id, **options)
+        super().__init__(self._open_connection, bot_id, **options)
         until(self.acquire, 30, "the bot's lock")
+
+    def _open_connection(self) -> psycopg.Connection[tuple[Any, ...]]:
+        self.connection = psycopg.connect(self.url, autocommit=True)
+        return self.connection
 
     def ids(self) -> list[int]:
         return [int(row[0]) for row in self.ask("SELECT event_id FROM events ORDER BY event_id")]
@@ -121,6 +126,32 @@ def test_messages_are_looked_up_once_another_bot_has_stored_one(
         (901, 2, 1)
     ]
     assert first.ask("SELECT msg_id, text FROM message_versions ORDER BY 1") == [("m601", "hello"), ("m7", "hello")]
+
+
+def test_new_message_takes_three_round_trips(bot: Bot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The beginning and the fence; the rows and the cursor; the commit. Each wait lets other programs come first."""
+    for n in range(1, 9):  # past the point where the driver begins to prepare statements
+        bot.store(batch(new(n)))
+    lookups = record_lookups(monkeypatch)
+    with (tmp_path / "trace").open("w") as trace:
+        bot.connection.pgconn.trace(trace.fileno())
+        assert bot.store(batch(new(9))) == StoreResult(saved=1, queued=1, moved=True)
+        bot.connection.pgconn.untrace()
+    assert (tmp_path / "trace").read_text().count("ReadyForQuery") == 3
+    assert lookups == []
+
+
+def test_small_batches_are_looked_up_once_another_bot_has_stored_a_message(
+    open_bot: Callable[..., Bot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lookups = record_lookups(monkeypatch)
+    first, second = open_bot("1"), open_bot("2")
+    first.store(batch(new(1), new(2)))
+    assert lookups == []
+    assert second.store(batch(new(1), new(2, text="said again"), new(3))) == StoreResult(saved=3, queued=2, moved=True)
+    assert second.store(batch(new(4))) == StoreResult(saved=1, queued=1, moved=True)
+    assert lookups == [3, 1]
+    assert first.ask("SELECT msg_id, version FROM messages ORDER BY 1") == [("m1", 1), ("m2", 2), ("m3", 1), ("m4", 1)]
 
 
 def test_payload_is_stored_as_received(bot: Bot) -> None:

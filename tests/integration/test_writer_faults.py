@@ -118,7 +118,7 @@ def test_stored_messages_beside_a_refused_event_cause_no_halving(
 
 
 def test_row_inserted_without_the_lock_quarantines_nothing(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A large batch inserts its messages as new; the chats' locks make that safe. A small one upserts."""
+    """A batch inserts its messages as new; the chats' locks make that safe. Those that were looked for are upserted."""
     writer = archive.holder()
     writer.store(batch(new(1)))
     monkeypatch.setattr(message_rows, "load_messages", lambda connection, keys, since: {})

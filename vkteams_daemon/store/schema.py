@@ -100,10 +100,23 @@ def fence(connection: Connection) -> None:
     Raises:
         SchemaNewer: the schema is newer than this program.
     """
-    latest = _latest()
-    row = connection.execute(_NEWEST_ABOVE, (latest,)).fetchone()
+    check_fence(send_fence(connection))
+
+
+def send_fence(connection: Connection) -> Any:
+    """The first half of `fence`, for a caller in pipeline mode; returns the cursor for `check_fence`."""
+    return connection.execute(_NEWEST_ABOVE, (_latest(),))
+
+
+def check_fence(cursor: Any) -> None:
+    """The second half of `fence`.
+
+    Raises:
+        SchemaNewer: the schema is newer than this program.
+    """
+    row = cursor.fetchone()
     if row is not None:
-        raise _newer(row[0], latest)
+        raise _newer(row[0], _latest())
 
 
 @functools.cache

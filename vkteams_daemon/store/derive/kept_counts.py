@@ -18,23 +18,25 @@ from vkteams_daemon.store.connections import Connection
 
 _HOUR = 3600  # seconds
 _ONE_HOUR = timedelta(seconds=_HOUR)
-_CHANGES = ColumnSet((
-    ("chat_id", "text"), ("user_id", "text"), ("hour", "int8"), ("messages", "int8"), ("edited", "int8"),
-    ("deleted", "int8"), ("versions", "int8"), ("first_at", "timestamptz"), ("last_at", "timestamptz"),
+_COUNTED = (("messages", "int8"), ("edited", "int8"), ("deleted", "int8"), ("versions", "int8"))
+_PEOPLE = ColumnSet((
+    ("chat_id", "text"), ("user_id", "text"), *_COUNTED, ("first_at", "timestamptz"), ("last_at", "timestamptz"),
 ))  # fmt: skip
-_SUMS = "pg_catalog.sum(messages), pg_catalog.sum(edited), pg_catalog.sum(deleted), pg_catalog.sum(versions)"
+_HOURS = ColumnSet((("chat_id", "text"), ("hour", "timestamptz"), *_COUNTED))
 _ADD = (
     "DO UPDATE SET messages = c.messages + excluded.messages, edited = c.edited + excluded.edited,"
     " deleted = c.deleted + excluded.deleted, versions = c.versions + excluded.versions"
 )
-_ENDS = "least(c.first_at, excluded.first_at), last_at = greatest(c.last_at, excluded.last_at)"
-_SAVE = (
-    "WITH i AS MATERIALIZED (SELECT * FROM {incoming}),"
-    f" people AS (INSERT INTO chat_user_counts AS c SELECT chat_id, user_id, {_SUMS}, pg_catalog.min(first_at),"
-    f"  pg_catalog.max(last_at) FROM i GROUP BY chat_id, user_id"
-    f"  ORDER BY chat_id, user_id ON CONFLICT (chat_id, user_id) {_ADD}, first_at = {_ENDS})"
-    f" INSERT INTO chat_hour_counts AS c SELECT chat_id, pg_catalog.to_timestamp(hour * {_HOUR}), {_SUMS} FROM i"
-    f" GROUP BY chat_id, hour ORDER BY chat_id, hour ON CONFLICT (chat_id, hour) {_ADD}"
+_SAVE_PEOPLE = (
+    "INSERT INTO chat_user_counts AS c (chat_id, user_id, messages, edited, deleted, versions, first_at, last_at)"
+    " SELECT chat_id, user_id, messages, edited, deleted, versions, first_at, last_at FROM {incoming}"
+    f" ON CONFLICT (chat_id, user_id) {_ADD}, first_at = least(c.first_at, excluded.first_at),"
+    " last_at = greatest(c.last_at, excluded.last_at)"
+)
+_SAVE_HOURS = (
+    "INSERT INTO chat_hour_counts AS c (chat_id, hour, messages, edited, deleted, versions)"
+    " SELECT chat_id, hour, messages, edited, deleted, versions FROM {incoming}"
+    f" ON CONFLICT (chat_id, hour) {_ADD}"
 )
 # Chat by chat, so that one machine answers. A message without a person is counted under ''.
 _END = (
@@ -63,35 +65,36 @@ COUNTED = {
 }
 """For each table the query that counts its rows in `messages`, in the order of its columns."""
 
-Key = tuple[str, str, int]  # chat_id, user_id, hours since 1970
+_ENDS = 4  # where the times of the first and the last message stand in the changes of a person
 
 
 class CountChanges:
     """Adds up how the counts change within a transaction."""
 
     def __init__(self) -> None:
-        self._changes: dict[Key, list[int]] = {}
-        self._ends: dict[Key, tuple[datetime, datetime]] = {}  # of the messages that are counted now
+        # By chat and person the changes of the counts, and when the first and the last of the messages was sent that
+        # are counted now and not deleted; by chat and hour the changes of the counts.
+        self._people: dict[tuple[str, str], list[Any]] = {}
+        self._hours: dict[tuple[str, datetime], list[int]] = {}
         self._fewer: set[tuple[str, str]] = set()  # by chat and person: a message is no longer counted
-        self._hour = 0
-        self._begin = self._end = datetime.fromtimestamp(0, UTC)
+        self._hour = self._end = datetime.fromtimestamp(0, UTC)
 
     def add(self, row: Sequence[Any], number: int = 1) -> None:
         """Count a row of `messages`, in the order of `message_fold.COLUMNS`; with -1 it is no longer counted."""
-        key = self._count(row, number)
+        person = self._count(row, number)
         if row[5] is not None:
             return
         if number < 0:
-            self._fewer.add(key[:2])
+            self._fewer.add((row[0], row[2] or ""))
             return
         sent_at = row[3]
-        ends = self._ends.get(key)
-        if ends is None:
-            self._ends[key] = (sent_at, sent_at)
-        elif sent_at > ends[1]:
-            self._ends[key] = (ends[0], sent_at)
-        elif sent_at < ends[0]:
-            self._ends[key] = (sent_at, ends[1])
+        first_at, last_at = person[_ENDS:]
+        if first_at is None:
+            person[_ENDS:] = sent_at, sent_at
+        elif sent_at > last_at:
+            person[_ENDS + 1] = sent_at
+        elif sent_at < first_at:
+            person[_ENDS] = sent_at
 
     def replace(self, old: Sequence[Any], new: Sequence[Any]) -> None:
         """Count the new row of a message in the place of the old one."""
@@ -102,41 +105,43 @@ class CountChanges:
             self.add(old, -1)
             self.add(new)
 
-    def _count(self, row: Sequence[Any], number: int) -> Key:
+    def _count(self, row: Sequence[Any], number: int) -> list[Any]:
+        """Change the counts of the person and of the hour; returns the changes of the person."""
         chat_id, _, user_id, sent_at, edited_at, deleted_at, _, version = row[:8]
-        if not self._begin <= sent_at < self._end:  # most messages of a batch were sent within one hour
-            self._hour = int(sent_at.timestamp() // _HOUR)
-            self._begin = datetime.fromtimestamp(self._hour * _HOUR, UTC)
-            self._end = self._begin + _ONE_HOUR
-        key = (chat_id, user_id or "", self._hour)
-        change = self._changes.get(key)
-        if change is None:
-            change = self._changes[key] = [0, 0, 0, 0]
-        change[0] += number
-        if edited_at is not None:
-            change[1] += number
-        if deleted_at is not None:
-            change[2] += number
-        if version > 1:
-            change[3] += number * (version - 1)
-        return key
+        if not self._hour <= sent_at < self._end:  # most messages of a batch were sent within one hour
+            self._hour = datetime.fromtimestamp(sent_at.timestamp() // _HOUR * _HOUR, UTC)
+            self._end = self._hour + _ONE_HOUR
+        person = self._people.get((chat_id, user_id or ""))
+        if person is None:
+            person = self._people[chat_id, user_id or ""] = [0, 0, 0, 0, None, None]
+        hour = self._hours.get((chat_id, self._hour))
+        if hour is None:
+            hour = self._hours[chat_id, self._hour] = [0, 0, 0, 0]
+        for change in (person, hour):
+            change[0] += number
+            if edited_at is not None:
+                change[1] += number
+            if deleted_at is not None:
+                change[2] += number
+            if version > 1:
+                change[3] += number * (version - 1)
+        return person
 
     def save(self, connection: Connection) -> None:
         """Change the stored counts, in a transaction that has locked the chats; in pipeline mode or not."""
-        rows = [
-            (*key, *change, *self._ends.get(key, (None, None)))
-            for key, change in self._changes.items()
-            if any(change) or key in self._ends
-        ]
-        if not rows:
-            return
-        _CHANGES.execute(connection, _SAVE, rows)
+        changed_people = sorted((*key, *change) for key, change in self._people.items() if any(change))
+        changed_hours = sorted((*key, *change) for key, change in self._hours.items() if any(change))
+        if changed_people:
+            _PEOPLE.execute(connection, _SAVE_PEOPLE, changed_people)
+        if changed_hours:
+            _HOURS.execute(connection, _SAVE_HOURS, changed_hours)
         people: dict[str, list[str]] = {}
         for chat_id, user_id in sorted(self._fewer):
             people.setdefault(chat_id, []).append(user_id)
         for chat_id, user_ids in people.items():
             connection.execute(_FIND_ENDS.encode(), {"chat": chat_id, "people": user_ids})
-        fewer = sorted({chat_id for (chat_id, _, _), (messages, *_) in self._changes.items() if messages < 0})
+        # A count that has become 0 goes. An hour loses a message also if its time changes, and the person none.
+        fewer = sorted({row[0] for row in (*changed_people, *changed_hours) if row[2] < 0})
         if fewer:
             for table in _TABLES:
                 connection.execute(f"DELETE FROM {table} WHERE messages = 0 AND chat_id = ANY(%s)".encode(), (fewer,))

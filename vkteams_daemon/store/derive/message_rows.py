@@ -52,10 +52,13 @@ _LOAD_VERSIONS = (
     "  ORDER BY w.version DESC LIMIT 1), 1) ORDER BY v.version"
 )
 _STORED_COLUMNS = tuple(name for name, _ in MESSAGES.columns)
-_UPSERT_MESSAGES = (
+_INSERT_MESSAGES = (
     f"INSERT INTO messages ({', '.join(_STORED_COLUMNS)})"
     f" SELECT {', '.join(f'{c}::jsonb' if c in _JSON_COLUMNS else c for c in _STORED_COLUMNS)} FROM {{incoming}}"
-    f" ON CONFLICT (chat_id, msg_id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _STORED_COLUMNS[2:])}"
+)
+_UPSERT_MESSAGES = (
+    f"{_INSERT_MESSAGES} ON CONFLICT (chat_id, msg_id) DO UPDATE SET"
+    f" {', '.join(f'{c} = excluded.{c}' for c in _STORED_COLUMNS[2:])}"
 )
 _UPSERT_VERSIONS = (
     "INSERT INTO message_versions (chat_id, msg_id, version, edited_at, text, format, parts, replaced_at)"
@@ -222,6 +225,7 @@ def save_messages(
     erase: bool,
     held: Collection[str] = frozenset(),
     copy: bool,
+    unseen: bool = False,
 ) -> int:
     """Write messages after folding; returns how many have a new text to embed.
 
@@ -234,6 +238,7 @@ def save_messages(
         held: the chats in which nothing is erased.
         copy: whether the new messages go by COPY. The iterator then makes the next ones while the server takes in the
             first.
+        unseen: whether nobody has looked for the new messages; if one is stored, the database refuses the statement.
     """
     versions = [row for m in stored if m.earlier for row in m.changed_version_rows]
     deleted = [m.key for m in stored if m.deleted_at is not None]
@@ -265,8 +270,10 @@ def save_messages(
     # COPY refuses a stored key, but nobody else can add one now: other transactions wait for the locks of the chats.
     if copy:
         MESSAGES.copy(connection, "messages", rows(), json=_to_json)
-    else:
+    elif not unseen:
         changed += rows()
+    elif new_rows := list(rows()):
+        MESSAGES.execute(connection, _INSERT_MESSAGES, new_rows, json=_to_json)
     if changed:
         MESSAGES.execute(connection, _UPSERT_MESSAGES, changed, json=_to_json)
     counts.save(connection)

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.botapi.facts import MessageFact
+from vkteams_daemon.store import distribution
 from vkteams_daemon.store.bulk import COPY_THRESHOLD
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.derive import message_rows
@@ -27,8 +28,8 @@ class Projection:
     Args:
         erase: whether a deletion erases the text (`[storage] on_delete`).
         lexicon: the lexemes that are known already; None for a new lexicon.
-        expect_new: whether to insert many original messages without looking for stored ones. If one is stored, the
-            database refuses the batch.
+        expect_new: whether to insert original messages without looking for stored ones. If one is stored, the database
+            refuses the batch.
         held: the chats in which nothing is erased.
     """
 
@@ -74,9 +75,12 @@ class Projection:
         if self._facts or self._mentioned:
             lock_chats(connection, {chat_id for chat_id, _ in (*self._facts, *self._mentioned)})
         self._people.save(connection)
-        originals = [key for key, facts in self._facts.items() if is_original(facts[0])] if self._expect_new else []
-        # Skip the lookup only if the messages go by COPY. COPY alone refuses a row that is stored after all.
-        keys = self._facts.keys() - originals if len(originals) >= COPY_THRESHOLD else self._facts.keys()
+        expect_new = self._expect_new
+        if expect_new and len(self._facts) < COPY_THRESHOLD:
+            # Of a small batch, a machine of a Citus cluster would refuse the row with an error that tells nothing.
+            expect_new = not distribution.is_distributed(connection)
+        originals = [key for key, facts in self._facts.items() if is_original(facts[0])] if expect_new else []
+        keys = self._facts.keys() - originals
         stored = message_rows.load_messages(connection, keys, self._since) if keys else {}
         new = [facts for key, facts in self._facts.items() if key not in stored]
         queued = message_rows.save_messages(
@@ -87,6 +91,7 @@ class Projection:
             erase=self._erase,
             held=self._held,
             copy=copy and len(new) >= COPY_THRESHOLD,
+            unseen=expect_new,
         )
         if self._mentioned:
             message_rows.erase_mentions(connection, self._mentioned)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,17 @@ from vkteams_daemon.errors import FenceLost
 from vkteams_daemon.store import schema
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.ingest import id_restart
+
+_LOCK = (
+    "SELECT generation, last_event_id, epoch, moves, (SELECT version FROM erasure_rules) FROM bots"
+    " WHERE bot_id = %s FOR UPDATE"
+)
+_UNCHANGED = "WHERE bot_id = %s AND generation = %s AND last_event_id = %s AND epoch = %s"
+_COUNT = f"UPDATE bots SET events = events + %s {_UNCHANGED}"
+_MOVE = (
+    "UPDATE bots SET generation = %s, last_event_id = %s, moves = %s, updated_at = now(), events = events + %s"
+    f" {_UNCHANGED}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,44 +70,63 @@ def last_arrival(connection: psycopg.Connection[Any], bot_id: str) -> datetime |
     return row[0] if row else None
 
 
-def fence(connection: Connection, bot_id: str, expected: Cursor) -> int:
-    """Lock the bot's row until the end of the transaction; returns the version of the rules of erasure.
+@contextlib.contextmanager
+def transaction(connection: Connection, bot_id: str, expected: Cursor) -> Iterator[int]:
+    """A transaction that has locked the bot's row; gives the version of the rules of erasure.
+
+    Args:
+        connection: in autocommit mode, not in a pipeline.
+        bot_id: the bot.
+        expected: its cursor.
 
     Raises:
         FenceLost: the cursor is not the expected one.
         SchemaNewer: a newer program has migrated the schema.
     """
-    schema.fence(connection)
-    row = connection.execute(
-        "SELECT generation, last_event_id, epoch, moves, (SELECT version FROM erasure_rules) FROM bots"
-        " WHERE bot_id = %s FOR UPDATE",
-        (bot_id,),
-    ).fetchone()
-    if row is None or Cursor(*row[:-1]) != expected:
-        raise FenceLost("another process has taken over this bot")
-    return int(row[-1])
+    with contextlib.ExitStack() as stack:
+        fence = None
+        try:
+            with connection.pipeline():  # the beginning takes one round trip
+                stack.enter_context(psycopg.Transaction(connection))
+                fence = schema.send_fence(connection)
+                locked = connection.execute(_LOCK, (bot_id,))
+        except psycopg.ProgrammingError:
+            if fence is not None:
+                schema.check_fence(fence)  # a newer schema may lack what the next statement reads
+            raise
+        schema.check_fence(fence)
+        row = locked.fetchone()
+        if row is None or Cursor(*row[:-1]) != expected:
+            raise FenceLost("another process has taken over this bot")
+        yield int(row[-1])
 
 
-def move(connection: Connection, bot_id: str, before: Cursor, after: Cursor) -> None:
-    """Write the cursor.
+def send_changes(connection: Connection, bot_id: str, before: Cursor, after: Cursor, stored: int) -> Any:
+    """Write the cursor, and count events that are stored; in pipeline mode or not.
+
+    Args:
+        connection: in a `transaction`.
+        bot_id: the bot.
+        before: where the cursor stands.
+        after: where it is to stand, or `before`.
+        stored: how many events the transaction stores.
+
+    Returns:
+        The database's cursor, for `check_changes`.
+    """
+    unchanged = (bot_id, before.generation, before.last_event_id, before.epoch)
+    if after == before:
+        return connection.execute(_COUNT.encode(), (stored, *unchanged))
+    return connection.execute(_MOVE.encode(), (after.generation, after.last_event_id, after.moves, stored, *unchanged))
+
+
+def check_changes(sent: Any) -> None:
+    """Make sure, before the commit, that `send_changes` has changed the bot's row.
 
     Raises:
-        FenceLost: it does not stand at `before`.
+        FenceLost: the cursor did not stand where it should.
     """
-    moved = connection.execute(
-        "UPDATE bots SET generation = %s, last_event_id = %s, moves = %s, updated_at = now()"
-        " WHERE bot_id = %s AND generation = %s AND last_event_id = %s AND epoch = %s",
-        (
-            after.generation,
-            after.last_event_id,
-            after.moves,
-            bot_id,
-            before.generation,
-            before.last_event_id,
-            before.epoch,
-        ),
-    )
-    if moved.rowcount != 1:
+    if sent.rowcount != 1:
         raise FenceLost("another process has taken over this bot")
 
 

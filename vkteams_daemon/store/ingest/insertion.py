@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from vkteams_daemon.botapi.events import Event
@@ -20,6 +20,10 @@ from vkteams_daemon.store.ingest.event_rows import GenerationEvent
 from vkteams_daemon.store.words.lexicon import Lexicon
 
 log = logging.getLogger(__name__)
+
+
+def _nothing() -> None:
+    """Send no further statement."""
 
 
 class Inserted(NamedTuple):
@@ -62,7 +66,12 @@ class EventInserter:
                 log.info("what %s has said is erased, by hand", user_id)
 
     def insert(
-        self, connection: Connection, rows: Sequence[GenerationEvent], reordered: Sequence[Event] = ()
+        self,
+        connection: Connection,
+        rows: Sequence[GenerationEvent],
+        reordered: Sequence[Event] = (),
+        *,
+        and_then: Callable[[], object] = _nothing,
     ) -> Inserted:
         """Insert events and what follows from them.
 
@@ -71,11 +80,18 @@ class EventInserter:
             rows: the events.
             reordered: if one of them comes later than its id says, all events of its batch in their order. The newest
                 event decides on names and members.
+            and_then: sends further statements of the transaction. With a small batch they take no round trip of their
+                own, so their results are there only when `insert` has returned.
         """
-        return self._insert(connection, rows, reordered, expect_new=self.expect_new)
+        return self._insert(connection, rows, reordered, and_then, expect_new=self.expect_new)
 
     def insert_or_quarantine(
-        self, connection: Connection, rows: Sequence[GenerationEvent], reordered: Sequence[Event] = ()
+        self,
+        connection: Connection,
+        rows: Sequence[GenerationEvent],
+        reordered: Sequence[Event] = (),
+        *,
+        and_then: Callable[[], object] = _nothing,
     ) -> Inserted:
         """Insert events some of which cannot be written; the culprits are quarantined. Arguments as of `insert`.
 
@@ -83,7 +99,7 @@ class EventInserter:
         """
 
         def insert(part: Sequence[GenerationEvent]) -> Inserted:
-            return self._insert(connection, part, (), expect_new=False)
+            return self._insert(connection, part, (), _nothing, expect_new=False)
 
         def quarantine(row: GenerationEvent, reason: str) -> Inserted:
             return insert([(row[0], event_rows.as_quarantined(row[1], reason))])
@@ -100,10 +116,17 @@ class EventInserter:
         chats = {event.chat_id for _, event in rows if event.chat_id}
         chat_locks.lock_chats(connection, {*chats, trial.CHAT})
         parts = refused_rows.insert_or_quarantine(connection, rows, insert, quarantine, insert_trial)
+        and_then()
         return Inserted(sum(part.quarantined for part in parts), sum(part.queued for part in parts))
 
     def _insert(
-        self, connection: Connection, rows: Sequence[GenerationEvent], reordered: Sequence[Event], *, expect_new: bool
+        self,
+        connection: Connection,
+        rows: Sequence[GenerationEvent],
+        reordered: Sequence[Event],
+        and_then: Callable[[], object],
+        *,
+        expect_new: bool,
     ) -> Inserted:
         # Not earlier: an event is compared with the stored ones as it came.
         kept = self._rules.applied_to(connection, [event for _, event in rows])
@@ -130,10 +153,9 @@ class EventInserter:
         # A small batch goes in a pipeline, to save round trips. COPY is not possible in a pipeline.
         with contextlib.nullcontext() if copy else connection.pipeline():
             inserted = event_rows.insert(connection, self._bot_id, project_and_yield(), copy)
-            # The transaction has locked this row before anything else.
-            connection.execute("UPDATE bots SET events = events + %s WHERE bot_id = %s", (len(rows), self._bot_id))
             counts.save(connection, self._bot_id)
             queued = projected.save(connection, copy=copy)
+            and_then()
         if inserted.rowcount != len(rows):  # in a pipeline it is known only now
             raise StoreError(
                 f"the database has taken {inserted.rowcount} of {len(rows)} events without an error, so none is stored",

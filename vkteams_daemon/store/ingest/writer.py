@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import attrgetter
+from typing import Any
 
 from psycopg.errors import UniqueViolation
 
@@ -202,12 +203,17 @@ class Writer:
             raise FenceLost("the bot's lock is not held")
         with self._session.exclusive(reconnect=False) as connection:
             events = self._filter(connection, batch)
-            with connection.transaction():
-                self._inserter.follow(connection, event_cursor.fence(connection, self._bot_id, before))
+            with event_cursor.transaction(connection, self._bot_id, before) as rules_version:
+                self._inserter.follow(connection, rules_version)
                 last_generation = max(generation, before.generation)
                 rows = self._classifier.classify_late(connection, events, generation, last_generation)
                 part = rows[:limit]
-                inserted = self._inserter.insert_or_quarantine(connection, part) if part else Inserted()
+                inserted = Inserted()
+                if part:
+                    inserted = self._inserter.insert_or_quarantine(connection, part)
+                    event_cursor.check_changes(
+                        event_cursor.send_changes(connection, self._bot_id, before, before, len(part))
+                    )
             self._classifier.stored([event for _, event in part])
         stored = StoreResult(
             saved=len(part), late=len(part), quarantined=inserted.quarantined, queued=inserted.queued,
@@ -294,7 +300,7 @@ class Writer:
         connection: Connection,
         batch: Sequence[Event],
         before: Cursor,
-        insert: Callable[[Connection, Sequence[GenerationEvent], Sequence[Event]], Inserted],
+        insert: Callable[..., Inserted],
         limit: int | None,
     ) -> tuple[Cursor, StoreResult]:
         """Commit a batch in one transaction; returns the new cursor and the result.
@@ -303,8 +309,8 @@ class Writer:
         """
         events = self._filter(connection, batch)
         after = before
-        with connection.transaction():
-            self._inserter.follow(connection, event_cursor.fence(connection, self._bot_id, before))
+        with event_cursor.transaction(connection, self._bot_id, before) as rules_version:
+            self._inserter.follow(connection, rules_version)
             new = self._classifier.classify(connection, batch, events, before)
             part: Sequence[GenerationEvent] = new.rows
             reordered: Sequence[Event] = ()
@@ -313,15 +319,25 @@ class Writer:
                 part = batch_part.first_part(new.rows, limit, last=first_late)
                 if any(row[1] is first_late for row in part):
                     reordered = sorted(events, key=attrgetter("event_id"))
-            inserted = insert(connection, part, reordered) if part else Inserted()
             partial = len(part) < len(new.rows)
             if not partial:
                 after = event_cursor.after_batch(before, batch, events, restarted=new.restarted, late=bool(new.late))
+            changes: list[Any] = []
+
+            def send_changes() -> None:
+                changes.append(event_cursor.send_changes(connection, self._bot_id, before, after, len(part)))
+
+            if part:
+                inserted = insert(connection, part, reordered, and_then=send_changes)
+            else:
+                inserted = Inserted()
+                if after != before:
+                    send_changes()
+            for sent in changes:
+                event_cursor.check_changes(sent)
             if new.restarted and not partial:
                 arrival = min(event.received_at for event in batch)
                 gaps.add_restart(connection, self._bot_id, before.last_event_id, arrival)
-            if after != before:
-                event_cursor.move(connection, self._bot_id, before, after)
         self._classifier.committed(batch, new, partial=partial)
         result = StoreResult(
             saved=len(part),
