@@ -19,7 +19,7 @@ from vkteams_daemon.errors import ModelAbsent, NotFound, UsageError
 from vkteams_daemon.options import Database, Embedding
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.results import MODES, Mode, SearchResult
-from vkteams_daemon.search.retrieval import bm25, fulltext, newest_matches
+from vkteams_daemon.search.retrieval import bm25, fulltext, newest_matches, semantic
 from vkteams_daemon.store import erasure_rules
 from vkteams_daemon.store.admin import word_counts
 
@@ -143,6 +143,17 @@ def test_filters_narrow_every_mode(with_model: Archive, talk: Talk, models_dir: 
     assert sorted(ids(with_model, "сервер упал", mode, since=moment(10))) == ["2", "3"]
     assert ids(with_model, "сервер упал", mode, until=moment(10)) == ["1"]
     assert len(ids(with_model, "сервер упал", mode, limit=2)) == 2
+
+
+def test_hits_in_a_chat_are_full_if_the_nearest_vectors_belong_to_messages_that_nobody_may_see(
+    with_model: Archive, talk: Talk, models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(semantic, "OVERFETCH", 0)
+    talk.many([f"сервер упал {n}" for n in range(12)])
+    embedded(talk.url, models_dir / "tiny")
+    nearest = ids(with_model, "сервер упал", "semantic", chat_ids=[OPS], limit=12)
+    talk.execute("UPDATE messages SET deleted_at = now() WHERE msg_id = ANY(%s)", nearest[:9])  # and not their vectors
+    assert ids(with_model, "сервер упал", "semantic", chat_ids=[OPS], limit=2) == nearest[9:11]
 
 
 def test_user_who_neither_spoke_nor_was_named_is_unknown(archive: Archive, talk: Talk) -> None:

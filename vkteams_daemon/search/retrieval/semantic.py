@@ -113,20 +113,53 @@ class _NearestNeighbours:
         if not self.scope.narrows:
             return False
         most = EXACT_CONFINED if self.scope.confined else graph_of(self.connection, self.model_id).exact
-        sql = f"SELECT count(*) FROM (SELECT 1 FROM messages m WHERE {self.scope.condition} LIMIT {most + 1}) AS few"
+        if self.scope.chats_alone:
+            sql = (
+                "SELECT coalesce(pg_catalog.sum(vectors), 0)::bigint FROM chat_vector_counts"
+                f" WHERE model_id = {self.model_id} AND chat_id = ANY(%(chat_ids)s)"
+            )
+        else:  # deleted ones as well, so that of chats and times the index alone is read
+            sql = (
+                "SELECT count(*) FROM (SELECT 1 FROM messages m"
+                f" WHERE {self.scope.condition_with_deleted} LIMIT {most + 1}) AS few"
+            )
         return int(self._rows(sql)[0][0]) <= most
 
     def exact(self, limit: int) -> list[Ranked]:
         """The nearest of all vectors in the scope."""
+        if self.scope.chats_alone and self.scope.chat_ids is not None:
+            return self._exact_in_chats(limit)
         # The filter is materialized first: otherwise the planner walks the whole index and drops nearly all of it.
         sql = (
-            f"WITH kept AS MATERIALIZED (SELECT e.chat_id, e.msg_id, e.embedding {self._source}),"
-            f" measured AS (SELECT chat_id, msg_id, pg_catalog.min({self._distance('kept')}) AS distance,"
-            f"   pg_catalog.min({self._plain_distance('kept')}) AS plain FROM kept GROUP BY chat_id, msg_id)"
-            " SELECT chat_id, msg_id, distance, plain FROM measured"
-            f" ORDER BY distance, chat_id, msg_id LIMIT {int(limit)}"
+            f"WITH kept AS MATERIALIZED (SELECT e.chat_id, e.msg_id, {self._distances('e')} {self._source})"
+            f" SELECT chat_id, msg_id, pg_catalog.min(distance) AS distance, pg_catalog.min(plain) FROM kept"
+            f" GROUP BY chat_id, msg_id ORDER BY distance, chat_id, msg_id LIMIT {int(limit)}"
         )
         return [self._ranked(*row) for row in self._rows(sql)]
+
+    def _exact_in_chats(self, limit: int) -> list[Ranked]:
+        """The same of whole chats: which of the nearest messages may be seen is looked up for these alone."""
+        count = limit + OVERFETCH
+        while True:
+            rows = self._rows(
+                f"WITH near AS MATERIALIZED (SELECT e.chat_id, e.msg_id, {self._distances('e')} FROM embeddings e"
+                f" WHERE e.model_id = {self.model_id} AND e.kind = 'message' AND e.chat_id = ANY(%(chat_ids)s))"
+                f" SELECT chat_id, msg_id, distance, plain FROM near ORDER BY distance, chat_id, msg_id LIMIT {count}"
+            )
+            nearest: dict[MessageKey, Ranked] = {}
+            for row in rows:
+                nearest.setdefault(row[:2], self._ranked(*row))
+            seen = self._rows(
+                "SELECT m.chat_id, m.msg_id FROM unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
+                " JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id"
+                f" WHERE {self.scope.condition_of_few}",
+                {"chats": [key[0] for key in nearest], "messages": [key[1] for key in nearest]},
+            )
+            visible = set(seen)
+            ranked = [one for key, one in nearest.items() if key in visible]
+            if len(ranked) >= limit or len(rows) < count:
+                return ranked[:limit]
+            count *= 4
 
     def indexed(self, limit: int) -> list[Ranked]:
         """The nearest by the index; more rows are read as long as the chunks belong to too few messages."""
@@ -140,9 +173,7 @@ class _NearestNeighbours:
         )
         while True:
             rows = self._rows(
-                f"SELECT e.chat_id, e.msg_id, {self._distance('e')} AS distance, {self._plain_distance('e')}"
-                f" {self._source}"
-                f" ORDER BY distance LIMIT {count}"
+                f"SELECT e.chat_id, e.msg_id, {self._distances('e')} {self._source} ORDER BY distance LIMIT {count}"
             )
             nearest: dict[MessageKey, Ranked] = {}
             # A relaxed scan yields rows nearly in order. Once sorted, the first row of a message is its nearest chunk.
@@ -157,18 +188,18 @@ class _NearestNeighbours:
     def cosines(self, keys: Sequence[MessageKey]) -> dict[MessageKey, float]:
         """The cosines of these messages, by key."""
         rows = self._rows(
-            f"SELECT e.chat_id, e.msg_id, pg_catalog.min({self._distance('e')}),"
-            f" pg_catalog.min({self._plain_distance('e')})"
+            "SELECT chat_id, msg_id, pg_catalog.min(distance), pg_catalog.min(plain)"
+            f" FROM (SELECT e.chat_id, e.msg_id, {self._distances('e')}"
             " FROM unnest(%(chats)s::text[], %(messages)s::text[]) AS k (chat_id, msg_id)"
             " JOIN embeddings e ON e.chat_id = k.chat_id AND e.msg_id = k.msg_id"
-            f" WHERE e.model_id = {self.model_id} AND e.kind = 'message' GROUP BY e.chat_id, e.msg_id",
+            f" WHERE e.model_id = {self.model_id} AND e.kind = 'message') AS each GROUP BY chat_id, msg_id",
             {"chats": [key[0] for key in keys], "messages": [key[1] for key in keys]},
         )
         return {row[:2]: self._ranked(*row).score for row in rows}
 
-    def _ranked(self, chat_id: str, msg_id: str, level: float, plain: float) -> Ranked:
-        """The message with its cosine; the distances are those of `_distance` and `_plain_distance`."""
-        return Ranked(chat_id, msg_id, self.query.cosine(1 - plain, 1 - level))
+    def _ranked(self, chat_id: str, msg_id: str, level: float, plain: float | None) -> Ranked:
+        """The message with its cosine; the distances are those of `_distances`."""
+        return Ranked(chat_id, msg_id, self.query.cosine(1 - (level if plain is None else plain), 1 - level))
 
     @property
     def _source(self) -> str:
@@ -181,8 +212,10 @@ class _NearestNeighbours:
         operator = f"OPERATOR({self.vector_schema}.<=>)"
         return f"{table}.embedding::halfvec({self.dims}) {operator} %({vector})s::halfvec({self.dims})"
 
-    def _plain_distance(self, table: str) -> str:
-        return self._distance(table, "plain" if self.query.lift else "level")
+    def _distances(self, table: str) -> str:
+        """The columns `distance` and `plain`."""
+        plain = self._distance(table, "plain") if self.query.lift else "NULL::float8"
+        return f"{self._distance(table)} AS distance, {plain} AS plain"
 
     def _rows(self, sql: str, more: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         vectors = {"level": _text(self.query.level), "plain": _text(self.query.plain)}
