@@ -134,6 +134,12 @@ def test_answer_says_that_a_message_is_too_long_to_be_searched_whole(archive: Ar
     assert gaps == ("1 message is too long to be searched to the end by words",)
 
 
+def test_snippet_shows_a_word_at_the_end_of_a_long_message(archive: Archive, talk: Talk) -> None:
+    talk.say("1", " ".join(f"строка {n % 700}" for n in range(12_000)) + " а здесь сервер упал")
+    found = archive.search("сервер упал", mode="text").hits[0].snippet
+    assert found.endswith("а здесь **сервер** **упал**") and len(found) < 300
+
+
 def test_replay_makes_the_terms_again(archive: Archive, talk: Talk) -> None:
     from vkteams_daemon.store.rebuild import replay
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from vkteams_daemon.search.results import MARKS
@@ -16,7 +17,8 @@ _SHORT = 300  # characters of a text that a snippet shows whole
 _BEFORE, _LENGTH = 60, 200  # characters of a fragment before its first match, and in all
 _FRAGMENTS = 2
 _BETWEEN_FRAGMENTS = " … "
-_MAX_MATCHES = 1000  # of one text that are looked at
+_MAX_MATCHES = 1000  # of one text that are looked at; more by at most those of a part
+_PART = 20_000  # about; characters of a long text that are read at once
 
 _SPACE = re.compile(r"\s")
 
@@ -29,18 +31,44 @@ def snippets(connection: Connection, texts: Sequence[str], query: Query) -> list
     A snippet is "" if the text has no word to mark: its words stand outside the text, or have no lexeme.
     """
     wanted = frozenset(lexeme for term in query.terms for lexeme in lexemes_in(term.tsquery))
+    lexicon = Lexicon()
+    matches: list[list[_Match]] = [[] for _ in texts]
+    # Part by part: the words of a very long text take seconds, and the server ends a transaction that is silent for so
+    # long. Most often the first part has enough.
+    parts = {n: (0, _part_end(text, 0)) for n, text in enumerate(texts)}
+    while parts:
+        found = _matches_of(connection, [texts[n][begin:end] for n, (begin, end) in parts.items()], wanted, lexicon)
+        for (n, (part, _)), each in zip(parts.items(), found, strict=True):
+            matches[n] += [(part + begin, part + end, lexemes) for begin, end, lexemes in each]
+        parts = {
+            n: (end, _part_end(texts[n], end))
+            for n, (_, end) in parts.items()
+            if end < len(texts[n]) and len(matches[n]) < _MAX_MATCHES
+        }
+    return [_snippet(text, each) if each else "" for text, each in zip(texts, matches, strict=True)]
+
+
+def _part_end(text: str, begin: int) -> int:
+    """Where the part of a text that begins here ends: behind a space, so that it cuts no word."""
+    space = _SPACE.search(text, begin + _PART)
+    return space.end() if space else len(text)
+
+
+def _matches_of(
+    connection: Connection, texts: Sequence[str], wanted: frozenset[str], lexicon: Lexicon
+) -> list[list[_Match]]:
+    """The matches in each text, in their order."""
     folded = [letters.fold_with_places(text) for text in texts]
     cut = [tokens_of_folded(text) for text, _ in folded]
     # A stem begins as its word does, so a long text has few words that could match. Short words may be stop words.
     beginnings = tuple(lexeme[:2] for lexeme in wanted)
     words = words_of((each, 0) for each in cut)
     likely = {word for word in words if len(word) < 3 or any(f.startswith(beginnings) for f in normal_forms(word))}
-    lexemes = Lexicon().lexemes(connection, likely)
-    matches = [
+    lexemes = lexicon.lexemes(connection, likely)
+    return [
         [(places[begin], places[end], found) for begin, end, found in _matches(plain, each, lexemes, wanted)]
         for each, (plain, places) in zip(cut, folded, strict=True)
     ]
-    return [_snippet(text, each) if each else "" for text, each in zip(texts, matches, strict=True)]
 
 
 def _matches(folded: str, cut: Tokens, lexemes: Lexemes, wanted: frozenset[str]) -> list[_Match]:
@@ -74,7 +102,8 @@ def _snippet(text: str, matches: Sequence[_Match]) -> str:
     if len(text) <= _SHORT:
         return _marked(text, matches, 0, len(text))
     begins: list[int] = []
-    for begin in sorted(_begins(matches), key=lambda begin: -len(_lexemes_within(matches, begin))):
+    firsts = [first for first, _, _ in matches]
+    for begin in sorted(_begins(matches), key=lambda begin: -len(_lexemes_within(matches, firsts, begin))):
         if all(abs(begin - other) > _LENGTH for other in begins):
             begins.append(begin)
         if len(begins) == _FRAGMENTS:
@@ -87,8 +116,11 @@ def _begins(matches: Sequence[_Match]) -> Iterable[int]:
     return dict.fromkeys(max(0, begin - _BEFORE) for begin, _, _ in matches)
 
 
-def _lexemes_within(matches: Sequence[_Match], begin: int) -> set[str]:
-    return {lexeme for first, end, found in matches if first >= begin and end <= begin + _LENGTH for lexeme in found}
+def _lexemes_within(matches: Sequence[_Match], firsts: Sequence[int], begin: int) -> set[str]:
+    """The lexemes of the matches within a fragment that begins here; `firsts` has where each match begins."""
+    end = begin + _LENGTH
+    near = matches[bisect_left(firsts, begin) : bisect_left(firsts, end)]
+    return {lexeme for _, last, found in near if last <= end for lexeme in found}
 
 
 def _words_within(text: str, begin: int, end: int) -> tuple[int, int]:
