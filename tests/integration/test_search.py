@@ -270,6 +270,40 @@ def test_answer_names_the_corrected_query(archive: Archive, talk: Talk, mode: Mo
     assert answer.hits[0].msg_id == ("2" if showing == "docker" else "1")
 
 
+LOANS = (
+    ("backup", "бэкап"), ("deploy", "деплой"), ("meeting", "митинг"), ("release", "релиз"), ("commit", "коммит"),
+    ("server", "сервер"), ("login", "логин"), ("update", "апдейт"), ("feedback", "фидбек"), ("deadline", "дедлайн"),
+    ("zoom", "зум"), ("slack", "слак"), ("jira", "джира"), ("excel", "эксель"), ("word", "ворд"), ("pdf", "пдф"),
+    ("wifi", "вайфай"), ("dashboard", "дашборд"), ("bug", "баг"), ("cache", "кэш"), ("user", "юзер"),
+    ("onboarding", "онбординг"), ("feature", "фича"), ("review", "ревью"), ("ticket", "тикет"), ("outlook", "аутлук"),
+)  # fmt: skip
+
+
+def test_loan_word_is_found_in_the_other_script(archive: Archive, talk: Talk) -> None:
+    for n, (english, russian) in enumerate(LOANS):
+        talk.say(f"e{n}", f"{english}, {n}")
+        talk.say(f"r{n}", f"{russian}, {n}", chat=DEV)
+    for n, pair in enumerate(LOANS):
+        for query, key, chat in ((pair[0], f"r{n}", DEV), (pair[1], f"e{n}", OPS)):
+            answer = archive.search(query, mode="text", chat_ids=[chat])
+            assert [hit.msg_id for hit in answer.hits][:1] == [key], query
+            assert answer.showing == LOANS[n][query == pair[0]], query
+
+
+def test_loan_word_is_a_guess(archive: Archive, talk: Talk) -> None:
+    talk.say("1", "backup готов")
+    talk.say("2", "backup готов, rollback не нужен", at=1)
+    talk.say("3", "бэкап готов", chat=DEV)
+    reader = archive.seen_by(Access("x", frozenset({OPS})))
+    for mode in BY_WORDS:
+        assert ids(archive, "бэкап готов", mode)[0] == "3"
+        assert ids(reader, "бэкап -rollback", mode) == ["1"]
+        # The reader of one chat learns no spelling from others.
+        other = archive.seen_by(Access("x", frozenset({DEV}))).search("backup", mode=mode)
+        assert ([hit.msg_id for hit in other.hits], other.showing) == (["3"], "бэкап")
+        assert ids(archive.seen_by(Access("x", frozenset({"other@chat.agent"}))), "backup", mode) == []
+
+
 def test_word_with_another_first_letter_is_no_typo(archive: Archive, talk: Talk) -> None:
     talk.say("1", "the kettle is on")
     answer = archive.search("settled", mode="text")

@@ -79,6 +79,14 @@ def test_wish_lifts_and_excludes_nothing(archive: Archive, query: str, first: li
     assert set(ids) == {"1", "2", "3", "4", "6"}
 
 
+def test_kind_of_file_alone_counts_half(archive: Archive) -> None:
+    def wish(query: str) -> float:
+        [hit] = [hit for hit in archive.search(query, mode="hybrid").hits if hit.msg_id == "3"]
+        return next(leg.score for leg in hit.legs if leg.name == "wish")
+
+    assert (wish("отчёт таблицей"), wish("отчёт, Мальцева, таблица")) == (0.5, 2.0)
+
+
 def test_file_without_a_text_is_found_by_its_sender_and_kind(archive: Archive) -> None:
     assert found(archive, "видео от Чижова") == ["5"]
 

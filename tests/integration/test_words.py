@@ -70,8 +70,28 @@ SHOWN = [
     ("VPNом по οптике ⭐", ["vpn", "оптика", "VPN", "⭐"]),
     ("выполни ls -la", ["ls -la"]),
     ("tar -xzvf arch.tgz; openssl x509 -noout", ["tar -xzvf", "openssl x509 -noout"]),
+    ("накладная N453 и A-1029", ["№453", "453", "N453", "n453", "A1029", "А1029", "а-1029", "a1029"]),
+    ("накладная №453 по Т-34 и А1029", ["N453", "№ 453", "Т34", "т-34", "T34", "A-1029", "A1029"]),
+    ("сверка за март 2026", ["03.2026", "03/2026", "2026-03", "марта 2026", "в марте 2026", "March 2026", "Mar. 2026"]),
+    ("в феврале — план, акт 2026, срок 05.03.2026 и 07.2026", ["март 2026", "2026-03", "июль 2026", "февраль 2026"]),
+    ("экран 1920 x 1080, коробка 10х20х30", ["1920x1080", "1920×1080", "1920*1080", "1920 х 1080", "10 x 20 x 30"]),
+    ("экран 1920×1080, коробка 10*20*30", ["1920x1080", "1920 x 1080", "1920 * 1080", "1920 × 1080", "10x20x30"]),
+    ("упал NullPointerException", ["NullPointer", "PointerException", "null pointer", "nullpointerexception"]),
+    ("вышла null-ссылка: null pointer", ["NullPointer", "nullPointer"]),
+    ("пишем на C# и C++, з/п и б/у", ["С#", "c#", "с++", "C++", "зп", "з/п", "бу"]),
+    ("зп на С#, бу техника", ["з/п", "C#", "б/у"]),
     ("пиши на Ivan.Petrov@corp.example", ["ivan.petrov@corp.example", "petrov", "@corp.example"]),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [("по плану 9.5 из 10", "N95"), ("n8n упал", "8"), ("язык C", "C#"), ("1920 и 1080", "1920x1080"),
+     ("отчёт за март 2025", "03.2026"), ("03 и 2026", "март 2026"), ("pointer без null?", "NullReference")],
+)  # fmt: skip
+def test_other_words_are_not_taken_for_it(archive: Archive, talk: Talk, text: str, query: str) -> None:
+    talk.say("1", text)
+    assert ids(archive, query) == []
 
 
 @pytest.mark.parametrize(("text", "queries"), SHOWN, ids=lambda value: value if isinstance(value, str) else "")

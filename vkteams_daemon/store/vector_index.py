@@ -35,8 +35,8 @@ class Graph:
         m: neighbours of a vector in each layer; in the lowest one twice as many.
         ef_construction: candidates of which they are chosen.
         ef_search: candidates that a search by meaning alone keeps (hnsw.ef_search).
-        ef_search_fused: those of a search whose hits are put together with hits by words, which make up for what is
-            missed.
+        ef_search_fused: those of a search whose hits are put together with hits by words. In a large archive these make
+            up for what is missed; a smaller one has no need to miss it.
         exact: messages of a filtered search up to which they are compared one by one: that is no slower than a filtered
             walk, and exact.
         most: vectors up to which an index with these parameters serves well.
@@ -50,7 +50,7 @@ class Graph:
     most: float
 
 
-GRAPHS = (Graph(6, 80, 1000, 250, 5000, 300_000), Graph(12, 100, 1000, 200, 15_000, float("inf")))
+GRAPHS = (Graph(6, 80, 1000, 1000, 5000, 300_000), Graph(12, 100, 1000, 200, 15_000, float("inf")))
 """The smallest first; docs/benchmarks.md says how they were chosen."""
 
 _M = "(SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(i.reloptions) AS o WHERE o.option_name = 'm')"

@@ -62,7 +62,7 @@ def fuse(
     connection: Connection,
     text: Sequence[Ranked],
     nearest: Nearest,
-    granted: Mapping[MessageKey, int],
+    granted: Mapping[MessageKey, float],
     scope: Scope,
     limit: int,
     *,
@@ -95,7 +95,9 @@ def fuse(
     return _select(candidates, neighbourhoods, lines, limit)
 
 
-def relevance(text: Sequence[Ranked], nearest: Nearest, granted: Mapping[MessageKey, int]) -> dict[MessageKey, Ranked]:
+def relevance(
+    text: Sequence[Ranked], nearest: Nearest, granted: Mapping[MessageKey, float]
+) -> dict[MessageKey, Ranked]:
     """Each hit of either retriever with the probability that it is relevant, and the retrievers' scores."""
     scores: dict[MessageKey, dict[str, RetrieverScore]] = {}
     for ranked in (*text, *nearest.ranked):

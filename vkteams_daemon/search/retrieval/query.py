@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.words import letters, numbers
 from vkteams_daemon.store.words.lexicon import Lexemes, Lexicon, form_lexemes, lexemes_of, words_of
-from vkteams_daemon.store.words.tokens import Tokens, tokens
+from vkteams_daemon.store.words.tokens import Tokens, normal_forms, tokens
 
 MAX_TERMS = 64
 """Terms of one query; further ones are ignored."""
@@ -41,7 +41,9 @@ _ASKING = (
 _QUESTION_WORDS = frozenset(_ASKING.split())
 _GLUE = "\ue000"  # stands for the spaces within a number, so that it is one term
 _DIGIT = re.compile(r"\d")
-_LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)+)'")
+_LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)+)'(:\*)?")
+_MONTH = re.compile(r"\d{4}-\d{2}")
+_TIMES = re.compile(r"(?<=\d)\s+([xXхХ×*])\s+(?=\d)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +170,7 @@ def _excludes(word: str, is_command: bool) -> bool:
 
 
 def _glued(text: str) -> str:
-    """The text with `_GLUE` for the spaces within numbers: +7 999 123-45-67, 1 250 000, 24 ноября 2026."""
+    """The text with `_GLUE` for the spaces within numbers: +7 999 123-45-67, 1 250 000, 24 ноября 2026, 10 x 20."""
     if _DIGIT.search(text) is None:
         return text
     folded, places = letters.fold_with_places(text)
@@ -177,6 +179,9 @@ def _glued(text: str) -> str:
         for place in range(places[begin], places[end]):
             if text[place].isspace():
                 glued[place] = _GLUE
+    for match in _TIMES.finditer(text):
+        glued[match.start() : match.start(1)] = _GLUE * (match.start(1) - match.start())
+        glued[match.end(1) : match.end()] = _GLUE * (match.end() - match.end(1))
     return "".join(glued)
 
 
@@ -196,6 +201,7 @@ def tsqueries(connection: Connection, terms: Sequence[Term]) -> list[str]:
     cut = [tokens(term.typed) for term in terms]
     others = [[_looks_like(word, each) for word in each.words] for each in cut]
     words = words_of((each, 0) for each in cut) | {word for each in others for word in each if word}
+    words |= {part for word in words for part in normal_forms(word)[1:]}
     lexemes = Lexicon(whole=True).lexemes(connection, words)
     return [_tsquery(term, each, other, lexemes) for term, each, other in zip(terms, cut, others, strict=True)]
 
@@ -213,19 +219,35 @@ def _tsquery(term: Term, cut: Tokens, others: Sequence[str | None], lexemes: Lex
         if not lexemes[word]:
             other = None  # a stop word's place stays empty in the index
         found = dict.fromkeys(lexeme for each in (word, other) if each for lexeme in lexemes_of(each, lexemes))
-        steps.append(" | ".join(map(quoted, found)))
+        steps.append(" | ".join([*map(quoted, found), *_together(word, lexemes)]))
     phrase = _phrase(steps)
     if term.phrase:
         return phrase
     whole = [form for form in cut.forms if form.width == len(cut.words)]
     forms = [lexeme for form in whole for lexeme in form_lexemes(cut, form, lexemes)]
+    if named := [form for form in forms if form[-1] in "#+"]:
+        return quoted(named[0])
+    forms += [other.lower() for form in forms if (other := letters.alike(form.upper()))]
     if negative := [form for form in forms if form[0] == "-" and form[1:2].isdigit()]:
         return quoted(negative[0])
     if any(not form.startswith("--") for form in forms):
         forms = [form for form in forms if not form.startswith("--") or ("." in term.typed and len(steps) == 2)]
     # `1с` without its stop word would find every 1.
     alternatives = [phrase] if phrase and (all(steps) or not forms) else []
+    if months := [form for form in forms if _MONTH.fullmatch(form)]:
+        # All days of that month, and its name and its year apart from each other.
+        alternatives += [f"{quoted(form)}:*" for form in months]
+        if all(steps) and any(map(str.isalpha, cut.words)):
+            alternatives.append("(" + " & ".join(f"({step})" for step in steps) + ")")
     return " | ".join(dict.fromkeys([*alternatives, *map(quoted, forms)]))
+
+
+def _together(word: str, lexemes: Lexemes) -> list[str]:
+    """Tsqueries of the words that a word is written together of: within another one, and apart; none for others."""
+    parts = [quoted(lexeme) for part in normal_forms(word)[1:] for lexeme in lexemes_of(part, lexemes)]
+    if len(parts) < 2 or len(normal_forms(word, whole=True)) > 1:
+        return []
+    return [f"({f' {sign} '.join(parts)})" for sign in ("<0>", "<->")]
 
 
 def _phrase(steps: Sequence[str]) -> str:
@@ -243,12 +265,12 @@ def _phrase(steps: Sequence[str]) -> str:
 
 def lexemes_in(tsquery: str) -> list[str]:
     """The lexemes of a tsquery in PostgreSQL's notation."""
-    return [match.replace("''", "'").replace("\\\\", "\\") for match in _LEXEME.findall(tsquery)]
+    return [match.replace("''", "'").replace("\\\\", "\\") for match, _ in _LEXEME.findall(tsquery)]
 
 
 def own_words(tsquery: str) -> str:
     """The same tsquery for a message's own words alone (weight D, see `store.words.searched_texts`)."""
-    return _LEXEME.sub(r"\g<0>:D", tsquery)
+    return _LEXEME.sub(lambda match: f"'{match[1]}':{'*' if match[2] else ''}D", tsquery)
 
 
 def quoted(lexeme: str) -> str:

@@ -34,6 +34,9 @@ _NO_TIME_ALONE = re.compile(
 _ROUGHLY = 6  # "a month ago" is right to a sixth of a month
 _SHORTEST = timedelta(hours=1)
 
+_ALONE = 0.5
+"""What a chat or a kind of file counts that a query names alone: a word of a title, or `video`, may mean itself."""
+
 _NEWEST = 20  # messages that are looked at for their file alone
 
 # The words for a kind of file, and the rest of a `FileKind`.
@@ -110,7 +113,12 @@ class Wishes:
         )
         return [(chat_id, msg_id) for chat_id, msg_id in rows]
 
-    def granted(self, connection: Connection, keys: Sequence[MessageKey]) -> dict[MessageKey, int]:
+    @property
+    def _weight(self) -> float:
+        """What a granted wish counts."""
+        return _ALONE if bool(self.chats) + bool(self.kinds) == 1 and not (self.authors or self.span) else 1.0
+
+    def granted(self, connection: Connection, keys: Sequence[MessageKey]) -> dict[MessageKey, float]:
         """How many of the wishes each of these messages grants, by key; without those that grant none."""
         conditions = []
         if self.authors:
@@ -137,7 +145,7 @@ class Wishes:
             " AS k (chat_id, msg_id) JOIN messages m ON m.chat_id = k.chat_id AND m.msg_id = k.msg_id".encode(),
             parameters,
         )
-        return {(chat_id, msg_id): granted for chat_id, msg_id, granted in rows if granted}
+        return {(chat_id, msg_id): self._weight * granted for chat_id, msg_id, granted in rows if granted}
 
 
 def read_wishes(connection: Connection, query: Query, scope: Scope, now: datetime) -> Wishes:

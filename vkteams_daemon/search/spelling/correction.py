@@ -2,7 +2,8 @@
 
 A word is unknown if no message holds it. Its reading in the other keyboard layout or in the other script takes its
 place if the archive knows that reading. Otherwise other forms of it do, which are no correction, and if the archive has
-none, its words within a few typos: these are guesses, and count less than what was typed.
+none, its words within a few typos, and words of the other script that sound alike: these are guesses, and count less
+than what was typed.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ class _Reading:
 
     @property
     def stems(self) -> list[str]:
-        """Its words as the index holds them."""
-        return queries.lexemes_in(self.tsquery)
+        """Its words as the index holds them; of a word that is written together only the whole."""
+        return queries.lexemes_in(self.tsquery.partition(" | (")[0])
 
 
 def corrected(
@@ -107,6 +108,9 @@ def _correct(term: Term, typed: _Reading, others: list[_Reading], vocabulary: Vo
         return replace(term, tsquery="", correction=stop_word)
     if typed.known:
         near = _missed_forms(typed.stems[0], vocabulary) if len(typed.stems) == 1 else []
+        if wider and not known_others and len(typed.stems) == 1:
+            loans = vocabulary.loans(fold(typed.text).lower(), typed.stems[0])
+            near += sorted((loan for loan in loans if loan.distance == 1), key=lambda loan: -loan.messages)[:_MAX_NEAR]
         if not known_others and not near:
             return term
         tsquery = _any([typed.tsquery, *(reading.tsquery for reading in known_others), *_quoted(near)])
@@ -137,7 +141,8 @@ def _nearest(readings: Sequence[_Reading], vocabulary: Vocabulary, wider: bool) 
         # Another reading is a guess already: a short one with a typo is any word. шёл (shel) is not shed.
         allowed = 0 if number and len(stems[0]) < _LONG else max_typos(stems[0])
         typos = [near for near in vocabulary.near(stems[0], allowed) if _begins_alike(stems[0], near.word)]
-        for near in (*forms, *typos):
+        loans = vocabulary.loans(fold(reading.text).lower(), stems[0]) if not number else []
+        for near in (*forms, *typos, *loans):
             near = replace(near, distance=near.distance + bool(number))
             if near.word not in by_word or near.distance < by_word[near.word].distance:
                 by_word[near.word] = near

@@ -10,6 +10,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import OSA, Prefix
 
 from vkteams_daemon.search.scope import Scope
+from vkteams_daemon.search.spelling import loan_words
 from vkteams_daemon.search.spelling.forms import may_be_form, stems
 from vkteams_daemon.store.connections import Connection
 
@@ -26,7 +27,8 @@ class NearWord:
     """A word of the archive near to another one.
 
     Attributes:
-        distance: optimal string alignment: letters to replace, add, drop, or swap with their neighbour; 0 for a form.
+        distance: optimal string alignment: letters to replace, add, drop, or swap with their neighbour; 0 for a form;
+            of a word in the other script see `Vocabulary.loans`.
         messages: how many messages hold it.
     """
 
@@ -83,6 +85,18 @@ class Vocabulary:
             matches = process.extract(word, words, scorer=OSA.distance, score_cutoff=max_distance, limit=_MAX_NEAR)
             near += [NearWord(other, int(distance), self._messages[other]) for other, distance, _ in matches]
         return sorted(near, key=lambda n: (n.distance, -Prefix.similarity(word, n.word), -n.messages))
+
+    def loans(self, typed: str, stem: str) -> list[NearWord]:
+        """Words of the other script that sound like this one (бэкап, backup): at distance 1, or 2 if only one way.
+
+        Args:
+            typed: the word, folded and in lower case.
+            stem: what the stemmer makes of it.
+        """
+        lengths = range(len(stem) // 2, 2 * len(typed) + 2)
+        others = [word for n in lengths for word in self._by_length.get((not typed.isascii(), n), [])]
+        found = loan_words.matches(typed, stem, others)
+        return [NearWord(word, 1 if both else 2, self._messages[word]) for word, both in found.items()]
 
     def forms(self, typed: str, stem: str) -> list[NearWord]:
         """Words that are this one in a form that the stemmer cut elsewhere, see `spelling.forms`.

@@ -109,8 +109,13 @@ def form_lexemes(tokens: Tokens, form: Form, lexemes: Lexemes) -> list[str]:
     """The lexemes of another form of words of these `Tokens`.
 
     Words that hyphens join have none if one of them is a stop word: изза is no word, and из-за finds nothing either.
+    Letters (б/у) are no such words.
     """
-    if form.word.isalpha() and not all(lexemes[word] for word in tokens.words[form.place : form.place + form.width]):
+    if (
+        form.word.isalpha()
+        and len(form.word) > form.width
+        and not all(lexemes[word] for word in tokens.words[form.place : form.place + form.width])
+    ):
         return []
     return lexemes_of(form.word, lexemes)
 

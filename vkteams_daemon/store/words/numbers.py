@@ -6,7 +6,7 @@ A form is an index term beside the digits as they stand:
     1250000.5      a number without groups, with a point
     4276123456789012   the number of a card or an account
     -15            a negative number
-    2026-11-24     a date; --11-24 a date of any year
+    2026-11-24     a date; --11-24 a date of any year; 2026-11 a month
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from collections.abc import Iterator
 from typing import Any
 
 _MONTHS = (
-    "янв января январь jan january", "фев февр февраля февраль feb february", "мар марта март mar march",
-    "апр апреля апрель apr april", "мая май may", "июн июня июнь jun june", "июл июля июль jul july",
-    "авг августа август aug august", "сен сент сентября сентябрь sep sept september", "окт октября октябрь oct october",
-    "ноя нояб ноября ноябрь nov november", "дек декабря декабрь dec december",
+    "янв января январь январе январю jan january", "фев февр февраля февраль феврале февралю feb february",
+    "мар марта март марте марту mar march", "апр апреля апрель апреле апрелю apr april", "мая май мае маю may",
+    "июн июня июнь июне июню jun june", "июл июля июль июле июлю jul july", "авг августа август августе августу aug"
+    " august", "сен сент сентября сентябрь сентябре сентябрю sep sept september",
+    "окт октября октябрь октябре октябрю oct october", "ноя нояб ноября ноябрь ноябре ноябрю nov november",
+    "дек декабря декабрь декабре декабрю dec december",
 )  # fmt: skip
 _MONTH = {name: number for number, names in enumerate(_MONTHS, 1) for name in names.split()}
 MONTH_WORDS = frozenset(form for name in _MONTH for form in (name, name.title(), name.upper()))
@@ -42,6 +44,9 @@ _DECIMAL = re.compile(r"(?<![\w.,])(\d+)[.,](\d+)(?![\w]|[.,]\d)")
 _NEGATIVE = re.compile(r"(?:^|(?<=[\s(\[=:~≈≤≥<>]))-(\d+)(?:[.,](\d+))?(?![\w]|-\d|[.,]\d)")
 _DATE = re.compile(r"(?<![\w.])(\d{1,4})([./\-])(\d{1,2})\2(\d{2,4})(?!\d|\2\d)")
 _COMPACT_DATE = re.compile(r"(?<!\d)(20\d\d)(0[1-9]|1[0-2])([0-2]\d|3[01])(?!\d)")
+_MONTH_OF_YEAR = re.compile(
+    r"(?<![\w.,/\-])(?:(0?[1-9]|1[0-2])[./]((?:19|20)\d\d)|((?:19|20)\d\d)-(0[1-9]|1[0-2]))(?![^\W\dг]|\d|[.,/\-]\d)"
+)
 _DAY_OF_YEAR = re.compile(r"(?<![\w.,])(\d{1,2})\.(\d{2})(?!\w|[.,]\d)")
 _NAME_OF_MONTH = f"({'|'.join(sorted(_MONTH, key=len, reverse=True))})"
 _ORDINAL = "(?:-?(?:[ое]?го|[ое]?му|[оы]?м|[ое]?е|[ыи]?й)|st|nd|rd|th)?"
@@ -53,12 +58,13 @@ _LONG = 10  # digits of the shortest number that is a phone number without any s
 
 @functools.cache
 def _worded() -> re.Pattern[str]:
-    """Days of months in words; compiled at its first use, because every search imports this module."""
+    """Days and years of months in words; compiled at its first use, because every search imports this module."""
     return re.compile(
         # The first and the last of several days: 8-10 ноября, с 8 по 10 ноября.
         rf"(?<![\w.,])(?:(\d{{1,2}}){_ORDINAL}(?:\s?-\s?|,?\s(?:по|и|to|and)\s))?"
         rf"(\d{{1,2}}){_ORDINAL}[»”\"]?[\s/\-]?(?:of\s)?{_NAME_OF_MONTH}(?![^\W\d_])\.?,?(?:[\s/\-]?(\d{{4}})(?!\d))?"
-        rf"|(?<!\w){_NAME_OF_MONTH}\.?\s?(\d{{1,2}})(?:st|nd|rd|th)?(?!\w)(?:,?\s(\d{{4}})(?!\w))?",
+        rf"|(?<!\w){_NAME_OF_MONTH}\.?\s?(\d{{1,2}})(?:st|nd|rd|th)?(?!\w)(?:,?\s(\d{{4}})(?!\w))?"
+        rf"|(?<!\w){_NAME_OF_MONTH}\.?,?\s((?:19|20)\d\d)(?![^\W\dг]|\d)",
         re.IGNORECASE,
     )
 
@@ -81,8 +87,14 @@ def forms(text: str, *, worded: bool = True) -> Iterator[tuple[int, int, str]]:
         yield from _phones(*where)
         yield from _sums(*where)
         yield from _dates(*where)
+        if "20" in digits or "19" in digits:
+            for match in _MONTH_OF_YEAR.finditer(*where):
+                yield match.start(), match.end(), f"{match[2] or match[3]}-{int(match[1] or match[4]):02}"
     if worded:
         for match in _worded().finditer(text):
+            if match[8] is not None:
+                yield match.start(), match.end(), f"{match[9]}-{_MONTH[match[8].lower()]:02}"
+                continue
             first, day, name, year = match.group(1, 2, 3, 4)
             if name is None:
                 name, day, year = match.group(5, 6, 7)

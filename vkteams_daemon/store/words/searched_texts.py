@@ -10,7 +10,7 @@ from vkteams_daemon.botapi import message_parts
 from vkteams_daemon.botapi.message_parts import BesideText
 from vkteams_daemon.store.words.tokens import Tokens, tokens
 
-VERSION = 5
+VERSION = 6
 """The version of what is searched and of how words are folded; `messages.search_version` has it.
 
 Raise it, and replace the index `messages_search_version` in a migration, when a stored message would get other terms.

@@ -2,7 +2,7 @@
 
 A word is a run of letters and digits; every sign divides words. An identifier (JIRA-1234, host-01.corp) is therefore
 several words that follow one another, and a query finds it as a phrase. Words may have another form beside them:
-a number's (`numbers`), `ops142` beside `ops` and `142`, or `wifi` beside `wi` and `fi` of Wi-Fi.
+a number's (`numbers`), `ops142` beside `ops` and `142`, `wifi` beside `wi` and `fi` of Wi-Fi, `c#` beside `c`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,21 @@ _SYMBOLS = (
 )
 _WORD = re.compile(f"[^\\W_]+|[{_SYMBOLS}]")
 _DIGIT = re.compile(r"\d")
-# Only texts with one of these, or with a month, have a number with another form.
-_NUMBER = re.compile(r"\d(?:(?<=2)0\d{6}|[\s.,/()'_\-]{1,3}\d|\d{9}|(?<=^[+\-].)|(?<=[\s(\[=:~≈≤≥<>][+\-].))")
+# Only texts with one of these, or with a month, have a number with another form, or an x within a size.
+_NUMBER = re.compile(
+    r"\d(?:\s[xXхХ]\s\d|(?<=2)0\d{6}|[\s.,/()'_\-]{1,3}\d|\d{9}|(?<=^[+\-].)|(?<=[\s(\[=:~≈≤≥<>][+\-].))"
+)
 _GLUED = re.compile(r"\d(?:[^\W\d_]|(?<=[^\W\d_].))")
 _TWO_PARTS = re.compile(r"([^\W\d_]+)(\d+)|(\d+)([^\W\d_]+)")
 # Words of letters that hyphens join, which people also write as one: Wi-Fi, онлайн-касса. No part of a name or path.
 _HYPHENATED = re.compile(r"(?<![\w\-.@/\\])[^\W\d_]+(?:-[^\W\d_]+){1,2}(?![\w\-@/\\]|\.\w)")
-_TWO_NUMBERS = re.compile(r"(\d+)[xXхХ](\d+)")  # 1920x1080
+_BY = "[xXхХ]"  # between numbers
+_SIZES = re.compile(rf"\d+(?:{_BY}\d+)+")  # 1920x1080, 10x20x30
+_BY_APART = re.compile(rf"(?<=\d\s){_BY}\s\d")  # 1920 x 1080
+_NUMBERED = re.compile(r"[Nn](\d{3,})")  # N453 is №453, and n8n is not
+_CODE = re.compile(r"(?<![\w\-.@/\\])([^\W\d_])-(\d+)(?![\w\-]|[.,]\d)")  # A-1029, Т-34
+_ABBREVIATION = re.compile(r"(?<![\w\-.@/\\])[А-Яа-я](?:/[А-Яа-я]){1,2}(?![\w\-@/\\]|\.\w)")  # з/п, also written зп
+_LANGUAGE = re.compile(r"(?<!\w)([CcСсFf])(#|\+\+)(?![\w#+])")  # C#, C++
 # Words that are written together, each with a capital letter: userName, HTTPServer. Not ПРивет.
 _JOINED = re.compile("[a-zа-я][A-ZА-Я]|[A-ZА-Я]{3}[a-zа-я]{2}")
 _PART = re.compile("[A-ZА-Я]{2,}(?![a-zа-я])|[A-ZА-Я]?[a-zа-я]+(?<=..)")
@@ -78,7 +86,9 @@ def tokens(text: str) -> Tokens:
         words = _WORD.findall(text)
         has_digit = _DIGIT.search(text) is not None
     if len(text) <= MAX_WORD or max(map(len, words), default=0) <= MAX_WORD:
-        if "-" in text and _HYPHENATED.search(text):
+        if "-" in text and (_HYPHENATED.search(text) or (has_digit and _CODE.search(text))):
+            return tokens_of_folded(letters.fold(text))
+        if ("/" in text and _ABBREVIATION.search(text)) or (("#" in text or "++" in text) and _LANGUAGE.search(text)):
             return tokens_of_folded(letters.fold(text))
         if not has_digit:
             return Tokens(words)
@@ -100,20 +110,32 @@ def tokens_of_folded(text: str) -> Tokens:
         if word.isalpha():
             if word in "vV" and _VERSION.match(text, end):
                 continue  # a version's v is no part of it: v.3.11, v 3.11
+            if word in "xXхХ" and _BY_APART.match(text, begin):
+                continue
             words.append(word)
             spans.append((begin, end))
             continue
         has_digit = True
         parts = _parts(word, dotted=_DOTTED.match(text, end) is not None)
-        if len(parts) == 2:
-            forms += [Form(len(words), 2, form) for form in _glued_forms(word)]
+        forms += _forms(len(words), word, parts)
         for part in parts:
             words.append(part)
             spans.append((begin, begin + len(part)))
             begin += len(part)
         if len(parts) == 1:
             spans[-1] = (end - len(parts[0]), end)
-    found = [(match.start(), match.end(), match[0].replace("-", "")) for match in _HYPHENATED.finditer(text)]
+    found = []
+    if "-" in text:
+        found += [(match.start(), match.end(), match[0].replace("-", "")) for match in _HYPHENATED.finditer(text)]
+    if "/" in text:
+        found += [(match.start(), match.end(), match[0].replace("/", "")) for match in _ABBREVIATION.finditer(text)]
+    if "#" in text or "++" in text:
+        found += [
+            (match.start(), match.end(), f"{'f' if match[1] in 'Ff' else 'c'}{match[2]}")
+            for match in _LANGUAGE.finditer(text)
+        ]
+    if has_digit and "-" in text:
+        found += [(match.start(), match.end(), (match[1] + match[2]).lower()) for match in _CODE.finditer(text)]
     if has_digit:
         found += numbers.forms(text, worded=not numbers.MONTH_WORDS.isdisjoint(words))
     begins = [begin for begin, _ in spans] if found else []
@@ -132,8 +154,7 @@ def _with_parts(whole: list[str]) -> Tokens:
             words.append(word)
             continue
         parts = _parts(word, dotted=False)
-        if len(parts) == 2:
-            forms += [Form(len(words), 2, form) for form in _glued_forms(letters.fold(word))]
+        forms += _forms(len(words), letters.fold(word), parts)
         words += parts
     return Tokens(words, forms)
 
@@ -142,13 +163,19 @@ def _parts(word: str, *, dotted: bool) -> list[str]:
     """The words that a word with digits is cut into: ops142, 500мб, python3 before a point and a digit."""
     parts = _TWO_PARTS.fullmatch(word)
     if parts is None:
-        numbers_within = _TWO_NUMBERS.fullmatch(word)
-        return list(numbers_within.groups()) if numbers_within else [word]
+        return re.split(_BY, word) if _SIZES.fullmatch(word) else [word]
     if parts[1] is None:
         return [parts[3], parts[4]]
     if dotted:
         return [parts[2]] if parts[1] in "vV" else [parts[1], parts[2]]
     return [parts[1], parts[2]] if len(parts[1]) > 1 else [word]
+
+
+def _forms(place: int, word: str, parts: Sequence[str]) -> list[Form]:
+    """The other forms of a folded word with digits that is cut into these parts."""
+    if len(parts) == 1:
+        return [Form(place, 1, numbered[1])] if (numbered := _NUMBERED.fullmatch(word)) else []
+    return [Form(place, 2, form) for form in _glued_forms(word)]
 
 
 def _glued_forms(word: str) -> list[str]:
