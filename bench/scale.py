@@ -43,7 +43,7 @@ from vkteams_daemon.embedding.model import Model
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.search.results import Mode
 from vkteams_daemon.store import embedding_models, vector_index
-from vkteams_daemon.store.admin import word_counts
+from vkteams_daemon.store.admin import search_index, word_counts
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.ingest.writer import Writer
@@ -104,6 +104,7 @@ class Scale:
                 yield from self.storing(database)
             if "vectors" in parts:
                 yield from self.storing_vectors(database)
+            _merge_words(database)
             with Archive(self.config) as archive:
                 if "count" in parts:
                     yield from count_times(archive, self.meter)
@@ -304,9 +305,9 @@ _MODES: tuple[Mode, ...] = ("text", "semantic", "hybrid")
 
 
 def _merge_words(database: Database) -> None:
-    """Merge the words of new messages into their index, as the server does by itself now and then."""
+    """Merge the words of new messages into their index, as the daemon does each minute."""
     with database.connect() as connection:
-        connection.execute("SELECT pg_catalog.gin_clean_pending_list('messages_search')")
+        search_index.merge_pending(connection)
 
 
 def _last(connection: Connection) -> int:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from vkteams_daemon import times
 from vkteams_daemon.search import notes
 from vkteams_daemon.search.results import Coverage
-from vkteams_daemon.search.scope import Scope, chat_by_chat
+from vkteams_daemon.search.scope import MANY_CHATS, Scope, chat_by_chat
 from vkteams_daemon.store.connections import Connection
 from vkteams_daemon.store.embedding_models import active_models
 from vkteams_daemon.store.words import searched_texts
@@ -46,8 +46,9 @@ def coverage(connection: Connection, scope: Scope) -> Coverage:
     begin = (scope.since if scope.confined else None) or _ALWAYS
     periods = f" AND {scope.within_periods()}" if scope.periods else ""
     # An expression, so that the planner does not weigh each chat (see `Scope.condition_of_few`).
-    in_chats = "" if chats is None else " AND chat_id || ''::text = ANY(%(chats)s)"
-    in_chats_or_none = "" if chats is None else " AND (chat_id IS NULL OR chat_id || ''::text = ANY(%(chats)s))"
+    column = "chat_id || ''::text" if chats and len(chats) > MANY_CHATS else "chat_id"
+    in_chats = "" if chats is None else f" AND {column} = ANY(%(chats)s)"
+    in_chats_or_none = "" if chats is None else f" AND (chat_id IS NULL OR {column} = ANY(%(chats)s))"
     models = active_models(connection)
     # With several models, a message may wait for more than one.
     waiting = "*" if len(models) < 2 else "DISTINCT (chat_id, msg_id)"

@@ -43,7 +43,8 @@ _MENTIONS = (
 _IN_CHATS = "m.chat_id = ANY(%(chat_ids)s)"
 # The planner has no statistics of an expression. The server still looks each chat up in a hash table.
 _IN_MANY_CHATS = "m.chat_id || ''::text = ANY(%(chat_ids)s)"
-_MANY_CHATS = 20
+MANY_CHATS = 20
+"""How many chats the planner may weigh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class Scope:
         The planner weighs each of the chats that a column is compared with: 500 chats take it 1.3 ms each time. What
         it gains is whether to look the rows up by their chats.
         """
-        many = self.chat_ids is not None and len(self.chat_ids) > _MANY_CHATS
+        many = self.chat_ids is not None and len(self.chat_ids) > MANY_CHATS
         return self.condition.replace(_IN_CHATS, _IN_MANY_CHATS) if many else self.condition
 
     @property

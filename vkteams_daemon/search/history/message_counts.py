@@ -10,7 +10,7 @@ from typing import Any
 from vkteams_daemon.search.history.days import Days, days_between
 from vkteams_daemon.search.history.results import ChatStatistics, DayStatistics, Lag, UserStatistics
 from vkteams_daemon.search.names import chat_titles, names
-from vkteams_daemon.search.scope import Scope, chat_by_chat
+from vkteams_daemon.search.scope import MANY_CHATS, Scope, chat_by_chat
 from vkteams_daemon.store.connections import Connection
 
 _TOP = 20  # chats, and authors
@@ -48,6 +48,12 @@ class CountedPart:
     def where(self, moment: str, *more: str) -> str:
         """WHERE for a table with a chat_id and this column for its time; empty if there is no condition."""
         return self._where([*self._since(moment), *more, *self._periods("chat_id", moment)])
+
+    def where_few(self, moment: str, condition: str) -> str:
+        """The same with a condition whose few rows an index names (see `Scope.condition_of_few`)."""
+        many = self.scope.chat_ids is not None and len(self.scope.chat_ids) > MANY_CHATS
+        where = self.where(moment, condition)
+        return where.replace("chat_id = ANY", "chat_id || ''::text = ANY") if many else where
 
     def of_messages(self, table: str) -> str:
         """WHERE for a table whose rows belong to messages and have no time of their own."""

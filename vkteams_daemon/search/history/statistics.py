@@ -25,17 +25,19 @@ def statistics(connection: Connection, scope: Scope) -> Statistics:
     # Nobody knows which message an unreadable event is about, so its own time decides what a confined reader may count.
     quarantined_at = "occurred_at" if scope.confined else "received_at"
     count = f"SELECT count(*) FROM events e {part.of_events()}"
-    last = f"SELECT pg_catalog.max(received_at) FROM events e {part.of_events()}"
     if part.whole:
         count = "SELECT coalesce(pg_catalog.sum(events), 0)::bigint FROM bots"  # those of no chat as well
-    elif scope.chats_alone:
-        count = f"SELECT coalesce(pg_catalog.sum(events), 0)::bigint FROM bot_chat_counts {part.where('')}"
-        last = f"SELECT pg_catalog.max(last_at) FROM bot_chat_counts {part.where('')}"
-    events, quarantined, last_event_at = _row(
+    # Subqueries, so that each is answered from an index of its own.
+    heard = f"SELECT ({count}), (SELECT pg_catalog.max(received_at) FROM events e {part.of_events()})"
+    if scope.chats_alone and not part.whole:
+        heard = (
+            "SELECT coalesce(pg_catalog.sum(events), 0)::bigint, pg_catalog.max(last_at) FROM bot_chat_counts"
+            f" {part.where('')}"
+        )
+    events, last_event_at, quarantined = _row(
         connection,
-        # Three subqueries, so that each is answered from an index of its own.
-        f"SELECT ({count}), (SELECT count(*) FROM events e {part.where(quarantined_at, 'error IS NOT NULL')}),"
-        f" ({last})",
+        "SELECT h.events, h.last_at, (SELECT count(*) FROM events e"
+        f" {part.where_few(quarantined_at, 'error IS NOT NULL')}) FROM ({heard}) AS h (events, last_at)",
         part.values,
     )
     queued, parked, oldest_queued_at = _row(

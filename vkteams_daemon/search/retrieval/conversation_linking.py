@@ -33,6 +33,8 @@ _UNADDRESSED = (0.33, 25.0)
 _LEAST = 0.05
 # The benchmark's channel is busy: 40 messages take minutes. In other chats a conversation fades with time as well.
 _DECAY_HOURS = 1.0
+# Seconds after which even the likeliest pair is not followed.
+_APART = 3600 * _DECAY_HOURS * math.log(_MUTUAL[0] / _LEAST)
 
 _SIGNS = ',:;!?()<>[]"«»'
 _COLUMNS = "m.chat_id, m.msg_id, m.user_id, m.sent_at, m.reply_to_msg_id, coalesce(pg_catalog.left(m.text, 500), '')"
@@ -61,6 +63,9 @@ def likelihood(one: Line, other: Line) -> float:
     """How likely two messages of one chat belong to one conversation, 0..1."""
     if one.key[1] == other.reply_to or other.key[1] == one.reply_to:
         return _MUTUAL[0]
+    apart = abs((one.sent_at - other.sent_at).total_seconds())
+    if apart > _APART:
+        return 0.0
     if one.user_id == other.user_id:
         if not (one.named and other.named):
             share, decay = _RELATED
@@ -77,7 +82,7 @@ def likelihood(one: Line, other: Line) -> float:
     else:
         return 0.0
     share *= math.exp(-abs(one.place - other.place) / decay)
-    share *= math.exp(-abs((one.sent_at - other.sent_at).total_seconds()) / 3600 / _DECAY_HOURS)
+    share *= math.exp(-apart / 3600 / _DECAY_HOURS)
     return share if share >= _LEAST else 0.0
 
 
