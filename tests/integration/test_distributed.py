@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,17 @@ from tests.harness.postgres import PostgresServer
 from tests.harness.talk import ANNA, DEV, OPS, PETR, VERA, Talk, moment
 from tests.harness.traffic import Traffic
 from tests.harness.waiting import until
+from tests.integration.test_migrations import catalogue
 from vkteams_daemon.access import Access
 from vkteams_daemon.config import Config
 from vkteams_daemon.daemon.workers.worker import Worker, WorkerStats
 from vkteams_daemon.embedding.model import Model
-from vkteams_daemon.errors import ConfigError, VkTeamsError
+from vkteams_daemon.errors import ConfigError, SchemaError, VkTeamsError
 from vkteams_daemon.options import Embedding
 from vkteams_daemon.search.archive import Archive
 from vkteams_daemon.simulator import Simulator
-from vkteams_daemon.store import distribution, embedding_models, schema
-from vkteams_daemon.store.admin import maintenance, person_erasure
+from vkteams_daemon.store import distribution, embedding_models, schema, vector_index
+from vkteams_daemon.store.admin import indexes, maintenance, person_erasure
 from vkteams_daemon.store.backup import verification
 from vkteams_daemon.store.database import Database
 from vkteams_daemon.store.distribution import BY_BOT, BY_CHAT, EVERYWHERE
@@ -112,7 +114,7 @@ def _embed(talk: Talk, model: Model) -> None:
 
 
 @pytest.fixture(scope="module")
-def both(postgres_server: PostgresServer, cluster_url: str, tiny_model_dir: Path) -> Iterator[dict[str, Talk]]:
+def conversations(postgres_server: PostgresServer, cluster_url: str, tiny_model_dir: Path) -> Iterator[dict[str, Talk]]:
     """The same conversation on one server and on the cluster, with vectors."""
     model = Model.load(tiny_model_dir)
     with postgres_server.fresh() as url:
@@ -123,6 +125,18 @@ def both(postgres_server: PostgresServer, cluster_url: str, tiny_model_dir: Path
         yield talks
         for talk in talks.values():
             talk.close()
+
+
+@pytest.fixture
+def both(conversations: dict[str, Talk]) -> Iterator[dict[str, Talk]]:
+    """The two conversations, which a test leaves alike: one message more in an archive changes every score in it."""
+    yield conversations
+    one, other = ([(event.event_id, event.type) for event in talk.written] for talk in conversations.values())
+    assert one == other, "the test has told one archive what it has not told the other"
+    one, other = (
+        talk.rows("SELECT sum(messages), sum(deleted) FROM chat_user_counts") for talk in conversations.values()
+    )
+    assert one == other, "the test has changed one archive alone"
 
 
 def _take_up(talk: Talk) -> None:
@@ -171,13 +185,21 @@ def test_a_role_that_only_owns_its_schema_keeps_a_distributed_archive() -> None:
         on(cluster.url, "CREATE EXTENSION vector")
         cluster.everywhere(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
         on(cluster.url, f"CREATE SCHEMA AUTHORIZATION {role}")
+        # Of the role's search_path, not of ours; machines have only the role's.
+        on(cluster.url, "GRANT CREATE ON SCHEMA public TO PUBLIC")
         url = conninfo.make_conninfo(cluster.url, user=role, password="x")
+        with pytest.raises(SchemaError, match="other roles may create functions in schema public"):
+            distributed(url).open()
+        on(cluster.url, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         with distributed(url):
             pass
         with contextlib.closing(Talk(url)) as talk:
             talk.say("1", "сервер упал")
             with talk.database.connect() as connection:
                 assert verification.verify(connection)
+            with talk.database.connect(None) as connection:
+                assert maintenance.plan(connection).invalid == []
+                assert maintenance.maintain(connection)
     finally:
         cluster.drop()
         cluster.everywhere(f"DROP ROLE {role}")
@@ -185,7 +207,7 @@ def test_a_role_that_only_owns_its_schema_keeps_a_distributed_archive() -> None:
 
 @needs_cluster
 def test_a_distributed_archive_of_an_older_release_is_migrated(monkeypatch: pytest.MonkeyPatch) -> None:
-    cluster = ClusterDatabase(os.environ[VARIABLE])
+    cluster, fresh = ClusterDatabase(os.environ[VARIABLE]), ClusterDatabase(os.environ[VARIABLE])
     try:
         with monkeypatch.context() as older:
             first = {number: script for number, script in schema.migrations().items() if number <= 12}
@@ -198,8 +220,11 @@ def test_a_distributed_archive_of_an_older_release_is_migrated(monkeypatch: pyte
         with distributed(cluster.url) as database, database.connect() as connection:
             assert schema.schema_version(connection) == max(schema.migrations())
         assert {table for table, method, _ in on(cluster.url, _LAYOUT) if method == "h"} == {*BY_BOT, *BY_CHAT}
+        with distributed(fresh.url):
+            assert catalogue(cluster.url) == catalogue(fresh.url)
     finally:
         cluster.drop()
+        fresh.drop()
 
 
 @needs_cluster
@@ -269,7 +294,8 @@ def test_the_writer_does_not_wait_for_a_worker_that_stores_other_vectors_of_the_
 def test_what_maintains_an_archive_runs_on_the_cluster(both: dict[str, Talk], tiny_model_dir: Path) -> None:
     talk = both["cluster"]
     model = Model.load(tiny_model_dir)
-    Worker(talk.database, lambda _: model, WorkerStats()).maintain(idle=True)
+    for each in both.values():
+        Worker(each.database, lambda _: model, WorkerStats()).maintain(idle=True)
     with talk.database.connect() as connection:
         assert replay.everything(connection, erase=False).messages == 0
         assert [check.name for check in verification.verify(connection) if check.wrong] == []
@@ -282,6 +308,66 @@ def test_what_maintains_an_archive_runs_on_the_cluster(both: dict[str, Talk], ti
     assert both["cluster"].erased == both["one server"].erased  # type: ignore[attr-defined]
     with talk.database.connect() as connection:
         assert [check.name for check in verification.verify(connection) if check.wrong] == []
+
+
+@needs_cluster
+def test_maintenance_sees_and_mends_the_indexes_of_the_shards(
+    cluster: ClusterDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, large = vector_index.GRAPHS
+    monkeypatch.setattr(vector_index, "GRAPHS", (replace(small, most=100), large))
+    monkeypatch.setattr(indexes, "MIN_SAVING", 100_000)
+    database = ClusterDatabase(cluster.url)
+    vectors = (
+        "INSERT INTO embeddings"
+        " SELECT chat_id, msg_id, 1, 'message', 0, 'h', '[1,0]' FROM messages"
+        " WHERE substr(msg_id, 2)::int BETWEEN %s AND %s"
+    )
+    try:
+        with distributed(database.url):
+            pass
+        with contextlib.closing(Talk(database.url)) as talk, talk.database.connect(None) as connection:
+            talk.many([f"text {n}" for n in range(4000)])
+            talk.execute("INSERT INTO embedding_models (name, fingerprint, dims, state) VALUES ('m', 'f', 2, 'active')")
+            talk.execute(vectors, 1, 50)
+            assert vector_index.ensure_index(connection, 1, 2)
+            talk.execute(vectors, 51, 300)
+            [(shard, host, port)] = on(
+                database.url,
+                "SELECT table_name::text || '_' || shardid, nodename, nodeport FROM citus_shards"
+                " WHERE table_name = 'messages'::regclass"
+                " AND shardid = get_shard_id_for_distribution_column(%s, %s::text)",
+                "messages", OPS,
+            )  # fmt: skip
+            here = {
+                "host": host,
+                "port": port,
+                "options": "-c citus.enable_manual_changes_to_shards=on -c citus.override_table_visibility=off",
+            }
+            time_index = shard.replace("messages", "messages_time")
+            for command in (  # what an interrupted REINDEX and an interrupted build leave
+                f"CREATE INDEX {time_index}_ccnew ON {shard} (sent_at)",
+                f"UPDATE pg_index SET indisvalid = false WHERE indexrelid = '{time_index}'::regclass",
+            ):
+                on(database.url, command, **here)
+            talk.execute("DELETE FROM messages WHERE substr(msg_id, 2)::int %% 40 <> 0 AND chat_id = %s", OPS)
+            connection.execute("VACUUM (ANALYZE) messages, embeddings")
+            plan = maintenance.plan(connection)
+            assert [index.name for index in plan.invalid] == ["messages_time", f"public.{time_index}_ccnew"]
+            assert "messages_pkey" in [index.name for index in plan.grown]
+            assert plan.outgrown == []
+            talk.execute(
+                vectors.replace("0, 'h'", "n, 'h'").replace("WHERE", ", generate_series(1, 10) AS n WHERE"), 1, 4000
+            )
+            connection.execute("VACUUM (ANALYZE) embeddings")
+            assert maintenance.plan(connection).outgrown == ["embeddings_hnsw_1_message"]
+            assert maintenance.maintain(connection)
+            plan = maintenance.plan(connection)
+            assert (plan.invalid, plan.grown, plan.outgrown) == ([], [], [])
+            options = "SELECT DISTINCT reloptions[1] FROM pg_class WHERE relname ~ '^embeddings_hnsw_1_message_\\d+$'"
+            assert on(database.url, options, **here) == [(f"m={large.m}",)]
+    finally:
+        database.drop()
 
 
 @needs_cluster

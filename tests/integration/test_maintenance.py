@@ -12,7 +12,7 @@ import pytest
 from tests.harness.talk import Talk
 from tests.harness.waiting import until
 from vkteams_daemon.store import embedding_models, vector_index
-from vkteams_daemon.store.admin import maintenance
+from vkteams_daemon.store.admin import indexes, maintenance
 from vkteams_daemon.store.connections import Connection
 
 
@@ -22,8 +22,8 @@ def connection(talk: Talk) -> Iterator[Connection]:
         yield opened
 
 
-def _names(indexes: list[maintenance.IndexState]) -> list[str]:
-    return [index.name for index in indexes]
+def _names(states: list[indexes.IndexState]) -> list[str]:
+    return [index.name for index in states]
 
 
 def test_new_archive_needs_nothing_and_can_be_maintained(talk: Talk, connection: Connection) -> None:
@@ -52,7 +52,7 @@ def test_dead_rows_are_counted_and_gone_afterwards(talk: Talk, connection: Conne
 def test_an_index_that_has_grown_is_rebuilt(
     talk: Talk, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maintenance, "_MIN_SAVING", 100_000)
+    monkeypatch.setattr(indexes, "MIN_SAVING", 100_000)
     talk.many([f"text {n}" for n in range(4000)])
     connection.execute("ALTER TABLE messages SET (autovacuum_enabled = off)")
     # A message here and there keeps every page of the index.
@@ -64,7 +64,9 @@ def test_an_index_that_has_grown_is_rebuilt(
     assert "messages_pkey rebuilt, which had grown" in [step.what for step in steps]
     assert maintenance.plan(connection).grown == []
     before = next(index.octets for index in grown if index.name == "messages_pkey")
-    after = next(index for index in maintenance.index_states(connection) if index.name == "messages_pkey")
+    after = next(
+        index for index in indexes.index_states(connection, maintenance.TABLES) if index.name == "messages_pkey"
+    )
     assert after.octets < before / 4
     assert after.fresh is not None
     assert after.fresh / 3 < after.octets < after.fresh * 2
@@ -78,7 +80,7 @@ def test_invalid_index_is_rebuilt_or_dropped(talk: Talk, connection: Connection)
     assert _names(maintenance.plan(connection).invalid) == ["messages_once_ccnew", "messages_time"]
     maintenance.maintain(connection)
     assert maintenance.plan(connection).invalid == []
-    names = _names(maintenance.index_states(connection))
+    names = _names(indexes.index_states(connection, maintenance.TABLES))
     assert "messages_time" in names
     assert "messages_once_ccnew" not in names
 
@@ -124,7 +126,7 @@ def test_fresh_size_of_a_vector_index_is_estimated(talk: Talk, connection: Conne
     )
     (model,) = embedding_models.active_models(connection)
     assert vector_index.ensure_index(connection, model.model_id, model.dims)
-    index = next(index for index in maintenance.index_states(connection) if index.kind == "hnsw")
+    index = next(index for index in indexes.index_states(connection, maintenance.TABLES) if index.kind == "hnsw")
     assert index.fresh is not None
     assert 0.75 < index.octets / index.fresh < 1.25
     assert not index.grown
@@ -161,7 +163,7 @@ def test_vector_index_of_a_smaller_archive_is_built_again_with_more_neighbours(
     connection.execute("CREATE INDEX embeddings_hnsw_1_message_ccold ON embeddings (chunk)")
     assert _names(maintenance.plan(connection).invalid) == ["embeddings_hnsw_1_message_ccold"]
     maintenance.maintain(connection)
-    names = _names(maintenance.index_states(connection))
+    names = _names(indexes.index_states(connection, maintenance.TABLES))
     assert [name for name in names if name.startswith("embeddings_hnsw")] == ["embeddings_hnsw_1_message"]
 
 

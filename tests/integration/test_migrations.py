@@ -44,7 +44,8 @@ def catalogue(url: str) -> dict[str, list[Any]]:
         "constraints": ask(
             url,
             "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
-            " WHERE connamespace = current_schema()::regnamespace ORDER BY 1, 2",
+            " WHERE connamespace = current_schema()::regnamespace"
+            " AND conrelid::regclass::text !~ '_[0-9]{6,}$' ORDER BY 1, 2",  # not of a shard
         ),
         "indexes": ask(
             url, "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = current_schema() ORDER BY 1"

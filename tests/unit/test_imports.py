@@ -46,7 +46,7 @@ INSIDE = {
         "connection_profiles": {"connections"},
         "blockers": {"connections", "bundled", "distribution"},
         "distribution": {"connections"},
-        "server_check": {"connections"},
+        "server_check": {"connections", "distribution"},
         "schema": _STORE | {"server_check"},
         "database": _STORE | {"database_url", "server_check", "schema", "bundled"},
         "vector_index": _STORE,

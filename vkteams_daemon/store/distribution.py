@@ -6,9 +6,11 @@ and what belongs to it lie on one machine, and so do the events of one bot. docs
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from vkteams_daemon.errors import ConfigError
+from vkteams_daemon.errors import ConfigError, DatabaseUnavailable
 from vkteams_daemon.store.connections import Connection
 
 BY_CHAT = (
@@ -41,6 +43,24 @@ _FOREIGN_KEYS = (
     " pg_catalog.pg_get_constraintdef(c.oid) FROM pg_catalog.pg_constraint c WHERE c.contype = 'f'"
     " AND c.conrelid = ANY (%s::regclass[]::oid[]) ORDER BY 1, 2"
 )
+
+
+_TABLES = (
+    "SELECT t.name FROM pg_catalog.unnest(%s::text[]) WITH ORDINALITY AS t (name, place) WHERE EXISTS"
+    " (SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid::oid = t.name::regclass::oid) ORDER BY t.place"
+)
+# One after the other: in parallel each shard would take a connection.
+_ON_SHARDS = "SELECT shardid, success, result FROM pg_catalog.run_command_on_placements(%s::regclass, %s, false)"
+_ON_MACHINES = "SELECT success, result FROM pg_catalog.run_command_on_all_nodes(%s)"
+_AS_ON_MACHINES = "SELECT success, result FROM pg_catalog.run_command_on_coordinator(%s)"
+
+
+@dataclass(frozen=True, slots=True)
+class ShardAnswer:
+    """What a machine has answered for a shard that it holds; a shard of a reference table has an answer of each."""
+
+    shard_id: int
+    answer: str
 
 
 # An open connection stays with its answer: `migrate` distributes an archive while no daemon runs.
@@ -100,6 +120,61 @@ def refuse(connection: Connection, what: str, instead: str) -> None:
     """
     if is_distributed(connection):
         raise ConfigError(f"{what} does not work for an archive on several machines (Citus)", hint=instead)
+
+
+def tables(connection: Connection, names: Sequence[str]) -> list[str]:
+    """Those of these tables that lie on several machines."""
+    if not is_distributed(connection):
+        return []
+    return [name for (name,) in connection.execute(_TABLES, (list(names),)).fetchall()]
+
+
+def on_shards(connection: Connection, table: str, command: str) -> list[ShardAnswer]:
+    """Ask for each shard of a table the machine that holds it.
+
+    Args:
+        connection: to the coordinator.
+        table: distributed.
+        command: a statement with one value as its answer; `%s` in it is the shard's name. It finds what it names in
+            the search_path of the role, and not in that of this connection.
+
+    Raises:
+        DatabaseUnavailable: a machine does not answer.
+    """
+    rows = connection.execute(_ON_SHARDS, (table, command)).fetchall()
+    return [ShardAnswer(shard_id, _answer(success, result)) for shard_id, success, result in rows]
+
+
+def on_machines(connection: Connection, command: str) -> None:
+    """Run a statement on every machine.
+
+    Raises:
+        DatabaseUnavailable: it has failed on one.
+    """
+    for success, result in connection.execute(_ON_MACHINES, (command,)).fetchall():
+        _answer(success, result)
+
+
+def as_on_machines(connection: Connection, command: str) -> str | None:
+    """Run a statement on the coordinator with the settings that a machine has: those of the role.
+
+    Args:
+        connection: to the coordinator, if the server has Citus.
+        command: a statement with one value as its answer.
+
+    Returns:
+        The answer; None on a server without Citus.
+    """
+    if not _has_citus(connection):
+        return None
+    [(success, result)] = connection.execute(_AS_ON_MACHINES, (command,)).fetchall()
+    return _answer(success, result)
+
+
+def _answer(success: bool, result: str) -> str:
+    if not success:
+        raise DatabaseUnavailable(f"a machine of the cluster does not answer: {result}")
+    return result
 
 
 def settle(connection: Connection) -> None:

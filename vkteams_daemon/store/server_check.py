@@ -7,12 +7,14 @@ unwise for an archive that runs already is refused for a new one alone; `problem
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 from collections.abc import Callable, Iterable
 
 import psycopg
 
 from vkteams_daemon.errors import CannotWrite, ConfigError, SchemaError
+from vkteams_daemon.store import distribution
 from vkteams_daemon.store.connections import Connection
 
 _OLDEST = 140000
@@ -26,6 +28,10 @@ _OTHER_CREATORS = (
     " AND a.grantee <> n.nspowner AND (a.grantee = 0::oid"
     "  OR NOT r.rolsuper AND NOT pg_catalog.pg_has_role(r.oid, current_user::name, 'MEMBER'::text))"
     " ORDER BY n.nspname, a.grantee"
+)
+# A machine of a cluster looks for functions in the search_path of the role, which no connection of ours can narrow.
+_OTHER_CREATORS_THERE = (
+    f"SELECT coalesce(pg_catalog.json_agg(creators), '[]') FROM ({_OTHER_CREATORS}) AS creators (schema, role)"
 )
 # Search needs lower case, and the parser and regular expressions need to know what is a letter.
 _KNOWS_LETTERS = (
@@ -185,10 +191,11 @@ def _session(connection: Connection, statement: str, *arguments: str) -> tuple[i
 def _weaknesses(connection: Connection) -> list[tuple[str, str]]:
     """(message, hint) of what a new archive is refused for, and what an existing one goes on with."""
     found = []
-    creators: dict[str, list[str]] = {}
-    for schema, role in connection.execute(_OTHER_CREATORS).fetchall():
-        creators.setdefault(schema, []).append(role)
-    for schema, roles in creators.items():
+    creators = set(connection.execute(_OTHER_CREATORS).fetchall())
+    there = distribution.as_on_machines(connection, _OTHER_CREATORS_THERE) or "[]"
+    creators |= {(creator["schema"], creator["role"]) for creator in json.loads(there)}
+    for schema in sorted({schema for schema, _ in creators}):
+        roles = sorted(role for where, role in creators if where == schema)
         found.append((
             f"other roles may create functions in schema {schema}, and such a function could read the archive",
             f'Run `REVOKE CREATE ON SCHEMA "{schema}" FROM {", ".join(roles)}`.',

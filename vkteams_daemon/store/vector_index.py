@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import psycopg
 
+from vkteams_daemon.store import distribution
 from vkteams_daemon.store.blockers import SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
 from vkteams_daemon.system.memory import physical_memory
@@ -53,6 +54,14 @@ class Graph:
 GRAPHS = (Graph(6, 80, 1000, 1000, 5000, 300_000), Graph(12, 100, 1000, 200, 15_000, float("inf")))
 """The smallest first; docs/benchmarks.md says how they were chosen."""
 
+# Of a shard: its entries in the model's index, as the planner estimates them, and its vectors.
+_ESTIMATE = (
+    "SELECT coalesce(pg_catalog.max(i.reltuples), 0) FROM pg_catalog.pg_index x JOIN pg_catalog.pg_class i"
+    " ON i.oid = x.indexrelid WHERE x.indrelid = '%s'::regclass::oid"
+    " AND pg_catalog.starts_with(i.relname::text, 'embeddings_hnsw_{}_message_')"
+)
+_VECTORS = "SELECT count(*) FROM %s WHERE {}"
+
 _M = "(SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(i.reloptions) AS o WHERE o.option_name = 'm')"
 
 
@@ -86,12 +95,17 @@ def graph_of(connection: Connection, model_id: int) -> Graph:
 
 
 def outgrown(connection: Connection) -> list[int]:
-    """The models whose index has the parameters of a smaller archive, by the planner's estimate of its vectors."""
+    """The models whose index has the parameters of a smaller archive, by the planner's estimate of its vectors.
+
+    On a cluster the index of the largest shard counts.
+    """
     rows = connection.execute(
         f"SELECT m.model_id, i.reltuples::float8, {_M} FROM embedding_models m JOIN pg_class i"
         " ON i.oid = pg_catalog.to_regclass('embeddings_hnsw_' || m.model_id::text || '_message')::oid"
         " WHERE m.state <> 'retired' ORDER BY m.model_id".encode()
     ).fetchall()
+    if distribution.is_distributed(connection):
+        rows = [(model_id, _largest_shard(connection, _ESTIMATE.format(int(model_id))), m) for model_id, _, m in rows]
     return [model_id for model_id, vectors, m in rows if (m or GRAPHS[0].m) < graph_for(vectors).m]
 
 
@@ -179,10 +193,18 @@ def build_memory(connection: Connection, vectors: int, dims: int) -> int:
     return max(_LEAST_MEMORY, min(needed, max(most, configured)))
 
 
+def _largest_shard(connection: Connection, command: str) -> float:
+    """The largest answer of a shard of the vectors."""
+    return max((float(shard.answer) for shard in distribution.on_shards(connection, "embeddings", command)), default=0)
+
+
 def _build(connection: Connection, name: str, model_id: int, dims: int) -> None:
     """Build an index of the model's vectors, with the parameters for their number."""
     condition = f"model_id = {int(model_id)} AND kind = 'message'"
-    [(vectors,)] = connection.execute(f"SELECT count(*) FROM embeddings WHERE {condition}".encode()).fetchall()
+    if distribution.is_distributed(connection):  # each shard has an index of its own
+        vectors = int(_largest_shard(connection, _VECTORS.format(condition)))
+    else:
+        [(vectors,)] = connection.execute(f"SELECT count(*) FROM embeddings WHERE {condition}".encode()).fetchall()
     graph = graph_for(vectors)
     statement = (
         f"CREATE INDEX CONCURRENTLY {name} ON embeddings USING hnsw"

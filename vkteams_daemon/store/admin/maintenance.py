@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from vkteams_daemon.store import distribution, embedding_models, vector_index
+from vkteams_daemon.store.admin import indexes
+from vkteams_daemon.store.admin.indexes import IndexState
 from vkteams_daemon.store.admin.sizes import IndexSize, TableSize
 from vkteams_daemon.store.blockers import PATIENCE, SilentSessions
 from vkteams_daemon.store.connections import Connection, translate_errors
@@ -45,13 +46,11 @@ _OTHER_MACHINES = (
     b"SELECT result::bigint FROM"
     b" pg_catalog.run_command_on_workers('SELECT pg_catalog.pg_database_size(current_database())') WHERE success"
 )
-_COPY = re.compile(r"_cc(new|old)\d*$")  # an index that is built beside the one that it replaces, or was replaced
-_MIN_SAVING = 8 * 2**20  # bytes; an index is rebuilt only if that frees more
-_PAGE = 8192  # bytes
-_BTREE_ENTRY = 24  # bytes of an entry beside its columns: line pointer, header, alignment
-# Bytes of an entry beside its vector, and for each m: two neighbours and a part of those in other layers; measured with
-# pgvector 0.8.
-_HNSW_ENTRY, _HNSW_NEIGHBOURS = 176, 13
+
+_DEAD = (
+    "SELECT coalesce(pg_catalog.sum(n_dead_tup), 0)::bigint FROM pg_catalog.pg_stat_user_tables"
+    " WHERE relid = '%s'::regclass::oid"
+)
 
 
 def table_sizes(connection: psycopg.Connection[Any]) -> list[TableSize]:
@@ -74,29 +73,6 @@ def database_size(connection: psycopg.Connection[Any]) -> int:
             cursor.execute(_OTHER_MACHINES)
             octets += sum(row[0] for row in cursor)
     return int(octets)
-
-
-@dataclass(frozen=True, slots=True)
-class IndexState:
-    """An index, its size and its condition.
-
-    Attributes:
-        kind: btree, gin, hnsw, …
-        valid: False after an interrupted build.
-        octets: its size in bytes.
-        fresh: its estimated size in bytes right after a rebuild; None if there is no estimate.
-    """
-
-    name: str
-    kind: str
-    valid: bool
-    octets: int
-    fresh: int | None
-
-    @property
-    def grown(self) -> bool:
-        """Whether a rebuild would free more than half of it, and more than a few megabytes."""
-        return self.fresh is not None and self.octets > 2 * self.fresh and self.octets - self.fresh > _MIN_SAVING
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +108,6 @@ class MaintenanceStep:
 def plan(connection: Connection) -> MaintenancePlan:
     """Find out what maintenance is needed; changes nothing."""
     with translate_errors():
-        dead = connection.execute(
-            "SELECT relname::text, n_dead_tup FROM pg_stat_user_tables WHERE relid = ANY(%s::regclass[]::oid[])"
-            " AND n_dead_tup > 0 ORDER BY n_dead_tup DESC",
-            (list(TABLES),),
-        ).fetchall()
         retired = [
             name
             for model_id, name in connection.execute(
@@ -144,48 +115,15 @@ def plan(connection: Connection) -> MaintenancePlan:
             ).fetchall()
             if connection.execute("SELECT 1 FROM embeddings WHERE model_id = %s LIMIT 1", (model_id,)).fetchone()
         ]
-        states = index_states(connection)
+        states = indexes.index_states(connection, TABLES)
         return MaintenancePlan(
-            dict(dead),
-            [index for index in states if not index.valid or _COPY.search(index.name)],
+            _dead_rows(connection),
+            [index for index in states if not index.valid or index.is_copy],
             [index for index in states if index.valid and index.grown],
             [vector_index.index_name(model_id) for model_id in vector_index.outgrown(connection)],
             retired,
             _collation_has_changed(connection),
         )
-
-
-def index_states(connection: Connection) -> list[IndexState]:
-    """The indexes of the archive's tables, without those that are being built."""
-    rows = connection.execute(
-        "SELECT i.oid::regclass::text, am.amname::text, x.indisvalid, pg_catalog.pg_relation_size(i.oid),"
-        " i.reltuples::float8,"
-        " (SELECT coalesce(pg_catalog.sum(s.avg_width), 0)::int FROM pg_catalog.unnest(x.indkey) AS k (number)"
-        "  JOIN pg_attribute a ON a.attrelid = x.indrelid AND a.attnum = k.number"
-        "  JOIN pg_stats s ON s.schemaname = t.relnamespace::regnamespace::text AND s.tablename = t.relname"
-        "  AND s.attname = a.attname),"
-        " substring(pg_catalog.pg_get_indexdef(i.oid) FROM 'halfvec\\((\\d+)\\)')::int,"
-        " (SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(i.reloptions) AS o WHERE o.option_name = 'm')"
-        " FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid JOIN pg_class t ON t.oid = x.indrelid"
-        " JOIN pg_am am ON am.oid = i.relam WHERE t.oid = ANY(%s::regclass[]::oid[])"
-        " AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p WHERE p.index_relid = i.oid) ORDER BY 1",
-        (list(TABLES),),
-    ).fetchall()
-    return [
-        IndexState(name, kind, valid, octets, _estimate_fresh_size(kind, count, width, dims, m or 0))
-        for name, kind, valid, octets, count, width, dims, m in rows
-    ]
-
-
-def _estimate_fresh_size(kind: str, rows: float, width: int, dims: int | None, m: int) -> int | None:
-    """The estimated size in bytes of a new index with so many entries; None if there is no estimate."""
-    if rows <= 0:
-        return None
-    if kind == "btree" and width:
-        return int(rows * (width + _BTREE_ENTRY) / 0.9) + _PAGE
-    if kind == "hnsw" and dims:
-        return int(rows * (2 * dims + _HNSW_ENTRY + _HNSW_NEIGHBOURS * m)) + _PAGE
-    return None
 
 
 def maintain(
@@ -225,15 +163,8 @@ def maintain(
         for index in maintenance_plan.invalid:
             remaining -= 1
             # An interrupted REINDEX leaves a copy, which is dropped. Any other invalid index is needed, and is rebuilt.
-            is_copy = _COPY.search(index.name)
-            statement = (
-                f"DROP INDEX CONCURRENTLY {index.name}" if is_copy else f"REINDEX INDEX CONCURRENTLY {index.name}"
-            )
-            run_step(
-                f"{index.name} {'dropped' if is_copy else 'rebuilt'}, which was half built",
-                _run(connection, statement),
-                remaining,
-            )
+            done, work = ("dropped", indexes.drop) if index.is_copy else ("rebuilt", indexes.rebuild)
+            run_step(f"{index.name} {done}, which was half built", partial(work, connection, index), remaining)
         for table in table_sizes(connection):
             remaining -= 1
             run_step(
@@ -247,10 +178,10 @@ def maintain(
                 partial(vector_index.rebuild, connection, model_id, SilentSessions(patience)),
                 len(outgrown) - number,
             )
-        grown = [index for index in index_states(connection) if index.valid and index.grown]
+        grown = [index for index in indexes.index_states(connection, TABLES) if index.valid and index.grown]
         connection.execute("SET maintenance_work_mem = '256MB'")
         for number, index in enumerate(grown, 1):
-            rebuild = _run(connection, f"REINDEX INDEX CONCURRENTLY {index.name}")
+            rebuild = partial(indexes.rebuild, connection, index)
             run_step(f"{index.name} rebuilt, which had grown", rebuild, len(grown) - number)
         connection.execute("RESET maintenance_work_mem")
     return steps
@@ -258,6 +189,18 @@ def maintain(
 
 def _run(connection: Connection, statement: str) -> Callable[[], object]:
     return lambda: connection.execute(statement.encode())
+
+
+def _dead_rows(connection: Connection) -> dict[str, int]:
+    """The dead rows of each table that has any, the most first."""
+    dead = connection.execute(
+        "SELECT relname::text, n_dead_tup FROM pg_stat_user_tables WHERE relid = ANY(%s::regclass[]::oid[])"
+        " AND n_dead_tup > 0",
+        (list(TABLES),),
+    ).fetchall()
+    for table in distribution.tables(connection, TABLES):
+        dead.append((table, sum(int(shard.answer) for shard in distribution.on_shards(connection, table, _DEAD))))
+    return {table: rows for table, rows in sorted(dead, key=lambda each: -each[1]) if rows}
 
 
 def _collation_has_changed(connection: Connection) -> bool:
