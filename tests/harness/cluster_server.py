@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,7 @@ class ClusterServer(PostgresServer):
         self._nodes = machines(self._coordinator)
         self._templates: dict[bool, ClusterDatabase] = {}
         self._machines: list[Machine] = []
+        self._logged: list[int] = []
         # The tests of everything else do not say that an archive is distributed.
         distribution.check = lambda connection, wanted: None
 
@@ -120,6 +121,7 @@ class ClusterServer(PostgresServer):
         """The coordinator and the workers. The test is skipped where they are no processes of this machine."""
         if not self._machines:
             self._machines = [Machine(self._coordinator, host, port) for host, port, _ in self._nodes]
+            self._logged = [(machine._data / "log").stat().st_size for machine in self._machines]
         return self._machines
 
     def start(self) -> None:
@@ -175,13 +177,51 @@ class ClusterServer(PostgresServer):
                 self._templates[migrated] = self._make_template(migrated)
             template = self._templates[migrated].name
         name = f"{PREFIX}{secrets.token_hex(4)}"
-        for host, port, _ in self._nodes:
-            self._copy(template, name, host=host, port=port)
+        live = template not in {made.name for made in self._templates.values()}
+        if live:
+            self._everywhere(f"ALTER DATABASE {template} ALLOW_CONNECTIONS false")
+        try:
+            for host, port, _ in self._nodes:
+                self._copy(template, name, host=host, port=port)
+        finally:
+            if live:
+                self._everywhere(f"ALTER DATABASE {template} ALLOW_CONNECTIONS true")
+        # Some tests play errors of the server by a trigger.
+        self._everywhere(f"ALTER DATABASE {name} SET citus.enable_unsafe_triggers = on")
         return name
 
     def drop_database(self, name: str) -> None:
         """Drop it on each machine."""
         self._everywhere(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    @property
+    def uid(self) -> int:
+        """The user whose processes these are."""
+        return self.machines[0]._owner.st_uid
+
+    @contextlib.contextmanager
+    def placed(self, name: str, directory: Path) -> Iterator[str]:
+        """The URL of an archive of which one worker's part lies in this directory; it is dropped afterwards."""
+        database = self.create_database()
+        worker = dict(zip(("host", "port"), self._nodes[-1], strict=False))
+        try:
+            on(self._coordinator, f"CREATE TABLESPACE {name} LOCATION '{directory}'", **worker)
+            on(
+                self._coordinator, "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE datname = %s",
+                database, **worker,
+            )  # fmt: skip
+            on(self._coordinator, f"ALTER DATABASE {database} SET TABLESPACE {name}", **worker)
+            yield self.url(database)
+        finally:
+            self.drop_database(database)
+            on(self._coordinator, f"DROP TABLESPACE IF EXISTS {name}", **worker)
+
+    def log(self) -> str:
+        """What the machines have logged since the tests began."""
+        return "".join(
+            (machine._data / "log").read_bytes()[begin:].decode(errors="replace")
+            for machine, begin in zip(self.machines, self._logged, strict=True)
+        )
 
     def close(self) -> None:
         """Drop what the run needed."""

@@ -176,6 +176,23 @@ class PostgresServer:
             self.recover()
             self.drop_database(name)
 
+    @property
+    def uid(self) -> int:
+        """The user whose processes these are."""
+        return self._owner.uid
+
+    @contextlib.contextmanager
+    def placed(self, name: str, directory: Path) -> Iterator[str]:
+        """The URL of a database with the schema whose files lie in this directory; it is dropped afterwards."""
+        try:
+            self.execute(f"CREATE TABLESPACE {name} LOCATION '{directory}'")
+            self.execute(f"CREATE DATABASE {name} TEMPLATE template0 TABLESPACE {name} ENCODING 'UTF8'")
+            migrate(self.url(name))
+            yield self.url(name)
+        finally:
+            self.drop_database(name)
+            self.execute(f"DROP TABLESPACE IF EXISTS {name}")
+
     def recover(self) -> None:
         """Bring it back into service, whatever a test has done to it."""
         self.resume()

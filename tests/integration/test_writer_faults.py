@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.harness.batches import batch, deleted, edited, new, record_lookups
-from tests.harness.disk import small_disk
+from tests.harness.disk import fill, small_disk
 from tests.harness.postgres import PostgresServer
 from tests.harness.proxy import Proxy
 from tests.harness.scale import scaled
@@ -23,7 +23,6 @@ from vkteams_daemon.botapi.events import Event
 from vkteams_daemon.errors import CannotWrite, DatabaseUnavailable, FenceLost, StoreError
 from vkteams_daemon.store.derive import message_rows
 from vkteams_daemon.store.ingest.writer import StoreResult, Writer
-from vkteams_daemon.store.schema import migrate
 
 BOT = "1000000001"
 
@@ -487,36 +486,28 @@ def test_two_bots_in_one_chat_fold_into_the_same_messages(archive: Archive) -> N
 @pytest.fixture
 def small_disk_url(postgres_server: PostgresServer, open_tmp: Path) -> Iterator[str]:
     """The URL of a migrated database on a file system of its own, with a few megabytes left; for root alone."""
-    name = f"small_{open_tmp.name}"
-    with small_disk(open_tmp / "disk", "24m", uid=postgres_server._owner.uid) as disk:
-        try:
-            postgres_server.execute(f"CREATE TABLESPACE {name} LOCATION '{disk}'")
-            postgres_server.execute(f"CREATE DATABASE {name} TEMPLATE template0 TABLESPACE {name} ENCODING 'UTF8'")
-            migrate(postgres_server.url(name))
-            yield postgres_server.url(name)
-        finally:
-            postgres_server.drop_database(name)
-            postgres_server.execute(f"DROP TABLESPACE IF EXISTS {name}")
+    with (
+        small_disk(open_tmp / "disk", "32m", uid=postgres_server.uid) as disk,
+        postgres_server.placed(f"small_{open_tmp.name}", disk) as url,
+    ):
+        yield url
 
 
 def test_full_disk_leaves_the_cursor_where_it_was_until_there_is_room(
-    postgres_server: PostgresServer, small_disk_url: str
+    postgres_server: PostgresServer, small_disk_url: str, open_tmp: Path
 ) -> None:
     archive = Archive(postgres_server, small_disk_url)
     writer = archive.holder()
     writer.store(batch(new(1)))
     # One session: a new one may have to write pg_internal.init, which autovacuum removes, and a full disk refuses that.
     with psycopg.connect(small_disk_url, autocommit=True) as session:
-        session.execute("CREATE TABLE ballast (filler text); ALTER TABLE ballast ALTER filler SET STORAGE EXTERNAL")
-        with pytest.raises(psycopg.errors.DiskFull):
-            while True:
-                session.execute("INSERT INTO ballast VALUES (repeat('x', 200000))")
+        ballast = fill(open_tmp / "disk")
         events = batch(*(new(n, text="x" * 3000) for n in range(2, 600)))
         with pytest.raises(CannotWrite, match="No space left"):
             writer.store(events)
         assert session.execute("SELECT last_event_id FROM bots").fetchall() == [(1,)]
         assert session.execute("SELECT event_id FROM events").fetchall() == [(1,)]
-        session.execute("DROP TABLE ballast")
+        ballast.unlink()
     acquire(writer)
     writer.store(events)
     assert archive.state() == (599, list(range(1, 600)))

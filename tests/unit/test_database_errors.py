@@ -144,6 +144,17 @@ def test_what_the_server_cannot_write_names_its_own_culprit(state: str, hint: st
     assert hint in error.hint
 
 
+def test_a_full_disk_of_another_machine_is_known_by_the_text_that_the_coordinator_keeps() -> None:
+    full, other = (
+        psycopg.errors.InternalError_(f'could not extend file "x": {why}')
+        for why in ("No space left on device", "Permission denied")
+    )
+    for error in (full, other):
+        error.sqlstate = "XX000"  # as Citus answers
+    assert isinstance(as_store_error(full), CannotWrite)
+    assert not isinstance(as_store_error(other), CannotWrite)
+
+
 def test_every_code_of_a_full_or_read_only_server_has_a_hint_of_its_own() -> None:
     hints = [as_store_error(psycopg.errors.lookup(state)("x")).hint for state in ("53100", "53400", "58030", "25006")]
     assert len(set(hints)) == 4 and all(hints)

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from vkteams_daemon.store.connections import Connection, first_line
+from vkteams_daemon.store.connections import Connection, first_line, is_full_disk_elsewhere
 
 COPY_THRESHOLD = 200  # rows; with fewer rows, arrays in a pipeline are faster than the round trip of COPY
 
@@ -74,6 +74,8 @@ class ColumnSet:
         try:
             return self._copy(connection, table, rows, json)
         except psycopg.errors.InternalError_ as error:
+            if is_full_disk_elsewhere(error):
+                raise
             raise CopyRefused(first_line(error)) from error
 
     def _copy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import socket
@@ -185,6 +186,8 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
         return ConfigError(
             f"the database refuses the connection: {text}", hint="Check database.url or database.read_url."
         )
+    if is_full_disk_elsewhere(error):
+        state = "53100"
     if state in _CANNOT_WRITE:
         return CannotWrite(f"the database cannot write: {text}", hint=_CANNOT_WRITE[state])
     if state == "42501":
@@ -198,6 +201,11 @@ def as_store_error(error: BaseException) -> StoreError | ConfigError:
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | PoolTimeout) or state in _SESSION_ENDED:
         return DatabaseUnavailable(f"the database cannot be reached: {text}")
     return StoreError(f"the database refuses the statement: {text}")
+
+
+def is_full_disk_elsewhere(error: BaseException) -> bool:
+    """Whether another machine of a Citus cluster has no room: of its error the coordinator may keep the text alone."""
+    return getattr(error, "sqlstate", None) == "XX000" and os.strerror(errno.ENOSPC) in str(error)
 
 
 def first_line(error: BaseException) -> str:
