@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,8 +19,13 @@ from tests.harness.waiting import until
 @pytest.fixture
 def embedder(vkteamsd: Callable[..., DaemonProcess], chat: Chat, models_dir: Path) -> DaemonProcess:
     """Not started; its slow look at the queue never comes within a test."""
-    options = {"embedding.models_dir": str(models_dir), "embedding.poll_interval": 600, "daemon.role": "embed"}
-    process = vkteamsd(database_url=chat.url, token="", options=options)
+    return _embedder(vkteamsd, chat, models_dir, **{"embedding.poll_interval": 600})
+
+
+def _embedder(make: Callable[..., DaemonProcess], chat: Chat, models_dir: Path, **more: Any) -> DaemonProcess:
+    """One with a configuration of its own, as on a machine of its own."""
+    options = {"embedding.models_dir": str(models_dir), "daemon.role": "embed"} | more
+    process = make(database_url=chat.url, token="", options=options)
     process.pid_file = process.directory / "run" / "vkteamsd-embed.pid"
     process.status_path = process.directory / "run" / "vkteamsd-embed.status.json"
     process.log_file = process.directory / "state" / "vkteamsd-embed.log"
@@ -60,6 +68,45 @@ def test_kill_9_of_the_embedder_loses_and_doubles_nothing(embedder: DaemonProces
     until(lambda: not chat.queued(), 60, "the end of the queue")
     assert chat.chunks() == {f"m{number}": 1 for number in range(1, 181)}
     embedder.stop()
+
+
+def test_two_embedders_share_the_queue_and_one_that_is_frozen_holds_up_nobody(
+    vkteamsd: Callable[..., DaemonProcess], chat: Chat, models_dir: Path
+) -> None:
+    two = [
+        _embedder(vkteamsd, chat, models_dir, **{"embedding.poll_interval": 1.0, "database.patience": 1.0}).started()
+        for _ in range(2)
+    ]
+    said = 0
+
+    def say_more() -> None:
+        nonlocal said
+        chat.say(*(f"message number {said + n} of many" for n in range(50)), first=said + 1)
+        said += 50
+
+    def embedded() -> list[int]:
+        return [status.embedding.embedded if (status := each.status()) else 0 for each in two]
+
+    def both_have_worked() -> bool:
+        say_more()
+        until(lambda: not chat.queued(), 60, "the end of the queue")
+        return all(embedded())
+
+    for each in two:
+        each.wait_state("embedding")
+    until(both_have_worked, 60, "work of both")
+    say_more()
+    pid = two[0].signal(signal.SIGSTOP)  # it may hold some of them
+    try:
+        say_more()
+        until(lambda: len(chat.chunks()) == said, 60, "vectors of what the frozen one has claimed, and of the rest")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    say_more()
+    until(lambda: not chat.queued(), 60, "the end of the queue")
+    assert chat.chunks() == {f"m{number}": 1 for number in range(1, said + 1)}
+    for each in two:
+        assert each.stop() < 5
 
 
 def test_a_model_that_does_not_load_shows_in_the_status(
