@@ -175,7 +175,7 @@ def test_watch_of_locks_whose_own_backend_hangs_looks_over_another_one(
 ) -> None:
     monkeypatch.setattr(blockers, "LOOK_LIMIT", 1.0)
     looking = (
-        b"SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'WITH RECURSIVE chain%%'"
+        b"SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'WITH RECURSIVE%%'"
         b" AND pid <> %s"
     )
 

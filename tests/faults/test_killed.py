@@ -133,9 +133,9 @@ def test_kill_in_the_middle_of_the_first_migration(
 ) -> None:
     oracle = Oracle(simulator, empty_database_url)
     daemon = vkteamsd(api_url=simulator.url, database_url=oracle.url)
-    with locked(oracle.url, "pg_extension"):  # whoever makes an extension waits for this one
+    with locked(oracle.url, "pg_ts_config"):  # the first script makes the configuration of text search
         starter = daemon.spawn()
-        wait_blocked(oracle.url, "pg_extension")
+        wait_blocked(oracle.url, "pg_ts_config")
         daemon.kill9()
         starter.communicate(timeout=60)
         assert starter.returncode == 70

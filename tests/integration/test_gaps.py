@@ -280,13 +280,12 @@ def test_restored_backup_is_told_by_log_health_search_and_ctl_until_it_is_dismis
     daemon = vkteamsd(api_url=simulator.url, database_url=database_url).started()
     say(3, "before the backup")
     daemon.stop()
-    name = database_url.rpartition("/")[2]
-    postgres_server.execute(f"CREATE DATABASE {name}_backup TEMPLATE {name}")
+    backup = postgres_server.create_database(template=database_url.rpartition("/")[2])
     try:
         daemon.started()
         say(2, "after the backup")
         daemon.kill9()
-        daemon.configure(**{"database.url": postgres_server.url(f"{name}_backup")})
+        daemon.configure(**{"database.url": postgres_server.url(backup)})
         daemon.started()
         daemon.wait_log("ERROR")
         assert f"events of bot {BOT} up to 5 are missing from the archive" in daemon.log_text()
@@ -307,7 +306,7 @@ def test_restored_backup_is_told_by_log_health_search_and_ctl_until_it_is_dismis
         assert daemon.ctl("database", "gaps", "--dismiss", "77").returncode == 69
     finally:
         daemon.close()
-        postgres_server.drop_database(f"{name}_backup")
+        postgres_server.drop_database(backup)
 
 
 def test_what_no_save_has_acknowledged_becomes_a_gap_at_the_next_start(

@@ -26,6 +26,7 @@ from mcp import Client
 from mcp.shared.exceptions import MCPError
 from mcp.types import ElicitResult
 
+from tests.harness.cluster import on_cluster
 from tests.harness.mcp import embedded
 from tests.harness.postgres import PostgresServer
 from tests.harness.scale import drawn, scaled
@@ -193,15 +194,15 @@ class Archives:
             "chats": [_hidden_chats], "times": [_hidden_times], "both": [_hidden_times, _hidden_chats],
             "members": [_hidden_times, _hidden_chats, _rosters_of_hidden_chats],
         }.items():  # fmt: skip
-            self.names[name] = f"scopes_{name}"
-            server.execute(f"CREATE DATABASE scopes_{name} TEMPLATE {self.names['visible']} STRATEGY file_copy")
+            self.names[name] = server.create_database(template=self.names["visible"])
             self._fill(name, *fills)
 
     def config(self, name: str) -> Config:
         """The configuration of this archive."""
         directory = self._directory / name
+        url = self._server.url(self.names[name])
         return Config(
-            database=DatabaseOptions(url=self._server.url(self.names[name])),
+            database=DatabaseOptions(url=url, distributed=on_cluster(url)),
             daemon=DaemonOptions(runtime_dir=str(directory), state_dir=str(directory / "state")),
             embedding=EmbeddingOptions(models_dir=str(self._models_dir)),
         )
