@@ -3,7 +3,7 @@
     python -m bench.scale --events N [--archive DIR] [--texts TEXTS.jsonl.gz] [--results FILE.json] [--only PART ...]
 
 The archive (bench.scale_archive) is kept below DIR: the next run adds what is missing. Its largest chat has a tenth of
-the messages; there are chats of 1 % and of 0.01 %. Each run of `ingest` adds 10,000 messages, so that storing is
+the messages; there are chats of 1 % and of 0.01 %. Each run of `ingest` adds 20,000 messages, so that storing is
 measured each time. Each figure stands beside its ceiling, and `--results` writes all of them as JSON. Figures of CPU
 are of this process and the server together; on a busy machine only they mean something, and the ratios.
 
@@ -53,7 +53,7 @@ from vkteams_daemon.system import garbage, priority
 
 PARTS = ("ingest", "count", "text", "vectors", "meaning", "embed")
 _WITH_VECTORS = {"vectors", "meaning", "embed"}
-MORE = 10_000  # messages that each run adds
+MORE = 10_000  # messages that each run adds twice: to begin with, and to measure
 _ROUNDS = 4  # in which they are added, in turn with a small archive
 TOP = 10
 _QUERIES = 100  # of each kind
@@ -158,35 +158,37 @@ class Scale:
     def storing(self, database: Database) -> Iterator[Figure]:
         """What an event costs in a small archive and in this one.
 
-        The same messages go into both, in turn. The server merges the words of some thousand messages at once into
-        their index. So the mean of all rounds counts, and the merge of all their words.
+        The same messages go into both, in turn. Each has one writer, as a daemon, which has stored as many messages
+        before: the server's process meets a page of an index more slowly the first time. The server merges the words of
+        some thousand messages at once into their index. So the mean counts, and the merge of all their words.
         """
         with database.connect() as connection:
-            before = _last(connection)
+            first = _last(connection) + 1
             models = connection.execute("SELECT FROM embedding_models WHERE state <> 'retired'").rowcount
         young, grown = [], []
-        with tempfile.TemporaryDirectory(prefix="vkteams-bench-", dir="/tmp") as directory:
-            Path(directory).chmod(0o711)
-            home = Path(directory) / "archive"
-            config = scale_archive.configuration(home)
-            with Database(config, application="bench") as small:
-                if models:  # each queues what it stores
-                    with small.connect() as connection:
-                        scale_archive.register(connection, self.model)
-                store = partial(scale_archive.store, texts=self.texts, after=before - MORE)
-                store(small, count=before + 1000, meter=Meter(home))
-                store(database, count=before + 1000, meter=self.meter)  # the new process learns words
-                for each in (small, database):
-                    _merge_words(each)
-                for turn in range(1, _ROUNDS + 1):
-                    count = before + 1000 + turn * MORE // _ROUNDS
-                    young.append(store(small, count=count, meter=Meter(home)) or 0)
-                    grown.append(store(database, count=count, meter=self.meter) or 0)
-                least = 1e6 * Meter(home).cost(partial(_merge_words, small)).cpu / MORE
-                most = 1e6 * self.meter.cost(partial(_merge_words, database)).cpu / MORE
-        least, most = least + sum(young) / _ROUNDS, most + sum(grown) / _ROUNDS
+        with contextlib.ExitStack() as opened:
+            directory = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="vkteams-bench-", dir="/tmp")))
+            directory.chmod(0o711)
+            config = scale_archive.configuration(directory / "archive")
+            small = opened.enter_context(Database(config, application="bench"))
+            if models:  # each queues what it stores
+                with small.connect() as connection:
+                    scale_archive.register(connection, self.model)
+            one, other = scale_archive.open_writer(small), scale_archive.open_writer(database)
+            opened.callback(other.close)
+            opened.callback(one.close)
+            meter, size = Meter(directory / "archive"), MORE // _ROUNDS
+            for at in range(first, first + 2 * MORE, size):
+                if at == first + MORE:
+                    _merge_words(small)
+                    _merge_words(database)
+                    young, grown = [], []
+                young.append(scale_archive.store_part([one, other], self.texts, at, at + size - 1, meter))
+                grown.append(scale_archive.store_part([other, one], self.texts, at, at + size - 1, self.meter))
+            least = sum(young) / _ROUNDS + 1e6 * meter.cost(partial(_merge_words, small)).cpu / MORE
+            most = sum(grown) / _ROUNDS + 1e6 * self.meter.cost(partial(_merge_words, database)).cpu / MORE
         yield Figure("storing an event among 10,000", least, "µs CPU")
-        yield Figure(f"storing an event among {before}", most, "µs CPU", 1.2 * least)
+        yield Figure(f"storing an event among {first - 1}", most, "µs CPU", 1.2 * least)
 
     def storing_vectors(self, database: Database) -> Iterator[Figure]:
         """What a vector costs with the index kept and with the index built afterwards."""

@@ -7,6 +7,7 @@ texts would take hours.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -149,25 +150,32 @@ def _event(texts: VariedTexts, number: int) -> dict[str, object]:
     }
 
 
-def store(database: Database, texts: VariedTexts, count: int, meter: Meter, *, after: int = 0) -> float | None:
-    """Store messages until there are so many; returns µs of CPU a message of the last 10,000, None without any.
+def store(database: Database, texts: VariedTexts, count: int, meter: Meter) -> float | None:
+    """Store messages until there are so many; returns µs of CPU a message of the last 10,000, None without any."""
+    with contextlib.closing(open_writer(database)) as writer:
+        assert writer.cursor is not None
+        cost = None
+        for first in range(writer.cursor.last_event_id + 1, count + 1, 10_000):
+            cost = store_part([writer], texts, first, min(first + 9_999, count), meter)
+        return cost
 
-    An empty archive begins with the message behind number `after`.
-    """
+
+def open_writer(database: Database) -> Writer:
+    """A writer that has the lock of the bot."""
     writer = Writer(database.connect, BOT)
     assert writer.acquire()
-    assert writer.cursor is not None
-    cost = None
-    for first in range(max(writer.cursor.last_event_id, after) + 1, count + 1, 10_000):
-        last = min(first + 9_999, count)
-        events = []
-        for batch in batches(texts, first, last):
-            events.append(batch)
+    return writer
+
+
+def store_part(writers: Sequence[Writer], texts: VariedTexts, first: int, last: int, meter: Meter) -> float:
+    """Store these messages by the first of the writers; returns µs of CPU a message."""
+    events = []
+    for batch in batches(texts, first, last):
+        events.append(batch)
+        for writer in writers:
             writer.ping()  # otherwise the server takes it for a stopped one
-        spent = meter.cost(lambda events=events: [writer.store(batch) for batch in events])  # type: ignore[misc]
-        cost = 1e6 * spent.cpu / (last - first + 1)
-    writer.close()
-    return cost
+    spent = meter.cost(lambda: [writers[0].store(batch) for batch in events])
+    return 1e6 * spent.cpu / (last - first + 1)
 
 
 def store_vectors(connection: Connection, model: StoredModel, vectors: VariedVectors, first: int, last: int) -> None:

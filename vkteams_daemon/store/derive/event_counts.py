@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
+from typing import Any
 
 from vkteams_daemon.store.bulk import ColumnSet
 from vkteams_daemon.store.connections import Connection
@@ -31,13 +32,18 @@ class EventCounts:
     """Counts the events of one bot in one transaction."""
 
     def __init__(self) -> None:
-        self._counts: dict[str, tuple[int, datetime]] = {}
+        self._counts: dict[str, list[Any]] = {}  # how many, and when the last arrived
 
     def add(self, chat_id: str | None, received_at: datetime) -> None:
         """Count one more event."""
         if chat_id is not None:
-            events, last_at = self._counts.get(chat_id, (0, received_at))
-            self._counts[chat_id] = events + 1, max(last_at, received_at)
+            counts = self._counts.get(chat_id)
+            if counts is None:
+                self._counts[chat_id] = [1, received_at]
+                return
+            counts[0] += 1
+            if counts[1] is not received_at:  # the events of an answer share it
+                counts[1] = max(counts[1], received_at)
 
     def save(self, connection: Connection, bot_id: str) -> None:
         """Add to the stored counts; in pipeline mode or not."""

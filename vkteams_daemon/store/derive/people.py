@@ -7,12 +7,12 @@ cut into batches. A statement takes each row only once, so there is one statemen
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from operator import attrgetter
 from typing import Any
 
-from vkteams_daemon.botapi.facts import Facts, Membership
+from vkteams_daemon.botapi.facts import Chat, Facts, Membership, User
 from vkteams_daemon.store.bulk import ColumnSet
 from vkteams_daemon.store.connections import Connection
 
@@ -68,15 +68,15 @@ class People:
     """Collects the facts of a batch about chats, users and members, then saves them."""
 
     def __init__(self) -> None:
-        self._chats, self._users = RowHistory(), RowHistory()
+        self._chats, self._users = RowHistory(_CHAT), RowHistory(_USER)
         self._members: list[Membership] = []
 
     def add(self, facts: Facts, at: datetime) -> None:
         """Add the facts of the next event, which arrived `at`."""
         for chat in facts.chats:
-            self._chats.add(chat.chat_id, _CHAT(chat), at)
+            self._chats.add(chat.chat_id, chat, at)
         for user in facts.users:
-            self._users.add(user.user_id, _USER(user), at)
+            self._users.add(user.user_id, user, at)
         self._members += facts.members
 
     def save(self, connection: Connection, prefix: str = "") -> None:
@@ -90,17 +90,23 @@ class People:
 
 
 class RowHistory:
-    """The rows of one table in the order of arrival, with one state for each change of a row."""
+    """The rows of one table in the order of arrival, with one state for each change of a row.
 
-    def __init__(self) -> None:
+    Args:
+        row_of: gives the row without its time, from a fact.
+    """
+
+    def __init__(self, row_of: Callable[[Any], Row]) -> None:
+        self._row_of = row_of
         self._states: dict[str, list[Row]] = {}
-        self._latest_facts: dict[str, Row] = {}
+        self._latest_facts: dict[str, Chat | User] = {}
 
-    def add(self, key: str, row: Row, at: datetime) -> None:
+    def add(self, key: str, fact: Chat | User, at: datetime) -> None:
         """Add what an event that arrived `at` says about the row; None means that the event does not say it."""
-        if self._latest_facts.get(key) == row:
+        if self._latest_facts.get(key) == fact:
             return  # most messages come from a known chat and author, and say nothing new about them
-        self._latest_facts[key] = row
+        self._latest_facts[key] = fact
+        row = self._row_of(fact)
         states = self._states.setdefault(key, [])
         if not states:
             states.append((*row, at))
