@@ -79,6 +79,7 @@ SHOWN = [
     ("упал NullPointerException", ["NullPointer", "PointerException", "null pointer", "nullpointerexception"]),
     ("вышла null-ссылка: null pointer", ["NullPointer", "nullPointer"]),
     ("пишем на C# и C++, з/п и б/у", ["С#", "c#", "с++", "C++", "зп", "з/п", "бу"]),
+    ("userId пуст, nodejs и x64, диск 5 ГБ", ["user_id", "node.js", "х64", "x64", "5GB", "5 gb", "5гб", "user-id"]),
     ("зп на С#, бу техника", ["з/п", "C#", "б/у"]),
     ("пиши на Ivan.Petrov@corp.example", ["ivan.petrov@corp.example", "petrov", "@corp.example"]),
 ]  # fmt: skip
@@ -86,7 +87,8 @@ SHOWN = [
 
 @pytest.mark.parametrize(
     ("text", "query"),
-    [("по плану 9.5 из 10", "N95"), ("n8n упал", "8"), ("язык C", "C#"), ("1920 и 1080", "1920x1080"),
+    [("user и id", "user_id"), ("по плану 9.5 из 10", "N95"), ("n8n упал", "8"), ("язык C", "C#"),
+     ("1920 и 1080", "1920x1080"),
      ("отчёт за март 2025", "03.2026"), ("03 и 2026", "март 2026"), ("pointer без null?", "NullReference")],
 )  # fmt: skip
 def test_other_words_are_not_taken_for_it(archive: Archive, talk: Talk, text: str, query: str) -> None:

@@ -42,6 +42,19 @@ _QUESTION_WORDS = frozenset(_ASKING.split())
 _GLUE = "\ue000"  # stands for the spaces within a number, so that it is one term
 _DIGIT = re.compile(r"\d")
 _LEXEME = re.compile(r"'((?:[^'\\]|''|\\\\)+)'(:\*)?")
+_UNITS = {
+    "кг": "kg",
+    "км": "km",
+    "см": "cm",
+    "мм": "mm",
+    "мл": "ml",
+    "мс": "ms",
+    "кб": "kb",
+    "мб": "mb",
+    "гб": "gb",
+    "тб": "tb",
+}
+_UNITS |= {latin: cyrillic for cyrillic, latin in _UNITS.items()}
 _MONTH = re.compile(r"\d{4}-\d{2}")
 _TIMES = re.compile(r"(?<=\d)\s+([xXхХ×*])\s+(?=\d)")
 
@@ -201,16 +214,25 @@ def tsqueries(connection: Connection, terms: Sequence[Term]) -> list[str]:
     cut = [tokens(term.typed) for term in terms]
     others = [[_looks_like(word, each) for word in each.words] for each in cut]
     words = words_of((each, 0) for each in cut) | {word for each in others for word in each if word}
-    words |= {part for word in words for part in normal_forms(word)[1:]}
+    words |= {part for word in words for part in normal_forms(word)[1:]} | {
+        one for each in cut if (one := _joined(each))
+    }
     lexemes = Lexicon(whole=True).lexemes(connection, words)
     return [_tsquery(term, each, other, lexemes) for term, each, other in zip(terms, cut, others, strict=True)]
 
 
 def _looks_like(word: str, cut: Tokens) -> str | None:
-    """The same code in letters of the other script: РО-512 with Russian letters, PO-512 with Latin ones."""
-    if (len(word) > 1 and word.isupper()) or any(map(str.isdigit, cut.words)):
+    """The same code in letters of the other script: РО-512 with Russian letters, PO-512 with Latin ones; a unit's."""
+    if (unit := _UNITS.get(word.lower())) is not None:
+        return unit
+    if (len(word) > 1 and word.isupper()) or any(map(str.isdigit, "".join(cut.words))):
         return letters.alike(letters.fold(word))
     return None
+
+
+def _joined(cut: Tokens) -> str | None:
+    """The words of an identifier (node.js, user_id) as one word; None if it is no identifier of letters alone."""
+    return "".join(cut.words).lower() if 1 < len(cut.words) < 4 and all(map(str.isalpha, cut.words)) else None
 
 
 def _tsquery(term: Term, cut: Tokens, others: Sequence[str | None], lexemes: Lexemes) -> str:
@@ -234,6 +256,10 @@ def _tsquery(term: Term, cut: Tokens, others: Sequence[str | None], lexemes: Lex
         forms = [form for form in forms if not form.startswith("--") or ("." in term.typed and len(steps) == 2)]
     # `1с` without its stop word would find every 1.
     alternatives = [phrase] if phrase and (all(steps) or not forms) else []
+    if all(steps) and (joined := _joined(cut)) and not any(map(str.isspace, term.typed)):
+        # Written together, and as parts of one word: userid, userId.
+        alternatives += [quoted(lexeme) for lexeme in lexemes_of(joined, lexemes)]
+        alternatives.append(" <0> ".join(f"({step})" for step in steps))
     if months := [form for form in forms if _MONTH.fullmatch(form)]:
         # All days of that month, and its name and its year apart from each other.
         alternatives += [f"{quoted(form)}:*" for form in months]
