@@ -11,6 +11,7 @@ from vkteams_daemon.search.retrieval import conversation_linking
 from vkteams_daemon.search.retrieval.conversation_linking import Line, likelihood
 from vkteams_daemon.search.retrieval.fusion import PER_RETRIEVER, relevance, without_guesses
 from vkteams_daemon.search.retrieval.meaning import Nearest
+from vkteams_daemon.store.vector_index import graph_for
 
 START = datetime(2026, 11, 24, 8, 0, tzinfo=UTC)
 
@@ -121,3 +122,9 @@ def test_the_words_of_texts_are_those_of_each_text_alone() -> None:
     words = conversation_linking._words(texts)
     assert words == [conversation_linking._words([text])[0] for text in texts]
     assert words[0] == {"иван", "см", "ops-142"} and words[2] == {"@", "a.ivanova@corp.example", "да"}
+
+
+def test_hybrid_search_of_a_usual_archive_looks_as_far_by_meaning_as_a_semantic_one() -> None:
+    # With 250 candidates three of 97 paraphrases were lost in an index of 5,000 vectors (docs/benchmarks.md).
+    graph = graph_for(100_000)
+    assert graph.ef_search_fused == graph.ef_search
