@@ -192,7 +192,14 @@ class ClusterServer(PostgresServer):
 
     def drop_database(self, name: str) -> None:
         """Drop it on each machine."""
-        self._everywhere(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        statement = f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"
+        for attempt in range(5):  # the extension's own processes come back into it
+            try:
+                self._everywhere(statement)
+                return
+            except psycopg.errors.ObjectInUse:
+                if attempt == 4:
+                    raise
 
     @property
     def uid(self) -> int:

@@ -19,6 +19,7 @@ import pytest
 import vkteams_daemon
 from tests.harness import traps
 from tests.harness.batches import CHAT, batch, deleted, edited, new
+from tests.harness.cluster import on_cluster
 from tests.harness.embedding import WatchedModel
 from tests.harness.postgres import PostgresServer, _free_port
 from tests.harness.scale import FULL
@@ -273,6 +274,8 @@ def test_nothing_that_another_role_creates_ever_runs(
     postgres_server: PostgresServer, database_url: str, model: WatchedModel, kinds: list[Callable[[str], None]]
 ) -> None:
     """The archive runs already in a schema that is open: every statement goes on to find PostgreSQL's own."""
+    if on_cluster(database_url):
+        pytest.skip("Citus itself takes operators and functions of an open schema")
     with _eve(postgres_server, database_url) as eve:
         for lay in kinds:
             lay(eve)
