@@ -20,7 +20,7 @@ Table = dict[Any, tuple[Any, ...]]
 
 
 def rounds(observations: list[tuple[str, people.Row, datetime]]) -> list[list[people.Row]]:
-    table = people.RowHistory()
+    table = people.RowHistory(lambda row: row)
     for key, row, arrival in observations:
         table.add(key, row, arrival)
     return list(table.rounds())
