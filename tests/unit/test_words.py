@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vkteams_daemon.embedding.install import samples
+from vkteams_daemon.search.spelling import loan_words
 from vkteams_daemon.store.words import letters, lexicon
 from vkteams_daemon.store.words.lexicon import Lexemes
 from vkteams_daemon.store.words.tokens import MAX_WORD, Form, Tokens, normal_forms, tokens, tokens_of_folded
@@ -193,3 +194,10 @@ def _parsed(vector: bytes | None) -> dict[bytes, bytes]:
         parsed[lexeme], rest = rest[2:end], rest[end:]
     assert len(parsed) == int.from_bytes((vector or bytes(4))[:4], "big")
     return parsed
+
+
+@pytest.mark.parametrize("typed", ["ъи" * 18, "ьиъ" * 5, "и" * 20, "йи" * 8, "ие" * 8])
+def test_hostile_word_holds_up_no_search_for_loan_words(typed: str) -> None:
+    """A pattern whose pieces can match in many ways would try them all, for minutes."""
+    hostile = [part * 9 + "q" for part in ("iie", "e", "ea", "ieey", "iieiie")]
+    assert loan_words.matches(typed, typed, hostile) == {}

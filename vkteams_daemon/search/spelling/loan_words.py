@@ -9,18 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-_LEAST = 3  # letters of a loan word
+# Letters of a loan word. A longer pattern has so many ways to match that a hostile word would take seconds.
+_LEAST, _MOST = 3, 16
 
 # Sounds in Russian letters: how English words write them. A consonant may be doubled.
 _CYRILLIC: dict[str, str] = {
     "дж": "j|dge?|g", "кс": "x|ks|cks|cs|cc|xc", "кв": "qu|kv|cv", "чер": "ture|cher|tcher", "ча": "ture?|cha|tcha",
     "шн": "tion|sion|shn", "шт": "st|sht", "уи": "wee|wi|ui", "ай": "i|y|ai|igh|uy|ie|ay", "ей": "a|ai|ay|ei|ey|e",
-    "эй": "a|ai|ay|ei|ey", "ой": "oy|oi", "ау": "ou|ow|au", "оу": "o|ow|oa|ou", "ью": "u|ew|iew|ue", "йо": "yo|io",
+    "эй": "a|ai|ay|ei|ey", "ой": "oy|oi", "ау": "ou|ow|au", "оу": "o|ow|oa|ou", "йо": "yo|io",
     "а": "a|u|o", "е": "e|a|ea|ai|ei|ie", "э": "a|e|ea|ai|ha", "и": "i|e|ee|ea|y|ie|ey", "ы": "i|y",
-    "о": "o|a|oa|au|aw|ow", "у": "u|oo|ou|ew|ue", "ю": "u|you|yu|ew|iu|ue", "я": "ya|ia", "б": "b", "в": "v|w|wh",
-    "г": "g|gh", "д": "d", "ж": "g|j", "з": "z|s", "й": "y|i|", "к": "k|c|ck|ch|q", "л": "l", "м": "m",
+    "о": "o|a|oa|au|aw|ow", "у": "u|oo|ou|ew|ue", "ю": "u|you|yu|ew|iew|iu|ue", "я": "ya|ia", "б": "b", "в": "v|w|wh",
+    "г": "g|gh", "д": "d", "ж": "g|j", "з": "z|s", "й": "y|i", "к": "k|c|ck|ch|q", "л": "l", "м": "m",
     "н": "n|kn|gn", "п": "p", "р": "r|wr", "с": "s|c|sc", "т": "t|th", "ф": "f|ph", "х": "h|ch", "ц": "c|ts|tz|z",
-    "ч": "ch|tch|ture?", "ш": "sh|sch|ch", "щ": "sch", "ъ": "", "ь": "",
+    "ч": "ch|tch|ture?", "ш": "sh|sch|ch", "щ": "sch",
 }  # fmt: skip
 # Sounds in Latin letters: how Russian words write them.
 _LATIN: dict[str, str] = {
@@ -35,20 +36,24 @@ _LATIN: dict[str, str] = {
     "p": "п", "q": "к", "r": "р", "s": "с|з", "t": "т", "v": "в", "w": "в|у", "x": "кс|кз", "z": "з|ц",
 }  # fmt: skip
 _STEMMED = ("ер", "инг", "с")  # what English stems lack: manag, meet, window
-_CYRILLIC_WORD, _LATIN_WORD = re.compile(f"[а-я]{{{_LEAST},}}"), re.compile(f"[a-z]{{{_LEAST},}}")
+_CYRILLIC_WORD, _LATIN_WORD = (
+    re.compile(rf"(?!.*(.)\1\1)[{letters}]{{{_LEAST},{_MOST}}}") for letters in ("а-я", "a-z")
+)
+# Without a sound: a piece that may be empty would do the same.
+_SIGNS = re.compile("[ъь]")
 _VOWELS = frozenset("аеиоуыэюяaeiouy")
 
 
 def pattern(word: str) -> str | None:
     """A regular expression for this word in the other script, as the archive's words have it: without its ending.
 
-    None for a word that is too short, or not of one script's letters alone.
+    None for a word that is too short or too long, not of one script's letters alone, or no word: with a letter thrice.
 
     Args:
         word: folded and in lower case; as typed, or its stem.
     """
-    if _CYRILLIC_WORD.fullmatch(word):
-        return "|".join(map(_in_latin, _bases(word)))
+    if _CYRILLIC_WORD.fullmatch(sounded := _SIGNS.sub("", word)):
+        return "|".join(map(_in_latin, _bases(sounded)))
     if _LATIN_WORD.fullmatch(word):
         return _in_cyrillic(word)
     return None
@@ -85,7 +90,9 @@ def _in_latin(word: str) -> str:
     found = []
     pieces = _pieces(word, _CYRILLIC)
     for piece, following in zip(pieces, [*pieces[1:], ""], strict=True):
-        if piece[0] in _VOWELS:
+        if piece == "й":
+            found.append(f"(?:{_CYRILLIC[piece]})?")
+        elif piece[0] in _VOWELS:
             found.append(f"(?:{_CYRILLIC[piece]})")
         else:
             # An e that nobody hears, between consonants: pipeline.
