@@ -95,9 +95,8 @@ class Archive:
         self._visible: Visible | None = None
         self._lock = threading.Lock()
         self._encoders = QueryEncoderCache(self._config)
-        self._vocabularies: dict[
-            Scope, tuple[float, Vocabulary]
-        ] = {}  # by population, the oldest first; of all readers
+        # By the population of the readers, the oldest first: when it was read (monotonic), and the words.
+        self._vocabularies: dict[Scope, tuple[float, Vocabulary]] = {}
 
     def __enter__(self) -> Archive:
         return self

@@ -31,10 +31,11 @@ _DISTRIBUTED = (
     "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition"
     " WHERE logicalrelid::oid = pg_catalog.to_regclass('messages')::oid)"
 )
-_MISSING = (
-    "SELECT t.name FROM pg_catalog.unnest(%s::text[]) WITH ORDINALITY AS t (name, place) WHERE NOT EXISTS"
+_OF_THESE = (
+    "SELECT t.name FROM pg_catalog.unnest(%s::text[]) WITH ORDINALITY AS t (name, place) WHERE {}EXISTS"
     " (SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid::oid = t.name::regclass::oid) ORDER BY t.place"
 )
+_TABLES, _MISSING = _OF_THESE.format(""), _OF_THESE.format("NOT ")
 _MAY_SETTLE = (
     "SELECT pg_catalog.has_function_privilege('pg_catalog.recover_prepared_transactions()'::text, 'EXECUTE'::text)"
 )
@@ -44,11 +45,6 @@ _FOREIGN_KEYS = (
     " AND c.conrelid = ANY (%s::regclass[]::oid[]) ORDER BY 1, 2"
 )
 
-
-_TABLES = (
-    "SELECT t.name FROM pg_catalog.unnest(%s::text[]) WITH ORDINALITY AS t (name, place) WHERE EXISTS"
-    " (SELECT FROM pg_catalog.pg_dist_partition p WHERE p.logicalrelid::oid = t.name::regclass::oid) ORDER BY t.place"
-)
 # One after the other: in parallel each shard would take a connection.
 _ON_SHARDS = "SELECT shardid, success, result FROM pg_catalog.run_command_on_placements(%s::regclass, %s, false)"
 _ON_MACHINES = "SELECT success, result FROM pg_catalog.run_command_on_all_nodes(%s)"
