@@ -267,3 +267,24 @@ def test_a_child_that_is_stopped_before_it_has_forked_the_daemon() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 69, done.stderr
     assert "has shown no sign of life for 1 s" in done.stdout
+
+
+def test_a_failed_daemon_has_ended_when_its_starter_ends(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom vkteams_daemon.daemon.process import detach\n"
+        "def daemon(pipe):\n"
+        "    if os.fork():\n"
+        "        return 0\n"
+        "    Path('pid').write_text(str(os.getpid()))\n"
+        "    pipe.failed('it fails', '', 69)\n"
+        "    time.sleep(0.5)\n"
+        "    return 69\n"
+        "verdict = detach.start(daemon, log_file=Path('the.log'), clean_up=lambda: None)\n"
+        "command = Path(f\"/proc/{Path('pid').read_text()}/cmdline\")\n"
+        "print(verdict.error, command.exists() and command.read_bytes())"
+    )
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout in ("it fails False\n", "it fails b''\n"), done.stdout + done.stderr

@@ -318,7 +318,7 @@ def test_it_ends_in_time_in_every_state(stage: Stage, name: str, way: str) -> No
     with ExitStack() as stack:
         daemon = STATES[name](stage, stack)
         random.choice(WAYS[way])(daemon)
-    assert daemon.processes() == []
+    until(lambda: not daemon.processes(), 2, "the end of the process, which has given its lock back")
     assert not daemon.pid_file.exists()
     # After a second signal nobody waits for the end of what makes the bundled database.
     until(lambda: not servers(daemon.directory), 0 if way == "once" else 20, "the end of its servers")

@@ -50,9 +50,9 @@ class Reporter:
         last_line = time.monotonic()
         while not self._stop.is_set():
             self.pulse.busy(WRITE_LIMIT)
+            dump, self._dump_requested = self._dump_requested, False
             self.write_now()
-            if self._dump_requested:
-                self._dump_requested = False
+            if dump:
                 log.info("statistics %s", json.dumps(msgspec.to_builtins(self._status), ensure_ascii=False))
             if time.monotonic() - last_line >= stats_interval():
                 last_line = time.monotonic()

@@ -2,9 +2,9 @@
 
 The pipe is made before the fork, so no verdict can be missed. It carries one JSON object per line: `{"pid": N}` when
 the daemon has its lock, `{"alive": true}` every few seconds while it starts, then either `{"ready": true, "note": ""}`
-or `{"error", "hint", "exit_code", "trace"}`. If the pipe ends without a verdict, the daemon has died. If nothing comes
-for SILENCE seconds, the daemon is stopped or hangs, and the starter ends it. DaemonContext detaches the daemon, in the
-child.
+or `{"error", "hint", "exit_code", "trace"}`. After an error the starter waits for the end of the pipe, which is the end
+of the daemon's process. If the pipe ends without a verdict, the daemon has died. If nothing comes for SILENCE seconds,
+the daemon is stopped or hangs, and the starter ends it. DaemonContext detaches the daemon, in the child.
 """
 
 from __future__ import annotations
@@ -76,21 +76,22 @@ class Pipe:
                     self._send({"alive": True})
 
     def ready(self, note: str) -> None:
-        """Send the verdict of a good start."""
-        self._verdict({"ready": True, "note": note})
+        """Send the verdict of a good start, and close the pipe."""
+        with self._mutex:
+            self._verdict({"ready": True, "note": note})
+            if self.descriptor >= 0:
+                os.close(self.descriptor)
+                self.descriptor = -1
 
     def failed(self, sentence: str, hint: str, exit_code: int, trace: str = "") -> None:
-        """Send the verdict of a failed start."""
-        self._verdict({"error": sentence, "hint": hint, "exit_code": exit_code, "trace": trace})
+        """Send the verdict of a failed start. The kernel closes the pipe when the process ends."""
+        with self._mutex:
+            self._verdict({"error": sentence, "hint": hint, "exit_code": exit_code, "trace": trace})
 
     def _verdict(self, message: dict[str, Any]) -> None:
-        with self._mutex:
-            if self.descriptor < 0:
-                return
+        if self.descriptor >= 0:
             with contextlib.suppress(OSError):  # the daemon goes on, even if the starter was killed meanwhile
                 self._send(message)
-            os.close(self.descriptor)
-            self.descriptor = -1
 
     def _send(self, message: dict[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"
@@ -227,11 +228,18 @@ class _VerdictReader:
                     hint=f"Its log is {self._log_file}.",
                 )
             if "error" in message:
+                self._wait_end()
                 return Verdict(
                     message["exit_code"], error=message["error"], hint=message["hint"], trace=message["trace"]
                 )
             if "ready" in message:
                 return Verdict(0, note=message["note"])
+
+    def _wait_end(self) -> None:
+        """Wait for the end of a daemon that has failed: whoever reads the verdict may start another one at once."""
+        deadline = time.monotonic() + END_TIMEOUT
+        while self._next_message(deadline) is not None:
+            pass
 
     def end_daemon(self) -> bool:
         """Stop the daemon that is starting; false if it had to be killed."""
